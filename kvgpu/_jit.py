@@ -1,0 +1,64 @@
+"""`jit`: Numba's njit with a disk cache that notices every changed source.
+
+Numba's own cache looks at the file of the decorated function only, so a changed constant in
+another module leaves stale machine code behind. Here the cache directory is named by a digest of
+all sources that hold compiled code.
+"""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import numba
+from numba.core import config as numba_config
+
+from kvgpu.config import cache_dir
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@cache
+def _source_digest() -> str:
+    package = Path(__file__).parent
+    digest = hashlib.sha256(f"{numba.__version__}".encode())
+    for path in sorted([*package.rglob("*.py"), *(package / "kernels").glob("*.py")]):
+        source = path.read_bytes()
+        if b"@jit" in source or b"@inline" in source or path.parent.name == "kernels":
+            digest.update(path.name.encode() + source)
+    return digest.hexdigest()[:16]
+
+
+@cache
+def _numba_cache_dir() -> str:
+    directory = cache_dir() / f"numba-{_source_digest()}"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        if os.access(directory, os.W_OK):
+            return str(directory)
+    except OSError:
+        pass
+    return tempfile.mkdtemp(prefix="kvgpu-numba-")
+
+
+def jit(function: F) -> F:
+    """Compile an entry point that Python calls; the machine code is kept on disk."""
+    previous = numba_config.CACHE_DIR
+    numba_config.CACHE_DIR = _numba_cache_dir()
+    try:
+        return cast(F, numba.njit(cache=True, error_model="numpy")(function))
+    finally:
+        numba_config.CACHE_DIR = previous
+
+
+def inline(function: F) -> F:
+    """Compile a helper that only compiled code calls; it is cached inside its callers."""
+    return cast(F, numba.njit(error_model="numpy")(function))
+
+
+def python_of(function: F) -> F:
+    """The plain Python function behind a compiled one (the function itself under NUMBA_DISABLE_JIT)."""
+    return cast(F, getattr(function, "py_func", function))

@@ -1,0 +1,50 @@
+"""Environment variables: read here and nowhere else, each with its type; a bad value is an error."""
+
+import os
+from pathlib import Path
+
+from kvgpu.errors import ConfigError, UnknownNameError
+
+DEFAULT_BACKEND = "host"
+
+
+def cache_dir() -> Path:
+    """`KVGPU_CACHE_DIR`, else `$XDG_CACHE_HOME/kvgpu`, else `~/.cache/kvgpu`: compiled code."""
+    own = os.environ.get("KVGPU_CACHE_DIR")
+    if own:
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kvgpu"
+
+
+def backend_name() -> str:
+    """`KVGPU_BACKEND`: the index backend of managers that are given none (default `host`)."""
+    return os.environ.get("KVGPU_BACKEND") or DEFAULT_BACKEND
+
+
+def retention_interval() -> int | None:
+    """`VLLM_PREFIX_CACHE_RETENTION_INTERVAL` in tokens; unset means dense retention.
+
+    Raises:
+        ConfigError: The value is no integer.
+    """
+    value = os.environ.get("VLLM_PREFIX_CACHE_RETENTION_INTERVAL")
+    if not value:
+        return None
+    try:
+        return int(value)
+    except ValueError:
+        raise ConfigError(
+            f"VLLM_PREFIX_CACHE_RETENTION_INTERVAL must be an integer number of tokens, got {value!r}"
+        ) from None
+
+
+def int_block_hashes() -> bool:
+    """`VLLM_KV_EVENTS_USE_INT_BLOCK_HASHES`: events carry 64-bit integers (default) or raw bytes.
+
+    Raises:
+        ConfigError: The value is neither 0 nor 1.
+    """
+    value = os.environ.get("VLLM_KV_EVENTS_USE_INT_BLOCK_HASHES", "1")
+    if value not in ("0", "1"):
+        raise UnknownNameError("value of VLLM_KV_EVENTS_USE_INT_BLOCK_HASHES", value, ["0", "1"])
+    return value == "1"

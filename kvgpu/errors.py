@@ -1,0 +1,48 @@
+"""The errors of kvgpu: one hierarchy, every class also a built-in error.
+
+Code written for vLLM catches the built-in (``ValueError``, ``RuntimeError``,
+``AssertionError``); code written for kvgpu may catch `KVGPUError`.
+"""
+
+
+class KVGPUError(Exception):
+    """Base class of every error that kvgpu raises on purpose."""
+
+
+class ConfigError(KVGPUError, ValueError):
+    """A configuration that cannot work: sizes, names or options. Raised before any state exists."""
+
+
+class UnknownNameError(ConfigError):
+    """A backend, hash function, group type or trace format that does not exist."""
+
+    def __init__(self, what: str, name: object, known: list[str]) -> None:
+        super().__init__(f"unknown {what} {name!r}; known: {', '.join(sorted(known))}")
+
+
+class ArgumentError(KVGPUError, ValueError):
+    """An argument of a call that cannot be served. The state is as before the call."""
+
+
+class NotEnoughBlocksError(KVGPUError, ValueError):
+    """More blocks were asked of the pool than are free. The state is as before the call."""
+
+
+class BlockIdError(KVGPUError, AssertionError, IndexError):
+    """A block id outside the pool. The state is as before the call."""
+
+
+class BlockStateError(KVGPUError, AssertionError):
+    """A block is not in the state that the operation needs (for example it already has a hash)."""
+
+
+class FreeQueueError(KVGPUError, RuntimeError):
+    """A block was taken out of the free queue in which it is not."""
+
+
+class InvariantError(KVGPUError, AssertionError):
+    """`check()` found the state broken. The message lists every violation found."""
+
+
+class TraceError(KVGPUError, ValueError):
+    """A line of a trace that cannot be read; the message names file, line and field."""

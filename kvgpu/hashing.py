@@ -1,0 +1,133 @@
+"""Block hashes: the four hash functions of vLLM, byte for byte, and the key of the prefix-cache map.
+
+A block hash is ``H((parent, tokens, extra))``: the hash of the previous block (`NONE_HASH` for the
+first), the tuple of the block's token ids, and the extra keys or None. The serialisation is part
+of the value: `sha256` and `xxhash` pickle, the `_cbor` variants use canonical CBOR.
+"""
+
+import hashlib
+import logging
+import os
+import pickle
+from collections.abc import Callable, Sequence
+from typing import Any, NewType
+
+import cbor2
+import xxhash as _xxhash
+
+from kvgpu.config import int_block_hashes
+from kvgpu.errors import UnknownNameError
+
+logger = logging.getLogger(__name__)
+
+BlockHash = NewType("BlockHash", bytes)
+"""Hash of a block and of the whole prefix before it: 16 or 32 bytes (several, concatenated, for a
+block that spans several hash blocks)."""
+
+BlockHashWithGroupId = NewType("BlockHashWithGroupId", bytes)
+"""A block hash followed by the group id as 4 bytes, big-endian: the key of the prefix-cache map."""
+
+ExternalBlockHash = bytes | int
+HashFunction = Callable[[Any], bytes]
+
+GROUP_ID_BYTES = 4
+LOW_64_BITS = (1 << 64) - 1
+
+
+def sha256(input: Any) -> bytes:
+    """SHA-256 of the pickle (highest protocol) of `input`: 32 bytes. O(length)."""
+    return hashlib.sha256(pickle.dumps(input, protocol=pickle.HIGHEST_PROTOCOL)).digest()
+
+
+def sha256_cbor(input: Any) -> bytes:
+    """SHA-256 of the canonical CBOR of `input`: 32 bytes, the same in every language. O(length)."""
+    return hashlib.sha256(cbor2.dumps(input, canonical=True)).digest()
+
+
+def xxhash(input: Any) -> bytes:
+    """XXH3-128 of the pickle of `input`: 16 bytes. Fast, and not collision resistant. O(length)."""
+    return _xxhash.xxh3_128_digest(pickle.dumps(input, protocol=pickle.HIGHEST_PROTOCOL))
+
+
+def xxhash_cbor(input: Any) -> bytes:
+    """XXH3-128 of the canonical CBOR of `input`: 16 bytes, not collision resistant. O(length)."""
+    return _xxhash.xxh3_128_digest(cbor2.dumps(input, canonical=True))
+
+
+HASH_FUNCTIONS: dict[str, HashFunction] = {
+    "sha256": sha256,
+    "sha256_cbor": sha256_cbor,
+    "xxhash": xxhash,
+    "xxhash_cbor": xxhash_cbor,
+}
+
+NONE_HASH: BlockHash
+"""Parent of the first block. Set by `init_none_hash`; read it as an attribute of this module."""
+
+
+def get_hash_fn_by_name(name: str) -> HashFunction:
+    """The hash function called `name`.
+
+    Raises:
+        UnknownNameError: There is none of that name; the message lists those there are.
+    """
+    try:
+        return HASH_FUNCTIONS[name]
+    except KeyError:
+        raise UnknownNameError("hash function", name, list(HASH_FUNCTIONS)) from None
+
+
+def init_none_hash(hash_fn: HashFunction) -> None:
+    """Set `NONE_HASH`: 32 random bytes, or the hash of `PYTHONHASHSEED` where that is set.
+
+    Processes that share hashes need the same PYTHONHASHSEED and a hash whose bytes do not depend
+    on the Python version (the `_cbor` functions).
+    """
+    global NONE_HASH
+    seed = os.environ.get("PYTHONHASHSEED")
+    if seed is not None:
+        NONE_HASH = BlockHash(hash_fn(seed))
+        return
+    if hash_fn in (sha256_cbor, xxhash_cbor):
+        logger.warning(
+            "PYTHONHASHSEED is not set: block hashes differ between processes. "
+            "Set it to a common value to share hashes of a CBOR hash function."
+        )
+    NONE_HASH = BlockHash(os.urandom(32))
+
+
+def hash_block_tokens(
+    hash_function: HashFunction,
+    parent_block_hash: BlockHash | None,
+    curr_block_token_ids: Sequence[int],
+    extra_keys: tuple[Any, ...] | None = None,
+) -> BlockHash:
+    """Hash of one block: `hash_function((parent or NONE_HASH, token ids as a tuple, extra keys))`."""
+    return BlockHash(
+        hash_function((parent_block_hash or NONE_HASH, tuple(curr_block_token_ids), extra_keys))
+    )
+
+
+def make_block_hash_with_group_id(block_hash: BlockHash, group_id: int) -> BlockHashWithGroupId:
+    """Key of `block_hash` in cache group `group_id` (0 to 2**32-1)."""
+    return BlockHashWithGroupId(block_hash + group_id.to_bytes(GROUP_ID_BYTES, "big"))
+
+
+def get_block_hash(key: BlockHashWithGroupId) -> BlockHash:
+    """The block hash inside a key."""
+    return BlockHash(key[:-GROUP_ID_BYTES])
+
+
+def get_group_id(key: BlockHashWithGroupId) -> int:
+    """The group id inside a key."""
+    return int.from_bytes(key[-GROUP_ID_BYTES:], "big")
+
+
+def maybe_convert_block_hash(block_hash: BlockHash) -> ExternalBlockHash:
+    """What events show of a hash: its low 64 bits as a big-endian integer, or its bytes.
+
+    `VLLM_KV_EVENTS_USE_INT_BLOCK_HASHES=0` chooses the bytes.
+    """
+    if not int_block_hashes():
+        return block_hash
+    return int.from_bytes(block_hash, "big") & LOW_64_BITS
