@@ -56,7 +56,7 @@ def jit(function: F) -> F:
 
 def inline(function: F) -> F:
     """Compile a helper that only compiled code calls; it is cached inside its callers."""
-    return cast(F, numba.njit(error_model="numpy")(function))
+    return cast(F, numba.njit(error_model="numpy", forceinline=True)(function))
 
 
 def python_of(function: F) -> F:

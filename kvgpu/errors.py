@@ -46,3 +46,11 @@ class InvariantError(KVGPUError, AssertionError):
 
 class TraceError(KVGPUError, ValueError):
     """A line of a trace that cannot be read; the message names file, line and field."""
+
+
+class SampleRateError(ConfigError, AssertionError):
+    """A sampling rate outside (0, 1]."""
+
+
+class RunningRequestError(ArgumentError, AssertionError):
+    """Computed blocks were given for a request that holds blocks already."""

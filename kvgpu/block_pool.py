@@ -1,0 +1,501 @@
+"""`BlockPool`: hands out blocks, remembers which are cached, takes them back in eviction order."""
+
+import logging
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kvgpu._jit import jit
+from kvgpu.block_map import BlockHashToBlockMap
+from kvgpu.blocks import (
+    COARSE,
+    HAS_HASH,
+    IN_TABLE,
+    NO_IDS,
+    AllBlocks,
+    BlockList,
+    BlockState,
+    Ids,
+    KVCacheBlock,
+)
+from kvgpu.config import backend_name
+from kvgpu.errors import (
+    ArgumentError,
+    BlockIdError,
+    BlockStateError,
+    ConfigError,
+    InvariantError,
+    NotEnoughBlocksError,
+)
+from kvgpu.events import MEDIUM_GPU, AllBlocksCleared, BlockRemoved, KVCacheEvent
+from kvgpu.free_queue import FreeKVCacheBlockQueue, free_ids, pop_free, release, touch
+from kvgpu.hashing import (
+    BlockHash,
+    get_block_hash,
+    get_group_id,
+    make_block_hash_with_group_id,
+    maybe_convert_block_hash,
+)
+from kvgpu.index.base import Rows
+from kvgpu.index.journal import Journal
+from kvgpu.index.registry import backend_by_name
+from kvgpu.metrics import KVCacheMetricsCollector
+from kvgpu.policies import HitRule, decide
+from kvgpu.request import BlockHashes, rows_from_bytes
+from kvgpu.stored import block_stored
+
+logger = logging.getLogger(__name__)
+
+BlockMask = npt.NDArray[np.bool_]
+NO_MASK: BlockMask = np.empty(0, np.bool_)
+
+
+@jit
+def choose(records: Any, ids: Any, mask: Any, null_id: int) -> Any:
+    """Ids to be cached, -1 for null and masked blocks; and the first that has a hash, or -1."""
+    chosen = np.empty(len(ids), np.int32)
+    offender = -1
+    for i in range(len(ids)):
+        row = ids[i]
+        if row == null_id or (len(mask) > 0 and not mask[i]):
+            chosen[i] = -1
+            continue
+        chosen[i] = row
+        if offender < 0 and records[row].flags & HAS_HASH:
+            offender = row
+    return chosen, offender
+
+
+class BlockPool:
+    """All blocks of the KV cache.
+
+    Args:
+        num_gpu_blocks: Number of blocks; block 0 becomes the null block.
+        enable_caching: Whether full blocks are kept for reuse.
+        hash_block_size: Tokens per block hash; block sizes are multiples of it.
+        enable_kv_cache_events: Whether to queue events for `take_events`.
+        metrics_collector: Told of every allocation, access and eviction.
+        backend: Index backend; `KVGPU_BACKEND` (else `host`) if None.
+        journal: Where the index notes its changes, for a copy elsewhere.
+
+    Raises:
+        ConfigError: No blocks, or an unknown backend.
+
+    Construction is O(num_gpu_blocks); a block costs 64 bytes and its share of the table.
+    """
+
+    def __init__(
+        self,
+        num_gpu_blocks: int,
+        enable_caching: bool,
+        hash_block_size: int,
+        enable_kv_cache_events: bool = False,
+        metrics_collector: KVCacheMetricsCollector | None = None,
+        *,
+        backend: str | None = None,
+        journal: Journal | None = None,
+    ) -> None:
+        if not isinstance(num_gpu_blocks, int) or num_gpu_blocks <= 0:
+            raise ConfigError(f"a pool needs at least one block, got {num_gpu_blocks!r}")
+        if hash_block_size <= 0:
+            raise ConfigError(f"hash_block_size must be at least 1 token, got {hash_block_size}")
+        index_type = backend_by_name(backend or backend_name())
+        self.num_gpu_blocks = num_gpu_blocks
+        self.enable_caching = enable_caching
+        self.hash_block_size = hash_block_size
+        self.enable_kv_cache_events = enable_kv_cache_events
+        self.metrics_collector = metrics_collector
+        self.state = BlockState(num_gpu_blocks)
+        self.index = index_type(self.state, journal)
+        self.blocks = AllBlocks(self.state)
+        self.free_block_queue = FreeKVCacheBlockQueue.of_state(self.state)
+        self.cached_block_hash_to_block = BlockHashToBlockMap(self.state, self.index)
+        self.kv_event_queue: list[KVCacheEvent] = []
+        self.num_reserved_blocks = 0
+        self.num_evictions = 0
+        self.null_block = self.free_block_queue.popleft()
+        self.state.null_id = self.null_block.block_id
+
+    # Lookup
+
+    def get_cached_block(
+        self, block_hash: BlockHash, kv_cache_group_ids: list[int]
+    ) -> list[KVCacheBlock] | None:
+        """The first cached block of this hash in each group; None unless every group has one."""
+        found = []
+        for group in kv_cache_group_ids:
+            key = make_block_hash_with_group_id(block_hash, group)
+            block = self.cached_block_hash_to_block.get_one_block(key)
+            if block is None:
+                return None
+            found.append(block)
+        return found
+
+    def find_hits(
+        self,
+        rule: HitRule,
+        block_hashes: Sequence[BlockHash],
+        stride: int,
+        groups: tuple[int, ...],
+        max_length: int,
+    ) -> list[Ids]:
+        """Longest cached prefix that all `groups` have, as one id array per group.
+
+        Args:
+            rule: What counts as a hit.
+            block_hashes: Hashes of the request.
+            stride: Number of these hashes in one block of the groups.
+            groups: Cache groups, of equal spec.
+            max_length: Longest hit allowed, in tokens; also bounded by the hashes there are.
+
+        Returns:
+            int32 ids per group, all of one length; blocks that are not needed are the null block.
+        """
+        max_length = min(max_length, len(block_hashes) // stride * rule.block_size)
+        num_hashes = max_length // rule.block_size * stride
+        rows = None
+        if not self.cached_block_hash_to_block.extras:
+            rows = self._rows(block_hashes, 0, num_hashes)
+        if rows is not None:
+            first, length, found = self.index.match(rule, rows, stride, groups, max_length)
+            # A copy: `found` is as long as the request, the hit may be short.
+            ids = [line[:length].copy() for line in found]
+        else:
+            first, length, ids = self._find_irregular(
+                rule, block_hashes, stride, groups, max_length
+            )
+        for line in ids:
+            line[:first] = self.state.null_id
+        return ids
+
+    def _find_irregular(
+        self,
+        rule: HitRule,
+        block_hashes: Sequence[BlockHash],
+        stride: int,
+        groups: tuple[int, ...],
+        max_length: int,
+    ) -> tuple[int, int, list[Ids]]:
+        """`find_hits` by single lookups: for entries and hashes that no record holds."""
+        ids = np.zeros((len(groups), max_length // rule.block_size), np.int32)
+
+        def hit(_: None, block: int) -> bool:
+            parts = block_hashes[block * stride : (block + 1) * stride]
+            found = self.get_cached_block(BlockHash(b"".join(parts)), list(groups))
+            if found is None:
+                return False
+            ids[:, block] = self.state.ids_of(found)
+            return True
+
+        first, length = decide(rule, hit, max_length)
+        return first, length, [line[:length].copy() for line in ids]
+
+    def _rows(self, hashes: Sequence[bytes], start: int, stop: int) -> Rows | None:
+        """Key words of hashes [start, stop); None where the records cannot hold them."""
+        if isinstance(hashes, BlockHashes):
+            return hashes.rows[start:stop] if hashes.width == self.state.width else None
+        part = hashes[start:stop]
+        width = self.state.width
+        if width is None or any(len(block_hash) != width for block_hash in part):
+            return None
+        return rows_from_bytes(part, width)
+
+    # Caching
+
+    def cache_full_blocks(
+        self,
+        request: Any,
+        blocks: Sequence[KVCacheBlock],
+        num_cached_blocks: int,
+        num_full_blocks: int,
+        block_size: int,
+        kv_cache_group_id: int,
+        block_mask: Sequence[bool] | BlockMask | None = None,
+    ) -> None:
+        """Make blocks [num_cached_blocks, num_full_blocks) of a request reusable.
+
+        Args:
+            request: Has `block_hashes`, `all_token_ids` and the extra-key attributes.
+            blocks: Its blocks; those before `num_cached_blocks` are not looked at.
+            num_cached_blocks: Blocks that were handled before.
+            num_full_blocks: Blocks that are full now.
+            block_size: Tokens per block, a multiple of the hash block size.
+            kv_cache_group_id: Group of the blocks.
+            block_mask: Which of the new ones to keep; None for all.
+
+        Raises:
+            ArgumentError: The block size is no multiple of the hash block size, or the mask or
+                the hashes are too short.
+            BlockStateError: A block has a hash already. Nothing is changed by either.
+
+        Null blocks are skipped. Expected O(number of new blocks).
+        """
+        if num_cached_blocks >= num_full_blocks:
+            return
+        stride, rest = divmod(block_size, self.hash_block_size)
+        if rest:
+            raise ArgumentError(
+                f"block_size {block_size} is no multiple of hash_block_size {self.hash_block_size}"
+            )
+        hashes = request.block_hashes
+        if len(hashes) < num_full_blocks * stride:
+            raise ArgumentError(
+                f"request {request.request_id} has {len(hashes)} block hashes, "
+                f"{num_full_blocks * stride} are needed; give it a block_hasher"
+            )
+        new_blocks = blocks[num_cached_blocks:num_full_blocks]
+        ids = self.state.ids_of(new_blocks)
+        mask = NO_MASK if block_mask is None else np.asarray(block_mask, np.bool_)
+        if len(ids) < num_full_blocks - num_cached_blocks or (
+            block_mask is not None and len(mask) < len(ids)
+        ):
+            raise ArgumentError(
+                f"{num_full_blocks - num_cached_blocks} blocks are to be cached, "
+                f"got {len(ids)} blocks and a mask of {len(mask)}"
+            )
+        start, stop = num_cached_blocks * stride, num_full_blocks * stride
+        if self.state.width is None and len(hashes):
+            self.state.adopt_width(len(hashes[0]))
+        rows = self._rows(hashes, start, stop)
+        if rows is None or self.cached_block_hash_to_block.extras or (ids < 0).any():
+            chosen = self._cache_irregular(
+                hashes[start:stop], ids, mask, stride, kv_cache_group_id
+            )
+        else:
+            chosen, offender = choose(self.state.records, ids, mask, self.state.null_id)
+            if offender >= 0:
+                raise BlockStateError(f"block {offender} already has a hash")
+            flags = COARSE if stride > 1 else 0
+            self.index.insert(chosen, rows, stride, kv_cache_group_id, flags)
+            if flags:
+                self._remember_coarse(chosen, rows, stride)
+        if self.enable_kv_cache_events:
+            self.kv_event_queue.append(
+                block_stored(
+                    request, np.flatnonzero(chosen != -1).tolist(), num_cached_blocks,
+                    num_full_blocks, block_size, stride, kv_cache_group_id,
+                )
+            )  # fmt: skip
+
+    def _cache_irregular(
+        self,
+        hashes: Sequence[BlockHash],
+        ids: Ids,
+        mask: BlockMask,
+        stride: int,
+        group: int,
+    ) -> Ids:
+        """Enter blocks one by one: for entries and hashes that no record holds."""
+        todo = []
+        chosen = np.full(len(ids), -1, np.int32)
+        for i, block_id in enumerate(ids.tolist()):
+            block = self.state.view(block_id)
+            if block.is_null or (len(mask) and not mask[i]):
+                continue
+            if block.block_hash is not None:
+                raise BlockStateError(f"block {block.block_id} already has a hash")
+            block_hash = BlockHash(b"".join(hashes[i * stride : (i + 1) * stride]))
+            todo.append((make_block_hash_with_group_id(block_hash, group), block))
+            chosen[i] = max(block_id, 0)
+        for key, block in todo:
+            block.block_hash = key
+            self.cached_block_hash_to_block.insert(key, block)
+        return chosen
+
+    def _remember_coarse(self, chosen: Ids, rows: Rows, stride: int) -> None:
+        """Keep what `block_hash` shows for a block of several hash blocks (fact 10)."""
+        width = self.state.width
+        assert width is not None
+        blob = np.ascontiguousarray(rows.view(np.uint8)[:, :width]).tobytes()
+        for i, block_id in enumerate(chosen.tolist()):
+            if block_id >= 0:
+                self.state.coarse[block_id] = (blob, i * stride * width, (i + 1) * stride * width)
+
+    # Allocation
+
+    def get_new_blocks(self, num_blocks: int) -> list[KVCacheBlock]:
+        """Take `num_blocks` from the head of the free queue; cached ones among them are evicted.
+
+        Raises:
+            NotEnoughBlocksError: Fewer are free; none is taken.
+        """
+        return list(BlockList(self.state, self.allocate(num_blocks)))
+
+    def allocate(self, num_blocks: int) -> Ids:
+        """`get_new_blocks` as int32 ids. O(num_blocks)."""
+        if num_blocks <= 0:
+            return NO_IDS
+        if num_blocks > self.get_num_free_blocks():
+            raise NotEnoughBlocksError(
+                f"{num_blocks} blocks asked for, {self.get_num_free_blocks()} are free"
+            )
+        ids: Ids
+        ids, num_cached = pop_free(self.state.records, num_blocks, 1)
+        if not self.enable_caching:
+            num_cached = 0
+        if self.metrics_collector is not None or self.cached_block_hash_to_block.extras:
+            self._evict_one_by_one(ids)
+        elif num_cached:
+            self.num_evictions += num_cached
+            if self.enable_kv_cache_events:
+                for block_id in ids[self.state.records["flags"][ids] & IN_TABLE != 0].tolist():
+                    self._note_removed(block_id)
+            self.index.erase(ids)
+        return ids
+
+    def _evict_one_by_one(self, ids: Ids) -> None:
+        for block_id in ids.tolist():
+            block = self.state.view(block_id)
+            if self.enable_caching:
+                self._maybe_evict_cached_block(block)
+            if self.metrics_collector is not None:
+                self.metrics_collector.on_block_allocated(block)
+
+    def _maybe_evict_cached_block(self, block: KVCacheBlock) -> bool:
+        """Forget a cached block; False if it was not cached. Its hash stays if the map has it not."""
+        if self.metrics_collector is not None:
+            self.metrics_collector.on_block_evicted(block)
+        key = block.block_hash
+        if key is None:
+            return False
+        if self.cached_block_hash_to_block.pop(key, block.block_id) is None:
+            return False
+        self.num_evictions += 1
+        if self.enable_kv_cache_events and block._state is self.state:
+            self._note_removed(block._row)
+        block.reset_hash()
+        return True
+
+    def _note_removed(self, block_id: int) -> None:
+        key = self.state.key_of(block_id)
+        assert key is not None
+        external = maybe_convert_block_hash(get_block_hash(key))
+        self.kv_event_queue.append(
+            BlockRemoved(block_hashes=[external], medium=MEDIUM_GPU, group_idx=get_group_id(key))
+        )
+
+    # Reference counts
+
+    def touch(self, blocks: Iterable[KVCacheBlock] | Ids) -> None:
+        """Count one more user of each block; free ones leave the free queue. O(len(blocks))."""
+        ids = self.state.ids_of(blocks)
+        if self.state.foreign:
+            for block_id in ids[ids < 0].tolist():
+                self.state.view(block_id).incr_ref()
+            ids = ids[ids >= 0]
+        touch(self.state.records, ids, self.state.null_id)
+        if self.metrics_collector is not None:
+            for block_id in ids.tolist():
+                self.metrics_collector.on_block_accessed(self.state.view(block_id))
+
+    def free_blocks(
+        self,
+        ordered_blocks: Iterable[KVCacheBlock] | Ids,
+        prepend: bool = False,
+        *,
+        backwards: bool = False,
+    ) -> None:
+        """Count one user less of each block; those without any become free, still cached.
+
+        Args:
+            ordered_blocks: Blocks; the first is evicted first.
+            prepend: Put them before all other free blocks instead of behind.
+            backwards: Take them in reversed order.
+        """
+        ids = self.state.ids_of(ordered_blocks)
+        if self.state.foreign:
+            for block_id in ids[ids < 0].tolist():
+                self.state.view(block_id).decr_ref()
+            ids = ids[ids >= 0]
+        release(self.state.records, ids, self.state.null_id, backwards, prepend)
+
+    # Whole pool
+
+    def evict_blocks(self, block_ids: Iterable[int]) -> None:
+        """Make blocks unfindable; those in use stay in use.
+
+        Raises:
+            BlockIdError: An id is outside the pool; nothing is evicted.
+        """
+        block_ids = list(block_ids)
+        for block_id in block_ids:
+            if not 0 <= block_id < self.num_gpu_blocks:
+                raise BlockIdError(
+                    f"block id {block_id} is outside the pool of {self.num_gpu_blocks} blocks"
+                )
+        for block_id in block_ids:
+            self._maybe_evict_cached_block(self.state.view(block_id))
+
+    def reset_prefix_cache(self) -> bool:
+        """Forget all cached blocks, for example after new weights. O(num_gpu_blocks).
+
+        Returns:
+            False, with a warning and nothing changed, while a request holds blocks.
+        """
+        used = self.num_gpu_blocks - self.get_num_free_blocks() - self.num_reserved_blocks
+        if used != 1:
+            logger.warning(
+                "The prefix cache was not reset: %d blocks are in use; free all requests first",
+                used - 1,
+            )
+            return False
+        self.cached_block_hash_to_block.clear()
+        self.state.records["flags"][:-1] = 0
+        self.state.odd_hashes.clear()
+        self.state.coarse.clear()
+        self.state.width = None
+        if self.metrics_collector is not None:
+            self.metrics_collector.reset()
+        if self.enable_kv_cache_events:
+            self.kv_event_queue.append(AllBlocksCleared())
+        logger.info("The prefix cache was reset")
+        return True
+
+    def get_num_free_blocks(self) -> int:
+        """Blocks that can be allocated. O(1)."""
+        return int(self.state.records["ref_cnt"][-1])
+
+    def get_usage(self) -> float:
+        """Fraction of blocks in use, 0.0 to 1.0."""
+        total = self.num_gpu_blocks - 1
+        return 1.0 - self.get_num_free_blocks() / total if total else 0.0
+
+    def take_events(self) -> list[KVCacheEvent]:
+        """Events since the last call, in the order in which things happened."""
+        if not self.enable_kv_cache_events:
+            return []
+        events, self.kv_event_queue = self.kv_event_queue, []
+        return events
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the records and of the table."""
+        return int(self.state.records.nbytes) + self.index.nbytes
+
+    def check(self) -> None:
+        """Compare queue, reference counts, records and table in full. O(num_gpu_blocks).
+
+        Raises:
+            InvariantError: Something does not hold; the message lists all that was found.
+        """
+        records = self.state.records[:-1]
+        queued = free_ids(self.state.records)
+        in_queue = np.zeros(self.num_gpu_blocks, np.bool_)
+        in_queue[queued[queued < self.num_gpu_blocks]] = True
+        expected = records["ref_cnt"] == 0
+        expected[self.state.null_id] = False
+        found = []
+        if len(np.unique(queued)) != len(queued):
+            found.append("the free queue holds a block twice")
+        for bad in np.flatnonzero(in_queue & ~expected):
+            found.append(f"block {bad} is free with {records['ref_cnt'][bad]} users")
+        for bad in np.flatnonzero(expected & ~in_queue):
+            found.append(f"block {bad} has no users and is not free")
+        try:
+            self.index.check()
+        except InvariantError as error:
+            found.append(str(error))
+        if found:
+            raise InvariantError("; ".join(found))

@@ -1,0 +1,45 @@
+"""Which block sizes the scheduler and the hashes of a model use."""
+
+from math import gcd, lcm
+from typing import Any
+
+from kvgpu.errors import ConfigError
+from kvgpu.specs import KVCacheConfig, MambaSpec
+
+
+def resolve_kv_cache_block_sizes(
+    kv_cache_config: KVCacheConfig, vllm_config: Any
+) -> tuple[int, int]:
+    """(scheduler block size, hash block size), in tokens (fact 9).
+
+    Args:
+        kv_cache_config: The groups.
+        vllm_config: Any object with `cache_config` (`block_size`, `enable_prefix_caching`,
+            optionally `hash_block_size`), `parallel_config` (`decode_context_parallel_size`,
+            `prefill_context_parallel_size`) and optionally `kv_transfer_config`.
+
+    Raises:
+        ConfigError: Context parallelism with several groups, or a hash block size that does not
+            divide every block size.
+    """
+    cache, parallel = vllm_config.cache_config, vllm_config.parallel_config
+    ranks = parallel.decode_context_parallel_size * parallel.prefill_context_parallel_size
+    specs = [group.kv_cache_spec for group in kv_cache_config.kv_cache_groups]
+    if len(specs) <= 1:
+        size = (specs[0].block_size if specs else cache.block_size) * ranks
+        return size, size
+    if ranks != 1:
+        raise ConfigError("context parallelism works with a single cache group only")
+    sizes = [spec.block_size for spec in specs]
+    scheduler = lcm(*sizes)
+    connector = getattr(vllm_config, "kv_transfer_config", None) is not None
+    odd_mamba = any(
+        isinstance(spec, MambaSpec) and spec.block_size != cache.block_size for spec in specs
+    )
+    if not (cache.enable_prefix_caching or connector) or odd_mamba:
+        return scheduler, scheduler
+    configured = getattr(cache, "hash_block_size", None)
+    hash_size = gcd(*sizes) if configured is None else configured
+    if any(size % hash_size for size in sizes):
+        raise ConfigError(f"hash_block_size {hash_size} must divide every block size: {sizes}")
+    return scheduler, hash_size

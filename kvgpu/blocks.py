@@ -1,0 +1,382 @@
+"""State of the blocks of a pool: one packed 64-byte record each, and views of it for people.
+
+The records are the state; a `KVCacheBlock` is a view of one, made when somebody asks for it.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from kvgpu.errors import BlockIdError, BlockStateError
+from kvgpu.hashing import (
+    GROUP_ID_BYTES,
+    BlockHash,
+    BlockHashWithGroupId,
+    get_block_hash,
+    get_group_id,
+)
+from kvgpu.kernels.layout import KEY_WORDS, MAX_GROUP_ID
+
+Ids = npt.NDArray[np.int32]
+
+BLOCK_RECORD = np.dtype(
+    [
+        ("k0", "<i8"),
+        ("k1", "<i8"),
+        ("k2", "<i8"),
+        ("k3", "<i8"),
+        ("group", "<i4"),
+        ("flags", "<i4"),
+        ("ref_cnt", "<i4"),
+        ("prev", "<i4"),
+        ("next", "<i4"),
+        ("same_prev", "<i4"),
+        ("same_next", "<i4"),
+        ("successor", "<i4"),
+    ]
+)
+"""k0..k3: block hash, 16-byte hashes padded with 0. prev, next: neighbours in the free queue, -1
+outside it. same_prev, same_next: ring of the blocks with the same key. successor: the block that
+was cached after this one, a hint to be verified."""
+
+CACHE_LINE = 64
+assert BLOCK_RECORD.itemsize == CACHE_LINE
+
+HAS_HASH = 1
+"""The block has a hash (in the record, or in a side store when ODD)."""
+IN_TABLE = 2
+"""The index holds the block."""
+FIRST = 4
+"""The block is the first inserted of those with its key: the one a lookup returns."""
+SHARED = 8
+"""Two blocks had this key at the same time: `_cache` shows a dict from then on (fact 12)."""
+ODD = 16
+"""The hash is of another width than the pool's; it lies in `odd_hashes` and not in the index."""
+COARSE = 32
+"""The block spans several hash blocks: the record's key is the last of them, all are in `coarse`."""
+
+HASH_WIDTHS = frozenset({16, 32})
+NO_IDS: Ids = np.empty(0, np.int32)
+
+
+def _aligned_records(num_rows: int) -> np.ndarray:
+    """`num_rows` zeroed records, each in one cache line."""
+    raw = np.zeros(num_rows * CACHE_LINE + CACHE_LINE, np.uint8)
+    start = -raw.ctypes.data % CACHE_LINE
+    return raw[start : start + num_rows * CACHE_LINE].view(BLOCK_RECORD)
+
+
+class BlockState:
+    """Records of blocks 0 to num_blocks-1, one extra row for the free queue, and the side stores.
+
+    The extra row (`records[num_blocks]`) is the head and tail of the circular free queue; its
+    `ref_cnt` counts the free blocks.
+    """
+
+    def __init__(self, num_blocks: int) -> None:
+        self.num_blocks = num_blocks
+        self.records = _aligned_records(num_blocks + 1)
+        self.null_id = -1
+        self.width: int | None = None
+        self.odd_hashes: dict[int, BlockHashWithGroupId] = {}
+        self.coarse: dict[int, tuple[bytes, int, int]] = {}
+        self.views: dict[int, KVCacheBlock] = {}
+        self.foreign: list[KVCacheBlock] = []
+        self.queue: Any = None
+
+    def view(self, block_id: int) -> "KVCacheBlock":
+        """The one `KVCacheBlock` of this id; the same object every time. O(1).
+
+        Negative ids name blocks of other pools, as handed out by `id_of`.
+        """
+        try:
+            return self.views[block_id]
+        except KeyError:
+            pass
+        if block_id < 0:
+            return self.foreign[-2 - block_id]
+        block = KVCacheBlock.__new__(KVCacheBlock)
+        block._state, block._row = self, int(block_id)
+        self.views[block_id] = block
+        return block
+
+    def id_of(self, block: "KVCacheBlock") -> int:
+        """Id of `block`; a negative one, good for `view`, when it belongs to another state."""
+        if block._state is self:
+            return block._row
+        for index, known in enumerate(self.foreign):
+            if known is block:
+                return -2 - index
+        self.foreign.append(block)
+        return -1 - len(self.foreign)
+
+    def ids_of(self, blocks: "Iterable[KVCacheBlock] | Ids") -> Ids:
+        """int32 ids of a sequence of blocks; an id array is returned as it is. O(n), O(1) for arrays."""
+        if isinstance(blocks, np.ndarray):
+            return blocks
+        if isinstance(blocks, BlockList) and blocks.state is self:
+            return blocks.ids
+        return np.fromiter((self.id_of(block) for block in blocks), np.int32)
+
+    def adopt_width(self, hash_bytes: int) -> bool:
+        """True if hashes of this length live in the records; the first regular one decides."""
+        if self.width is None and hash_bytes in HASH_WIDTHS:
+            self.width = hash_bytes
+        return hash_bytes == self.width
+
+    def words_of(self, key: bytes) -> tuple[npt.NDArray[np.int64], int] | None:
+        """(key words int64[4], group) of a regular map key; None for one that no record can hold."""
+        width = self.width
+        if width is None or len(key) < width + GROUP_ID_BYTES:
+            return None
+        group = get_group_id(BlockHashWithGroupId(key))
+        if (len(key) - GROUP_ID_BYTES) % width or group > MAX_GROUP_ID:
+            return None
+        last = key[-GROUP_ID_BYTES - width : -GROUP_ID_BYTES]
+        return np.frombuffer(last.ljust(8 * KEY_WORDS, b"\0"), "<i8"), group
+
+    def key_of(self, block_id: int) -> BlockHashWithGroupId | None:
+        """Block hash and group id of a block as the bytes of the map key, or None."""
+        record = self.records[block_id]
+        flags = int(record["flags"])
+        if not flags & HAS_HASH:
+            return None
+        if flags & ODD:
+            return self.odd_hashes[block_id]
+        assert self.width is not None
+        if flags & COARSE:
+            blob, start, stop = self.coarse[block_id]
+            block_hash = blob[start:stop]
+        else:
+            block_hash = record.tobytes()[: self.width]
+        return BlockHashWithGroupId(
+            block_hash + int(record["group"]).to_bytes(GROUP_ID_BYTES, "big")
+        )
+
+    def set_key(self, block_id: int, key: BlockHashWithGroupId) -> None:
+        """Write the hash of a block that has none; the index is not touched.
+
+        Raises:
+            BlockStateError: The block has a hash already.
+        """
+        record = self.records[block_id]
+        if record["flags"] & HAS_HASH:
+            raise BlockStateError(
+                f"block {block_id} already has a hash; reset_hash() it before it gets another"
+            )
+        group = get_group_id(key)
+        block_hash = get_block_hash(key)
+        if self.adopt_width(len(block_hash)) and group <= MAX_GROUP_ID:
+            words = np.frombuffer(block_hash.ljust(8 * KEY_WORDS, b"\0"), "<i8")
+            for name, word in zip(("k0", "k1", "k2", "k3"), words, strict=True):
+                record[name] = word
+            record["group"] = group
+            record["flags"] = HAS_HASH
+        else:
+            self.odd_hashes[block_id] = key
+            record["flags"] = HAS_HASH | ODD
+
+    def reset_key(self, block_id: int) -> None:
+        """Forget the hash of a block; the index is not touched."""
+        self.records[block_id]["flags"] &= IN_TABLE | FIRST | SHARED
+        self.odd_hashes.pop(block_id, None)
+        self.coarse.pop(block_id, None)
+
+
+class KVCacheBlock:
+    """One block of the KV cache: a view of its record.
+
+    Args:
+        block_id: Id of the block: its index in the pool.
+        ref_cnt: Number of requests that use it.
+
+    A block constructed by hand belongs to no pool and owns a record of its own.
+    """
+
+    __slots__ = ("_row", "_standalone_id", "_state")
+    _state: BlockState
+    _row: int
+    _standalone_id: int
+
+    def __init__(self, block_id: int, ref_cnt: int = 0) -> None:
+        self._standalone_id = block_id
+        self._state, self._row = BlockState(1), 0
+        record = self._state.records[0]
+        record["prev"] = record["next"] = -1
+        record["ref_cnt"] = ref_cnt
+        self._state.views[0] = self
+
+    @property
+    def block_id(self) -> int:
+        try:
+            return self._standalone_id
+        except AttributeError:
+            return self._row
+
+    @property
+    def ref_cnt(self) -> int:
+        return int(self._state.records[self._row]["ref_cnt"])
+
+    @ref_cnt.setter
+    def ref_cnt(self, value: int) -> None:
+        self._state.records[self._row]["ref_cnt"] = value
+
+    def incr_ref(self) -> None:
+        self.ref_cnt += 1
+
+    def decr_ref(self) -> None:
+        self.ref_cnt -= 1
+
+    @property
+    def block_hash(self) -> BlockHashWithGroupId | None:
+        """Hash of a full, cached block with its group id; setting it twice is a BlockStateError."""
+        return self._state.key_of(self._row)
+
+    @block_hash.setter
+    def block_hash(self, key: BlockHashWithGroupId) -> None:
+        self._state.set_key(self._row, key)
+
+    def reset_hash(self) -> None:
+        """Forget the hash, as when the block is evicted."""
+        self._state.reset_key(self._row)
+
+    @property
+    def is_null(self) -> bool:
+        """True for the placeholder block, which holds no data and is never freed."""
+        return self._row == self._state.null_id
+
+    @is_null.setter
+    def is_null(self, value: bool) -> None:
+        self._state.null_id = self._row if value else -1
+
+    @property
+    def prev_free_block(self) -> "KVCacheBlock | None":
+        return self._neighbour("prev")
+
+    @prev_free_block.setter
+    def prev_free_block(self, block: "KVCacheBlock | None") -> None:
+        self._set_neighbour("prev", block)
+
+    @property
+    def next_free_block(self) -> "KVCacheBlock | None":
+        return self._neighbour("next")
+
+    @next_free_block.setter
+    def next_free_block(self, block: "KVCacheBlock | None") -> None:
+        self._set_neighbour("next", block)
+
+    def _neighbour(self, side: str) -> "KVCacheBlock | None":
+        row = int(self._state.records[self._row][side])
+        if row < 0:
+            return None
+        if row == self._state.num_blocks:
+            ends: tuple[KVCacheBlock, KVCacheBlock] = self._state.queue.ends
+            return ends[0] if side == "prev" else ends[1]
+        return self._state.view(row)
+
+    def _set_neighbour(self, side: str, block: "KVCacheBlock | None") -> None:
+        self._state.records[self._row][side] = -1 if block is None else block._row
+
+    def __repr__(self) -> str:
+        return (
+            f"KVCacheBlock(block_id={self.block_id}, ref_cnt={self.ref_cnt}, "
+            f"block_hash={self.block_hash!r}, is_null={self.is_null})"
+        )
+
+
+class BlockList(Sequence[KVCacheBlock]):
+    """A sequence of blocks kept as int32 ids: the block table of one request in one group.
+
+    Compares equal to any sequence of the same blocks. Appending is amortised O(1) per block;
+    indexing makes a view.
+    """
+
+    __slots__ = ("_buffer", "_length", "_mirror", "state")
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self, state: BlockState, ids: Ids = NO_IDS) -> None:
+        self.state = state
+        self._buffer = ids
+        self._length = len(ids)
+        self._mirror: list[KVCacheBlock] | None = None
+
+    @classmethod
+    def mirroring(cls, state: BlockState, blocks: list[KVCacheBlock]) -> "BlockList":
+        """A block list that writes every change back to the plain list it came from."""
+        result = cls(state, state.ids_of(blocks))
+        result._mirror = blocks
+        return result
+
+    @property
+    def ids(self) -> Ids:
+        """The ids, int32 [len]; a live view: what is written there is written to the list."""
+        return self._buffer[: self._length]
+
+    def extend_ids(self, ids: Ids) -> None:
+        """Append blocks by id."""
+        length = self._length + len(ids)
+        if length > len(self._buffer):
+            grown = np.empty(max(length, 2 * len(self._buffer), 8), np.int32)
+            grown[: self._length] = self._buffer[: self._length]
+            self._buffer = grown
+        self._buffer[self._length : length] = ids
+        self._length = length
+        self.changed()
+
+    def changed(self) -> None:
+        """To be called after writing through `ids`."""
+        if self._mirror is not None:
+            self._mirror[:] = list(self)
+
+    def __len__(self) -> int:
+        return self._length
+
+    @overload
+    def __getitem__(self, index: int) -> KVCacheBlock: ...
+    @overload
+    def __getitem__(self, index: slice) -> "BlockList": ...
+    def __getitem__(self, index: int | slice) -> "KVCacheBlock | BlockList":
+        if isinstance(index, slice):
+            return BlockList(self.state, self.ids[index].copy())
+        return self.state.view(int(self.ids[index]))
+
+    def __iter__(self) -> Iterator[KVCacheBlock]:
+        return map(self.state.view, self.ids.tolist())
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, BlockList) and other.state is self.state:
+            return bool(np.array_equal(self.ids, other.ids))
+        if not isinstance(other, Sequence):
+            return NotImplemented
+        return len(self) == len(other) and all(a is b for a, b in zip(self, other, strict=True))
+
+    def __add__(self, other: Sequence[KVCacheBlock]) -> "BlockList":
+        return BlockList(self.state, np.concatenate([self.ids, self.state.ids_of(other)]))
+
+    def __repr__(self) -> str:
+        return f"BlockList({self.ids.tolist()})"
+
+
+class AllBlocks(Sequence[KVCacheBlock]):
+    """`pool.blocks`: every block of a pool by id, made on demand."""
+
+    __slots__ = ("_state",)
+
+    def __init__(self, state: BlockState) -> None:
+        self._state = state
+
+    def __len__(self) -> int:
+        return self._state.num_blocks
+
+    @overload
+    def __getitem__(self, index: int) -> KVCacheBlock: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[KVCacheBlock]: ...
+    def __getitem__(self, index: int | slice) -> KVCacheBlock | list[KVCacheBlock]:
+        if isinstance(index, slice):
+            return [self._state.view(i) for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise BlockIdError(f"block id {index} is outside the pool of {len(self)} blocks")
+        return self._state.view(index % len(self))

@@ -1,0 +1,1 @@
+"""Cache groups: one file per kind of attention."""

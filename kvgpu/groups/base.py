@@ -1,0 +1,403 @@
+"""What all cache groups have in common: which blocks each request holds, needs, caches and frees."""
+
+from abc import ABC
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+
+from kvgpu._jit import jit
+from kvgpu.block_pool import BlockPool
+from kvgpu.blocks import HAS_HASH, BlockList, BlockState, Ids, KVCacheBlock
+from kvgpu.errors import ArgumentError, ConfigError, RunningRequestError
+from kvgpu.free_queue import count_unused
+from kvgpu.hashing import BlockHash
+from kvgpu.policies import FULL, HitRule
+from kvgpu.specs import (
+    FullAttentionSpec,
+    KVCacheSpec,
+    MLAAttentionSpec,
+    TQFullAttentionSpec,
+    cdiv,
+)
+
+Blocks = Sequence[KVCacheBlock] | Ids
+
+
+@jit
+def split_by_hash(records: Any, ids: Any, null_id: int, until_null: bool) -> Any:
+    """Blocks with and without a hash, each from the last to the first, without null blocks.
+
+    With `until_null` it stops at the first null block that it meets.
+    """
+    hashed = np.empty(len(ids), np.int32)
+    unhashed = np.empty(len(ids), np.int32)
+    num_hashed = 0
+    num_unhashed = 0
+    for i in range(len(ids) - 1, -1, -1):
+        row = ids[i]
+        if row == null_id:
+            if until_null:
+                break
+        elif records[row].flags & HAS_HASH:
+            hashed[num_hashed] = row
+            num_hashed += 1
+        else:
+            unhashed[num_unhashed] = row
+            num_unhashed += 1
+    return hashed[:num_hashed], unhashed[:num_unhashed]
+
+
+class BlockTables(dict[str, BlockList]):
+    """Request id -> its blocks; a missing request gets an empty list, as in a defaultdict."""
+
+    def __init__(self, state: BlockState) -> None:
+        self._state = state
+
+    def __missing__(self, request_id: str) -> BlockList:
+        blocks = self[request_id] = BlockList(self._state)
+        return blocks
+
+    def __setitem__(self, request_id: str, blocks: Sequence[KVCacheBlock]) -> None:
+        if not isinstance(blocks, BlockList):
+            plain = blocks if isinstance(blocks, list) else list(blocks)
+            blocks = BlockList.mirroring(self._state, plain)
+        super().__setitem__(request_id, blocks)
+
+
+class SingleTypeKVCacheManager(ABC):
+    """Blocks of all requests in one cache group.
+
+    Args:
+        kv_cache_spec: Kind and sizes of the group.
+        block_pool: Where blocks come from.
+        enable_caching: Whether full blocks are kept for reuse.
+        kv_cache_group_id: Id of the group.
+        scheduler_block_size: Hits of the whole model are multiples of so many tokens.
+        dcp_world_size: Decode context parallelism: ranks that share one block.
+        pcp_world_size: Prefill context parallelism, likewise.
+        max_admission_blocks_per_request: Most blocks that a request holds at any time, or None.
+
+    Raises:
+        ConfigError: Context parallelism where the kind of attention does not allow it.
+    """
+
+    rule_kind: ClassVar[int] = FULL
+    supports_context_parallel: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        kv_cache_spec: KVCacheSpec,
+        block_pool: BlockPool,
+        enable_caching: bool,
+        kv_cache_group_id: int,
+        scheduler_block_size: int,
+        dcp_world_size: int = 1,
+        pcp_world_size: int = 1,
+        max_admission_blocks_per_request: int | None = None,
+    ) -> None:
+        self.kv_cache_spec = kv_cache_spec
+        self.block_pool = block_pool
+        self.enable_caching = enable_caching
+        self.kv_cache_group_id = kv_cache_group_id
+        self.scheduler_block_size = scheduler_block_size
+        self.dcp_world_size = dcp_world_size
+        self.pcp_world_size = pcp_world_size
+        # One block holds block_size tokens on each of the ranks that share a sequence.
+        self.block_size = kv_cache_spec.block_size * dcp_world_size * pcp_world_size
+        self.max_admission_blocks_per_request = max_admission_blocks_per_request
+        self.use_eagle = False
+        # For an engine that zeroes new blocks; exactly these types, no subclasses (fact 24).
+        self.records_new_blocks = type(kv_cache_spec) in (
+            FullAttentionSpec,
+            TQFullAttentionSpec,
+            MLAAttentionSpec,
+        )
+        self.new_block_ids: list[int] = []
+        self.req_to_blocks = BlockTables(block_pool.state)
+        self.num_cached_block: dict[str, int] = {}
+        """Blocks handled by `cache_blocks`, per request; a request in here is running (fact 21)."""
+
+    # Lookup
+
+    @classmethod
+    def hit_rule(
+        cls, spec: KVCacheSpec, block_size: int, alignment: int, drop: bool
+    ) -> HitRule:
+        """The rule that decides what counts as a hit in groups of this spec."""
+        return HitRule(cls.rule_kind, block_size, alignment, drop)
+
+    @classmethod
+    def find_longest_cache_hit(
+        cls,
+        block_hashes: Sequence[BlockHash],
+        max_length: int,
+        kv_cache_group_ids: list[int],
+        block_pool: BlockPool,
+        kv_cache_spec: KVCacheSpec,
+        drop_eagle_block: bool,
+        alignment_tokens: int,
+        dcp_world_size: int = 1,
+        pcp_world_size: int = 1,
+        *,
+        stride: int = 1,
+    ) -> tuple[BlockList, ...]:
+        """Longest prefix cached in all the groups, which have equal specs.
+
+        Args:
+            block_hashes: Hashes of the request.
+            max_length: Longest hit allowed, in tokens.
+            kv_cache_group_ids: The groups.
+            block_pool: Where they are cached.
+            kv_cache_spec: Their spec.
+            drop_eagle_block: Leave out the last block, which EAGLE computes again.
+            alignment_tokens: The hit is a multiple of so many tokens.
+            dcp_world_size: Decode context parallelism.
+            pcp_world_size: Prefill context parallelism.
+            stride: Number of hashes in one block.
+
+        Returns:
+            One list of equal length per group; null blocks where none is needed.
+
+        Raises:
+            ConfigError: Context parallelism where the kind of attention does not allow it.
+        """
+        ranks = dcp_world_size * pcp_world_size
+        if ranks > 1 and not cls.supports_context_parallel:
+            raise ConfigError(f"{cls.__name__} works without context parallelism only")
+        rule = cls.hit_rule(
+            kv_cache_spec, kv_cache_spec.block_size * ranks, alignment_tokens, drop_eagle_block
+        )
+        hits = block_pool.find_hits(
+            rule, block_hashes, stride, tuple(kv_cache_group_ids), max_length
+        )
+        return tuple(BlockList(block_pool.state, ids) for ids in hits)
+
+    # Allocation
+
+    def get_num_blocks_to_allocate(
+        self,
+        request_id: str,
+        num_tokens: int,
+        new_computed_blocks: Blocks,
+        total_computed_tokens: int,
+        num_tokens_main_model: int,
+        apply_admission_cap: bool = False,
+    ) -> int:
+        """Blocks that the pool must have free so that the request can have slots (fact 22).
+
+        Args:
+            request_id: The request.
+            num_tokens: Tokens that need slots, lookahead included.
+            new_computed_blocks: Hits of a request that is not running yet; those that nobody uses
+                would leave the free queue, so they count.
+            total_computed_tokens: Tokens computed here or elsewhere.
+            num_tokens_main_model: `num_tokens` without lookahead.
+            apply_admission_cap: Count at most `max_admission_blocks_per_request`.
+
+        Raises:
+            RunningRequestError: Hits were given for a running request.
+        """
+        required = cdiv(num_tokens, self.block_size)
+        if apply_admission_cap and self.max_admission_blocks_per_request is not None:
+            required = min(required, self.max_admission_blocks_per_request)
+        held = self._num_held(request_id)
+        if request_id in self.num_cached_block:
+            self._refuse_computed(request_id, new_computed_blocks)
+            return max(required - held, 0)
+        skipped = self.get_num_skipped_tokens(total_computed_tokens) // self.block_size
+        num_computed = len(new_computed_blocks)
+        new = max(required - max(skipped, num_computed + held), 0)
+        if num_computed == 0:
+            return new
+        return new + self._get_num_evictable_blocks(new_computed_blocks, max(0, skipped - held))
+
+    def allocate_new_computed_blocks(
+        self,
+        request_id: str,
+        new_computed_blocks: Blocks,
+        num_local_computed_tokens: int,
+        num_external_computed_tokens: int,
+    ) -> None:
+        """Give a request its hits, and blocks for tokens that were computed elsewhere (fact 23).
+
+        Nothing happens for a running request.
+
+        Quirk kept: groups do this one after the other, so that blocks for external tokens of one
+        group can evict hits of the next.
+        """
+        if request_id in self.num_cached_block:
+            self._refuse_computed(request_id, new_computed_blocks)
+            return
+        ids = self._ids(new_computed_blocks)
+        if not self.enable_caching and len(ids):
+            raise ArgumentError(f"request {request_id}: computed blocks without prefix caching")
+        blocks = self.req_to_blocks[request_id]
+        total = num_local_computed_tokens + num_external_computed_tokens
+        skipped_tokens = self.get_num_skipped_tokens(total)
+        skipped = skipped_tokens // self.block_size
+        if skipped > 0:
+            ids = ids[skipped:]
+            num_external_computed_tokens = min(
+                total - skipped_tokens, num_external_computed_tokens
+            )
+            blocks.extend_ids(self._nulls(skipped))
+        self.block_pool.touch(ids)
+        blocks.extend_ids(ids)
+        self.num_cached_block[request_id] = len(blocks)
+        if num_external_computed_tokens > 0:
+            self._extend(blocks, cdiv(total, self.block_size) - len(blocks))
+
+    def allocate_new_blocks(
+        self, request_id: str, num_tokens: int, num_tokens_main_model: int
+    ) -> BlockList:
+        """Give a request blocks until it has slots for `num_tokens`; returns the new ones."""
+        blocks = self.req_to_blocks[request_id]
+        missing = cdiv(num_tokens, self.block_size) - len(blocks)
+        return BlockList(self.block_pool.state, self._extend(blocks, missing))
+
+    def take_new_block_ids(self) -> list[int]:
+        """Ids of blocks that were handed out since the last call and may need zeroing."""
+        ids, self.new_block_ids = self.new_block_ids, []
+        return ids
+
+    # Caching
+
+    def cache_blocks(
+        self, request: Any, num_tokens: int, retention_interval: int | None = None
+    ) -> None:
+        """Make the full blocks of the first `num_tokens` tokens reusable (fact 25)."""
+        num_cached = self.num_cached_block.get(request.request_id, 0)
+        num_full = num_tokens // self.block_size
+        if num_cached >= num_full:
+            return
+        self.block_pool.cache_full_blocks(
+            request,
+            self.req_to_blocks[request.request_id],
+            num_cached,
+            num_full,
+            self.block_size,
+            self.kv_cache_group_id,
+            self.reachable_block_mask(
+                num_cached,
+                num_full,
+                self.scheduler_block_size,
+                self.kv_cache_spec,
+                self.use_eagle,
+                retention_interval,
+                getattr(request, "num_prompt_tokens", None),
+            ),
+        )
+        self.num_cached_block[request.request_id] = num_full
+
+    @classmethod
+    def reachable_block_mask(
+        cls,
+        start_block: int,
+        end_block: int,
+        alignment_tokens: int | None,
+        kv_cache_spec: KVCacheSpec,
+        use_eagle: bool,
+        retention_interval: int | None = None,
+        num_prompt_tokens: int | None = None,
+    ) -> npt.NDArray[np.bool_] | None:
+        """Which blocks of [start_block, end_block) a later hit could need; None for all."""
+        return None
+
+    # Release
+
+    def free(self, request_id: str) -> None:
+        """Give all blocks of a request back, the last one first; nothing for an unknown request."""
+        blocks = self.req_to_blocks.pop(request_id, None)
+        self.num_cached_block.pop(request_id, None)
+        if blocks is not None:
+            self._give_back(blocks)
+
+    def _give_back(self, blocks: BlockList) -> None:
+        self.block_pool.free_blocks(blocks.ids, backwards=True)
+
+    def remove_skipped_blocks(self, request_id: str, total_computed_tokens: int) -> None:
+        """Give back blocks that no later token attends to, and put null blocks in their place.
+
+        Those that are cached go behind the free blocks, the others before them (fact 27).
+        """
+        skipped_tokens = self.get_num_skipped_tokens(total_computed_tokens)
+        if skipped_tokens <= 0:
+            return
+        blocks = self.req_to_blocks[request_id]
+        end = min(skipped_tokens // self.block_size, len(blocks))
+        if end == 0 or blocks.ids[end - 1] == self._null_id:
+            return
+        hashed, unhashed = self._split(blocks.ids[:end], until_null=True)
+        blocks.ids[end - len(hashed) - len(unhashed) : end] = self._null_id
+        blocks.changed()
+        self.block_pool.free_blocks(hashed)
+        self.block_pool.free_blocks(unhashed, prepend=True)
+
+    def get_num_skipped_tokens(self, num_computed_tokens: int) -> int:
+        """Tokens at the front that the next token does not attend to."""
+        return 0
+
+    def get_num_common_prefix_blocks(self, running_request_id: str) -> int:
+        """Leading blocks that all requests of the group share; 0 where that is of no use."""
+        return 0
+
+    def new_step_starts(self) -> None:
+        """A new scheduler step begins."""
+
+    # Helpers
+
+    @property
+    def _null_id(self) -> int:
+        return self.block_pool.state.null_id
+
+    def _nulls(self, count: int) -> Ids:
+        return np.full(count, self._null_id, np.int32)
+
+    def _ids(self, blocks: Blocks) -> Ids:
+        return self.block_pool.state.ids_of(blocks)
+
+    def _num_held(self, request_id: str) -> int:
+        return len(self.req_to_blocks.get(request_id, ()))
+
+    def _refuse_computed(self, request_id: str, new_computed_blocks: Blocks) -> None:
+        if len(new_computed_blocks):
+            raise RunningRequestError(
+                f"request {request_id} is running: it cannot take {len(new_computed_blocks)} "
+                "computed blocks; free it first"
+            )
+
+    def _get_num_evictable_blocks(self, blocks: Blocks, start: int = 0) -> int:
+        """Blocks from `start` on that nobody uses."""
+        ids = self._ids(blocks)[start:]
+        if self.block_pool.state.foreign:
+            return sum(
+                block.ref_cnt == 0 and not block.is_null
+                for block in BlockList(self.block_pool.state, ids)
+            )
+        return int(count_unused(self.block_pool.state.records, ids, self._null_id))
+
+    def _extend(self, blocks: BlockList, count: int) -> Ids:
+        """Append `count` blocks of the pool; returns their ids."""
+        ids = self.block_pool.allocate(count)
+        if len(ids):
+            blocks.extend_ids(ids)
+            if self.records_new_blocks:
+                self.new_block_ids += ids.tolist()
+        return ids
+
+    def _split(self, ids: Ids, until_null: bool) -> tuple[Ids, Ids]:
+        """`split_by_hash` also for blocks of other pools."""
+        state = self.block_pool.state
+        if not state.foreign:
+            hashed, unhashed = split_by_hash(state.records, ids, self._null_id, until_null)
+            return hashed, unhashed
+        parts: tuple[list[int], list[int]] = ([], [])
+        for block_id in ids[::-1].tolist():
+            if block_id == self._null_id:
+                if until_null:
+                    break
+                continue
+            parts[state.view(block_id).block_hash is None].append(block_id)
+        return np.array(parts[0], np.int32), np.array(parts[1], np.int32)

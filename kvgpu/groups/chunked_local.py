@@ -1,0 +1,33 @@
+"""Chunked local attention."""
+
+from typing import Any, cast
+
+from kvgpu.errors import ConfigError
+from kvgpu.groups.base import SingleTypeKVCacheManager
+from kvgpu.policies import CHUNKED_LOCAL, HitRule
+from kvgpu.specs import ChunkedLocalAttentionSpec, KVCacheSpec
+
+
+class ChunkedLocalAttentionManager(SingleTypeKVCacheManager):
+    """Only the chunk of the next token counts; everything in front of it is given back."""
+
+    rule_kind = CHUNKED_LOCAL
+
+    def __init__(self, kv_cache_spec: ChunkedLocalAttentionSpec, *args: Any, **kwargs: Any) -> None:
+        super().__init__(kv_cache_spec, *args, **kwargs)
+        self.attention_chunk_size = kv_cache_spec.attention_chunk_size
+
+    @classmethod
+    def hit_rule(cls, spec: KVCacheSpec, block_size: int, alignment: int, drop: bool) -> HitRule:
+        if drop:
+            raise ConfigError("chunked local attention cannot be used with EAGLE")
+        if block_size != alignment:
+            raise ConfigError(
+                f"chunked local attention needs hits aligned to its own block size {block_size}, "
+                f"not to {alignment}: use equal block sizes in all groups"
+            )
+        chunk = cast(ChunkedLocalAttentionSpec, spec).attention_chunk_size
+        return HitRule(cls.rule_kind, block_size, alignment, drop, chunk)
+
+    def get_num_skipped_tokens(self, num_computed_tokens: int) -> int:
+        return num_computed_tokens // self.attention_chunk_size * self.attention_chunk_size

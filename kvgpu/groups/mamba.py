@@ -1,0 +1,130 @@
+"""Mamba and other layers with a recurrent state."""
+
+from typing import Any
+
+from kvgpu.block_pool import BlockPool
+from kvgpu.blocks import BlockList
+from kvgpu.groups.base import Blocks, SingleTypeKVCacheManager
+from kvgpu.hashing import BlockHashWithGroupId
+from kvgpu.policies import MAMBA
+from kvgpu.specs import MambaSpec, cdiv
+
+
+class MambaManager(SingleTypeKVCacheManager):
+    """A block holds the state at its last token; only the newest is needed to go on.
+
+    In mode `align` a request has null blocks, then the state that it started the step with, then
+    the block it writes and its speculative blocks (facts 37 to 42).
+    """
+
+    rule_kind = MAMBA
+
+    def __init__(
+        self, kv_cache_spec: MambaSpec, block_pool: BlockPool, *args: Any, **kwargs: Any
+    ) -> None:
+        super().__init__(kv_cache_spec, block_pool, *args, **kwargs)
+        self.num_speculative_blocks = kv_cache_spec.num_speculative_blocks
+        self.aligned = kv_cache_spec.mamba_cache_mode == "align"
+        self.cached_blocks_this_step: set[BlockHashWithGroupId] = set()
+        self.last_state_block_idx: dict[str, int] = {}
+        self._allocated: set[str] = set()
+
+    def get_num_blocks_to_allocate(
+        self,
+        request_id: str,
+        num_tokens: int,
+        new_computed_blocks: Blocks,
+        total_computed_tokens: int,
+        num_tokens_main_model: int,
+        apply_admission_cap: bool = False,
+    ) -> int:
+        if self.cached_blocks_this_step and len(new_computed_blocks):
+            # The state is being computed in this step; whoever needs it waits for the next one.
+            last = int(self._ids(new_computed_blocks)[-1])
+            if self.block_pool.state.view(last).block_hash in self.cached_blocks_this_step:
+                return self.block_pool.num_gpu_blocks + 1
+        if not self.aligned:
+            return super().get_num_blocks_to_allocate(
+                request_id,
+                num_tokens + self.num_speculative_blocks * self.block_size,
+                new_computed_blocks,
+                total_computed_tokens,
+                num_tokens_main_model,
+                apply_admission_cap,
+            )
+        required = cdiv(num_tokens_main_model, self.block_size) + self.num_speculative_blocks
+        missing = required - len(new_computed_blocks) - self._num_held(request_id)
+        if missing > 0:
+            missing = 1 if request_id in self._allocated else 1 + self.num_speculative_blocks
+        return max(missing, 0) + self._get_num_evictable_blocks(new_computed_blocks)
+
+    def allocate_new_blocks(
+        self, request_id: str, num_tokens: int, num_tokens_main_model: int
+    ) -> BlockList:
+        if not self.aligned:
+            return super().allocate_new_blocks(
+                request_id,
+                num_tokens + self.num_speculative_blocks * self.block_size,
+                num_tokens_main_model,
+            )
+        blocks = self.req_to_blocks[request_id]
+        held, spare = len(blocks), self.num_speculative_blocks
+        required = cdiv(num_tokens_main_model, self.block_size) + spare
+        if required <= held:
+            # The number of drafts may shrink from step to step.
+            return BlockList(self.block_pool.state)
+        running = request_id in self._allocated
+        if running:
+            self.last_state_block_idx[request_id] = held - 1 - spare
+        elif held:
+            self.last_state_block_idx[request_id] = held - 1
+        write_at = required - spare - 1
+        blocks.extend_ids(self._nulls(max(write_at - held, 0)))
+        if running:
+            # Speculative blocks of the last step move behind; no state is kept in them.
+            moved = blocks.ids[held - spare : max(min(write_at, held), held - spare)].copy()
+            blocks.ids[held - spare : held - spare + len(moved)] = self._null_id
+            blocks.extend_ids(moved)
+        self._extend(blocks, required - len(blocks))
+        self._allocated.add(request_id)
+        return blocks[held:]
+
+    def remove_skipped_blocks(self, request_id: str, total_computed_tokens: int) -> None:
+        # Up to so many of the tokens may be drafts that are rejected later.
+        confirmed = total_computed_tokens - self.num_speculative_blocks
+        super().remove_skipped_blocks(request_id, confirmed)
+        last_state = self.last_state_block_idx.get(request_id)
+        if (
+            not self.aligned
+            or last_state is None
+            or last_state >= cdiv(confirmed, self.block_size) - 1
+        ):
+            return
+        blocks = self.req_to_blocks[request_id]
+        if blocks.ids[last_state] != self._null_id:
+            self.block_pool.free_blocks(blocks.ids[last_state : last_state + 1].copy())
+            blocks.ids[last_state] = self._null_id
+            blocks.changed()
+
+    def get_num_skipped_tokens(self, num_computed_tokens: int) -> int:
+        return num_computed_tokens - 1
+
+    def cache_blocks(
+        self, request: Any, num_tokens: int, retention_interval: int | None = None
+    ) -> None:
+        before = self.num_cached_block.get(request.request_id, 0)
+        super().cache_blocks(request, num_tokens, retention_interval)
+        after = self.num_cached_block.get(request.request_id, 0)
+        state = self.block_pool.state
+        for block_id in self.req_to_blocks[request.request_id].ids[before:after].tolist():
+            key = state.key_of(block_id) if block_id != state.null_id else None
+            if key is not None:
+                self.cached_blocks_this_step.add(key)
+
+    def free(self, request_id: str) -> None:
+        self._allocated.discard(request_id)
+        self.last_state_block_idx.pop(request_id, None)
+        super().free(request_id)
+
+    def new_step_starts(self) -> None:
+        self.cached_blocks_this_step.clear()

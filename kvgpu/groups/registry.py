@@ -1,0 +1,77 @@
+"""Which manager serves which spec."""
+
+from typing import Any
+
+from kvgpu.errors import UnknownNameError
+from kvgpu.groups.base import SingleTypeKVCacheManager
+from kvgpu.groups.chunked_local import ChunkedLocalAttentionManager
+from kvgpu.groups.cross import CrossAttentionManager
+from kvgpu.groups.full import FullAttentionManager
+from kvgpu.groups.mamba import MambaManager
+from kvgpu.groups.sink import SinkFullAttentionManager
+from kvgpu.groups.sliding_window import SlidingWindowManager
+from kvgpu.specs import (
+    ChunkedLocalAttentionSpec,
+    CrossAttentionSpec,
+    FullAttentionSpec,
+    HiddenStateCacheSpec,
+    KVCacheSpec,
+    MambaSpec,
+    MLAAttentionSpec,
+    SinkFullAttentionSpec,
+    SlidingWindowMLASpec,
+    SlidingWindowSpec,
+    TQFullAttentionSpec,
+    UniformTypeKVCacheSpecs,
+)
+
+spec_manager_map: dict[type[KVCacheSpec], type[Any]] = {
+    FullAttentionSpec: FullAttentionManager,
+    TQFullAttentionSpec: FullAttentionManager,
+    MLAAttentionSpec: FullAttentionManager,
+    HiddenStateCacheSpec: FullAttentionManager,
+    SlidingWindowSpec: SlidingWindowManager,
+    SlidingWindowMLASpec: SlidingWindowManager,
+    ChunkedLocalAttentionSpec: ChunkedLocalAttentionManager,
+    MambaSpec: MambaManager,
+    CrossAttentionSpec: CrossAttentionManager,
+    SinkFullAttentionSpec: SinkFullAttentionManager,
+}
+
+
+def layer_spec(spec: KVCacheSpec) -> KVCacheSpec:
+    """The spec that decides how a group behaves: that of a layer, for a uniform-type group."""
+    return spec.representative if isinstance(spec, UniformTypeKVCacheSpecs) else spec
+
+
+def manager_class(spec: KVCacheSpec) -> type[SingleTypeKVCacheManager]:
+    """Manager class for groups of this spec.
+
+    Raises:
+        UnknownNameError: No manager serves the spec; the message lists those that are served.
+    """
+    try:
+        found: type[SingleTypeKVCacheManager] = spec_manager_map[type(layer_spec(spec))]
+    except KeyError:
+        known = [known.__name__ for known in spec_manager_map]
+        raise UnknownNameError("cache group spec", type(spec).__name__, known) from None
+    return found
+
+
+def get_manager_for_kv_cache_spec(
+    kv_cache_spec: KVCacheSpec, max_num_batched_tokens: int, max_model_len: int, **kwargs: Any
+) -> SingleTypeKVCacheManager:
+    """A manager for one group, with its admission cap (fact 50).
+
+    Args:
+        kv_cache_spec: Spec of the group.
+        max_num_batched_tokens: Most tokens of one step.
+        max_model_len: Longest sequence, in tokens.
+        kwargs: For the manager.
+    """
+    spec = layer_spec(kv_cache_spec)
+    if isinstance(spec, SlidingWindowSpec | ChunkedLocalAttentionSpec):
+        kwargs["max_admission_blocks_per_request"] = spec.max_admission_blocks_per_request(
+            max_num_batched_tokens, max_model_len
+        )
+    return manager_class(spec)(spec, **kwargs)

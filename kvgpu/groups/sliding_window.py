@@ -1,0 +1,57 @@
+"""Sliding-window attention."""
+
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from kvgpu.blocks import BlockList
+from kvgpu.groups.base import SingleTypeKVCacheManager
+from kvgpu.masks import sliding_window_mask, window_blocks
+from kvgpu.policies import SLIDING_WINDOW, HitRule
+from kvgpu.specs import KVCacheSpec, SlidingWindowSpec
+
+
+class SlidingWindowManager(SingleTypeKVCacheManager):
+    """Only the last window counts: blocks in front of it are given back while the request runs."""
+
+    rule_kind = SLIDING_WINDOW
+
+    def __init__(self, kv_cache_spec: SlidingWindowSpec, *args: Any, **kwargs: Any) -> None:
+        super().__init__(kv_cache_spec, *args, **kwargs)
+        self.sliding_window = kv_cache_spec.sliding_window
+
+    @classmethod
+    def hit_rule(cls, spec: KVCacheSpec, block_size: int, alignment: int, drop: bool) -> HitRule:
+        need = window_blocks(cast(SlidingWindowSpec, spec), drop)
+        return HitRule(cls.rule_kind, block_size, alignment, drop, need)
+
+    @classmethod
+    def reachable_block_mask(
+        cls,
+        start_block: int,
+        end_block: int,
+        alignment_tokens: int | None,
+        kv_cache_spec: KVCacheSpec,
+        use_eagle: bool,
+        retention_interval: int | None = None,
+        num_prompt_tokens: int | None = None,
+    ) -> npt.NDArray[np.bool_] | None:
+        return sliding_window_mask(
+            start_block,
+            end_block,
+            cast(SlidingWindowSpec, kv_cache_spec),
+            alignment_tokens,
+            use_eagle,
+            retention_interval,
+            num_prompt_tokens,
+        )
+
+    def get_num_skipped_tokens(self, num_computed_tokens: int) -> int:
+        return max(0, num_computed_tokens - self.sliding_window + 1)
+
+    def _give_back(self, blocks: BlockList) -> None:
+        """Blocks that were never cached are reused before every cached one."""
+        hashed, unhashed = self._split(blocks.ids, until_null=False)
+        self.block_pool.free_blocks(hashed)
+        self.block_pool.free_blocks(unhashed, prepend=True)

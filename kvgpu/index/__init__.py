@@ -1,0 +1,1 @@
+"""Hash-to-block tables: one protocol, several backends."""

@@ -1,0 +1,151 @@
+"""The index: which block is the first cached under a key, and which others share it.
+
+A key is a block hash and a cache group. Entries are blocks of one `BlockState`: their keys lie in
+the records, an entry is a block id, and a block is entered at most once.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from kvgpu.blocks import FIRST, HAS_HASH, IN_TABLE, ODD, BlockState, Ids
+from kvgpu.errors import InvariantError
+from kvgpu.index.journal import Journal
+from kvgpu.policies import HitRule
+
+Rows = npt.NDArray[np.int64]
+"""Block hashes as key words: int64 [n, KEY_WORDS]."""
+
+
+class Match(NamedTuple):
+    """Blocks [first, length) of `ids` (int32 [groups, blocks]) are hits; columns before are unset."""
+
+    first: int
+    length: int
+    ids: npt.NDArray[np.int32]
+
+
+class BlockIndex(ABC):
+    """Hash-to-block table over the records of one pool.
+
+    Args:
+        state: The records that hold the keys.
+        journal: Where changes of first blocks are noted, for a copy elsewhere; None for nowhere.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, state: BlockState, journal: Journal | None = None) -> None:
+        self.state = state
+        self.journal = journal
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Number of different keys. O(1)."""
+
+    @property
+    @abstractmethod
+    def nbytes(self) -> int:
+        """Bytes of the table itself."""
+
+    @abstractmethod
+    def insert(self, ids: Ids, rows: Rows, stride: int, group: int, flags: int) -> None:
+        """Enter blocks: block ``ids[i]`` under ``rows[(i + 1) * stride - 1]``; -1 skips an entry.
+
+        Writes key, group and flags (`HAS_HASH | flags`) of the records and chains a block whose
+        key is there already behind the others. No block may have a hash. Expected O(len(ids)).
+        """
+
+    @abstractmethod
+    def enter(self, block_id: int) -> None:
+        """Enter one block under the key that its record holds already."""
+
+    @abstractmethod
+    def erase(self, ids: Ids, forget: bool = True) -> None:
+        """Take blocks out; blocks that are not in are passed over. Expected O(len(ids)).
+
+        With `forget` their hashes are cleared too. The next block of the same key, in the order
+        of insertion, becomes the first.
+        """
+
+    @abstractmethod
+    def first(self, words: Rows, group: int) -> int:
+        """Id of the first block under the key words int64 [KEY_WORDS] in `group`, or -1."""
+
+    @abstractmethod
+    def match(
+        self, rule: HitRule, rows: Rows, stride: int, groups: tuple[int, ...], max_length: int
+    ) -> Match:
+        """Longest prefix of one request under `rule` that every one of `groups` has.
+
+        Args:
+            rule: What counts as a hit.
+            rows: Hashes of the request.
+            stride: Hash blocks in one block of these groups.
+            groups: Cache groups that must all hit.
+            max_length: Longest hit allowed, in tokens.
+        """
+
+    @abstractmethod
+    def clear(self) -> None:
+        """Empty the table; the records are the caller's to clear."""
+
+    @abstractmethod
+    def _violations(self) -> list[str]:
+        """What is wrong with the table beyond what the records say."""
+
+    def chain(self, first: int) -> list[int]:
+        """Ids under one key, first inserted first. O(length)."""
+        chain = [first]
+        records = self.state.records
+        while (after := int(records[chain[-1]]["same_next"])) != first:
+            chain.append(after)
+        return chain
+
+    def rebuild(self) -> None:
+        """Enter every block again that its record says is in, keeping the order of duplicates. O(n)."""
+        records = self.state.records[:-1]
+        chains = [self.chain(int(row)) for row in np.flatnonzero(records["flags"] & FIRST)]
+        self.clear()
+        records["flags"] &= ~np.int32(IN_TABLE | FIRST)
+        for chain in chains:
+            for row in chain:
+                self.enter(row)
+
+    def check(self) -> None:
+        """Compare table and records in full. O(n).
+
+        Raises:
+            InvariantError: Something does not hold; the message lists all that was found.
+        """
+        records = self.state.records[:-1]
+        flags = records["flags"]
+        found = []
+        heads = np.flatnonzero(flags & FIRST)
+        if len(heads) != len(self):
+            found.append(f"{len(heads)} first blocks, but {len(self)} keys are counted")
+        for bad in np.flatnonzero((flags & IN_TABLE != 0) & (flags & HAS_HASH == 0)):
+            found.append(f"block {bad} is in the table without a hash")
+        for bad in np.flatnonzero((flags & IN_TABLE != 0) & (flags & ODD != 0)):
+            found.append(f"block {bad} is in the table with a hash of another width")
+        reached = 0
+        for head in heads:
+            words, group = self._key_words(int(head))
+            if (got := self.first(words, group)) != head:
+                found.append(f"the key of block {head} leads to {got}")
+            for row in self.chain(int(head)):
+                reached += 1
+                if self._key_words(row)[0].tobytes() != words.tobytes():
+                    found.append(f"block {row} is chained under the key of block {head}")
+        entered = int(np.count_nonzero(flags & IN_TABLE))
+        if reached != entered:
+            found.append(f"{entered} blocks are in the table, {reached} are reached")
+        found += self._violations()
+        if found:
+            raise InvariantError("; ".join(found))
+
+    def _key_words(self, block_id: int) -> tuple[Any, int]:
+        record = self.state.records[block_id]
+        return np.frombuffer(record.tobytes()[:32], "<i8"), int(record["group"])

@@ -1,0 +1,118 @@
+"""The index as plain dicts: slow, obvious, and the truth that the others are tested against."""
+
+import numpy as np
+
+from kvgpu.blocks import FIRST, HAS_HASH, IN_TABLE, SHARED, BlockState, Ids
+from kvgpu.index.base import BlockIndex, Match, Rows
+from kvgpu.index.journal import Journal
+from kvgpu.policies import HitRule, decide
+
+Key = tuple[bytes, int]
+
+
+class ReferenceIndex(BlockIndex):
+    """key -> ids in the order of insertion."""
+
+    name = "reference"
+
+    def __init__(self, state: BlockState, journal: Journal | None = None) -> None:
+        super().__init__(state, journal)
+        self._blocks: dict[Key, list[int]] = {}
+
+    def __len__(self) -> int:
+        return len(self._blocks)
+
+    @property
+    def nbytes(self) -> int:
+        return self._blocks.__sizeof__()
+
+    def insert(self, ids: Ids, rows: Rows, stride: int, group: int, flags: int) -> None:
+        for i, block_id in enumerate(ids.tolist()):
+            if block_id >= 0:
+                record = self.state.records[block_id]
+                words = rows[(i + 1) * stride - 1]
+                for name, word in zip(("k0", "k1", "k2", "k3"), words, strict=True):
+                    record[name] = word
+                record["group"] = group
+                record["flags"] = HAS_HASH | flags
+                self.enter(block_id)
+
+    def enter(self, block_id: int) -> None:
+        key = self._key(block_id)
+        chain = self._blocks.setdefault(key, [])
+        if not chain:
+            self._note(key, -1, block_id)
+        chain.append(block_id)
+        self._write(chain)
+
+    def erase(self, ids: Ids, forget: bool = True) -> None:
+        for block_id in ids.tolist():
+            record = self.state.records[block_id]
+            if not record["flags"] & IN_TABLE:
+                continue
+            key = self._key(block_id)
+            chain = self._blocks[key]
+            if chain[0] == block_id:
+                self._note(key, block_id, chain[1] if len(chain) > 1 else -1)
+            chain.remove(block_id)
+            record["flags"] &= 0 if forget else ~(IN_TABLE | FIRST | SHARED)
+            if chain:
+                self._write(chain)
+            else:
+                del self._blocks[key]
+
+    def first(self, words: Rows, group: int) -> int:
+        chain = self._blocks.get((words.tobytes(), group))
+        return chain[0] if chain else -1
+
+    def match(
+        self, rule: HitRule, rows: Rows, stride: int, groups: tuple[int, ...], max_length: int
+    ) -> Match:
+        ids = np.zeros((len(groups), max_length // rule.block_size), np.int32)
+
+        def hit(_: None, block: int) -> bool:
+            for line, group in enumerate(groups):
+                found = self.first(rows[(block + 1) * stride - 1], group)
+                if found < 0:
+                    return False
+                ids[line, block] = found
+            return True
+
+        first, length = decide(rule, hit, max_length)
+        return Match(first, length, ids)
+
+    def clear(self) -> None:
+        self._blocks.clear()
+        if self.journal is not None:
+            self.journal.discard()
+
+    def _key(self, block_id: int) -> Key:
+        words, group = self._key_words(block_id)
+        return words.tobytes(), group
+
+    def _write(self, chain: list[int]) -> None:
+        """Flags and rings of the records are the same for every index."""
+        records = self.state.records
+        shared = SHARED if len(chain) > 1 or records[chain[0]]["flags"] & SHARED else 0
+        for place, block_id in enumerate(chain):
+            record = records[block_id]
+            record["flags"] &= ~FIRST
+            record["flags"] |= IN_TABLE | shared | (FIRST if place == 0 else 0)
+            record["same_next"] = chain[(place + 1) % len(chain)]
+            record["same_prev"] = chain[place - 1]
+
+    def _note(self, key: Key, old: int, new: int) -> None:
+        if self.journal is not None:
+            log = self.journal.room_for(1)
+            count = int(log[0, 0]) + 1
+            log[0, 0] = count
+            log[count, :4] = np.frombuffer(key[0], "<i8")
+            log[count, 4:] = key[1], old, new
+
+    def _violations(self) -> list[str]:
+        records = self.state.records
+        return [
+            f"key of blocks {chain} has first flags {[bool(records[i]['flags'] & FIRST) for i in chain]}"
+            for chain in self._blocks.values()
+            if [bool(records[i]["flags"] & FIRST) for i in chain] != [True] + [False] * (len(chain) - 1)
+        ]

@@ -1,0 +1,298 @@
+"""`KVCacheManager`: what a scheduler talks to."""
+
+import logging
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from kvgpu.blocks import KVCacheBlock
+from kvgpu.coordinator import get_kv_cache_coordinator
+from kvgpu.errors import ArgumentError, ConfigError, InvariantError, RunningRequestError
+from kvgpu.events import KVCacheEvent, annotate
+from kvgpu.kv_cache_blocks import KVCacheBlocks
+from kvgpu.metrics import KVCacheMetricsCollector, PrefixCacheStats
+from kvgpu.request import Request
+from kvgpu.specs import KVCacheConfig
+
+__all__ = ["KVCacheBlocks", "KVCacheManager", "Request"]
+
+logger = logging.getLogger(__name__)
+
+
+class KVCacheManager:
+    """Looks up, allocates, caches and frees the KV-cache blocks of requests.
+
+    Args:
+        kv_cache_config: Number of blocks, and the cache groups.
+        max_model_len: Longest sequence, in tokens.
+        scheduler_block_size: Hits are multiples of so many tokens: the least common multiple of
+            the groups' block sizes (see `resolve_kv_cache_block_sizes`).
+        hash_block_size: Tokens per block hash; divides every block size.
+        max_num_batched_tokens: Most tokens of one scheduler step; `max_model_len` if None.
+        enable_caching: Whether full blocks are kept for reuse.
+        use_eagle: Whether a drafter needs the last block of a hit computed again.
+        log_stats: Whether lookups are counted.
+        enable_kv_cache_events: Whether events are queued for `take_events`.
+        dcp_world_size: Ranks of decode context parallelism.
+        pcp_world_size: Ranks of prefill context parallelism.
+        metrics_collector: Told of allocations, accesses and evictions of blocks.
+        backend: Index backend, `reference` or `host`; None for `KVGPU_BACKEND`, else `host`.
+
+    Raises:
+        ConfigError: The configuration cannot work; the message says why.
+
+    One manager belongs to one thread at a time.
+    """
+
+    def __init__(
+        self,
+        kv_cache_config: KVCacheConfig,
+        max_model_len: int,
+        scheduler_block_size: int,
+        hash_block_size: int,
+        max_num_batched_tokens: int | None = None,
+        enable_caching: bool = True,
+        use_eagle: bool = False,
+        log_stats: bool = False,
+        enable_kv_cache_events: bool = False,
+        dcp_world_size: int = 1,
+        pcp_world_size: int = 1,
+        metrics_collector: KVCacheMetricsCollector | None = None,
+        *,
+        backend: str | None = None,
+    ) -> None:
+        if max_model_len <= 0:
+            raise ConfigError(f"max_model_len must be at least 1 token, got {max_model_len}")
+        if scheduler_block_size <= 0:
+            raise ConfigError(f"scheduler_block_size must be at least 1, got {scheduler_block_size}")
+        self.max_model_len = max_model_len
+        self.enable_caching = enable_caching
+        self.use_eagle = use_eagle
+        self.log_stats = log_stats
+        self.metrics_collector = metrics_collector
+        self.prefix_cache_stats = PrefixCacheStats() if log_stats else None
+        self.kv_cache_config = kv_cache_config
+        self.coordinator = get_kv_cache_coordinator(
+            kv_cache_config,
+            enable_caching=enable_caching,
+            max_model_len=max_model_len,
+            max_num_batched_tokens=(
+                max_model_len if max_num_batched_tokens is None else max_num_batched_tokens
+            ),
+            use_eagle=use_eagle,
+            enable_kv_cache_events=enable_kv_cache_events,
+            dcp_world_size=dcp_world_size,
+            pcp_world_size=pcp_world_size,
+            scheduler_block_size=scheduler_block_size,
+            hash_block_size=hash_block_size,
+            metrics_collector=metrics_collector,
+            backend=backend,
+        )
+        self.num_kv_cache_groups = len(kv_cache_config.kv_cache_groups)
+        self.block_pool = self.coordinator.block_pool
+        self.empty_kv_cache_blocks = KVCacheBlocks(
+            tuple(() for _ in range(self.num_kv_cache_groups))
+        )
+
+    @property
+    def usage(self) -> float:
+        """Fraction of the pool's blocks in use, 0.0 to 1.0. O(1)."""
+        return self.block_pool.get_usage()
+
+    def make_prefix_cache_stats(self) -> PrefixCacheStats | None:
+        """Counts since the last call; None without `log_stats`."""
+        if not self.log_stats:
+            return None
+        stats, self.prefix_cache_stats = self.prefix_cache_stats, PrefixCacheStats()
+        return stats
+
+    def get_computed_blocks(self, request: Any) -> tuple[KVCacheBlocks, int]:
+        """Longest cached prefix of a request, without taking its blocks (fact 52).
+
+        At least one token is left to compute, because the next one is drawn from its output.
+
+        Returns:
+            The blocks per group, and the number of tokens in them.
+
+        Complexity: O(blocks hit) for full attention, O(blocks) for a window without a hit.
+        """
+        if not self.enable_caching or request.skip_reading_prefix_cache:
+            return self.empty_kv_cache_blocks, 0
+        blocks, num_hits = self.coordinator.find_longest_cache_hit(
+            request.block_hashes, request.num_tokens - 1
+        )
+        if self.prefix_cache_stats is not None:
+            self.prefix_cache_stats.record(
+                num_tokens=request.num_tokens,
+                num_hits=num_hits,
+                preempted=request.num_preemptions > 0,
+            )
+        return self.create_kv_cache_blocks(blocks), num_hits
+
+    def allocate_slots(
+        self,
+        request: Any,
+        num_new_tokens: int,
+        num_new_computed_tokens: int = 0,
+        new_computed_blocks: KVCacheBlocks | None = None,
+        num_lookahead_tokens: int = 0,
+        num_external_computed_tokens: int = 0,
+        delay_cache_blocks: bool = False,
+        num_encoder_tokens: int = 0,
+        full_sequence_must_fit: bool = False,
+        reserved_blocks: int = 0,
+    ) -> KVCacheBlocks | None:
+        """Give a request slots for its next tokens, and cache what becomes full (fact 53).
+
+        Args:
+            request: The request.
+            num_new_tokens: Tokens to compute next.
+            num_new_computed_tokens: Tokens of `new_computed_blocks`.
+            new_computed_blocks: What `get_computed_blocks` found, for a request that is new.
+            num_lookahead_tokens: Draft tokens that need slots as well; they are never cached.
+            num_external_computed_tokens: Tokens whose keys and values come from elsewhere.
+            delay_cache_blocks: Cache nothing yet, because those are still on their way.
+            num_encoder_tokens: Tokens that cross attention attends to.
+            full_sequence_must_fit: Refuse unless the whole sequence would fit now.
+            reserved_blocks: Free blocks that others were promised.
+
+        Returns:
+            The new blocks per group; None if they do not fit, with hits left where they are.
+
+        Raises:
+            ArgumentError: Nothing to allocate for.
+            RunningRequestError: Computed blocks for a running request. Both leave all unchanged.
+
+        Quirk kept: blocks outside the window are given back even if the call does not fit.
+        """
+        if num_new_tokens == 0 and num_external_computed_tokens == 0:
+            raise ArgumentError(
+                "num_new_tokens must be above 0 unless there are external computed tokens"
+            )
+        coordinator = self.coordinator
+        request_id = request.request_id
+        computed = (new_computed_blocks or self.empty_kv_cache_blocks).blocks
+        self._refuse_computed_for_running(request_id, computed)
+        num_local = request.num_computed_tokens + num_new_computed_tokens
+        total_computed = min(num_local + num_external_computed_tokens, self.max_model_len)
+        num_free = self.block_pool.get_num_free_blocks()
+        if full_sequence_must_fit:
+            full = min(request.num_tokens, self.max_model_len)
+            needed = coordinator.get_num_blocks_to_allocate(
+                request_id, full, computed, num_encoder_tokens, total_computed, full, True
+            )
+            if needed > num_free:
+                return None
+        coordinator.remove_skipped_blocks(request_id, total_computed)
+        num_main = total_computed + num_new_tokens
+        num_slots = min(num_main + num_lookahead_tokens, self.max_model_len)
+        needed = coordinator.get_num_blocks_to_allocate(
+            request_id, num_slots, computed, num_encoder_tokens, total_computed, num_main
+        )
+        if needed > self.block_pool.get_num_free_blocks() - reserved_blocks:
+            return None
+        if computed is not self.empty_kv_cache_blocks.blocks or num_external_computed_tokens > 0:
+            coordinator.allocate_new_computed_blocks(
+                request_id, computed, num_local, num_external_computed_tokens
+            )
+        new_blocks = coordinator.allocate_new_blocks(
+            request_id, num_slots, num_main, num_encoder_tokens
+        )
+        if self.enable_caching and not delay_cache_blocks:
+            # Draft tokens may be rejected, so only what the request has is cached.
+            coordinator.cache_blocks(request, min(num_main, request.num_tokens))
+        return self.create_kv_cache_blocks(new_blocks)
+
+    def _refuse_computed_for_running(
+        self, request_id: str, computed: tuple[Sequence[KVCacheBlock], ...]
+    ) -> None:
+        """Bad input must be noticed before anything is given back."""
+        for manager, blocks in zip(self.coordinator.single_type_managers, computed, strict=True):
+            if len(blocks) and request_id in manager.num_cached_block:
+                raise RunningRequestError(
+                    f"request {request_id} is running: it cannot take computed blocks; "
+                    "free it first"
+                )
+
+    def free(self, request: Any) -> None:
+        """Give back all blocks of a request; nothing for an unknown one. O(blocks)."""
+        self.coordinator.free(request.request_id)
+
+    def remove_skipped_blocks(self, request_id: str, total_computed_tokens: int) -> None:
+        """Give back the blocks that no token after `total_computed_tokens` attends to."""
+        self.coordinator.remove_skipped_blocks(request_id, total_computed_tokens)
+
+    def evict_blocks(self, block_ids: Iterable[int]) -> None:
+        """Make blocks unfindable, for example because their data could not be loaded.
+
+        Raises:
+            BlockIdError: An id is outside the pool; nothing is evicted.
+        """
+        self.block_pool.evict_blocks(block_ids)
+
+    def reset_prefix_cache(self) -> bool:
+        """Forget all cached blocks; False while requests hold any."""
+        if not self.block_pool.reset_prefix_cache():
+            return False
+        if self.prefix_cache_stats is not None:
+            self.prefix_cache_stats.reset = True
+        return True
+
+    def get_num_common_prefix_blocks(self, running_request_id: str) -> list[int]:
+        """Per group, leading blocks that all requests share (for cascade attention)."""
+        return self.coordinator.get_num_common_prefix_blocks(running_request_id)
+
+    def take_events(self) -> list[KVCacheEvent]:
+        """Events since the last call, in order, with kind and window of their groups."""
+        events = self.block_pool.take_events()
+        return annotate(events, self.kv_cache_config.kv_cache_groups, logger)
+
+    def get_blocks(self, request_id: str) -> KVCacheBlocks:
+        """Blocks that a request holds."""
+        return self.create_kv_cache_blocks(self.coordinator.get_blocks(request_id))
+
+    def get_block_ids(self, request_id: str) -> tuple[list[int], ...]:
+        """Ids of the blocks that a request holds, per group."""
+        return self.get_blocks(request_id).get_block_ids()
+
+    def cache_blocks(self, request: Any, num_computed_tokens: int) -> None:
+        """Cache the full blocks of the first `num_computed_tokens` tokens, after a delay."""
+        if self.enable_caching:
+            self.coordinator.cache_blocks(request, num_computed_tokens)
+
+    def create_kv_cache_blocks(self, blocks: tuple[Sequence[KVCacheBlock], ...]) -> KVCacheBlocks:
+        """Wrap block lists; all empty ones are one shared object."""
+        return KVCacheBlocks(blocks) if any(map(len, blocks)) else self.empty_kv_cache_blocks
+
+    def take_new_block_ids(self) -> list[int]:
+        """Ids of blocks handed out since the last call that an engine may want zeroed."""
+        ids: list[int] = []
+        for manager in self.coordinator.single_type_managers:
+            ids += manager.take_new_block_ids()
+        return ids
+
+    def new_step_starts(self) -> None:
+        """To be called at the start of every scheduler step."""
+        self.coordinator.new_step_starts()
+
+    def check(self) -> None:
+        """Compare all state: pool, index, and what requests hold. O(blocks).
+
+        Raises:
+            InvariantError: Something does not hold; the message lists all that was found.
+        """
+        users: dict[int, int] = {}
+        for manager in self.coordinator.single_type_managers:
+            for blocks in manager.req_to_blocks.values():
+                for block_id in blocks.ids.tolist():
+                    users[block_id] = users.get(block_id, 0) + 1
+        users.pop(self.block_pool.state.null_id, None)
+        ref_cnt = self.block_pool.state.records["ref_cnt"]
+        wrong = [i for i, count in users.items() if i >= 0 and ref_cnt[i] != count]
+        if wrong:
+            raise InvariantError(
+                "; ".join(
+                    f"block {i} is in {users[i]} block tables, but counts {ref_cnt[i]} users"
+                    for i in wrong
+                )
+            )
+        self.block_pool.check()

@@ -1,0 +1,172 @@
+"""Statistics of the prefix cache, and how long blocks live."""
+
+import random
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+from kvgpu.errors import SampleRateError
+
+
+@dataclass
+class BaseCacheStats:
+    """Counts since the last report: requests that looked up, tokens asked for, tokens hit."""
+
+    reset: bool = False
+    requests: int = 0
+    queries: int = 0
+    hits: int = 0
+
+
+@dataclass
+class PrefixCacheStats(BaseCacheStats):
+    """The same, with requests that were preempted before counted apart."""
+
+    preempted_requests: int = 0
+    preempted_queries: int = 0
+    preempted_hits: int = 0
+
+    def record(self, num_tokens: int, num_hits: int, preempted: bool) -> None:
+        """Count one lookup of `num_tokens` tokens of which `num_hits` hit."""
+        if preempted:
+            self.preempted_requests += 1
+            self.preempted_queries += num_tokens
+            self.preempted_hits += num_hits
+        else:
+            self.requests += 1
+            self.queries += num_tokens
+            self.hits += num_hits
+
+
+class CachingMetrics:
+    """Hit rate over the most recent requests (fact 61).
+
+    Args:
+        max_recent_requests: Size of the window, in requests.
+    """
+
+    def __init__(self, max_recent_requests: int = 1000) -> None:
+        self.max_recent_requests = max_recent_requests
+        self._window: deque[tuple[int, int, int]] = deque()
+        self.reset()
+
+    def observe(self, stats: BaseCacheStats) -> None:
+        """Add a report; reports that are too old leave. Stats with `reset` empty the window first."""
+        if stats.reset:
+            self.reset()
+        if stats.requests == 0:
+            return
+        self._add(stats.requests, stats.queries, stats.hits)
+        self._window.append((stats.requests, stats.queries, stats.hits))
+        while len(self._window) > 1 and self._requests > self.max_recent_requests:
+            requests, queries, hits = self._window.popleft()
+            self._add(-requests, -queries, -hits)
+
+    def reset(self) -> None:
+        """Empty the window."""
+        self._window.clear()
+        self._requests = self._queries = self._hits = 0
+
+    def _add(self, requests: int, queries: int, hits: int) -> None:
+        self._requests += requests
+        self._queries += queries
+        self._hits += hits
+
+    @property
+    def empty(self) -> bool:
+        return self._requests == 0
+
+    @property
+    def hit_rate(self) -> float:
+        """Tokens hit per token asked for, 0.0 while empty."""
+        return self._hits / self._queries if self._queries else 0.0
+
+
+@dataclass
+class KVCacheEvictionEvent:
+    """Life of one sampled block, in seconds."""
+
+    lifetime_seconds: float
+    idle_seconds: float
+    reuse_gaps_seconds: tuple[float, ...]
+
+
+class BlockMetricsState:
+    """Birth and last accesses of one sampled block."""
+
+    KEPT_ACCESSES = 4
+
+    def __init__(self) -> None:
+        now = time.monotonic_ns()
+        self.birth_time_ns = now
+        self.last_access_ns = now
+        self.access_history: deque[int] = deque(maxlen=self.KEPT_ACCESSES)
+
+    def record_access(self) -> None:
+        self.last_access_ns = time.monotonic_ns()
+        self.access_history.append(self.last_access_ns)
+
+    def get_lifetime_seconds(self) -> float:
+        return (time.monotonic_ns() - self.birth_time_ns) / 1e9
+
+    def get_idle_time_seconds(self) -> float:
+        return (time.monotonic_ns() - self.last_access_ns) / 1e9
+
+    def get_reuse_gaps_seconds(self) -> list[float]:
+        """Seconds between the kept accesses, oldest first."""
+        times = list(self.access_history)
+        return [(after - before) / 1e9 for before, after in zip(times, times[1:], strict=False)]
+
+
+class KVCacheMetricsCollector:
+    """Follows a random sample of blocks from allocation to eviction.
+
+    Args:
+        sample_rate: Probability that a block is followed, above 0 and at most 1.
+
+    Raises:
+        SampleRateError: The rate is out of range.
+    """
+
+    def __init__(self, sample_rate: float = 0.01) -> None:
+        if not 0 < sample_rate <= 1:
+            raise SampleRateError(f"sample_rate must be above 0 and at most 1, got {sample_rate}")
+        self.sample_rate = sample_rate
+        self.block_metrics: dict[int, BlockMetricsState] = {}
+        self._eviction_events: list[KVCacheEvictionEvent] = []
+
+    def should_sample_block(self) -> bool:
+        return random.random() < self.sample_rate
+
+    def on_block_allocated(self, block: Any) -> None:
+        """Begin to follow a block, if the dice say so."""
+        if self.should_sample_block():
+            self.block_metrics[block.block_id] = BlockMetricsState()
+
+    def on_block_accessed(self, block: Any) -> None:
+        """Note a cache hit on a block."""
+        state = self.block_metrics.get(block.block_id)
+        if state is not None:
+            state.record_access()
+
+    def on_block_evicted(self, block: Any) -> None:
+        """Report a followed block and follow it no longer."""
+        state = self.block_metrics.pop(block.block_id, None)
+        if state is not None:
+            self._eviction_events.append(
+                KVCacheEvictionEvent(
+                    state.get_lifetime_seconds(),
+                    state.get_idle_time_seconds(),
+                    tuple(state.get_reuse_gaps_seconds()),
+                )
+            )
+
+    def reset(self) -> None:
+        """Forget all followed blocks, without a report."""
+        self.block_metrics.clear()
+
+    def drain_events(self) -> list[KVCacheEvictionEvent]:
+        """Reports since the last call."""
+        events, self._eviction_events = self._eviction_events, []
+        return events

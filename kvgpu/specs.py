@@ -1,0 +1,252 @@
+"""What an engine says about its caches: one spec per kind of layer, and the groups that share block tables.
+
+Names, fields and argument order are those of vLLM's ``kv_cache_interface``, so that an engine's own
+configuration code works unchanged. Only what decides block counts and hits is read here; byte
+sizes of pages are the engine's concern.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from enum import Enum
+from typing import Any, ClassVar, Self
+
+from kvgpu.errors import ConfigError
+
+
+class KVCacheSpecKind(str, Enum):
+    """Kind of a cache group, as KV events name it."""
+
+    FULL_ATTENTION = "full_attention"
+    MLA_ATTENTION = "mla_attention"
+    SLIDING_WINDOW = "sliding_window"
+    SLIDING_WINDOW_MLA = "sliding_window_mla"
+    MAMBA = "mamba"
+    CHUNKED_LOCAL_ATTENTION = "chunked_local_attention"
+    SINK_FULL_ATTENTION = "sink_full_attention"
+    ENCODER_ONLY_ATTENTION = "encoder_only_attention"
+    CROSS_ATTENTION = "cross_attention"
+    UNKNOWN = "unknown"
+
+
+MAMBA_CACHE_MODES = ("none", "all", "align")
+
+
+def cdiv(a: int, b: int) -> int:
+    """`a / b` rounded up, for integers."""
+    return -(-a // b)
+
+
+@dataclass(frozen=True)
+class KVCacheSpec:
+    """Base of all specs. `block_size` is the number of tokens in one block."""
+
+    block_size: int
+    kind: ClassVar[KVCacheSpecKind] = KVCacheSpecKind.UNKNOWN
+
+    def __post_init__(self) -> None:
+        if self.block_size <= 0:
+            raise ConfigError(f"block_size must be at least 1 token, got {self.block_size}")
+
+    def copy_with_new_block_size(self, block_size: int) -> Self:
+        """The same spec with another block size (tokens)."""
+        return replace(self, block_size=block_size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _AttentionFields:
+    num_kv_heads: int
+    head_size: int
+    dtype: Any
+    kv_quant_mode: int = 0
+    page_size_padded: int | None = None
+
+
+@dataclass(frozen=True)
+class AttentionSpec(_AttentionFields, KVCacheSpec):
+    """Layers that keep keys and values of every token. `dtype` is only compared, never used."""
+
+
+@dataclass(frozen=True)
+class FullAttentionSpec(AttentionSpec):
+    """Every token attends to all before it.
+
+    `sliding_window` and `attention_chunk_size` (tokens) record a window of layers that are kept
+    like full attention all the same; they decide nothing here.
+    """
+
+    kind = KVCacheSpecKind.FULL_ATTENTION
+    head_size_v: int | None = field(default=None, kw_only=True)
+    sliding_window: int | None = field(default=None, kw_only=True)
+    attention_chunk_size: int | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.head_size_v is None:
+            object.__setattr__(self, "head_size_v", self.head_size)
+
+
+@dataclass(frozen=True)
+class TQFullAttentionSpec(FullAttentionSpec):
+    """Full attention over quantised slots of `tq_slot_size` bytes."""
+
+    tq_slot_size: int = field(default=0, kw_only=True)
+
+
+@dataclass(frozen=True)
+class MLAAttentionSpec(FullAttentionSpec):
+    """Multi-head latent attention; hits like full attention."""
+
+    kind = KVCacheSpecKind.MLA_ATTENTION
+    cache_dtype_str: str | None = field(default=None, kw_only=True)
+    alignment: int | None = field(default=None, kw_only=True)
+    compress_ratio: int = field(default=1, kw_only=True)
+    model_version: str | None = field(default=None, kw_only=True)
+
+
+@dataclass(frozen=True)
+class HiddenStateCacheSpec(MLAAttentionSpec):
+    """Hidden states kept for draft models; hits like full attention."""
+
+
+@dataclass(frozen=True)
+class SinkFullAttentionSpec(FullAttentionSpec):
+    """Full attention with `sink_len` tokens at the front that every request shares."""
+
+    kind = KVCacheSpecKind.SINK_FULL_ATTENTION
+    sink_len: int | None = None
+
+
+@dataclass(frozen=True)
+class ChunkedLocalAttentionSpec(AttentionSpec):
+    """A token attends to its own chunk of `attention_chunk_size` tokens only."""
+
+    kind = KVCacheSpecKind.CHUNKED_LOCAL_ATTENTION
+    attention_chunk_size: int = field(kw_only=True)
+
+    def max_admission_blocks_per_request(
+        self, max_num_batched_tokens: int, max_model_len: int
+    ) -> int:
+        """Most blocks that one request holds at any time, in this group."""
+        tokens = min(self.attention_chunk_size + max_num_batched_tokens, max_model_len)
+        return cdiv(tokens, self.block_size)
+
+
+@dataclass(frozen=True)
+class SlidingWindowSpec(AttentionSpec):
+    """A token attends to the last `sliding_window` tokens, itself included."""
+
+    kind = KVCacheSpecKind.SLIDING_WINDOW
+    sliding_window: int = field(kw_only=True)
+    head_size_v: int | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.sliding_window <= 0:
+            raise ConfigError(f"sliding_window must be at least 1 token, got {self.sliding_window}")
+        if self.head_size_v is None:
+            object.__setattr__(self, "head_size_v", self.head_size)
+
+    def max_admission_blocks_per_request(
+        self, max_num_batched_tokens: int, max_model_len: int
+    ) -> int:
+        """Most blocks that one request holds at any time, in this group.
+
+        One more than the tokens need: a window need not start at a block boundary.
+        """
+        tokens = min(self.sliding_window - 1 + max_num_batched_tokens, max_model_len)
+        return cdiv(tokens, self.block_size) + 1
+
+
+@dataclass(frozen=True)
+class SlidingWindowMLASpec(SlidingWindowSpec):
+    """Sliding window over latent attention."""
+
+    kind = KVCacheSpecKind.SLIDING_WINDOW_MLA
+    cache_dtype_str: str | None = field(default=None, kw_only=True)
+    alignment: int | None = field(default=None, kw_only=True)
+    compress_ratio: int = field(default=1, kw_only=True)
+    model_version: str | None = field(default=None, kw_only=True)
+
+
+@dataclass(frozen=True)
+class MambaSpec(KVCacheSpec):
+    """Layers with a recurrent state; a block holds the state at its last token.
+
+    `mamba_cache_mode`: `none` (no reuse), `all` (the state of every block is kept) or `align` (only
+    states at block boundaries of scheduler steps). `num_speculative_blocks` are held for drafts.
+    """
+
+    kind = KVCacheSpecKind.MAMBA
+    shapes: tuple[Any, ...]
+    dtypes: tuple[Any, ...]
+    page_size_padded: int | None = None
+    mamba_type: Any = "mamba2"
+    mamba_cache_mode: str = "none"
+    num_speculative_blocks: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.mamba_cache_mode not in MAMBA_CACHE_MODES:
+            raise ConfigError(
+                f"mamba_cache_mode must be one of {', '.join(MAMBA_CACHE_MODES)}, "
+                f"got {self.mamba_cache_mode!r}"
+            )
+
+
+@dataclass(frozen=True)
+class EncoderOnlyAttentionSpec(AttentionSpec):
+    """Bidirectional attention without a cache."""
+
+    kind = KVCacheSpecKind.ENCODER_ONLY_ATTENTION
+
+
+@dataclass(frozen=True)
+class CrossAttentionSpec(AttentionSpec):
+    """Attention to the encoder's tokens; blocks are allocated for those and never shared."""
+
+    kind = KVCacheSpecKind.CROSS_ATTENTION
+
+
+@dataclass(frozen=True)
+class UniformTypeKVCacheSpecs(KVCacheSpec):
+    """Layers of one kind and block size but different head counts, in one group: name -> spec."""
+
+    kv_cache_specs: dict[str, KVCacheSpec]
+
+    @property
+    def representative(self) -> KVCacheSpec:
+        """One of the layers' specs: all of them behave alike."""
+        return next(iter(self.kv_cache_specs.values()))
+
+
+@dataclass
+class KVCacheTensor:
+    """One buffer of `size` bytes, shared by the layers named in `shared_by`."""
+
+    size: int
+    shared_by: list[str]
+
+
+@dataclass
+class KVCacheGroupSpec:
+    """Layers that share a block table. `is_eagle_group`: the drafter's layers are among them."""
+
+    layer_names: list[str]
+    kv_cache_spec: KVCacheSpec
+    is_eagle_group: bool = False
+
+
+@dataclass
+class KVCacheConfig:
+    """Number of blocks of the pool (one of them becomes the null block), tensors and groups."""
+
+    num_blocks: int
+    kv_cache_tensors: Sequence[KVCacheTensor]
+    kv_cache_groups: list[KVCacheGroupSpec]
+
+
+def spec_kind(spec: KVCacheSpec) -> KVCacheSpecKind:
+    """Kind of `spec`; that of the layers for a uniform-type group."""
+    if isinstance(spec, UniformTypeKVCacheSpecs):
+        return spec.representative.kind
+    return spec.kind

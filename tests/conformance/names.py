@@ -1,0 +1,93 @@
+"""vLLM's module names, resolved to kvgpu's own live modules.
+
+A suite written for vLLM patches module attributes and reads ones that change, so a name must lead
+to the module that holds it and not to a copy: reads and writes are passed on.
+"""
+
+import importlib
+import sys
+import types
+from typing import Any
+
+import stubs
+
+VLLM_NAMES: dict[str, list[str]] = {
+    "vllm.utils.hashing": ["kvgpu.hashing"],
+    "vllm.distributed.kv_events": ["kvgpu.events"],
+    "vllm.v1.core.block_pool": ["kvgpu.block_pool", "kvgpu.block_map", "kvgpu.events"],
+    "vllm.v1.core.kv_cache_utils": [
+        "kvgpu.hashing",
+        "kvgpu.blocks",
+        "kvgpu.free_queue",
+        "kvgpu.extra_keys",
+        "kvgpu.request",
+        "kvgpu.block_sizes",
+    ],
+    "vllm.v1.core.kv_cache_manager": ["kvgpu.manager"],
+    "vllm.v1.core.kv_cache_coordinator": ["kvgpu.coordinator"],
+    "vllm.v1.core.single_type_kv_cache_manager": [
+        "kvgpu.groups.base",
+        "kvgpu.groups.full",
+        "kvgpu.groups.sliding_window",
+        "kvgpu.groups.chunked_local",
+        "kvgpu.groups.mamba",
+        "kvgpu.groups.cross",
+        "kvgpu.groups.sink",
+        "kvgpu.groups.registry",
+    ],
+    "vllm.v1.core.kv_cache_metrics": ["kvgpu.metrics"],
+    "vllm.v1.metrics.stats": ["kvgpu.metrics"],
+    "vllm.v1.kv_cache_interface": ["kvgpu.specs"],
+    "vllm.v1.request": ["kvgpu.request"],
+    "vllm.lora.request": ["stubs"],
+    "vllm.multimodal.inputs": ["stubs"],
+    "vllm.sampling_params": ["stubs"],
+}
+
+
+class LiveModule(types.ModuleType):
+    """A module whose attributes are those of other modules, at every moment."""
+
+    def __init__(self, name: str, targets: list[str]) -> None:
+        super().__init__(name)
+        modules = [stubs if t == "stubs" else importlib.import_module(t) for t in targets]
+        object.__setattr__(self, "_targets", modules)
+
+    def _owner(self, name: str) -> Any:
+        for module in object.__getattribute__(self, "_targets"):
+            if name in vars(module):
+                return module
+        return None
+
+    def __getattr__(self, name: str) -> Any:
+        owner = self._owner(name)
+        if owner is None:
+            raise AttributeError(f"kvgpu has no counterpart of {self.__name__}.{name}")
+        return getattr(owner, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        owner = None if name.startswith("__") else self._owner(name)
+        if owner is None:
+            super().__setattr__(name, value)
+        else:
+            setattr(owner, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        owner = self._owner(name)
+        delattr(owner if owner is not None else super(), name)
+
+
+def install() -> None:
+    """Make ``import vllm...`` work for all names of `VLLM_NAMES`."""
+    for name, targets in VLLM_NAMES.items():
+        parts = name.split(".")
+        for depth in range(1, len(parts)):
+            parent = ".".join(parts[:depth])
+            if parent not in sys.modules:
+                package = types.ModuleType(parent)
+                package.__path__ = []
+                sys.modules[parent] = package
+        sys.modules[name] = LiveModule(name, targets)
+    for name in sorted(n for n in sys.modules if n.split(".")[0] == "vllm" and "." in n):
+        parent, _, child = name.rpartition(".")
+        setattr(sys.modules[parent], child, sys.modules[name])

@@ -1,0 +1,55 @@
+"""Run a vLLM test file, unmodified, against kvgpu.
+
+    python tests/conformance/run.py SUITE.py [--backend NAME] [-- pytest arguments]
+
+Exit status: that of pytest; 2 for a bad command line.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+
+
+class CpuTestMarker:
+    """pytest plugin: the marker that vLLM's suites put on tests that need no GPU."""
+
+    def pytest_configure(self, config: object) -> None:
+        config.addinivalue_line("markers", "cpu_test: needs no GPU")  # type: ignore[attr-defined]
+
+
+def main(argv: list[str]) -> int:
+    """Parse the command line, install the names and call pytest."""
+    own, _, rest = (argv, "", []) if "--" not in argv else (
+        argv[: argv.index("--")], "--", argv[argv.index("--") + 1 :]
+    )  # fmt: skip
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("suite", type=Path, help="a test file written for vLLM")
+    parser.add_argument("--backend", help="index backend (default: KVGPU_BACKEND, else host)")
+    options = parser.parse_args(own)
+    if not options.suite.is_file():
+        parser.error(f"no such file: {options.suite}")
+    sys.path[:0] = [str(ROOT), str(HERE)]
+    from kvgpu.errors import KVGPUError
+    from kvgpu.index.registry import backend_by_name
+
+    if options.backend:
+        try:
+            backend_by_name(options.backend)
+        except KVGPUError as error:
+            parser.error(str(error))
+        os.environ["KVGPU_BACKEND"] = options.backend
+    import names
+    import pytest
+
+    names.install()
+    # The suite's own directory may hold a conftest that needs the real engine.
+    arguments = [str(options.suite), "--noconftest", "-p", "no:cacheprovider", "-q", *rest]
+    return int(pytest.main(arguments, plugins=[CpuTestMarker()]))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
