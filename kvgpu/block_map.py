@@ -61,7 +61,8 @@ class BlockHashToBlockMap:
         first = self._first(key)
         if first < 0:
             return None
-        assert self._state is not None and self._index is not None
+        assert self._state is not None
+        assert self._index is not None
         if block_id not in self._index.chain(first):
             return None
         self._index.erase(np.array([block_id], np.int32), forget=False)
@@ -88,7 +89,8 @@ class BlockHashToBlockMap:
         first = self._first(key)
         if first < 0:
             return None
-        assert self._state is not None and self._index is not None
+        assert self._state is not None
+        assert self._index is not None
         if self._state.records[first]["flags"] & SHARED:
             return {i: self._state.view(i) for i in self._index.chain(first)}
         return self._state.view(first)

@@ -5,13 +5,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from kvgpu._jit import jit
-from kvgpu.block_map import BlockHashToBlockMap
 from kvgpu.blocks import (
-    COARSE,
-    HAS_HASH,
     IN_TABLE,
     NO_IDS,
     AllBlocks,
@@ -24,7 +19,6 @@ from kvgpu.config import backend_name
 from kvgpu.errors import (
     ArgumentError,
     BlockIdError,
-    BlockStateError,
     ConfigError,
     InvariantError,
     NotEnoughBlocksError,
@@ -35,37 +29,15 @@ from kvgpu.hashing import (
     BlockHash,
     get_block_hash,
     get_group_id,
-    make_block_hash_with_group_id,
     maybe_convert_block_hash,
 )
-from kvgpu.index.base import Rows
 from kvgpu.index.journal import Journal
 from kvgpu.index.registry import backend_by_name
 from kvgpu.metrics import KVCacheMetricsCollector
-from kvgpu.policies import HitRule, decide
-from kvgpu.request import BlockHashes, rows_from_bytes
+from kvgpu.prefix_cache import NO_MASK, BlockMask, PrefixCache
 from kvgpu.stored import block_stored
 
 logger = logging.getLogger(__name__)
-
-BlockMask = npt.NDArray[np.bool_]
-NO_MASK: BlockMask = np.empty(0, np.bool_)
-
-
-@jit
-def choose(records: Any, ids: Any, mask: Any, null_id: int) -> Any:
-    """Ids to be cached, -1 for null and masked blocks; and the first that has a hash, or -1."""
-    chosen = np.empty(len(ids), np.int32)
-    offender = -1
-    for i in range(len(ids)):
-        row = ids[i]
-        if row == null_id or (len(mask) > 0 and not mask[i]):
-            chosen[i] = -1
-            continue
-        chosen[i] = row
-        if offender < 0 and records[row].flags & HAS_HASH:
-            offender = row
-    return chosen, offender
 
 
 class BlockPool:
@@ -111,98 +83,19 @@ class BlockPool:
         self.index = index_type(self.state, journal)
         self.blocks = AllBlocks(self.state)
         self.free_block_queue = FreeKVCacheBlockQueue.of_state(self.state)
-        self.cached_block_hash_to_block = BlockHashToBlockMap(self.state, self.index)
+        self.prefix_cache = PrefixCache(self.state, self.index)
+        self.cached_block_hash_to_block = self.prefix_cache.map
         self.kv_event_queue: list[KVCacheEvent] = []
         self.num_reserved_blocks = 0
         self.num_evictions = 0
         self.null_block = self.free_block_queue.popleft()
         self.state.null_id = self.null_block.block_id
 
-    # Lookup
-
     def get_cached_block(
         self, block_hash: BlockHash, kv_cache_group_ids: list[int]
     ) -> list[KVCacheBlock] | None:
         """The first cached block of this hash in each group; None unless every group has one."""
-        found = []
-        for group in kv_cache_group_ids:
-            key = make_block_hash_with_group_id(block_hash, group)
-            block = self.cached_block_hash_to_block.get_one_block(key)
-            if block is None:
-                return None
-            found.append(block)
-        return found
-
-    def find_hits(
-        self,
-        rule: HitRule,
-        block_hashes: Sequence[BlockHash],
-        stride: int,
-        groups: tuple[int, ...],
-        max_length: int,
-    ) -> list[Ids]:
-        """Longest cached prefix that all `groups` have, as one id array per group.
-
-        Args:
-            rule: What counts as a hit.
-            block_hashes: Hashes of the request.
-            stride: Number of these hashes in one block of the groups.
-            groups: Cache groups, of equal spec.
-            max_length: Longest hit allowed, in tokens; also bounded by the hashes there are.
-
-        Returns:
-            int32 ids per group, all of one length; blocks that are not needed are the null block.
-        """
-        max_length = min(max_length, len(block_hashes) // stride * rule.block_size)
-        num_hashes = max_length // rule.block_size * stride
-        rows = None
-        if not self.cached_block_hash_to_block.extras:
-            rows = self._rows(block_hashes, 0, num_hashes)
-        if rows is not None:
-            first, length, found = self.index.match(rule, rows, stride, groups, max_length)
-            # A copy: `found` is as long as the request, the hit may be short.
-            ids = [line[:length].copy() for line in found]
-        else:
-            first, length, ids = self._find_irregular(
-                rule, block_hashes, stride, groups, max_length
-            )
-        for line in ids:
-            line[:first] = self.state.null_id
-        return ids
-
-    def _find_irregular(
-        self,
-        rule: HitRule,
-        block_hashes: Sequence[BlockHash],
-        stride: int,
-        groups: tuple[int, ...],
-        max_length: int,
-    ) -> tuple[int, int, list[Ids]]:
-        """`find_hits` by single lookups: for entries and hashes that no record holds."""
-        ids = np.zeros((len(groups), max_length // rule.block_size), np.int32)
-
-        def hit(_: None, block: int) -> bool:
-            parts = block_hashes[block * stride : (block + 1) * stride]
-            found = self.get_cached_block(BlockHash(b"".join(parts)), list(groups))
-            if found is None:
-                return False
-            ids[:, block] = self.state.ids_of(found)
-            return True
-
-        first, length = decide(rule, hit, max_length)
-        return first, length, [line[:length].copy() for line in ids]
-
-    def _rows(self, hashes: Sequence[bytes], start: int, stop: int) -> Rows | None:
-        """Key words of hashes [start, stop); None where the records cannot hold them."""
-        if isinstance(hashes, BlockHashes):
-            return hashes.rows[start:stop] if hashes.width == self.state.width else None
-        part = hashes[start:stop]
-        width = self.state.width
-        if width is None or any(len(block_hash) != width for block_hash in part):
-            return None
-        return rows_from_bytes(part, width)
-
-    # Caching
+        return self.prefix_cache.find_all(block_hash, kv_cache_group_ids)
 
     def cache_full_blocks(
         self,
@@ -218,7 +111,8 @@ class BlockPool:
 
         Args:
             request: Has `block_hashes`, `all_token_ids` and the extra-key attributes.
-            blocks: Its blocks; those before `num_cached_blocks` are not looked at.
+            blocks: Its blocks; those before `num_cached_blocks` are not looked at. There may be
+                fewer than are full, when the request is longer than the model allows.
             num_cached_blocks: Blocks that were handled before.
             num_full_blocks: Blocks that are full now.
             block_size: Tokens per block, a multiple of the hash block size.
@@ -248,29 +142,11 @@ class BlockPool:
         new_blocks = blocks[num_cached_blocks:num_full_blocks]
         ids = self.state.ids_of(new_blocks)
         mask = NO_MASK if block_mask is None else np.asarray(block_mask, np.bool_)
-        if len(ids) < num_full_blocks - num_cached_blocks or (
-            block_mask is not None and len(mask) < len(ids)
-        ):
-            raise ArgumentError(
-                f"{num_full_blocks - num_cached_blocks} blocks are to be cached, "
-                f"got {len(ids)} blocks and a mask of {len(mask)}"
-            )
-        start, stop = num_cached_blocks * stride, num_full_blocks * stride
-        if self.state.width is None and len(hashes):
-            self.state.adopt_width(len(hashes[0]))
-        rows = self._rows(hashes, start, stop)
-        if rows is None or self.cached_block_hash_to_block.extras or (ids < 0).any():
-            chosen = self._cache_irregular(
-                hashes[start:stop], ids, mask, stride, kv_cache_group_id
-            )
-        else:
-            chosen, offender = choose(self.state.records, ids, mask, self.state.null_id)
-            if offender >= 0:
-                raise BlockStateError(f"block {offender} already has a hash")
-            flags = COARSE if stride > 1 else 0
-            self.index.insert(chosen, rows, stride, kv_cache_group_id, flags)
-            if flags:
-                self._remember_coarse(chosen, rows, stride)
+        if block_mask is not None and len(mask) < len(ids):
+            raise ArgumentError(f"a mask of {len(mask)} for {len(ids)} blocks: make them equal")
+        chosen = self.prefix_cache.insert(
+            ids, hashes, num_cached_blocks * stride, stride, kv_cache_group_id, mask
+        )
         if self.enable_kv_cache_events:
             self.kv_event_queue.append(
                 block_stored(
@@ -278,42 +154,6 @@ class BlockPool:
                     num_full_blocks, block_size, stride, kv_cache_group_id,
                 )
             )  # fmt: skip
-
-    def _cache_irregular(
-        self,
-        hashes: Sequence[BlockHash],
-        ids: Ids,
-        mask: BlockMask,
-        stride: int,
-        group: int,
-    ) -> Ids:
-        """Enter blocks one by one: for entries and hashes that no record holds."""
-        todo = []
-        chosen = np.full(len(ids), -1, np.int32)
-        for i, block_id in enumerate(ids.tolist()):
-            block = self.state.view(block_id)
-            if block.is_null or (len(mask) and not mask[i]):
-                continue
-            if block.block_hash is not None:
-                raise BlockStateError(f"block {block.block_id} already has a hash")
-            block_hash = BlockHash(b"".join(hashes[i * stride : (i + 1) * stride]))
-            todo.append((make_block_hash_with_group_id(block_hash, group), block))
-            chosen[i] = max(block_id, 0)
-        for key, block in todo:
-            block.block_hash = key
-            self.cached_block_hash_to_block.insert(key, block)
-        return chosen
-
-    def _remember_coarse(self, chosen: Ids, rows: Rows, stride: int) -> None:
-        """Keep what `block_hash` shows for a block of several hash blocks (fact 10)."""
-        width = self.state.width
-        assert width is not None
-        blob = np.ascontiguousarray(rows.view(np.uint8)[:, :width]).tobytes()
-        for i, block_id in enumerate(chosen.tolist()):
-            if block_id >= 0:
-                self.state.coarse[block_id] = (blob, i * stride * width, (i + 1) * stride * width)
-
-    # Allocation
 
     def get_new_blocks(self, num_blocks: int) -> list[KVCacheBlock]:
         """Take `num_blocks` from the head of the free queue; cached ones among them are evicted.
@@ -376,8 +216,6 @@ class BlockPool:
             BlockRemoved(block_hashes=[external], medium=MEDIUM_GPU, group_idx=get_group_id(key))
         )
 
-    # Reference counts
-
     def touch(self, blocks: Iterable[KVCacheBlock] | Ids) -> None:
         """Count one more user of each block; free ones leave the free queue. O(len(blocks))."""
         ids = self.state.ids_of(blocks)
@@ -411,8 +249,6 @@ class BlockPool:
             ids = ids[ids >= 0]
         release(self.state.records, ids, self.state.null_id, backwards, prepend)
 
-    # Whole pool
-
     def evict_blocks(self, block_ids: Iterable[int]) -> None:
         """Make blocks unfindable; those in use stay in use.
 
@@ -441,11 +277,7 @@ class BlockPool:
                 used - 1,
             )
             return False
-        self.cached_block_hash_to_block.clear()
-        self.state.records["flags"][:-1] = 0
-        self.state.odd_hashes.clear()
-        self.state.coarse.clear()
-        self.state.width = None
+        self.prefix_cache.clear()
         if self.metrics_collector is not None:
             self.metrics_collector.reset()
         if self.enable_kv_cache_events:
@@ -489,10 +321,14 @@ class BlockPool:
         found = []
         if len(np.unique(queued)) != len(queued):
             found.append("the free queue holds a block twice")
-        for bad in np.flatnonzero(in_queue & ~expected):
-            found.append(f"block {bad} is free with {records['ref_cnt'][bad]} users")
-        for bad in np.flatnonzero(expected & ~in_queue):
-            found.append(f"block {bad} has no users and is not free")
+        found += [
+            f"block {bad} is free with {records['ref_cnt'][bad]} users"
+            for bad in np.flatnonzero(in_queue & ~expected)
+        ]
+        found += [
+            f"block {bad} has no users and is not free"
+            for bad in np.flatnonzero(expected & ~in_queue)
+        ]
         try:
             self.index.check()
         except InvariantError as error:

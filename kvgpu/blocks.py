@@ -12,7 +12,6 @@ import numpy.typing as npt
 from kvgpu.errors import BlockIdError, BlockStateError
 from kvgpu.hashing import (
     GROUP_ID_BYTES,
-    BlockHash,
     BlockHashWithGroupId,
     get_block_hash,
     get_group_id,
@@ -177,6 +176,13 @@ class BlockState:
         else:
             self.odd_hashes[block_id] = key
             record["flags"] = HAS_HASH | ODD
+
+    def forget_keys(self) -> None:
+        """Forget all hashes and their width; the index is not touched. O(num_blocks)."""
+        self.records["flags"][: self.num_blocks] = 0
+        self.odd_hashes.clear()
+        self.coarse.clear()
+        self.width = None
 
     def reset_key(self, block_id: int) -> None:
         """Forget the hash of a block; the index is not touched."""

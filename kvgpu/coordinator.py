@@ -366,5 +366,3 @@ def get_kv_cache_coordinator(
     else:
         kind = HybridKVCacheCoordinator
     return kind(kv_cache_config, enable_caching=enable_caching, **kwargs)
-
-

@@ -10,7 +10,11 @@ from typing import Any
 import msgspec
 
 from kvgpu.hashing import ExternalBlockHash
-from kvgpu.specs import KVCacheGroupSpec, spec_kind
+from kvgpu.specs import (
+    KVCacheGroupSpec,
+    get_kv_cache_spec_kind,
+    get_kv_cache_spec_sliding_window,
+)
 
 MEDIUM_GPU = "GPU"
 
@@ -40,10 +44,7 @@ class BlockStored(KVCacheEvent):
     kv_cache_spec_sliding_window: int | None = None
 
     def __hash__(self) -> int:
-        return hash(
-            (tuple(self.block_hashes), self.parent_block_hash, tuple(self.token_ids))
-            + (self.block_size, self.lora_id, self.medium, self.group_idx)
-        )
+        return hash((tuple(self.block_hashes), self.parent_block_hash, self.group_idx))
 
 
 class BlockRemoved(KVCacheEvent):
@@ -89,6 +90,6 @@ def annotate(
             logger.warning("Group index `%d` not in KV cache metadata", event.group_idx)
             continue
         spec = groups[event.group_idx].kv_cache_spec
-        event.kv_cache_spec_kind = spec_kind(spec).value
-        event.kv_cache_spec_sliding_window = getattr(spec, "sliding_window", None)
+        event.kv_cache_spec_kind = get_kv_cache_spec_kind(spec).value
+        event.kv_cache_spec_sliding_window = get_kv_cache_spec_sliding_window(spec)
     return events

@@ -57,12 +57,12 @@ def _embeds_keys(request: Any, start: int, end: int) -> list[bytes]:
     known = getattr(request, "_prompt_embeds_per_block_hashes", {})
     if (start, end) not in known:
         part = embeds[start:end]
-        data = _tensor_bytes(part) if hasattr(part, "detach") else part
+        data = tensor_data(part) if hasattr(part, "detach") else part
         known[start, end] = hashlib.sha256(data).digest()
     return [known[start, end]]
 
 
-def _tensor_bytes(tensor: Any) -> Any:
+def tensor_data(tensor: Any) -> Any:
     """Bytes of a torch tensor of any dtype, in row order."""
     import torch
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from kvgpu._jit import inline, jit
-from kvgpu.blocks import IN_TABLE, BlockList, BlockState, Ids, KVCacheBlock
+from kvgpu.blocks import IN_TABLE, BlockList, BlockState, KVCacheBlock
 from kvgpu.errors import FreeQueueError, NotEnoughBlocksError
 
 
@@ -268,5 +268,3 @@ def _link_many(records: Any, ids: Any, prepend: bool) -> None:
     old_head = records[sentinel].next
     for i in range(len(ids)):
         link_after(records, ids[i], records[old_head if prepend else sentinel].prev)
-
-

@@ -63,7 +63,9 @@ class KVCacheManager:
         if max_model_len <= 0:
             raise ConfigError(f"max_model_len must be at least 1 token, got {max_model_len}")
         if scheduler_block_size <= 0:
-            raise ConfigError(f"scheduler_block_size must be at least 1, got {scheduler_block_size}")
+            raise ConfigError(
+                f"scheduler_block_size must be at least 1, got {scheduler_block_size}"
+            )
         self.max_model_len = max_model_len
         self.enable_caching = enable_caching
         self.use_eagle = use_eagle

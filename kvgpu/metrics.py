@@ -4,6 +4,7 @@ import random
 import time
 from collections import deque
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from kvgpu.errors import SampleRateError
@@ -48,7 +49,7 @@ class CachingMetrics:
 
     def __init__(self, max_recent_requests: int = 1000) -> None:
         self.max_recent_requests = max_recent_requests
-        self._window: deque[tuple[int, int, int]] = deque()
+        self.query_queue: deque[tuple[int, int, int]] = deque()
         self.reset()
 
     def observe(self, stats: BaseCacheStats) -> None:
@@ -58,29 +59,32 @@ class CachingMetrics:
         if stats.requests == 0:
             return
         self._add(stats.requests, stats.queries, stats.hits)
-        self._window.append((stats.requests, stats.queries, stats.hits))
-        while len(self._window) > 1 and self._requests > self.max_recent_requests:
-            requests, queries, hits = self._window.popleft()
+        self.query_queue.append((stats.requests, stats.queries, stats.hits))
+        while len(self.query_queue) > 1 and self.aggregated_requests > self.max_recent_requests:
+            requests, queries, hits = self.query_queue.popleft()
             self._add(-requests, -queries, -hits)
 
     def reset(self) -> None:
         """Empty the window."""
-        self._window.clear()
-        self._requests = self._queries = self._hits = 0
+        self.query_queue.clear()
+        self.aggregated_requests = 0
+        self.aggregated_query_total = 0
+        self.aggregated_query_hit = 0
 
     def _add(self, requests: int, queries: int, hits: int) -> None:
-        self._requests += requests
-        self._queries += queries
-        self._hits += hits
+        self.aggregated_requests += requests
+        self.aggregated_query_total += queries
+        self.aggregated_query_hit += hits
 
     @property
     def empty(self) -> bool:
-        return self._requests == 0
+        return self.aggregated_requests == 0
 
     @property
     def hit_rate(self) -> float:
         """Tokens hit per token asked for, 0.0 while empty."""
-        return self._hits / self._queries if self._queries else 0.0
+        total = self.aggregated_query_total
+        return self.aggregated_query_hit / total if total else 0.0
 
 
 @dataclass
@@ -116,7 +120,7 @@ class BlockMetricsState:
     def get_reuse_gaps_seconds(self) -> list[float]:
         """Seconds between the kept accesses, oldest first."""
         times = list(self.access_history)
-        return [(after - before) / 1e9 for before, after in zip(times, times[1:], strict=False)]
+        return [(after - before) / 1e9 for before, after in pairwise(times)]
 
 
 class KVCacheMetricsCollector:

@@ -57,10 +57,12 @@ class BlockHashes(Sequence[BlockHash]):
 
     def accepts(self, hashes: Sequence[bytes]) -> bool:
         """True if all have the width of those here (or 16 or 32 bytes while this is empty)."""
-        widths = set(map(len, hashes))
-        if len(widths) > 1:
+        if not hashes:
+            return True
+        if set(map(type, hashes)) != {bytes}:
             return False
-        return not widths or (self.width or min(widths)) in HASH_WIDTHS & widths
+        width = self.width or len(hashes[0])
+        return width in HASH_WIDTHS and set(map(len, hashes)) == {width}
 
     def extend(self, hashes: Sequence[BlockHash]) -> None:
         """Append hashes. Amortised O(len(hashes)).

@@ -5,15 +5,15 @@ configuration code works unchanged. Only what decides block counts and hits is r
 sizes of pages are the engine's concern.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from enum import Enum
+from enum import StrEnum
 from typing import Any, ClassVar, Self
 
 from kvgpu.errors import ConfigError
 
 
-class KVCacheSpecKind(str, Enum):
+class KVCacheSpecKind(StrEnum):
     """Kind of a cache group, as KV events name it."""
 
     FULL_ATTENTION = "full_attention"
@@ -245,8 +245,23 @@ class KVCacheConfig:
     kv_cache_groups: list[KVCacheGroupSpec]
 
 
-def spec_kind(spec: KVCacheSpec) -> KVCacheSpecKind:
-    """Kind of `spec`; that of the layers for a uniform-type group."""
-    if isinstance(spec, UniformTypeKVCacheSpecs):
-        return spec.representative.kind
-    return spec.kind
+def _of_layers(spec: KVCacheSpec, read: Callable[[KVCacheSpec], Any], mixed: Any) -> Any:
+    """What `read` says of the spec, or of all layers of a uniform-type group; `mixed` if they differ."""
+    if not isinstance(spec, UniformTypeKVCacheSpecs):
+        return read(spec)
+    values = {read(layer) for layer in spec.kv_cache_specs.values()}
+    return values.pop() if len(values) == 1 else mixed
+
+
+def get_kv_cache_spec_kind(kv_cache_spec: KVCacheSpec) -> KVCacheSpecKind:
+    """Kind of a group; UNKNOWN for a uniform-type group of several kinds."""
+    kind: KVCacheSpecKind
+    kind = _of_layers(kv_cache_spec, lambda spec: spec.kind, KVCacheSpecKind.UNKNOWN)
+    return kind
+
+
+def get_kv_cache_spec_sliding_window(kv_cache_spec: KVCacheSpec) -> int | None:
+    """Window of a group in tokens; None without one, or where layers differ."""
+    window: int | None
+    window = _of_layers(kv_cache_spec, lambda spec: getattr(spec, "sliding_window", None), None)
+    return window

@@ -1,6 +1,5 @@
 """What all cache groups have in common: which blocks each request holds, needs, caches and frees."""
 
-from abc import ABC
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
@@ -66,7 +65,7 @@ class BlockTables(dict[str, BlockList]):
         super().__setitem__(request_id, blocks)
 
 
-class SingleTypeKVCacheManager(ABC):
+class SingleTypeKVCacheManager:
     """Blocks of all requests in one cache group.
 
     Args:
@@ -122,9 +121,7 @@ class SingleTypeKVCacheManager(ABC):
     # Lookup
 
     @classmethod
-    def hit_rule(
-        cls, spec: KVCacheSpec, block_size: int, alignment: int, drop: bool
-    ) -> HitRule:
+    def hit_rule(cls, spec: KVCacheSpec, block_size: int, alignment: int, drop: bool) -> HitRule:
         """The rule that decides what counts as a hit in groups of this spec."""
         return HitRule(cls.rule_kind, block_size, alignment, drop)
 
@@ -169,7 +166,7 @@ class SingleTypeKVCacheManager(ABC):
         rule = cls.hit_rule(
             kv_cache_spec, kv_cache_spec.block_size * ranks, alignment_tokens, drop_eagle_block
         )
-        hits = block_pool.find_hits(
+        hits = block_pool.prefix_cache.find_hits(
             rule, block_hashes, stride, tuple(kv_cache_group_ids), max_length
         )
         return tuple(BlockList(block_pool.state, ids) for ids in hits)
@@ -239,9 +236,7 @@ class SingleTypeKVCacheManager(ABC):
         skipped = skipped_tokens // self.block_size
         if skipped > 0:
             ids = ids[skipped:]
-            num_external_computed_tokens = min(
-                total - skipped_tokens, num_external_computed_tokens
-            )
+            num_external_computed_tokens = min(total - skipped_tokens, num_external_computed_tokens)
             blocks.extend_ids(self._nulls(skipped))
         self.block_pool.touch(ids)
         blocks.extend_ids(ids)

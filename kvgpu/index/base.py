@@ -126,10 +126,10 @@ class BlockIndex(ABC):
         heads = np.flatnonzero(flags & FIRST)
         if len(heads) != len(self):
             found.append(f"{len(heads)} first blocks, but {len(self)} keys are counted")
-        for bad in np.flatnonzero((flags & IN_TABLE != 0) & (flags & HAS_HASH == 0)):
-            found.append(f"block {bad} is in the table without a hash")
-        for bad in np.flatnonzero((flags & IN_TABLE != 0) & (flags & ODD != 0)):
-            found.append(f"block {bad} is in the table with a hash of another width")
+        unfit = (flags & IN_TABLE != 0) & (flags & (HAS_HASH | ODD) != HAS_HASH)
+        found += [
+            f"block {bad} is in the table without a fit hash" for bad in np.flatnonzero(unfit)
+        ]
         reached = 0
         for head in heads:
             words, group = self._key_words(int(head))

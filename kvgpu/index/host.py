@@ -64,7 +64,7 @@ def word_of(h: int, row: int) -> int:
 
 
 @inline
-def same_key(record: Any, k0: int, k1: int, k2: int, k3: int, group: int) -> bool:
+def same_key(record: Any, k0: int, k1: int, k2: int, k3: int, group: int) -> Any:
     """All 32 bytes and the group are equal: tags only steer."""
     return (
         record.k0 == k0
@@ -78,7 +78,7 @@ def same_key(record: Any, k0: int, k1: int, k2: int, k3: int, group: int) -> boo
 @inline
 def find_first(
     records: Any, table: Any, k0: int, k1: int, k2: int, k3: int, group: int, h: int
-) -> int:
+) -> Any:
     """Id of the first block under a key, or -1."""
     num_buckets = len(table)
     bucket = bucket_of(h, num_buckets)
@@ -348,7 +348,9 @@ class HostIndex(BlockIndex):
         buckets, places = np.nonzero(slots)
         found = []
         if len(buckets) != self._num_keys:
-            found.append(f"{len(buckets)} words in the table, but {self._num_keys} keys are counted")
+            found.append(
+                f"{len(buckets)} words in the table, but {self._num_keys} keys are counted"
+            )
         overflow = np.zeros(len(self.table), np.int64)
         for bucket, place in zip(buckets.tolist(), places.tolist(), strict=True):
             word = int(slots[bucket, place])
@@ -361,11 +363,11 @@ class HostIndex(BlockIndex):
             while passed != bucket:
                 overflow[passed] += 1
                 passed = (passed + 1) % len(self.table)
-        for bad in np.flatnonzero(overflow != self.table[:, OVERFLOW_WORD]):
-            found.append(
-                f"bucket {bad} counts {self.table[bad, OVERFLOW_WORD]} overflows, has {overflow[bad]}"
-            )
-        return found
+        counted = self.table[:, OVERFLOW_WORD]
+        return found + [
+            f"bucket {bad} counts {counted[bad]} overflows, has {overflow[bad]}"
+            for bad in np.flatnonzero(overflow != counted)
+        ]
 
 
 @jit

@@ -114,5 +114,6 @@ class ReferenceIndex(BlockIndex):
         return [
             f"key of blocks {chain} has first flags {[bool(records[i]['flags'] & FIRST) for i in chain]}"
             for chain in self._blocks.values()
-            if [bool(records[i]["flags"] & FIRST) for i in chain] != [True] + [False] * (len(chain) - 1)
+            if [bool(records[i]["flags"] & FIRST) for i in chain]
+            != [True] + [False] * (len(chain) - 1)
         ]

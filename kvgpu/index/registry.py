@@ -5,9 +5,7 @@ from kvgpu.index.base import BlockIndex
 from kvgpu.index.host import HostIndex
 from kvgpu.index.reference import ReferenceIndex
 
-BACKENDS: dict[str, type[BlockIndex]] = {
-    index.name: index for index in (ReferenceIndex, HostIndex)
-}
+BACKENDS: dict[str, type[BlockIndex]] = {index.name: index for index in (ReferenceIndex, HostIndex)}
 
 
 def backend_by_name(name: str) -> type[BlockIndex]:

@@ -1,0 +1,202 @@
+"""`PrefixCache`: which blocks hold which prefix; lookup and entry of whole ranges of blocks."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kvgpu._jit import jit
+from kvgpu.block_map import BlockHashToBlockMap
+from kvgpu.blocks import COARSE, HAS_HASH, BlockState, Ids, KVCacheBlock
+from kvgpu.errors import BlockStateError
+from kvgpu.hashing import BlockHash, make_block_hash_with_group_id
+from kvgpu.index.base import BlockIndex, Rows
+from kvgpu.policies import HitRule, decide
+from kvgpu.request import BlockHashes, rows_from_bytes
+
+BlockMask = npt.NDArray[np.bool_]
+NO_MASK: BlockMask = np.empty(0, np.bool_)
+
+
+@jit
+def choose(records: Any, ids: Any, mask: Any, null_id: int) -> Any:
+    """Ids to be cached, -1 for null and masked blocks; and the first that has a hash, or -1."""
+    chosen = np.empty(len(ids), np.int32)
+    offender = -1
+    for i in range(len(ids)):
+        row = ids[i]
+        if row == null_id or (len(mask) > 0 and not mask[i]):
+            chosen[i] = -1
+            continue
+        chosen[i] = row
+        if offender < 0 and records[row].flags & HAS_HASH:
+            offender = row
+    return chosen, offender
+
+
+class PrefixCache:
+    """Cached blocks of one pool, by hash and group.
+
+    Args:
+        state: Records of the pool.
+        index: Table over these records.
+
+    Whatever the records cannot hold (hashes of another width, blocks of other pools) is served one
+    by one through the map.
+    """
+
+    def __init__(self, state: BlockState, index: BlockIndex) -> None:
+        self.state = state
+        self.index = index
+        self.map = BlockHashToBlockMap(state, index)
+
+    def find_all(self, block_hash: BlockHash, groups: Sequence[int]) -> list[KVCacheBlock] | None:
+        """The first cached block of this hash in each group; None unless every group has one."""
+        found = []
+        for group in groups:
+            block = self.map.get_one_block(make_block_hash_with_group_id(block_hash, group))
+            if block is None:
+                return None
+            found.append(block)
+        return found
+
+    def find_hits(
+        self,
+        rule: HitRule,
+        block_hashes: Sequence[BlockHash],
+        stride: int,
+        groups: tuple[int, ...],
+        max_length: int,
+    ) -> list[Ids]:
+        """Longest cached prefix that all `groups` have, as one id array per group.
+
+        Args:
+            rule: What counts as a hit.
+            block_hashes: Hashes of the request.
+            stride: Number of these hashes in one block of the groups.
+            groups: Cache groups, of equal spec.
+            max_length: Longest hit allowed, in tokens; also bounded by the hashes there are.
+
+        Returns:
+            int32 ids per group, all of one length; blocks that are not needed are the null block.
+        """
+        max_length = min(max_length, len(block_hashes) // stride * rule.block_size)
+        rows = None
+        if not self.map.extras:
+            rows = self._rows(block_hashes, 0, max_length // rule.block_size * stride)
+        if rows is not None:
+            first, length, found = self.index.match(rule, rows, stride, groups, max_length)
+        else:
+            first, length, found = self._find_irregular(
+                rule, block_hashes, stride, groups, max_length
+            )
+        # Copies: `found` is as long as the request, the hit may be short.
+        ids = [line[:length].copy() for line in found]
+        for line in ids:
+            line[:first] = self.state.null_id
+        return ids
+
+    def _find_irregular(
+        self,
+        rule: HitRule,
+        block_hashes: Sequence[BlockHash],
+        stride: int,
+        groups: tuple[int, ...],
+        max_length: int,
+    ) -> tuple[int, int, npt.NDArray[np.int32]]:
+        ids = np.zeros((len(groups), max_length // rule.block_size), np.int32)
+
+        def hit(_: None, block: int) -> bool:
+            parts = block_hashes[block * stride : (block + 1) * stride]
+            found = self.find_all(BlockHash(b"".join(parts)), groups)
+            if found is None:
+                return False
+            ids[:, block] = self.state.ids_of(found)
+            return True
+
+        return *decide(rule, hit, max_length), ids
+
+    def insert(
+        self,
+        ids: Ids,
+        hashes: Sequence[BlockHash],
+        start: int,
+        stride: int,
+        group: int,
+        mask: BlockMask,
+    ) -> Ids:
+        """Enter the blocks of a request that lie in a range.
+
+        Args:
+            ids: int32 [n], the blocks; null blocks are skipped.
+            hashes: Hashes of the request.
+            start: Index of the hash with which block 0 of `ids` begins.
+            stride: Hashes per block.
+            group: Cache group.
+            mask: bool [n], blocks to keep; empty for all.
+
+        Returns:
+            int32 [n]: the blocks that were entered, -1 for those that were not.
+
+        Raises:
+            BlockStateError: A block has a hash already. Nothing is changed.
+        """
+        if self.state.width is None:
+            self.state.adopt_width(len(hashes[0]))
+        stop = start + len(ids) * stride
+        rows = None if self.map.extras or (ids < 0).any() else self._rows(hashes, start, stop)
+        if rows is None:
+            return self._insert_irregular(ids, hashes[start:stop], stride, group, mask)
+        chosen: Ids
+        chosen, offender = choose(self.state.records, ids, mask, self.state.null_id)
+        if offender >= 0:
+            raise BlockStateError(f"block {offender} already has a hash")
+        self.index.insert(chosen, rows, stride, group, COARSE if stride > 1 else 0)
+        if stride > 1:
+            self._remember_coarse(chosen, rows, stride)
+        return chosen
+
+    def _insert_irregular(
+        self, ids: Ids, hashes: Sequence[BlockHash], stride: int, group: int, mask: BlockMask
+    ) -> Ids:
+        todo = []
+        chosen = np.full(len(ids), -1, np.int32)
+        for i, block_id in enumerate(ids.tolist()):
+            block = self.state.view(block_id)
+            if block.is_null or (len(mask) and not mask[i]):
+                continue
+            if block.block_hash is not None:
+                raise BlockStateError(f"block {block.block_id} already has a hash")
+            block_hash = BlockHash(b"".join(hashes[i * stride : (i + 1) * stride]))
+            todo.append((make_block_hash_with_group_id(block_hash, group), block))
+            chosen[i] = max(block_id, 0)
+        for key, block in todo:
+            block.block_hash = key
+            self.map.insert(key, block)
+        return chosen
+
+    def _remember_coarse(self, chosen: Ids, rows: Rows, stride: int) -> None:
+        """Keep what `block_hash` shows for a block of several hash blocks (fact 10)."""
+        width = self.state.width
+        assert width is not None
+        blob = np.ascontiguousarray(rows.view(np.uint8)[:, :width]).tobytes()
+        size = stride * width
+        for i, block_id in enumerate(chosen.tolist()):
+            if block_id >= 0:
+                self.state.coarse[block_id] = (blob, i * size, (i + 1) * size)
+
+    def clear(self) -> None:
+        """Forget everything, the hashes of all blocks included. O(number of blocks)."""
+        self.map.clear()
+        self.state.forget_keys()
+
+    def _rows(self, hashes: Sequence[bytes], start: int, stop: int) -> Rows | None:
+        """Key words of hashes [start, stop); None where the records cannot hold them."""
+        width = self.state.width
+        if isinstance(hashes, BlockHashes):
+            return hashes.rows[start:stop] if hashes.width == width else None
+        part = hashes[start:stop]
+        if width is None or any(len(block_hash) != width for block_hash in part):
+            return None
+        return rows_from_bytes(part, width)

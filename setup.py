@@ -1,0 +1,52 @@
+"""Package metadata. `kvgpu/kernels` is a link to the top-level `kernels/` and is packaged with it."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+
+# torch and triton come as a pair (torch pins the Triton it was built for).
+GPU = ["torch>=2.8", "triton>=3.4"]
+
+setup(
+    name="kvgpu",
+    version="0.1.0",
+    description="A KV-cache manager for LLM engines with its prefix-cache index in GPU memory",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",
+    packages=find_packages(include=["kvgpu", "kvgpu.*"]),
+    package_data={"kvgpu": ["py.typed"]},
+    install_requires=[
+        "numpy>=1.26",
+        "numba>=0.60",
+        "xxhash>=3.4",
+        "cbor2>=5.6",
+        "msgspec>=0.18",
+        "tqdm>=4.66",
+    ],
+    extras_require={
+        "gpu": GPU,
+        "cuda12": [*GPU, "cupy-cuda12x>=13.3"],
+        "cuda13": [*GPU, "cupy-cuda13x>=13.6"],
+        "report": ["matplotlib>=3.8"],
+        "events": ["pyzmq>=26"],
+        "dev": [
+            "hypothesis>=6.100",
+            "matplotlib>=3.8",
+            "mypy>=1.11",
+            "pytest>=8",
+            "pyzmq>=26",
+            "ruff>=0.6",
+        ],
+    },
+    entry_points={"console_scripts": ["kvgpu=kvgpu.cli:main"]},
+    classifiers=[
+        "Programming Language :: Python :: 3",
+        "Typing :: Typed",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)
