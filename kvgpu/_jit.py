@@ -45,12 +45,13 @@ def _numba_cache_dir() -> str:
 
 def jit(function: F) -> F:
     """Compile an entry point that Python calls; the machine code is kept on disk."""
-    previous = numba.config.CACHE_DIR
-    numba.config.CACHE_DIR = _numba_cache_dir()
+    settings: Any = numba.config
+    previous = settings.CACHE_DIR
+    settings.CACHE_DIR = _numba_cache_dir()
     try:
         return cast(F, numba.njit(cache=True, error_model="numpy")(function))
     finally:
-        numba.config.CACHE_DIR = previous
+        settings.CACHE_DIR = previous
 
 
 def inline(function: F) -> F:

@@ -6,15 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from kvgpu.blocks import (
-    IN_TABLE,
-    NO_IDS,
-    AllBlocks,
-    BlockList,
-    BlockState,
-    Ids,
-    KVCacheBlock,
-)
+from kvgpu.block_list import AllBlocks, BlockList
+from kvgpu.blocks import IN_TABLE, NO_IDS, BlockState, Ids, KVCacheBlock
 from kvgpu.config import backend_name
 from kvgpu.errors import (
     ArgumentError,

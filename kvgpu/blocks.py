@@ -1,15 +1,15 @@
-"""State of the blocks of a pool: one packed 64-byte record each, and views of it for people.
+"""State of the blocks of a pool: one packed 64-byte record each, and views of them for people.
 
 The records are the state; a `KVCacheBlock` is a view of one, made when somebody asks for it.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, overload
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from kvgpu.errors import BlockIdError, BlockStateError
+from kvgpu.errors import BlockStateError
 from kvgpu.hashing import (
     GROUP_ID_BYTES,
     BlockHashWithGroupId,
@@ -115,8 +115,9 @@ class BlockState:
         """int32 ids of a sequence of blocks; an id array is returned as it is. O(n), O(1) for arrays."""
         if isinstance(blocks, np.ndarray):
             return blocks
-        if isinstance(blocks, BlockList) and blocks.state is self:
-            return blocks.ids
+        if getattr(blocks, "state", None) is self:
+            ids: Ids = blocks.ids  # type: ignore[union-attr]
+            return ids
         return np.fromiter((self.id_of(block) for block in blocks), np.int32)
 
     def adopt_width(self, hash_bytes: int) -> bool:
@@ -290,99 +291,3 @@ class KVCacheBlock:
             f"KVCacheBlock(block_id={self.block_id}, ref_cnt={self.ref_cnt}, "
             f"block_hash={self.block_hash!r}, is_null={self.is_null})"
         )
-
-
-class BlockList(Sequence[KVCacheBlock]):
-    """A sequence of blocks kept as int32 ids: the block table of one request in one group.
-
-    Compares equal to any sequence of the same blocks. Appending is amortised O(1) per block;
-    indexing makes a view.
-    """
-
-    __slots__ = ("_buffer", "_length", "_mirror", "state")
-    __hash__ = None  # type: ignore[assignment]
-
-    def __init__(self, state: BlockState, ids: Ids = NO_IDS) -> None:
-        self.state = state
-        self._buffer = ids
-        self._length = len(ids)
-        self._mirror: list[KVCacheBlock] | None = None
-
-    @classmethod
-    def mirroring(cls, state: BlockState, blocks: list[KVCacheBlock]) -> "BlockList":
-        """A block list that writes every change back to the plain list it came from."""
-        result = cls(state, state.ids_of(blocks))
-        result._mirror = blocks
-        return result
-
-    @property
-    def ids(self) -> Ids:
-        """The ids, int32 [len]; a live view: what is written there is written to the list."""
-        return self._buffer[: self._length]
-
-    def extend_ids(self, ids: Ids) -> None:
-        """Append blocks by id."""
-        length = self._length + len(ids)
-        if length > len(self._buffer):
-            grown = np.empty(max(length, 2 * len(self._buffer), 8), np.int32)
-            grown[: self._length] = self._buffer[: self._length]
-            self._buffer = grown
-        self._buffer[self._length : length] = ids
-        self._length = length
-        self.changed()
-
-    def changed(self) -> None:
-        """To be called after writing through `ids`."""
-        if self._mirror is not None:
-            self._mirror[:] = list(self)
-
-    def __len__(self) -> int:
-        return self._length
-
-    @overload
-    def __getitem__(self, index: int) -> KVCacheBlock: ...
-    @overload
-    def __getitem__(self, index: slice) -> "BlockList": ...
-    def __getitem__(self, index: int | slice) -> "KVCacheBlock | BlockList":
-        if isinstance(index, slice):
-            return BlockList(self.state, self.ids[index].copy())
-        return self.state.view(int(self.ids[index]))
-
-    def __iter__(self) -> Iterator[KVCacheBlock]:
-        return map(self.state.view, self.ids.tolist())
-
-    def __eq__(self, other: object) -> bool:
-        if isinstance(other, BlockList) and other.state is self.state:
-            return bool(np.array_equal(self.ids, other.ids))
-        if not isinstance(other, Sequence):
-            return NotImplemented
-        return len(self) == len(other) and all(a is b for a, b in zip(self, other, strict=True))
-
-    def __add__(self, other: Sequence[KVCacheBlock]) -> "BlockList":
-        return BlockList(self.state, np.concatenate([self.ids, self.state.ids_of(other)]))
-
-    def __repr__(self) -> str:
-        return f"BlockList({self.ids.tolist()})"
-
-
-class AllBlocks(Sequence[KVCacheBlock]):
-    """`pool.blocks`: every block of a pool by id, made on demand."""
-
-    __slots__ = ("_state",)
-
-    def __init__(self, state: BlockState) -> None:
-        self._state = state
-
-    def __len__(self) -> int:
-        return self._state.num_blocks
-
-    @overload
-    def __getitem__(self, index: int) -> KVCacheBlock: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[KVCacheBlock]: ...
-    def __getitem__(self, index: int | slice) -> KVCacheBlock | list[KVCacheBlock]:
-        if isinstance(index, slice):
-            return [self._state.view(i) for i in range(*index.indices(len(self)))]
-        if not -len(self) <= index < len(self):
-            raise BlockIdError(f"block id {index} is outside the pool of {len(self)} blocks")
-        return self._state.view(index % len(self))

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from kvgpu._jit import inline, jit
-from kvgpu.blocks import IN_TABLE, BlockList, BlockState, KVCacheBlock
+from kvgpu.block_list import BlockList
+from kvgpu.blocks import IN_TABLE, BlockState, KVCacheBlock
 from kvgpu.errors import FreeQueueError, NotEnoughBlocksError
 
 

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, overload
 
-from kvgpu.blocks import BlockList, KVCacheBlock
+from kvgpu.block_list import BlockList
+from kvgpu.blocks import KVCacheBlock
 
 
 def _ids(blocks: Sequence[KVCacheBlock]) -> list[int]:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from kvgpu.blocks import KVCacheBlock
-from kvgpu.coordinator import get_kv_cache_coordinator
+from kvgpu.coordinators.registry import get_kv_cache_coordinator
 from kvgpu.errors import ArgumentError, ConfigError, InvariantError, RunningRequestError
 from kvgpu.events import KVCacheEvent, annotate
 from kvgpu.kv_cache_blocks import KVCacheBlocks

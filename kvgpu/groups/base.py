@@ -6,11 +6,12 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from kvgpu._jit import jit
+from kvgpu.block_list import BlockList
 from kvgpu.block_pool import BlockPool
-from kvgpu.blocks import HAS_HASH, BlockList, BlockState, Ids, KVCacheBlock
+from kvgpu.blocks import Ids, KVCacheBlock
 from kvgpu.errors import ArgumentError, ConfigError, RunningRequestError
 from kvgpu.free_queue import count_unused
+from kvgpu.groups.block_tables import BlockTables, split_by_hash
 from kvgpu.hashing import BlockHash
 from kvgpu.policies import FULL, HitRule
 from kvgpu.specs import (
@@ -22,47 +23,6 @@ from kvgpu.specs import (
 )
 
 Blocks = Sequence[KVCacheBlock] | Ids
-
-
-@jit
-def split_by_hash(records: Any, ids: Any, null_id: int, until_null: bool) -> Any:
-    """Blocks with and without a hash, each from the last to the first, without null blocks.
-
-    With `until_null` it stops at the first null block that it meets.
-    """
-    hashed = np.empty(len(ids), np.int32)
-    unhashed = np.empty(len(ids), np.int32)
-    num_hashed = 0
-    num_unhashed = 0
-    for i in range(len(ids) - 1, -1, -1):
-        row = ids[i]
-        if row == null_id:
-            if until_null:
-                break
-        elif records[row].flags & HAS_HASH:
-            hashed[num_hashed] = row
-            num_hashed += 1
-        else:
-            unhashed[num_unhashed] = row
-            num_unhashed += 1
-    return hashed[:num_hashed], unhashed[:num_unhashed]
-
-
-class BlockTables(dict[str, BlockList]):
-    """Request id -> its blocks; a missing request gets an empty list, as in a defaultdict."""
-
-    def __init__(self, state: BlockState) -> None:
-        self._state = state
-
-    def __missing__(self, request_id: str) -> BlockList:
-        blocks = self[request_id] = BlockList(self._state)
-        return blocks
-
-    def __setitem__(self, request_id: str, blocks: Sequence[KVCacheBlock]) -> None:
-        if not isinstance(blocks, BlockList):
-            plain = blocks if isinstance(blocks, list) else list(blocks)
-            blocks = BlockList.mirroring(self._state, plain)
-        super().__setitem__(request_id, blocks)
 
 
 class SingleTypeKVCacheManager:
@@ -324,7 +284,7 @@ class SingleTypeKVCacheManager:
         end = min(skipped_tokens // self.block_size, len(blocks))
         if end == 0 or blocks.ids[end - 1] == self._null_id:
             return
-        hashed, unhashed = self._split(blocks.ids[:end], until_null=True)
+        hashed, unhashed = split_by_hash(self.block_pool.state, blocks.ids[:end], until_null=True)
         blocks.ids[end - len(hashed) - len(unhashed) : end] = self._null_id
         blocks.changed()
         self.block_pool.free_blocks(hashed)
@@ -381,18 +341,3 @@ class SingleTypeKVCacheManager:
             if self.records_new_blocks:
                 self.new_block_ids += ids.tolist()
         return ids
-
-    def _split(self, ids: Ids, until_null: bool) -> tuple[Ids, Ids]:
-        """`split_by_hash` also for blocks of other pools."""
-        state = self.block_pool.state
-        if not state.foreign:
-            hashed, unhashed = split_by_hash(state.records, ids, self._null_id, until_null)
-            return hashed, unhashed
-        parts: tuple[list[int], list[int]] = ([], [])
-        for block_id in ids[::-1].tolist():
-            if block_id == self._null_id:
-                if until_null:
-                    break
-                continue
-            parts[state.view(block_id).block_hash is None].append(block_id)
-        return np.array(parts[0], np.int32), np.array(parts[1], np.int32)

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from kvgpu.block_list import BlockList
 from kvgpu.block_pool import BlockPool
-from kvgpu.blocks import BlockList
 from kvgpu.errors import ArgumentError
 from kvgpu.groups.base import Blocks, SingleTypeKVCacheManager
 from kvgpu.hashing import BlockHash

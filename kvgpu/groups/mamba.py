@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from kvgpu.block_list import BlockList
 from kvgpu.block_pool import BlockPool
-from kvgpu.blocks import BlockList
 from kvgpu.groups.base import Blocks, SingleTypeKVCacheManager
 from kvgpu.hashing import BlockHashWithGroupId
 from kvgpu.policies import MAMBA

@@ -5,8 +5,9 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from kvgpu.blocks import BlockList
+from kvgpu.block_list import BlockList
 from kvgpu.groups.base import SingleTypeKVCacheManager
+from kvgpu.groups.block_tables import split_by_hash
 from kvgpu.masks import sliding_window_mask, window_blocks
 from kvgpu.policies import SLIDING_WINDOW, HitRule
 from kvgpu.specs import KVCacheSpec, SlidingWindowSpec
@@ -52,6 +53,6 @@ class SlidingWindowManager(SingleTypeKVCacheManager):
 
     def _give_back(self, blocks: BlockList) -> None:
         """Blocks that were never cached are reused before every cached one."""
-        hashed, unhashed = self._split(blocks.ids, until_null=False)
+        hashed, unhashed = split_by_hash(self.block_pool.state, blocks.ids, until_null=False)
         self.block_pool.free_blocks(hashed)
         self.block_pool.free_blocks(unhashed, prepend=True)

@@ -24,9 +24,15 @@ VLLM_NAMES: dict[str, list[str]] = {
         "kvgpu.block_sizes",
     ],
     "vllm.v1.core.kv_cache_manager": ["kvgpu.manager"],
-    "vllm.v1.core.kv_cache_coordinator": ["kvgpu.coordinator"],
+    "vllm.v1.core.kv_cache_coordinator": [
+        "kvgpu.coordinators.base",
+        "kvgpu.coordinators.unitary",
+        "kvgpu.coordinators.hybrid",
+        "kvgpu.coordinators.registry",
+    ],
     "vllm.v1.core.single_type_kv_cache_manager": [
         "kvgpu.groups.base",
+        "kvgpu.groups.block_tables",
         "kvgpu.groups.full",
         "kvgpu.groups.sliding_window",
         "kvgpu.groups.chunked_local",

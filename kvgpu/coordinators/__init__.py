@@ -1,0 +1,1 @@
+"""Coordinators: one request over all cache groups."""

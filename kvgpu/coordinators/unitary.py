@@ -1,0 +1,50 @@
+"""Coordinators that have nothing to agree on: without reuse, and with a single group."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from kvgpu.coordinators.base import Hits, KVCacheCoordinator
+from kvgpu.errors import ConfigError
+from kvgpu.hashing import BlockHash
+
+
+class KVCacheCoordinatorNoPrefixCache(KVCacheCoordinator):
+    """Any number of groups, no reuse (fact 44)."""
+
+    def get_num_common_prefix_blocks(self, running_request_id: str) -> list[int]:
+        return [0] * len(self.single_type_managers)
+
+    def find_longest_cache_hit(
+        self, block_hashes: Sequence[BlockHash], max_cache_hit_length: int
+    ) -> Hits:
+        return tuple([] for _ in self.single_type_managers), 0
+
+
+class UnitaryKVCacheCoordinator(KVCacheCoordinator):
+    """One group: its hit is the hit."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.block_size = self.single_type_managers[0].block_size
+        if self.hash_block_size != self.block_size:
+            raise ConfigError(
+                f"with one group, hash_block_size {self.hash_block_size} must equal the block "
+                f"size {self.block_size} (spec block size times context-parallel ranks)"
+            )
+
+    def find_longest_cache_hit(
+        self, block_hashes: Sequence[BlockHash], max_cache_hit_length: int
+    ) -> Hits:
+        manager = self.single_type_managers[0]
+        blocks = manager.find_longest_cache_hit(
+            block_hashes,
+            max_cache_hit_length,
+            [0],
+            self.block_pool,
+            manager.kv_cache_spec,
+            0 in self.eagle_group_ids,
+            self.block_size,
+            self.dcp_world_size,
+            self.pcp_world_size,
+        )
+        return blocks, len(blocks[0]) * self.block_size

@@ -1,0 +1,284 @@
+"""Compiled operations on the open-addressing table: find, put, swap, and whole batches of them.
+
+Layout: kvgpu/kernels/layout.py. A batch is one call from Python; what only compiled code calls is
+inlined.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from kvgpu._jit import inline, jit
+from kvgpu.blocks import FIRST, HAS_HASH, IN_TABLE, SHARED
+from kvgpu.index.journal import note
+from kvgpu.kernels.layout import (
+    EMPTY_WORD,
+    HASH_MULTIPLIER,
+    LOW_32,
+    OVERFLOW_WORD,
+    SLOTS_PER_BUCKET,
+    TAG_SHIFT,
+)
+from kvgpu.policies import (
+    CHUNKED_LOCAL,
+    FULL,
+    SLIDING_WINDOW,
+    chunked_local_hit,
+    full_attention_hit,
+    mamba_hit,
+    sliding_window_hit,
+)
+
+
+@inline
+def mix(h: int, word: int) -> int:
+    """One round of the slot hash: multiply, and fold the high half onto the low one."""
+    h = (h ^ word) * HASH_MULTIPLIER
+    return h ^ ((h >> 32) & LOW_32)
+
+
+@inline
+def slot_hash(k0: int, k1: int, k2: int, k3: int, group: int, seed: int) -> int:
+    """Where a key lives: the high half chooses the bucket, the low half is the tag.
+
+    Seeded per process, so that nobody outside can aim at one bucket.
+    """
+    return mix(mix(mix(mix(mix(seed, k0), k1), k2), k3), group)
+
+
+@inline
+def bucket_of(h: int, num_buckets: int) -> int:
+    """Primary bucket: the high half scaled to the number of buckets."""
+    return (((h >> 32) & LOW_32) * num_buckets) >> 32
+
+
+@inline
+def word_of(h: int, row: int) -> int:
+    """The word of an entry: tag and block id in one."""
+    return ((h & LOW_32) << TAG_SHIFT) | (row + 1)
+
+
+@inline
+def same_key(record: Any, k0: int, k1: int, k2: int, k3: int, group: int) -> Any:
+    """All 32 bytes and the group are equal: tags only steer."""
+    return (
+        record.k0 == k0
+        and record.k1 == k1
+        and record.k2 == k2
+        and record.k3 == k3
+        and record.group == group
+    )
+
+
+@inline
+def find_first(
+    records: Any, table: Any, k0: int, k1: int, k2: int, k3: int, group: int, h: int
+) -> Any:
+    """Id of the first block under a key, or -1."""
+    num_buckets = len(table)
+    bucket = bucket_of(h, num_buckets)
+    tag = h & LOW_32
+    for _ in range(num_buckets):
+        for slot in range(SLOTS_PER_BUCKET):
+            word = table[bucket, slot]
+            if (word >> TAG_SHIFT) & LOW_32 == tag and word != EMPTY_WORD:
+                row = (word & LOW_32) - 1
+                if same_key(records[row], k0, k1, k2, k3, group):
+                    return row
+        if table[bucket, OVERFLOW_WORD] == 0:
+            return -1
+        bucket += 1
+        if bucket == num_buckets:
+            bucket = 0
+    return -1
+
+
+@inline
+def put_word(table: Any, h: int, word: int) -> None:
+    """Store a word in the first free slot from the primary bucket on."""
+    num_buckets = len(table)
+    bucket = bucket_of(h, num_buckets)
+    while True:
+        for slot in range(SLOTS_PER_BUCKET):
+            if table[bucket, slot] == EMPTY_WORD:
+                table[bucket, slot] = word
+                return
+        table[bucket, OVERFLOW_WORD] += 1
+        bucket += 1
+        if bucket == num_buckets:
+            bucket = 0
+
+
+@inline
+def swap_word(table: Any, h: int, word: int, replacement: int) -> None:
+    """Replace the exact word; EMPTY_WORD takes it out and uncounts it where it overflowed."""
+    num_buckets = len(table)
+    bucket = bucket_of(h, num_buckets)
+    for _ in range(num_buckets):
+        for slot in range(SLOTS_PER_BUCKET):
+            if table[bucket, slot] == word:
+                table[bucket, slot] = replacement
+                return
+        if replacement == EMPTY_WORD:
+            table[bucket, OVERFLOW_WORD] -= 1
+        bucket += 1
+        if bucket == num_buckets:
+            bucket = 0
+
+
+@inline
+def enter_row(records: Any, table: Any, row: int, seed: int, log: Any) -> int:
+    """Enter a block under its record's key; returns 1 if the key is new to the table."""
+    record = records[row]
+    k0, k1, k2, k3, group = record.k0, record.k1, record.k2, record.k3, record.group
+    h = slot_hash(k0, k1, k2, k3, group, seed)
+    head = find_first(records, table, k0, k1, k2, k3, group, h)
+    if head < 0:
+        record.flags |= IN_TABLE | FIRST
+        record.same_prev = row
+        record.same_next = row
+        put_word(table, h, word_of(h, row))
+        note(log, k0, k1, k2, k3, group, -1, row)
+        return 1
+    tail = records[head].same_prev
+    record.flags |= IN_TABLE | SHARED
+    record.same_prev = tail
+    record.same_next = head
+    records[tail].same_next = row
+    records[head].same_prev = row
+    records[head].flags |= SHARED
+    return 0
+
+
+@jit
+def enter_one(records: Any, table: Any, row: int, seed: int, log: Any) -> int:
+    """`enter_row` for Python."""
+    return enter_row(records, table, row, seed, log)
+
+
+@jit
+def insert_rows(
+    records: Any, table: Any, ids: Any, rows: Any, stride: int, group: int, flags: int, seed: int,
+    log: Any,
+) -> int:  # fmt: skip
+    """Write keys and enter blocks in order; returns the number of keys new to the table."""
+    new_keys = 0
+    before = -1
+    for i in range(len(ids)):
+        row = ids[i]
+        if row >= 0:
+            record = records[row]
+            last = (i + 1) * stride - 1
+            record.k0 = rows[last, 0]
+            record.k1 = rows[last, 1]
+            record.k2 = rows[last, 2]
+            record.k3 = rows[last, 3]
+            record.group = group
+            record.flags = HAS_HASH | flags
+            new_keys += enter_row(records, table, row, seed, log)
+            if before >= 0:
+                records[before].successor = row
+        before = row
+    return new_keys
+
+
+@jit
+def erase_rows(records: Any, table: Any, ids: Any, forget: bool, seed: int, log: Any) -> int:
+    """Take blocks out; returns the number of keys that the table lost."""
+    lost_keys = 0
+    for i in range(len(ids)):
+        row = ids[i]
+        record = records[row]
+        if not record.flags & IN_TABLE:
+            continue
+        after = record.same_next
+        if record.flags & FIRST:
+            k0, k1, k2, k3, group = record.k0, record.k1, record.k2, record.k3, record.group
+            h = slot_hash(k0, k1, k2, k3, group, seed)
+            if after == row:
+                swap_word(table, h, word_of(h, row), EMPTY_WORD)
+                note(log, k0, k1, k2, k3, group, row, -1)
+                lost_keys += 1
+            else:
+                swap_word(table, h, word_of(h, row), word_of(h, after))
+                records[after].flags |= FIRST
+                note(log, k0, k1, k2, k3, group, row, after)
+        before = record.same_prev
+        records[before].same_next = after
+        records[after].same_prev = before
+        if forget:
+            record.flags = 0
+        else:
+            record.flags &= ~(IN_TABLE | FIRST | SHARED)
+    return lost_keys
+
+
+@jit
+def first_of(records: Any, table: Any, words: Any, group: int, seed: int) -> int:
+    """`find_first` for Python."""
+    k0, k1, k2, k3 = words[0], words[1], words[2], words[3]
+    h = slot_hash(k0, k1, k2, k3, group, seed)
+    found: int = find_first(records, table, k0, k1, k2, k3, group, h)
+    return found
+
+
+@inline
+def probe(ctx: Any, block: int) -> bool:
+    """Is `block` of the request cached in every group? Notes the ids that were found.
+
+    The block that followed the previous one last time is tried first: one cache line instead of
+    two. A successor is a hint, so its key and flags are verified.
+    """
+    records, table, rows, stride, groups, ids, last, seed = ctx
+    place = (block + 1) * stride - 1
+    k0, k1, k2, k3 = rows[place, 0], rows[place, 1], rows[place, 2], rows[place, 3]
+    for line in range(len(groups)):
+        group = groups[line]
+        follows = last[line, 0] == block - 1
+        row = -1
+        if follows:
+            hint = records[last[line, 1]].successor
+            if records[hint].flags & FIRST and same_key(records[hint], k0, k1, k2, k3, group):
+                row = hint
+        if row < 0:
+            h = slot_hash(k0, k1, k2, k3, group, seed)
+            row = find_first(records, table, k0, k1, k2, k3, group, h)
+            if row < 0:
+                return False
+            if follows:
+                records[last[line, 1]].successor = row
+        ids[line, block] = row
+        last[line, 0] = block
+        last[line, 1] = row
+    return True
+
+
+@jit
+def match_rows(records: Any, table: Any, rows: Any, groups: Any, query: Any) -> Any:
+    """`BlockIndex.match`; `query` is the rule, stride, max_length and seed as int64 [8]."""
+    kind, block_size, alignment = query[0], query[1], query[2]
+    drop, extent, stride, max_length, seed = query[3] != 0, query[4], query[5], query[6], query[7]
+    ids = np.empty((len(groups), max_length // block_size), np.int32)
+    last = np.full((len(groups), 2), -2)
+    ctx = (records, table, rows, stride, groups, ids, last, seed)
+    if kind == FULL:
+        first, length = full_attention_hit(
+            probe, ctx, max_length, block_size, alignment, drop, extent
+        )
+    elif kind == SLIDING_WINDOW:
+        first, length = sliding_window_hit(
+            probe, ctx, max_length, block_size, alignment, drop, extent
+        )
+    elif kind == CHUNKED_LOCAL:
+        first, length = chunked_local_hit(
+            probe, ctx, max_length, block_size, alignment, drop, extent
+        )
+    else:
+        first, length = mamba_hit(probe, ctx, max_length, block_size, alignment, drop, extent)
+    return first, length, ids
+
+
+@jit
+def hash_of(words: Any, group: int, seed: int) -> int:
+    """`slot_hash` for Python."""
+    return slot_hash(words[0], words[1], words[2], words[3], group, seed)

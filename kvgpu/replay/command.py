@@ -1,0 +1,165 @@
+"""`kvgpu replay`: command line, output files, exit status."""
+
+import argparse
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import msgspec
+from tqdm import tqdm
+
+from kvgpu.errors import ConfigError
+from kvgpu.events import KVCacheEvent, KVEventBatch
+from kvgpu.hashing import HASH_FUNCTIONS
+from kvgpu.index.registry import BACKENDS
+from kvgpu.replay.group_names import GROUPS
+from kvgpu.replay.report import table_rows, write_report
+from kvgpu.replay.result import ReplayResult
+from kvgpu.replay.run import Replayer, ReplayOptions, warm_up
+from kvgpu.replay.scheduler import EventSink, SchedulerLimits
+from kvgpu.replay.trace import FORMATS, Trace, read_trace
+from kvgpu.replay.workload import conversations
+
+
+def _sizes(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list like 10000,20000") from None
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the command."""
+    add = parser.add_argument
+    add("trace", nargs="?", type=Path, help="JSON lines; the embedded workload if left out")
+    add("--format", default="auto", help=f"auto, {', '.join(FORMATS)}")
+    add("--skip-bad-lines", action="store_true", help="count unreadable lines and go on")
+    add("--limit", type=int, help="replay the first N requests")
+    add("--num-blocks", type=int, default=200_000, help="blocks of the pool (%(default)s)")
+    add("--block-size", type=int, default=16, help="tokens per block (%(default)s)")
+    add("--groups", default="full", help=f"names joined by '+': {', '.join(GROUPS)} (%(default)s)")
+    add("--hash", default="sha256", help=f"{', '.join(HASH_FUNCTIONS)} (%(default)s)")
+    add("--backend", help=f"{', '.join(BACKENDS)} (KVGPU_BACKEND, else host)")
+    add("--max-running", type=int, default=256, help="requests served at a time (%(default)s)")
+    add("--max-batched-tokens", type=int, default=8192, help="tokens per step (%(default)s)")
+    add("--no-decode", action="store_true", help="compute prompts only")
+    add("--clock", choices=("order", "trace"), default="order",
+        help="arrival: as fast as requests can be served, or when the trace says")  # fmt: skip
+    add("--step-ms", type=float, default=10.0, help="--clock trace: ms per step (%(default)s)")
+    add("--token-us", type=float, default=10.0, help="--clock trace: us per token (%(default)s)")
+    add("--sweep-blocks", type=_sizes, default=[], help="also replay on pools of these sizes")
+    add("--json", type=Path, help="write the result as JSON ('-' for standard output)")
+    add("--report", type=Path, help="write a report as HTML")
+    add("--events", type=Path, help="write KV events, one JSON batch per line")
+
+
+def _git_revision() -> str:
+    """Revision of the checkout that runs; 'unknown' for an installed package."""
+    here = Path(__file__).resolve().parent
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(here), "describe", "--always", "--dirty"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return done.stdout.strip()
+
+
+def _options(args: argparse.Namespace) -> ReplayOptions:
+    return ReplayOptions(
+        num_blocks=args.num_blocks,
+        block_size=args.block_size,
+        groups=args.groups,
+        hash_name=args.hash,
+        backend=args.backend,
+        limits=SchedulerLimits(
+            max_running=args.max_running,
+            max_batched_tokens=args.max_batched_tokens,
+            decode=not args.no_decode,
+            virtual_time=args.clock == "trace",
+            step_ms=args.step_ms,
+            token_us=args.token_us,
+        ),
+    )
+
+
+def _load(args: argparse.Namespace) -> Trace:
+    if args.limit is not None and args.limit < 1:
+        raise ConfigError(f"--limit must be at least 1, got {args.limit}")
+    if args.trace is None:
+        return conversations().head(args.limit)
+    return read_trace(args.trace, args.format, args.skip_bad_lines).head(args.limit)
+
+
+def _event_sink(file: BinaryIO) -> EventSink:
+    def write(seconds: float, events: list[KVCacheEvent]) -> None:
+        if events:
+            batch = KVEventBatch(ts=seconds, events=events)  # type: ignore[arg-type]
+            file.write(msgspec.json.encode(batch) + b"\n")
+
+    return write
+
+
+def _print_table(title: str, rows: list[tuple[str, str]], out: Any) -> None:
+    width = max(len(name) for name, _ in rows)
+    print(title, file=out)
+    for name, value in rows:
+        print(f"  {name:<{width}}  {value}", file=out)
+
+
+def replay_command(args: argparse.Namespace) -> int:
+    """Run the command; returns the exit status.
+
+    Raises:
+        KVGPUError: Bad options or a bad trace.
+        OSError: A file cannot be read or written.
+    """
+    trace = _load(args)
+    options = _options(args)
+    replayer = Replayer(trace, options, keep_hashes=bool(args.sweep_blocks))
+    warm_up(options)
+    with ExitStack() as files:
+        sink = None
+        if args.events is not None:
+            sink = _event_sink(files.enter_context(args.events.open("wb")))
+        result = _run(replayer, options.num_blocks, sink)
+    sweep = [_run(replayer, size, None) for size in args.sweep_blocks]
+    summary = {
+        **result.as_dict(),
+        "trace": trace.name,
+        "bad_lines": trace.bad_lines,
+        "git": _git_revision(),
+        "sweep": [{"num_blocks": r.num_blocks, "hit_rate": r.hit_rate} for r in sweep],
+    }
+    to_stdout = args.json is not None and str(args.json) == "-"
+    out = sys.stderr if to_stdout else sys.stdout
+    rows = table_rows(result)
+    if trace.bad_lines:
+        rows.append(("bad lines skipped", f"{trace.bad_lines:,}"))
+    rows += [(f"hit rate with {r.num_blocks:,} blocks", f"{r.hit_rate:.1%}") for r in sweep]
+    title = f"{trace.name}: {len(trace):,} requests on {result.backend}, groups {args.groups}"
+    _print_table(title, rows, out)
+    if args.json is not None:
+        text = msgspec.json.format(msgspec.json.encode(summary), indent=2) + b"\n"
+        if to_stdout:
+            sys.stdout.write(text.decode())
+        else:
+            args.json.write_bytes(text)
+    if args.report is not None:
+        settings = {k: v for k, v in vars(args).items() if k not in ("run", "json", "report")}
+        write_report(args.report, trace.name, settings | {"git": summary["git"]}, result, sweep)
+        print(f"report: {args.report}", file=out)
+    return 0
+
+
+def _run(replayer: Replayer, num_blocks: int, sink: EventSink | None) -> ReplayResult:
+    with tqdm(
+        total=len(replayer.trace), unit="request", desc=f"{num_blocks:,} blocks", disable=None
+    ) as bar:
+        return replayer.run(num_blocks, bar.update, sink)

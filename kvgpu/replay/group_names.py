@@ -1,0 +1,66 @@
+"""Cache groups by name on the command line: `full+swa:1024+swa:1024`, `full+mamba`, ..."""
+
+from collections.abc import Callable
+from math import gcd, lcm
+from typing import Any
+
+from kvgpu.errors import ConfigError, UnknownNameError
+from kvgpu.specs import (
+    ChunkedLocalAttentionSpec,
+    FullAttentionSpec,
+    KVCacheConfig,
+    KVCacheGroupSpec,
+    KVCacheSpec,
+    MambaSpec,
+    MLAAttentionSpec,
+    SlidingWindowSpec,
+)
+
+_HEADS: dict[str, Any] = {"num_kv_heads": 1, "head_size": 1, "dtype": None}
+
+
+def _tokens(name: str, argument: str) -> int:
+    if not argument.isdigit() or int(argument) == 0:
+        raise ConfigError(f"group '{name}' needs a number of tokens, as in '{name}:1024'")
+    return int(argument)
+
+
+GROUPS: dict[str, Callable[[int, str], KVCacheSpec]] = {
+    "full": lambda size, _: FullAttentionSpec(size, **_HEADS),
+    "mla": lambda size, _: MLAAttentionSpec(size, **_HEADS),
+    "swa": lambda size, arg: SlidingWindowSpec(size, **_HEADS, sliding_window=_tokens("swa", arg)),
+    "chunked": lambda size, arg: ChunkedLocalAttentionSpec(
+        size, **_HEADS, attention_chunk_size=_tokens("chunked", arg)
+    ),
+    "mamba": lambda size, arg: MambaSpec(size, ((1,),), (None,), mamba_cache_mode=arg or "all"),
+}
+
+
+def parse_groups(text: str, block_size: int, num_blocks: int) -> KVCacheConfig:
+    """A configuration from names.
+
+    Args:
+        text: Names joined by `+`; a name may take an argument after `:` (tokens of a window or a
+            chunk, the mode of Mamba) and a block size of its own after `@`.
+        block_size: Tokens per block of the groups that do not say otherwise.
+        num_blocks: Blocks of the pool.
+
+    Raises:
+        UnknownNameError: No such group; the message lists those there are.
+        ConfigError: An argument is missing or wrong.
+    """
+    groups = []
+    for place, part in enumerate(text.split("+")):
+        part, _, own_size = part.strip().partition("@")
+        name, _, argument = part.partition(":")
+        if name not in GROUPS:
+            raise UnknownNameError("cache group", name, list(GROUPS))
+        size = _tokens(f"{name}@", own_size) if own_size else block_size
+        groups.append(KVCacheGroupSpec([f"layer{place}"], GROUPS[name](size, argument)))
+    return KVCacheConfig(num_blocks, [], groups)
+
+
+def block_sizes_of(config: KVCacheConfig) -> tuple[int, int]:
+    """(scheduler block size, hash block size) of a configuration, in tokens."""
+    sizes = [group.kv_cache_spec.block_size for group in config.kv_cache_groups]
+    return lcm(*sizes), gcd(*sizes)

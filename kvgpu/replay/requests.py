@@ -1,0 +1,71 @@
+"""Requests made from a trace, with hashes that can be kept for the next replay."""
+
+from dataclasses import dataclass
+
+from kvgpu.hashing import BlockHash, HashFunction
+from kvgpu.replay.tokens import output_tokens, prompt_tokens
+from kvgpu.replay.trace import Trace
+from kvgpu.request import BlockHashes, Request, get_request_block_hasher
+
+
+@dataclass
+class Sequence:
+    """A request of the trace while it is served."""
+
+    index: int
+    request: Request
+    outputs: list[int]
+    num_outputs: int = 0
+    counted: bool = False
+
+    @property
+    def finished(self) -> bool:
+        return self.num_outputs >= len(self.outputs)
+
+
+class RequestFactory:
+    """Makes the requests of a trace when they arrive, so that only those being served have tokens.
+
+    Args:
+        trace: The requests.
+        hash_block_size: Tokens per block hash.
+        hash_fn: Hash function.
+        decode: Whether requests generate their output.
+        keep_hashes: Remember hashes for further replays of the same trace.
+    """
+
+    def __init__(
+        self,
+        trace: Trace,
+        hash_block_size: int,
+        hash_fn: HashFunction,
+        decode: bool,
+        keep_hashes: bool,
+    ) -> None:
+        self._trace = trace
+        self._size = hash_block_size
+        self._hash = get_request_block_hasher(hash_block_size, hash_fn)
+        self._decode = decode
+        self._kept: dict[int, BlockHashes] | None = {} if keep_hashes else None
+
+    def make(self, index: int) -> Sequence:
+        """The request at `index` of the trace."""
+        outputs: list[int] = []
+        if self._decode:
+            outputs = output_tokens(index, 0, int(self._trace.output_length[index]))
+
+        def hasher(request: Request) -> list[BlockHash]:
+            kept = None if self._kept is None else self._kept.get(index)
+            full = request.num_tokens // self._size
+            if kept is None or len(kept) < full:
+                return self._hash(request)
+            return kept[len(request.block_hashes) : full]
+
+        request = Request(str(index), prompt_tokens(self._trace, index), block_hasher=hasher)
+        return Sequence(index, request, outputs)
+
+    def done(self, sequence: Sequence) -> None:
+        """The request is finished: keep its hashes, if asked to."""
+        hashes = sequence.request.block_hashes
+        if self._kept is not None and isinstance(hashes, BlockHashes):
+            self._kept[sequence.index] = hashes

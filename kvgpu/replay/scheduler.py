@@ -1,0 +1,265 @@
+"""A scheduler that serves a trace through the manager, step by step."""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import perf_counter
+
+from kvgpu.errors import ConfigError
+from kvgpu.events import KVCacheEvent
+from kvgpu.kv_cache_blocks import KVCacheBlocks
+from kvgpu.manager import KVCacheManager
+from kvgpu.replay.requests import RequestFactory, Sequence
+from kvgpu.replay.result import ReplayResult
+from kvgpu.replay.trace import Trace
+
+EventSink = Callable[[float, list[KVCacheEvent]], None]
+
+
+@dataclass(frozen=True)
+class SchedulerLimits:
+    """Bounds of one step, and the clock.
+
+    max_running: requests served at a time. max_batched_tokens: tokens computed per step. decode:
+    whether requests generate their output. virtual_time: requests arrive when the trace says, and
+    a step takes step_ms + token_us * tokens; otherwise they arrive as fast as they can be served.
+    chunk_multiple: prefill chunks but the last are cut to multiples of so many tokens.
+    """
+
+    max_running: int = 256
+    max_batched_tokens: int = 8192
+    decode: bool = True
+    virtual_time: bool = False
+    step_ms: float = 10.0
+    token_us: float = 10.0
+    chunk_multiple: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("max_running", "max_batched_tokens"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.step_ms < 0 or self.token_us < 0 or self.step_ms + self.token_us == 0:
+            raise ConfigError("a step must take time: step_ms + token_us must be above 0")
+        if self.chunk_multiple > self.max_batched_tokens:
+            raise ConfigError(
+                f"max_batched_tokens {self.max_batched_tokens} must be at least the block size "
+                f"{self.chunk_multiple} of aligned Mamba groups"
+            )
+
+
+class ReplayScheduler:
+    """First come, first served; preempts the latest when the pool is full.
+
+    Args:
+        trace: The requests.
+        factory: Makes them.
+        manager: Serves them; must be fresh.
+        limits: Bounds and clock.
+        result: Is filled.
+        block_size: Tokens that count as one block in `result`.
+    """
+
+    def __init__(
+        self,
+        trace: Trace,
+        factory: RequestFactory,
+        manager: KVCacheManager,
+        limits: SchedulerLimits,
+        result: ReplayResult,
+        block_size: int,
+    ) -> None:
+        self.trace = trace
+        self.factory = factory
+        self.manager = manager
+        self.limits = limits
+        self.result = result
+        self.block_size = block_size
+        self.now_ms = 0.0
+        self.next_arrival = 0
+        self.waiting: deque[Sequence] = deque()
+        self.running: list[Sequence] = []
+
+    def run(self, advance: Callable[[int], None], sink: EventSink | None = None) -> None:
+        """Serve the whole trace.
+
+        Args:
+            advance: Told how many requests have left.
+            sink: Takes the events of each step, if the manager queues them.
+        """
+        while self.waiting or self.running or self.next_arrival < len(self.trace):
+            left = self.result.requests + self.result.rejected
+            tokens = self._step()
+            self.result.peak_usage = max(self.result.peak_usage, self.manager.usage)
+            if self.limits.virtual_time:
+                self._pass_time(tokens)
+            if sink is not None:
+                sink(self.now_ms / 1e3, self.manager.take_events())
+            advance(self.result.requests + self.result.rejected - left)
+        if self.limits.virtual_time:
+            self.result.virtual_seconds = self.now_ms / 1e3
+
+    def _pass_time(self, tokens: int) -> None:
+        if tokens:
+            self.now_ms += self.limits.step_ms + self.limits.token_us * tokens / 1e3
+        elif not self.waiting and self.next_arrival < len(self.trace):
+            self.now_ms = max(self.now_ms, float(self.trace.arrival_ms[self.next_arrival]))
+
+    def _step(self) -> int:
+        """One scheduler step; returns the number of tokens computed."""
+        self.result.steps += 1
+        self.manager.new_step_starts()
+        scheduled: list[tuple[Sequence, int]] = []
+        budget, preempted = self._schedule_running(scheduled)
+        if not preempted:
+            self._schedule_waiting(scheduled, budget)
+        for sequence, num_new in scheduled:
+            self._computed(sequence, num_new)
+        self.running = [s for s in self.running if not self._left(s)]
+        return sum(num_new for _, num_new in scheduled)
+
+    def _schedule_running(self, scheduled: list[tuple[Sequence, int]]) -> tuple[int, bool]:
+        budget, place, preempted = self.limits.max_batched_tokens, 0, False
+        while place < len(self.running) and budget > 0:
+            sequence = self.running[place]
+            request = sequence.request
+            num_new = self._chunk(request.num_tokens - request.num_computed_tokens, budget)
+            if num_new == 0:
+                break
+            while self._allocate(sequence, num_new) is None:
+                preempted = True
+                if self._preempt_latest() is sequence:
+                    return budget, preempted
+            scheduled.append((sequence, num_new))
+            budget -= num_new
+            place += 1
+        return budget, preempted
+
+    def _schedule_waiting(self, scheduled: list[tuple[Sequence, int]], budget: int) -> None:
+        while budget > 0 and len(self.running) < self.limits.max_running:
+            sequence = self._next_waiting()
+            if sequence is None:
+                return
+            request = sequence.request
+            start = perf_counter()
+            computed, num_hits = self.manager.get_computed_blocks(request)
+            looked_up = perf_counter() - start
+            self.result.seconds["lookup"] += looked_up
+            self.result.blocks_of["lookup"] += (request.num_tokens - 1) // self.block_size
+            self.result.latencies["lookup"].append(looked_up)
+            num_new = self._chunk(request.num_tokens - num_hits, budget)
+            if num_new == 0:
+                return
+            start = perf_counter()
+            if self._allocate(sequence, num_new, num_hits, computed) is None:
+                if not self.running and not scheduled:
+                    # It does not fit into an empty pool, so it never will.
+                    self.waiting.popleft()
+                    self.result.rejected += 1
+                    continue
+                return
+            self.result.latencies["allocate"].append(perf_counter() - start)
+            self.waiting.popleft()
+            self.running.append(sequence)
+            request.num_computed_tokens = num_hits
+            scheduled.append((sequence, num_new))
+            budget -= num_new
+            self._count(sequence, num_hits)
+
+    def _chunk(self, missing: int, budget: int) -> int:
+        if missing <= budget:
+            return missing
+        return budget // self.limits.chunk_multiple * self.limits.chunk_multiple
+
+    def _next_waiting(self) -> Sequence | None:
+        """The request at the head of the queue; the next of the trace joins when it is empty."""
+        while self.next_arrival < len(self.trace) and (
+            self.trace.arrival_ms[self.next_arrival] <= self.now_ms
+            if self.limits.virtual_time
+            else not self.waiting
+        ):
+            with self.result.timed("hash"):
+                sequence = self.factory.make(self.next_arrival)
+            self.result.blocks_of["hash"] += sequence.request.num_tokens // self.block_size
+            self.waiting.append(sequence)
+            self.next_arrival += 1
+        return self.waiting[0] if self.waiting else None
+
+    def _allocate(
+        self,
+        sequence: Sequence,
+        num_new: int,
+        num_hits: int = 0,
+        computed: KVCacheBlocks | None = None,
+    ) -> KVCacheBlocks | None:
+        start = perf_counter()
+        blocks = self.manager.allocate_slots(
+            sequence.request,
+            num_new,
+            num_hits,
+            computed,
+            full_sequence_must_fit=computed is not None,
+        )
+        seconds = perf_counter() - start
+        if sequence.num_outputs and num_new == 1:
+            self.result.seconds["decode"] += seconds
+            self.result.blocks_of["decode"] += 1
+        else:
+            self.result.seconds["allocate"] += seconds
+            if blocks is not None:
+                self.result.blocks_of["allocate"] += sum(map(len, blocks.blocks))
+        return blocks
+
+    def _preempt_latest(self) -> Sequence:
+        sequence = self.running.pop()
+        self._free(sequence)
+        sequence.request.num_computed_tokens = 0
+        sequence.request.num_preemptions += 1
+        self.result.preemptions += 1
+        self.waiting.appendleft(sequence)
+        return sequence
+
+    def _computed(self, sequence: Sequence, num_new: int) -> None:
+        """Tokens of a request were computed; the last of them may give an output token."""
+        request = sequence.request
+        request.num_computed_tokens += num_new
+        if request.num_computed_tokens == request.num_tokens and not sequence.finished:
+            token = sequence.outputs[sequence.num_outputs]
+            sequence.num_outputs += 1
+            self.result.output_tokens += 1
+            with_hash = request.num_tokens % self.block_size == self.block_size - 1
+            if not with_hash:
+                request.append_output_token_ids(token)
+                return
+            with self.result.timed("hash"):
+                request.append_output_token_ids(token)
+            self.result.blocks_of["hash"] += 1
+
+    def _left(self, sequence: Sequence) -> bool:
+        """Free a request whose prompt is computed and whose output is complete."""
+        if not sequence.finished or sequence.request.num_computed_tokens < (
+            sequence.request.num_prompt_tokens
+        ):
+            return False
+        self._free(sequence)
+        self.factory.done(sequence)
+        self.result.requests += 1
+        return True
+
+    def _free(self, sequence: Sequence) -> None:
+        held = self.manager.get_blocks(sequence.request.request_id).blocks
+        self.result.blocks_of["free"] += sum(map(len, held))
+        with self.result.timed("free"):
+            self.manager.free(sequence.request)
+
+    def _count(self, sequence: Sequence, num_hits: int) -> None:
+        """Each request counts once, at its first admission."""
+        if sequence.counted:
+            return
+        sequence.counted = True
+        num_prompt = sequence.request.num_prompt_tokens
+        self.result.prompt_tokens += num_prompt
+        self.result.prompt_blocks += num_prompt // self.block_size
+        self.result.hit_tokens += num_hits
+        waited = self.now_ms - float(self.trace.arrival_ms[sequence.index])
+        wait_ms = waited if self.limits.virtual_time else 0.0
+        self.result.samples.append((num_prompt, num_hits, self.manager.usage, wait_ms))
