@@ -1,0 +1,116 @@
+"""kvgpu and vLLM 0.23.0 behind one face, for benchmarks that run both in one process."""
+
+import logging
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
+
+BLOCK = 16
+WINDOW = 1024
+
+
+class Side:
+    """One implementation: makes managers and requests of its own kind."""
+
+    name: str
+
+    def __init__(self, hash_name: str) -> None:
+        self.modules = self._modules()
+        self.hash_fn = self.modules.get_hash_fn_by_name(hash_name)
+        self.modules.init_none_hash(self.hash_fn)
+        self.hasher = self.modules.get_request_block_hasher(BLOCK, self.hash_fn)
+
+    def _modules(self) -> SimpleNamespace:
+        raise NotImplementedError
+
+    def request(self, request_id: str, tokens: list[int]) -> Any:
+        """A request with the hashes of its full blocks."""
+        raise NotImplementedError
+
+    def manager(self, case: str, num_blocks: int, max_model_len: int = 262_144) -> Any:
+        """A manager with one full group, or with two sliding windows beside it (`hybrid`)."""
+        made = self.modules
+        common = {"block_size": BLOCK, "num_kv_heads": 1, "head_size": 1, "dtype": made.dtype}
+        specs = [made.FullAttentionSpec(**common)]
+        if case == "hybrid":
+            specs += [made.SlidingWindowSpec(**common, sliding_window=WINDOW) for _ in range(2)]
+        groups = [made.KVCacheGroupSpec([f"layer{i}"], spec) for i, spec in enumerate(specs)]
+        return made.KVCacheManager(
+            made.KVCacheConfig(num_blocks, [], groups),
+            max_model_len=max_model_len,
+            scheduler_block_size=BLOCK,
+            enable_caching=True,
+            hash_block_size=BLOCK,
+            log_stats=True,
+        )
+
+
+class Kvgpu(Side):
+    """This project."""
+
+    name = "kvgpu"
+
+    def _modules(self) -> SimpleNamespace:
+        import kvgpu
+
+        return SimpleNamespace(
+            **{name: getattr(kvgpu, name) for name in kvgpu.__all__}, dtype="float32"
+        )
+
+    def request(self, request_id: str, tokens: list[int]) -> Any:
+        return self.modules.Request(request_id, tokens, block_hasher=self.hasher)
+
+
+class Vllm(Side):
+    """vLLM 0.23.0, which must be importable."""
+
+    name = "vllm 0.23.0"
+
+    def _modules(self) -> SimpleNamespace:
+        import torch
+        import vllm
+        from vllm.sampling_params import SamplingParams
+        from vllm.utils.hashing import get_hash_fn_by_name
+        from vllm.v1.core import kv_cache_manager, kv_cache_utils
+        from vllm.v1.kv_cache_interface import (
+            FullAttentionSpec,
+            KVCacheConfig,
+            KVCacheGroupSpec,
+            SlidingWindowSpec,
+        )
+
+        if not vllm.__version__.startswith("0.23.0"):
+            raise SystemExit(f"vLLM 0.23.0 is the peer, this is {vllm.__version__}")
+        logging.disable(logging.WARNING)
+        return SimpleNamespace(
+            KVCacheManager=kv_cache_manager.KVCacheManager,
+            Request=kv_cache_manager.Request,
+            SamplingParams=SamplingParams,
+            get_hash_fn_by_name=get_hash_fn_by_name,
+            get_request_block_hasher=kv_cache_utils.get_request_block_hasher,
+            init_none_hash=kv_cache_utils.init_none_hash,
+            FullAttentionSpec=FullAttentionSpec,
+            SlidingWindowSpec=SlidingWindowSpec,
+            KVCacheConfig=KVCacheConfig,
+            KVCacheGroupSpec=KVCacheGroupSpec,
+            dtype=torch.float32,
+        )
+
+    def request(self, request_id: str, tokens: list[int]) -> Any:
+        params = self.modules.SamplingParams(max_tokens=17)
+        params.update_from_generation_config({}, eos_token_id=100)
+        return self.modules.Request(
+            request_id=request_id,
+            prompt_token_ids=tokens,
+            mm_features=None,
+            sampling_params=params,
+            pooling_params=None,
+            lora_request=None,
+            cache_salt=None,
+            block_hasher=self.hasher,
+        )
+
+
+def make_requests(side: Side, prompts: Sequence[list[int]], prefix: str = "") -> list[Any]:
+    """Requests for prompts; ids are `prefix` and the position."""
+    return [side.request(f"{prefix}{i}", tokens) for i, tokens in enumerate(prompts)]
