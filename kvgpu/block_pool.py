@@ -280,7 +280,7 @@ class BlockPool:
 
     def get_num_free_blocks(self) -> int:
         """Blocks that can be allocated. O(1)."""
-        return int(self.state.records["ref_cnt"][-1])
+        return self.free_block_queue.num_free_blocks
 
     def get_usage(self) -> float:
         """Fraction of blocks in use, 0.0 to 1.0."""

@@ -180,7 +180,8 @@ class FreeKVCacheBlockQueue:
     @property
     def num_free_blocks(self) -> int:
         """Number of members. O(1)."""
-        return int(self._state.records[-1]["ref_cnt"])
+        count: int = self._state.records["ref_cnt"].item(-1)
+        return count
 
     def popleft(self) -> KVCacheBlock:
         """Take the first member.

@@ -11,8 +11,8 @@ from kvgpu.block_map import BlockHashToBlockMap
 from kvgpu.blocks import COARSE, HAS_HASH, BlockState, Ids, KVCacheBlock
 from kvgpu.errors import BlockStateError
 from kvgpu.hashing import BlockHash, make_block_hash_with_group_id
-from kvgpu.index.base import BlockIndex, Rows
-from kvgpu.policies import HitRule, decide
+from kvgpu.index.base import BlockIndex, HitIds, HitQuery, Rows
+from kvgpu.policies import decide
 from kvgpu.request import BlockHashes, rows_from_bytes
 
 BlockMask = npt.NDArray[np.bool_]
@@ -62,60 +62,43 @@ class PrefixCache:
         return found
 
     def find_hits(
-        self,
-        rule: HitRule,
-        block_hashes: Sequence[BlockHash],
-        stride: int,
-        groups: tuple[int, ...],
-        max_length: int,
-    ) -> list[Ids]:
-        """Longest cached prefix that all `groups` have, as one id array per group.
+        self, query: HitQuery, block_hashes: Sequence[BlockHash], max_length: int
+    ) -> HitIds:
+        """Longest cached prefix that all groups of the query have.
 
         Args:
-            rule: What counts as a hit.
+            query: Rule and groups.
             block_hashes: Hashes of the request.
-            stride: Number of these hashes in one block of the groups.
-            groups: Cache groups, of equal spec.
             max_length: Longest hit allowed, in tokens; also bounded by the hashes there are.
 
         Returns:
-            int32 ids per group, all of one length; blocks that are not needed are the null block.
+            int32 [groups, length]; blocks that are not needed are the null block.
         """
-        max_length = min(max_length, len(block_hashes) // stride * rule.block_size)
-        rows = None
+        size, stride = query.rule.block_size, query.stride
+        max_length = min(max_length, len(block_hashes) // stride * size)
         if not self.map.extras:
-            rows = self._rows(block_hashes, 0, max_length // rule.block_size * stride)
-        if rows is not None:
-            first, length, found = self.index.match(rule, rows, stride, groups, max_length)
-        else:
-            first, length, found = self._find_irregular(
-                rule, block_hashes, stride, groups, max_length
-            )
-        # Copies: `found` is as long as the request, the hit may be short.
-        ids = [line[:length].copy() for line in found]
-        for line in ids:
-            line[:first] = self.state.null_id
-        return ids
+            rows = self._rows(block_hashes, 0, max_length // size * stride)
+            if rows is not None:
+                return self.index.match(query, rows, max_length)
+        return self._find_irregular(query, block_hashes, max_length)
 
     def _find_irregular(
-        self,
-        rule: HitRule,
-        block_hashes: Sequence[BlockHash],
-        stride: int,
-        groups: tuple[int, ...],
-        max_length: int,
-    ) -> tuple[int, int, npt.NDArray[np.int32]]:
-        ids = np.zeros((len(groups), max_length // rule.block_size), np.int32)
+        self, query: HitQuery, block_hashes: Sequence[BlockHash], max_length: int
+    ) -> HitIds:
+        stride = query.stride
+        ids = np.zeros((len(query.groups), max_length // query.rule.block_size), np.int32)
 
         def hit(_: None, block: int) -> bool:
             parts = block_hashes[block * stride : (block + 1) * stride]
-            found = self.find_all(BlockHash(b"".join(parts)), groups)
+            found = self.find_all(BlockHash(b"".join(parts)), query.groups)
             if found is None:
                 return False
             ids[:, block] = self.state.ids_of(found)
             return True
 
-        return *decide(rule, hit, max_length), ids
+        first, length = decide(query.rule, hit, max_length)
+        ids[:, :first] = self.state.null_id
+        return ids[:, :length]
 
     def insert(
         self,

@@ -11,6 +11,7 @@ from kvgpu.errors import ConfigError
 from kvgpu.groups.base import SingleTypeKVCacheManager
 from kvgpu.groups.registry import layer_spec, manager_class
 from kvgpu.hashing import BlockHash
+from kvgpu.index.base import HitIds, HitQuery
 from kvgpu.specs import FullAttentionSpec, KVCacheSpec
 
 
@@ -23,10 +24,19 @@ class SpecGroup:
     group_ids: list[int]
     stride: int
     eagle: bool
+    queries: tuple[HitQuery, ...] = ()
+    """Without and with the block that EAGLE drops."""
 
     @property
     def is_full(self) -> bool:
         return isinstance(self.spec, FullAttentionSpec)
+
+    def set_queries(self, alignment: int) -> None:
+        """To be called once all members are known."""
+        self.queries = tuple(
+            self.manager.hit_query(self.spec, self.group_ids, alignment, drop, stride=self.stride)
+            for drop in ((False, True) if self.eagle else (False,))
+        )
 
 
 class HybridKVCacheCoordinator(KVCacheCoordinator):
@@ -56,6 +66,7 @@ class HybridKVCacheCoordinator(KVCacheCoordinator):
         # Full attention first: it never hits less in a shorter prefix, so it need not be asked again.
         self.spec_groups.sort(key=lambda group: not group.is_full)
         for same in self.spec_groups:
+            same.set_queries(self.scheduler_block_size)
             for i in same.group_ids:
                 # Siblings are looked up together, so they must keep the same blocks.
                 self.single_type_managers[i].use_eagle = same.eagle
@@ -75,7 +86,8 @@ class HybridKVCacheCoordinator(KVCacheCoordinator):
     ) -> Hits:
         """A fixed point: each kind in turn shortens the hit until none does (fact 46)."""
         groups = self.spec_groups
-        found: list[tuple[BlockList, ...] | None] = [None] * len(groups)
+        cache = self.block_pool.prefix_cache
+        found: list[HitIds | None] = [None] * len(groups)
         verified: set[int] = set()
         one_pass = len(groups) == 2 and groups[0].is_full
         hit = max_cache_hit_length
@@ -89,18 +101,9 @@ class HybridKVCacheCoordinator(KVCacheCoordinator):
                 drop = group.eagle and place not in verified
                 # The dropped block lies behind the hit that is being verified.
                 length = min(current + size, max_cache_hit_length) if drop else current
-                blocks = group.manager.find_longest_cache_hit(
-                    block_hashes,
-                    length,
-                    group.group_ids,
-                    self.block_pool,
-                    group.spec,
-                    drop,
-                    self.scheduler_block_size,
-                    stride=group.stride,
-                )
-                found[place] = blocks
-                new = len(blocks[0]) * size
+                ids = cache.find_hits(group.queries[drop], block_hashes, length)
+                found[place] = ids
+                new = ids.shape[1] * size
                 if drop:
                     verified.add(place)
                 elif new < current:
@@ -113,10 +116,8 @@ class HybridKVCacheCoordinator(KVCacheCoordinator):
                 break
         result: list[Sequence[KVCacheBlock]] = [[]] * len(self.single_type_managers)
         for place, group in enumerate(groups):
-            for i, blocks_of_group in zip(
-                group.group_ids, cast(tuple[BlockList, ...], found[place]), strict=True
-            ):
+            for i, ids in zip(group.group_ids, cast(HitIds, found[place]), strict=True):
                 if place == 0 and group.is_full:
-                    blocks_of_group = blocks_of_group[: hit // group.spec.block_size]
-                result[i] = blocks_of_group
+                    ids = ids[: hit // group.spec.block_size]
+                result[i] = BlockList(self.block_pool.state, ids)
         return tuple(result), hit

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from kvgpu.block_list import BlockList
 from kvgpu.coordinators.base import Hits, KVCacheCoordinator
 from kvgpu.errors import ConfigError
 from kvgpu.hashing import BlockHash
@@ -25,26 +26,26 @@ class UnitaryKVCacheCoordinator(KVCacheCoordinator):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.block_size = self.single_type_managers[0].block_size
+        manager = self.single_type_managers[0]
+        self.block_size = manager.block_size
         if self.hash_block_size != self.block_size:
             raise ConfigError(
                 f"with one group, hash_block_size {self.hash_block_size} must equal the block "
                 f"size {self.block_size} (spec block size times context-parallel ranks)"
             )
+        self.query = manager.hit_query(
+            manager.kv_cache_spec,
+            [0],
+            self.block_size,
+            0 in self.eagle_group_ids,
+            self.dcp_world_size * self.pcp_world_size,
+        )
 
     def find_longest_cache_hit(
         self, block_hashes: Sequence[BlockHash], max_cache_hit_length: int
     ) -> Hits:
-        manager = self.single_type_managers[0]
-        blocks = manager.find_longest_cache_hit(
-            block_hashes,
-            max_cache_hit_length,
-            [0],
-            self.block_pool,
-            manager.kv_cache_spec,
-            0 in self.eagle_group_ids,
-            self.block_size,
-            self.dcp_world_size,
-            self.pcp_world_size,
+        hits = self.block_pool.prefix_cache.find_hits(
+            self.query, block_hashes, max_cache_hit_length
         )
-        return blocks, len(blocks[0]) * self.block_size
+        blocks = BlockList(self.block_pool.state, hits[0])
+        return (blocks,), len(blocks) * self.block_size

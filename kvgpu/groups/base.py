@@ -13,6 +13,7 @@ from kvgpu.errors import ArgumentError, ConfigError, RunningRequestError
 from kvgpu.free_queue import count_unused
 from kvgpu.groups.block_tables import BlockTables, split_by_hash
 from kvgpu.hashing import BlockHash
+from kvgpu.index.base import HitQuery
 from kvgpu.policies import FULL, HitRule
 from kvgpu.specs import (
     FullAttentionSpec,
@@ -73,7 +74,7 @@ class SingleTypeKVCacheManager:
             TQFullAttentionSpec,
             MLAAttentionSpec,
         )
-        self.new_block_ids: list[int] = []
+        self._new_ids: list[Ids] = []
         self.req_to_blocks = BlockTables(block_pool.state)
         self.num_cached_block: dict[str, int] = {}
         """Blocks handled by `cache_blocks`, per request; a request in here is running (fact 21)."""
@@ -84,6 +85,34 @@ class SingleTypeKVCacheManager:
     def hit_rule(cls, spec: KVCacheSpec, block_size: int, alignment: int, drop: bool) -> HitRule:
         """The rule that decides what counts as a hit in groups of this spec."""
         return HitRule(cls.rule_kind, block_size, alignment, drop)
+
+    @classmethod
+    def hit_query(
+        cls,
+        spec: KVCacheSpec,
+        group_ids: Sequence[int],
+        alignment: int,
+        drop: bool,
+        ranks: int = 1,
+        stride: int = 1,
+    ) -> HitQuery:
+        """What to look up for a request in groups of this spec.
+
+        Args:
+            spec: Their spec.
+            group_ids: The groups.
+            alignment: The hit is a multiple of so many tokens.
+            drop: Leave out the last block, which EAGLE computes again.
+            ranks: Ranks of context parallelism that share a block.
+            stride: Number of hashes in one block.
+
+        Raises:
+            ConfigError: Context parallelism where the kind of attention does not allow it.
+        """
+        if ranks > 1 and not cls.supports_context_parallel:
+            raise ConfigError(f"{cls.__name__} works without context parallelism only")
+        rule = cls.hit_rule(spec, spec.block_size * ranks, alignment, drop)
+        return HitQuery(rule, tuple(group_ids), stride)
 
     @classmethod
     def find_longest_cache_hit(
@@ -120,15 +149,15 @@ class SingleTypeKVCacheManager:
         Raises:
             ConfigError: Context parallelism where the kind of attention does not allow it.
         """
-        ranks = dcp_world_size * pcp_world_size
-        if ranks > 1 and not cls.supports_context_parallel:
-            raise ConfigError(f"{cls.__name__} works without context parallelism only")
-        rule = cls.hit_rule(
-            kv_cache_spec, kv_cache_spec.block_size * ranks, alignment_tokens, drop_eagle_block
+        query = cls.hit_query(
+            kv_cache_spec,
+            kv_cache_group_ids,
+            alignment_tokens,
+            drop_eagle_block,
+            dcp_world_size * pcp_world_size,
+            stride,
         )
-        hits = block_pool.prefix_cache.find_hits(
-            rule, block_hashes, stride, tuple(kv_cache_group_ids), max_length
-        )
+        hits = block_pool.prefix_cache.find_hits(query, block_hashes, max_length)
         return tuple(BlockList(block_pool.state, ids) for ids in hits)
 
     # Allocation
@@ -214,8 +243,8 @@ class SingleTypeKVCacheManager:
 
     def take_new_block_ids(self) -> list[int]:
         """Ids of blocks that were handed out since the last call and may need zeroing."""
-        ids, self.new_block_ids = self.new_block_ids, []
-        return ids
+        parts, self._new_ids = self._new_ids, []
+        return [block_id for ids in parts for block_id in ids.tolist()]
 
     # Caching
 
@@ -339,5 +368,5 @@ class SingleTypeKVCacheManager:
         if len(ids):
             blocks.extend_ids(ids)
             if self.records_new_blocks:
-                self.new_block_ids += ids.tolist()
+                self._new_ids.append(ids)
         return ids

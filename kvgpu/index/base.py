@@ -5,7 +5,8 @@ the records, an entry is a block id, and a block is entered at most once.
 """
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,13 +19,31 @@ from kvgpu.policies import HitRule
 Rows = npt.NDArray[np.int64]
 """Block hashes as key words: int64 [n, KEY_WORDS]."""
 
+HitIds = npt.NDArray[np.int32]
+"""Ids of the blocks of a hit: int32 [groups, length]."""
 
-class Match(NamedTuple):
-    """Blocks [first, length) of `ids` (int32 [groups, blocks]) are hits; columns before are unset."""
 
-    first: int
-    length: int
-    ids: npt.NDArray[np.int32]
+@dataclass(frozen=True)
+class HitQuery:
+    """What to look up for a request; made once, asked many times.
+
+    Args:
+        rule: What counts as a hit.
+        groups: Cache groups, of equal spec, that must all hit.
+        stride: Hash blocks in one block of these groups.
+
+    Attributes:
+        words: All of it for compiled code, int64 [6 + groups].
+    """
+
+    rule: HitRule
+    groups: tuple[int, ...]
+    stride: int = 1
+    words: npt.NDArray[np.int64] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        words = np.array((*self.rule, self.stride, *self.groups), np.int64)
+        object.__setattr__(self, "words", words)
 
 
 class BlockIndex(ABC):
@@ -75,17 +94,16 @@ class BlockIndex(ABC):
         """Id of the first block under the key words int64 [KEY_WORDS] in `group`, or -1."""
 
     @abstractmethod
-    def match(
-        self, rule: HitRule, rows: Rows, stride: int, groups: tuple[int, ...], max_length: int
-    ) -> Match:
-        """Longest prefix of one request under `rule` that every one of `groups` has.
+    def match(self, query: HitQuery, rows: Rows, max_length: int) -> HitIds:
+        """Longest prefix of one request that every group of the query has.
 
         Args:
-            rule: What counts as a hit.
-            rows: Hashes of the request.
-            stride: Hash blocks in one block of these groups.
-            groups: Cache groups that must all hit.
+            query: Rule and groups.
+            rows: Hashes of the request; enough for `max_length`.
             max_length: Longest hit allowed, in tokens.
+
+        Returns:
+            int32 [groups, length]: the blocks; the null block where the rule needs none.
         """
 
     @abstractmethod

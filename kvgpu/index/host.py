@@ -9,7 +9,7 @@ import secrets
 import numpy as np
 
 from kvgpu.blocks import BlockState, Ids
-from kvgpu.index.base import BlockIndex, Match, Rows
+from kvgpu.index.base import BlockIndex, HitIds, HitQuery, Rows
 from kvgpu.index.journal import NO_LOG, Journal
 from kvgpu.index.table import enter_one, erase_rows, first_of, hash_of, insert_rows, match_rows
 from kvgpu.kernels.layout import (
@@ -21,7 +21,6 @@ from kvgpu.kernels.layout import (
     TAG_SHIFT,
     num_buckets_for,
 )
-from kvgpu.policies import HitRule
 
 
 class HostIndex(BlockIndex):
@@ -38,7 +37,6 @@ class HostIndex(BlockIndex):
         self.table = np.zeros((num_buckets_for(state.num_blocks), BUCKET_WORDS), np.int64)
         self.seed = secrets.randbits(63)
         self._num_keys = 0
-        self._groups: dict[tuple[int, ...], np.ndarray] = {}
 
     def __len__(self) -> int:
         return self._num_keys
@@ -66,15 +64,12 @@ class HostIndex(BlockIndex):
     def first(self, words: Rows, group: int) -> int:
         return first_of(self.state.records, self.table, words, group, self.seed)
 
-    def match(
-        self, rule: HitRule, rows: Rows, stride: int, groups: tuple[int, ...], max_length: int
-    ) -> Match:
-        try:
-            group_array = self._groups[groups]
-        except KeyError:
-            group_array = self._groups[groups] = np.array(groups, np.int32)
-        query = np.array((*rule, stride, max_length, self.seed), np.int64)
-        return Match(*match_rows(self.state.records, self.table, rows, group_array, query))
+    def match(self, query: HitQuery, rows: Rows, max_length: int) -> HitIds:
+        state = self.state
+        ids: HitIds = match_rows(
+            state.records, self.table, rows, query.words, max_length, state.null_id, self.seed
+        )
+        return ids
 
     def clear(self) -> None:
         self.table[:] = EMPTY_WORD

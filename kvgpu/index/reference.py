@@ -3,9 +3,9 @@
 import numpy as np
 
 from kvgpu.blocks import FIRST, HAS_HASH, IN_TABLE, SHARED, BlockState, Ids
-from kvgpu.index.base import BlockIndex, Match, Rows
+from kvgpu.index.base import BlockIndex, HitIds, HitQuery, Rows
 from kvgpu.index.journal import Journal
-from kvgpu.policies import HitRule, decide
+from kvgpu.policies import decide
 
 Key = tuple[bytes, int]
 
@@ -65,21 +65,20 @@ class ReferenceIndex(BlockIndex):
         chain = self._blocks.get((words.tobytes(), group))
         return chain[0] if chain else -1
 
-    def match(
-        self, rule: HitRule, rows: Rows, stride: int, groups: tuple[int, ...], max_length: int
-    ) -> Match:
-        ids = np.zeros((len(groups), max_length // rule.block_size), np.int32)
+    def match(self, query: HitQuery, rows: Rows, max_length: int) -> HitIds:
+        ids = np.zeros((len(query.groups), max_length // query.rule.block_size), np.int32)
 
         def hit(_: None, block: int) -> bool:
-            for line, group in enumerate(groups):
-                found = self.first(rows[(block + 1) * stride - 1], group)
+            for line, group in enumerate(query.groups):
+                found = self.first(rows[(block + 1) * query.stride - 1], group)
                 if found < 0:
                     return False
                 ids[line, block] = found
             return True
 
-        first, length = decide(rule, hit, max_length)
-        return Match(first, length, ids)
+        first, length = decide(query.rule, hit, max_length)
+        ids[:, :first] = self.state.null_id
+        return ids[:, :length]
 
     def clear(self) -> None:
         self._blocks.clear()

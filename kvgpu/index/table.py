@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from kvgpu._jit import inline, jit
+from kvgpu._jit import inline, jit, prefetch
 from kvgpu.blocks import FIRST, HAS_HASH, IN_TABLE, SHARED
 from kvgpu.index.journal import note
 from kvgpu.kernels.layout import (
@@ -28,6 +28,9 @@ from kvgpu.policies import (
     mamba_hit,
     sliding_window_hit,
 )
+
+AHEAD = 8
+"""Rounds between asking for a cache line and using it."""
 
 
 @inline
@@ -127,11 +130,10 @@ def swap_word(table: Any, h: int, word: int, replacement: int) -> None:
 
 
 @inline
-def enter_row(records: Any, table: Any, row: int, seed: int, log: Any) -> int:
-    """Enter a block under its record's key; returns 1 if the key is new to the table."""
+def enter_row(records: Any, table: Any, row: int, h: int, log: Any) -> int:
+    """Enter a block under its record's key, of slot hash `h`; returns 1 if the key is new."""
     record = records[row]
     k0, k1, k2, k3, group = record.k0, record.k1, record.k2, record.k3, record.group
-    h = slot_hash(k0, k1, k2, k3, group, seed)
     head = find_first(records, table, k0, k1, k2, k3, group, h)
     if head < 0:
         record.flags |= IN_TABLE | FIRST
@@ -153,7 +155,9 @@ def enter_row(records: Any, table: Any, row: int, seed: int, log: Any) -> int:
 @jit
 def enter_one(records: Any, table: Any, row: int, seed: int, log: Any) -> int:
     """`enter_row` for Python."""
-    return enter_row(records, table, row, seed, log)
+    record = records[row]
+    h = slot_hash(record.k0, record.k1, record.k2, record.k3, record.group, seed)
+    return enter_row(records, table, row, h, log)
 
 
 @jit
@@ -161,10 +165,24 @@ def insert_rows(
     records: Any, table: Any, ids: Any, rows: Any, stride: int, group: int, flags: int, seed: int,
     log: Any,
 ) -> int:  # fmt: skip
-    """Write keys and enter blocks in order; returns the number of keys new to the table."""
+    """Write keys and enter blocks in order; returns the number of keys new to the table.
+
+    Lines are loaded `AHEAD` rounds before they are needed.
+    """
+    count = len(ids)
+    hashes = np.empty(count + AHEAD, np.int64)
     new_keys = 0
     before = -1
-    for i in range(len(ids)):
+    for i in range(-AHEAD, count):
+        far = i + AHEAD
+        if far < count and ids[far] >= 0:
+            last = (far + 1) * stride - 1
+            h = slot_hash(rows[last, 0], rows[last, 1], rows[last, 2], rows[last, 3], group, seed)
+            hashes[far] = h
+            prefetch(records, ids[far])
+            prefetch(table, bucket_of(h, len(table)))
+        if i < 0:
+            continue
         row = ids[i]
         if row >= 0:
             record = records[row]
@@ -175,7 +193,7 @@ def insert_rows(
             record.k3 = rows[last, 3]
             record.group = group
             record.flags = HAS_HASH | flags
-            new_keys += enter_row(records, table, row, seed, log)
+            new_keys += enter_row(records, table, row, hashes[i], log)
             if before >= 0:
                 records[before].successor = row
         before = row
@@ -184,9 +202,21 @@ def insert_rows(
 
 @jit
 def erase_rows(records: Any, table: Any, ids: Any, forget: bool, seed: int, log: Any) -> int:
-    """Take blocks out; returns the number of keys that the table lost."""
+    """Take blocks out; returns the number of keys that the table lost.
+
+    Records are loaded twice `AHEAD` rounds before they are needed, buckets `AHEAD` rounds.
+    """
+    count = len(ids)
     lost_keys = 0
-    for i in range(len(ids)):
+    for i in range(-2 * AHEAD, count):
+        if i + 2 * AHEAD < count:
+            prefetch(records, ids[i + 2 * AHEAD])
+        if 0 <= i + AHEAD < count:
+            record = records[ids[i + AHEAD]]
+            h = slot_hash(record.k0, record.k1, record.k2, record.k3, record.group, seed)
+            prefetch(table, bucket_of(h, len(table)))
+        if i < 0:
+            continue
         row = ids[i]
         record = records[row]
         if not record.flags & IN_TABLE:
@@ -254,10 +284,12 @@ def probe(ctx: Any, block: int) -> bool:
 
 
 @jit
-def match_rows(records: Any, table: Any, rows: Any, groups: Any, query: Any) -> Any:
-    """`BlockIndex.match`; `query` is the rule, stride, max_length and seed as int64 [8]."""
+def match_rows(
+    records: Any, table: Any, rows: Any, query: Any, max_length: int, null_id: int, seed: int
+) -> Any:
+    """`BlockIndex.match`; `query` is `HitQuery.words`."""
     kind, block_size, alignment = query[0], query[1], query[2]
-    drop, extent, stride, max_length, seed = query[3] != 0, query[4], query[5], query[6], query[7]
+    drop, extent, stride, groups = query[3] != 0, query[4], query[5], query[6:]
     ids = np.empty((len(groups), max_length // block_size), np.int32)
     last = np.full((len(groups), 2), -2)
     ctx = (records, table, rows, stride, groups, ids, last, seed)
@@ -275,7 +307,12 @@ def match_rows(records: Any, table: Any, rows: Any, groups: Any, query: Any) -> 
         )
     else:
         first, length = mamba_hit(probe, ctx, max_length, block_size, alignment, drop, extent)
-    return first, length, ids
+    # A copy: `ids` is as long as the request, the hit may be short.
+    found = np.empty((len(groups), length), np.int32)
+    for line in range(len(groups)):
+        for i in range(length):
+            found[line, i] = null_id if i < first else ids[line, i]
+    return found
 
 
 @jit
