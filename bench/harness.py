@@ -80,9 +80,23 @@ def revision() -> str:
     return done.stdout.strip() or "unknown"
 
 
-FIELDS = (
-    "metric case peer_name unit kvgpu low high peer ratio goal met machine versions revision date"
-).split()
+FIELDS = [
+    "metric",
+    "case",
+    "peer_name",
+    "unit",
+    "kvgpu",
+    "low",
+    "high",
+    "peer",
+    "ratio",
+    "goal",
+    "met",
+    "machine",
+    "versions",
+    "revision",
+    "date",
+]
 
 
 def save(name: str, rows: Iterable[Row], path: Path | None = None) -> Path:
@@ -115,17 +129,17 @@ def save(name: str, rows: Iterable[Row], path: Path | None = None) -> Path:
 def table(rows: Sequence[Row]) -> str:
     """Rows as text, the goal beside each figure."""
     lines = [("", "kvgpu", "peer", "ratio", "goal", "")]
-    for row in rows:
-        lines.append(
-            (
-                f"{row.metric}, {row.case}",
-                f"{row.kvgpu:.4g} {row.unit}",
-                "" if row.peer is None else f"{row.peer:.4g} {row.peer_name}",
-                "" if row.ratio is None else f"{row.ratio:.2f}x",
-                row.goal,
-                "" if row.met is None else "met" if row.met else "MISSED",
-            )
+    lines += [
+        (
+            f"{row.metric}, {row.case}",
+            f"{row.kvgpu:.4g} {row.unit}",
+            "" if row.peer is None else f"{row.peer:.4g} {row.peer_name}",
+            "" if row.ratio is None else f"{row.ratio:.2f}x",
+            row.goal,
+            "" if row.met is None else "met" if row.met else "MISSED",
         )
+        for row in rows
+    ]
     widths = [max(len(line[column]) for line in lines) for column in range(6)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()

@@ -110,7 +110,7 @@ def main() -> int:
         return 2
     ours.manager.block_pool.check()
     num_blocks = sum(len(request.block_hashes) for request in requests[0])
-    per = {name: num_blocks for name in ours.seconds} | {"warm lookup": ours.warm_hits // 16}
+    per = dict.fromkeys(ours.seconds, num_blocks) | {"warm lookup": ours.warm_hits // 16}
     times: list[dict[str, list[float]]] = [{name: [] for name in per} for _ in sides]
     del ours, theirs
     for _ in tqdm(range(options.rounds), disable=None, unit="round"):
