@@ -16,19 +16,15 @@ from kvgpu.errors import (
     InvariantError,
     NotEnoughBlocksError,
 )
-from kvgpu.events import MEDIUM_GPU, AllBlocksCleared, BlockRemoved, KVCacheEvent
-from kvgpu.free_queue import FreeKVCacheBlockQueue, free_ids, pop_free, release, touch
-from kvgpu.hashing import (
-    BlockHash,
-    get_block_hash,
-    get_group_id,
-    maybe_convert_block_hash,
-)
+from kvgpu.event_builders import block_removed, block_stored
+from kvgpu.events import AllBlocksCleared, KVCacheEvent
+from kvgpu.free_queue import FreeKVCacheBlockQueue, pop_free, release, touch
+from kvgpu.hashing import BlockHash
 from kvgpu.index.journal import Journal
 from kvgpu.index.registry import backend_by_name
+from kvgpu.invariants import queue_violations
 from kvgpu.metrics import KVCacheMetricsCollector
 from kvgpu.prefix_cache import NO_MASK, BlockMask, PrefixCache
-from kvgpu.stored import block_stored
 
 logger = logging.getLogger(__name__)
 
@@ -187,7 +183,10 @@ class BlockPool:
                 self.metrics_collector.on_block_allocated(block)
 
     def _maybe_evict_cached_block(self, block: KVCacheBlock) -> bool:
-        """Forget a cached block; False if it was not cached. Its hash stays if the map has it not."""
+        """Forget a cached block; False if it was not cached.
+
+        Quirk kept (fact 14): a hash that the map does not hold stays on the block.
+        """
         if self.metrics_collector is not None:
             self.metrics_collector.on_block_evicted(block)
         key = block.block_hash
@@ -204,10 +203,7 @@ class BlockPool:
     def _note_removed(self, block_id: int) -> None:
         key = self.state.key_of(block_id)
         assert key is not None
-        external = maybe_convert_block_hash(get_block_hash(key))
-        self.kv_event_queue.append(
-            BlockRemoved(block_hashes=[external], medium=MEDIUM_GPU, group_idx=get_group_id(key))
-        )
+        self.kv_event_queue.append(block_removed(key))
 
     def touch(self, blocks: Iterable[KVCacheBlock] | Ids) -> None:
         """Count one more user of each block; free ones leave the free queue. O(len(blocks))."""
@@ -305,23 +301,7 @@ class BlockPool:
         Raises:
             InvariantError: Something does not hold; the message lists all that was found.
         """
-        records = self.state.records[:-1]
-        queued = free_ids(self.state.records)
-        in_queue = np.zeros(self.num_gpu_blocks, np.bool_)
-        in_queue[queued[queued < self.num_gpu_blocks]] = True
-        expected = records["ref_cnt"] == 0
-        expected[self.state.null_id] = False
-        found = []
-        if len(np.unique(queued)) != len(queued):
-            found.append("the free queue holds a block twice")
-        found += [
-            f"block {bad} is free with {records['ref_cnt'][bad]} users"
-            for bad in np.flatnonzero(in_queue & ~expected)
-        ]
-        found += [
-            f"block {bad} has no users and is not free"
-            for bad in np.flatnonzero(expected & ~in_queue)
-        ]
+        found = queue_violations(self.state)
         try:
             self.index.check()
         except InvariantError as error:

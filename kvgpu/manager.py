@@ -8,6 +8,7 @@ from kvgpu.blocks import KVCacheBlock
 from kvgpu.coordinators.registry import get_kv_cache_coordinator
 from kvgpu.errors import ArgumentError, ConfigError, InvariantError, RunningRequestError
 from kvgpu.events import KVCacheEvent, annotate
+from kvgpu.invariants import table_violations
 from kvgpu.kv_cache_blocks import KVCacheBlocks
 from kvgpu.metrics import KVCacheMetricsCollector, PrefixCacheStats
 from kvgpu.request import Request
@@ -164,7 +165,8 @@ class KVCacheManager:
             ArgumentError: Nothing to allocate for.
             RunningRequestError: Computed blocks for a running request. Both leave all unchanged.
 
-        Quirk kept: blocks outside the window are given back even if the call does not fit.
+        Quirk kept (fact 53d): blocks outside the window are given back even if the call does not
+        fit.
         """
         if num_new_tokens == 0 and num_external_computed_tokens == 0:
             raise ArgumentError(
@@ -282,19 +284,15 @@ class KVCacheManager:
         Raises:
             InvariantError: Something does not hold; the message lists all that was found.
         """
-        users: dict[int, int] = {}
-        for manager in self.coordinator.single_type_managers:
-            for blocks in manager.req_to_blocks.values():
-                for block_id in blocks.ids.tolist():
-                    users[block_id] = users.get(block_id, 0) + 1
-        users.pop(self.block_pool.state.null_id, None)
-        ref_cnt = self.block_pool.state.records["ref_cnt"]
-        wrong = [i for i, count in users.items() if i >= 0 and ref_cnt[i] != count]
-        if wrong:
-            raise InvariantError(
-                "; ".join(
-                    f"block {i} is in {users[i]} block tables, but counts {ref_cnt[i]} users"
-                    for i in wrong
-                )
-            )
-        self.block_pool.check()
+        tables = [
+            blocks.ids
+            for manager in self.coordinator.single_type_managers
+            for blocks in manager.req_to_blocks.values()
+        ]
+        found = table_violations(self.block_pool.state, tables)
+        try:
+            self.block_pool.check()
+        except InvariantError as error:
+            found.append(str(error))
+        if found:
+            raise InvariantError("; ".join(found))

@@ -88,7 +88,7 @@ class ZmqEventPublisher:
         self._waiting: queue.Queue[Any] = queue.Queue(max_queue_size)
         self._sent: deque[tuple[bytes, bytes]] = deque(maxlen=buffer_steps)
         self._encode = msgspec.msgpack.Encoder().encode
-        context = zmq.Context.instance()
+        context: zmq.Context[Any] = zmq.Context.instance()
         self._pub = context.socket(zmq.PUB)
         self._router: zmq.Socket[bytes] | None = None
         try:

@@ -1,11 +1,18 @@
-"""How a `BlockStored` event is made from a request and the range of blocks that were cached."""
+"""How events are made from what the pool does."""
 
 from collections.abc import Sequence
 from typing import Any
 
-from kvgpu.events import MEDIUM_GPU, BlockStored
+from kvgpu.events import MEDIUM_GPU, BlockRemoved, BlockStored
 from kvgpu.extra_keys import ExtraKeys, generate_block_hash_extra_keys
-from kvgpu.hashing import BlockHash, ExternalBlockHash, maybe_convert_block_hash
+from kvgpu.hashing import (
+    BlockHash,
+    BlockHashWithGroupId,
+    ExternalBlockHash,
+    get_block_hash,
+    get_group_id,
+    maybe_convert_block_hash,
+)
 
 
 def _external(hashes: Sequence[bytes], block: int, stride: int) -> ExternalBlockHash:
@@ -56,4 +63,13 @@ def block_stored(
         lora_name=lora.lora_name if lora else None,
         extra_keys=extra_keys or None,
         group_idx=group,
+    )
+
+
+def block_removed(key: BlockHashWithGroupId) -> BlockRemoved:
+    """The event for one block that can no longer be found under its key."""
+    return BlockRemoved(
+        block_hashes=[maybe_convert_block_hash(get_block_hash(key))],
+        medium=MEDIUM_GPU,
+        group_idx=get_group_id(key),
     )
