@@ -7,29 +7,23 @@ soon as the answer is known. Source of the behaviour: facts 28 to 35 in docs/sem
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from kvgpu._jit import inline, python_of
-
-FULL = 0
-SLIDING_WINDOW = 1
-CHUNKED_LOCAL = 2
-MAMBA = 3
-
-
-class HitRule(NamedTuple):
-    """A rule with its parameters, as the index takes it.
-
-    kind: FULL, SLIDING_WINDOW, CHUNKED_LOCAL or MAMBA. block_size, alignment: tokens; a hit is a
-    multiple of the alignment. drop: leave out the last block, as EAGLE needs. extent: number of
-    blocks a window needs, or the tokens of a chunk.
-    """
-
-    kind: int
-    block_size: int
-    alignment: int
-    drop: bool = False
-    extent: int = 0
+from kvgpu.kernels.layout import (
+    CHUNKED_LOCAL,
+    FULL,
+    PLAN_HEADER,
+    QUERY_ALIGNMENT,
+    QUERY_BLOCK_SIZE,
+    QUERY_DROP,
+    QUERY_EXTENT,
+    QUERY_KIND,
+    QUERY_STRIDE,
+    QUERY_WORDS,
+    SLIDING_WINDOW,
+)
+from kvgpu.plan import PrefixPlan
 
 
 @inline
@@ -60,9 +54,10 @@ def sliding_window_hit(
 ) -> tuple[int, int]:
     """The right-most aligned run of `extent` blocks, else the leading run (facts 29 and 30).
 
-    `extent` already counts the block that EAGLE drops. Quirk kept (fact 31): a leading run is
-    aligned down before the EAGLE drop, and again after it, so it can lose more than it must.
+    With `drop` the run is one block longer. Quirk kept (fact 31): a leading run is aligned down
+    before the EAGLE drop, and again after it, so it can lose more than it must.
     """
+    need = extent + 1 if drop else extent
     first = 0
     run = 0
     length = 0
@@ -73,7 +68,7 @@ def sliding_window_hit(
             end = i if drop else i + 1
             if run > 0 or end * block_size % alignment == 0:
                 run += 1
-                if run >= extent:
+                if run >= need:
                     first = i
                     length = i + run
                     found = True
@@ -113,27 +108,109 @@ def mamba_hit(
     return 0, 0
 
 
-RULES: tuple[Callable[..., tuple[int, int]], ...] = (
-    full_attention_hit,
-    sliding_window_hit,
-    chunked_local_hit,
-    mamba_hit,
-)
-"""By `HitRule.kind`."""
+@inline
+def apply_rule(
+    hit: Any, ctx: Any, kind: int, max_length: int, block_size: int, alignment: int, drop: bool,
+    extent: int,
+) -> tuple[int, int]:  # fmt: skip
+    """The rule of a kind."""
+    if kind == FULL:
+        return full_attention_hit(hit, ctx, max_length, block_size, alignment, drop, extent)
+    if kind == SLIDING_WINDOW:
+        return sliding_window_hit(hit, ctx, max_length, block_size, alignment, drop, extent)
+    if kind == CHUNKED_LOCAL:
+        return chunked_local_hit(hit, ctx, max_length, block_size, alignment, drop, extent)
+    return mamba_hit(hit, ctx, max_length, block_size, alignment, drop, extent)
 
-_PYTHON_RULES = tuple(python_of(rule) for rule in RULES)
 
+@inline
+def common_hit(
+    apply: Any, bind: Any, hit: Any, ctx: Any, words: Any, num_hashes: int, max_length: int,
+    firsts: Any, lengths: Any,
+) -> int:  # fmt: skip
+    """The longest hit that suits all queries of a plan: a fixed point (facts 45 and 46).
 
-def decide(rule: HitRule, hit: Callable[[Any, int], bool], max_length: int) -> tuple[int, int]:
-    """Apply a rule in plain Python.
+    Each query in turn shortens the hit until none does. Full attention never hits less in a shorter
+    prefix, so it is asked once.
 
     Args:
-        rule: Kind and parameters.
-        hit: Called as ``hit(None, i)``; each call may record what it found.
+        apply: `apply_rule`, compiled or in plain Python.
+        bind: ``bind(ctx, q)`` gives what `hit` takes for query `q`.
+        hit: ``hit(bound, i)``: whether block `i` is cached in all groups of the query.
+        ctx: For `bind`.
+        words: `PrefixPlan.words`.
+        num_hashes: Hashes that the request has.
+        max_length: Longest hit allowed, in tokens.
+        firsts: int [queries], filled: blocks before are not needed.
+        lengths: int [queries], filled: blocks of the hit.
+
+    Returns:
+        The length of the hit in tokens.
+    """
+    num_queries, one_pass = words[0], words[1]
+    found = max_length
+    verified = 0
+    asked = 0
+    while True:
+        current = found
+        for q in range(num_queries):
+            base = PLAN_HEADER + q * QUERY_WORDS
+            kind, size = words[base + QUERY_KIND], words[base + QUERY_BLOCK_SIZE]
+            if kind == FULL and asked & (1 << q):
+                current = current // size * size
+                continue
+            asked |= 1 << q
+            drop = words[base + QUERY_DROP] != 0 and not verified & (1 << q)
+            # The dropped block lies behind the hit that is being verified.
+            limit = min(current + size, max_length) if drop else current
+            limit = min(limit, num_hashes // words[base + QUERY_STRIDE] * size)
+            first, length = apply(
+                hit, bind(ctx, q), kind, limit, size, words[base + QUERY_ALIGNMENT], drop,
+                words[base + QUERY_EXTENT],
+            )  # fmt: skip
+            firsts[q] = first
+            lengths[q] = length
+            if drop:
+                verified |= 1 << q
+            elif length * size < current:
+                verified = 0
+            current = length * size
+        if current >= found:
+            break
+        found = current
+        if one_pass:
+            break
+    base = PLAN_HEADER
+    if words[base + QUERY_KIND] == FULL:
+        lengths[0] = min(lengths[0], found // words[base + QUERY_BLOCK_SIZE])
+    return found
+
+
+_PYTHON_RULES = tuple(
+    python_of(rule)
+    for rule in (full_attention_hit, sliding_window_hit, chunked_local_hit, mamba_hit)
+)
+"""By kind."""
+
+
+def decide(
+    plan: PrefixPlan, hit: Callable[[int, int], bool], num_hashes: int, max_length: int
+) -> tuple[int, list[int], list[int]]:
+    """`common_hit` in plain Python.
+
+    Args:
+        plan: What is looked up.
+        hit: Called as ``hit(q, i)``; each call may record what it found.
+        num_hashes: Hashes that the request has.
         max_length: Longest hit allowed, in tokens.
 
     Returns:
-        (first, length) in blocks.
+        The length in tokens; for each query the first block that is needed, and the blocks hit.
     """
-    kind, block_size, alignment, drop, extent = rule
-    return _PYTHON_RULES[kind](hit, None, max_length, block_size, alignment, drop, extent)
+    firsts, lengths = [0] * len(plan.queries), [0] * len(plan.queries)
+    found = python_of(common_hit)(
+        lambda hit, ctx, kind, *rest: _PYTHON_RULES[kind](hit, ctx, *rest),
+        lambda _, query: query, lambda query, i: hit(query, i), None, plan.words.tolist(),
+        num_hashes, max_length, firsts, lengths,
+    )  # fmt: skip
+    return found, firsts, lengths

@@ -11,8 +11,8 @@ from kvgpu.block_map import BlockHashToBlockMap
 from kvgpu.blocks import COARSE, HAS_HASH, BlockState, Ids, KVCacheBlock
 from kvgpu.errors import BlockStateError
 from kvgpu.hashing import BlockHash, make_block_hash_with_group_id
-from kvgpu.index.base import BlockIndex, HitIds, HitQuery, Rows
-from kvgpu.policies import decide
+from kvgpu.index.base import BlockIndex, PrefixHits, Rows, decided
+from kvgpu.plan import PrefixPlan
 from kvgpu.request import BlockHashes, rows_from_bytes
 
 BlockMask = npt.NDArray[np.bool_]
@@ -62,43 +62,37 @@ class PrefixCache:
         return found
 
     def find_hits(
-        self, query: HitQuery, block_hashes: Sequence[BlockHash], max_length: int
-    ) -> HitIds:
-        """Longest cached prefix that all groups of the query have.
+        self, plan: PrefixPlan, block_hashes: Sequence[BlockHash], max_length: int
+    ) -> PrefixHits:
+        """Longest cached prefix that all groups of the plan have.
 
         Args:
-            query: Rule and groups.
+            plan: Rules and groups.
             block_hashes: Hashes of the request.
             max_length: Longest hit allowed, in tokens; also bounded by the hashes there are.
-
-        Returns:
-            int32 [groups, length]; blocks that are not needed are the null block.
         """
-        size, stride = query.rule.block_size, query.stride
-        max_length = min(max_length, len(block_hashes) // stride * size)
         if not self.map.extras:
-            rows = self._rows(block_hashes, 0, max_length // size * stride)
+            longest = max_length // plan.hash_block_size
+            rows = self._rows(block_hashes, 0, min(longest, len(block_hashes)))
             if rows is not None:
-                return self.index.match(query, rows, max_length)
-        return self._find_irregular(query, block_hashes, max_length)
+                return self.index.match(plan, rows, max_length)
+        return self._find_irregular(plan, block_hashes, max_length)
 
     def _find_irregular(
-        self, query: HitQuery, block_hashes: Sequence[BlockHash], max_length: int
-    ) -> HitIds:
-        stride = query.stride
-        ids = np.zeros((len(query.groups), max_length // query.rule.block_size), np.int32)
+        self, plan: PrefixPlan, block_hashes: Sequence[BlockHash], max_length: int
+    ) -> PrefixHits:
+        ids = np.zeros((len(plan.groups), len(block_hashes)), np.int32)
 
-        def hit(_: None, block: int) -> bool:
-            parts = block_hashes[block * stride : (block + 1) * stride]
-            found = self.find_all(BlockHash(b"".join(parts)), query.groups)
+        def hit(query: int, block: int) -> bool:
+            asked = plan.queries[query]
+            parts = block_hashes[block * asked.stride : (block + 1) * asked.stride]
+            found = self.find_all(BlockHash(b"".join(parts)), asked.groups)
             if found is None:
                 return False
-            ids[:, block] = self.state.ids_of(found)
+            ids[plan.lines[query], block] = self.state.ids_of(found)
             return True
 
-        first, length = decide(query.rule, hit, max_length)
-        ids[:, :first] = self.state.null_id
-        return ids[:, :length]
+        return decided(plan, hit, ids, len(block_hashes), max_length, self.state.null_id)
 
     def insert(
         self,

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from kvgpu.block_list import BlockList
 from kvgpu.blocks import KVCacheBlock
@@ -11,7 +11,7 @@ from kvgpu.errors import ConfigError
 from kvgpu.groups.base import SingleTypeKVCacheManager
 from kvgpu.groups.registry import layer_spec, manager_class
 from kvgpu.hashing import BlockHash
-from kvgpu.index.base import HitIds, HitQuery
+from kvgpu.plan import HitQuery, PrefixPlan
 from kvgpu.specs import FullAttentionSpec, KVCacheSpec
 
 
@@ -24,18 +24,15 @@ class SpecGroup:
     group_ids: list[int]
     stride: int
     eagle: bool
-    queries: tuple[HitQuery, ...] = ()
-    """Without and with the block that EAGLE drops."""
 
     @property
     def is_full(self) -> bool:
         return isinstance(self.spec, FullAttentionSpec)
 
-    def set_queries(self, alignment: int) -> None:
-        """To be called once all members are known."""
-        self.queries = tuple(
-            self.manager.hit_query(self.spec, self.group_ids, alignment, drop, stride=self.stride)
-            for drop in ((False, True) if self.eagle else (False,))
+    def query(self, alignment: int) -> HitQuery:
+        """What a lookup asks of these groups."""
+        return self.manager.hit_query(
+            self.spec, self.group_ids, alignment, self.eagle, stride=self.stride
         )
 
 
@@ -65,8 +62,10 @@ class HybridKVCacheCoordinator(KVCacheCoordinator):
             raise ConfigError("all groups have the same spec: put their layers into one group")
         # Full attention first: it never hits less in a shorter prefix, so it need not be asked again.
         self.spec_groups.sort(key=lambda group: not group.is_full)
+        self.plan = PrefixPlan(
+            tuple(same.query(self.scheduler_block_size) for same in self.spec_groups)
+        )
         for same in self.spec_groups:
-            same.set_queries(self.scheduler_block_size)
             for i in same.group_ids:
                 # Siblings are looked up together, so they must keep the same blocks.
                 self.single_type_managers[i].use_eagle = same.eagle
@@ -84,40 +83,8 @@ class HybridKVCacheCoordinator(KVCacheCoordinator):
     def find_longest_cache_hit(
         self, block_hashes: Sequence[BlockHash], max_cache_hit_length: int
     ) -> Hits:
-        """A fixed point: each kind in turn shortens the hit until none does (fact 46)."""
-        groups = self.spec_groups
-        cache = self.block_pool.prefix_cache
-        found: list[HitIds | None] = [None] * len(groups)
-        verified: set[int] = set()
-        one_pass = len(groups) == 2 and groups[0].is_full
-        hit = max_cache_hit_length
-        while True:
-            current = hit
-            for place, group in enumerate(groups):
-                size = group.spec.block_size
-                if group.is_full and found[place] is not None:
-                    current = current // size * size
-                    continue
-                drop = group.eagle and place not in verified
-                # The dropped block lies behind the hit that is being verified.
-                length = min(current + size, max_cache_hit_length) if drop else current
-                ids = cache.find_hits(group.queries[drop], block_hashes, length)
-                found[place] = ids
-                new = ids.shape[1] * size
-                if drop:
-                    verified.add(place)
-                elif new < current:
-                    verified.clear()
-                current = new
-            if current >= hit:
-                break
-            hit = current
-            if one_pass:
-                break
+        hits = self.block_pool.prefix_cache.find_hits(self.plan, block_hashes, max_cache_hit_length)
         result: list[Sequence[KVCacheBlock]] = [[]] * len(self.single_type_managers)
-        for place, group in enumerate(groups):
-            for i, ids in zip(group.group_ids, cast(HitIds, found[place]), strict=True):
-                if place == 0 and group.is_full:
-                    ids = ids[: hit // group.spec.block_size]
-                result[i] = BlockList(self.block_pool.state, ids)
-        return tuple(result), hit
+        for group, ids in zip(self.plan.groups, hits.ids, strict=True):
+            result[group] = BlockList(self.block_pool.state, ids)
+        return tuple(result), hits.num_tokens

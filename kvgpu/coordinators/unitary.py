@@ -7,6 +7,7 @@ from kvgpu.block_list import BlockList
 from kvgpu.coordinators.base import Hits, KVCacheCoordinator
 from kvgpu.errors import ConfigError
 from kvgpu.hashing import BlockHash
+from kvgpu.plan import PrefixPlan
 
 
 class KVCacheCoordinatorNoPrefixCache(KVCacheCoordinator):
@@ -33,19 +34,17 @@ class UnitaryKVCacheCoordinator(KVCacheCoordinator):
                 f"with one group, hash_block_size {self.hash_block_size} must equal the block "
                 f"size {self.block_size} (spec block size times context-parallel ranks)"
             )
-        self.query = manager.hit_query(
+        query = manager.hit_query(
             manager.kv_cache_spec,
             [0],
             self.block_size,
             0 in self.eagle_group_ids,
             self.dcp_world_size * self.pcp_world_size,
         )
+        self.plan = PrefixPlan((query,))
 
     def find_longest_cache_hit(
         self, block_hashes: Sequence[BlockHash], max_cache_hit_length: int
     ) -> Hits:
-        hits = self.block_pool.prefix_cache.find_hits(
-            self.query, block_hashes, max_cache_hit_length
-        )
-        blocks = BlockList(self.block_pool.state, hits[0])
-        return (blocks,), len(blocks) * self.block_size
+        hits = self.block_pool.prefix_cache.find_hits(self.plan, block_hashes, max_cache_hit_length)
+        return (BlockList(self.block_pool.state, hits.ids[0]),), hits.num_tokens

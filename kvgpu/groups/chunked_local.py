@@ -4,7 +4,8 @@ from typing import Any, cast
 
 from kvgpu.errors import ConfigError
 from kvgpu.groups.base import SingleTypeKVCacheManager
-from kvgpu.policies import CHUNKED_LOCAL, HitRule
+from kvgpu.kernels.layout import CHUNKED_LOCAL
+from kvgpu.plan import HitRule
 from kvgpu.specs import ChunkedLocalAttentionSpec, KVCacheSpec
 
 

@@ -10,8 +10,8 @@ from kvgpu.block_list import BlockList
 from kvgpu.block_pool import BlockPool
 from kvgpu.errors import ConfigError
 from kvgpu.hashing import BlockHash
-from kvgpu.index.base import HitQuery
-from kvgpu.policies import FULL, HitRule
+from kvgpu.kernels.layout import FULL
+from kvgpu.plan import HitQuery, HitRule, PrefixPlan
 from kvgpu.specs import KVCacheSpec
 
 
@@ -97,8 +97,8 @@ class GroupHits:
             dcp_world_size * pcp_world_size,
             stride,
         )
-        hits = block_pool.prefix_cache.find_hits(query, block_hashes, max_length)
-        return tuple(BlockList(block_pool.state, ids) for ids in hits)
+        hits = block_pool.prefix_cache.find_hits(PrefixPlan((query,)), block_hashes, max_length)
+        return tuple(BlockList(block_pool.state, ids) for ids in hits.ids)
 
     @classmethod
     def reachable_block_mask(

@@ -6,7 +6,7 @@ from kvgpu.block_list import BlockList
 from kvgpu.block_pool import BlockPool
 from kvgpu.groups.base import Blocks, SingleTypeKVCacheManager
 from kvgpu.hashing import BlockHashWithGroupId
-from kvgpu.policies import MAMBA
+from kvgpu.kernels.layout import MAMBA
 from kvgpu.specs import MambaSpec, cdiv
 
 

@@ -8,8 +8,9 @@ import numpy.typing as npt
 from kvgpu.block_list import BlockList
 from kvgpu.groups.base import SingleTypeKVCacheManager
 from kvgpu.groups.block_tables import split_by_hash
+from kvgpu.kernels.layout import SLIDING_WINDOW
 from kvgpu.masks import sliding_window_mask, window_blocks
-from kvgpu.policies import SLIDING_WINDOW, HitRule
+from kvgpu.plan import HitRule
 from kvgpu.specs import KVCacheSpec, SlidingWindowSpec
 
 
@@ -24,7 +25,7 @@ class SlidingWindowManager(SingleTypeKVCacheManager):
 
     @classmethod
     def hit_rule(cls, spec: KVCacheSpec, block_size: int, alignment: int, drop: bool) -> HitRule:
-        need = window_blocks(cast(SlidingWindowSpec, spec), drop)
+        need = window_blocks(cast(SlidingWindowSpec, spec), eagle=False)
         return HitRule(cls.rule_kind, block_size, alignment, drop, need)
 
     @classmethod

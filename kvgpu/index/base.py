@@ -5,8 +5,8 @@ the records, an entry is a block id, and a block is entered at most once.
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,36 +14,38 @@ import numpy.typing as npt
 from kvgpu.blocks import FIRST, HAS_HASH, IN_TABLE, ODD, BlockState, Ids
 from kvgpu.errors import InvariantError
 from kvgpu.index.journal import Journal
-from kvgpu.policies import HitRule
+from kvgpu.plan import PrefixPlan
+from kvgpu.policies import decide
 
 Rows = npt.NDArray[np.int64]
 """Block hashes as key words: int64 [n, KEY_WORDS]."""
 
-HitIds = npt.NDArray[np.int32]
-"""Ids of the blocks of a hit: int32 [groups, length]."""
 
+class PrefixHits(NamedTuple):
+    """A cached prefix: its length in tokens, and for each line of the plan its int32 ids.
 
-@dataclass(frozen=True)
-class HitQuery:
-    """What to look up for a request; made once, asked many times.
-
-    Args:
-        rule: What counts as a hit.
-        groups: Cache groups, of equal spec, that must all hit.
-        stride: Hash blocks in one block of these groups.
-
-    Attributes:
-        words: All of it for compiled code, int64 [6 + groups].
+    Blocks that are not needed are the null block; lines may be longer than the prefix.
     """
 
-    rule: HitRule
-    groups: tuple[int, ...]
-    stride: int = 1
-    words: npt.NDArray[np.int64] = field(init=False, repr=False, compare=False)
+    num_tokens: int
+    ids: list[Ids]
 
-    def __post_init__(self) -> None:
-        words = np.array((*self.rule, self.stride, *self.groups), np.int64)
-        object.__setattr__(self, "words", words)
+
+def decided(
+    plan: PrefixPlan,
+    hit: Callable[[int, int], bool],
+    ids: npt.NDArray[np.int32],
+    num_hashes: int,
+    max_length: int,
+    null_id: int,
+) -> PrefixHits:
+    """What `decide` finds, with the ids that `hit` wrote into int32 [lines, num_hashes]."""
+    num_tokens, firsts, lengths = decide(plan, hit, num_hashes, max_length)
+    result: list[Ids] = []
+    for lines, first, length in zip(plan.lines, firsts, lengths, strict=True):
+        ids[lines, :first] = null_id
+        result += list(ids[lines, :length])
+    return PrefixHits(num_tokens, result)
 
 
 class BlockIndex(ABC):
@@ -94,16 +96,13 @@ class BlockIndex(ABC):
         """Id of the first block under the key words int64 [KEY_WORDS] in `group`, or -1."""
 
     @abstractmethod
-    def match(self, query: HitQuery, rows: Rows, max_length: int) -> HitIds:
-        """Longest prefix of one request that every group of the query has.
+    def match(self, plan: PrefixPlan, rows: Rows, max_length: int) -> PrefixHits:
+        """Longest prefix of one request that all cache groups of the plan have.
 
         Args:
-            query: Rule and groups.
-            rows: Hashes of the request; enough for `max_length`.
+            plan: Rules and groups.
+            rows: Hashes of the request.
             max_length: Longest hit allowed, in tokens.
-
-        Returns:
-            int32 [groups, length]: the blocks; the null block where the rule needs none.
         """
 
     @abstractmethod

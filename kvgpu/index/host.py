@@ -9,7 +9,7 @@ import secrets
 import numpy as np
 
 from kvgpu.blocks import BlockState, Ids
-from kvgpu.index.base import BlockIndex, HitIds, HitQuery, Rows
+from kvgpu.index.base import BlockIndex, PrefixHits, Rows
 from kvgpu.index.journal import NO_LOG, Journal
 from kvgpu.index.table import enter_one, erase_rows, first_of, hash_of, insert_rows, match_rows
 from kvgpu.kernels.layout import (
@@ -21,6 +21,7 @@ from kvgpu.kernels.layout import (
     TAG_SHIFT,
     num_buckets_for,
 )
+from kvgpu.plan import PrefixPlan
 
 
 class HostIndex(BlockIndex):
@@ -64,12 +65,21 @@ class HostIndex(BlockIndex):
     def first(self, words: Rows, group: int) -> int:
         return first_of(self.state.records, self.table, words, group, self.seed)
 
-    def match(self, query: HitQuery, rows: Rows, max_length: int) -> HitIds:
+    def match(self, plan: PrefixPlan, rows: Rows, max_length: int) -> PrefixHits:
         state = self.state
-        ids: HitIds = match_rows(
-            state.records, self.table, rows, query.words, max_length, state.null_id, self.seed
+        found = match_rows(
+            state.records, self.table, rows, plan.words, max_length, state.null_id, self.seed
         )
-        return ids
+        end = 1 + len(plan.queries)
+        if end == 2:
+            # One array for one group: the common case, without a loop.
+            return PrefixHits(found.item(0), list(found[2:].reshape(len(plan.groups), -1)))
+        num_tokens, *lengths = found[:end].tolist()
+        ids: list[Ids] = []
+        for query, length in zip(plan.queries, lengths, strict=True):
+            begin, end = end, end + length * len(query.groups)
+            ids += list(found[begin:end].reshape(len(query.groups), length))
+        return PrefixHits(num_tokens, ids)
 
     def clear(self) -> None:
         self.table[:] = EMPTY_WORD

@@ -3,9 +3,9 @@
 import numpy as np
 
 from kvgpu.blocks import FIRST, HAS_HASH, IN_TABLE, SHARED, BlockState, Ids
-from kvgpu.index.base import BlockIndex, HitIds, HitQuery, Rows
+from kvgpu.index.base import BlockIndex, PrefixHits, Rows, decided
 from kvgpu.index.journal import Journal
-from kvgpu.policies import decide
+from kvgpu.plan import PrefixPlan
 
 Key = tuple[bytes, int]
 
@@ -65,20 +65,17 @@ class ReferenceIndex(BlockIndex):
         chain = self._blocks.get((words.tobytes(), group))
         return chain[0] if chain else -1
 
-    def match(self, query: HitQuery, rows: Rows, max_length: int) -> HitIds:
-        ids = np.zeros((len(query.groups), max_length // query.rule.block_size), np.int32)
+    def match(self, plan: PrefixPlan, rows: Rows, max_length: int) -> PrefixHits:
+        ids = np.full((len(plan.groups), len(rows)), self.state.null_id, np.int32)
 
-        def hit(_: None, block: int) -> bool:
-            for line, group in enumerate(query.groups):
-                found = self.first(rows[(block + 1) * query.stride - 1], group)
-                if found < 0:
-                    return False
-                ids[line, block] = found
-            return True
+        def hit(query: int, block: int) -> bool:
+            asked = plan.queries[query]
+            key = rows[(block + 1) * asked.stride - 1]
+            found = [self.first(key, group) for group in asked.groups]
+            ids[plan.lines[query], block] = found
+            return min(found) >= 0
 
-        first, length = decide(query.rule, hit, max_length)
-        ids[:, :first] = self.state.null_id
-        return ids[:, :length]
+        return decided(plan, hit, ids, len(rows), max_length, self.state.null_id)
 
     def clear(self) -> None:
         self._blocks.clear()

@@ -16,18 +16,16 @@ from kvgpu.kernels.layout import (
     HASH_MULTIPLIER,
     LOW_32,
     OVERFLOW_WORD,
+    PLAN_HEADER,
+    PLAN_NUM_QUERIES,
+    QUERY_FIRST_LINE,
+    QUERY_NUM_LINES,
+    QUERY_STRIDE,
+    QUERY_WORDS,
     SLOTS_PER_BUCKET,
     TAG_SHIFT,
 )
-from kvgpu.policies import (
-    CHUNKED_LOCAL,
-    FULL,
-    SLIDING_WINDOW,
-    chunked_local_hit,
-    full_attention_hit,
-    mamba_hit,
-    sliding_window_hit,
-)
+from kvgpu.policies import apply_rule, common_hit
 
 AHEAD = 8
 """Rounds between asking for a cache line and using it."""
@@ -283,35 +281,52 @@ def probe(ctx: Any, block: int) -> bool:
     return True
 
 
+@inline
+def bind_query(ctx: Any, query: int) -> Any:
+    """What `probe` takes for one query of a plan."""
+    records, table, rows, words, ids, last, seed = ctx
+    base = PLAN_HEADER + query * QUERY_WORDS
+    begin = words[base + QUERY_FIRST_LINE]
+    end = begin + words[base + QUERY_NUM_LINES]
+    groups = words[PLAN_HEADER + words[PLAN_NUM_QUERIES] * QUERY_WORDS :]
+    return (
+        records, table, rows, words[base + QUERY_STRIDE], groups[begin:end], ids[begin:end],
+        last[begin:end], seed,
+    )  # fmt: skip
+
+
 @jit
 def match_rows(
-    records: Any, table: Any, rows: Any, query: Any, max_length: int, null_id: int, seed: int
+    records: Any, table: Any, rows: Any, words: Any, max_length: int, null_id: int, seed: int
 ) -> Any:
-    """`BlockIndex.match`; `query` is `HitQuery.words`."""
-    kind, block_size, alignment = query[0], query[1], query[2]
-    drop, extent, stride, groups = query[3] != 0, query[4], query[5], query[6:]
-    ids = np.empty((len(groups), max_length // block_size), np.int32)
-    last = np.full((len(groups), 2), -2)
-    ctx = (records, table, rows, stride, groups, ids, last, seed)
-    if kind == FULL:
-        first, length = full_attention_hit(
-            probe, ctx, max_length, block_size, alignment, drop, extent
-        )
-    elif kind == SLIDING_WINDOW:
-        first, length = sliding_window_hit(
-            probe, ctx, max_length, block_size, alignment, drop, extent
-        )
-    elif kind == CHUNKED_LOCAL:
-        first, length = chunked_local_hit(
-            probe, ctx, max_length, block_size, alignment, drop, extent
-        )
-    else:
-        first, length = mamba_hit(probe, ctx, max_length, block_size, alignment, drop, extent)
-    # A copy: `ids` is as long as the request, the hit may be short.
-    found = np.empty((len(groups), length), np.int32)
-    for line in range(len(groups)):
-        for i in range(length):
-            found[line, i] = null_id if i < first else ids[line, i]
+    """`BlockIndex.match`; `words` are those of the plan.
+
+    Returns int32: length in tokens, blocks hit per query, then the ids of each line, one after the
+    other: a copy, since a request may be long and its hit short.
+    """
+    num_queries = words[PLAN_NUM_QUERIES]
+    num_lines = len(words) - PLAN_HEADER - num_queries * QUERY_WORDS
+    ids = np.empty((num_lines, len(rows)), np.int32)
+    last = np.full((num_lines, 2), -2)
+    firsts, lengths = np.empty(num_queries, np.int64), np.empty(num_queries, np.int64)
+    ctx = (records, table, rows, words, ids, last, seed)
+    num_tokens = common_hit(
+        apply_rule, bind_query, probe, ctx, words, len(rows), max_length, firsts, lengths
+    )
+    size = 1 + num_queries
+    for q in range(num_queries):
+        size += lengths[q] * words[PLAN_HEADER + q * QUERY_WORDS + QUERY_NUM_LINES]
+    found = np.empty(size, np.int32)
+    found[0] = num_tokens
+    place = 1 + num_queries
+    for q in range(num_queries):
+        found[1 + q] = lengths[q]
+        base = PLAN_HEADER + q * QUERY_WORDS
+        begin = words[base + QUERY_FIRST_LINE]
+        for line in range(begin, begin + words[base + QUERY_NUM_LINES]):
+            for i in range(lengths[q]):
+                found[place + i] = null_id if i < firsts[q] else ids[line, i]
+            place += lengths[q]
     return found
 
 
