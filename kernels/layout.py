@@ -57,3 +57,31 @@ FULL = 0
 SLIDING_WINDOW = 1
 CHUNKED_LOCAL = 2
 MAMBA = 3
+
+
+# Device memory beside the table.
+
+NEVER = -1
+"""A word that no entry has: its lower half is no block id. Idle lanes compare with it."""
+
+META_SIZE = 0
+META_STATUS = 1
+META_GATE = 2
+META_WORDS = 8
+"""Words of the meta array: number of keys; status bits since the last look; whether the batch that
+is being applied was found bad."""
+
+STATUS_BAD_BLOCK_ID = 1
+STATUS_BAD_GROUP = 2
+STATUS_BAD_OFFSETS = 4
+STATUS_TABLE_FULL = 8
+STATUS_WORD_NOT_FOUND = 16
+
+
+def record_words(key_words: int) -> int:
+    """Words of a block's record on a device: the key, the group, and padding to 32 or 64 bytes."""
+    return 2 * key_words
+
+
+MAX_TOKENS = 2**30
+"""Longest request; kernels count tokens in 32 bits and add a block to them."""

@@ -21,6 +21,20 @@ def backend_name() -> str:
     return os.environ.get("KVGPU_BACKEND") or DEFAULT_BACKEND
 
 
+def crossover_blocks() -> int | None:
+    """`KVGPU_CROSSOVER_BLOCKS`: blocks from which `auto` asks the GPU; unset: measured.
+
+    Raises:
+        ConfigError: The value is no positive integer.
+    """
+    value = os.environ.get("KVGPU_CROSSOVER_BLOCKS")
+    if not value:
+        return None
+    if not value.isdigit() or int(value) == 0:
+        raise ConfigError(f"KVGPU_CROSSOVER_BLOCKS must be a positive integer, got {value!r}")
+    return int(value)
+
+
 def retention_interval() -> int | None:
     """`VLLM_PREFIX_CACHE_RETENTION_INTERVAL` in tokens; unset means dense retention.
 

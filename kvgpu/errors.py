@@ -54,3 +54,18 @@ class SampleRateError(ConfigError, AssertionError):
 
 class RunningRequestError(ArgumentError, AssertionError):
     """Computed blocks were given for a request that holds blocks already."""
+
+
+class ArgumentTypeError(ArgumentError, TypeError):
+    """An array of the wrong dtype, or an argument of the wrong type. The state is as before."""
+
+
+class DeviceError(KVGPUError, RuntimeError):
+    """A device that is asked for cannot be used: it is missing, or it failed.
+
+    After a failure of the device nothing is lost: the control plane holds all state.
+    """
+
+
+class MissingPackageError(KVGPUError, ImportError):
+    """An optional package is needed; the message names it and the extra that brings it."""

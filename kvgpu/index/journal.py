@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from kvgpu._jit import inline
-from kvgpu.kernels.layout import KEY_WORDS
+from kvgpu._jit import inline, jit
+from kvgpu.kernels.layout import HASH_MULTIPLIER, KEY_WORDS, LOW_32
 
 LOG_WORDS = KEY_WORDS + 3
 NO_LOG: npt.NDArray[np.int64] = np.zeros((0, LOG_WORDS), np.int64)
@@ -30,6 +30,58 @@ def note(log: Any, k0: int, k1: int, k2: int, k3: int, group: int, old: int, new
     log[row, 4] = group
     log[row, 5] = old
     log[row, 6] = new
+
+
+@jit
+def fold(log: Any, count: int) -> Any:
+    """Net changes of the first `count` notes, as the arrays of a `Flush`.
+
+    Keys are told apart by a table of rows, open addressing with linear probing.
+    """
+    size = 2
+    while size < 2 * count:
+        size *= 2
+    slots = np.zeros(size, np.int64)
+    first = np.empty(count, np.int64)
+    last = np.empty(count, np.int64)
+    place_of = np.empty(count + 1, np.int64)
+    num_keys = 0
+    for row in range(1, count + 1):
+        note = log[row]
+        h = (note[0] ^ note[1] ^ note[2] ^ note[3] ^ note[4]) * HASH_MULTIPLIER
+        slot = ((h >> 32) & LOW_32) & (size - 1)
+        while slots[slot] != 0:
+            other = log[slots[slot]]
+            same = True
+            for word in range(KEY_WORDS + 1):
+                same = same and other[word] == note[word]
+            if same:
+                break
+            slot = (slot + 1) & (size - 1)
+        if slots[slot] == 0:
+            slots[slot] = row
+            place_of[row] = num_keys
+            first[num_keys] = row
+            num_keys += 1
+        last[place_of[slots[slot]]] = row
+    changed = 0
+    for key in range(num_keys):
+        # A block that left and came back under the same key has changed nothing.
+        if log[first[key], KEY_WORDS + 1] != log[last[key], KEY_WORDS + 2]:
+            first[changed] = first[key]
+            last[changed] = last[key]
+            changed += 1
+    keys = np.empty((changed, KEY_WORDS), np.int64)
+    group = np.empty(changed, np.int32)
+    old = np.empty(changed, np.int32)
+    new = np.empty(changed, np.int32)
+    for key in range(changed):
+        for word in range(KEY_WORDS):
+            keys[key, word] = log[first[key], word]
+        group[key] = log[first[key], KEY_WORDS]
+        old[key] = log[first[key], KEY_WORDS + 1]
+        new[key] = log[last[key], KEY_WORDS + 2]
+    return keys, group, old, new
 
 
 class Flush(NamedTuple):
@@ -69,19 +121,6 @@ class Journal:
 
     def take(self) -> Flush:
         """Net changes since the last call. O(notes)."""
-        notes = self._log[1 : len(self) + 1].copy()
+        keys, group, old, new = fold(self._log, len(self))
         self.discard()
-        where: dict[bytes, list[int]] = {}
-        for row, key in enumerate(notes[:, : KEY_WORDS + 1]):
-            where.setdefault(key.tobytes(), []).append(row)
-        first = np.array([rows[0] for rows in where.values()], np.int64)
-        last = np.array([rows[-1] for rows in where.values()], np.int64)
-        old, new = notes[first, 5].astype(np.int32), notes[last, 6].astype(np.int32)
-        changed = old != new
-        # A block that left and came back under the same key has changed nothing.
-        return Flush(
-            notes[first[changed], :KEY_WORDS],
-            notes[first[changed], 4].astype(np.int32),
-            old[changed],
-            new[changed],
-        )
+        return Flush(keys, group, old, new)

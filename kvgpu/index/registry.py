@@ -1,11 +1,18 @@
-"""Index backends by name."""
+"""Index backends by name. Those with packages of their own are imported when asked for."""
+
+from importlib import import_module
 
 from kvgpu.errors import UnknownNameError
 from kvgpu.index.base import BlockIndex
-from kvgpu.index.host import HostIndex
-from kvgpu.index.reference import ReferenceIndex
 
-BACKENDS: dict[str, type[BlockIndex]] = {index.name: index for index in (ReferenceIndex, HostIndex)}
+BACKENDS = {
+    "reference": ("kvgpu.index.reference", "ReferenceIndex"),
+    "host": ("kvgpu.index.host", "HostIndex"),
+    "triton": ("kvgpu.index.device", "TritonIndex"),
+    "cuda": ("kvgpu.index.device", "CudaIndex"),
+    "auto": ("kvgpu.index.auto", "AutoIndex"),
+}
+"""Name -> module and class."""
 
 
 def backend_by_name(name: str) -> type[BlockIndex]:
@@ -15,6 +22,8 @@ def backend_by_name(name: str) -> type[BlockIndex]:
         UnknownNameError: There is none of that name; the message lists those there are.
     """
     try:
-        return BACKENDS[name]
+        module, class_name = BACKENDS[name]
     except KeyError:
         raise UnknownNameError("index backend", name, list(BACKENDS)) from None
+    found: type[BlockIndex] = getattr(import_module(module), class_name)
+    return found

@@ -1,0 +1,142 @@
+"""Every Triton kernel compiled ahead of time, without a GPU, and what ptxas says of each.
+
+    python -m kvgpu.kernels.aot [--json -] [--targets 80,90,100,120]
+
+A row per kernel and target: registers, spilled bytes, shared memory, barriers, bytes of code. Exit
+status 1 if any kernel spills, 2 if one does not compile.
+"""
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from kvgpu.kernels import find, invariants, longest_prefix, update
+
+TARGETS = (80, 90, 100, 120)
+POINTERS = {
+    "words": "*i64", "records": "*i64", "meta": "*i64", "keys": "*i64", "plan": "*i64",
+    "begins": "*i64", "ends": "*i64", "max_lengths": "*i64", "num_tokens": "*i64",
+    "overflow": "*i64", "violations": "*i64", "groups": "*i32", "old": "*i32", "new": "*i32",
+    "ids": "*i32", "hits": "*i32", "firsts": "*i32", "lengths": "*i32", "uses": "*i32",
+}  # fmt: skip
+NUMBERS = {"seed": "i64", "count": "i64", "num_keys": "i64", "longest": "i64", "num_buckets": "i64",
+           "num_blocks": "i64", "null_id": "i32"}  # fmt: skip
+UNALIGNED = {"ends"}
+"""Offsets from the second on: eight bytes behind an aligned address."""
+
+
+@dataclass
+class Build:
+    """One kernel compiled for one target."""
+
+    kernel: str
+    target: str
+    registers: int
+    spill_bytes: int
+    shared_bytes: int
+    barriers: int
+    code_bytes: int
+
+
+def variants() -> list[tuple[str, Any, dict[str, Any]]]:
+    """(name, kernel, constants) of everything that is launched."""
+    found: list[tuple[str, Any, dict[str, Any]]] = []
+    for words in (2, 4):
+        width = f"{8 * words}B"
+        found += [
+            (f"find {width}", find.find_kernel,
+             {"KEY_WORDS": words, "ONE_GROUP": False, "BLOCK": 32}),
+            (f"probe {width}", longest_prefix.probe_kernel, {"KEY_WORDS": words, "BLOCK": 32}),
+            (f"invariants {width}", invariants.entries_kernel, {"KEY_WORDS": words, "BLOCK": 32}),
+        ]  # fmt: skip
+        found += [
+            (f"update {name} {width}", update.update_kernel,
+             {"PHASES": phases, "KEY_WORDS": words, "BLOCK": 32})
+            for name, phases in (("leave", 1), ("enter", 2), ("both", 3))
+        ]  # fmt: skip
+    found.append(("validate", update.validate_kernel, {"BLOCK": 32}))
+    found += [
+        (f"decide{' and write' if write else ''}", longest_prefix.decide_kernel,
+         {"WRITE_IDS": write, "TILE": longest_prefix.DECIDE_TILE})
+        for write in (False, True)
+    ]  # fmt: skip
+    return found
+
+
+def ptxas() -> str:
+    """The assembler that comes with Triton."""
+    return str(triton.knobs.nvidia.ptxas.path)
+
+
+def build(name: str, kernel: Any, constants: dict[str, Any], capability: int) -> Build:
+    """Compile one kernel for one compute capability, for example 90."""
+    kinds = POINTERS | NUMBERS
+    signature = {arg: kinds.get(arg, "constexpr") for arg in kernel.arg_names}
+    aligned = {
+        (place,): [["tt.divisibility", 16]]
+        for place, arg in enumerate(kernel.arg_names)
+        if arg in POINTERS and arg not in UNALIGNED
+    }
+    source = ASTSource(kernel, signature, constants, aligned)
+    options = {"num_warps": 1}
+    compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    ptx = compiled.asm["ptx"]
+    target = re.search(r"\.target (sm_\w+)", ptx)
+    assert target is not None
+    with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
+        file.write(ptx)
+        file.flush()
+        said = subprocess.run(
+            [ptxas(), "-v", f"--gpu-name={target[1]}", file.name, "-o", "/dev/null"],
+            capture_output=True, text=True, check=True,
+        ).stderr  # fmt: skip
+    registers = re.search(r"Used (\d+) registers", said)
+    assert registers is not None, said
+    spills = sum(map(int, re.findall(r"(\d+) bytes spill", said)))
+    return Build(
+        name, target[1], int(registers[1]), spills, int(compiled.metadata.shared),
+        len(re.findall(r"bar\.sync", ptx)), len(compiled.asm["cubin"]),
+    )  # fmt: skip
+
+
+def main() -> int:
+    """Compile all, print the rows."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--targets", default=",".join(map(str, TARGETS)))
+    parser.add_argument("--json", type=Path, help="write the rows as JSON ('-': standard output)")
+    options = parser.parse_args()
+    rows, failed = [], 0
+    for name, kernel, constants in variants():
+        for capability in map(int, options.targets.split(",")):
+            try:
+                row = build(name, kernel, constants, capability)
+            except Exception as error:
+                failed += 1
+                print(f"{name} for sm_{capability} does not compile: {error}", file=sys.stderr)
+                continue
+            rows.append(row)
+            print(
+                f"{row.kernel:<18} {row.target:<8} {row.registers:>4} registers "
+                f"{row.spill_bytes:>3} B spilled {row.shared_bytes:>5} B shared "
+                f"{row.barriers:>2} barriers {row.code_bytes:>6} B code"
+            )
+    if options.json:
+        text = json.dumps([asdict(row) for row in rows], indent=1)
+        print(text) if str(options.json) == "-" else options.json.write_text(text)
+    if failed:
+        return 2
+    return 1 if any(row.spill_bytes for row in rows) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

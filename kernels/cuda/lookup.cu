@@ -1,0 +1,60 @@
+// Looking keys up, one thread per key: the twins of find_kernel and probe_kernel.
+#include "table.cuh"
+
+using kvgpu::TableView;
+using kvgpu::word;
+
+template <int KEY_WORDS>
+__device__ void find_one(const TableView& table, const word* keys, const int* groups, int one_group,
+                         int* ids, word count) {
+    const word i = static_cast<word>(blockIdx.x) * blockDim.x + threadIdx.x;
+    if (i >= count) return;
+    const word group = groups[one_group ? 0 : i];
+    ids[i] = kvgpu::find_block<KEY_WORDS>(
+        table, kvgpu::load_key<KEY_WORDS>(keys + i * KEY_WORDS, group));
+}
+
+extern "C" __global__ void find_2(TableView table, const word* keys, const int* groups,
+                                  int one_group, int* ids, word count) {
+    find_one<2>(table, keys, groups, one_group, ids, count);
+}
+
+extern "C" __global__ void find_4(TableView table, const word* keys, const int* groups,
+                                  int one_group, int* ids, word count) {
+    find_one<4>(table, keys, groups, one_group, ids, count);
+}
+
+// Grid: (requests, tiles of the longest request, queries). A request whose keys are out of range
+// has none here; the kernel that decides reports it.
+template <int KEY_WORDS>
+__device__ void probe_one(const TableView& table, const word* plan, const word* keys,
+                          const word* begins, const word* ends, int* hits, word num_keys,
+                          word longest) {
+    const word begin = begins[blockIdx.x];
+    word length = ends[blockIdx.x] - begin;
+    if (begin < 0 || length < 0 || begin + length > num_keys) return;
+    length = length < longest ? length : longest;
+    const word* query = plan + KVGPU_PLAN_HEADER + blockIdx.z * KVGPU_QUERY_WORDS;
+    const word* groups = plan + KVGPU_PLAN_HEADER + plan[KVGPU_PLAN_NUM_QUERIES] * KVGPU_QUERY_WORDS;
+    const word block = static_cast<word>(blockIdx.y) * blockDim.x + threadIdx.x;
+    const word place = (block + 1) * query[KVGPU_QUERY_STRIDE] - 1;
+    if (place >= length) return;
+    const word first_line = query[KVGPU_QUERY_FIRST_LINE];
+    for (word line = first_line; line < first_line + query[KVGPU_QUERY_NUM_LINES]; ++line) {
+        const kvgpu::Key key =
+            kvgpu::load_key<KEY_WORDS>(keys + (begin + place) * KEY_WORDS, groups[line]);
+        hits[line * num_keys + begin + place] = kvgpu::find_block<KEY_WORDS>(table, key);
+    }
+}
+
+extern "C" __global__ void probe_2(TableView table, const word* plan, const word* keys,
+                                   const word* begins, const word* ends, int* hits, word num_keys,
+                                   word longest) {
+    probe_one<2>(table, plan, keys, begins, ends, hits, num_keys, longest);
+}
+
+extern "C" __global__ void probe_4(TableView table, const word* plan, const word* keys,
+                                   const word* begins, const word* ends, int* hits, word num_keys,
+                                   word longest) {
+    probe_one<4>(table, plan, keys, begins, ends, hits, num_keys, longest);
+}

@@ -1,0 +1,189 @@
+// The block-hash table as device functions: the twins of kernels/slot_hash.py, find.py, update.py.
+//
+// Compiles as CUDA C++ (NVRTC, nvcc) and as C++20, where std::atomic_ref stands for device atomics,
+// so that the races of an update can be searched with threads. The constants KVGPU_* are given by
+// the compiler's command line: kernels/layout.py states them once (kernels/cuda_engine.py: defines).
+#pragma once
+
+#ifdef __CUDACC__
+#define KVGPU_DEVICE __device__ __forceinline__
+#else
+#include <atomic>
+#define KVGPU_DEVICE inline
+#endif
+
+namespace kvgpu {
+
+using word = long long;
+using uword = unsigned long long;
+
+// What a kernel takes of a table, owning nothing: VIEW_STRUCT of kernels/view.py.
+struct TableView {
+    word* words;    // [num_buckets][8]: seven slots and an overflow count
+    word* records;  // [num_blocks][2 * KEY_WORDS]: key, group
+    word* meta;     // [8]: KVGPU_META_*
+    word num_buckets;
+    word num_blocks;
+    word seed;
+};
+
+// Words that other threads of the same launch change. Relaxed: each stands for itself, and the end
+// of the launch publishes all.
+#ifdef __CUDACC__
+KVGPU_DEVICE word load_shared_word(const word* at) { return *reinterpret_cast<const volatile word*>(at); }
+KVGPU_DEVICE word compare_and_swap(word* at, word expected, word desired) {
+    return static_cast<word>(atomicCAS(reinterpret_cast<uword*>(at), static_cast<uword>(expected),
+                                       static_cast<uword>(desired)));
+}
+KVGPU_DEVICE void add(word* at, word amount) {
+    atomicAdd(reinterpret_cast<uword*>(at), static_cast<uword>(amount));
+}
+KVGPU_DEVICE void set_bits(word* at, word bits) {
+    atomicOr(reinterpret_cast<uword*>(at), static_cast<uword>(bits));
+}
+#else
+KVGPU_DEVICE word load_shared_word(const word* at) {
+    return std::atomic_ref<word>(*const_cast<word*>(at)).load(std::memory_order_relaxed);
+}
+KVGPU_DEVICE word compare_and_swap(word* at, word expected, word desired) {
+    std::atomic_ref<word>(*at).compare_exchange_strong(expected, desired, std::memory_order_relaxed);
+    return expected;
+}
+KVGPU_DEVICE void add(word* at, word amount) {
+    std::atomic_ref<word>(*at).fetch_add(amount, std::memory_order_relaxed);
+}
+KVGPU_DEVICE void set_bits(word* at, word bits) {
+    std::atomic_ref<word>(*at).fetch_or(bits, std::memory_order_relaxed);
+}
+#endif
+
+// A key: four words; 16-byte hashes leave the last two 0.
+struct Key {
+    word k[4];
+    word group;
+};
+
+template <int KEY_WORDS>
+KVGPU_DEVICE Key load_key(const word* at, word group) {
+    Key key{{at[0], at[1], 0, 0}, group};
+    if constexpr (KEY_WORDS == 4) {
+        key.k[2] = at[2];
+        key.k[3] = at[3];
+    }
+    return key;
+}
+
+KVGPU_DEVICE uword mix(uword h, uword value) {
+    h = (h ^ value) * static_cast<uword>(KVGPU_HASH_MULTIPLIER);
+    return h ^ (h >> 32);
+}
+
+// The upper half chooses the bucket, the lower half is the tag.
+KVGPU_DEVICE uword slot_hash(const Key& key, word seed) {
+    uword h = static_cast<uword>(seed);
+    for (int i = 0; i < 4; ++i) h = mix(h, static_cast<uword>(key.k[i]));
+    return mix(h, static_cast<uword>(key.group));
+}
+
+KVGPU_DEVICE word bucket_of(uword h, word num_buckets) {
+    return static_cast<word>(((h >> 32) * static_cast<uword>(num_buckets)) >> 32);
+}
+
+KVGPU_DEVICE word word_of(uword h, word block) {
+    return static_cast<word>((h << KVGPU_TAG_SHIFT) | static_cast<uword>(block + 1));
+}
+
+KVGPU_DEVICE word next_bucket(word bucket, word num_buckets) {
+    return bucket + 1 == num_buckets ? 0 : bucket + 1;
+}
+
+template <int KEY_WORDS>
+KVGPU_DEVICE bool record_equals(const TableView& table, word block, const Key& key) {
+    const word* record = table.records + block * (2 * KEY_WORDS);
+    bool same = record[KEY_WORDS] == key.group;
+    for (int i = 0; i < KEY_WORDS; ++i) same = same && record[i] == key.k[i];
+    return same;
+}
+
+// Id of the first block under a key, or -1. Not beside an update.
+template <int KEY_WORDS>
+KVGPU_DEVICE int find_block(const TableView& table, const Key& key) {
+    const uword h = slot_hash(key, table.seed);
+    const uword tag = h & 0xFFFFFFFFull;
+    word bucket = bucket_of(h, table.num_buckets);
+    for (word step = 0; step < table.num_buckets; ++step) {
+        const word* line = table.words + bucket * KVGPU_BUCKET_WORDS;
+        for (int slot = 0; slot < KVGPU_SLOTS_PER_BUCKET; ++slot) {
+            const uword entry = static_cast<uword>(line[slot]);
+            if (entry == KVGPU_EMPTY_WORD || (entry >> KVGPU_TAG_SHIFT) != tag) continue;
+            const word block = static_cast<word>(entry & 0xFFFFFFFFull) - 1;
+            if (record_equals<KEY_WORDS>(table, block, key)) return static_cast<int>(block);
+        }
+        if (line[KVGPU_OVERFLOW_WORD] == 0) return -1;
+        bucket = next_bucket(bucket, table.num_buckets);
+    }
+    return -1;
+}
+
+// Exchange an exact word for another, from the primary bucket on. Returns the number of buckets
+// passed before, or -1 when the word is nowhere.
+KVGPU_DEVICE word swap_word(const TableView& table, uword h, word expected, word desired) {
+    word bucket = bucket_of(h, table.num_buckets);
+    for (word passed = 0; passed < table.num_buckets; ++passed) {
+        word* line = table.words + bucket * KVGPU_BUCKET_WORDS;
+        for (int slot = 0; slot < KVGPU_SLOTS_PER_BUCKET; ++slot) {
+            if (load_shared_word(line + slot) == expected &&
+                compare_and_swap(line + slot, expected, desired) == expected) {
+                return passed;
+            }
+        }
+        bucket = next_bucket(bucket, table.num_buckets);
+    }
+    return -1;
+}
+
+// Is the change of the first block under a key part of the phase (1: leave, 2: enter, 3: both)?
+KVGPU_DEVICE bool in_phase(int phases, word before, word after) {
+    const bool entering = before < 0 && after >= 0;
+    const bool leaving = before >= 0 && before != after;
+    return ((phases & 1) && leaving) || ((phases & 2) && entering);
+}
+
+// One row of a flush: block `before` was first under the key, `after` is now; -1 for none.
+template <int KEY_WORDS>
+KVGPU_DEVICE void apply_change(const TableView& table, const Key& key, word before, word after,
+                               int phases) {
+    if (!in_phase(phases, before, after)) return;
+    if (after >= 0) {
+        word* record = table.records + after * (2 * KEY_WORDS);
+        for (int i = 0; i < KEY_WORDS; ++i) record[i] = key.k[i];
+        record[KEY_WORDS] = key.group;
+    }
+    const uword h = slot_hash(key, table.seed);
+    const word expected = before >= 0 ? word_of(h, before) : KVGPU_EMPTY_WORD;
+    const word desired = after >= 0 ? word_of(h, after) : KVGPU_EMPTY_WORD;
+    const word passed = swap_word(table, h, expected, desired);
+    if (passed < 0) {
+        set_bits(table.meta + KVGPU_META_STATUS,
+                 before < 0 ? KVGPU_STATUS_TABLE_FULL : KVGPU_STATUS_WORD_NOT_FOUND);
+        return;
+    }
+    const word delta = (after >= 0) - (before >= 0);
+    if (delta == 0) return;
+    // Nobody reads overflow counts in the same launch, so they may follow.
+    word bucket = bucket_of(h, table.num_buckets);
+    for (word step = 0; step < passed; ++step) {
+        add(table.words + bucket * KVGPU_BUCKET_WORDS + KVGPU_OVERFLOW_WORD, delta);
+        bucket = next_bucket(bucket, table.num_buckets);
+    }
+    add(table.meta + KVGPU_META_SIZE, delta);
+}
+
+// Status bits of a row with ids or a group out of range, else 0.
+KVGPU_DEVICE word badness(const TableView& table, word group, word before, word after) {
+    const bool bad_id = before < -1 || before >= table.num_blocks || after < -1 ||
+                        after >= table.num_blocks;
+    return (bad_id ? KVGPU_STATUS_BAD_BLOCK_ID : 0) | (group < 0 ? KVGPU_STATUS_BAD_GROUP : 0);
+}
+
+}  // namespace kvgpu

@@ -1,0 +1,34 @@
+// Applying a flush, one thread per key: the twin of kernels/update.py.
+#include "table.cuh"
+
+using kvgpu::TableView;
+using kvgpu::word;
+
+extern "C" __global__ void validate(TableView table, const int* groups, const int* before,
+                                    const int* after, word count) {
+    const word i = static_cast<word>(blockIdx.x) * blockDim.x + threadIdx.x;
+    if (i >= count) return;
+    const word bits = kvgpu::badness(table, groups[i], before[i], after[i]);
+    if (bits == 0) return;
+    kvgpu::set_bits(table.meta + KVGPU_META_STATUS, bits);
+    kvgpu::set_bits(table.meta + KVGPU_META_GATE, 1);
+}
+
+template <int KEY_WORDS>
+__device__ void update_one(const TableView& table, const word* keys, const int* groups,
+                           const int* before, const int* after, word count, int phases) {
+    const word i = static_cast<word>(blockIdx.x) * blockDim.x + threadIdx.x;
+    if (i >= count || table.meta[KVGPU_META_GATE] != 0) return;
+    const kvgpu::Key key = kvgpu::load_key<KEY_WORDS>(keys + i * KEY_WORDS, groups[i]);
+    kvgpu::apply_change<KEY_WORDS>(table, key, before[i], after[i], phases);
+}
+
+extern "C" __global__ void update_2(TableView table, const word* keys, const int* groups,
+                                    const int* before, const int* after, word count, int phases) {
+    update_one<2>(table, keys, groups, before, after, count, phases);
+}
+
+extern "C" __global__ void update_4(TableView table, const word* keys, const int* groups,
+                                    const int* before, const int* after, word count, int phases) {
+    update_one<4>(table, keys, groups, before, after, count, phases);
+}

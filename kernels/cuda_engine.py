@@ -1,0 +1,114 @@
+"""The CUDA twins, compiled and launched through CuPy on torch's memory and stream."""
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kvgpu.errors import DeviceError, MissingPackageError
+from kvgpu.kernels import layout
+from kvgpu.kernels.view import TableView
+
+SOURCES = Path(__file__).resolve().parent / "cuda"
+THREADS = 128
+
+DEFINED = (
+    "BUCKET_WORDS", "SLOTS_PER_BUCKET", "OVERFLOW_WORD", "EMPTY_WORD", "TAG_SHIFT",
+    "HASH_MULTIPLIER", "META_SIZE", "META_STATUS", "META_GATE", "STATUS_BAD_BLOCK_ID",
+    "STATUS_BAD_GROUP", "STATUS_TABLE_FULL", "STATUS_WORD_NOT_FOUND", "PLAN_HEADER",
+    "PLAN_NUM_QUERIES", "QUERY_WORDS", "QUERY_STRIDE", "QUERY_FIRST_LINE", "QUERY_NUM_LINES",
+)  # fmt: skip
+
+
+def defines() -> list[str]:
+    """The constants of kernels/layout.py for a C++ compiler's command line."""
+    return [f"-DKVGPU_{name}={getattr(layout, name)}LL" for name in DEFINED]
+
+
+@cache
+def _module(name: str) -> Any:
+    import cupy
+
+    options = ("-std=c++17", f"-I{SOURCES}", *defines())
+    return cupy.RawModule(code=(SOURCES / f"{name}.cu").read_text(), options=options)
+
+
+def _pointer(tensor: Any) -> np.uint64:
+    return np.uint64(tensor.data_ptr())
+
+
+def _launch(file: str, kernel: str, grid: tuple[int, ...], arguments: tuple[Any, ...]) -> None:
+    import cupy
+    import torch
+
+    with cupy.cuda.ExternalStream(torch.cuda.current_stream().cuda_stream):
+        _module(file).get_function(kernel)(grid, (THREADS,), arguments)
+
+
+class CudaEngine:
+    """`launch_find`, `launch_update` and `launch_probe` of the CUDA kernels.
+
+    Raises:
+        MissingPackageError: CuPy is not installed.
+        DeviceError: CuPy finds no GPU.
+    """
+
+    def __init__(self) -> None:
+        try:
+            import cupy
+        except ImportError:
+            raise MissingPackageError(
+                "CuPy is not installed: pip install 'kvgpu[cuda12]' or 'kvgpu[cuda13]'"
+            ) from None
+        try:
+            count = cupy.cuda.runtime.getDeviceCount()
+        except cupy.cuda.runtime.CUDARuntimeError as error:
+            raise DeviceError(f"CuPy finds no GPU: {error}; choose the backend 'host'") from None
+        if count == 0:
+            raise DeviceError("CuPy finds no GPU; choose the backend 'host'")
+
+    def launch_find(self, table: TableView, keys: Any, groups: Any, ids: Any) -> None:
+        """As `kvgpu.kernels.find.launch_find`."""
+        count = len(keys)
+        if count:
+            arguments = (
+                table.as_struct(), _pointer(keys), _pointer(groups), np.int32(len(groups) == 1),
+                _pointer(ids), np.int64(count),
+            )  # fmt: skip
+            _launch("lookup", f"find_{table.key_words}", (-(-count // THREADS),), arguments)
+
+    def launch_update(
+        self, table: TableView, keys: Any, groups: Any, old: Any, new: Any, validate: bool
+    ) -> None:
+        """As `kvgpu.kernels.update.launch_update`."""
+        from kvgpu.kernels.update import phases_of
+
+        count = len(keys)
+        if not count:
+            return
+        grid = (-(-count // THREADS),)
+        changes = (_pointer(groups), _pointer(old), _pointer(new), np.int64(count))
+        gate = table.meta[layout.META_GATE]
+        if validate:
+            gate.zero_()
+            _launch("update", "validate", grid, (table.as_struct(), *changes))
+        for phases in phases_of(table, count):
+            arguments = (table.as_struct(), _pointer(keys), *changes, np.int32(phases))
+            _launch("update", f"update_{table.key_words}", grid, arguments)
+        if validate:
+            gate.zero_()
+
+    def launch_probe(
+        self, table: TableView, plan: Any, keys: Any, begins: Any, ends: Any, hits: Any,
+        longest: int, num_queries: int,
+    ) -> None:  # fmt: skip
+        """As `kvgpu.kernels.longest_prefix.launch_probe`."""
+        tiles = -(-longest // THREADS)
+        if tiles and len(begins):
+            arguments = (
+                table.as_struct(), _pointer(plan), _pointer(keys), _pointer(begins),
+                _pointer(ends), _pointer(hits), np.int64(len(keys)), np.int64(longest),
+            )  # fmt: skip
+            grid = (len(begins), tiles, num_queries)
+            _launch("lookup", f"probe_{table.key_words}", grid, arguments)

@@ -1,0 +1,191 @@
+"""What counts as a prefix hit, in Triton: the rules of kvgpu/policies.py over vectors of hits.
+
+A request's hits lie in device memory as ids, -1 for a miss. A rule reads them in tiles and returns
+(first, length) in blocks, as int32 scalars: blocks [first, length) are hits, those before `first`
+are not needed. `step` is the alignment in blocks.
+"""
+
+import triton
+import triton.language as tl
+
+from kvgpu.kernels import layout
+
+NUM_QUERIES = tl.constexpr(layout.PLAN_NUM_QUERIES)
+ONE_PASS = tl.constexpr(layout.PLAN_ONE_PASS)
+HEADER = tl.constexpr(layout.PLAN_HEADER)
+QUERY_WORDS = tl.constexpr(layout.QUERY_WORDS)
+KIND = tl.constexpr(layout.QUERY_KIND)
+BLOCK_SIZE = tl.constexpr(layout.QUERY_BLOCK_SIZE)
+DROP = tl.constexpr(layout.QUERY_DROP)
+EXTENT = tl.constexpr(layout.QUERY_EXTENT)
+STRIDE = tl.constexpr(layout.QUERY_STRIDE)
+FIRST_LINE = tl.constexpr(layout.QUERY_FIRST_LINE)
+NUM_LINES = tl.constexpr(layout.QUERY_NUM_LINES)
+STEP = tl.constexpr(layout.QUERY_STEP)
+FULL = tl.constexpr(layout.FULL)
+SLIDING_WINDOW = tl.constexpr(layout.SLIDING_WINDOW)
+CHUNKED_LOCAL = tl.constexpr(layout.CHUNKED_LOCAL)
+
+
+@triton.jit
+def later(a, b):
+    """The larger of two block numbers, for a scan."""
+    return tl.maximum(a, b)
+
+
+@triton.jit
+def load_hits(ids, line_words, num_lines, stride, block, active):
+    """Smallest id that the groups of a query have for each block: negative where one misses.
+
+    `ids` points to hash block 0 of the request in the first group. Idle lanes count as hits.
+    """
+    place = (block.to(tl.int64) + 1) * stride - 1
+    found = tl.load(ids + place, mask=active, other=0)
+    for line in range(1, num_lines):
+        found = tl.minimum(found, tl.load(ids + line * line_words + place, mask=active, other=0))
+    return found
+
+
+@triton.jit
+def leading_run(ids, line_words, num_lines, stride, begin, limit, TILE: tl.constexpr):
+    """The first block of [begin, limit) that misses, else `limit`; `begin` if that is larger."""
+    end = tl.maximum(begin, limit)
+    tile = begin
+    while tile < end:
+        block = tile + tl.arange(0, TILE)
+        found = load_hits(ids, line_words, num_lines, stride, block, block < limit)
+        end = tl.minimum(end, tl.min(tl.where(found < 0, block, end)))
+        tile += TILE
+    return end
+
+
+@triton.jit
+def sliding_window_hit(
+    ids, line_words, num_lines, stride, limit, drop, extent, step, TILE: tl.constexpr
+):
+    """The right-most aligned run that is long enough, else the leading run (facts 29 to 31)."""
+    need = tl.maximum(extent + drop, 1)
+    best = limit * 0 - 1
+    last_miss = limit * 0 - 1
+    lead = limit
+    tile = limit * 0
+    while tile < limit:
+        block = tile + tl.arange(0, TILE)
+        active = block < limit
+        found = load_hits(ids, line_words, num_lines, stride, block, active)
+        miss = active & (found < 0)
+        missed_before = tl.associative_scan(tl.where(miss, block, -1), 0, later)
+        missed_before = tl.maximum(missed_before, last_miss)
+        # A run may begin, from the right, only where the hit that it gives is aligned.
+        ends_run = active & ((block + 1 - drop) % step == 0) & (block - missed_before >= need)
+        best = tl.maximum(best, tl.max(tl.where(ends_run, block, -1)))
+        last_miss = tl.maximum(last_miss, tl.max(tl.where(miss, block, -1)))
+        lead = tl.minimum(lead, tl.min(tl.where(miss, block, lead)))
+        tile += TILE
+    # No run is long enough: the one that reaches the first block counts, aligned before the drop.
+    leading = tl.where(lead < drop, 0, (lead - drop) // step * step + drop) // step * step
+    length = tl.where(best >= 0, best + 1, leading)
+    length = tl.where((drop > 0) & (length > 0), (length - 1) // step * step, length)
+    first = tl.where(best >= 0, best - need + 1, 0)
+    return tl.minimum(first, length), length
+
+
+@triton.jit
+def mamba_hit(ids, line_words, num_lines, stride, limit, step, TILE: tl.constexpr):
+    """The right-most aligned state (fact 35)."""
+    best = limit * 0 - 1
+    top = limit
+    while (top > 0) & (best < 0):
+        block = top - 1 - tl.arange(0, TILE)
+        active = block >= 0
+        found = load_hits(ids, line_words, num_lines, stride, block, active)
+        state = active & (found >= 0) & ((block + 1) % step == 0)
+        best = tl.max(tl.where(state, block, -1))
+        top -= TILE
+    return tl.maximum(best, 0), best + 1
+
+
+@triton.jit
+def apply_rule(
+    ids, line_words, num_lines, stride, kind, max_length, size, step, drop, extent,
+    TILE: tl.constexpr,
+):  # fmt: skip
+    """The rule of a kind; `max_length` and `size` in tokens."""
+    limit = max_length // size
+    first = limit * 0
+    length = limit * 0
+    if kind == FULL:
+        length = leading_run(ids, line_words, num_lines, stride, first, limit, TILE)
+        length = tl.maximum(length - drop, 0) // step * step
+    elif kind == SLIDING_WINDOW:
+        first, length = sliding_window_hit(
+            ids, line_words, num_lines, stride, limit, drop, extent, step, TILE
+        )
+    elif kind == CHUNKED_LOCAL:
+        first = max_length // extent * extent // size
+        length = leading_run(ids, line_words, num_lines, stride, first, limit, TILE)
+    else:
+        first, length = mamba_hit(ids, line_words, num_lines, stride, limit, step, TILE)
+    return first, length
+
+
+@triton.jit
+def query_word(words, base, WORD: tl.constexpr):
+    """One parameter of a query, as int32."""
+    return tl.load(words + base + WORD).to(tl.int32)
+
+
+@triton.jit
+def common_hit(ids, line_words, words, num_hashes, max_length, firsts, lengths, TILE: tl.constexpr):
+    """The longest hit that suits all queries of a plan: a fixed point (facts 45 and 46).
+
+    Args:
+        ids: int32, hash block 0 of the request in line 0 of the probe's results.
+        line_words: Words from one line to the next.
+        words: int64, `PrefixPlan.words`.
+        num_hashes: int32, hashes of the request.
+        max_length: int32, longest hit allowed, in tokens.
+        firsts, lengths: int32 [queries] of the request, written.
+
+    Returns:
+        The length of the hit in tokens.
+    """
+    num_queries = tl.load(words + NUM_QUERIES).to(tl.int32)
+    one_pass = tl.load(words + ONE_PASS).to(tl.int32)
+    found = max_length
+    verified = tl.cast(0, tl.int64)
+    first_pass = num_queries > 0
+    going = num_queries > 0
+    while going:
+        current = found
+        for q in range(num_queries):
+            base = HEADER + q * QUERY_WORDS
+            kind = query_word(words, base, KIND)
+            size = query_word(words, base, BLOCK_SIZE)
+            if (kind == FULL) & (first_pass == 0):
+                current = current // size * size
+            else:
+                stride = query_word(words, base, STRIDE)
+                bit = tl.cast(1, tl.int64) << q
+                drop = tl.where((verified & bit) == 0, query_word(words, base, DROP), 0)
+                # The dropped block lies behind the hit that is being verified.
+                limit = tl.where(drop > 0, tl.minimum(current + size, max_length), current)
+                limit = tl.minimum(limit, num_hashes // stride * size)
+                first, length = apply_rule(
+                    ids + query_word(words, base, FIRST_LINE) * line_words, line_words,
+                    query_word(words, base, NUM_LINES), stride, kind, limit, size,
+                    query_word(words, base, STEP), drop, query_word(words, base, EXTENT), TILE,
+                )  # fmt: skip
+                tl.store(firsts + q, first)
+                tl.store(lengths + q, length)
+                shorter = tl.where(length * size < current, tl.cast(0, tl.int64), verified)
+                verified = tl.where(drop > 0, verified | bit, shorter)
+                current = length * size
+        going = (current < found) & (one_pass == 0)
+        found = tl.minimum(found, current)
+        first_pass = num_queries < 0
+    if query_word(words, HEADER, KIND) == FULL:
+        tl.debug_barrier()
+        size = query_word(words, HEADER, BLOCK_SIZE)
+        tl.store(lengths, tl.minimum(tl.load(lengths), found // size))
+    return found

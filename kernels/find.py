@@ -1,0 +1,102 @@
+"""Looking keys up: the probe that every lookup kernel shares, and the plain batch lookup."""
+
+from typing import Any
+
+import triton
+import triton.language as tl
+
+from kvgpu.kernels.layout import LOW_32, SLOTS_PER_BUCKET
+from kvgpu.kernels.records import LANES, load_bucket, load_key, record_equals
+from kvgpu.kernels.slot_hash import bucket_of, slot_hash, upper_half
+from kvgpu.kernels.view import TableView
+
+LOW = tl.constexpr(LOW_32)
+SLOTS = tl.constexpr(SLOTS_PER_BUCKET)
+
+
+@triton.jit
+def tag_bit(word, tag, bit: tl.constexpr):
+    """`bit` where the word is an entry with this tag, else 0."""
+    return tl.where((upper_half(word) == tag) & (word != 0), bit, 0)
+
+
+@triton.jit
+def find_blocks(
+    words, records, k0, k1, k2, k3, group, active, num_buckets, seed, KEY_WORDS: tl.constexpr
+):
+    """Id of the first block under each lane's key, or -1; int32 [BLOCK].
+
+    Tags only steer: a hit is a hit when all bytes of the key and the group are equal. Reads one
+    bucket and one record for a hit, one bucket for a miss, more where buckets overflowed.
+
+    Args:
+        words: int64 [num_buckets, 8], the table.
+        records: int64 [num_blocks, 2 * KEY_WORDS], keys and groups of blocks.
+        k0, k1, k2, k3: int64 [BLOCK], key words.
+        group: int32 or int64 [BLOCK].
+        active: bool [BLOCK]; other lanes get -1.
+    """
+    h = slot_hash(k0, k1, k2, k3, group, seed)
+    tag = h & LOW
+    bucket = bucket_of(h, num_buckets)
+    found = tl.full(k0.shape, -1, tl.int32)
+    looking = active
+    steps = 0
+    while tl.max(looking.to(tl.int32)) > 0:
+        w0, w1, w2, w3, w4, w5, w6, overflow = load_bucket(words, bucket, looking, False)
+        candidates = tag_bit(w0, tag, 1) | tag_bit(w1, tag, 2) | tag_bit(w2, tag, 4)
+        candidates |= tag_bit(w3, tag, 8) | tag_bit(w4, tag, 16) | tag_bit(w5, tag, 32)
+        candidates |= tag_bit(w6, tag, 64)
+        candidates = tl.where(looking, candidates, 0)
+        while tl.max(candidates) > 0:
+            lowest = candidates & -candidates
+            word = tl.where(lowest == 1, w0, tl.where(lowest == 2, w1, w2))
+            word = tl.where(lowest == 8, w3, tl.where(lowest == 16, w4, word))
+            word = tl.where(lowest == 32, w5, tl.where(lowest == 64, w6, word))
+            row = ((word & LOW) - 1).to(tl.int32)
+            equal = record_equals(records, row, k0, k1, k2, k3, group, candidates > 0, KEY_WORDS)
+            found = tl.where(equal, row, found)
+            candidates = tl.where(equal, 0, candidates ^ lowest)
+        steps += 1
+        looking = looking & (found < 0) & (overflow != 0) & (steps < num_buckets)
+        bucket = tl.where(bucket + 1 == num_buckets, 0, bucket + 1)
+    return found
+
+
+@triton.jit(do_not_specialize=["count", "num_buckets", "seed"])
+def find_kernel(
+    words, records, keys, groups, ids, count, num_buckets, seed,
+    KEY_WORDS: tl.constexpr, ONE_GROUP: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """`ids[i]` = first block under `keys[i]` in `groups[i]`, or -1.
+
+    keys int64 [count, KEY_WORDS]; groups int32 [count], or [1] for all with ONE_GROUP; ids int32
+    [count].
+    """
+    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    active = i < count
+    k0, k1, k2, k3 = load_key(keys + i * KEY_WORDS, active, KEY_WORDS)
+    if ONE_GROUP:
+        group = tl.load(groups + tl.zeros_like(i))
+    else:
+        group = tl.load(groups + i, mask=active, other=0)
+    seed = tl.cast(seed, tl.int64)
+    found = find_blocks(words, records, k0, k1, k2, k3, group, active, num_buckets, seed, KEY_WORDS)
+    tl.store(ids + i, found, mask=active)
+
+
+def launch_find(table: TableView, keys: Any, groups: Any, ids: Any) -> None:
+    """Start `find_kernel` on the current stream; nothing is launched for no keys.
+
+    Args:
+        table: The table.
+        keys: int64 [n, key_words].
+        groups: int32 [n], or [1] for all.
+        ids: int32 [n], written.
+    """
+    count = len(keys)
+    if count:
+        find_kernel[(triton.cdiv(count, LANES),)](
+            table.words, table.records, keys, groups, ids, count, table.num_buckets, table.seed,
+            KEY_WORDS=table.key_words, ONE_GROUP=len(groups) == 1, BLOCK=LANES, num_warps=1,
+        )  # fmt: skip

@@ -1,0 +1,163 @@
+"""The longest cached prefix of many requests over all cache groups, in two launches.
+
+`probe_kernel` looks every (group, hash block) up, flat and in parallel, so that the depth of the
+dependent loads does not grow with the length of a prompt. `decide_kernel`, one program a request,
+applies the rules to the hits and writes the result.
+"""
+
+from typing import Any, NamedTuple
+
+import triton
+import triton.language as tl
+
+from kvgpu.kernels import layout
+from kvgpu.kernels.decide import (
+    FIRST_LINE,
+    HEADER,
+    NUM_LINES,
+    NUM_QUERIES,
+    QUERY_WORDS,
+    STRIDE,
+    common_hit,
+    query_word,
+)
+from kvgpu.kernels.find import find_blocks
+from kvgpu.kernels.records import LANES, load_key
+from kvgpu.kernels.view import TableView
+
+STATUS = tl.constexpr(layout.META_STATUS)
+BAD_OFFSETS = tl.constexpr(layout.STATUS_BAD_OFFSETS)
+
+LONGEST = tl.constexpr(layout.MAX_TOKENS)
+
+DECIDE_TILE = 128
+
+
+@triton.jit
+def request_bounds(begins, ends, request, num_keys, longest):
+    """First key and number of keys of a request; a span outside the keys has none and is bad."""
+    begin = tl.load(begins + request)
+    end = tl.load(ends + request)
+    good = (begin >= 0) & (end >= begin) & (end <= num_keys)
+    length = tl.where(good, tl.minimum(end - begin, longest), 0).to(tl.int32)
+    return tl.where(good, begin, 0), length, good
+
+
+@triton.jit(do_not_specialize=["num_keys", "longest", "num_buckets", "seed"])
+def probe_kernel(
+    words, records, plan, keys, begins, ends, hits, num_keys, longest, num_buckets, seed,
+    KEY_WORDS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """`hits[line, k]` = first block under key `k` in the line's group, or -1; a program a tile.
+
+    Grid: (requests, tiles of the longest request, queries). keys int64 [num_keys, KEY_WORDS];
+    begins, ends int64 [requests]: keys of a request; hits int32 [lines, num_keys]. Only the last
+    hash of a block is looked up.
+    """
+    begin, length, _ = request_bounds(begins, ends, tl.program_id(0), num_keys, longest)
+    base = HEADER + tl.program_id(2) * QUERY_WORDS
+    stride = query_word(plan, base, STRIDE)
+    groups = plan + HEADER + tl.load(plan + NUM_QUERIES) * QUERY_WORDS
+    line = query_word(plan, base, FIRST_LINE)
+    end_line = line + query_word(plan, base, NUM_LINES)
+    block = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    place = (block.to(tl.int64) + 1) * stride - 1
+    active = place < length
+    key = begin + place
+    if tl.program_id(1) * BLOCK * stride < length:
+        k0, k1, k2, k3 = load_key(keys + key * KEY_WORDS, active, KEY_WORDS)
+        for at in range(line, end_line):
+            group = tl.load(groups + at) + tl.zeros_like(k0)
+            found = find_blocks(
+                words, records, k0, k1, k2, k3, group, active, num_buckets,
+                tl.cast(seed, tl.int64), KEY_WORDS,
+            )  # fmt: skip
+            tl.store(hits + at * tl.cast(num_keys, tl.int64) + key, found, mask=active)
+
+
+@triton.jit(do_not_specialize=["num_keys", "longest", "null_id"])
+def decide_kernel(
+    plan, meta, begins, ends, max_lengths, hits, num_tokens, firsts, lengths, ids, num_keys,
+    longest, null_id, WRITE_IDS: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
+    """Apply a plan to the hits of each request; a program a request.
+
+    max_lengths int64 [requests], tokens. Written: num_tokens int64 [requests]; firsts, lengths int32
+    [requests, queries], blocks; ids int32 [lines, num_keys] with WRITE_IDS: block `i` of a request
+    at its first key plus `i`, the null block where none is needed, -1 behind the hit. A request
+    whose keys are out of range leaves a status and nothing else.
+    """
+    request = tl.program_id(0)
+    begin, length, good = request_bounds(begins, ends, request, num_keys, longest)
+    num_queries = tl.load(plan + NUM_QUERIES).to(tl.int32)
+    if good:
+        stride_out = request * num_queries
+        longest = tl.minimum(tl.load(max_lengths + request), LONGEST).to(tl.int32)
+        found = common_hit(
+            hits + begin, tl.cast(num_keys, tl.int64), plan, length, tl.maximum(longest, 0),
+            firsts + stride_out, lengths + stride_out, TILE,
+        )  # fmt: skip
+        tl.store(num_tokens + request, found.to(tl.int64))
+        if WRITE_IDS:
+            # One thread wrote what all read now.
+            tl.debug_barrier()
+            for q in range(num_queries):
+                base = HEADER + q * QUERY_WORDS
+                first = tl.load(firsts + stride_out + q)
+                end = tl.load(lengths + stride_out + q)
+                stride = query_word(plan, base, STRIDE)
+                line = query_word(plan, base, FIRST_LINE)
+                for at in range(line, line + query_word(plan, base, NUM_LINES)):
+                    offset = at * tl.cast(num_keys, tl.int64) + begin
+                    for tile in range(0, length, TILE):
+                        block = tile + tl.arange(0, TILE)
+                        needed = (block >= first) & (block < end)
+                        source = offset + (block.to(tl.int64) + 1) * stride - 1
+                        found_id = tl.load(hits + source, mask=needed, other=-1)
+                        found_id = tl.where(block < first, null_id, found_id)
+                        tl.store(ids + offset + block, found_id, mask=block < length)
+    else:
+        tl.atomic_or(meta + STATUS, tl.cast(BAD_OFFSETS, tl.int64), sem="relaxed")
+
+
+class PrefixBuffers(NamedTuple):
+    """Where the results go, on the device of the table.
+
+    num_tokens int64 [requests]: length of the hit. firsts, lengths int32 [requests, queries], in
+    blocks: those before `firsts` are not needed. ids int32 [lines, num_keys], or None for none:
+    block `i` of a request lies at its first key plus `i`; the null block where none is needed, -1
+    behind the hit. hits int32 [lines, num_keys]: scratch.
+    """
+
+    num_tokens: Any
+    firsts: Any
+    lengths: Any
+    ids: Any
+    hits: Any
+
+
+def launch_probe(
+    table: TableView, plan: Any, keys: Any, begins: Any, ends: Any, hits: Any, longest: int,
+    num_queries: int,
+) -> None:  # fmt: skip
+    """Start `probe_kernel` for requests of at most `longest` keys on the current stream."""
+    tiles = triton.cdiv(longest, LANES)
+    if tiles and len(begins):
+        probe_kernel[(len(begins), tiles, num_queries)](
+            table.words, table.records, plan, keys, begins, ends, hits, len(keys), longest,
+            table.num_buckets, table.seed,
+            KEY_WORDS=table.key_words, BLOCK=LANES, num_warps=1,
+        )  # fmt: skip
+
+
+def launch_decide(
+    table: TableView, plan: Any, begins: Any, ends: Any, max_lengths: Any, out: PrefixBuffers,
+    longest: int, null_id: int,
+) -> None:  # fmt: skip
+    """Start `decide_kernel` on the current stream."""
+    if len(begins):
+        decide_kernel[(len(begins),)](
+            plan, table.meta, begins, ends, max_lengths, out.hits, out.num_tokens, out.firsts,
+            out.lengths, out.hits if out.ids is None else out.ids, out.hits.shape[1], longest, null_id,
+            WRITE_IDS=out.ids is not None, TILE=DECIDE_TILE, num_warps=1,
+        )  # fmt: skip

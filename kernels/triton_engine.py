@@ -1,0 +1,7 @@
+"""The launchers of the Triton kernels that have CUDA twins, under the names that a table calls."""
+
+from kvgpu.kernels.find import launch_find
+from kvgpu.kernels.longest_prefix import launch_probe
+from kvgpu.kernels.update import launch_update
+
+__all__ = ["launch_find", "launch_probe", "launch_update"]

@@ -1,0 +1,183 @@
+"""Applying a flush: every key's change of its first block, in one or two launches.
+
+An entry is a word (tag and block id), and all three changes exchange one word for another by
+compare-and-swap: EMPTY for the entry's word (enter), one word for another (replace), the word for
+EMPTY (erase). The exact word is looked for and no key is read, so that a block erased and entered
+again under another key in one flush cannot confuse it. What an entry passes on its way is counted
+in the overflow counts afterwards: nobody reads them in the same launch. Relaxed atomics are enough:
+each word stands for itself, and the end of the launch publishes all.
+"""
+
+from typing import Any
+
+import triton
+import triton.language as tl
+
+from kvgpu.kernels import layout
+from kvgpu.kernels.records import BUCKET, LANES, load_bucket, load_key, store_record
+from kvgpu.kernels.slot_hash import bucket_of, slot_hash, word_of
+from kvgpu.kernels.view import TableView
+
+EMPTY = tl.constexpr(layout.EMPTY_WORD)
+NEVER = tl.constexpr(layout.NEVER)
+SLOTS = tl.constexpr(layout.SLOTS_PER_BUCKET)
+OVERFLOW = tl.constexpr(layout.OVERFLOW_WORD)
+MAX_GROUP = tl.constexpr(layout.MAX_GROUP_ID)
+SIZE = tl.constexpr(layout.META_SIZE)
+STATUS = tl.constexpr(layout.META_STATUS)
+GATE = tl.constexpr(layout.META_GATE)
+BAD_BLOCK_ID = tl.constexpr(layout.STATUS_BAD_BLOCK_ID)
+BAD_GROUP = tl.constexpr(layout.STATUS_BAD_GROUP)
+TABLE_FULL = tl.constexpr(layout.STATUS_TABLE_FULL)
+WORD_NOT_FOUND = tl.constexpr(layout.STATUS_WORD_NOT_FOUND)
+
+LEAVE = 1
+"""Phase: erase and replace."""
+ENTER = 2
+"""Phase: enter."""
+
+
+@triton.jit
+def swap_words(words, h, expected, desired, todo, num_buckets):
+    """Exchange each lane's exact word for another, from its primary bucket on.
+
+    Returns which lanes did it, and how many buckets each passed before. A lane that fails has
+    passed all buckets.
+    """
+    bucket = bucket_of(h, num_buckets)
+    passed = tl.zeros_like(bucket)
+    done = todo & (passed > 0)
+    while tl.max(todo.to(tl.int32)) > 0:
+        # Volatile: the first-level cache would show words that others have changed since.
+        w0, w1, w2, w3, w4, w5, w6, _ = load_bucket(words, bucket, todo, True)
+        slot = tl.where(w6 == expected, 6, SLOTS)
+        slot = tl.where(w5 == expected, 5, slot)
+        slot = tl.where(w4 == expected, 4, slot)
+        slot = tl.where(w3 == expected, 3, slot)
+        slot = tl.where(w2 == expected, 2, slot)
+        slot = tl.where(w1 == expected, 1, slot)
+        slot = tl.where(w0 == expected, 0, slot)
+        ready = todo & (slot < SLOTS)
+        # No mask in atomic_cas: idle lanes compare their own bucket's count with what never occurs.
+        compare = tl.where(ready, expected, NEVER)
+        seen = tl.atomic_cas(words + bucket * BUCKET + slot, compare, desired, sem="relaxed")
+        swapped = ready & (seen == expected)
+        done = done | swapped
+        absent = todo & (slot == SLOTS)
+        passed += absent.to(tl.int64)
+        bucket = tl.where(absent, bucket + 1, bucket)
+        bucket = tl.where(bucket == num_buckets, 0, bucket)
+        todo = (ready & (seen != expected)) | (absent & (passed < num_buckets))
+    return done, passed
+
+
+@triton.jit
+def count_overflow(words, h, delta, passed, num_buckets):
+    """Add `delta` to the overflow counts of the first `passed` buckets of each lane's way."""
+    bucket = bucket_of(h, num_buckets)
+    left = tl.where(delta != 0, passed, 0)
+    while tl.max(left) > 0:
+        tl.atomic_add(words + bucket * BUCKET + OVERFLOW, delta, mask=left > 0, sem="relaxed")
+        bucket = tl.where(bucket + 1 == num_buckets, 0, bucket + 1)
+        left -= 1
+
+
+@triton.jit(do_not_specialize=["count", "num_blocks"])
+def validate_kernel(meta, groups, old, new, count, num_blocks, BLOCK: tl.constexpr):
+    """Close the gate and note a status if an id or a group of the flush is out of range."""
+    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    active = i < count
+    before = tl.load(old + i, mask=active, other=-1)
+    after = tl.load(new + i, mask=active, other=-1)
+    group = tl.load(groups + i, mask=active, other=0)
+    bad_id = (before < -1) | (before >= num_blocks) | (after < -1) | (after >= num_blocks)
+    bad_group = group < 0
+    found = tl.where(bad_id, BAD_BLOCK_ID, 0) | tl.where(bad_group, BAD_GROUP, 0)
+    status = tl.max(found & BAD_BLOCK_ID) | tl.max(found & BAD_GROUP)
+    if status != 0:
+        tl.atomic_or(meta + STATUS, status.to(tl.int64), sem="relaxed")
+        tl.atomic_or(meta + GATE, tl.cast(1, tl.int64), sem="relaxed")
+
+
+@triton.jit(do_not_specialize=["count", "num_buckets", "seed"])
+def update_kernel(
+    words, records, meta, keys, groups, old, new, count, num_buckets, seed,
+    PHASES: tl.constexpr, KEY_WORDS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Row i: under `keys[i]` in `groups[i]`, block `old[i]` was first and `new[i]` is now.
+
+    keys int64 [count, KEY_WORDS], unique together with groups int32 [count]; old, new int32
+    [count], -1 for none. Writes nothing where the gate is closed.
+    """
+    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    gate = tl.load(meta + GATE)
+    active = (i < count) & (gate == 0)
+    before = tl.load(old + i, mask=active, other=-1)
+    after = tl.load(new + i, mask=active, other=-1)
+    group = tl.load(groups + i, mask=active, other=0)
+    k0, k1, k2, k3 = load_key(keys + i * KEY_WORDS, active, KEY_WORDS)
+    entering = active & (before < 0) & (after >= 0)
+    leaving = active & (before >= 0) & (before != after)
+    todo = active & (i < 0)
+    if PHASES & 1:
+        todo = todo | leaving
+    if PHASES & 2:
+        todo = todo | entering
+    store_record(records, after, k0, k1, k2, k3, group, todo & (after >= 0), KEY_WORDS)
+    h = slot_hash(k0, k1, k2, k3, group, tl.cast(seed, tl.int64))
+    expected = tl.where(before >= 0, word_of(h, before), EMPTY)
+    desired = tl.where(after >= 0, word_of(h, after), EMPTY)
+    done, passed = swap_words(words, h, expected, desired, todo, num_buckets)
+    delta = (desired != EMPTY).to(tl.int64) - (expected != EMPTY).to(tl.int64)
+    delta = tl.where(done, delta, 0)
+    count_overflow(words, h, delta, passed, num_buckets)
+    grown = tl.sum(delta)
+    if grown != 0:
+        tl.atomic_add(meta + SIZE, grown, sem="relaxed")
+    failed = todo & (done == 0)
+    status = tl.max(tl.where(failed & entering, TABLE_FULL, 0))
+    status |= tl.max(tl.where(failed & leaving, WORD_NOT_FOUND, 0))
+    if status != 0:
+        tl.atomic_or(meta + STATUS, status.to(tl.int64), sem="relaxed")
+
+
+def phases_of(table: TableView, count: int) -> tuple[int, ...]:
+    """The launches that `count` changes take: one where the table has room for all of them to enter.
+
+    Otherwise what leaves must have left before, or a program that looks for room could wait for one
+    that has not been started.
+    """
+    roomy = 10 * (table.num_blocks + count) <= 9 * layout.SLOTS_PER_BUCKET * table.num_buckets
+    return (LEAVE | ENTER,) if roomy else (LEAVE, ENTER)
+
+
+def launch_update(
+    table: TableView, keys: Any, groups: Any, old: Any, new: Any, validate: bool
+) -> None:
+    """Start the kernels of one flush on the current stream; nothing is launched for no keys.
+
+    Args:
+        table: The table.
+        keys: int64 [n, key_words], unique together with their groups.
+        groups: int32 [n].
+        old: int32 [n], the block that is first now, -1 for none.
+        new: int32 [n], the block that becomes first, -1 for none.
+        validate: Look for ids and groups out of range first, and write nothing if there are any.
+    """
+    count = len(keys)
+    if not count:
+        return
+    grid = (triton.cdiv(count, LANES),)
+    if validate:
+        table.meta[layout.META_GATE].zero_()
+        validate_kernel[grid](
+            table.meta, groups, old, new, count, table.num_blocks, BLOCK=LANES, num_warps=1
+        )
+    for phases in phases_of(table, count):
+        update_kernel[grid](
+            table.words, table.records, table.meta, keys, groups, old, new, count,
+            table.num_buckets, table.seed,
+            PHASES=phases, KEY_WORDS=table.key_words, BLOCK=LANES, num_warps=1,
+        )  # fmt: skip
+    if validate:
+        table.meta[layout.META_GATE].zero_()

@@ -1,0 +1,100 @@
+"""The index that chooses per lookup: the GPU for long ones where there is one, else the host."""
+
+import logging
+from time import perf_counter
+
+import numpy as np
+
+from kvgpu.blocks import BlockState
+from kvgpu.config import crossover_blocks
+from kvgpu.errors import DeviceError, MissingPackageError
+from kvgpu.index.base import PrefixHits, Rows
+from kvgpu.index.device import DeviceIndex
+from kvgpu.index.host import HostIndex
+from kvgpu.index.journal import Journal
+from kvgpu.kernels.layout import FULL, KEY_WORDS
+from kvgpu.plan import HitQuery, HitRule, PrefixPlan
+
+logger = logging.getLogger(__name__)
+
+SAMPLE_BLOCKS = 4096
+"""Blocks of the lookup that is timed on both sides."""
+ROUNDS = 5
+
+
+def measured_crossover(index: DeviceIndex) -> int:
+    """Blocks from which a lookup on the device is faster than on the host, measured now.
+
+    Fills `index`, which must be fresh and of `SAMPLE_BLOCKS` blocks, and times one long lookup on
+    the host (its cost per block) and a short one on the device (its fixed cost). Waits.
+    """
+    rng = np.random.default_rng(0)
+    rows = rng.integers(-(2**63), 2**63 - 1, (SAMPLE_BLOCKS, KEY_WORDS))
+    index.state.adopt_width(8 * KEY_WORDS)
+    index.insert(np.arange(SAMPLE_BLOCKS, dtype=np.int32), rows, 1, 0, 0)
+    plan = PrefixPlan((HitQuery(HitRule(FULL, 1, 1), (0,)),))
+
+    def seconds(match: type[HostIndex], count: int) -> float:
+        times = []
+        for _ in range(ROUNDS):
+            start = perf_counter()
+            hits = match.match(index, plan, rows[:count], count)
+            times.append(perf_counter() - start)
+            assert hits.num_tokens == count
+        return sorted(times)[ROUNDS // 2]
+
+    per_block = seconds(HostIndex, SAMPLE_BLOCKS) / SAMPLE_BLOCKS
+    return max(1, int(seconds(DeviceIndex, 1) / per_block))
+
+
+class AutoIndex(DeviceIndex):
+    """`triton` at or above the crossover, `host` below it, and for good after a failure.
+
+    Attributes:
+        crossover: Blocks (times groups) from which the device is asked, measured at construction
+            unless `KVGPU_CROSSOVER_BLOCKS` says it; None where no device is used.
+        reason: Why, in words.
+    """
+
+    name = "auto"
+    engine = "triton"
+
+    def __init__(self, state: BlockState, journal: Journal | None = None) -> None:
+        self.crossover: int | None = None
+        try:
+            super().__init__(state, journal)
+        except (DeviceError, MissingPackageError) as error:
+            self.reason = str(error)
+            return
+        if self.device.type != "cuda":
+            self.reason = "Triton's interpreter is no faster than the host"
+            return
+        self.crossover = crossover_blocks()
+        self.reason = "KVGPU_CROSSOVER_BLOCKS"
+        if self.crossover is None:
+            self._measure()
+
+    def _measure(self) -> None:
+        sample = _Sample(BlockState(SAMPLE_BLOCKS))
+        try:
+            self.crossover = measured_crossover(sample)
+            self.reason = f"measured on {self._torch.cuda.get_device_name(self.device)}"
+        except DeviceError as error:
+            self.reason = str(error)
+
+    def match(self, plan: PrefixPlan, rows: Rows, max_length: int) -> PrefixHits:
+        if self.crossover is not None and len(rows) * len(plan.groups) >= self.crossover:
+            try:
+                return super().match(plan, rows, max_length)
+            except DeviceError as error:
+                logger.warning("From now on lookups are answered by the host: %s", error)
+                self.crossover, self.reason = None, str(error)
+        return HostIndex.match(self, plan, rows, max_length)
+
+    def _violations(self) -> list[str]:
+        return HostIndex._violations(self) if self.crossover is None else super()._violations()
+
+
+class _Sample(DeviceIndex):
+    name = "sample"
+    engine = "triton"

@@ -1,0 +1,167 @@
+"""The index with its lookups answered in GPU memory: `triton` and `cuda`.
+
+The host table stays authoritative for which block is first under a key and for the chains of
+duplicates. Its journal feeds a `BlockHashTable`, which answers every lookup and can be made again
+from the host at any time.
+"""
+
+from typing import Any, ClassVar
+
+import numpy as np
+
+from kvgpu.block_hash_table import BlockHashTable
+from kvgpu.blocks import FIRST, BlockState
+from kvgpu.errors import DeviceError, InvariantError
+from kvgpu.index.base import PrefixHits, Rows
+from kvgpu.index.host import HostIndex
+from kvgpu.index.journal import NO_LOG, Journal
+from kvgpu.plan import PrefixPlan
+from kvgpu.tensors import import_torch, resolve_device
+
+
+class DeviceIndex(HostIndex):
+    """A host table and its copy on a device.
+
+    Args:
+        state: The records that hold the keys.
+        journal: A second reader of the changes is not served; leave it None.
+
+    Raises:
+        DeviceError, MissingPackageError: The device cannot be used.
+
+    A lookup flushes the journal, starts two kernels and waits for the copy of the result.
+    """
+
+    engine: ClassVar[str]
+
+    def __init__(self, state: BlockState, journal: Journal | None = None) -> None:
+        super().__init__(state, Journal() if journal is None else journal)
+        self._copy: BlockHashTable | None = None
+        self._stale = True
+        self._torch = import_torch()
+        self.device = resolve_device()
+
+    @property
+    def nbytes(self) -> int:
+        return super().nbytes + (0 if self._copy is None else self._copy.nbytes)
+
+    def _log(self, changes: int) -> np.ndarray:
+        """Nothing is noted for a stale copy; one with more changes than blocks becomes stale."""
+        assert self.journal is not None
+        if not self._stale and len(self.journal) + changes <= self.state.num_blocks:
+            return super()._log(changes)
+        self.journal.discard()
+        self._stale = True
+        return NO_LOG
+
+    def clear(self) -> None:
+        super().clear()
+        self._stale = True
+
+    def match(self, plan: PrefixPlan, rows: Rows, max_length: int) -> PrefixHits:
+        if self.state.width is None:
+            # No block was ever cached: there is no table to ask.
+            return super().match(plan, rows, max_length)
+        try:
+            return self._match(plan, rows, max_length)
+        except RuntimeError as error:
+            if isinstance(error, DeviceError):
+                raise
+            self._copy = None
+            self._stale = True
+            raise DeviceError(
+                f"the device failed and its table is lost: {error}. The next lookup makes it again; "
+                "after an error that kills the CUDA context, start a new process or use 'host'"
+            ) from error
+
+    def _match(self, plan: PrefixPlan, rows: Rows, max_length: int) -> PrefixHits:
+        table = self.flush()
+        words = table.view.key_words
+        # Keys and offsets in one copy to the device, lengths and ids in one copy back.
+        sent = np.empty(len(rows) * words + 3, np.int64)
+        sent[:-3].reshape(len(rows), words)[:] = rows[:, :words]
+        sent[-3:] = 0, len(rows), max_length
+        arrived = self._torch.from_numpy(sent).to(self.device)
+        keys = arrived[:-3].reshape(len(rows), words)
+        out = table.longest_prefix_async(
+            keys, (arrived[-3:-2], arrived[-2:-1]), plan, longest=len(rows),
+            max_lengths=arrived[-1:], null_id=self.state.null_id,
+        )  # fmt: skip
+        header = [out.num_tokens.to(self._torch.int32), out.lengths.reshape(-1)]
+        assert out.ids is not None
+        found = self._torch.cat([*header, out.ids.reshape(-1)]).cpu().numpy()
+        table.size()
+        end = 1 + len(plan.queries)
+        num_tokens, *lengths = found[:end].tolist()
+        lines = found[end:].reshape(len(plan.groups), len(rows))
+        ids = [
+            line[:length]
+            for part, length in zip(plan.lines, lengths, strict=True)
+            for line in lines[part]
+        ]
+        return PrefixHits(num_tokens, ids)
+
+    def flush(self) -> BlockHashTable:
+        """Bring the copy up to date; all of it after a reset or a failure. Does not wait."""
+        assert self.journal is not None
+        width = self.state.width
+        assert width is not None
+        if self._copy is None or self._copy.key_bytes != width:
+            self._copy = BlockHashTable(
+                self.state.num_blocks, width, device=self.device, engine=self.engine
+            )
+            self._stale = True
+        table, words = self._copy, self._copy.view.key_words
+        if self._stale:
+            records = self.state.records[:-1]
+            ids = np.flatnonzero(records["flags"] & FIRST).astype(np.int32)
+            keys = records.view(np.int64).reshape(len(records), -1)[ids, :words]
+            groups = self._moved(records["group"][ids])
+            table.rebuild_async(self._moved(keys), self._moved(ids), groups)
+            self._stale = False
+        elif len(self.journal):
+            changes = self.journal.take()
+            table.update_async(
+                self._moved(changes.keys[:, :words]), self._moved(changes.new),
+                self._moved(changes.group), old=self._moved(changes.old), validate=False,
+            )  # fmt: skip
+        return table
+
+    def _moved(self, array: np.ndarray) -> Any:
+        return self._torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+
+    def _violations(self) -> list[str]:
+        """The host's, and what the device's table has that the host does not say."""
+        found = super()._violations()
+        if self.state.width is None:
+            return found
+        table = self.flush()
+        try:
+            table.check()
+        except InvariantError as error:
+            found.append(f"on the device: {error}")
+        keys, groups, ids = (part.cpu().numpy() for part in table.items())
+        records = self.state.records[:-1]
+        expected = np.flatnonzero(records["flags"] & FIRST)
+        if not np.array_equal(ids, expected):
+            return [*found, "the device has other first blocks than the host"]
+        mine = np.ascontiguousarray(records.view(np.int64).reshape(len(records), -1)[ids])
+        same = (keys.view(np.int64) == mine[:, : keys.shape[1] // 8]).all(axis=1)
+        same &= groups == records["group"][ids]
+        return found + [
+            f"the device has another key or group for block {bad}" for bad in ids[~same]
+        ]
+
+
+class TritonIndex(DeviceIndex):
+    """Probed by Triton kernels: on a GPU, or on the CPU under TRITON_INTERPRET=1."""
+
+    name = "triton"
+    engine = "triton"
+
+
+class CudaIndex(DeviceIndex):
+    """Probed by CUDA kernels through CuPy."""
+
+    name = "cuda"
+    engine = "cuda"
