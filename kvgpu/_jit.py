@@ -7,6 +7,7 @@ all sources that hold compiled code.
 
 import hashlib
 import os
+import re
 import tempfile
 from collections.abc import Callable
 from functools import cache
@@ -20,6 +21,9 @@ from numba.extending import intrinsic
 
 from kvgpu.config import cache_dir
 
+_COMPILED = re.compile(r"^@(jit|inline)$", re.MULTILINE)
+_IMPORTED = re.compile(r"^from kvgpu\.([\w.]+) import", re.MULTILINE)
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -27,10 +31,15 @@ F = TypeVar("F", bound=Callable[..., Any])
 def _source_digest() -> str:
     package = Path(__file__).parent
     digest = hashlib.sha256(f"{numba.__version__}".encode())
-    for path in sorted([*package.rglob("*.py"), package / "kernels" / "layout.py"]):
-        source = path.read_bytes()
-        if b"@jit" in source or b"@inline" in source or path.name == "layout.py":
-            digest.update(path.name.encode() + source)
+    compiled = {path for path in package.rglob("*.py") if _COMPILED.search(path.read_text())}
+    # What is imported by name becomes part of the code: constants above all.
+    imported = {
+        package.joinpath(*module.split(".")).with_suffix(".py")
+        for path in compiled
+        for module in _IMPORTED.findall(path.read_text())
+    }
+    for path in sorted(compiled | imported):
+        digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()[:16]
 
 

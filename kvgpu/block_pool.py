@@ -8,7 +8,7 @@ import numpy as np
 
 from kvgpu.block_list import AllBlocks, BlockList
 from kvgpu.blocks import IN_TABLE, NO_IDS, BlockState, Ids, KVCacheBlock
-from kvgpu.config import backend_name
+from kvgpu.config import backend_name, int_block_hashes
 from kvgpu.errors import (
     ArgumentError,
     BlockIdError,
@@ -62,6 +62,8 @@ class BlockPool:
             raise ConfigError(f"a pool needs at least one block, got {num_gpu_blocks!r}")
         if hash_block_size <= 0:
             raise ConfigError(f"hash_block_size must be at least 1 token, got {hash_block_size}")
+        if enable_kv_cache_events:
+            int_block_hashes()  # a bad value is noticed now, not when the first event is made
         index_type = backend_by_name(backend or backend_name())
         self.num_gpu_blocks = num_gpu_blocks
         self.enable_caching = enable_caching

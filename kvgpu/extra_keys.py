@@ -6,6 +6,8 @@ Requests are duck-typed: `lora_request`, `mm_features`, `cache_salt`, `prompt_em
 import hashlib
 from typing import Any
 
+import numpy as np
+
 ExtraKeys = tuple[Any, ...] | None
 
 
@@ -57,7 +59,7 @@ def _embeds_keys(request: Any, start: int, end: int) -> list[bytes]:
     known = getattr(request, "_prompt_embeds_per_block_hashes", {})
     if (start, end) not in known:
         part = embeds[start:end]
-        data = tensor_data(part) if hasattr(part, "detach") else part
+        data: Any = tensor_data(part) if hasattr(part, "detach") else np.ascontiguousarray(part)
         known[start, end] = hashlib.sha256(data).digest()
     return [known[start, end]]
 

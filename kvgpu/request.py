@@ -3,6 +3,7 @@
 The manager takes any object with these attributes; this one keeps its hashes as one array.
 """
 
+import reprlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, overload
@@ -74,7 +75,7 @@ class BlockHashes(Sequence[BlockHash]):
             return
         if not self.accepts(hashes):
             raise ArgumentError(
-                f"block hashes must all have the same 16 or 32 bytes, got {set(map(len, hashes))}"
+                f"block hashes must be bytes, all of 16 or all of 32, got {reprlib.repr(hashes)}"
             )
         self.width = len(hashes[0])
         self.extend_rows(rows_from_bytes(hashes, self.width), self.width)

@@ -20,14 +20,20 @@ _HEADS: dict[str, Any] = {"num_kv_heads": 1, "head_size": 1, "dtype": None}
 
 
 def _tokens(name: str, argument: str) -> int:
-    if not argument.isdigit() or int(argument) == 0:
+    if not argument.isdecimal() or int(argument) == 0:
         raise ConfigError(f"group '{name}' needs a number of tokens, as in '{name}:1024'")
     return int(argument)
 
 
+def _full(name: str, spec: type[FullAttentionSpec], size: int, argument: str) -> KVCacheSpec:
+    if argument:
+        raise ConfigError(f"group '{name}' takes no argument, got '{name}:{argument}'")
+    return spec(size, **_HEADS)
+
+
 GROUPS: dict[str, Callable[[int, str], KVCacheSpec]] = {
-    "full": lambda size, _: FullAttentionSpec(size, **_HEADS),
-    "mla": lambda size, _: MLAAttentionSpec(size, **_HEADS),
+    "full": lambda size, arg: _full("full", FullAttentionSpec, size, arg),
+    "mla": lambda size, arg: _full("mla", MLAAttentionSpec, size, arg),
     "swa": lambda size, arg: SlidingWindowSpec(size, **_HEADS, sliding_window=_tokens("swa", arg)),
     "chunked": lambda size, arg: ChunkedLocalAttentionSpec(
         size, **_HEADS, attention_chunk_size=_tokens("chunked", arg)

@@ -68,7 +68,7 @@ class Replayer:
             sink: Takes the events of each step.
         """
         options, limits = self.options, self.options.limits
-        num_blocks = num_blocks or options.num_blocks
+        num_blocks = options.num_blocks if num_blocks is None else num_blocks
         config = parse_groups(options.groups, options.block_size, num_blocks)
         for group in config.kv_cache_groups:
             spec = group.kv_cache_spec

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 from time import perf_counter
 
 from kvgpu.errors import ConfigError
@@ -23,7 +24,7 @@ class SchedulerLimits:
     max_running: requests served at a time. max_batched_tokens: tokens computed per step. decode:
     whether requests generate their output. virtual_time: requests arrive when the trace says, and
     a step takes step_ms + token_us * tokens; otherwise they arrive as fast as they can be served.
-    chunk_multiple: prefill chunks but the last are cut to multiples of so many tokens.
+    chunk_multiple: chunks of a prompt end at multiples of so many tokens, up to its last one.
     """
 
     max_running: int = 256
@@ -38,8 +39,12 @@ class SchedulerLimits:
         for name in ("max_running", "max_batched_tokens"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.step_ms < 0 or self.token_us < 0 or self.step_ms + self.token_us == 0:
-            raise ConfigError("a step must take time: step_ms + token_us must be above 0")
+        if not (
+            self.step_ms >= 0 and self.token_us >= 0 and 0 < self.step_ms + self.token_us < inf
+        ):
+            raise ConfigError(
+                "a step must take time: step_ms + token_us must be above 0, and finite"
+            )
         if self.chunk_multiple > self.max_batched_tokens:
             raise ConfigError(
                 f"max_batched_tokens {self.max_batched_tokens} must be at least the block size "
@@ -89,7 +94,6 @@ class ReplayScheduler:
         while self.waiting or self.running or self.next_arrival < len(self.trace):
             left = self.result.requests + self.result.rejected
             tokens = self._step()
-            self.result.peak_usage = max(self.result.peak_usage, self.manager.usage)
             if self.limits.virtual_time:
                 self._pass_time(tokens)
             if sink is not None:
@@ -112,6 +116,7 @@ class ReplayScheduler:
         budget, preempted = self._schedule_running(scheduled)
         if not preempted:
             self._schedule_waiting(scheduled, budget)
+        self.result.peak_usage = max(self.result.peak_usage, self.manager.usage)
         for sequence, num_new in scheduled:
             self._computed(sequence, num_new)
         self.running = [s for s in self.running if not self._left(s)]
@@ -122,7 +127,7 @@ class ReplayScheduler:
         while place < len(self.running) and budget > 0:
             sequence = self.running[place]
             request = sequence.request
-            num_new = self._chunk(request.num_tokens - request.num_computed_tokens, budget)
+            num_new = self._chunk(request.num_tokens, request.num_computed_tokens, budget)
             if num_new == 0:
                 break
             while self._allocate(sequence, num_new) is None:
@@ -146,7 +151,7 @@ class ReplayScheduler:
             self.result.seconds["lookup"] += looked_up
             self.result.blocks_of["lookup"] += (request.num_tokens - 1) // self.block_size
             self.result.latencies["lookup"].append(looked_up)
-            num_new = self._chunk(request.num_tokens - num_hits, budget)
+            num_new = self._chunk(request.num_tokens, num_hits, budget)
             if num_new == 0:
                 return
             start = perf_counter()
@@ -165,10 +170,18 @@ class ReplayScheduler:
             budget -= num_new
             self._count(sequence, num_hits)
 
-    def _chunk(self, missing: int, budget: int) -> int:
-        if missing <= budget:
-            return missing
-        return budget // self.limits.chunk_multiple * self.limits.chunk_multiple
+    def _chunk(self, num_tokens: int, num_computed: int, budget: int) -> int:
+        """Tokens of a request to compute next; 0 if the budget does not reach a boundary.
+
+        Where only states at boundaries can be kept, a chunk ends at one, the last of the request
+        included (fact 41).
+        """
+        multiple = self.limits.chunk_multiple
+        end = min(num_tokens, num_computed + budget)
+        boundary = num_tokens // multiple * multiple
+        if num_computed < boundary:
+            end = max(min(end, boundary) // multiple * multiple, num_computed)
+        return end - num_computed
 
     def _next_waiting(self) -> Sequence | None:
         """The request at the head of the queue; the next of the trace joins when it is empty."""

@@ -1,5 +1,6 @@
 """Traces: requests as flat arrays, read from JSON lines of two published formats."""
 
+import reprlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,9 @@ FORMATS = {
     "bailian": TraceFormat(16, 1000.0),
 }
 """Mooncake FAST'25 (github.com/kvcache-ai/Mooncake) and Alibaba's qwen-bailian-usagetraces-anon."""
+
+LARGEST = 10**15
+"""Of timestamps and lengths: every integer up to here is an exact float."""
 
 BAILIAN_FIELD = "chat_id"
 """A field that only Bailian lines have."""
@@ -106,15 +110,18 @@ def from_requests(
 
 def _number(line: dict[str, Any], field: str, where: str) -> float:
     value = line.get(field)
-    if not isinstance(value, int | float) or isinstance(value, bool) or value < 0:
-        raise TraceError(f"{where}: field '{field}' must be a number of 0 or more, got {value!r}")
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= LARGEST:
+        shown = reprlib.repr(value)
+        raise TraceError(
+            f"{where}: field '{field}' must be a number of 0 to {LARGEST}, got {shown}"
+        )
     return value
 
 
 def _parse(text: bytes, where: str, format: TraceFormat) -> tuple[float, int, int, list[int]]:
     try:
         line = msgspec.json.decode(text)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise TraceError(f"{where}: not a JSON object: {error}") from None
     if not isinstance(line, dict):
         raise TraceError(f"{where}: a JSON object is expected, got {type(line).__name__}")

@@ -80,7 +80,10 @@ class LiveModule(types.ModuleType):
 
     def __delattr__(self, name: str) -> None:
         owner = self._owner(name)
-        delattr(owner if owner is not None else super(), name)
+        if owner is None:
+            super().__delattr__(name)
+        else:
+            delattr(owner, name)
 
 
 def install() -> None:

@@ -1,0 +1,62 @@
+"""Tables on the device that tests have: a GPU, or the CPU under Triton's interpreter."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed: no kernel can run")
+pytest.importorskip("triton", reason="Triton is not installed: no kernel can run")
+
+from kvgpu.block_hash_table import BlockHashTable  # noqa: E402
+from kvgpu.errors import KVGPUError  # noqa: E402
+from kvgpu.tensors import resolve_device  # noqa: E402
+
+POISON = -77
+"""What buffers hold before a kernel writes them."""
+
+DEVICE = resolve_device()
+
+
+def why_not_cuda() -> str | None:
+    """Why the CUDA twins cannot run here, or None."""
+    try:
+        from kvgpu.kernels.cuda_engine import CudaEngine
+
+        CudaEngine()
+    except KVGPUError as error:
+        return f"the CUDA twins were not run: {error}"
+    return None
+
+
+def _engine(name: str) -> Any:
+    reason = why_not_cuda() if name == "cuda" else None
+    return pytest.param(name, marks=[pytest.mark.skip(reason=reason)] if reason else [])
+
+
+every_engine = pytest.mark.parametrize("engine", [_engine("triton"), _engine("cuda")])
+
+
+def make_table(num_blocks: int, key_bytes: int = 32, **options: Any) -> BlockHashTable:
+    """A table whose uninitialised memory is poisoned."""
+    table = BlockHashTable(num_blocks, key_bytes, **options)
+    table.view.records.fill_(POISON)
+    return table
+
+
+def random_keys(count: int, key_bytes: int = 32, seed: int = 0) -> Any:
+    """int64 [count, key_bytes / 8] on the device."""
+    rng = np.random.default_rng(seed)
+    return to_device(rng.integers(-(2**63), 2**63 - 1, (count, key_bytes // 8)))
+
+
+def to_device(values: Any, dtype: Any = None) -> Any:
+    return torch.as_tensor(np.asarray(values), dtype=dtype).to(DEVICE)
+
+
+def ids(*values: int) -> Any:
+    return to_device(values, torch.int32)
+
+
+def poisoned(*shape: int, dtype: Any = torch.int32) -> Any:
+    return torch.full(shape, POISON, dtype=dtype, device=DEVICE)

@@ -1,0 +1,163 @@
+"""What benchmarks share: rows in CSV files, ratios, goals, tables."""
+
+import csv
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCH = Path(__file__).resolve().parent.parent / "bench"
+
+
+@pytest.fixture(scope="module")
+def harness():
+    spec = importlib.util.spec_from_file_location("bench_harness", BENCH / "harness.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[spec.name]
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "data" / "figures.csv"
+
+
+def read(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def cells(line):
+    """Cells of one line of a table, without empty ones."""
+    return [cell.strip() for cell in line.split("  ") if cell.strip()]
+
+
+def row(harness, metric="lookup", kvgpu=10.0, **fields):
+    return harness.Row(metric, fields.pop("case", "full"), "ns/block", kvgpu, **fields)
+
+
+def test_rows_are_written_with_the_machine_and_the_versions(harness, path):
+    harness.save("figures", [row(harness, peer=25.0, peer_name="other", low=9.0, high=11.0)], path)
+    (written,) = read(path)
+    expected = {
+        "metric": "lookup",
+        "case": "full",
+        "peer_name": "other",
+        "unit": "ns/block",
+        "kvgpu": "10",
+        "low": "9",
+        "high": "11",
+        "peer": "25",
+        "ratio": "2.5",
+    }
+    assert {name: written[name] for name in expected} == expected
+    assert all(written[name] for name in ("machine", "versions", "revision", "date"))
+
+
+def test_the_columns_are_always_the_same(harness, path):
+    harness.save("figures", [row(harness)], path)
+    assert path.read_text().splitlines()[0].split(",") == harness.FIELDS
+
+
+@pytest.mark.parametrize("name", ["low", "high", "peer", "ratio"])
+def test_a_figure_that_is_missing_is_an_empty_cell(harness, path, name):
+    harness.save("figures", [row(harness)], path)
+    assert read(path)[0][name] == ""
+
+
+def test_a_zero_is_written_as_such(harness, path):
+    harness.save("figures", [row(harness, kvgpu=0.0, low=0.0)], path)
+    assert (read(path)[0]["kvgpu"], read(path)[0]["low"]) == ("0", "0")
+
+
+def test_a_row_of_the_same_key_is_replaced_in_its_place(harness, path):
+    harness.save("figures", [row(harness, "a"), row(harness, "b"), row(harness, "c")], path)
+    harness.save("figures", [row(harness, "b", 77.0)], path)
+    assert [(r["metric"], r["kvgpu"]) for r in read(path)] == [
+        ("a", "10"),
+        ("b", "77"),
+        ("c", "10"),
+    ]
+
+
+@pytest.mark.parametrize("other", [{"metric": "free"}, {"case": "hybrid"}, {"peer_name": "other"}])
+def test_a_row_of_another_key_is_added(harness, path, other):
+    harness.save("figures", [row(harness)], path)
+    harness.save("figures", [row(harness, **other)], path)
+    assert len(read(path)) == 2
+
+
+def test_rows_that_are_kept_keep_everything(harness, path, monkeypatch):
+    harness.save("figures", [row(harness, "a", peer=20.0)], path)
+    before = read(path)
+    monkeypatch.setattr(harness, "machine", lambda: "another machine")
+    harness.save("figures", [row(harness, "b")], path)
+    assert read(path)[:1] == before
+    assert read(path)[1]["machine"] == "another machine"
+
+
+def test_without_a_path_rows_go_to_the_data_of_their_name(harness, tmp_path, monkeypatch):
+    monkeypatch.setattr(harness, "DATA", tmp_path)
+    assert harness.save("figures", [row(harness)]) == tmp_path / "figures.csv"
+    assert len(read(tmp_path / "figures.csv")) == 1
+
+
+def test_the_revision_does_not_depend_on_the_directory_of_the_caller(
+    harness, tmp_path, monkeypatch
+):
+    expected = harness.revision()
+    monkeypatch.chdir(tmp_path)
+    assert harness.revision() == expected
+
+
+def test_packages_that_are_missing_are_left_out(harness, monkeypatch):
+    monkeypatch.setattr(harness, "PACKAGES", ("numpy", "no-such-package"))
+    names = [part.split()[0] for part in harness.versions().split(", ")]
+    assert names == ["python", "numpy"]
+
+
+@pytest.mark.parametrize(("kvgpu", "peer", "ratio"), [(10.0, 25.0, 2.5), (20.0, 5.0, 0.25)])
+def test_the_ratio_is_how_much_faster_kvgpu_is(harness, kvgpu, peer, ratio):
+    assert row(harness, kvgpu=kvgpu, peer=peer).ratio == ratio
+
+
+def test_without_a_peer_there_is_no_ratio(harness):
+    assert row(harness).ratio is None
+
+
+@pytest.mark.parametrize(
+    ("ratio", "met"), [(12.0, True), (10.0, True), (9.99, False), (None, False)]
+)
+def test_a_goal_is_met_from_its_value_on(harness, ratio, met):
+    assert harness.at_least(ratio, 10) == (">= 10x", met)
+
+
+@pytest.mark.parametrize(("met", "mark"), [(True, "met"), (False, "MISSED"), (None, ">= 5x")])
+def test_the_table_marks_goals(harness, met, mark):
+    text = harness.table([row(harness, goal=">= 5x", met=met)])
+    assert cells(text.splitlines()[1])[-1] == mark
+
+
+def test_the_table_marks_only_the_goals_that_are_missed(harness):
+    rows = [row(harness, "good", goal=">= 1x", met=True), row(harness, "bad", goal="x", met=False)]
+    lines = harness.table(rows).splitlines()
+    assert ["MISSED" in line for line in lines] == [False, False, True]
+
+
+def test_the_table_shows_both_figures_and_the_ratio(harness):
+    text = harness.table([row(harness, peer=25.0, peer_name="other")])
+    assert cells(text.splitlines()[1]) == ["lookup, full", "10 ns/block", "25 other", "2.50x"]
+
+
+def test_the_columns_of_the_table_are_aligned(harness):
+    rows = [row(harness, "a", peer=1.0), row(harness, "a long name", peer=1.0, kvgpu=12345.0)]
+    lines = harness.table(rows).splitlines()
+    assert lines[0].index("kvgpu") == lines[1].index("10 ns") == lines[2].index("1.234e+04 ns")
+
+
+def test_the_figures_in_the_repository_have_the_columns_of_the_harness(harness):
+    headers = {tuple(p.read_text().splitlines()[0].split(",")) for p in BENCH.glob("data/*.csv")}
+    assert headers == {tuple(harness.FIELDS)}

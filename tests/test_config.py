@@ -1,0 +1,123 @@
+"""Environment variables: what they mean, their defaults, and what a bad value does."""
+
+from pathlib import Path
+
+import pytest
+from managers import admit, full, make_manager, make_request, snapshot, window
+
+from kvgpu import config
+from kvgpu.errors import ConfigError, UnknownNameError
+
+INT_HASHES = "VLLM_KV_EVENTS_USE_INT_BLOCK_HASHES"
+RETENTION = "VLLM_PREFIX_CACHE_RETENTION_INTERVAL"
+CACHE_VARIABLES = ("KVGPU_CACHE_DIR", "XDG_CACHE_HOME", "HOME")
+
+
+@pytest.fixture
+def environment(monkeypatch):
+    """Sets variables; None unsets."""
+
+    def choose(**variables):
+        for name, value in variables.items():
+            if value is None:
+                monkeypatch.delenv(name, raising=False)
+            else:
+                monkeypatch.setenv(name, value)
+
+    return choose
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (("/own", "/xdg", "/home/me"), "/own"),
+        ((None, "/xdg", "/home/me"), "/xdg/kvgpu"),
+        ((None, None, "/home/me"), "/home/me/.cache/kvgpu"),
+        (("", "", "/home/me"), "/home/me/.cache/kvgpu"),
+    ],
+)
+def test_compiled_code_lies_in_the_first_directory_that_is_named(environment, values, expected):
+    environment(**dict(zip(CACHE_VARIABLES, values, strict=True)))
+    assert config.cache_dir() == Path(expected)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(None, "host"), ("", "host"), ("host", "host"), ("reference", "reference")],
+)
+def test_the_backend_is_the_one_named_else_host(environment, value, expected):
+    environment(KVGPU_BACKEND=value)
+    assert make_manager(full(4)).block_pool.index.name == expected
+
+
+def test_an_explicit_backend_wins_over_the_environment(environment):
+    environment(KVGPU_BACKEND="host")
+    assert make_manager(full(4), backend="reference").block_pool.index.name == "reference"
+
+
+def test_an_unknown_backend_is_an_error_that_lists_the_known(environment):
+    environment(KVGPU_BACKEND="nowhere")
+    with pytest.raises(UnknownNameError, match=r"'nowhere'.*host.*reference"):
+        make_manager(full(4))
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [(None, None), ("", None), ("0", 0), ("64", 64), ("-32", -32)]
+)
+def test_the_retention_interval_is_a_number_of_tokens_or_unset(environment, value, expected):
+    environment(**{RETENTION: value})
+    assert config.retention_interval() == expected
+
+
+@pytest.mark.parametrize("value", ["many", "1.5", "64 tokens"])
+def test_a_retention_interval_that_is_no_integer_is_an_error(environment, value):
+    environment(**{RETENTION: value})
+    with pytest.raises(ConfigError, match=RETENTION):
+        config.retention_interval()
+
+
+@pytest.mark.parametrize("value", ["many", "-32", "33"])
+def test_a_manager_is_not_made_with_a_bad_retention_interval(environment, value):
+    environment(**{RETENTION: value})
+    with pytest.raises(ConfigError):
+        make_manager(full(32), window(8, 8))
+
+
+def test_a_retention_interval_needs_a_sliding_window(environment):
+    environment(**{RETENTION: "64"})
+    with pytest.raises(ConfigError):
+        make_manager(full(32))
+
+
+def test_the_retention_interval_is_read_when_a_manager_is_made(environment):
+    environment(**{RETENTION: "0"})
+    manager = make_manager(window(4, 4))
+    environment(**{RETENTION: None})
+    request = make_request("r", 32, 4)
+    admit(manager, request)
+    assert len(manager.block_pool.cached_block_hash_to_block) == 1
+
+
+@pytest.mark.parametrize(("value", "expected"), [(None, True), ("1", True), ("0", False)])
+def test_events_carry_integers_unless_switched_off(environment, value, expected):
+    environment(**{INT_HASHES: value})
+    assert config.int_block_hashes() is expected
+
+
+@pytest.mark.parametrize("value", ["", "yes", "true", "2", " 1"])
+def test_a_setting_for_event_hashes_other_than_0_and_1_is_an_error(environment, value):
+    environment(**{INT_HASHES: value})
+    with pytest.raises(ConfigError, match=INT_HASHES):
+        config.int_block_hashes()
+
+
+def test_a_bad_setting_for_event_hashes_is_noticed_before_anything_changes(environment):
+    environment(**{INT_HASHES: "yes"})
+    try:
+        manager = make_manager(full(4), enable_kv_cache_events=True)
+    except ConfigError:
+        return  # noticed at once
+    before = snapshot(manager)
+    with pytest.raises(ConfigError):
+        admit(manager, make_request("r", 32, 4))
+    assert snapshot(manager) == before
