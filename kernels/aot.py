@@ -128,7 +128,8 @@ def main() -> int:
             print(
                 f"{row.kernel:<18} {row.target:<8} {row.registers:>4} registers "
                 f"{row.spill_bytes:>3} B spilled {row.shared_bytes:>5} B shared "
-                f"{row.barriers:>2} barriers {row.code_bytes:>6} B code"
+                f"{row.barriers:>2} barriers {row.code_bytes:>6} B code",
+                file=sys.stderr if str(options.json) == "-" else sys.stdout,
             )
     if options.json:
         text = json.dumps([asdict(row) for row in rows], indent=1)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from kvgpu.blocks import FIRST, IN_TABLE, SHARED, BlockState, KVCacheBlock
+from kvgpu.blocks import FIRST, IN_TABLE, ODD, SHARED, BlockState, KVCacheBlock
 from kvgpu.hashing import BlockHashWithGroupId
 from kvgpu.index.base import BlockIndex
 
@@ -122,7 +122,7 @@ class BlockHashToBlockMap:
             and block._state is state
             and state.words_of(key) is not None
             and state.key_of(block._row) == key
-            and not state.records[block._row]["flags"] & IN_TABLE
+            and not state.records[block._row]["flags"] & (IN_TABLE | ODD)
         )
 
     def _move_to_extras(self, key: BlockHashWithGroupId) -> None:
@@ -163,6 +163,10 @@ class CacheView(MutableMapping[BlockHashWithGroupId, Entry]):
     def __setitem__(self, key: BlockHashWithGroupId, value: Entry) -> None:
         if key in self:
             del self[key]
+        if isinstance(value, dict) and len(value) == 1:
+            # A dict of one stays a dict (fact 12); the index would show its block alone.
+            self._owner.extras[key] = dict(value)
+            return
         for block in value.values() if isinstance(value, dict) else (value,):
             self._owner.insert(key, block)
 

@@ -256,7 +256,10 @@ class KVCacheBlock:
 
     @is_null.setter
     def is_null(self, value: bool) -> None:
-        self._state.null_id = self._row if value else -1
+        if value:
+            self._state.null_id = self._row
+        elif self.is_null:
+            self._state.null_id = -1
 
     @property
     def prev_free_block(self) -> "KVCacheBlock | None":

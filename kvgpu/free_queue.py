@@ -12,7 +12,7 @@ import numpy as np
 from kvgpu._jit import inline, jit
 from kvgpu.block_list import BlockList
 from kvgpu.blocks import IN_TABLE, BlockState, KVCacheBlock
-from kvgpu.errors import FreeQueueError, NotEnoughBlocksError
+from kvgpu.errors import ArgumentError, FreeQueueError, NotEnoughBlocksError
 
 
 @inline
@@ -139,9 +139,13 @@ class FreeKVCacheBlockQueue:
     """Free blocks, least recently used first; any block leaves in O(1).
 
     Args:
-        blocks: The members in order. Blocks of a pool stay in that pool's records; blocks made by
-            hand move into records that this queue owns.
+        blocks: The members in order, made by hand; they move into records that this queue owns.
+
+    Raises:
+        ArgumentError: A block belongs to a pool, which has a queue of its own.
     """
+
+    _owns_records = True
 
     def __init__(self, blocks: Sequence[KVCacheBlock]) -> None:
         self._state = BlockState(0)
@@ -156,6 +160,7 @@ class FreeKVCacheBlockQueue:
         """A queue of all blocks of a pool, in id order. O(num_blocks)."""
         queue = cls.__new__(cls)
         queue._attach(state)
+        queue._owns_records = False
         state.queue = queue
         link_all(state.records, 0)
         return queue
@@ -235,6 +240,12 @@ class FreeKVCacheBlockQueue:
         strangers = [block for block in blocks if block._state is not self._state]
         if not strangers:
             return
+        for block in strangers:
+            queue = block._state.queue
+            if queue is not None and not queue._owns_records:
+                raise ArgumentError(
+                    f"block {block.block_id} belongs to a pool; its free queue is the pool's own"
+                )
         state = self._state
         old, old_sentinel = state.records, state.num_blocks
         grown = BlockState(old_sentinel + len(strangers))
@@ -247,6 +258,8 @@ class FreeKVCacheBlockQueue:
             if state.records[-1][side] == old_sentinel:
                 state.records[-1][side] = state.num_blocks
         for row, block in enumerate(strangers, old_sentinel):
+            if block.is_null:
+                state.null_id = row
             key, record = block.block_hash, block._state.records[block._row].copy()
             block._standalone_id = block.block_id
             block._state, block._row = state, row

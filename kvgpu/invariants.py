@@ -17,6 +17,9 @@ def queue_violations(state: BlockState) -> list[str]:
     unused = records["ref_cnt"] == 0
     unused[state.null_id] = False
     found = []
+    ring = np.concatenate([[state.num_blocks], queued, [state.num_blocks]])
+    if (state.records["prev"][ring[1:]] != ring[:-1]).any():
+        found.append("the free queue reads differently from its two ends, or its count is wrong")
     if len(np.unique(queued)) != len(queued):
         found.append("the free queue holds a block twice")
     found += [

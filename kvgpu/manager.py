@@ -175,9 +175,19 @@ class KVCacheManager:
         coordinator = self.coordinator
         request_id = request.request_id
         computed = (new_computed_blocks or self.empty_kv_cache_blocks).blocks
-        self._refuse_computed_for_running(request_id, computed)
+        if computed is not self.empty_kv_cache_blocks.blocks:
+            self._refuse_bad_hits(request_id, computed)
         num_local = request.num_computed_tokens + num_new_computed_tokens
-        total_computed = min(num_local + num_external_computed_tokens, self.max_model_len)
+        num_elsewhere = num_local + num_external_computed_tokens
+        total_computed = min(num_elsewhere, self.max_model_len)
+        caches = self.enable_caching and not delay_cache_blocks
+        # Draft tokens may be rejected, so only what the request has is cached.
+        num_cacheable = min(total_computed + num_new_tokens, request.num_tokens) if caches else 0
+        if len(request.block_hashes) < num_cacheable // coordinator.hash_block_size:
+            raise ArgumentError(
+                f"request {request_id} has {len(request.block_hashes)} block hashes, "
+                f"{num_cacheable // coordinator.hash_block_size} are needed; give it a block_hasher"
+            )
         num_free = self.block_pool.get_num_free_blocks()
         if full_sequence_must_fit:
             full = min(request.num_tokens, self.max_model_len)
@@ -189,9 +199,11 @@ class KVCacheManager:
         coordinator.remove_skipped_blocks(request_id, total_computed)
         num_main = total_computed + num_new_tokens
         num_slots = min(num_main + num_lookahead_tokens, self.max_model_len)
+        # Blocks for external tokens are not cut to the length of the model, so they are counted.
         needed = coordinator.get_num_blocks_to_allocate(
-            request_id, num_slots, computed, num_encoder_tokens, total_computed, num_main
-        )
+            request_id, max(num_slots, num_elsewhere), computed, num_encoder_tokens,
+            total_computed, num_main,
+        )  # fmt: skip
         if needed > self.block_pool.get_num_free_blocks() - reserved_blocks:
             return None
         if computed is not self.empty_kv_cache_blocks.blocks or num_external_computed_tokens > 0:
@@ -201,15 +213,16 @@ class KVCacheManager:
         new_blocks = coordinator.allocate_new_blocks(
             request_id, num_slots, num_main, num_encoder_tokens
         )
-        if self.enable_caching and not delay_cache_blocks:
-            # Draft tokens may be rejected, so only what the request has is cached.
-            coordinator.cache_blocks(request, min(num_main, request.num_tokens))
+        if caches:
+            coordinator.cache_blocks(request, num_cacheable)
         return self.create_kv_cache_blocks(new_blocks)
 
-    def _refuse_computed_for_running(
+    def _refuse_bad_hits(
         self, request_id: str, computed: tuple[Sequence[KVCacheBlock], ...]
     ) -> None:
-        """Bad input must be noticed before anything is given back."""
+        """Bad input must be noticed before anything is given back or taken."""
+        if not self.enable_caching and any(map(len, computed)):
+            raise ArgumentError(f"request {request_id}: computed blocks without prefix caching")
         for manager, blocks in zip(self.coordinator.single_type_managers, computed, strict=True):
             if len(blocks) and request_id in manager.num_cached_block:
                 raise RunningRequestError(

@@ -10,8 +10,9 @@ from kvgpu._jit import jit
 from kvgpu.block_map import BlockHashToBlockMap
 from kvgpu.blocks import COARSE, HAS_HASH, BlockState, Ids, KVCacheBlock
 from kvgpu.errors import BlockStateError
-from kvgpu.hashing import BlockHash, make_block_hash_with_group_id
+from kvgpu.hashing import BlockHash, BlockHashWithGroupId, make_block_hash_with_group_id
 from kvgpu.index.base import BlockIndex, PrefixHits, Rows, decided
+from kvgpu.kernels.layout import MAX_GROUP_ID
 from kvgpu.plan import PrefixPlan
 from kvgpu.request import BlockHashes, rows_from_bytes
 
@@ -21,18 +22,24 @@ NO_MASK: BlockMask = np.empty(0, np.bool_)
 
 @jit
 def choose(records: Any, ids: Any, mask: Any, null_id: int) -> Any:
-    """Ids to be cached, -1 for null and masked blocks; and the first that has a hash, or -1."""
+    """Ids to be cached, -1 for null and masked blocks; and the first that has a hash, or -1.
+
+    A chosen block is marked as hashed at once, so that one that comes twice is noticed.
+    """
     chosen = np.empty(len(ids), np.int32)
-    offender = -1
     for i in range(len(ids)):
         row = ids[i]
         if row == null_id or (len(mask) > 0 and not mask[i]):
             chosen[i] = -1
             continue
+        if records[row].flags & HAS_HASH:
+            for j in range(i):
+                if chosen[j] >= 0:
+                    records[chosen[j]].flags &= ~HAS_HASH
+            return chosen, row
         chosen[i] = row
-        if offender < 0 and records[row].flags & HAS_HASH:
-            offender = row
-    return chosen, offender
+        records[row].flags |= HAS_HASH
+    return chosen, -1
 
 
 class PrefixCache:
@@ -117,18 +124,19 @@ class PrefixCache:
             int32 [n]: the blocks that were entered, -1 for those that were not.
 
         Raises:
-            BlockStateError: A block has a hash already. Nothing is changed.
+            BlockStateError: A block has a hash already, or comes twice. Nothing is changed.
         """
         if self.state.width is None:
             self.state.adopt_width(len(hashes[0]))
         stop = start + len(ids) * stride
-        rows = None if self.map.extras or (ids < 0).any() else self._rows(hashes, start, stop)
+        regular = not self.map.extras and group <= MAX_GROUP_ID and not (ids < 0).any()
+        rows = self._rows(hashes, start, stop) if regular else None
         if rows is None:
             return self._insert_irregular(ids, hashes[start:stop], stride, group, mask)
         chosen: Ids
         chosen, offender = choose(self.state.records, ids, mask, self.state.null_id)
         if offender >= 0:
-            raise BlockStateError(f"block {offender} already has a hash")
+            raise BlockStateError(f"block {offender} already has a hash, or comes twice")
         self.index.insert(chosen, rows, stride, group, COARSE if stride > 1 else 0)
         if stride > 1:
             self._remember_coarse(chosen, rows, stride)
@@ -137,18 +145,18 @@ class PrefixCache:
     def _insert_irregular(
         self, ids: Ids, hashes: Sequence[BlockHash], stride: int, group: int, mask: BlockMask
     ) -> Ids:
-        todo = []
+        todo: dict[KVCacheBlock, BlockHashWithGroupId] = {}
         chosen = np.full(len(ids), -1, np.int32)
         for i, block_id in enumerate(ids.tolist()):
             block = self.state.view(block_id)
             if block.is_null or (len(mask) and not mask[i]):
                 continue
-            if block.block_hash is not None:
-                raise BlockStateError(f"block {block.block_id} already has a hash")
+            if block.block_hash is not None or block in todo:
+                raise BlockStateError(f"block {block.block_id} already has a hash, or comes twice")
             block_hash = BlockHash(b"".join(hashes[i * stride : (i + 1) * stride]))
-            todo.append((make_block_hash_with_group_id(block_hash, group), block))
+            todo[block] = make_block_hash_with_group_id(block_hash, group)
             chosen[i] = max(block_id, 0)
-        for key, block in todo:
+        for block, key in todo.items():
             block.block_hash = key
             self.map.insert(key, block)
         return chosen

@@ -5,13 +5,21 @@ from typing import Any
 from kvgpu.coordinators.base import KVCacheCoordinator
 from kvgpu.coordinators.hybrid import HybridKVCacheCoordinator
 from kvgpu.coordinators.unitary import KVCacheCoordinatorNoPrefixCache, UnitaryKVCacheCoordinator
-from kvgpu.specs import KVCacheConfig
+from kvgpu.errors import ConfigError
+from kvgpu.specs import CrossAttentionSpec, KVCacheConfig
 
 
 def get_kv_cache_coordinator(
     kv_cache_config: KVCacheConfig, *, enable_caching: bool, **kwargs: Any
 ) -> KVCacheCoordinator:
-    """The coordinator for a configuration: none, one or several groups that reuse blocks."""
+    """The coordinator for a configuration: none, one or several groups that reuse blocks.
+
+    Raises:
+        ConfigError: The configuration cannot work.
+    """
+    specs = [group.kv_cache_spec for group in kv_cache_config.kv_cache_groups]
+    if enable_caching and any(isinstance(spec, CrossAttentionSpec) for spec in specs):
+        raise ConfigError("cross attention has no prefix cache: turn prefix caching off")
     kind: type[KVCacheCoordinator]
     if not enable_caching:
         kind = KVCacheCoordinatorNoPrefixCache

@@ -36,8 +36,6 @@ class SingleTypeKVCacheManager(GroupHits):
         pcp_world_size: Prefill context parallelism, likewise.
         max_admission_blocks_per_request: Most blocks that a request holds at any time, or None.
 
-    Raises:
-        ConfigError: Context parallelism where the kind of attention does not allow it.
     """
 
     def __init__(

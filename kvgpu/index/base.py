@@ -11,7 +11,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from kvgpu.blocks import FIRST, HAS_HASH, IN_TABLE, ODD, BlockState, Ids
+from kvgpu.blocks import FIRST, HAS_HASH, IN_TABLE, ODD, SHARED, BlockState, Ids
 from kvgpu.errors import InvariantError
 from kvgpu.index.journal import Journal
 from kvgpu.plan import PrefixPlan
@@ -114,10 +114,16 @@ class BlockIndex(ABC):
         """What is wrong with the table beyond what the records say."""
 
     def chain(self, first: int) -> list[int]:
-        """Ids under one key, first inserted first. O(length)."""
+        """Ids under one key, first inserted first. O(length).
+
+        Raises:
+            InvariantError: The ring of blocks of this key is broken.
+        """
         chain = [first]
-        records = self.state.records
+        records, num_blocks = self.state.records, self.state.num_blocks
         while (after := int(records[chain[-1]]["same_next"])) != first:
+            if not 0 <= after < num_blocks or len(chain) == num_blocks:
+                raise InvariantError(f"the ring of blocks with the key of block {first} is broken")
             chain.append(after)
         return chain
 
@@ -148,14 +154,24 @@ class BlockIndex(ABC):
             f"block {bad} is in the table without a fit hash" for bad in np.flatnonzero(unfit)
         ]
         reached = 0
-        for head in heads:
-            words, group = self._key_words(int(head))
+        for head in heads.tolist():
+            words, group = self._key_words(head)
             if (got := self.first(words, group)) != head:
                 found.append(f"the key of block {head} leads to {got}")
-            for row in self.chain(int(head)):
-                reached += 1
-                if self._key_words(row)[0].tobytes() != words.tobytes():
+            try:
+                chain = self.chain(head)
+            except InvariantError as error:
+                found.append(str(error))
+                continue
+            reached += len(chain)
+            for before, row in zip([chain[-1], *chain], chain, strict=False):
+                other, other_group = self._key_words(row)
+                if other.tobytes() != words.tobytes() or other_group != group:
                     found.append(f"block {row} is chained under the key of block {head}")
+                if records["same_prev"][row] != before:
+                    found.append(f"block {row} does not lead back to block {before}")
+                if len(chain) > 1 and not flags[row] & SHARED:
+                    found.append(f"block {row} shares its key and does not say so")
         entered = int(np.count_nonzero(flags & IN_TABLE))
         if reached != entered:
             found.append(f"{entered} blocks are in the table, {reached} are reached")

@@ -102,6 +102,9 @@ class HostIndex(BlockIndex):
         for bucket, place in zip(buckets.tolist(), places.tolist(), strict=True):
             word = int(slots[bucket, place])
             row = (word & LOW_32) - 1
+            if not 0 <= row < self.state.num_blocks:
+                found.append(f"a word of bucket {bucket} names block {row}, which does not exist")
+                continue
             words, group = self._key_words(row)
             h = int(hash_of(words, group, self.seed))
             if (word >> TAG_SHIFT) & LOW_32 != h & LOW_32:

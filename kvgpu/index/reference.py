@@ -107,9 +107,12 @@ class ReferenceIndex(BlockIndex):
 
     def _violations(self) -> list[str]:
         records = self.state.records
-        return [
+        chains = self._blocks.values()
+        found = [f"blocks {chain} are in the dict, the ring differs" for chain in chains
+                 if chain != self.chain(chain[0])]  # fmt: skip
+        return found + [
             f"key of blocks {chain} has first flags {[bool(records[i]['flags'] & FIRST) for i in chain]}"
-            for chain in self._blocks.values()
+            for chain in chains
             if [bool(records[i]["flags"] & FIRST) for i in chain]
             != [True] + [False] * (len(chain) - 1)
         ]

@@ -1,0 +1,133 @@
+"""Indexes of every backend over records of their own, and keys that are hard to tell apart."""
+
+from collections.abc import Callable, Iterable
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+import pytest
+from slot_hashes import MULTIPLIER, key_of_hash, mixed
+
+from kvgpu.blocks import BlockState, Ids
+from kvgpu.index.base import BlockIndex, Rows
+from kvgpu.index.journal import Flush, Journal
+from kvgpu.index.registry import BACKENDS, backend_by_name
+from kvgpu.kernels.layout import KEY_WORDS, LOW_32
+from kvgpu.plan import HitQuery, HitRule, PrefixPlan
+
+
+def _why_no_kernels() -> str | None:
+    """Why the backends of devices cannot run, or None."""
+    for package in ("torch", "triton"):
+        if find_spec(package) is None:
+            return f"{package} is not installed: no kernel was run"
+    return None
+
+
+def _why_no_twins() -> str | None:
+    if _why_no_kernels() is not None:
+        return _why_no_kernels()
+    from device_tools import why_not_cuda
+
+    return why_not_cuda()
+
+
+CANNOT_RUN: dict[str, Callable[[], str | None]] = {
+    "triton": _why_no_kernels,
+    "cuda": _why_no_twins,
+}
+"""Backend -> a function that says why it cannot run here (for example for want of a device)."""
+
+
+def _parameter(name: str) -> Any:
+    reason = CANNOT_RUN.get(name, lambda: None)()
+    return pytest.param(name, marks=[pytest.mark.skip(reason=reason)] if reason else [])
+
+
+every_backend = pytest.mark.parametrize("backend", [_parameter(name) for name in sorted(BACKENDS)])
+
+
+def make_index(backend: str, num_blocks: int, journal: Journal | None = None) -> BlockIndex:
+    """An empty index over blocks 0 to num_blocks - 1, of which none is the null block."""
+    state = BlockState(num_blocks)
+    state.adopt_width(32)  # what the first cached hash does
+    return backend_by_name(backend)(state, journal)
+
+
+def match(
+    index: BlockIndex, rule: HitRule, groups: tuple[int, ...], rows: Rows, max_length: int,
+    stride: int = 1,
+) -> list[list[int]]:  # fmt: skip
+    """Ids of the longest prefix, one line per group."""
+    plan = PrefixPlan((HitQuery(rule, groups, stride),))
+    hits = index.match(plan, rows, max_length)
+    assert all(ids.dtype == np.int32 for ids in hits.ids)
+    return [ids.tolist() for ids in hits.ids]
+
+
+def ids_of(*ids: int) -> Ids:
+    return np.array(ids, np.int32)
+
+
+def random_rows(count: int, seed: int = 0) -> Rows:
+    """Keys that have nothing in common, int64 [count, KEY_WORDS]."""
+    words = np.random.default_rng(seed).integers(-(2**63), 2**63 - 1, (count, KEY_WORDS))
+    return words.astype(np.int64)
+
+
+def insert(index: BlockIndex, ids: Iterable[int], rows: Rows, group: int = 0) -> None:
+    index.insert(np.array(list(ids), np.int32), np.atleast_2d(rows), 1, group, 0)
+
+
+def erase(index: BlockIndex, *ids: int, forget: bool = True) -> None:
+    index.erase(np.array(ids, np.int32), forget)
+
+
+def chain(index: BlockIndex, row: Any, group: int = 0) -> list[int]:
+    """All blocks under a key, in order."""
+    first = index.first(row, group)
+    return [] if first < 0 else index.chain(first)
+
+
+def _seed_of(index: BlockIndex) -> int:
+    """Indexes without a seed are asked about the same kind of keys, with no effect on them."""
+    return int(getattr(index, "seed", 0))
+
+
+def _solved(index: BlockIndex, row: Any, word: int, group: int, slot_hash: int) -> list[int]:
+    """The key with one of its words changed so that it has this slot hash in the index."""
+    return key_of_hash(_seed_of(index), slot_hash, row, word, group).tolist()
+
+
+def rows_of_hash(index: BlockIndex, slot_hashes: Iterable[int], group: int = 0) -> Rows:
+    """Different keys that have these slot hashes."""
+    keys = [_solved(index, [i, 0, 0, 0], 3, group, h) for i, h in enumerate(slot_hashes)]
+    return np.array(keys, np.int64)
+
+
+def twin_of(index: BlockIndex, row: Any, word: int, group: int = 0) -> Any:
+    """A key with the same bucket and tag that differs in one word only."""
+    slot_hash = mixed(_seed_of(index), [*row, group])
+    return np.array(_solved(index, row, word, group, slot_hash ^ 1 << 33), np.int64)
+
+
+def twin_groups(index: BlockIndex, row: Any) -> tuple[int, int]:
+    """Two groups in which the key has the same tag and the same half of the table."""
+    groups = np.arange(2**20, dtype=np.uint64)
+    h = (groups ^ np.uint64(mixed(_seed_of(index), row))) * np.uint64(MULTIPLIER)
+    h ^= h >> np.uint64(32)
+    place = (h & np.uint64(LOW_32)) << np.uint64(1) | h >> np.uint64(63)
+    order = np.argsort(place, kind="stable")
+    equal = np.flatnonzero(np.diff(place[order]) == 0)[0]
+    return int(order[equal]), int(order[equal + 1])
+
+
+def replay(copy: dict[tuple[bytes, int], int], flush: Flush) -> None:
+    """Apply the changes of a flush to a copy of "who is first", checking what each replaces."""
+    for words, group, old, new in zip(*flush, strict=True):
+        key = (words.tobytes(), int(group))
+        assert copy.get(key, -1) == old
+        if new < 0:
+            del copy[key]
+        else:
+            copy[key] = int(new)

@@ -1,0 +1,42 @@
+"""Short ways to fill a small pool and to look at it."""
+
+from kvgpu.hashing import BlockHash
+
+SIZE = 4
+"""Tokens of a hash block."""
+NUM_BLOCKS = 10
+
+
+def order(pool):
+    return [block.block_id for block in pool.free_block_queue.get_all_free_blocks()]
+
+
+def ids(blocks):
+    return [block.block_id for block in blocks]
+
+
+def cache(pool, request, blocks, start=0, end=None, size=SIZE, group=0, mask=None):
+    end = len(blocks) if end is None else end
+    pool.cache_full_blocks(request, blocks, start, end, size, group, mask)
+
+
+def found(pool, request, group=0, stride=1):
+    """Which block each logical block of the request leads to; None where it is not cached."""
+    hashes = request.block_hashes[:]
+    parts = [b"".join(hashes[i : i + stride]) for i in range(0, len(hashes), stride)]
+    hits = [pool.get_cached_block(BlockHash(part), [group]) for part in parts]
+    return [hit and hit[0].block_id for hit in hits]
+
+
+def state_of(pool):
+    """All that a caller could notice."""
+    return (
+        [(block.ref_cnt, block.block_hash) for block in pool.blocks],
+        order(pool),
+        dict(pool.cached_block_hash_to_block._cache),
+        list(pool.kv_event_queue),
+    )
+
+
+def kinds(events):
+    return [type(event) for event in events]
