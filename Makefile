@@ -1,18 +1,21 @@
-# make replay | test | lint | bench | conformance | clean.   TRACE=, ARGS=, SUITE=, BACKEND= are optional.
+# make replay | test | lint | bench | conformance | aot | clean.   TRACE=, ARGS=, SUITE=, BACKENDS= are optional.
 
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install -q -c constraints.txt
+# 1: run the kernels of `triton` in the interpreter; 0: on a GPU.
+INTERPRET ?= 1
 SUITE  ?= ../shared/seed/test_prefix_caching.py
-BACKENDS ?= reference host
+BACKENDS ?= reference host triton auto
 
-.PHONY: replay test lint bench conformance differential clean venv
+.PHONY: replay test lint bench conformance aot clean venv
 
 replay: $(VENV)/.report
 	$(BIN)/python -m kvgpu replay $(TRACE) --report replay-report.html $(ARGS)
 
-test: $(VENV)/.dev
+# With PyTorch and Triton: the kernels run on a GPU, or else in Triton's interpreter.
+test: $(VENV)/.kernels
 	$(BIN)/python -m pytest $(ARGS)
 
 lint: $(VENV)/.dev
@@ -21,11 +24,14 @@ lint: $(VENV)/.dev
 bench: $(VENV)/.dev
 	$(BIN)/python bench/pool.py $(ARGS)
 
-# The suite makes torch dtypes; nothing else here needs torch. The CPU build is enough.
-conformance: $(VENV)/.torch
+conformance: $(VENV)/.kernels
 	for backend in $(BACKENDS); do \
-	  $(BIN)/python tests/conformance/run.py $(SUITE) --backend $$backend -- $(ARGS) || exit 1; \
+	  TRITON_INTERPRET=$(INTERPRET) $(BIN)/python tests/conformance/run.py $(SUITE) --backend $$backend -- $(ARGS) || exit 1; \
 	done
+
+# Every Triton kernel for every target, without a GPU: registers, spills, shared memory, code size.
+aot: $(VENV)/.kernels
+	$(BIN)/python -m kvgpu.kernels.aot $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -46,6 +52,6 @@ $(VENV)/.dev: $(VENV)/.base
 	$(PIP) -e '.[dev]'
 	touch $@
 
-$(VENV)/.torch: $(VENV)/.dev
-	$(PIP) torch
+$(VENV)/.kernels: $(VENV)/.dev
+	$(PIP) torch triton
 	touch $@

@@ -73,9 +73,11 @@ def variants() -> list[tuple[str, Any, dict[str, Any]]]:
     return found
 
 
-def ptxas() -> str:
-    """The assembler that comes with Triton."""
-    return str(triton.knobs.nvidia.ptxas.path)
+def ptxas(capability: int) -> str:
+    """The assembler for a compute capability that comes with Triton: a newer one from 100 on."""
+    tools = triton.knobs.nvidia
+    newer = getattr(tools, "ptxas_blackwell", tools.ptxas)
+    return str((newer if capability >= 100 else tools.ptxas).path)
 
 
 def build(name: str, kernel: Any, constants: dict[str, Any], capability: int) -> Build:
@@ -97,7 +99,7 @@ def build(name: str, kernel: Any, constants: dict[str, Any], capability: int) ->
         file.write(ptx)
         file.flush()
         said = subprocess.run(
-            [ptxas(), "-v", f"--gpu-name={target[1]}", file.name, "-o", "/dev/null"],
+            [ptxas(capability), "-v", f"--gpu-name={target[1]}", file.name, "-o", "/dev/null"],
             capture_output=True, text=True, check=True,
         ).stderr  # fmt: skip
     registers = re.search(r"Used (\d+) registers", said)

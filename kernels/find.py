@@ -65,7 +65,7 @@ def find_blocks(
 
 @triton.jit(do_not_specialize=["count", "num_buckets", "seed"])
 def find_kernel(
-    words, records, keys, groups, ids, count, num_buckets, seed,
+    words, records, keys, groups, ids, count: tl.int64, num_buckets: tl.int64, seed: tl.int64,
     KEY_WORDS: tl.constexpr, ONE_GROUP: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """`ids[i]` = first block under `keys[i]` in `groups[i]`, or -1.

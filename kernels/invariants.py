@@ -21,7 +21,7 @@ VIOLATION_WORDS = 8
 
 @triton.jit(do_not_specialize=["num_buckets", "num_blocks", "seed"])
 def entries_kernel(
-    words, records, overflow, uses, violations, num_buckets, num_blocks, seed,
+    words, records, overflow, uses, violations, num_buckets: tl.int64, num_blocks: tl.int64, seed: tl.int64,
     KEY_WORDS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Look at every slot of the table.

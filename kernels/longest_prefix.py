@@ -45,7 +45,7 @@ def request_bounds(begins, ends, request, num_keys, longest):
 
 @triton.jit(do_not_specialize=["num_keys", "longest", "num_buckets", "seed"])
 def probe_kernel(
-    words, records, plan, keys, begins, ends, hits, num_keys, longest, num_buckets, seed,
+    words, records, plan, keys, begins, ends, hits, num_keys: tl.int64, longest: tl.int64, num_buckets: tl.int64, seed: tl.int64,
     KEY_WORDS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """`hits[line, k]` = first block under key `k` in the line's group, or -1; a program a tile.
@@ -77,8 +77,8 @@ def probe_kernel(
 
 @triton.jit(do_not_specialize=["num_keys", "longest", "null_id"])
 def decide_kernel(
-    plan, meta, begins, ends, max_lengths, hits, num_tokens, firsts, lengths, ids, num_keys,
-    longest, null_id, WRITE_IDS: tl.constexpr, TILE: tl.constexpr,
+    plan, meta, begins, ends, max_lengths, hits, num_tokens, firsts, lengths, ids, num_keys: tl.int64,
+    longest: tl.int64, null_id: tl.int32, WRITE_IDS: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     """Apply a plan to the hits of each request; a program a request.
 
@@ -92,9 +92,9 @@ def decide_kernel(
     num_queries = tl.load(plan + NUM_QUERIES).to(tl.int32)
     if good:
         stride_out = request * num_queries
-        longest = tl.minimum(tl.load(max_lengths + request), LONGEST).to(tl.int32)
+        allowed = tl.minimum(tl.load(max_lengths + request), LONGEST).to(tl.int32)
         found = common_hit(
-            hits + begin, tl.cast(num_keys, tl.int64), plan, length, tl.maximum(longest, 0),
+            hits + begin, tl.cast(num_keys, tl.int64), plan, length, tl.maximum(allowed, 0),
             firsts + stride_out, lengths + stride_out, TILE,
         )  # fmt: skip
         tl.store(num_tokens + request, found.to(tl.int64))

@@ -83,7 +83,9 @@ def count_overflow(words, h, delta, passed, num_buckets):
 
 
 @triton.jit(do_not_specialize=["count", "num_blocks"])
-def validate_kernel(meta, groups, old, new, count, num_blocks, BLOCK: tl.constexpr):
+def validate_kernel(
+    meta, groups, old, new, count: tl.int64, num_blocks: tl.int64, BLOCK: tl.constexpr
+):
     """Close the gate and note a status if an id or a group of the flush is out of range."""
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     active = i < count
@@ -101,7 +103,7 @@ def validate_kernel(meta, groups, old, new, count, num_blocks, BLOCK: tl.constex
 
 @triton.jit(do_not_specialize=["count", "num_buckets", "seed"])
 def update_kernel(
-    words, records, meta, keys, groups, old, new, count, num_buckets, seed,
+    words, records, meta, keys, groups, old, new, count: tl.int64, num_buckets: tl.int64, seed: tl.int64,
     PHASES: tl.constexpr, KEY_WORDS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Row i: under `keys[i]` in `groups[i]`, block `old[i]` was first and `new[i]` is now.

@@ -7,6 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from kvgpu.block_hash_table import BlockHashTable
     from kvgpu.block_map import BlockHashToBlockMap
     from kvgpu.block_pool import BlockPool
     from kvgpu.block_sizes import resolve_kv_cache_block_sizes
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from kvgpu.kv_cache_blocks import KVCacheBlocks
     from kvgpu.manager import KVCacheManager
     from kvgpu.metrics import CachingMetrics, KVCacheMetricsCollector, PrefixCacheStats
+    from kvgpu.plan import HitQuery, HitRule, PrefixPlan
     from kvgpu.request import BlockHashes, Request, get_request_block_hasher
     from kvgpu.specs import (
         ChunkedLocalAttentionSpec,
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "block_hash_table": ["BlockHashTable"],
     "block_map": ["BlockHashToBlockMap"],
     "block_pool": ["BlockPool"],
     "block_sizes": ["resolve_kv_cache_block_sizes"],
@@ -44,6 +47,7 @@ _HOMES = {
     "kv_cache_blocks": ["KVCacheBlocks"],
     "manager": ["KVCacheManager"],
     "metrics": ["CachingMetrics", "KVCacheMetricsCollector", "PrefixCacheStats"],
+    "plan": ["HitQuery", "HitRule", "PrefixPlan"],
     "request": ["BlockHashes", "Request", "get_request_block_hasher"],
     "specs": [
         "ChunkedLocalAttentionSpec",
@@ -61,6 +65,7 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "BlockHashTable",
     "BlockHashToBlockMap",
     "BlockHashes",
     "BlockPool",
@@ -69,6 +74,8 @@ __all__ = [
     "CrossAttentionSpec",
     "FreeKVCacheBlockQueue",
     "FullAttentionSpec",
+    "HitQuery",
+    "HitRule",
     "KVCacheBlock",
     "KVCacheBlocks",
     "KVCacheConfig",
@@ -79,6 +86,7 @@ __all__ = [
     "MLAAttentionSpec",
     "MambaSpec",
     "PrefixCacheStats",
+    "PrefixPlan",
     "Request",
     "SinkFullAttentionSpec",
     "SlidingWindowMLASpec",

@@ -94,8 +94,7 @@ class BlockHashTable:
         self.key_bytes = key_bytes
         key_words = key_bytes // 8
         num_buckets = layout.num_buckets_for(num_blocks, load_factor)
-        # Always odd and of 63 bits: Triton compiles anew for other kinds of integers.
-        bits = secrets.randbits(62) if seed is None else seed
+        bits = secrets.randbits(63) if seed is None else seed
         words = {"dtype": torch.int64, "device": self.device}
         self.view = TableView(
             torch.zeros(num_buckets, layout.BUCKET_WORDS, **words),
@@ -104,7 +103,7 @@ class BlockHashTable:
             num_buckets,
             num_blocks,
             key_words,
-            (bits & (2**62 - 1)) | 2**62 | 1,
+            bits,
         )
         self._plans: dict[PrefixPlan, Any] = {}
 

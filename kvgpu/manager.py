@@ -125,9 +125,7 @@ class KVCacheManager:
         )
         if self.prefix_cache_stats is not None:
             self.prefix_cache_stats.record(
-                num_tokens=request.num_tokens,
-                num_hits=num_hits,
-                preempted=request.num_preemptions > 0,
+                request.num_tokens, num_hits, request.num_preemptions > 0
             )
         return self.create_kv_cache_blocks(blocks), num_hits
 

@@ -60,9 +60,9 @@ def match(
 ) -> list[list[int]]:  # fmt: skip
     """Ids of the longest prefix, one line per group."""
     plan = PrefixPlan((HitQuery(rule, groups, stride),))
-    hits = index.match(plan, rows, max_length)
-    assert all(ids.dtype == np.int32 for ids in hits.ids)
-    return [ids.tolist() for ids in hits.ids]
+    _, lines = index.match(plan, rows, max_length)
+    assert all(ids.dtype == np.int32 for ids in lines)
+    return [ids.tolist() for ids in lines]
 
 
 def ids_of(*ids: int) -> Ids:

@@ -83,8 +83,10 @@ class HybridKVCacheCoordinator(KVCacheCoordinator):
     def find_longest_cache_hit(
         self, block_hashes: Sequence[BlockHash], max_cache_hit_length: int
     ) -> Hits:
-        hits = self.block_pool.prefix_cache.find_hits(self.plan, block_hashes, max_cache_hit_length)
+        num_tokens, lines = self.block_pool.prefix_cache.find_hits(
+            self.plan, block_hashes, max_cache_hit_length
+        )
         result: list[Sequence[KVCacheBlock]] = [[]] * len(self.single_type_managers)
-        for group, ids in zip(self.plan.groups, hits.ids, strict=True):
+        for group, ids in zip(self.plan.groups, lines, strict=True):
             result[group] = BlockList(self.block_pool.state, ids)
-        return tuple(result), hits.num_tokens
+        return tuple(result), num_tokens

@@ -46,5 +46,7 @@ class UnitaryKVCacheCoordinator(KVCacheCoordinator):
     def find_longest_cache_hit(
         self, block_hashes: Sequence[BlockHash], max_cache_hit_length: int
     ) -> Hits:
-        hits = self.block_pool.prefix_cache.find_hits(self.plan, block_hashes, max_cache_hit_length)
-        return (BlockList(self.block_pool.state, hits.ids[0]),), hits.num_tokens
+        num_tokens, lines = self.block_pool.prefix_cache.find_hits(
+            self.plan, block_hashes, max_cache_hit_length
+        )
+        return (BlockList(self.block_pool.state, lines[0]),), num_tokens

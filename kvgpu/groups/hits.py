@@ -97,8 +97,8 @@ class GroupHits:
             dcp_world_size * pcp_world_size,
             stride,
         )
-        hits = block_pool.prefix_cache.find_hits(PrefixPlan((query,)), block_hashes, max_length)
-        return tuple(BlockList(block_pool.state, ids) for ids in hits.ids)
+        _, lines = block_pool.prefix_cache.find_hits(PrefixPlan((query,)), block_hashes, max_length)
+        return tuple(BlockList(block_pool.state, ids) for ids in lines)
 
     @classmethod
     def reachable_block_mask(

@@ -6,7 +6,7 @@ the records, an entry is a block id, and a block is entered at most once.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,14 +21,12 @@ Rows = npt.NDArray[np.int64]
 """Block hashes as key words: int64 [n, KEY_WORDS]."""
 
 
-class PrefixHits(NamedTuple):
-    """A cached prefix: its length in tokens, and for each line of the plan its int32 ids.
+PrefixHits = tuple[int, list[Ids]]
+"""A cached prefix: its length in tokens, and for each line of the plan its int32 ids.
 
-    Blocks that are not needed are the null block; lines may be longer than the prefix.
-    """
-
-    num_tokens: int
-    ids: list[Ids]
+Blocks that are not needed are the null block; lines may be longer than the prefix. A plain tuple:
+a named one takes 0.3 us to make, and a lookup that finds nothing 4.
+"""
 
 
 def decided(
@@ -45,7 +43,7 @@ def decided(
     for lines, first, length in zip(plan.lines, firsts, lengths, strict=True):
         ids[lines, :first] = null_id
         result += list(ids[lines, :length])
-    return PrefixHits(num_tokens, result)
+    return num_tokens, result
 
 
 class BlockIndex(ABC):

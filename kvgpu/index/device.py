@@ -99,7 +99,7 @@ class DeviceIndex(HostIndex):
             for part, length in zip(plan.lines, lengths, strict=True)
             for line in lines[part]
         ]
-        return PrefixHits(num_tokens, ids)
+        return num_tokens, ids
 
     def flush(self) -> BlockHashTable:
         """Bring the copy up to date; all of it after a reset or a failure. Does not wait."""

@@ -70,16 +70,17 @@ class HostIndex(BlockIndex):
         found = match_rows(
             state.records, self.table, rows, plan.words, max_length, state.null_id, self.seed
         )
+        if len(plan.groups) == 1:
+            # The common case without a loop.
+            return found.item(0), [found[2:]]
         end = 1 + len(plan.queries)
-        if end == 2:
-            # One array for one group: the common case, without a loop.
-            return PrefixHits(found.item(0), list(found[2:].reshape(len(plan.groups), -1)))
         num_tokens, *lengths = found[:end].tolist()
         ids: list[Ids] = []
         for query, length in zip(plan.queries, lengths, strict=True):
-            begin, end = end, end + length * len(query.groups)
-            ids += list(found[begin:end].reshape(len(query.groups), length))
-        return PrefixHits(num_tokens, ids)
+            for _ in query.groups:
+                begin, end = end, end + length
+                ids.append(found[begin:end])
+        return num_tokens, ids
 
     def clear(self) -> None:
         self.table[:] = EMPTY_WORD

@@ -307,8 +307,11 @@ def match_rows(
     num_queries = words[PLAN_NUM_QUERIES]
     num_lines = len(words) - PLAN_HEADER - num_queries * QUERY_WORDS
     ids = np.empty((num_lines, len(rows)), np.int32)
-    last = np.full((num_lines, 2), -2)
-    firsts, lengths = np.empty(num_queries, np.int64), np.empty(num_queries, np.int64)
+    # One allocation for what is small: each costs as much as ten hits.
+    scratch = np.empty(2 * (num_queries + num_lines), np.int64)
+    firsts, lengths = scratch[:num_queries], scratch[num_queries : 2 * num_queries]
+    last = scratch[2 * num_queries :].reshape((num_lines, 2))
+    last[:] = -2
     ctx = (records, table, rows, words, ids, last, seed)
     num_tokens = common_hit(
         apply_rule, bind_query, probe, ctx, words, len(rows), max_length, firsts, lengths
