@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <algorithm>
+#include <atomic>
 #include <map>
 #include <random>
 #include <thread>
@@ -42,8 +43,11 @@ struct Pool {
 // A batch by threads that take every so-many-th row, as blocks of a launch would in any order.
 void launch(const Pool& pool, const std::vector<Change>& batch, int phases, int num_threads) {
     std::vector<std::thread> threads;
+    std::atomic<int> started{0};
     for (int t = 0; t < num_threads; ++t) {
         threads.emplace_back([&, t] {
+            // All begin together, or the first would be done before the last is there.
+            for (++started; started < num_threads;) std::this_thread::yield();
             for (size_t i = t; i < batch.size(); i += num_threads) {
                 kvgpu::apply_change<KEY_WORDS>(pool.table, batch[i].key, batch[i].before,
                                                batch[i].after, phases);
