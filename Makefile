@@ -1,4 +1,4 @@
-# make replay | test | lint | bench | conformance | aot | clean.   TRACE=, ARGS=, SUITE=, BACKENDS= are optional.
+# make replay | test | lint | bench | gpu | conformance | aot | clean.   TRACE=, ARGS=, SUITE=, BACKENDS= are optional.
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -9,7 +9,7 @@ INTERPRET ?= 1
 SUITE  ?= ../shared/seed/test_prefix_caching.py
 BACKENDS ?= reference host triton auto
 
-.PHONY: replay test lint bench conformance aot clean venv
+.PHONY: replay test lint bench gpu conformance aot clean venv
 
 replay: $(VENV)/.report
 	$(BIN)/python -m kvgpu replay $(TRACE) --report replay-report.html $(ARGS)
@@ -28,6 +28,10 @@ conformance: $(VENV)/.kernels
 	for backend in $(BACKENDS); do \
 	  TRITON_INTERPRET=$(INTERPRET) $(BIN)/python tests/conformance/run.py $(SUITE) --backend $$backend -- $(ARGS) || exit 1; \
 	done
+
+# On a machine with a GPU: checks, then speeds. The system's own Python with torch, Triton and CuPy.
+gpu:
+	$(PYTHON) bench/gpu.py $(ARGS)
 
 # Every Triton kernel for every target, without a GPU: registers, spills, shared memory, code size.
 aot: $(VENV)/.kernels

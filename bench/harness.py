@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 DATA = Path(__file__).resolve().parent / "data"
-PACKAGES = ("numpy", "numba", "torch", "triton", "vllm", "sglang")
+PACKAGES = ("numpy", "numba", "torch", "triton", "cupy-cuda13x", "cupy-cuda12x", "vllm", "sglang")
 
 
 @dataclass
@@ -99,7 +99,9 @@ FIELDS = [
 ]
 
 
-def save(name: str, rows: Iterable[Row], path: Path | None = None) -> Path:
+def save(
+    name: str, rows: Iterable[Row], path: Path | None = None, machine_words: str | None = None
+) -> Path:
     """Insert rows into `data/NAME.csv`, or replace those with the same metric, case and peer."""
     path = path or DATA / f"{name}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -109,7 +111,7 @@ def save(name: str, rows: Iterable[Row], path: Path | None = None) -> Path:
             for old in csv.DictReader(file):
                 kept[old["metric"], old["case"], old["peer_name"]] = dict(old)
     common = {
-        "machine": machine(),
+        "machine": machine_words or machine(),
         "versions": versions(),
         "revision": revision(),
         "date": datetime.date.today().isoformat(),

@@ -1,22 +1,12 @@
 """`BlockHashTable`: the block-hash table in device memory, for the manager and for anybody else."""
 
-import secrets
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from kvgpu.errors import (
-    ArgumentError,
-    BlockIdError,
-    ConfigError,
-    InvariantError,
-    KVGPUError,
-    UnknownNameError,
-)
+from kvgpu.errors import ArgumentError, InvariantError
 from kvgpu.kernels import layout
-from kvgpu.kernels.view import TableView
 from kvgpu.plan import HitQuery, HitRule, PrefixPlan
-from kvgpu.tensors import as_tensor, as_vector, import_torch, on_stream, resolve_device
+from kvgpu.table_memory import TableMemory
+from kvgpu.tensors import as_tensor, as_vector, on_stream
 
 if TYPE_CHECKING:
     from kvgpu.kernels.longest_prefix import PrefixBuffers
@@ -24,28 +14,8 @@ if TYPE_CHECKING:
 ONE_GROUP = PrefixPlan((HitQuery(HitRule(layout.FULL, 1, 1), (0,)),))
 """The plan of full attention in group 0, where a token is a block: hits count blocks."""
 
-ENGINES = ("triton", "cuda")
 
-
-def engine_by_name(name: str) -> Any:
-    """The module whose `launch_find`, `launch_update` and `launch_probe` a table calls.
-
-    Raises:
-        UnknownNameError: No such engine.
-        KVGPUError: Its package is missing, or it has no device.
-    """
-    if name == "triton":
-        from kvgpu.kernels import triton_engine
-
-        return triton_engine
-    if name == "cuda":
-        from kvgpu.kernels.cuda_engine import CudaEngine
-
-        return CudaEngine()
-    raise UnknownNameError("kernel engine", name, list(ENGINES))
-
-
-class BlockHashTable:
+class BlockHashTable(TableMemory):
     """Exact map from (block hash, cache group) to the first block with that hash, on a device.
 
     An entry is a block: its hash and group lie in the record of its id, so an id is in the table at
@@ -69,43 +39,6 @@ class BlockHashTable:
 
     Memory: 64 bytes per 7 * load_factor blocks, and a record of 32 or 64 bytes per block.
     """
-
-    def __init__(
-        self,
-        num_blocks: int,
-        key_bytes: int = 32,
-        *,
-        device: Any = None,
-        load_factor: float = layout.DEFAULT_LOAD_FACTOR,
-        seed: int | None = None,
-        engine: str = "triton",
-    ) -> None:
-        if not 1 <= num_blocks <= layout.MAX_BLOCK_ID + 1:
-            raise ConfigError(f"num_blocks must be 1 to {layout.MAX_BLOCK_ID + 1}: {num_blocks}")
-        if key_bytes not in (16, 32):
-            raise ConfigError(f"key_bytes must be 16 or 32, got {key_bytes}")
-        if not 0 < load_factor <= 0.9:
-            raise ConfigError(f"load_factor must be above 0 and at most 0.9, got {load_factor}")
-        torch = import_torch()
-        self._torch = torch
-        self.device = resolve_device(device)
-        self._engine = engine_by_name(engine)
-        self.num_blocks = num_blocks
-        self.key_bytes = key_bytes
-        key_words = key_bytes // 8
-        num_buckets = layout.num_buckets_for(num_blocks, load_factor)
-        bits = secrets.randbits(63) if seed is None else seed
-        words = {"dtype": torch.int64, "device": self.device}
-        self.view = TableView(
-            torch.zeros(num_buckets, layout.BUCKET_WORDS, **words),
-            torch.empty(num_blocks, layout.record_words(key_words), **words),
-            torch.zeros(layout.META_WORDS, **words),
-            num_buckets,
-            num_blocks,
-            key_words,
-            bits,
-        )
-        self._plans: dict[PrefixPlan, Any] = {}
 
     # Changing
 
@@ -373,60 +306,3 @@ class BlockHashTable:
             )
         if found:
             raise InvariantError("; ".join(found))
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of device memory that the table keeps."""
-        return sum(t.nbytes for t in (self.view.words, self.view.records, self.view.meta))
-
-    # Arguments
-
-    def _keys(self, keys: Any) -> Any:
-        torch = self._torch
-        one_byte = getattr(getattr(keys, "dtype", None), "itemsize", 8) == 1
-        words = as_tensor("keys", keys, torch.uint8 if one_byte else torch.int64, self.device)
-        width = self.key_bytes if one_byte else self.view.key_words
-        if words.dim() != 2 or words.shape[1] != width:
-            raise ArgumentError(f"keys: shape [n, {width}] is expected, got {list(words.shape)}")
-        if one_byte and words.data_ptr() % 16:
-            words = words.clone()
-        return words.view(torch.int64)
-
-    def _groups(self, groups: Any, count: int) -> Any:
-        torch = self._torch
-        if isinstance(groups, int):
-            if not 0 <= groups <= layout.MAX_GROUP_ID:
-                raise ArgumentError(f"group {groups} is out of range: 0 to {layout.MAX_GROUP_ID}")
-            return torch.full((1,), groups, dtype=torch.int32, device=self.device)
-        return as_vector("groups", groups, count, torch.int32, self.device)
-
-    def _spans(self, offsets: Any) -> tuple[Any, Any]:
-        int64 = self._torch.int64
-        if isinstance(offsets, tuple):
-            begins = as_vector("begins", offsets[0], None, int64, self.device)
-            return begins, as_vector("ends", offsets[1], len(begins), int64, self.device)
-        offsets = as_vector("offsets", offsets, None, int64, self.device)
-        if not len(offsets):
-            raise ArgumentError("offsets: [requests + 1] numbers are expected, got none")
-        return offsets[:-1], offsets[1:]
-
-    def _plan(self, plan: PrefixPlan) -> Any:
-        words = self._plans.get(plan)
-        if words is None:
-            words = self._torch.from_numpy(np.ascontiguousarray(plan.words)).to(self.device)
-            self._plans[plan] = words
-        return words
-
-    def _error(self, status: int) -> KVGPUError:
-        if status & layout.STATUS_BAD_BLOCK_ID:
-            return BlockIdError(
-                f"a block id of a batch was outside the table of {self.num_blocks} blocks; the batch "
-                "was left out"
-            )
-        if status & layout.STATUS_BAD_GROUP:
-            return ArgumentError("a group of a batch was negative; the batch was left out")
-        if status & layout.STATUS_BAD_OFFSETS:
-            return ArgumentError("offsets decrease or lie outside the keys")
-        return InvariantError(
-            "an update did not find what it was told is there, or no room: rebuild() the table"
-        )

@@ -2,6 +2,8 @@
 
 import logging
 from collections.abc import Iterable, Sequence
+from functools import cached_property
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -16,8 +18,6 @@ from kvgpu.errors import (
     InvariantError,
     NotEnoughBlocksError,
 )
-from kvgpu.event_builders import block_removed, block_stored
-from kvgpu.events import AllBlocksCleared, KVCacheEvent
 from kvgpu.free_queue import FreeKVCacheBlockQueue, pop_free, release, touch
 from kvgpu.hashing import BlockHash
 from kvgpu.index.journal import Journal
@@ -76,11 +76,18 @@ class BlockPool:
         self.free_block_queue = FreeKVCacheBlockQueue.of_state(self.state)
         self.prefix_cache = PrefixCache(self.state, self.index)
         self.cached_block_hash_to_block = self.prefix_cache.map
-        self.kv_event_queue: list[KVCacheEvent] = []
+        self.kv_event_queue: list[Any] = []
         self.num_reserved_blocks = 0
         self.num_evictions = 0
         self.null_block = self.free_block_queue.popleft()
         self.state.null_id = self.null_block.block_id
+
+    @cached_property
+    def _events(self) -> ModuleType:
+        """Builders of events; they need msgspec, which a pool without events does not."""
+        from kvgpu import event_builders
+
+        return event_builders
 
     def get_cached_block(
         self, block_hash: BlockHash, kv_cache_group_ids: list[int]
@@ -140,7 +147,7 @@ class BlockPool:
         )
         if self.enable_kv_cache_events:
             self.kv_event_queue.append(
-                block_stored(
+                self._events.block_stored(
                     request, np.flatnonzero(chosen != -1).tolist(), num_cached_blocks,
                     num_full_blocks, block_size, stride, kv_cache_group_id,
                 )
@@ -205,7 +212,7 @@ class BlockPool:
     def _note_removed(self, block_id: int) -> None:
         key = self.state.key_of(block_id)
         assert key is not None
-        self.kv_event_queue.append(block_removed(key))
+        self.kv_event_queue.append(self._events.block_removed(key))
 
     def touch(self, blocks: Iterable[KVCacheBlock] | Ids) -> None:
         """Count one more user of each block; free ones leave the free queue. O(len(blocks))."""
@@ -272,7 +279,7 @@ class BlockPool:
         if self.metrics_collector is not None:
             self.metrics_collector.reset()
         if self.enable_kv_cache_events:
-            self.kv_event_queue.append(AllBlocksCleared())
+            self.kv_event_queue.append(self._events.all_blocks_cleared())
         logger.info("The prefix cache was reset")
         return True
 
@@ -285,7 +292,7 @@ class BlockPool:
         total = self.num_gpu_blocks - 1
         return 1.0 - self.get_num_free_blocks() / total if total else 0.0
 
-    def take_events(self) -> list[KVCacheEvent]:
+    def take_events(self) -> list[Any]:
         """Events since the last call, in the order in which things happened."""
         if not self.enable_kv_cache_events:
             return []

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from kvgpu.events import MEDIUM_GPU, BlockRemoved, BlockStored
+from kvgpu.events import MEDIUM_GPU, AllBlocksCleared, BlockRemoved, BlockStored
 from kvgpu.extra_keys import ExtraKeys, generate_block_hash_extra_keys
 from kvgpu.hashing import (
     BlockHash,
@@ -64,6 +64,11 @@ def block_stored(
         extra_keys=extra_keys or None,
         group_idx=group,
     )
+
+
+def all_blocks_cleared() -> AllBlocksCleared:
+    """The event for a reset of the whole cache."""
+    return AllBlocksCleared()
 
 
 def block_removed(key: BlockHashWithGroupId) -> BlockRemoved:

@@ -2,7 +2,8 @@
 
 A block hash is ``H((parent, tokens, extra))``: the hash of the previous block (`NONE_HASH` for the
 first), the tuple of the block's token ids, and the extra keys or None. The serialisation is part
-of the value: `sha256` and `xxhash` pickle, the `_cbor` variants use canonical CBOR.
+of the value: `sha256` and `xxhash` pickle, the `_cbor` variants use canonical CBOR. Packages of single
+functions are imported by these: a table on a device, or the pool, needs none of them.
 """
 
 import hashlib
@@ -11,9 +12,6 @@ import os
 import pickle
 from collections.abc import Callable, Sequence
 from typing import Any, NewType
-
-import cbor2
-import xxhash as _xxhash
 
 from kvgpu.config import int_block_hashes
 from kvgpu.errors import UnknownNameError
@@ -41,17 +39,24 @@ def sha256(input: Any) -> bytes:
 
 def sha256_cbor(input: Any) -> bytes:
     """SHA-256 of the canonical CBOR of `input`: 32 bytes, the same in every language. O(length)."""
+    import cbor2
+
     return hashlib.sha256(cbor2.dumps(input, canonical=True)).digest()
 
 
 def xxhash(input: Any) -> bytes:
     """XXH3-128 of the pickle of `input`: 16 bytes. Fast, and not collision resistant. O(length)."""
-    return _xxhash.xxh3_128_digest(pickle.dumps(input, protocol=pickle.HIGHEST_PROTOCOL))
+    import xxhash
+
+    return xxhash.xxh3_128_digest(pickle.dumps(input, protocol=pickle.HIGHEST_PROTOCOL))
 
 
 def xxhash_cbor(input: Any) -> bytes:
     """XXH3-128 of the canonical CBOR of `input`: 16 bytes, not collision resistant. O(length)."""
-    return _xxhash.xxh3_128_digest(cbor2.dumps(input, canonical=True))
+    import cbor2
+    import xxhash
+
+    return xxhash.xxh3_128_digest(cbor2.dumps(input, canonical=True))
 
 
 HASH_FUNCTIONS: dict[str, HashFunction] = {

@@ -2,12 +2,11 @@
 
 import logging
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kvgpu.blocks import KVCacheBlock
 from kvgpu.coordinators.registry import get_kv_cache_coordinator
 from kvgpu.errors import ArgumentError, ConfigError, InvariantError, RunningRequestError
-from kvgpu.events import KVCacheEvent, annotate
 from kvgpu.invariants import table_violations
 from kvgpu.kv_cache_blocks import KVCacheBlocks
 from kvgpu.metrics import KVCacheMetricsCollector, PrefixCacheStats
@@ -15,6 +14,9 @@ from kvgpu.request import Request
 from kvgpu.specs import KVCacheConfig
 
 __all__ = ["KVCacheBlocks", "KVCacheManager", "Request"]
+
+if TYPE_CHECKING:
+    from kvgpu.events import KVCacheEvent
 
 logger = logging.getLogger(__name__)
 
@@ -256,9 +258,13 @@ class KVCacheManager:
         """Per group, leading blocks that all requests share (for cascade attention)."""
         return self.coordinator.get_num_common_prefix_blocks(running_request_id)
 
-    def take_events(self) -> list[KVCacheEvent]:
+    def take_events(self) -> "list[KVCacheEvent]":
         """Events since the last call, in order, with kind and window of their groups."""
         events = self.block_pool.take_events()
+        if not events:
+            return events
+        from kvgpu.events import annotate
+
         return annotate(events, self.kv_cache_config.kv_cache_groups, logger)
 
     def get_blocks(self, request_id: str) -> KVCacheBlocks:

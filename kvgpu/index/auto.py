@@ -22,6 +22,11 @@ SAMPLE_BLOCKS = 4096
 ROUNDS = 5
 
 
+def crossover_of(device_seconds: float, host_seconds_per_block: float) -> int:
+    """Blocks whose lookup takes the host as long as the device takes for any."""
+    return max(1, round(device_seconds / host_seconds_per_block))
+
+
 def measured_crossover(index: DeviceIndex) -> int:
     """Blocks from which a lookup on the device is faster than on the host, measured now.
 
@@ -44,7 +49,7 @@ def measured_crossover(index: DeviceIndex) -> int:
         return sorted(times)[ROUNDS // 2]
 
     per_block = seconds(HostIndex, SAMPLE_BLOCKS) / SAMPLE_BLOCKS
-    return max(1, int(seconds(DeviceIndex, 1) / per_block))
+    return crossover_of(seconds(DeviceIndex, 1), per_block)
 
 
 class AutoIndex(DeviceIndex):
@@ -66,7 +71,7 @@ class AutoIndex(DeviceIndex):
         except (DeviceError, MissingPackageError) as error:
             self.reason = str(error)
             return
-        if self.device.type != "cuda":
+        if not self._is_worth_asking():
             self.reason = "Triton's interpreter is no faster than the host"
             return
         self.crossover = crossover_blocks()
@@ -74,11 +79,15 @@ class AutoIndex(DeviceIndex):
         if self.crossover is None:
             self._measure()
 
+    def _is_worth_asking(self) -> bool:
+        """The device is a GPU, not the interpreter."""
+        return bool(self.device.type == "cuda")
+
     def _measure(self) -> None:
         sample = _Sample(BlockState(SAMPLE_BLOCKS))
         try:
             self.crossover = measured_crossover(sample)
-            self.reason = f"measured on {self._torch.cuda.get_device_name(self.device)}"
+            self.reason = f"measured on {self.device}"
         except DeviceError as error:
             self.reason = str(error)
 
