@@ -14,9 +14,14 @@ class BlockList(Sequence[KVCacheBlock]):
 
     Compares equal to any sequence of the same blocks. Appending is amortised O(1) per block;
     indexing makes a view.
+
+    Attributes:
+        quiet_until: Tokens up to which the request needs nothing of any group (see
+            `SingleTypeKVCacheManager.quiet_until`); 0 where that is not known. It lives and dies
+            with the blocks that it is about.
     """
 
-    __slots__ = ("_buffer", "_length", "_mirror", "state")
+    __slots__ = ("_buffer", "_length", "_mirror", "quiet_until", "state")
     __hash__ = None  # type: ignore[assignment]
 
     def __init__(self, state: BlockState, ids: Ids = NO_IDS) -> None:
@@ -24,6 +29,7 @@ class BlockList(Sequence[KVCacheBlock]):
         self._buffer = ids
         self._length = len(ids)
         self._mirror: list[KVCacheBlock] | None = None
+        self.quiet_until = 0
 
     @classmethod
     def mirroring(cls, state: BlockState, blocks: list[KVCacheBlock]) -> "BlockList":

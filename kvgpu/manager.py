@@ -94,6 +94,9 @@ class KVCacheManager:
         )
         self.num_kv_cache_groups = len(kv_cache_config.kv_cache_groups)
         self.block_pool = self.coordinator.block_pool
+        # The first group's, for a guard that saves the others from being asked.
+        managers = self.coordinator.single_type_managers
+        self._tables = managers[0].req_to_blocks if managers else None
         self.empty_kv_cache_blocks = KVCacheBlocks(
             tuple(() for _ in range(self.num_kv_cache_groups))
         )
@@ -165,9 +168,23 @@ class KVCacheManager:
             ArgumentError: Nothing to allocate for.
             RunningRequestError: Computed blocks for a running request. Both leave all unchanged.
 
+        O(1) while the request stays inside its blocks, else O(blocks that change).
+
         Quirk kept (fact 53d): blocks outside the window are given back even if the call does not
         fit.
         """
+        if (
+            new_computed_blocks is None
+            and num_new_tokens > 0
+            and not num_new_computed_tokens
+            and not num_external_computed_tokens
+            and not full_sequence_must_fit
+            and not reserved_blocks
+        ):
+            table = None if self._tables is None else self._tables.get(request.request_id)
+            num_slots = request.num_computed_tokens + num_new_tokens + num_lookahead_tokens
+            if table is not None and num_slots <= table.quiet_until:
+                return self.empty_kv_cache_blocks
         if num_new_tokens == 0 and num_external_computed_tokens == 0:
             raise ArgumentError(
                 "num_new_tokens must be above 0 unless there are external computed tokens"
@@ -215,6 +232,9 @@ class KVCacheManager:
         )
         if caches:
             coordinator.cache_blocks(request, num_cacheable)
+        if self._tables is not None:
+            quiet = coordinator.quiet_until(request_id, total_computed)
+            self._tables[request_id].quiet_until = quiet
         return self.create_kv_cache_blocks(new_blocks)
 
     def _refuse_bad_hits(

@@ -131,7 +131,9 @@ class PrefixCache:
         if self.state.width is None:
             self.state.adopt_width(len(hashes[0]))
         stop = start + len(ids) * stride
-        regular = not self.map.extras and group <= MAX_GROUP_ID and not (ids < 0).any()
+        regular = not self.map.extras and group <= MAX_GROUP_ID
+        if self.state.foreign:
+            regular = regular and not (ids < 0).any()
         rows = self._rows(hashes, start, stop) if regular else None
         if rows is None:
             return self._insert_irregular(ids, hashes[start:stop], stride, group, mask)

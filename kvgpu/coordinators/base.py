@@ -167,6 +167,13 @@ class KVCacheCoordinator(ABC):
             for manager in self.single_type_managers
         )
 
+    def quiet_until(self, request_id: str, num_computed_tokens: int) -> int:
+        """Tokens up to which a call for the request would change nothing in any group."""
+        return min(
+            manager.quiet_until(request_id, num_computed_tokens)
+            for manager in self.single_type_managers
+        )
+
     def cache_blocks(self, request: Any, num_computed_tokens: int) -> None:
         """Make the full blocks of the first `num_computed_tokens` tokens reusable."""
         for manager in self.single_type_managers:

@@ -157,6 +157,18 @@ class SingleTypeKVCacheManager(GroupHits):
         parts, self._new_ids = self._new_ids, []
         return [block_id for ids in parts for block_id in ids.tolist()]
 
+    def quiet_until(self, request_id: str, num_computed_tokens: int) -> int:
+        """Tokens up to which a call for the request would change nothing in this group.
+
+        Within them no block is needed, none becomes full and, from `num_computed_tokens` on, none
+        leaves the window. 0 where the kind of attention does something at every call.
+        """
+        size = self.block_size
+        quiet = self._num_held(request_id) * size
+        if self.enable_caching:
+            quiet = min(quiet, (self.num_cached_block.get(request_id, 0) + 1) * size - 1)
+        return quiet
+
     # Caching
 
     def cache_blocks(

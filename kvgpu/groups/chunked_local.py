@@ -32,3 +32,7 @@ class ChunkedLocalAttentionManager(SingleTypeKVCacheManager):
 
     def get_num_skipped_tokens(self, num_computed_tokens: int) -> int:
         return num_computed_tokens // self.attention_chunk_size * self.attention_chunk_size
+
+    def quiet_until(self, request_id: str, num_computed_tokens: int) -> int:
+        next_to_leave = self.get_num_skipped_tokens(num_computed_tokens) + self.attention_chunk_size
+        return min(super().quiet_until(request_id, num_computed_tokens), next_to_leave)

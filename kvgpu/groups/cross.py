@@ -24,6 +24,9 @@ class CrossAttentionManager(SingleTypeKVCacheManager):
         if len(new_computed_blocks):
             raise ArgumentError("cross attention has no prefix cache: it cannot take hits")
 
+    def quiet_until(self, request_id: str, num_computed_tokens: int) -> int:
+        return 0
+
     def cache_blocks(
         self, request: Any, num_tokens: int, retention_interval: int | None = None
     ) -> None:

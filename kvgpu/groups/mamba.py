@@ -58,6 +58,9 @@ class MambaManager(SingleTypeKVCacheManager):
             missing = 1 if request_id in self._allocated else 1 + self.num_speculative_blocks
         return max(missing, 0) + self._get_num_evictable_blocks(new_computed_blocks)
 
+    def quiet_until(self, request_id: str, num_computed_tokens: int) -> int:
+        return 0
+
     def allocate_new_blocks(
         self, request_id: str, num_tokens: int, num_tokens_main_model: int
     ) -> BlockList:

@@ -52,6 +52,12 @@ class SlidingWindowManager(SingleTypeKVCacheManager):
     def get_num_skipped_tokens(self, num_computed_tokens: int) -> int:
         return max(0, num_computed_tokens - self.sliding_window + 1)
 
+    def quiet_until(self, request_id: str, num_computed_tokens: int) -> int:
+        size = self.block_size
+        skipped = self.get_num_skipped_tokens(num_computed_tokens) // size
+        next_to_leave = (skipped + 1) * size + self.sliding_window - 1
+        return min(super().quiet_until(request_id, num_computed_tokens), next_to_leave)
+
     def _give_back(self, blocks: BlockList) -> None:
         """Blocks that were never cached are reused before every cached one."""
         hashed, unhashed = split_by_hash(self.block_pool.state, blocks.ids, until_null=False)

@@ -8,7 +8,8 @@ import numpy as np
 from kvgpu.blocks import BlockState
 from kvgpu.config import crossover_blocks
 from kvgpu.errors import DeviceError, MissingPackageError
-from kvgpu.index.base import PrefixHits, Rows
+from kvgpu.index.arena import HashArena
+from kvgpu.index.base import BatchHits, PrefixHits, Rows, Spans
 from kvgpu.index.device import DeviceIndex
 from kvgpu.index.host import HostIndex
 from kvgpu.index.journal import Journal
@@ -92,13 +93,29 @@ class AutoIndex(DeviceIndex):
             self.reason = str(error)
 
     def match(self, plan: PrefixPlan, rows: Rows, max_length: int) -> PrefixHits:
-        if self.crossover is not None and len(rows) * len(plan.groups) >= self.crossover:
+        if self._asks_device(len(rows) * len(plan.groups)):
             try:
                 return super().match(plan, rows, max_length)
             except DeviceError as error:
-                logger.warning("From now on lookups are answered by the host: %s", error)
-                self.crossover, self.reason = None, str(error)
+                self._give_up(error)
         return HostIndex.match(self, plan, rows, max_length)
+
+    def match_batch(
+        self, plan: PrefixPlan, arena: HashArena, begins: Spans, ends: Spans, max_lengths: Spans
+    ) -> BatchHits:
+        if self._asks_device(int((ends - begins).sum()) * len(plan.groups)):
+            try:
+                return super().match_batch(plan, arena, begins, ends, max_lengths)
+            except DeviceError as error:
+                self._give_up(error)
+        return HostIndex.match_batch(self, plan, arena, begins, ends, max_lengths)
+
+    def _asks_device(self, num_blocks: int) -> bool:
+        return self.crossover is not None and num_blocks >= self.crossover
+
+    def _give_up(self, error: DeviceError) -> None:
+        logger.warning("From now on lookups are answered by the host: %s", error)
+        self.crossover, self.reason = None, str(error)
 
     def _violations(self) -> list[str]:
         return HostIndex._violations(self) if self.crossover is None else super()._violations()

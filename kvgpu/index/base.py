@@ -6,13 +6,14 @@ the records, an entry is a block id, and a block is entered at most once.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from kvgpu.blocks import FIRST, HAS_HASH, IN_TABLE, ODD, SHARED, BlockState, Ids
 from kvgpu.errors import InvariantError
+from kvgpu.index.arena import HashArena
 from kvgpu.index.journal import Journal
 from kvgpu.plan import PrefixPlan
 from kvgpu.policies import decide
@@ -27,6 +28,24 @@ PrefixHits = tuple[int, list[Ids]]
 Blocks that are not needed are the null block; lines may be longer than the prefix. A plain tuple:
 a named one takes 0.3 us to make, and a lookup that finds nothing 4.
 """
+
+
+Spans = npt.NDArray[np.int64]
+
+
+class BatchHits(NamedTuple):
+    """Cached prefixes of many requests.
+
+    num_tokens int64 [requests]; lengths int32 [requests, queries], in blocks of each query's groups.
+    """
+
+    num_tokens: npt.NDArray[np.int64]
+    lengths: npt.NDArray[np.int32]
+
+    @classmethod
+    def empty(cls, requests: int, queries: int) -> "BatchHits":
+        """Uninitialised results."""
+        return cls(np.empty(requests, np.int64), np.empty((requests, queries), np.int32))
 
 
 def decided(
@@ -102,6 +121,26 @@ class BlockIndex(ABC):
             rows: Hashes of the request.
             max_length: Longest hit allowed, in tokens.
         """
+
+    def match_batch(
+        self, plan: PrefixPlan, arena: HashArena, begins: Spans, ends: Spans, max_lengths: Spans
+    ) -> BatchHits:
+        """`match` for many requests in one call.
+
+        Args:
+            plan: Rules and groups.
+            arena: Hashes of all requests.
+            begins, ends: int64 [requests]: request r has ``arena.words[begins[r]:ends[r]]``.
+            max_lengths: int64 [requests], longest hit allowed, in tokens.
+
+        Expected O(blocks hit) for full attention. Waits for the device where there is one.
+        """
+        hits = BatchHits.empty(len(begins), len(plan.queries))
+        for r, (begin, end, longest) in enumerate(zip(begins, ends, max_lengths, strict=True)):
+            num_tokens, lines = self.match(plan, arena.words[begin:end], int(longest))
+            hits.num_tokens[r] = num_tokens
+            hits.lengths[r] = [len(lines[part.start]) for part in plan.lines]
+        return hits
 
     @abstractmethod
     def clear(self) -> None:

@@ -5,18 +5,24 @@ duplicates. Its journal feeds a `BlockHashTable`, which answers every lookup and
 from the host at any time.
 """
 
-from typing import Any, ClassVar
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from kvgpu.block_hash_table import BlockHashTable
 from kvgpu.blocks import FIRST, BlockState
-from kvgpu.errors import DeviceError, InvariantError
-from kvgpu.index.base import PrefixHits, Rows
+from kvgpu.errors import DeviceError, InvariantError, KVGPUError
+from kvgpu.index.arena import HashArena
+from kvgpu.index.base import BatchHits, PrefixHits, Rows, Spans
 from kvgpu.index.host import HostIndex
 from kvgpu.index.journal import NO_LOG, Journal
 from kvgpu.plan import PrefixPlan
 from kvgpu.tensors import import_torch, resolve_device
+
+if TYPE_CHECKING:
+    from kvgpu.kernels.longest_prefix import PrefixBuffers
 
 
 class DeviceIndex(HostIndex):
@@ -62,10 +68,61 @@ class DeviceIndex(HostIndex):
         if self.state.width is None:
             # No block was ever cached: there is no table to ask.
             return super().match(plan, rows, max_length)
-        try:
+        with self._typed_errors():
             return self._match(plan, rows, max_length)
+
+    def match_batch(
+        self, plan: PrefixPlan, arena: HashArena, begins: Spans, ends: Spans, max_lengths: Spans
+    ) -> BatchHits:
+        if self.state.width is None or not len(begins):
+            return super().match_batch(plan, arena, begins, ends, max_lengths)
+        with self._typed_errors():
+            out = self.start_batch(plan, arena, begins, ends, max_lengths, with_ids=False)
+            found = self._torch.cat(
+                [out.num_tokens[:, None], out.lengths.to(self._torch.int64)], dim=1
+            )
+            numbers = found.cpu().numpy()
+            self.flush().size()
+        return BatchHits(
+            numbers[:, 0].copy(), np.ascontiguousarray(numbers[:, 1:].astype(np.int32))
+        )
+
+    def start_batch(
+        self, plan: PrefixPlan, arena: HashArena, begins: Spans, ends: Spans, max_lengths: Spans,
+        *, with_ids: bool = True, out: "PrefixBuffers | None" = None,
+    ) -> "PrefixBuffers":  # fmt: skip
+        """`match_batch` without waiting: flush, copy what is new in the arena, two launches.
+
+        Returns:
+            Buffers on the device (see `PrefixBuffers`), with ids as long as the arena, or `out`.
+        """
+        table = self.flush()
+        keys = self._resident(arena, table.view.key_words)
+        spans = self._moved(np.stack([begins, ends, max_lengths]))
+        if out is None:
+            out = table.prefix_buffers(len(begins), len(arena), plan, with_ids)
+        return table.longest_prefix_async(
+            keys, (spans[0], spans[1]), plan, longest=int((ends - begins).max(initial=0)),
+            max_lengths=spans[2], null_id=self.state.null_id, out=out,
+        )  # fmt: skip
+
+    def _resident(self, arena: HashArena, words: int) -> Any:
+        """The arena on the device, brought up to date."""
+        pieces = arena.take_written()
+        if arena.copy is None or arena.copy.shape != (len(arena), words):
+            arena.copy = self._moved(arena.words[:, :words])
+            return arena.copy
+        for begin, end in pieces:
+            arena.copy[begin:end] = self._moved(arena.words[begin:end, :words])
+        return arena.copy
+
+    @contextmanager
+    def _typed_errors(self) -> Iterator[None]:
+        """A failure of the device becomes a `DeviceError`; the copy there is lost."""
+        try:
+            yield
         except RuntimeError as error:
-            if isinstance(error, DeviceError):
+            if isinstance(error, KVGPUError):
                 raise
             self._copy = None
             self._stale = True

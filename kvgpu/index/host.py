@@ -9,9 +9,18 @@ import secrets
 import numpy as np
 
 from kvgpu.blocks import BlockState, Ids
-from kvgpu.index.base import BlockIndex, PrefixHits, Rows
+from kvgpu.index.arena import HashArena
+from kvgpu.index.base import BatchHits, BlockIndex, PrefixHits, Rows, Spans
 from kvgpu.index.journal import NO_LOG, Journal
-from kvgpu.index.table import enter_one, erase_rows, first_of, hash_of, insert_rows, match_rows
+from kvgpu.index.table import (
+    enter_one,
+    erase_rows,
+    first_of,
+    hash_of,
+    insert_rows,
+    match_batch_rows,
+    match_rows,
+)
 from kvgpu.kernels.layout import (
     BUCKET_WORDS,
     EMPTY_WORD,
@@ -81,6 +90,16 @@ class HostIndex(BlockIndex):
                 begin, end = end, end + length
                 ids.append(found[begin:end])
         return num_tokens, ids
+
+    def match_batch(
+        self, plan: PrefixPlan, arena: HashArena, begins: Spans, ends: Spans, max_lengths: Spans
+    ) -> BatchHits:
+        hits = BatchHits.empty(len(begins), len(plan.queries))
+        match_batch_rows(
+            self.state.records, self.table, arena.words, begins, ends, plan.words, max_lengths, self.seed,
+            *hits,
+        )  # fmt: skip
+        return hits
 
     def clear(self) -> None:
         self.table[:] = EMPTY_WORD

@@ -334,6 +334,32 @@ def match_rows(
 
 
 @jit
+def match_batch_rows(
+    records: Any, table: Any, rows: Any, begins: Any, ends: Any, words: Any, max_lengths: Any,
+    seed: int, num_tokens: Any, lengths: Any,
+) -> None:  # fmt: skip
+    """`BlockIndex.match_batch`; fills `num_tokens` and `lengths`."""
+    num_queries = words[PLAN_NUM_QUERIES]
+    num_lines = len(words) - PLAN_HEADER - num_queries * QUERY_WORDS
+    longest = 0
+    for r in range(len(begins)):
+        longest = max(longest, ends[r] - begins[r])
+    ids = np.empty((num_lines, longest), np.int32)
+    last = np.empty((num_lines, 2), np.int64)
+    firsts = np.empty(num_queries, np.int64)
+    found = np.empty(num_queries, np.int64)
+    for r in range(len(begins)):
+        mine = rows[begins[r] : ends[r]]
+        last[:] = -2
+        ctx = (records, table, mine, words, ids, last, seed)
+        num_tokens[r] = common_hit(
+            apply_rule, bind_query, probe, ctx, words, len(mine), max_lengths[r], firsts, found
+        )
+        for q in range(num_queries):
+            lengths[r, q] = found[q]
+
+
+@jit
 def hash_of(words: Any, group: int, seed: int) -> int:
     """`slot_hash` for Python."""
     return slot_hash(words[0], words[1], words[2], words[3], group, seed)

@@ -1,0 +1,122 @@
+"""`BatchQueries`: the hit length of every waiting request, for the price of one call."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from kvgpu.batch.rows import RequestRows, RowIds
+from kvgpu.errors import ArgumentError
+from kvgpu.index.base import BatchHits
+from kvgpu.plan import PrefixPlan
+
+if TYPE_CHECKING:
+    from kvgpu.kernels.longest_prefix import PrefixBuffers
+    from kvgpu.manager import KVCacheManager
+
+
+class BatchQueries:
+    """Lookups for many requests of one manager.
+
+    Args:
+        manager: Whose cache is asked. Belongs to the same thread and stream.
+        max_requests: Requests that can be tracked.
+        max_hashes: Hashes of all of them together, 32 bytes each (and as many on the device).
+
+    Attributes:
+        rows: What is known of the tracked requests.
+
+    Raises:
+        ConfigError: A capacity below 1.
+
+    ::
+
+        queries = BatchQueries(manager, max_requests=1024, max_hashes=1_000_000)
+        rows = queries.track(waiting)
+        hits = queries.match(rows)          # hits.num_tokens[i] belongs to rows[i]
+    """
+
+    def __init__(self, manager: "KVCacheManager", max_requests: int, max_hashes: int) -> None:
+        self.manager = manager
+        self.rows = RequestRows(max_requests, max_hashes)
+        self.track = self.rows.track
+        self.extend = self.rows.extend
+        self.untrack = self.rows.untrack
+
+    def match(self, rows: RowIds | None = None) -> BatchHits:
+        """What `get_computed_blocks` would find for each row: tokens, and blocks per query.
+
+        Nothing is taken, and nothing counts in the statistics: a request counts when it is admitted.
+
+        Args:
+            rows: int64 [n], from `track`; None for all tracked, in the order of tracking.
+
+        Returns:
+            num_tokens int64 [n], lengths int32 [n, queries].
+
+        Raises:
+            ArgumentError: A row that is not tracked, or comes twice.
+
+        One call of compiled code, or one flush and two launches and a copy on a device: it waits.
+        Expected O(blocks hit) for full attention.
+        """
+        rows = self.rows.checked(rows)
+        plan = self._plan()
+        if plan is None:
+            return BatchHits(np.zeros(len(rows), np.int64), np.zeros((len(rows), 0), np.int32))
+        begins, ends, limits = self._spans(rows)
+        cache = self.manager.block_pool.prefix_cache
+        if cache.map.extras or not self._fits_records():
+            return self._match_one_by_one(plan, rows, limits)
+        return cache.index.match_batch(plan, self.rows.arena, begins, ends, limits)
+
+    def match_async(
+        self, rows: RowIds | None = None, *, out: "PrefixBuffers | None" = None
+    ) -> "PrefixBuffers":
+        """`match` on a device without waiting; lengths and block ids stay there.
+
+        Args:
+            rows: As in `match`.
+            out: From an earlier call for as many rows, to be written again.
+
+        Returns:
+            `PrefixBuffers` for the rows; ids int32 [lines, max_hashes], block i of a row at its place in
+            the arena plus i.
+
+        Raises:
+            ArgumentError: The manager's index is not on a device, or nothing was ever cached, or
+                keys are cached that a device does not hold.
+        """
+        from kvgpu.index.device import DeviceIndex
+
+        rows = self.rows.checked(rows)
+        plan, cache = self._plan(), self.manager.block_pool.prefix_cache
+        if plan is None or not isinstance(cache.index, DeviceIndex) or cache.map.extras:
+            raise ArgumentError("match_async needs an index on a device, with regular keys only")
+        if cache.state.width is None or not self._fits_records():
+            raise ArgumentError("no block of this width was cached yet: use match()")
+        return cache.index.start_batch(plan, self.rows.arena, *self._spans(rows), out=out)
+
+    def _plan(self) -> PrefixPlan | None:
+        plan: PrefixPlan | None = getattr(self.manager.coordinator, "plan", None)
+        return plan
+
+    def _spans(self, rows: RowIds) -> tuple[Any, Any, Any]:
+        mine = self.rows
+        # At least one token is left to compute (fact 52).
+        limits = np.where(mine.reads[rows], mine.num_tokens[rows] - 1, 0)
+        return mine.begins[rows], mine.ends[rows], np.maximum(limits, 0)
+
+    def _fits_records(self) -> bool:
+        width = self.manager.block_pool.state.width
+        return width is None or self.rows.width in (0, width)
+
+    def _match_one_by_one(self, plan: PrefixPlan, rows: RowIds, limits: Sequence[int]) -> BatchHits:
+        hits = BatchHits.empty(len(rows), len(plan.queries))
+        cache = self.manager.block_pool.prefix_cache
+        for place, (row, limit) in enumerate(zip(rows.tolist(), limits, strict=True)):
+            hashes = self.rows.requests[row].block_hashes
+            num_tokens, lines = cache.find_hits(plan, hashes, int(limit))
+            hits.num_tokens[place] = num_tokens
+            hits.lengths[place] = [len(lines[part.start]) for part in plan.lines]
+        return hits

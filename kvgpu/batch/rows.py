@@ -1,0 +1,244 @@
+"""`RequestRows`: the hashes and counters of tracked requests, in flat arrays."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kvgpu.errors import ArgumentError, ConfigError
+from kvgpu.index.arena import HashArena
+from kvgpu.request import BlockHashes, rows_from_bytes
+
+RowIds = npt.NDArray[np.int64]
+
+
+class RequestRows:
+    """Rows for requests: hashes go once into an arena, counters into arrays.
+
+    A row's hashes lie in one piece; a piece that is outgrown moves to the end of the arena, and the
+    arena is packed when its end is reached. Capacity is reserved at construction and grows only when
+    `grow` is called.
+
+    Args:
+        max_requests: Rows.
+        max_hashes: Hashes of all rows together, 32 bytes each.
+
+    Attributes:
+        arena: The hashes.
+        begins, ends: int64 [max_requests]: hashes of a row in the arena.
+        num_tokens: int64 [max_requests].
+        reads: bool [max_requests]: whether the request may reuse cached blocks.
+        requests: The request of each row, or None.
+        width: Bytes of a hash; 0 while there is none.
+        epoch: Counts `grow` and packing: places in the arena are valid within one epoch.
+
+    Raises:
+        ConfigError: A capacity below 1.
+    """
+
+    def __init__(self, max_requests: int, max_hashes: int) -> None:
+        if max_requests < 1 or max_hashes < 1:
+            raise ConfigError(f"capacities must be at least 1: {max_requests}, {max_hashes}")
+        self.arena = HashArena(max_hashes)
+        self.begins = np.zeros(max_requests, np.int64)
+        self.ends = np.zeros(max_requests, np.int64)
+        self.num_tokens = np.zeros(max_requests, np.int64)
+        self.reads = np.zeros(max_requests, np.bool_)
+        self.requests: list[Any] = [None] * max_requests
+        self.epoch = 0
+        self._row_of: dict[str, int] = {}
+        self._idle = list(range(max_requests - 1, -1, -1))
+        self.width = 0
+        self._top = 0
+
+    def __len__(self) -> int:
+        """Requests that are tracked."""
+        return len(self._row_of)
+
+    @property
+    def num_hashes(self) -> int:
+        """Hashes of all tracked requests."""
+        return int((self.ends - self.begins).sum())
+
+    def all(self) -> RowIds:
+        """Rows of all tracked requests, int64, in the order of tracking."""
+        return np.fromiter(self._row_of.values(), np.int64, len(self._row_of))
+
+    def track(self, requests: Sequence[Any]) -> RowIds:
+        """Give each request a row; O(hashes), 15 ns more for each in a list of bytes.
+
+        Args:
+            requests: Any objects with `request_id`, `block_hashes`, `num_tokens` and
+                `skip_reading_prefix_cache`.
+
+        Returns:
+            int64 [n], the rows.
+
+        Raises:
+            ArgumentError: A request is tracked already or comes twice, hashes are of different
+                widths, or there is no room. Nothing is changed.
+        """
+        names = [request.request_id for request in requests]
+        if len(set(names)) < len(names):
+            raise ArgumentError("a request comes twice; track each once")
+        known = next((name for name in names if name in self._row_of), None)
+        if known is not None:
+            raise ArgumentError(f"request {known} is tracked already; extend() its row instead")
+        hashes = [self._words(request) for request in requests]
+        width = self._common_width([request.block_hashes for request in requests])
+        self._make_room(len(requests), sum(map(len, hashes)))
+        self.width = width
+        rows = np.array([self._idle.pop() for _ in requests], np.int64)
+        for row, request, words in zip(rows.tolist(), requests, hashes, strict=True):
+            self._row_of[request.request_id] = row
+            self.requests[row] = request
+            self.begins[row] = self.ends[row] = self._top
+            self.reads[row] = not request.skip_reading_prefix_cache
+            self.num_tokens[row] = request.num_tokens
+            self._append(row, words)
+        return rows
+
+    def extend(self, rows: RowIds | None = None) -> None:
+        """Take over what the requests of these rows (all if None) have become: hashes, tokens.
+
+        Raises:
+            ArgumentError: A row that is not tracked or comes twice, a request that has become
+                shorter, or no room. Nothing is changed.
+
+        O(new hashes).
+        """
+        rows = self.checked(rows)
+        new = []
+        for row in rows.tolist():
+            request, have = self.requests[row], int(self.ends[row] - self.begins[row])
+            if len(request.block_hashes) < have or request.num_tokens < self.num_tokens[row]:
+                raise ArgumentError(
+                    f"request {request.request_id} has become shorter; untrack() and track() it"
+                )
+            new.append(self._words(request, have))
+        width = self._common_width([self.requests[row].block_hashes for row in rows.tolist()])
+        moved = sum(
+            int(self.ends[row] - self.begins[row]) + len(words)
+            for row, words in zip(rows.tolist(), new, strict=True)
+            if len(words)
+        )
+        self._make_room(0, moved)
+        self.width = width
+        for row, words in zip(rows.tolist(), new, strict=True):
+            self.num_tokens[row] = self.requests[row].num_tokens
+            self._append(row, words)
+
+    def untrack(self, rows: RowIds) -> None:
+        """Release rows.
+
+        Raises:
+            ArgumentError: A row that is not tracked, or comes twice. Nothing is changed.
+        """
+        for row in self.checked(rows).tolist():
+            del self._row_of[self.requests[row].request_id]
+            self.requests[row] = None
+            self.begins[row] = self.ends[row] = 0
+            self._idle.append(row)
+
+    def checked(self, rows: RowIds | None) -> RowIds:
+        """The rows, or all; every one tracked and none twice.
+
+        Raises:
+            ArgumentError: They are not.
+        """
+        if rows is None:
+            return self.all()
+        rows = np.asarray(rows)
+        if rows.ndim != 1 or rows.dtype.kind not in "iu":
+            raise ArgumentError(f"rows: integers [n] are expected, got {rows.dtype} {rows.shape}")
+        for row in rows.tolist():
+            if not 0 <= row < len(self.requests) or self.requests[row] is None:
+                raise ArgumentError(f"row {row} is not tracked")
+        if len(np.unique(rows)) < len(rows):
+            raise ArgumentError("a row comes twice in one batch")
+        return rows.astype(np.int64, copy=False)
+
+    def grow(self, max_requests: int, max_hashes: int) -> None:
+        """Reserve more; what was captured with the old arrays is no longer valid (see `epoch`).
+
+        Raises:
+            ArgumentError: Less than now.
+        """
+        if max_requests < len(self.requests) or max_hashes < len(self.arena):
+            raise ArgumentError("capacities can only grow")
+        more = max_requests - len(self.requests)
+        self._idle = [*range(max_requests - 1, len(self.requests) - 1, -1), *self._idle]
+        self.requests += [None] * more
+        for name in ("begins", "ends", "num_tokens", "reads"):
+            setattr(
+                self,
+                name,
+                np.concatenate([getattr(self, name), np.zeros(more, getattr(self, name).dtype)]),
+            )
+        words = self.arena.words
+        self.arena = HashArena(max_hashes)
+        self.arena.words[: len(words)] = words
+        self._changed_all()
+
+    def _words(self, request: Any, start: int = 0) -> npt.NDArray[np.int64]:
+        hashes = request.block_hashes
+        if isinstance(hashes, BlockHashes):
+            return hashes.rows[start:]
+        part = hashes[start:]
+        if not part:
+            return self.arena.words[:0]
+        width = len(part[0])
+        if width not in (16, 32) or set(map(len, part)) != {width}:
+            raise ArgumentError(
+                f"request {request.request_id}: hashes of 16 or of 32 bytes can be tracked"
+            )
+        return rows_from_bytes(part, width)
+
+    def _common_width(self, hashes: list[Any]) -> int:
+        widths = {len(h[0]) for h in hashes if len(h)} | ({self.width} - {0})
+        if len(widths) > 1:
+            raise ArgumentError(f"hashes of different widths cannot be tracked together: {widths}")
+        return widths.pop() if widths else 0
+
+    def _make_room(self, requests: int, hashes: int) -> None:
+        """Pack the arena if its end is too near."""
+        if requests > len(self._idle):
+            raise ArgumentError(
+                f"{requests} more requests do not fit into {len(self.requests)} rows: grow() first"
+            )
+        if self._top + hashes <= len(self.arena):
+            return
+        if self.num_hashes + hashes > len(self.arena):
+            raise ArgumentError(
+                f"{hashes} more hashes do not fit into an arena of {len(self.arena)}: grow() first"
+            )
+        words = self.arena.words
+        packed = np.zeros_like(words)
+        top = 0
+        for row in self.all().tolist():
+            part = words[self.begins[row] : self.ends[row]]
+            packed[top : top + len(part)] = part
+            self.begins[row], self.ends[row] = top, top + len(part)
+            top += len(part)
+        self.arena.words, self._top = packed, top
+        self._changed_all()
+
+    def _changed_all(self) -> None:
+        self.epoch += 1
+        self.arena.wrote(0, self._top)
+
+    def _append(self, row: int, words: npt.NDArray[np.int64]) -> None:
+        if not len(words):
+            return
+        begin, end = int(self.begins[row]), int(self.ends[row])
+        if end != self._top:
+            # Others lie behind: the row moves to where there is room.
+            words_here = self.arena.words
+            words_here[self._top : self._top + end - begin] = words_here[begin:end]
+            self.arena.wrote(self._top, self._top + end - begin)
+            begin, end = self._top, self._top + end - begin
+            self.begins[row] = begin
+        self.arena.words[end : end + len(words)] = words
+        self.ends[row] = self._top = end + len(words)
+        self.arena.wrote(end, self._top)

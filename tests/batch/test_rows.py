@@ -1,0 +1,181 @@
+"""Rows of tracked requests: what they hold, what they refuse, and that nothing is half changed."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from managers import make_request
+
+from kvgpu import hashing
+from kvgpu.batch.rows import RequestRows
+from kvgpu.errors import ArgumentError, ConfigError
+
+
+def hashes_in(rows, row):
+    """Hashes of a row as its request has them."""
+    words = rows.arena.words[rows.begins[row] : rows.ends[row]]
+    return [line.tobytes()[: rows.width] for line in words]
+
+
+def state(rows):
+    return (
+        rows.all().tolist(),
+        [hashes_in(rows, row) for row in rows.all().tolist()],
+        rows.num_tokens[rows.all()].tolist(),
+        len(rows),
+    )
+
+
+def holds(rows, requests):
+    """Each request's row has its hashes and tokens."""
+    return state(rows)[1:3] == (
+        [list(r.block_hashes) for r in requests],
+        [r.num_tokens for r in requests],
+    )
+
+
+@pytest.fixture
+def rows():
+    return RequestRows(4, 100)
+
+
+@pytest.fixture
+def requests():
+    return [make_request(name, size, 4) for name, size in (("a", 10), ("b", 3), ("c", 33))]
+
+
+def test_a_tracked_request_has_its_hashes_and_tokens(rows, requests):
+    assert rows.track(requests).tolist() == [0, 1, 2]
+    assert holds(rows, requests)
+
+
+def test_hashes_may_be_a_list_of_bytes(rows, requests):
+    foreign = [
+        SimpleNamespace(
+            request_id=r.request_id, block_hashes=list(r.block_hashes), num_tokens=r.num_tokens,
+            skip_reading_prefix_cache=False,
+        )
+        for r in requests
+    ]  # fmt: skip
+    rows.track(foreign)
+    assert holds(rows, foreign)
+
+
+def test_hashes_of_16_bytes_are_padded(rows):
+    request = make_request("a", 9, 4, hashing.xxhash)
+    rows.track([request])
+    assert rows.width == 16
+    assert (rows.arena.words[:2, 2:] == 0).all()
+    assert holds(rows, [request])
+
+
+def test_extending_takes_over_what_requests_have_become(rows, requests):
+    handed_out = rows.track(requests)
+    requests[0].append_output_token_ids([1] * 9)
+    requests[2].append_output_token_ids(7)
+    rows.extend(handed_out)
+    assert holds(rows, requests)
+
+
+def test_a_row_can_be_given_to_another_request(rows, requests):
+    handed_out = rows.track(requests)
+    rows.untrack(handed_out[1:2])
+    again = make_request("d", 20, 4)
+    assert rows.track([again]).tolist() == [1]
+    assert holds(rows, [requests[0], requests[2], again])
+
+
+def test_the_arena_is_packed_when_its_end_is_reached():
+    rows = RequestRows(4, 12)
+    kept, left = make_request("kept", 16, 4), make_request("left", 32, 4)
+    handed_out = rows.track([left, kept])
+    rows.untrack(handed_out[:1])
+    other = make_request("other", 32, 4)
+    rows.track([other])
+    assert holds(rows, [kept, other])
+    assert rows.epoch == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda rows, requests: rows.track([requests[0]]), "tracked already"),
+        (lambda rows, requests: rows.track([make_request("x", 5, 4)] * 2), "twice"),
+        (
+            lambda rows, requests: rows.track([make_request("x", 5, 4), make_request("y", 5, 4)]),
+            "rows",
+        ),
+        (lambda rows, requests: rows.track([make_request("x", 4 * 99, 4)]), "arena"),
+        (lambda rows, requests: rows.track([make_request("x", 5, 4, hashing.xxhash)]), "widths"),
+        (lambda rows, requests: rows.untrack(np.array([3])), "not tracked"),
+        (lambda rows, requests: rows.untrack(np.array([0, 0])), "twice"),
+        (lambda rows, requests: rows.extend(np.array([-1])), "not tracked"),
+        (lambda rows, requests: rows.extend(np.array([0.0])), "integers"),
+        (lambda rows, requests: rows.checked(np.array([[0]])), "integers"),
+        (lambda rows, requests: rows.grow(3, 100), "only grow"),
+    ],
+)
+def test_bad_input_changes_nothing(rows, requests, change, message):
+    rows.track(requests)
+    before = state(rows)
+    with pytest.raises(ArgumentError, match=message):
+        change(rows, requests)
+    assert state(rows) == before
+
+
+def test_a_request_that_became_shorter_is_refused(rows, requests):
+    handed_out = rows.track(requests)
+    requests[0].append_output_token_ids([1] * 9)
+    requests[2].all_token_ids.pop()
+    before = state(rows)
+    with pytest.raises(ArgumentError, match="shorter"):
+        rows.extend(handed_out)
+    assert state(rows) == before
+
+
+@pytest.mark.parametrize("capacity", [(0, 5), (5, 0)])
+def test_capacities_are_at_least_one(capacity):
+    with pytest.raises(ConfigError):
+        RequestRows(*capacity)
+
+
+def test_growing_keeps_all_rows_and_counts_an_epoch(rows, requests):
+    rows.track(requests)
+    rows.grow(8, 500)
+    more = [make_request(f"m{i}", 40, 4) for i in range(5)]
+    rows.track(more)
+    assert holds(rows, requests + more)
+    assert rows.epoch == 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_any_sequence_of_calls_keeps_what_requests_have(data):
+    rows, alive = RequestRows(6, 60), {}
+    for step in range(data.draw(st.integers(1, 15))):
+        what = data.draw(st.sampled_from(["track", "extend", "untrack"]))
+        if what == "track" and len(alive) < 6:
+            request = make_request(f"r{step}", data.draw(st.integers(1, 30)), 4)
+            try:
+                alive[int(rows.track([request])[0])] = request
+            except ArgumentError:
+                assert rows.num_hashes + len(request.block_hashes) > 60
+        elif what == "untrack" and alive:
+            row = data.draw(st.sampled_from(sorted(alive)))
+            rows.untrack(np.array([row]))
+            del alive[row]
+        elif what == "extend" and alive:
+            row = data.draw(st.sampled_from(sorted(alive)))
+            before = state(rows)
+            alive[row].append_output_token_ids([5] * data.draw(st.integers(0, 12)))
+            try:
+                rows.extend(np.array([row]))
+            except ArgumentError:
+                assert state(rows) == before
+                rows.untrack(np.array([row]))
+                del alive[row]
+        assert {row: hashes_in(rows, row) for row in rows.all().tolist()} == {
+            row: list(request.block_hashes) for row, request in alive.items()
+        }
