@@ -1,13 +1,13 @@
 """`BatchQueries`: the hit length of every waiting request, for the price of one call."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from kvgpu.batch.rows import RequestRows, RowIds
 from kvgpu.errors import ArgumentError
-from kvgpu.index.base import BatchHits
+from kvgpu.index.base import BatchHits, Spans
 from kvgpu.plan import PrefixPlan
 
 if TYPE_CHECKING:
@@ -60,15 +60,15 @@ class BatchQueries:
         One call of compiled code, or one flush and two launches and a copy on a device: it waits.
         Expected O(blocks hit) for full attention.
         """
-        rows = self.rows.checked(rows)
+        spans = self.rows.spans(rows)
         plan = self._plan()
         if plan is None:
-            return BatchHits(np.zeros(len(rows), np.int64), np.zeros((len(rows), 0), np.int32))
-        begins, ends, limits = self._spans(rows)
+            num_rows = spans.shape[1]
+            return BatchHits(np.zeros(num_rows, np.int64), np.zeros((num_rows, 0), np.int32))
         cache = self.manager.block_pool.prefix_cache
         if cache.map.extras or not self._fits_records():
-            return self._match_one_by_one(plan, rows, limits)
-        return cache.index.match_batch(plan, self.rows.arena, begins, ends, limits)
+            return self._match_one_by_one(plan, self.rows.checked(rows), spans[2])
+        return cache.index.match_batch(plan, self.rows.arena, *spans)
 
     def match_async(
         self, rows: RowIds | None = None, *, out: "PrefixBuffers | None" = None
@@ -89,32 +89,26 @@ class BatchQueries:
         """
         from kvgpu.index.device import DeviceIndex
 
-        rows = self.rows.checked(rows)
+        spans = self.rows.spans(rows)
         plan, cache = self._plan(), self.manager.block_pool.prefix_cache
         if plan is None or not isinstance(cache.index, DeviceIndex) or cache.map.extras:
             raise ArgumentError("match_async needs an index on a device, with regular keys only")
         if cache.state.width is None or not self._fits_records():
             raise ArgumentError("no block of this width was cached yet: use match()")
-        return cache.index.start_batch(plan, self.rows.arena, *self._spans(rows), out=out)
+        return cache.index.start_batch(plan, self.rows.arena, *spans, out=out)
 
     def _plan(self) -> PrefixPlan | None:
         plan: PrefixPlan | None = getattr(self.manager.coordinator, "plan", None)
         return plan
 
-    def _spans(self, rows: RowIds) -> tuple[Any, Any, Any]:
-        mine = self.rows
-        # At least one token is left to compute (fact 52).
-        limits = np.where(mine.reads[rows], mine.num_tokens[rows] - 1, 0)
-        return mine.begins[rows], mine.ends[rows], np.maximum(limits, 0)
-
     def _fits_records(self) -> bool:
         width = self.manager.block_pool.state.width
         return width is None or self.rows.width in (0, width)
 
-    def _match_one_by_one(self, plan: PrefixPlan, rows: RowIds, limits: Sequence[int]) -> BatchHits:
+    def _match_one_by_one(self, plan: PrefixPlan, rows: Sequence[int], limits: Spans) -> BatchHits:
         hits = BatchHits.empty(len(rows), len(plan.queries))
         cache = self.manager.block_pool.prefix_cache
-        for place, (row, limit) in enumerate(zip(rows.tolist(), limits, strict=True)):
+        for place, (row, limit) in enumerate(zip(rows, limits, strict=True)):
             hashes = self.rows.requests[row].block_hashes
             num_tokens, lines = cache.find_hits(plan, hashes, int(limit))
             hits.num_tokens[place] = num_tokens

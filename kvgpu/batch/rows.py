@@ -6,11 +6,47 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kvgpu._jit import jit
 from kvgpu.errors import ArgumentError, ConfigError
 from kvgpu.index.arena import HashArena
+from kvgpu.index.base import Spans
 from kvgpu.request import BlockHashes, rows_from_bytes
 
 RowIds = npt.NDArray[np.int64]
+
+ROW_RECORD = np.dtype(
+    [("begin", "<i8"), ("end", "<i8"), ("num_tokens", "<i8"), ("place", "<i8"), ("reads", "?"),
+     ("tracked", "?")], align=True,
+)  # fmt: skip
+"""begin, end: hashes in the arena. reads: may reuse cached blocks. place: scratch of `gather`."""
+
+UNTRACKED = 1
+TWICE = 2
+
+
+@jit
+def gather(table: Any, rows: Any) -> Any:
+    """What a lookup needs of these rows: int64 [3, n], first hash, hash after the last, longest hit.
+
+    Also a status (0, UNTRACKED, TWICE) and the place of the first bad row.
+    """
+    spans = np.zeros((3, len(rows)), np.int64)
+    for i in range(len(rows)):
+        row = rows[i]
+        if row < 0 or row >= len(table) or not table[row].tracked:
+            return spans, UNTRACKED, i
+        table[row].place = -1
+    for i in range(len(rows)):
+        record = table[rows[i]]
+        if record.place >= 0:
+            return spans, TWICE, i
+        record.place = i
+        spans[0, i] = record.begin
+        spans[1, i] = record.end
+        # At least one token is left to compute (fact 52).
+        if record.reads and record.num_tokens > 0:
+            spans[2, i] = record.num_tokens - 1
+    return spans, 0, 0
 
 
 class RequestRows:
@@ -41,16 +77,29 @@ class RequestRows:
         if max_requests < 1 or max_hashes < 1:
             raise ConfigError(f"capacities must be at least 1: {max_requests}, {max_hashes}")
         self.arena = HashArena(max_hashes)
-        self.begins = np.zeros(max_requests, np.int64)
-        self.ends = np.zeros(max_requests, np.int64)
-        self.num_tokens = np.zeros(max_requests, np.int64)
-        self.reads = np.zeros(max_requests, np.bool_)
+        self._table = np.zeros(max_requests, ROW_RECORD)
         self.requests: list[Any] = [None] * max_requests
         self.epoch = 0
         self._row_of: dict[str, int] = {}
         self._idle = list(range(max_requests - 1, -1, -1))
         self.width = 0
         self._top = 0
+
+    @property
+    def begins(self) -> npt.NDArray[np.int64]:
+        return self._table["begin"]
+
+    @property
+    def ends(self) -> npt.NDArray[np.int64]:
+        return self._table["end"]
+
+    @property
+    def num_tokens(self) -> npt.NDArray[np.int64]:
+        return self._table["num_tokens"]
+
+    @property
+    def reads(self) -> npt.NDArray[np.bool_]:
+        return self._table["reads"]
 
     def __len__(self) -> int:
         """Requests that are tracked."""
@@ -92,6 +141,7 @@ class RequestRows:
         rows = np.array([self._idle.pop() for _ in requests], np.int64)
         for row, request, words in zip(rows.tolist(), requests, hashes, strict=True):
             self._row_of[request.request_id] = row
+            self._table["tracked"][row] = True
             self.requests[row] = request
             self.begins[row] = self.ends[row] = self._top
             self.reads[row] = not request.skip_reading_prefix_cache
@@ -108,24 +158,24 @@ class RequestRows:
 
         O(new hashes).
         """
-        rows = self.checked(rows)
+        checked = self.checked(rows)
         new = []
-        for row in rows.tolist():
+        for row in checked:
             request, have = self.requests[row], int(self.ends[row] - self.begins[row])
             if len(request.block_hashes) < have or request.num_tokens < self.num_tokens[row]:
                 raise ArgumentError(
                     f"request {request.request_id} has become shorter; untrack() and track() it"
                 )
             new.append(self._words(request, have))
-        width = self._common_width([self.requests[row].block_hashes for row in rows.tolist()])
+        width = self._common_width([self.requests[row].block_hashes for row in checked])
         moved = sum(
             int(self.ends[row] - self.begins[row]) + len(words)
-            for row, words in zip(rows.tolist(), new, strict=True)
+            for row, words in zip(checked, new, strict=True)
             if len(words)
         )
         self._make_room(0, moved)
         self.width = width
-        for row, words in zip(rows.tolist(), new, strict=True):
+        for row, words in zip(checked, new, strict=True):
             self.num_tokens[row] = self.requests[row].num_tokens
             self._append(row, words)
 
@@ -135,29 +185,38 @@ class RequestRows:
         Raises:
             ArgumentError: A row that is not tracked, or comes twice. Nothing is changed.
         """
-        for row in self.checked(rows).tolist():
+        for row in self.checked(rows):
             del self._row_of[self.requests[row].request_id]
             self.requests[row] = None
+            self._table["tracked"][row] = False
             self.begins[row] = self.ends[row] = 0
             self._idle.append(row)
 
-    def checked(self, rows: RowIds | None) -> RowIds:
+    def spans(self, rows: RowIds | None) -> Spans:
+        """First hash, hash after the last and longest hit allowed of rows (all if None), int64 [3, n].
+
+        Raises:
+            ArgumentError: A row that is not tracked, or comes twice.
+        """
+        rows = self.all() if rows is None else np.asarray(rows)
+        if rows.ndim != 1 or rows.dtype.kind not in "iu":
+            raise ArgumentError(f"rows: integers [n] are expected, got {rows.dtype} {rows.shape}")
+        spans: Spans
+        spans, status, place = gather(self._table, rows)
+        if status:
+            what = "is not tracked" if status == UNTRACKED else "comes twice in one batch"
+            raise ArgumentError(f"row {rows[place]} {what}")
+        return spans
+
+    def checked(self, rows: RowIds | None) -> list[int]:
         """The rows, or all; every one tracked and none twice.
 
         Raises:
             ArgumentError: They are not.
         """
-        if rows is None:
-            return self.all()
-        rows = np.asarray(rows)
-        if rows.ndim != 1 or rows.dtype.kind not in "iu":
-            raise ArgumentError(f"rows: integers [n] are expected, got {rows.dtype} {rows.shape}")
-        for row in rows.tolist():
-            if not 0 <= row < len(self.requests) or self.requests[row] is None:
-                raise ArgumentError(f"row {row} is not tracked")
-        if len(np.unique(rows)) < len(rows):
-            raise ArgumentError("a row comes twice in one batch")
-        return rows.astype(np.int64, copy=False)
+        self.spans(rows)
+        checked: list[int] = self.all().tolist() if rows is None else np.asarray(rows).tolist()
+        return checked
 
     def grow(self, max_requests: int, max_hashes: int) -> None:
         """Reserve more; what was captured with the old arrays is no longer valid (see `epoch`).
@@ -170,12 +229,7 @@ class RequestRows:
         more = max_requests - len(self.requests)
         self._idle = [*range(max_requests - 1, len(self.requests) - 1, -1), *self._idle]
         self.requests += [None] * more
-        for name in ("begins", "ends", "num_tokens", "reads"):
-            setattr(
-                self,
-                name,
-                np.concatenate([getattr(self, name), np.zeros(more, getattr(self, name).dtype)]),
-            )
+        self._table = np.concatenate([self._table, np.zeros(more, ROW_RECORD)])
         words = self.arena.words
         self.arena = HashArena(max_hashes)
         self.arena.words[: len(words)] = words

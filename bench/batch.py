@@ -1,0 +1,159 @@
+"""Cost of asking for a whole waiting queue, and of a decode step, beside vLLM 0.23.0, in one process.
+
+    python bench/batch.py TRACE [--rounds 7] [--json -]
+
+The queue: the last 200 of the first 1,000 requests of the trace, all cached; then queues of 1 to 4,096
+requests of 16 to 8,192 blocks, all cached. kvgpu answers in one call, vLLM one request at a time. The decode
+step: 1,024 running requests get a slot for one token each, call by call on both sides; the median step
+stays inside its blocks, the mean holds the one in sixteen that does not. Hit lengths and block ids of the
+two are compared before a time is printed. Needs an interpreter in which both can be imported.
+Exit status: 0 all goals met, 1 a goal missed, 2 the results differ.
+"""
+
+import argparse
+import gc
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from time import perf_counter as now
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE.parent), str(HERE)]
+
+import numpy as np  # noqa: E402
+from harness import Row, at_least, save, table  # noqa: E402
+from sides import BLOCK, Kvgpu, Side, Vllm, make_requests  # noqa: E402
+from tqdm import tqdm  # noqa: E402
+
+QUEUES = ((1, 16), (1, 8192), (16, 256), (256, 128), (1024, 64), (4096, 16))
+RUNNING, STEPS = 1024, 48
+
+
+def serve(manager: Any, requests: Sequence[Any], max_live: int = 32) -> None:
+    """Look each up and allocate it in full; the oldest leaves when there are too many."""
+    live: list[Any] = []
+    for request in requests:
+        blocks, num_hits = manager.get_computed_blocks(request)
+        while (
+            manager.allocate_slots(request, request.num_tokens - num_hits, num_hits, blocks) is None
+        ):
+            manager.free(live.pop(0))
+        live.append(request)
+        if len(live) > max_live:
+            manager.free(live.pop(0))
+
+
+class Queue:
+    """One waiting queue on both sides, everything in it cached."""
+
+    def __init__(self, sides: list[Side], prompts: list[list[int]], asked: int) -> None:
+        self.managers, self.waiting = [], []
+        for side in sides:
+            manager = side.manager("full", 200_000)
+            serve(manager, make_requests(side, prompts, "first"))
+            self.managers.append(manager)
+            self.waiting.append(make_requests(side, prompts[-asked:], "again"))
+        from kvgpu.batch.queries import BatchQueries
+
+        hashes = sum(len(request.block_hashes) for request in self.waiting[0])
+        self.queries = BatchQueries(self.managers[0], asked, hashes)
+        self.rows = self.queries.track(self.waiting[0])
+
+    def ours(self) -> list[int]:
+        hits: list[int] = self.queries.match(self.rows).num_tokens.tolist()
+        return hits
+
+    def theirs(self) -> list[int]:
+        ask = self.managers[1].get_computed_blocks
+        return [ask(request)[1] for request in self.waiting[1]]
+
+    def row(self, case: str, rounds: int) -> Row:
+        """Nanoseconds per block that hits."""
+        if self.ours() != self.theirs():
+            raise AssertionError(f"{case}: hit lengths differ")
+        num_hits = sum(self.ours()) // BLOCK
+        gc.collect()
+        times: list[list[float]] = [[], []]
+        for _ in range(rounds):
+            for place, ask in enumerate((self.ours, self.theirs)):
+                start = now()
+                ask()
+                times[place].append((now() - start) / num_hits * 1e9)
+        low, middle, high = np.quantile(times[0], (0.2, 0.5, 0.8))
+        peer = float(np.median(times[1]))
+        return Row("match a queue", case, "ns/hit", middle, peer, Vllm.name, low=low, high=high)
+
+
+def decode(sides: list[Side]) -> list[Row]:
+    """A slot for one more token of each of 1,024 running requests."""
+    prompts = [[i * 1000 + j for j in range(500)] for i in range(RUNNING)]
+    times: list[list[float]] = [[], []]
+    managers, running = [], []
+    for side in sides:
+        manager, requests = side.manager("full", 200_000), make_requests(side, prompts)
+        serve(manager, requests, RUNNING)
+        for request in requests:
+            request.num_computed_tokens = request.num_tokens
+        managers.append(manager)
+        running.append(requests)
+    for _ in range(STEPS):
+        given = []
+        for place, (manager, requests) in enumerate(zip(managers, running, strict=True)):
+            for request in requests:
+                request.append_output_token_ids(7)
+            start = now()
+            blocks = [manager.allocate_slots(request, 1) for request in requests]
+            times[place].append((now() - start) / RUNNING * 1e6)
+            for request in requests:
+                request.num_computed_tokens += 1
+            given.append([b.get_block_ids() for b in blocks])
+        if given[0] != given[1]:
+            raise AssertionError("decode: block ids differ")
+    rows = []
+    for name, of in (("median step", np.median), ("mean of all steps", np.mean)):
+        case = f"{RUNNING:,} running, {name}"
+        mine, peer = float(of(times[0])), float(of(times[1]))
+        rows.append(Row("decode, one call a request", case, "us/request", mine, peer, Vllm.name))
+    return rows
+
+
+def main() -> int:
+    """Compare, measure, print, save."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("trace", type=Path)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--json", type=Path, help="write the rows as JSON ('-': standard output)")
+    options = parser.parse_args()
+    os.environ["PYTHONHASHSEED"] = "0"
+    from kvgpu.replay.tokens import prompt_tokens
+    from kvgpu.replay.trace import read_trace
+
+    trace = read_trace(options.trace).head(1000)
+    prompts = [prompt_tokens(trace, i) for i in range(len(trace))]
+    sides: list[Side] = [Kvgpu("xxhash"), Vllm("xxhash")]
+    try:
+        rows = [Queue(sides, prompts, 200).row("200 requests of the trace", options.rounds)]
+        rows[0].goal, rows[0].met = at_least(rows[0].ratio, 100)
+        for count, blocks in tqdm(QUEUES, disable=None, unit="queue"):
+            rng = np.random.default_rng(count)
+            made = rng.integers(0, 128_000, (count, blocks * BLOCK + 1)).tolist()
+            case = f"{count:,} requests of {blocks:,} blocks"
+            rows.append(Queue(sides, made, count).row(case, options.rounds))
+        rows += decode(sides)
+    except AssertionError as error:
+        print(f"kvgpu and vLLM differ, so nothing is printed: {error}", file=sys.stderr)
+        return 2
+    print(table(rows))
+    save("batch", rows)
+    if options.json:
+        text = json.dumps([asdict(row) for row in rows], indent=1)
+        print(text) if str(options.json) == "-" else options.json.write_text(text)
+    return 1 if any(row.met is False for row in rows) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
