@@ -7,7 +7,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check install -q -c constra
 # 1: run the kernels of `triton` in the interpreter; 0: on a GPU.
 INTERPRET ?= 1
 SUITE  ?= ../shared/seed/test_prefix_caching.py
-BACKENDS ?= reference host triton auto
+BACKENDS ?= reference host triton cuda auto
 
 .PHONY: replay test lint bench gpu conformance aot clean venv
 

@@ -1,5 +1,7 @@
 """Tables on the device that tests have: a GPU, or the CPU under Triton's interpreter."""
 
+import sys
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,7 +21,15 @@ DEVICE = resolve_device()
 
 
 def why_not_cuda() -> str | None:
-    """Why the CUDA twins cannot run here, or None."""
+    """Why the CUDA twins cannot run here, or None: on a GPU, else compiled as C++ on the CPU."""
+    if DEVICE.type == "cpu" and "cupy" not in sys.modules:
+        import cuda_on_cpu
+
+        cupy = cuda_on_cpu.stand_in()
+        if cupy is None:
+            return "the CUDA twins were not run: there is neither a GPU nor g++"
+        sys.modules["cupy"] = cupy
+        torch.cuda.current_stream = lambda: SimpleNamespace(cuda_stream=0)
     try:
         from kvgpu.kernels.cuda_engine import CudaEngine
 

@@ -24,11 +24,9 @@ def found_in(pattern, pages=PAGES):
 
 
 SNIPPETS = [
-    pytest.param(text, id=f"{page.name} {number}")
+    pytest.param(snippets, id=page.name)
     for page in PAGES
-    for number, text in enumerate(
-        re.findall(r"^```python\n(.*?)^```", page.read_text(), re.M | re.S)
-    )
+    if (snippets := re.findall(r"^```python\n(.*?)^```", page.read_text(), re.M | re.S))
 ]
 LINKS = found_in(r"\]\(([^)\s]+)\)")
 TARGETS = found_in(
@@ -53,14 +51,15 @@ def printed_by(line):
     return match and match[1]
 
 
-@pytest.mark.parametrize("snippet", SNIPPETS)
-def test_a_snippet_runs_and_prints_what_its_comments_say(snippet):
-    output = io.StringIO()
-    with contextlib.redirect_stdout(output):
-        exec(compile(snippet, "snippet", "exec"), {"__name__": "snippet"})
-    lines = snippet.splitlines()
-    expected = [text for text in map(printed_by, lines) if text is not None]
-    assert output.getvalue().splitlines() == expected
+@pytest.mark.parametrize("snippets", SNIPPETS)
+def test_the_snippets_of_a_page_run_in_order_and_print_what_their_comments_say(snippets):
+    names = {"__name__": "snippet"}
+    for snippet in snippets:
+        output = io.StringIO()
+        with contextlib.redirect_stdout(output):
+            exec(compile(snippet, "snippet", "exec"), names)
+        expected = [text for text in map(printed_by, snippet.splitlines()) if text is not None]
+        assert output.getvalue().splitlines() == expected
 
 
 def test_there_is_a_snippet_with_output_to_check():

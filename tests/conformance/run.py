@@ -42,6 +42,14 @@ def main(argv: list[str]) -> int:
         except KVGPUError as error:
             parser.error(str(error))
         os.environ["KVGPU_BACKEND"] = options.backend
+    if options.backend == "cuda":
+        # Without a GPU the twins run compiled as C++, in Triton's interpreter's company.
+        sys.path.insert(0, str(HERE.parent))
+        from device_tools import why_not_cuda
+
+        reason = why_not_cuda()
+        if reason:
+            parser.error(reason)
     import names
     import pytest
 

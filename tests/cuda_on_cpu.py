@@ -1,0 +1,96 @@
+"""The CUDA twins without a GPU: their sources compiled as C++, launched by a stand-in for CuPy.
+
+A launch runs one thread after the other, so this proves logic and the packing of arguments, never the
+absence of races (tests/races does that for the device functions).
+"""
+
+import ctypes
+import hashlib
+import shutil
+import subprocess
+import tempfile
+from contextlib import nullcontext
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+SHIM = """
+struct Place { unsigned x, y, z; };
+static Place blockIdx, threadIdx, blockDim;
+extern "C" void set_place(unsigned bx, unsigned by, unsigned bz, unsigned tx, unsigned threads) {
+    blockIdx = {bx, by, bz};
+    threadIdx = {tx, 0, 0};
+    blockDim = {threads, 1, 1};
+}
+#define __global__
+#define __device__
+"""
+
+
+class ViewStruct(ctypes.Structure):
+    """`kvgpu::TableView`, by value."""
+
+    _fields_ = [
+        ("words", ctypes.c_void_p),
+        ("records", ctypes.c_void_p),
+        ("meta", ctypes.c_void_p),
+        ("num_buckets", ctypes.c_longlong),
+        ("num_blocks", ctypes.c_longlong),
+        ("seed", ctypes.c_longlong),
+    ]
+
+
+def _as_c(value: Any) -> Any:
+    if isinstance(value, np.void):
+        return ViewStruct.from_buffer_copy(value.tobytes())
+    kinds: dict[type, Any] = {
+        np.uint64: ctypes.c_void_p, np.int64: ctypes.c_longlong, np.int32: ctypes.c_int
+    }  # fmt: skip
+    return kinds[type(value)](int(value))
+
+
+class RawModule:
+    """`cupy.RawModule` for the twins."""
+
+    def __init__(self, code: str, options: tuple[str, ...]) -> None:
+        flags = [option for option in options if not option.startswith("-std")]
+        name = hashlib.sha256((SHIM + code + str(flags)).encode()).hexdigest()[:16]
+        self._folder = tempfile.TemporaryDirectory()
+        source = Path(self._folder.name, f"{name}.cpp")
+        source.write_text(SHIM + code)
+        library = source.with_suffix(".so")
+        subprocess.run(
+            ["g++", "-std=c++20", "-O1", "-shared", "-fPIC", *flags, str(source), "-o", str(library)],
+            check=True,
+        )  # fmt: skip
+        self._library = ctypes.CDLL(str(library))
+
+    def get_function(self, name: str) -> Any:
+        """A launcher: called with grid, block and arguments."""
+        kernel, set_place = self._library[name], self._library["set_place"]
+
+        def launch(
+            grid: tuple[int, ...], block: tuple[int, ...], arguments: tuple[Any, ...]
+        ) -> None:
+            values = [_as_c(value) for value in arguments]
+            for z, y, x in np.ndindex(tuple(reversed((*grid, 1, 1)[:3]))):
+                for thread in range(block[0]):
+                    set_place(x, y, z, thread, block[0])
+                    kernel(*values)
+
+        return launch
+
+
+def stand_in() -> ModuleType | None:
+    """A module to be found as `cupy`, or None where there is no compiler."""
+    if shutil.which("g++") is None:
+        return None
+    cupy = ModuleType("cupy")
+    runtime = SimpleNamespace(getDeviceCount=lambda: 1, CUDARuntimeError=RuntimeError)
+    cupy.RawModule = RawModule  # type: ignore[attr-defined]
+    cupy.cuda = SimpleNamespace(  # type: ignore[attr-defined]
+        runtime=runtime, ExternalStream=lambda address: nullcontext()
+    )
+    return cupy
