@@ -24,6 +24,8 @@ OPTIONS = [
     "--max-batched-tokens",
     "--no-decode",
     "--clock",
+    "--policy",
+    "--age-limit-ms",
     "--step-ms",
     "--token-us",
     "--sweep-blocks",

@@ -114,6 +114,10 @@ class RequestRows:
         """Rows of all tracked requests, int64, in the order of tracking."""
         return np.fromiter(self._row_of.values(), np.int64, len(self._row_of))
 
+    def row_of(self, request_id: str) -> int | None:
+        """Row of a request, or None. O(1)."""
+        return self._row_of.get(request_id)
+
     def track(self, requests: Sequence[Any]) -> RowIds:
         """Give each request a row; O(hashes), 15 ns more for each in a list of bytes.
 

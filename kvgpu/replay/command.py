@@ -15,6 +15,7 @@ from kvgpu.events import KVCacheEvent, KVEventBatch
 from kvgpu.hashing import HASH_FUNCTIONS
 from kvgpu.index.registry import BACKENDS
 from kvgpu.replay.group_names import GROUPS
+from kvgpu.replay.policy import POLICIES
 from kvgpu.replay.report import table_rows, write_report
 from kvgpu.replay.result import ReplayResult
 from kvgpu.replay.run import Replayer, ReplayOptions, warm_up
@@ -49,6 +50,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="arrival: as fast as requests can be served, or when the trace says")  # fmt: skip
     add("--step-ms", type=float, default=10.0, help="--clock trace: ms per step (%(default)s)")
     add("--token-us", type=float, default=10.0, help="--clock trace: us per token (%(default)s)")
+    add("--policy", default="fcfs",
+        help=f"order of admission: {', '.join(POLICIES)} (%(default)s); matters with --clock trace")  # fmt: skip
+    add("--age-limit-ms", type=float, default=60_000.0,
+        help="longest-prefix: who waited longer goes first (%(default)s)")  # fmt: skip
     add("--sweep-blocks", type=_sizes, default=[], help="also replay on pools of these sizes")
     add("--json", type=Path, help="write the result as JSON ('-' for standard output)")
     add("--report", type=Path, help="write a report as HTML")
@@ -85,6 +90,8 @@ def _options(args: argparse.Namespace) -> ReplayOptions:
             virtual_time=args.clock == "trace",
             step_ms=args.step_ms,
             token_us=args.token_us,
+            policy=args.policy,
+            age_limit_ms=args.age_limit_ms,
         ),
     )
 
@@ -133,6 +140,7 @@ def replay_command(args: argparse.Namespace) -> int:
     summary = {
         **result.as_dict(),
         "trace": trace.name,
+        "policy": args.policy,
         "bad_lines": trace.bad_lines,
         "git": _git_revision(),
         "sweep": [{"num_blocks": r.num_blocks, "hit_rate": r.hit_rate} for r in sweep],

@@ -37,7 +37,7 @@ def table_rows(result: ReplayResult) -> list[tuple[str, str]]:
         cost = per_block[phase]
         text = f"{result.seconds[phase]:.2f} s"
         if cost is not None:
-            unit = "call" if phase == "decode" else "block"
+            unit = {"decode": "call", "order": "request"}.get(phase, "block")
             text += f", {cost:.3f} us a {unit} ({result.blocks_of[phase]:,} {unit}s)"
         rows.append((f"time: {phase}", text))
     waits = result.as_dict()["waiting_ms"]
@@ -64,7 +64,9 @@ def _figure(result: ReplayResult, sweep: list[ReplayResult]) -> str:
     from matplotlib import pyplot as plt
 
     samples = np.array(result.samples, np.float64).reshape(-1, 4)
-    figure, axes = plt.subplots(2, 2, figsize=(11, 7.5), constrained_layout=True)
+    waits = result.virtual_seconds is not None
+    shape = (3, 2, (11, 11)) if waits else (2, 2, (11, 7.5))
+    figure, axes = plt.subplots(*shape[:2], figsize=shape[2], constrained_layout=True)
     place = np.arange(1, len(samples) + 1)
 
     axis = axes[0, 0]
@@ -103,6 +105,16 @@ def _figure(result: ReplayResult, sweep: list[ReplayResult]) -> str:
             axis.hist(micros, bins, histtype="step", label=phase)
     axis.set_xscale("log")
     axis.legend()
+
+    if waits:
+        seconds_waited = samples[:, 3] / 1e3
+        axis = axes[2, 0]
+        axis.set(title="Waiting time over time", xlabel="request admitted", ylabel="seconds")
+        axis.plot(place, seconds_waited, lw=1)
+        axis = axes[2, 1]
+        axis.set(title="Waiting time", xlabel="seconds", ylabel="requests that waited no longer")
+        axis.plot(np.sort(seconds_waited), place / max(len(place), 1))
+        axis.set_ylim(0, 1.02)
 
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg")

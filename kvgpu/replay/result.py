@@ -6,15 +6,16 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
-PHASES = ("hash", "lookup", "allocate", "free", "decode")
-"""`allocate` is that of prompts, caching included; `decode` that of single generated tokens."""
+PHASES = ("hash", "lookup", "allocate", "free", "decode", "order")
+"""`allocate` is that of prompts, caching included; `decode` that of single generated tokens; `order` that
+of arranging the waiting queue."""
 
 
 @dataclass
 class ReplayResult:
     """Counts, times and series of one replay.
 
-    seconds, blocks_of: per phase, time spent and blocks handled (calls, for decode). samples: one entry per admitted
+    seconds, blocks_of: per phase, time spent and blocks handled (calls for decode, requests for order). samples: one entry per admitted
     request: prompt tokens, hit tokens, usage of the pool, waiting time in virtual ms. latencies:
     seconds of each lookup and of each allocation that admitted a request.
     """

@@ -10,6 +10,7 @@ from kvgpu.errors import ConfigError
 from kvgpu.events import KVCacheEvent
 from kvgpu.kv_cache_blocks import KVCacheBlocks
 from kvgpu.manager import KVCacheManager
+from kvgpu.replay.policy import LongestPrefix, check_policy
 from kvgpu.replay.requests import RequestFactory, Sequence
 from kvgpu.replay.result import ReplayResult
 from kvgpu.replay.trace import Trace
@@ -25,6 +26,7 @@ class SchedulerLimits:
     whether requests generate their output. virtual_time: requests arrive when the trace says, and
     a step takes step_ms + token_us * tokens; otherwise they arrive as fast as they can be served.
     chunk_multiple: chunks of a prompt end at multiples of so many tokens, up to its last one.
+    policy: order of admission; with `longest-prefix`, who waited longer than age_limit_ms goes first.
     """
 
     max_running: int = 256
@@ -34,8 +36,11 @@ class SchedulerLimits:
     step_ms: float = 10.0
     token_us: float = 10.0
     chunk_multiple: int = 1
+    policy: str = "fcfs"
+    age_limit_ms: float = 60_000.0
 
     def __post_init__(self) -> None:
+        check_policy(self.policy)
         for name in ("max_running", "max_batched_tokens"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -53,7 +58,7 @@ class SchedulerLimits:
 
 
 class ReplayScheduler:
-    """First come, first served; preempts the latest when the pool is full.
+    """First come, first served, or by another policy; preempts the latest when the pool is full.
 
     Args:
         trace: The requests.
@@ -83,6 +88,11 @@ class ReplayScheduler:
         self.next_arrival = 0
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
+        self.order = (
+            LongestPrefix(manager, limits.age_limit_ms)
+            if limits.policy == "longest-prefix"
+            else None
+        )
 
     def run(self, advance: Callable[[int], None], sink: EventSink | None = None) -> None:
         """Serve the whole trace.
@@ -140,10 +150,19 @@ class ReplayScheduler:
         return budget, preempted
 
     def _schedule_waiting(self, scheduled: list[tuple[Sequence, int]], budget: int) -> None:
+        if budget == 0 or len(self.running) >= self.limits.max_running:
+            return
+        self._take_arrivals()
+        if self.order is not None:
+            with self.result.timed("order"):
+                self.order.arrange(self.waiting, self._waited_ms)
+            self.result.blocks_of["order"] += len(self.waiting)
         while budget > 0 and len(self.running) < self.limits.max_running:
-            sequence = self._next_waiting()
-            if sequence is None:
+            if not self.waiting:
+                self._take_arrivals()
+            if not self.waiting:
                 return
+            sequence = self.waiting[0]
             request = sequence.request
             start = perf_counter()
             computed, num_hits = self.manager.get_computed_blocks(request)
@@ -183,8 +202,11 @@ class ReplayScheduler:
             end = max(min(end, boundary) // multiple * multiple, num_computed)
         return end - num_computed
 
-    def _next_waiting(self) -> Sequence | None:
-        """The request at the head of the queue; the next of the trace joins when it is empty."""
+    def _waited_ms(self, sequence: Sequence) -> float:
+        return self.now_ms - float(self.trace.arrival_ms[sequence.index])
+
+    def _take_arrivals(self) -> None:
+        """Those that have arrived join the queue; by order of the trace, one when it is empty."""
         while self.next_arrival < len(self.trace) and (
             self.trace.arrival_ms[self.next_arrival] <= self.now_ms
             if self.limits.virtual_time
@@ -195,7 +217,6 @@ class ReplayScheduler:
             self.result.blocks_of["hash"] += sequence.request.num_tokens // self.block_size
             self.waiting.append(sequence)
             self.next_arrival += 1
-        return self.waiting[0] if self.waiting else None
 
     def _allocate(
         self,
@@ -273,6 +294,5 @@ class ReplayScheduler:
         self.result.prompt_tokens += num_prompt
         self.result.prompt_blocks += num_prompt // self.block_size
         self.result.hit_tokens += num_hits
-        waited = self.now_ms - float(self.trace.arrival_ms[sequence.index])
-        wait_ms = waited if self.limits.virtual_time else 0.0
+        wait_ms = self._waited_ms(sequence) if self.limits.virtual_time else 0.0
         self.result.samples.append((num_prompt, num_hits, self.manager.usage, wait_ms))

@@ -121,6 +121,14 @@ def test_a_replay_of_rejected_requests_only_can_be_reported(tmp_path):
     assert len(re.findall(r'id="axes_\d+"', path.read_text())) == 4
 
 
+def test_a_replay_in_virtual_time_shows_how_long_requests_waited(tmp_path):
+    path = tmp_path / "report.html"
+    result = serve(distinct((40, 1), (40, 1)), 60)[0]
+    result.virtual_seconds = 1.0
+    write_report(path, "t", {}, result, [])
+    assert len(re.findall(r'id="axes_\d+"', path.read_text())) == 6
+
+
 def test_without_matplotlib_it_says_what_to_install(tmp_path, result, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ConfigError, match=r"kvgpu\[report\]"):

@@ -34,7 +34,7 @@ def test_time_is_added_to_its_phase_only():
     with made.timed("free"):
         sum(range(1000))
     assert made.seconds["free"] > 0
-    assert [made.seconds[phase] for phase in PHASES if phase != "free"] == [0.0] * 4
+    assert [made.seconds[phase] for phase in PHASES if phase != "free"] == [0.0] * (len(PHASES) - 1)
 
 
 def test_time_counts_also_when_the_work_fails():

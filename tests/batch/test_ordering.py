@@ -1,0 +1,84 @@
+"""Ordering, holding back and counting the requests of a queue."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from managers import admit, full, make_manager, make_request
+
+from kvgpu.batch.ordering import held_back, longest_prefix_first, num_that_fit
+from kvgpu.batch.queries import BatchQueries
+from kvgpu.errors import ArgumentError
+
+
+def test_the_longest_prefix_goes_first_and_equals_keep_their_order():
+    assert longest_prefix_first([0, 32, 16, 32, 0], [1] * 5, 10).tolist() == [1, 3, 2, 0, 4]
+
+
+def test_who_waited_too_long_goes_before_all_the_longest_wait_first():
+    waited = [11, 1, 30, 10, 12]
+    assert longest_prefix_first([0, 64, 0, 16, 32], waited, 10).tolist() == [2, 4, 0, 1, 3]
+
+
+def test_an_empty_queue_has_an_empty_order():
+    assert longest_prefix_first([], [], 10).tolist() == []
+
+
+@settings(max_examples=100, deadline=None)
+@given(queue=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 9)), max_size=20))
+def test_the_order_is_that_of_sorting_by_age_class_then_key(queue):
+    hits, waited = [h for h, _ in queue], [w for _, w in queue]
+    expected = sorted(
+        range(len(queue)),
+        key=lambda i: (waited[i] <= 5, -waited[i] if waited[i] > 5 else -hits[i], i),
+    )
+    assert longest_prefix_first(hits, waited, 5).tolist() == expected
+
+
+@pytest.mark.parametrize(
+    ("needed", "free", "count"), [([], 5, 0), ([3, 3, 3], 8, 2), ([3, 3], 6, 2), ([7], 6, 0)]
+)
+def test_requests_fit_as_long_as_their_blocks_add_up_to_the_free_ones(needed, free, count):
+    assert num_that_fit(needed, free) == count
+
+
+def queue_of(*prompts):
+    """Queries that track requests of these tokens (blocks of 4), and their rows."""
+    manager = make_manager(full(4), num_blocks=60)
+    queries = BatchQueries(manager, 16, 200)
+    requests = [make_request(f"r{i}", tokens, 4) for i, tokens in enumerate(prompts)]
+    return manager, queries, queries.track(requests)
+
+
+SHARED = list(range(16))
+
+
+def held(manager, queries, rows):
+    hits = queries.match(rows).num_tokens // 4
+    return held_back(queries.rows, rows, hits).tolist()
+
+
+def test_a_request_waits_for_an_earlier_one_that_fills_its_prefix():
+    assert held(*queue_of(SHARED + [90] * 9, SHARED + [91] * 9, [92] * 20)) == [False, True, False]
+
+
+def test_who_is_held_back_holds_nobody_back():
+    longer = [*SHARED, *range(50, 66)]
+    assert held(*queue_of(SHARED + [90] * 5, longer, longer)) == [False, True, True]
+    assert held(*queue_of(longer[:20], longer + [1] * 5)) == [False, True]
+
+
+def test_a_prefix_that_is_cached_already_holds_nobody_back():
+    manager, queries, rows = queue_of(SHARED + [90] * 9, SHARED + [91] * 9)
+    admit(manager, make_request("old", SHARED + [93] * 5, 4))
+    assert held(manager, queries, rows) == [False, False]
+
+
+def test_a_request_without_a_full_block_is_not_held_back():
+    assert held(*queue_of([1, 2, 3], [1, 2, 3])) == [False, False]
+
+
+def test_rows_that_are_not_tracked_are_refused():
+    _, queries, _ = queue_of(SHARED)
+    with pytest.raises(ArgumentError, match="not tracked"):
+        held_back(queries.rows, np.array([5]), [0])
