@@ -12,11 +12,9 @@ Exit status: 0 all goals met, 1 a goal missed, 2 the results differ.
 
 import argparse
 import gc
-import json
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter as now
 from typing import Any
@@ -25,7 +23,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]
 
 import numpy as np  # noqa: E402
-from harness import Row, at_least, save, table  # noqa: E402
+from harness import Row, at_least, finish  # noqa: E402
 from sides import BLOCK, Kvgpu, Side, Vllm, make_requests  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
@@ -147,12 +145,7 @@ def main() -> int:
     except AssertionError as error:
         print(f"kvgpu and vLLM differ, so nothing is printed: {error}", file=sys.stderr)
         return 2
-    print(table(rows))
-    save("batch", rows)
-    if options.json:
-        text = json.dumps([asdict(row) for row in rows], indent=1)
-        print(text) if str(options.json) == "-" else options.json.write_text(text)
-    return 1 if any(row.met is False for row in rows) else 0
+    return finish("batch", rows, options.json)
 
 
 if __name__ == "__main__":

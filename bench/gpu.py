@@ -10,11 +10,9 @@ Exit status: 0 all goals met, 1 a goal missed, 2 a check failed.
 """
 
 import argparse
-import json
 import os
 import sys
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -94,16 +92,11 @@ def main() -> int:
     if options.rehearse:
         print(f"rehearsed {len(rows)} cases; no speed of an interpreter is worth printing")
         return 0
-    from harness import save, table
+    from harness import finish
 
-    print(device_words())
-    print(table(rows))
-    save("gpu", rows, machine_words=device_words())
-    print(f"{time.monotonic() - start:.0f} s in all")
-    if options.json:
-        text = json.dumps([asdict(row) for row in rows], indent=1)
-        print(text) if str(options.json) == "-" else options.json.write_text(text)
-    return 1 if any(row.met is False for row in rows) else 0
+    words = device_words()
+    print(f"{words}; {time.monotonic() - start:.0f} s in all")
+    return finish("gpu", rows, options.json, words)
 
 
 if __name__ == "__main__":

@@ -2,11 +2,12 @@
 
 import csv
 import datetime
+import json
 import os
 import platform
 import subprocess
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -45,7 +46,7 @@ class Row:
 
 def at_least(ratio: float | None, goal: float) -> tuple[str, bool]:
     """Goal text, and whether it is met."""
-    return f">= {goal:g}x", ratio is not None and ratio >= goal
+    return f">= {goal:g}x", bool(ratio is not None and ratio >= goal)
 
 
 def machine() -> str:
@@ -147,3 +148,20 @@ def table(rows: Sequence[Row]) -> str:
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
         for line in lines
     )
+
+
+def finish(
+    name: str, rows: Sequence[Row], json_path: Path | None, machine_words: str | None = None
+) -> int:
+    """Print the table, save the rows, write them as JSON if asked to ('-': standard output).
+
+    Returns:
+        The exit status: 1 if a goal is missed.
+    """
+    print(table(rows))
+    save(name, rows, machine_words=machine_words)
+    if json_path is not None:
+        # numpy's numbers and truth values are none of JSON's.
+        text = json.dumps([asdict(row) for row in rows], indent=1, default=lambda x: x.item())
+        print(text) if str(json_path) == "-" else json_path.write_text(text)
+    return 1 if any(row.met is not None and not row.met for row in rows) else 0

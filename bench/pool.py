@@ -11,14 +11,13 @@ import argparse
 import json
 import subprocess
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]
 
 import numpy as np  # noqa: E402
-from harness import Row, save, table  # noqa: E402
+from harness import Row, finish  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 GOALS = {"construct": 100.0, "records": 64.0, "host table": 40.0}
@@ -78,12 +77,7 @@ def main() -> int:
         goal = GOALS[row.metric]
         # One row more than blocks: the head of the free queue.
         row.goal, row.met = f"<= {goal:g}", round(row.kvgpu, 2) <= goal
-    print(table(rows))
-    save("pool", rows)
-    if options.json:
-        text = json.dumps([asdict(row) for row in rows], indent=1)
-        print(text) if str(options.json) == "-" else options.json.write_text(text)
-    return 1 if any(row.met is False for row in rows) else 0
+    return finish("pool", rows, options.json)
 
 
 if __name__ == "__main__":

@@ -11,10 +11,8 @@ Exit status: 0 all goals met, 1 a goal missed, 2 the results differ.
 
 import argparse
 import gc
-import json
 import os
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from time import perf_counter as now
 from typing import Any
@@ -23,7 +21,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]
 
 import numpy as np  # noqa: E402
-from harness import Row, at_least, save, table  # noqa: E402
+from harness import Row, at_least, finish  # noqa: E402
 from sides import Kvgpu, Side, Vllm, make_requests  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
@@ -135,12 +133,7 @@ def main() -> int:
             row.goal, row.met = at_least(row.ratio, GOALS[options.case][name])
         rows.append(row)
     print(f"{num_blocks} blocks, {per['warm lookup']} warm hits; equal hits and block ids")
-    print(table(rows))
-    save("vs_vllm", rows)
-    if options.json:
-        text = json.dumps([asdict(row) for row in rows], indent=1)
-        print(text) if str(options.json) == "-" else options.json.write_text(text)
-    return 1 if any(row.met is False for row in rows) else 0
+    return finish("vs_vllm", rows, options.json)
 
 
 if __name__ == "__main__":

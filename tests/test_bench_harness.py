@@ -2,9 +2,11 @@
 
 import csv
 import importlib.util
+import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 BENCH = Path(__file__).resolve().parent.parent / "bench"
@@ -161,3 +163,16 @@ def test_the_columns_of_the_table_are_aligned(harness):
 def test_the_figures_in_the_repository_have_the_columns_of_the_harness(harness):
     headers = {tuple(p.read_text().splitlines()[0].split(",")) for p in BENCH.glob("data/*.csv")}
     assert headers == {tuple(harness.FIELDS)}
+
+
+@pytest.mark.parametrize(("met", "status"), [(None, 0), (True, 0), (False, 1)])
+@pytest.mark.parametrize("kind", [lambda x: x, lambda x: None if x is None else np.bool_(x)])
+def test_a_missed_goal_is_the_exit_status(
+    harness, tmp_path, monkeypatch, capsys, met, status, kind
+):
+    monkeypatch.setattr(harness, "DATA", tmp_path)
+    missed = harness.Row("m", "c", "ns", np.float64(2.5), 5.0, "peer", met=kind(met))
+    assert harness.finish("name", [missed], tmp_path / "rows.json") == status
+    assert json.loads((tmp_path / "rows.json").read_text())[0]["kvgpu"] == 2.5
+    assert (tmp_path / "name.csv").exists()
+    assert "peer" in capsys.readouterr().out
