@@ -137,8 +137,10 @@ class BlockPool:
                 f"request {request.request_id} has {len(hashes)} block hashes, "
                 f"{num_full_blocks * stride} are needed; give it a block_hasher"
             )
-        new_blocks = blocks[num_cached_blocks:num_full_blocks]
-        ids = self.state.ids_of(new_blocks)
+        if isinstance(blocks, BlockList) and blocks.state is self.state:
+            ids = blocks.ids[num_cached_blocks:num_full_blocks]
+        else:
+            ids = self.state.ids_of(blocks[num_cached_blocks:num_full_blocks])
         mask = NO_MASK if block_mask is None else np.asarray(block_mask, np.bool_)
         if block_mask is not None and len(mask) < len(ids):
             raise ArgumentError(f"a mask of {len(mask)} for {len(ids)} blocks: make them equal")

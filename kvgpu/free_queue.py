@@ -167,6 +167,7 @@ class FreeKVCacheBlockQueue:
 
     def _attach(self, state: BlockState) -> None:
         self._state = state
+        self._users = state.records["ref_cnt"]
         head, tail = KVCacheBlock.__new__(KVCacheBlock), KVCacheBlock.__new__(KVCacheBlock)
         for end in (head, tail):
             end._state, end._row, end._standalone_id = state, state.num_blocks, -1
@@ -185,7 +186,7 @@ class FreeKVCacheBlockQueue:
     @property
     def num_free_blocks(self) -> int:
         """Number of members. O(1)."""
-        count: int = self._state.records["ref_cnt"].item(-1)
+        count: int = self._users.item(-1)
         return count
 
     def popleft(self) -> KVCacheBlock:
@@ -270,6 +271,7 @@ class FreeKVCacheBlockQueue:
                 state.set_key(row, key)
         for end in self.ends:
             end._row = state.num_blocks
+        self._users = state.records["ref_cnt"]
 
 
 @jit
