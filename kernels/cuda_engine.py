@@ -104,11 +104,12 @@ class CudaEngine:
         longest: int, num_queries: int,
     ) -> None:  # fmt: skip
         """As `kvgpu.kernels.longest_prefix.launch_probe`."""
-        tiles = -(-longest // THREADS)
-        if tiles and len(begins):
+        from kvgpu.kernels.longest_prefix import programs_of
+
+        programs = programs_of(len(begins), longest, num_queries, THREADS)
+        if programs:
             arguments = (
                 table.as_struct(), _pointer(plan), _pointer(keys), _pointer(begins),
                 _pointer(ends), _pointer(hits), np.int64(len(keys)), np.int64(longest),
             )  # fmt: skip
-            grid = (len(begins), tiles, num_queries)
-            _launch("lookup", f"probe_{table.key_words}", grid, arguments)
+            _launch("lookup", f"probe_{table.key_words}", (programs,), arguments)

@@ -22,6 +22,7 @@ STRIDE = tl.constexpr(layout.QUERY_STRIDE)
 FIRST_LINE = tl.constexpr(layout.QUERY_FIRST_LINE)
 NUM_LINES = tl.constexpr(layout.QUERY_NUM_LINES)
 STEP = tl.constexpr(layout.QUERY_STEP)
+LONGEST = tl.constexpr(layout.MAX_TOKENS)
 FULL = tl.constexpr(layout.FULL)
 SLIDING_WINDOW = tl.constexpr(layout.SLIDING_WINDOW)
 CHUNKED_LOCAL = tl.constexpr(layout.CHUNKED_LOCAL)
@@ -170,7 +171,8 @@ def common_hit(ids, line_words, words, num_hashes, max_length, firsts, lengths, 
                 drop = tl.where((verified & bit) == 0, query_word(words, base, DROP), 0)
                 # The dropped block lies behind the hit that is being verified.
                 limit = tl.where(drop > 0, tl.minimum(current + size, max_length), current)
-                limit = tl.minimum(limit, num_hashes // stride * size)
+                hashed = (num_hashes // stride).to(tl.int64) * size
+                limit = tl.minimum(limit, tl.minimum(hashed, LONGEST).to(tl.int32))
                 first, length = apply_rule(
                     ids + query_word(words, base, FIRST_LINE) * line_words, line_words,
                     query_word(words, base, NUM_LINES), stride, kind, limit, size,

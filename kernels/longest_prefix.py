@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
+from kvgpu.errors import ArgumentError
 from kvgpu.kernels import layout
 from kvgpu.kernels.decide import (
     FIRST_LINE,
@@ -50,21 +51,25 @@ def probe_kernel(
 ):  # fmt: skip
     """`hits[line, k]` = first block under key `k` in the line's group, or -1; a program a tile.
 
-    Grid: (requests, tiles of the longest request, queries). keys int64 [num_keys, KEY_WORDS];
+    Grid: requests x queries x tiles of the longest request, in one dimension. keys int64 [num_keys, KEY_WORDS];
     begins, ends int64 [requests]: keys of a request; hits int32 [lines, num_keys]. Only the last
     hash of a block is looked up.
     """
-    begin, length, _ = request_bounds(begins, ends, tl.program_id(0), num_keys, longest)
-    base = HEADER + tl.program_id(2) * QUERY_WORDS
+    tiles = (longest + BLOCK - 1) // BLOCK
+    tile = tl.program_id(0) % tiles
+    rest = tl.program_id(0) // tiles
+    num_queries = tl.load(plan + NUM_QUERIES)
+    begin, length, _ = request_bounds(begins, ends, rest // num_queries, num_keys, longest)
+    base = HEADER + rest % num_queries * QUERY_WORDS
     stride = query_word(plan, base, STRIDE)
-    groups = plan + HEADER + tl.load(plan + NUM_QUERIES) * QUERY_WORDS
+    groups = plan + HEADER + num_queries * QUERY_WORDS
     line = query_word(plan, base, FIRST_LINE)
     end_line = line + query_word(plan, base, NUM_LINES)
-    block = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    block = (tile * BLOCK).to(tl.int32) + tl.arange(0, BLOCK)
     place = (block.to(tl.int64) + 1) * stride - 1
     active = place < length
     key = begin + place
-    if tl.program_id(1) * BLOCK * stride < length:
+    if tile * BLOCK * stride < length:
         k0, k1, k2, k3 = load_key(keys + key * KEY_WORDS, active, KEY_WORDS)
         for at in range(line, end_line):
             group = tl.load(groups + at) + tl.zeros_like(k0)
@@ -136,14 +141,33 @@ class PrefixBuffers(NamedTuple):
     hits: Any
 
 
+def programs_of(requests: int, longest: int, num_queries: int, block: int) -> int:
+    """Programs of one probe, each of `block` keys.
+
+    Raises:
+        ArgumentError: More than a grid has.
+    """
+    programs = requests * num_queries * -(-longest // block)
+    if programs >= 2**31:
+        raise ArgumentError(
+            f"{requests} requests of up to {longest} keys are too many for one launch: give a smaller "
+            "`longest`, or split the batch"
+        )
+    return programs
+
+
 def launch_probe(
     table: TableView, plan: Any, keys: Any, begins: Any, ends: Any, hits: Any, longest: int,
     num_queries: int,
 ) -> None:  # fmt: skip
-    """Start `probe_kernel` for requests of at most `longest` keys on the current stream."""
-    tiles = triton.cdiv(longest, LANES)
-    if tiles and len(begins):
-        probe_kernel[(len(begins), tiles, num_queries)](
+    """Start `probe_kernel` for requests of at most `longest` keys on the current stream.
+
+    Raises:
+        ArgumentError: Too many programs for one launch.
+    """
+    programs = programs_of(len(begins), longest, num_queries, LANES)
+    if programs:
+        probe_kernel[(programs,)](
             table.words, table.records, plan, keys, begins, ends, hits, len(keys), longest,
             table.num_buckets, table.seed,
             KEY_WORDS=table.key_words, BLOCK=LANES, num_warps=1,

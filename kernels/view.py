@@ -36,9 +36,8 @@ class TableView(NamedTuple):
     key_words: int
     seed: int
 
-    def as_struct(self) -> np.void:
-        """A scalar of `VIEW_STRUCT`, which CuPy passes to kernels by value."""
+    def as_struct(self) -> np.ndarray:
+        """One `VIEW_STRUCT` in an array, which CuPy passes to kernels by value."""
         pointers = (tensor.data_ptr() for tensor in (self.words, self.records, self.meta))
         values = (*pointers, self.num_buckets, self.num_blocks, self.seed)
-        struct: np.void = np.array([values], VIEW_STRUCT)[0]
-        return struct
+        return np.array([values], VIEW_STRUCT)

@@ -2,11 +2,11 @@
 
 from typing import TYPE_CHECKING, Any
 
-from kvgpu.errors import ArgumentError, InvariantError
+from kvgpu.errors import InvariantError
 from kvgpu.kernels import layout
 from kvgpu.plan import HitQuery, HitRule, PrefixPlan
 from kvgpu.table_memory import TableMemory
-from kvgpu.tensors import as_tensor, as_vector, on_stream
+from kvgpu.tensors import as_vector, on_stream
 
 if TYPE_CHECKING:
     from kvgpu.kernels.longest_prefix import PrefixBuffers
@@ -21,9 +21,9 @@ class BlockHashTable(TableMemory):
     An entry is a block: its hash and group lie in the record of its id, so an id is in the table at
     most once, and a table for `num_blocks` blocks never fills up or grows. Every operation comes in
     two forms: ``op_async`` only starts kernels on a stream, allocates only what has no `out=`, can be
-    captured in a CUDA graph, and leaves bad values to be reported later; ``op`` waits for the result
-    and reports them. Operations on one stream are ordered; between streams the caller orders them,
-    and no lookup may run beside an update.
+    captured in a CUDA graph (after one call outside, which compiles), and leaves bad values to be
+    reported later; ``op`` waits for the result and reports them. Operations on one stream are ordered;
+    between streams the caller orders them, and no lookup may run beside an update.
 
     Args:
         num_blocks: Blocks of the pool; ids are below this.
@@ -48,6 +48,8 @@ class BlockHashTable(TableMemory):
     ) -> None:  # fmt: skip
         """Make block ``new[i]`` the first under ``keys[i]``, -1 for none; keys of a batch are unique.
 
+        A block that is first under another key must leave that in the same or an earlier flush.
+
         Args:
             keys: uint8 [n, key_bytes] or int64 [n, key_bytes / 8], on the device.
             new: int32 [n].
@@ -61,9 +63,9 @@ class BlockHashTable(TableMemory):
 
         Expected O(n) work; does not synchronise.
         """
-        words = self._keys(keys)
-        count = len(words)
         with on_stream(stream, self.device):
+            words = self._keys(keys)
+            count = len(words)
             all_groups = self._groups(groups, count).expand(count).contiguous()
             after = as_vector("new", new, count, self._torch.int32, self.device)
             if old is None:
@@ -97,10 +99,11 @@ class BlockHashTable(TableMemory):
 
     def rebuild_async(self, keys: Any, ids: Any, groups: Any = 0, *, stream: Any = None) -> None:
         """Replace all entries by block ``ids[i]`` under ``keys[i]``. Expected O(num_blocks + n)."""
-        words = self._keys(keys)
-        none = self._torch.full((len(words),), -1, dtype=self._torch.int32, device=self.device)
-        self.clear_async(stream=stream)
-        self.update_async(words, ids, groups, old=none, stream=stream)
+        with on_stream(stream, self.device):
+            words = self._keys(keys)
+            none = self._torch.full((len(words),), -1, dtype=self._torch.int32, device=self.device)
+            self.clear_async()
+            self.update_async(words, ids, groups, old=none)
 
     def rebuild(self, keys: Any, ids: Any, groups: Any = 0, *, stream: Any = None) -> int:
         """`rebuild_async`, then wait; returns the number of keys. Raises as `update` does."""
@@ -123,12 +126,12 @@ class BlockHashTable(TableMemory):
 
         A hit reads one bucket and one record, a miss one bucket, at low load. Does not synchronise.
         """
-        words = self._keys(keys)
         torch = self._torch
         with on_stream(stream, self.device):
+            words = self._keys(keys)
             if out is None:
                 out = torch.empty(len(words), dtype=torch.int32, device=self.device)
-            ids = as_vector("out", out, len(words), torch.int32, self.device)
+            ids = as_vector("out", out, len(words), torch.int32, self.device, written=True)
             self._engine.launch_find(self.view, words, self._groups(groups, len(words)), ids)
         return out
 
@@ -145,7 +148,7 @@ class BlockHashTable(TableMemory):
         with on_stream(stream, self.device):
             if out is None:
                 return ids >= 0
-            target = as_vector("out", out, len(ids), self._torch.bool, self.device)
+            target = as_vector("out", out, len(ids), self._torch.bool, self.device, written=True)
             self._torch.ge(ids, 0, out=target)
         return out
 
@@ -158,7 +161,10 @@ class BlockHashTable(TableMemory):
     def prefix_buffers(
         self, num_requests: int, num_keys: int, plan: PrefixPlan = ONE_GROUP, with_ids: bool = True
     ) -> "PrefixBuffers":
-        """Uninitialised buffers for `longest_prefix`, to be used again and again."""
+        """Uninitialised buffers for `longest_prefix`, to be used again and again.
+
+        Also brings the plan to the device: a capture in a CUDA graph needs that done before.
+        """
         from kvgpu.kernels.longest_prefix import PrefixBuffers
 
         torch = self._torch
@@ -166,6 +172,7 @@ class BlockHashTable(TableMemory):
         def empty(*shape: int, dtype: Any = torch.int32) -> Any:
             return torch.empty(shape, dtype=dtype, device=self.device)
 
+        self._plan(plan)
         lines, queries = len(plan.groups), len(plan.queries)
         return PrefixBuffers(
             num_tokens=empty(num_requests, dtype=torch.int64),
@@ -201,21 +208,16 @@ class BlockHashTable(TableMemory):
         from kvgpu.kernels.longest_prefix import launch_decide
 
         torch = self._torch
-        words = self._keys(keys)
-        begins, ends = self._spans(offsets)
         with on_stream(stream, self.device):
+            words = self._keys(keys)
+            begins, ends = self._spans(offsets)
+            longest = min(longest, len(words))
             if max_lengths is None:
                 max_lengths = torch.full_like(begins, layout.MAX_TOKENS)
             limits = as_vector("max_lengths", max_lengths, len(begins), torch.int64, self.device)
             if out is None:
                 out = self.prefix_buffers(len(begins), len(words), plan)
-            for name, buffer in out._asdict().items():
-                if buffer is not None:
-                    dtype = torch.int64 if name == "num_tokens" else torch.int32
-                    as_tensor(f"out.{name}", buffer, dtype, self.device)
-            shapes = (len(begins), len(plan.queries)), (len(plan.groups), len(words))
-            if tuple(out.lengths.shape) != shapes[0] or tuple(out.hits.shape) != shapes[1]:
-                raise ArgumentError(f"out: made for another batch or plan; {shapes} are needed")
+            self._check_buffers(out, len(begins), len(words), plan)
             plan_words = self._plan(plan)
             queries = len(plan.queries)
             self._engine.launch_probe(
@@ -233,11 +235,11 @@ class BlockHashTable(TableMemory):
         Raises:
             ArgumentError: Offsets that decrease or leave the keys; their requests have no result.
         """
-        begins, ends = self._spans(offsets)
         with on_stream(stream, self.device):
+            begins, ends = self._spans(offsets)
             longest = int((ends - begins).max()) if len(begins) else 0
         out = self.longest_prefix_async(
-            keys, (begins, ends), plan, longest=min(longest, len(keys)), max_lengths=max_lengths,
+            keys, (begins, ends), plan, longest=longest, max_lengths=max_lengths,
             null_id=null_id, out=out, stream=stream,
         )  # fmt: skip
         self.size(stream=stream)

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kvgpu.errors import ConfigError
-from kvgpu.kernels.layout import FULL
+from kvgpu.kernels.layout import CHUNKED_LOCAL, FULL
 
 MAX_QUERIES = 62
 """Sets of queries are bits of one signed word."""
@@ -59,7 +59,7 @@ class PrefixPlan:
             followed by `groups`.
 
     Raises:
-        ConfigError: No query, or too many.
+        ConfigError: No query, or too many; a query without groups, or sizes below 1.
     """
 
     queries: tuple[HitQuery, ...]
@@ -79,6 +79,12 @@ class PrefixPlan:
         lines: list[slice] = []
         for query in queries:
             rule = query.rule
+            if not query.groups or min(rule.block_size, rule.alignment, query.stride) < 1:
+                raise ConfigError(
+                    f"a query needs groups, and sizes and a stride of at least 1: {query}"
+                )
+            if rule.kind == CHUNKED_LOCAL and rule.extent < 1:
+                raise ConfigError(f"a chunk has at least 1 token: {rule}")
             step = rule.alignment // gcd(rule.alignment, rule.block_size)
             words += [*rule, query.stride, len(groups), len(query.groups), step]
             lines.append(slice(len(groups), len(groups) + len(query.groups)))

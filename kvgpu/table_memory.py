@@ -1,7 +1,7 @@
 """`TableMemory`: what a table keeps on its device, and what may be handed to it."""
 
 import secrets
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from kvgpu.kernels import layout
 from kvgpu.kernels.view import TableView
 from kvgpu.plan import PrefixPlan
 from kvgpu.tensors import as_tensor, as_vector, import_torch, resolve_device
+
+if TYPE_CHECKING:
+    from kvgpu.kernels.longest_prefix import PrefixBuffers
 
 ENGINES = ("triton", "cuda")
 
@@ -81,6 +84,9 @@ class TableMemory:
             bits,
         )
         self._plans: dict[PrefixPlan, Any] = {}
+        if self.device.type == "cuda":
+            # The table may be used on another stream than the one that zeroed it.
+            torch.cuda.current_stream(self.device).synchronize()
 
     @property
     def nbytes(self) -> int:
@@ -117,6 +123,28 @@ class TableMemory:
         if not len(offsets):
             raise ArgumentError("offsets: [requests + 1] numbers are expected, got none")
         return offsets[:-1], offsets[1:]
+
+    def _check_buffers(
+        self, out: "PrefixBuffers", requests: int, num_keys: int, plan: PrefixPlan
+    ) -> None:
+        int32, lines, queries = self._torch.int32, len(plan.groups), len(plan.queries)
+        expected = {
+            "num_tokens": (self._torch.int64, (requests,)),
+            "firsts": (int32, (requests, queries)),
+            "lengths": (int32, (requests, queries)),
+            "ids": (int32, (lines, num_keys)),
+            "hits": (int32, (lines, num_keys)),
+        }
+        for name, (dtype, shape) in expected.items():
+            buffer = getattr(out, name)
+            if buffer is None and name == "ids":
+                continue
+            as_tensor(f"out.{name}", buffer, dtype, self.device, written=True)
+            if tuple(buffer.shape) != shape:
+                raise ArgumentError(
+                    f"out.{name}: made for another batch or plan; {shape} is needed, got "
+                    f"{tuple(buffer.shape)}"
+                )
 
     def _plan(self, plan: PrefixPlan) -> Any:
         words = self._plans.get(plan)

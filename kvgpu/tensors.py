@@ -57,16 +57,21 @@ def resolve_device(device: Any = None) -> "torch.device":
     return device
 
 
-def as_tensor(name: str, value: Any, dtype: "torch.dtype", device: "torch.device") -> Any:
+def as_tensor(
+    name: str, value: Any, dtype: "torch.dtype", device: "torch.device", written: bool = False
+) -> Any:
     """`value` as a contiguous tensor of this dtype on this device, without a copy.
 
-    numpy arrays are copied to the device; whatever lies on another device is refused.
+    numpy arrays are copied to the device, and so refused where they would be `written`; whatever lies
+    on another device is refused.
 
     Raises:
         ArgumentTypeError: Another dtype, or no array.
         ArgumentError: Another device, or not contiguous.
     """
     torch = import_torch()
+    if isinstance(value, np.ndarray) and written:
+        raise ArgumentTypeError(f"{name}: a tensor on {device} is expected, got a numpy array")
     if isinstance(value, np.ndarray):
         value = torch.from_numpy(value).to(device)
     elif not isinstance(value, torch.Tensor):
@@ -86,17 +91,26 @@ def as_tensor(name: str, value: Any, dtype: "torch.dtype", device: "torch.device
 
 
 def as_vector(
-    name: str, value: Any, length: int | None, dtype: "torch.dtype", device: "torch.device"
+    name: str,
+    value: Any,
+    length: int | None,
+    dtype: "torch.dtype",
+    device: "torch.device",
+    written: bool = False,
 ) -> Any:
     """`as_tensor` for one dimension, of a given length unless that is None."""
-    value = as_tensor(name, value, dtype, device)
+    value = as_tensor(name, value, dtype, device, written)
     if value.dim() != 1 or (length is not None and len(value) != length):
         raise ArgumentError(f"{name}: shape [{length}] is expected, got {list(value.shape)}")
     return value
 
 
 def on_stream(stream: Any, device: "torch.device") -> Any:
-    """Context in which a stream is current: a torch stream, a CuPy stream, an address, or None for no change."""
+    """Context in which a stream is current: a torch stream, a CuPy stream, an address, or None for no change.
+
+    Raises:
+        ArgumentError: The stream belongs to another device.
+    """
     torch = import_torch()
     if device.type != "cuda":
         return nullcontext()
@@ -104,4 +118,6 @@ def on_stream(stream: Any, device: "torch.device") -> Any:
         stream = torch.cuda.current_stream(device)
     elif not isinstance(stream, torch.cuda.Stream):
         stream = torch.cuda.ExternalStream(int(getattr(stream, "ptr", stream)), device=device)
+    if stream.device != device:
+        raise ArgumentError(f"the stream belongs to {stream.device}, the table to {device}")
     return torch.cuda.stream(stream)

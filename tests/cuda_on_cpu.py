@@ -43,7 +43,8 @@ class ViewStruct(ctypes.Structure):
 
 
 def _as_c(value: Any) -> Any:
-    if isinstance(value, np.void):
+    if isinstance(value, np.ndarray):
+        assert value.size == 1
         return ViewStruct.from_buffer_copy(value.tobytes())
     kinds: dict[type, Any] = {
         np.uint64: ctypes.c_void_p, np.int64: ctypes.c_longlong, np.int32: ctypes.c_int

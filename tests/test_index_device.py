@@ -3,19 +3,23 @@
 import logging
 import sys
 
+import numpy as np
 import pytest
 from device_tools import torch
 from index_tools import erase, insert, make_index, match, random_rows
 from managers import admit, full, make_manager, make_request
 
 from kvgpu import tensors
-from kvgpu.errors import DeviceError, InvariantError
+from kvgpu.batch.queries import BatchQueries
+from kvgpu.errors import ArgumentError, DeviceError, InvariantError
 from kvgpu.index import device
+from kvgpu.index.arena import HashArena
 from kvgpu.index.auto import AutoIndex, crossover_of
 from kvgpu.kernels.layout import FULL
-from kvgpu.plan import HitRule
+from kvgpu.plan import HitQuery, HitRule, PrefixPlan
 
 RULE = HitRule(FULL, 1, 1)
+PLAN = PrefixPlan((HitQuery(RULE, (0,)),))
 
 
 def lookup(index, rows):
@@ -121,6 +125,43 @@ def test_a_failure_of_the_device_is_a_typed_error_and_loses_nothing(index, monke
         lookup(index, random_rows(3))
     assert lookup(index, random_rows(3)) == [1, 2, 3]
     index.check()
+
+
+def test_a_table_that_contradicts_the_host_is_made_anew(index):
+    index.flush().view.words.zero_()
+    erase(index, 2)
+    with pytest.raises(InvariantError, match="rebuild"):
+        lookup(index, random_rows(3))
+    assert lookup(index, random_rows(3)) == [1]
+    index.check()
+
+
+def test_a_flush_that_fails_half_way_is_made_up_for(index, monkeypatch):
+    lookup(index, random_rows(3))
+    erase(index, 2)
+    moved, failures = index._moved, [MemoryError("out of memory")]
+
+    def fail_once(array):
+        if failures:
+            raise failures.pop()
+        return moved(array)
+
+    monkeypatch.setattr(index, "_moved", fail_once)
+    queries = HashArena(3)
+    queries.words[:] = random_rows(3)
+    spans = [np.array([value]) for value in (0, 3, 3)]
+    with pytest.raises(DeviceError, match="out of memory"):
+        index.match_batch(PLAN, queries, *spans)
+    assert index.match_batch(PLAN, queries, *spans).num_tokens.tolist() == [1]
+
+
+def test_auto_does_not_leave_results_on_a_device_that_it_does_not_ask():
+    manager = make_manager(full(4), num_blocks=40, backend="auto")
+    admit(manager, make_request("a", 30, 4))
+    queries = BatchQueries(manager, 2, 50)
+    queries.track([make_request("b", 30, 4)])
+    with pytest.raises(ArgumentError, match="on a device"):
+        queries.match_async()
 
 
 @pytest.fixture

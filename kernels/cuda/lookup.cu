@@ -24,19 +24,23 @@ extern "C" __global__ void find_4(TableView table, const word* keys, const int* 
     find_one<4>(table, keys, groups, one_group, ids, count);
 }
 
-// Grid: (requests, tiles of the longest request, queries). A request whose keys are out of range
+// Grid: requests x queries x tiles of the longest request, in one dimension. A request whose keys are out of range
 // has none here; the kernel that decides reports it.
 template <int KEY_WORDS>
 __device__ void probe_one(const TableView& table, const word* plan, const word* keys,
                           const word* begins, const word* ends, int* hits, word num_keys,
                           word longest) {
-    const word begin = begins[blockIdx.x];
-    word length = ends[blockIdx.x] - begin;
+    const word tiles = (longest + blockDim.x - 1) / blockDim.x;
+    const word num_queries = plan[KVGPU_PLAN_NUM_QUERIES];
+    const word tile = blockIdx.x % tiles, rest = blockIdx.x / tiles;
+    const word request = rest / num_queries;
+    const word begin = begins[request];
+    word length = ends[request] - begin;
     if (begin < 0 || length < 0 || begin + length > num_keys) return;
     length = length < longest ? length : longest;
-    const word* query = plan + KVGPU_PLAN_HEADER + blockIdx.z * KVGPU_QUERY_WORDS;
-    const word* groups = plan + KVGPU_PLAN_HEADER + plan[KVGPU_PLAN_NUM_QUERIES] * KVGPU_QUERY_WORDS;
-    const word block = static_cast<word>(blockIdx.y) * blockDim.x + threadIdx.x;
+    const word* query = plan + KVGPU_PLAN_HEADER + rest % num_queries * KVGPU_QUERY_WORDS;
+    const word* groups = plan + KVGPU_PLAN_HEADER + num_queries * KVGPU_QUERY_WORDS;
+    const word block = tile * blockDim.x + threadIdx.x;
     const word place = (block + 1) * query[KVGPU_QUERY_STRIDE] - 1;
     if (place >= length) return;
     const word first_line = query[KVGPU_QUERY_FIRST_LINE];

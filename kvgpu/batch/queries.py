@@ -91,11 +91,14 @@ class BatchQueries:
 
         spans = self.rows.spans(rows)
         plan, cache = self._plan(), self.manager.block_pool.prefix_cache
-        if plan is None or not isinstance(cache.index, DeviceIndex) or cache.map.extras:
-            raise ArgumentError("match_async needs an index on a device, with regular keys only")
+        index = cache.index
+        if plan is None or not isinstance(index, DeviceIndex) or not index.answers:
+            raise ArgumentError("match_async needs an index on a device: use match()")
+        if cache.map.extras:
+            raise ArgumentError("keys are cached that a device does not hold: use match()")
         if cache.state.width is None or not self._fits_records():
             raise ArgumentError("no block of this width was cached yet: use match()")
-        return cache.index.start_batch(plan, self.rows.arena, *spans, out=out)
+        return index.start_batch(plan, self.rows.arena, *spans, out=out)
 
     def _plan(self) -> PrefixPlan | None:
         plan: PrefixPlan | None = getattr(self.manager.coordinator, "plan", None)

@@ -15,10 +15,10 @@ from kvgpu.request import BlockHashes, rows_from_bytes
 RowIds = npt.NDArray[np.int64]
 
 ROW_RECORD = np.dtype(
-    [("begin", "<i8"), ("end", "<i8"), ("num_tokens", "<i8"), ("place", "<i8"), ("reads", "?"),
-     ("tracked", "?")], align=True,
+    [("begin", "<i8"), ("end", "<i8"), ("limit", "<i8"), ("num_tokens", "<i8"), ("place", "<i8"),
+     ("reads", "?"), ("tracked", "?")], align=True,
 )  # fmt: skip
-"""begin, end: hashes in the arena. reads: may reuse cached blocks. place: scratch of `gather`."""
+"""begin, end: hashes in the arena; up to limit there is room for more. reads: may reuse cached blocks. place: scratch of `gather`."""
 
 UNTRACKED = 1
 TWICE = 2
@@ -140,14 +140,18 @@ class RequestRows:
             raise ArgumentError(f"request {known} is tracked already; extend() its row instead")
         hashes = [self._words(request) for request in requests]
         width = self._common_width([request.block_hashes for request in requests])
-        self._make_room(len(requests), sum(map(len, hashes)))
+        if len(requests) > len(self._idle):
+            raise ArgumentError(
+                f"{len(requests)} more requests do not fit into {len(self.requests)} rows: grow() first"
+            )
+        self._make_room({}, sum(map(len, hashes)))
         self.width = width
         rows = np.array([self._idle.pop() for _ in requests], np.int64)
         for row, request, words in zip(rows.tolist(), requests, hashes, strict=True):
             self._row_of[request.request_id] = row
             self._table["tracked"][row] = True
             self.requests[row] = request
-            self.begins[row] = self.ends[row] = self._top
+            self.begins[row] = self.ends[row] = self._table["limit"][row] = self._top
             self.reads[row] = not request.skip_reading_prefix_cache
             self.num_tokens[row] = request.num_tokens
             self._append(row, words)
@@ -172,12 +176,7 @@ class RequestRows:
                 )
             new.append(self._words(request, have))
         width = self._common_width([self.requests[row].block_hashes for row in checked])
-        moved = sum(
-            int(self.ends[row] - self.begins[row]) + len(words)
-            for row, words in zip(checked, new, strict=True)
-            if len(words)
-        )
-        self._make_room(0, moved)
+        self._make_room({row: len(words) for row, words in zip(checked, new, strict=True)}, 0)
         self.width = width
         for row, words in zip(checked, new, strict=True):
             self.num_tokens[row] = self.requests[row].num_tokens
@@ -259,17 +258,21 @@ class RequestRows:
             raise ArgumentError(f"hashes of different widths cannot be tracked together: {widths}")
         return widths.pop() if widths else 0
 
-    def _make_room(self, requests: int, hashes: int) -> None:
-        """Pack the arena if its end is too near."""
-        if requests > len(self._idle):
-            raise ArgumentError(
-                f"{requests} more requests do not fit into {len(self.requests)} rows: grow() first"
-            )
-        if self._top + hashes <= len(self.arena):
+    def _make_room(self, longer: dict[int, int], fresh: int) -> None:
+        """See that rows can become longer by so many hashes, and `fresh` more follow; else pack."""
+        limit, top = self._table["limit"], self._top
+        for row, count in longer.items():
+            if count and self.ends[row] + count > limit[row]:
+                top += count + (
+                    0 if self.ends[row] == top else int(self.ends[row] - self.begins[row])
+                )
+        if top + fresh <= len(self.arena):
             return
-        if self.num_hashes + hashes > len(self.arena):
+        needed = sum(longer.values()) + fresh
+        if self.num_hashes + needed > len(self.arena):
             raise ArgumentError(
-                f"{hashes} more hashes do not fit into an arena of {len(self.arena)}: grow() first"
+                f"{needed} more hashes do not fit into an arena of {len(self.arena)} that holds "
+                f"{self.num_hashes}: grow() first"
             )
         words = self.arena.words
         packed = np.zeros_like(words)
@@ -278,25 +281,31 @@ class RequestRows:
             part = words[self.begins[row] : self.ends[row]]
             packed[top : top + len(part)] = part
             self.begins[row], self.ends[row] = top, top + len(part)
-            top += len(part)
+            top += len(part) + longer.get(row, 0)
+            limit[row] = top
         self.arena.words, self._top = packed, top
         self._changed_all()
 
     def _changed_all(self) -> None:
         self.epoch += 1
-        self.arena.wrote(0, self._top)
+        self.arena.wrote_all(self._top)
 
     def _append(self, row: int, words: npt.NDArray[np.int64]) -> None:
         if not len(words):
             return
         begin, end = int(self.begins[row]), int(self.ends[row])
-        if end != self._top:
-            # Others lie behind: the row moves to where there is room.
-            words_here = self.arena.words
-            words_here[self._top : self._top + end - begin] = words_here[begin:end]
-            self.arena.wrote(self._top, self._top + end - begin)
-            begin, end = self._top, self._top + end - begin
-            self.begins[row] = begin
+        if end + len(words) > self._table["limit"][row]:
+            if end != self._top:
+                # Others lie behind: the row moves to where there is room.
+                begin, end = self._moved_to_top(begin, end)
+                self.begins[row] = begin
+            self._top = self._table["limit"][row] = end + len(words)
         self.arena.words[end : end + len(words)] = words
-        self.ends[row] = self._top = end + len(words)
-        self.arena.wrote(end, self._top)
+        self.ends[row] = end + len(words)
+        self.arena.wrote(end, end + len(words))
+
+    def _moved_to_top(self, begin: int, end: int) -> tuple[int, int]:
+        words, top = self.arena.words, self._top
+        words[top : top + end - begin] = words[begin:end]
+        self.arena.wrote(top, top + end - begin)
+        return top, top + end - begin

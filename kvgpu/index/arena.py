@@ -33,6 +33,10 @@ class HashArena:
             begin = self._written.pop()[0]
         self._written.append((begin, end))
 
+    def wrote_all(self, end: int) -> None:
+        """Everything up to `end` has changed."""
+        self._written = [(0, end)]
+
     def take_written(self) -> list[tuple[int, int]]:
         """Pieces that have changed since the last call."""
         pieces, self._written = self._written, []

@@ -87,6 +87,7 @@ class AutoIndex(DeviceIndex):
     def _measure(self) -> None:
         sample = _Sample(BlockState(SAMPLE_BLOCKS))
         try:
+            # A failure of any kind, a missing compiler included, is a DeviceError by now.
             self.crossover = measured_crossover(sample)
             self.reason = f"measured on {self.device}"
         except DeviceError as error:
@@ -109,6 +110,10 @@ class AutoIndex(DeviceIndex):
             except DeviceError as error:
                 self._give_up(error)
         return HostIndex.match_batch(self, plan, arena, begins, ends, max_lengths)
+
+    @property
+    def answers(self) -> bool:
+        return self.crossover is not None
 
     def _asks_device(self, num_blocks: int) -> bool:
         return self.crossover is not None and num_blocks >= self.crossover

@@ -13,7 +13,7 @@ import numpy as np
 
 from kvgpu.block_hash_table import BlockHashTable
 from kvgpu.blocks import FIRST, BlockState
-from kvgpu.errors import DeviceError, InvariantError, KVGPUError
+from kvgpu.errors import ArgumentError, DeviceError, InvariantError, KVGPUError
 from kvgpu.index.arena import HashArena
 from kvgpu.index.base import BatchHits, PrefixHits, Rows, Spans
 from kvgpu.index.host import HostIndex
@@ -76,8 +76,8 @@ class DeviceIndex(HostIndex):
     ) -> BatchHits:
         if self.state.width is None or not len(begins):
             return super().match_batch(plan, arena, begins, ends, max_lengths)
+        out = self.start_batch(plan, arena, begins, ends, max_lengths, with_ids=False)
         with self._typed_errors():
-            out = self.start_batch(plan, arena, begins, ends, max_lengths, with_ids=False)
             found = self._torch.cat(
                 [out.num_tokens[:, None], out.lengths.to(self._torch.int64)], dim=1
             )
@@ -96,36 +96,43 @@ class DeviceIndex(HostIndex):
         Returns:
             Buffers on the device (see `PrefixBuffers`), with ids as long as the arena, or `out`.
         """
-        table = self.flush()
-        keys = self._resident(arena, table.view.key_words)
-        spans = self._moved(np.stack([begins, ends, max_lengths]))
-        if out is None:
-            out = table.prefix_buffers(len(begins), len(arena), plan, with_ids)
-        return table.longest_prefix_async(
-            keys, (spans[0], spans[1]), plan, longest=int((ends - begins).max(initial=0)),
-            max_lengths=spans[2], null_id=self.state.null_id, out=out,
-        )  # fmt: skip
+        with self._typed_errors():
+            table = self.flush()
+            keys = self._resident(arena, table.view.key_words)
+            spans = self._moved(np.stack([begins, ends, max_lengths]))
+            if out is None:
+                out = table.prefix_buffers(len(begins), len(arena), plan, with_ids)
+            return table.longest_prefix_async(
+                keys, (spans[0], spans[1]), plan, longest=int((ends - begins).max(initial=0)),
+                max_lengths=spans[2], null_id=self.state.null_id, out=out,
+            )  # fmt: skip
 
     def _resident(self, arena: HashArena, words: int) -> Any:
         """The arena on the device, brought up to date."""
         pieces = arena.take_written()
-        if arena.copy is None or arena.copy.shape != (len(arena), words):
-            arena.copy = self._moved(arena.words[:, :words])
-            return arena.copy
-        for begin, end in pieces:
-            arena.copy[begin:end] = self._moved(arena.words[begin:end, :words])
-        return arena.copy
+        # Lost unless all of it arrives.
+        copy, arena.copy = arena.copy, None
+        if copy is None or copy.shape != (len(arena), words):
+            copy = self._moved(arena.words[:, :words])
+        else:
+            for begin, end in pieces:
+                copy[begin:end] = self._moved(arena.words[begin:end, :words])
+        arena.copy = copy
+        return copy
 
     @contextmanager
     def _typed_errors(self) -> Iterator[None]:
-        """A failure of the device becomes a `DeviceError`; the copy there is lost."""
+        """A failure of the device becomes a `DeviceError`; after any failure the copy is made anew."""
         try:
             yield
-        except RuntimeError as error:
-            if isinstance(error, KVGPUError):
-                raise
+        except ArgumentError:
+            raise
+        except Exception as error:
+            # Compilers, launchers and drivers each have their own.
             self._copy = None
             self._stale = True
+            if isinstance(error, KVGPUError):
+                raise
             raise DeviceError(
                 f"the device failed and its table is lost: {error}. The next lookup makes it again; "
                 "after an error that kills the CUDA context, start a new process or use 'host'"
@@ -138,7 +145,7 @@ class DeviceIndex(HostIndex):
         sent = np.empty(len(rows) * words + 3, np.int64)
         sent[:-3].reshape(len(rows), words)[:] = rows[:, :words]
         sent[-3:] = 0, len(rows), max_length
-        arrived = self._torch.from_numpy(sent).to(self.device)
+        arrived = self._moved(sent)
         keys = arrived[:-3].reshape(len(rows), words)
         out = table.longest_prefix_async(
             keys, (arrived[-3:-2], arrived[-2:-1]), plan, longest=len(rows),
@@ -178,14 +185,25 @@ class DeviceIndex(HostIndex):
             self._stale = False
         elif len(self.journal):
             changes = self.journal.take()
+            self._stale = True  # until all of it is on its way
             table.update_async(
                 self._moved(changes.keys[:, :words]), self._moved(changes.new),
                 self._moved(changes.group), old=self._moved(changes.old), validate=False,
             )  # fmt: skip
+            self._stale = False
         return table
 
     def _moved(self, array: np.ndarray) -> Any:
-        return self._torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+        """On the device, without waiting: torch keeps the pinned piece until it has been copied."""
+        tensor = self._torch.from_numpy(np.ascontiguousarray(array))
+        if self.device.type != "cuda":
+            return tensor.clone()
+        return tensor.pin_memory().to(self.device, non_blocking=True)
+
+    @property
+    def answers(self) -> bool:
+        """Whether the device is asked at all."""
+        return True
 
     def _violations(self) -> list[str]:
         """The host's, and what the device's table has that the host does not say."""

@@ -98,6 +98,23 @@ def test_the_arena_is_packed_when_its_end_is_reached():
     assert rows.epoch == 1
 
 
+def test_a_row_can_grow_into_the_last_place_of_the_arena():
+    rows = RequestRows(2, 100)
+    long, other = make_request("long", 4 * 60, 4), make_request("other", 4 * 5, 4)
+    handed_out = rows.track([long, other])
+    long.append_output_token_ids([1] * 4 * 35)
+    rows.extend(handed_out[:1])
+    assert holds(rows, [long, other])
+    assert rows.num_hashes == 100
+
+
+def test_packing_leaves_one_piece_to_be_copied():
+    rows = RequestRows(2, 10)
+    for turn in range(20):
+        rows.untrack(rows.track([make_request(f"r{turn}", 4 * 7, 4)]))
+    assert len(rows.arena.take_written()) <= 2
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

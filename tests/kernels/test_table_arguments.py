@@ -14,7 +14,8 @@ from kvgpu.errors import (
     InvariantError,
     UnknownNameError,
 )
-from kvgpu.kernels.layout import META_SIZE, META_STATUS, OVERFLOW_WORD
+from kvgpu.kernels.layout import CHUNKED_LOCAL, FULL, META_SIZE, META_STATUS, OVERFLOW_WORD
+from kvgpu.kernels.longest_prefix import programs_of
 from kvgpu.plan import HitQuery, HitRule, PrefixPlan
 
 
@@ -150,6 +151,40 @@ def test_arguments_of_a_prefix_lookup_are_checked(table, offsets, limits):
 def test_buffers_of_another_batch_are_refused(table):
     with pytest.raises(ArgumentError, match="out"):
         table.longest_prefix(random_keys(5), to_device([0, 5]), out=table.prefix_buffers(1, 4))
+
+
+@pytest.mark.parametrize("field", ["num_tokens", "firsts", "lengths", "ids", "hits"])
+def test_a_buffer_of_another_shape_is_refused(table, field):
+    out = table.prefix_buffers(1, 5)
+    short = getattr(out, field)[..., :0].contiguous()
+    with pytest.raises(ArgumentError, match=field):
+        table.longest_prefix(random_keys(5), to_device([0, 5]), out=out._replace(**{field: short}))
+
+
+def test_results_are_not_written_into_a_copy_of_a_numpy_array(table):
+    with pytest.raises(ArgumentTypeError, match="numpy"):
+        table.find(random_keys(2), out=np.zeros(2, np.int32))
+
+
+def test_more_programs_than_a_grid_has_are_refused():
+    with pytest.raises(ArgumentError, match="split the batch"):
+        programs_of(2**16, 2**20, 1, 32)
+    assert programs_of(3, 33, 2, 32) == 12
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        HitQuery(HitRule(FULL, 4, 4), ()),
+        HitQuery(HitRule(FULL, 4, 4), (0,), 0),
+        HitQuery(HitRule(FULL, 0, 4), (0,)),
+        HitQuery(HitRule(FULL, 4, 0), (0,)),
+        HitQuery(HitRule(CHUNKED_LOCAL, 4, 4), (0,)),
+    ],
+)
+def test_a_query_that_kernels_cannot_compute_is_refused(query):
+    with pytest.raises(ConfigError):
+        PrefixPlan((query,))
 
 
 @pytest.mark.parametrize("count", [0, 63])

@@ -49,7 +49,7 @@ def test_another_kernel_looks_up_through_the_view():
 
 def test_the_struct_of_a_view_holds_its_pointers_and_sizes():
     table = make_table(20)
-    struct = table.view.as_struct()
+    (struct,) = table.view.as_struct()
     assert struct.dtype == VIEW_STRUCT
     assert [int(struct[name]) for name in ("words", "records", "meta")] == [
         tensor.data_ptr() for tensor in (table.view.words, table.view.records, table.view.meta)
