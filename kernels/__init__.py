@@ -1,1 +1,1 @@
-"""Layout of the block-hash table, and (from the GPU milestone on) the kernels that probe it."""
+"""The block-hash table on devices: its byte layout, and one file per family of kernels."""

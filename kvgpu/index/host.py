@@ -12,15 +12,8 @@ from kvgpu.blocks import BlockState, Ids
 from kvgpu.index.arena import HashArena
 from kvgpu.index.base import BatchHits, BlockIndex, PrefixHits, Rows, Spans
 from kvgpu.index.journal import NO_LOG, Journal
-from kvgpu.index.table import (
-    enter_one,
-    erase_rows,
-    first_of,
-    hash_of,
-    insert_rows,
-    match_batch_rows,
-    match_rows,
-)
+from kvgpu.index.matching import match_batch_rows, match_rows
+from kvgpu.index.table import enter_one, erase_rows, first_of, hash_of, insert_rows
 from kvgpu.kernels.layout import (
     BUCKET_WORDS,
     EMPTY_WORD,

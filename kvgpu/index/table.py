@@ -16,16 +16,9 @@ from kvgpu.kernels.layout import (
     HASH_MULTIPLIER,
     LOW_32,
     OVERFLOW_WORD,
-    PLAN_HEADER,
-    PLAN_NUM_QUERIES,
-    QUERY_FIRST_LINE,
-    QUERY_NUM_LINES,
-    QUERY_STRIDE,
-    QUERY_WORDS,
     SLOTS_PER_BUCKET,
     TAG_SHIFT,
 )
-from kvgpu.policies import apply_rule, common_hit
 
 AHEAD = 8
 """Rounds between asking for a cache line and using it."""
@@ -248,115 +241,6 @@ def first_of(records: Any, table: Any, words: Any, group: int, seed: int) -> int
     h = slot_hash(k0, k1, k2, k3, group, seed)
     found: int = find_first(records, table, k0, k1, k2, k3, group, h)
     return found
-
-
-@inline
-def probe(ctx: Any, block: int) -> bool:
-    """Is `block` of the request cached in every group? Notes the ids that were found.
-
-    The block that followed the previous one last time is tried first: one cache line instead of
-    two. A successor is a hint, so its key and flags are verified.
-    """
-    records, table, rows, stride, groups, ids, last, seed = ctx
-    place = (block + 1) * stride - 1
-    k0, k1, k2, k3 = rows[place, 0], rows[place, 1], rows[place, 2], rows[place, 3]
-    for line in range(len(groups)):
-        group = groups[line]
-        follows = last[line, 0] == block - 1
-        row = -1
-        if follows:
-            hint = records[last[line, 1]].successor
-            if records[hint].flags & FIRST and same_key(records[hint], k0, k1, k2, k3, group):
-                row = hint
-        if row < 0:
-            h = slot_hash(k0, k1, k2, k3, group, seed)
-            row = find_first(records, table, k0, k1, k2, k3, group, h)
-            if row < 0:
-                return False
-            if follows:
-                records[last[line, 1]].successor = row
-        ids[line, block] = row
-        last[line, 0] = block
-        last[line, 1] = row
-    return True
-
-
-@inline
-def bind_query(ctx: Any, query: int) -> Any:
-    """What `probe` takes for one query of a plan."""
-    records, table, rows, words, ids, last, seed = ctx
-    base = PLAN_HEADER + query * QUERY_WORDS
-    begin = words[base + QUERY_FIRST_LINE]
-    end = begin + words[base + QUERY_NUM_LINES]
-    groups = words[PLAN_HEADER + words[PLAN_NUM_QUERIES] * QUERY_WORDS :]
-    return (
-        records, table, rows, words[base + QUERY_STRIDE], groups[begin:end], ids[begin:end],
-        last[begin:end], seed,
-    )  # fmt: skip
-
-
-@jit
-def match_rows(
-    records: Any, table: Any, rows: Any, words: Any, max_length: int, null_id: int, seed: int
-) -> Any:
-    """`BlockIndex.match`; `words` are those of the plan.
-
-    Returns int32: length in tokens, blocks hit per query, then the ids of each line, one after the
-    other: a copy, since a request may be long and its hit short.
-    """
-    num_queries = words[PLAN_NUM_QUERIES]
-    num_lines = len(words) - PLAN_HEADER - num_queries * QUERY_WORDS
-    ids = np.empty((num_lines, len(rows)), np.int32)
-    # One allocation for what is small: each costs as much as ten hits.
-    scratch = np.empty(2 * (num_queries + num_lines), np.int64)
-    firsts, lengths = scratch[:num_queries], scratch[num_queries : 2 * num_queries]
-    last = scratch[2 * num_queries :].reshape((num_lines, 2))
-    last[:] = -2
-    ctx = (records, table, rows, words, ids, last, seed)
-    num_tokens = common_hit(
-        apply_rule, bind_query, probe, ctx, words, len(rows), max_length, firsts, lengths
-    )
-    size = 1 + num_queries
-    for q in range(num_queries):
-        size += lengths[q] * words[PLAN_HEADER + q * QUERY_WORDS + QUERY_NUM_LINES]
-    found = np.empty(size, np.int32)
-    found[0] = num_tokens
-    place = 1 + num_queries
-    for q in range(num_queries):
-        found[1 + q] = lengths[q]
-        base = PLAN_HEADER + q * QUERY_WORDS
-        begin = words[base + QUERY_FIRST_LINE]
-        for line in range(begin, begin + words[base + QUERY_NUM_LINES]):
-            for i in range(lengths[q]):
-                found[place + i] = null_id if i < firsts[q] else ids[line, i]
-            place += lengths[q]
-    return found
-
-
-@jit
-def match_batch_rows(
-    records: Any, table: Any, rows: Any, begins: Any, ends: Any, words: Any, max_lengths: Any,
-    seed: int, num_tokens: Any, lengths: Any,
-) -> None:  # fmt: skip
-    """`BlockIndex.match_batch`; fills `num_tokens` and `lengths`."""
-    num_queries = words[PLAN_NUM_QUERIES]
-    num_lines = len(words) - PLAN_HEADER - num_queries * QUERY_WORDS
-    longest = 0
-    for r in range(len(begins)):
-        longest = max(longest, ends[r] - begins[r])
-    ids = np.empty((num_lines, longest), np.int32)
-    last = np.empty((num_lines, 2), np.int64)
-    firsts = np.empty(num_queries, np.int64)
-    found = np.empty(num_queries, np.int64)
-    for r in range(len(begins)):
-        mine = rows[begins[r] : ends[r]]
-        last[:] = -2
-        ctx = (records, table, mine, words, ids, last, seed)
-        num_tokens[r] = common_hit(
-            apply_rule, bind_query, probe, ctx, words, len(mine), max_lengths[r], firsts, found
-        )
-        for q in range(num_queries):
-            lengths[r, q] = found[q]
 
 
 @jit
