@@ -7,7 +7,7 @@ from setuptools import find_packages, setup
 HERE = Path(__file__).parent
 
 # torch and triton come as a pair (torch pins the Triton it was built for).
-GPU = ["torch>=2.8", "triton>=3.4"]
+GPU = ["torch>=2.8", "triton>=3.5"]
 
 setup(
     name="kvgpu",

@@ -5,13 +5,12 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from kvgpu.kernels.layout import LOW_32, SLOTS_PER_BUCKET
+from kvgpu.kernels.layout import LOW_32
 from kvgpu.kernels.records import LANES, load_bucket, load_key, record_equals
 from kvgpu.kernels.slot_hash import bucket_of, slot_hash, upper_half
 from kvgpu.kernels.view import TableView
 
 LOW = tl.constexpr(LOW_32)
-SLOTS = tl.constexpr(SLOTS_PER_BUCKET)
 
 
 @triton.jit

@@ -9,6 +9,7 @@ from kvgpu.kernels import layout
 from kvgpu.kernels.find import find_blocks
 from kvgpu.kernels.records import BUCKET, LANES, load_key
 from kvgpu.kernels.slot_hash import LOW, bucket_of, slot_hash, upper_half
+from kvgpu.kernels.update import SLOTS
 from kvgpu.kernels.view import TableView
 
 BAD_WORD = 0
@@ -32,9 +33,9 @@ def entries_kernel(
     entry, number of entries.
     """
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    inside = i < num_buckets * 7
-    bucket = i // 7
-    word = tl.load(words + bucket * BUCKET + i % 7, mask=inside, other=0)
+    inside = i < num_buckets * SLOTS
+    bucket = i // SLOTS
+    word = tl.load(words + bucket * BUCKET + i % SLOTS, mask=inside, other=0)
     live = word != 0
     row = (word & LOW) - 1
     bad = live & ((row < 0) | (row >= num_blocks))

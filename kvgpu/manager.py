@@ -38,7 +38,8 @@ class KVCacheManager:
         dcp_world_size: Ranks of decode context parallelism.
         pcp_world_size: Ranks of prefill context parallelism.
         metrics_collector: Told of allocations, accesses and evictions of blocks.
-        backend: Index backend, `reference` or `host`; None for `KVGPU_BACKEND`, else `host`.
+        backend: Index backend: `host`, `reference`, `triton`, `cuda` or `auto`; None for
+            `KVGPU_BACKEND`, else `host`.
 
     Raises:
         ConfigError: The configuration cannot work; the message says why.

@@ -93,6 +93,8 @@ class DeviceIndex(HostIndex):
     ) -> "PrefixBuffers":  # fmt: skip
         """`match_batch` without waiting: flush, copy what is new in the arena, two launches.
 
+        Only the first call, which makes the table, waits for it to be zeroed.
+
         Returns:
             Buffers on the device (see `PrefixBuffers`), with ids as long as the arena, or `out`.
         """
