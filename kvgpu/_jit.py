@@ -75,6 +75,15 @@ def inline(function: F) -> F:
     return cast(F, numba.njit(error_model="numpy", forceinline=True)(function))
 
 
+def _address(context: Any, builder: Any, array_type: Any, array: Any, index_type: Any, index: Any) -> Any:
+    """Where element or row `index` of an array that is contiguous behind its first axis begins."""
+    lowering: Any = cgutils
+    header = context.make_array(array_type)(context, builder, array)
+    index = context.cast(builder, index, index_type, types.intp)
+    stride = lowering.unpack_tuple(builder, header.strides)[0]
+    return lowering.pointer_add(builder, header.data, builder.mul(index, stride))
+
+
 @intrinsic
 def _prefetch(typing_context: Any, array: Any, index: Any) -> Any:
     """Start loading element or row `index` (int64) of a C-contiguous array into the cache.
@@ -86,10 +95,7 @@ def _prefetch(typing_context: Any, array: Any, index: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         array_type, index_type = signature.args
-        header = context.make_array(array_type)(context, builder, arguments[0])
-        index = context.cast(builder, arguments[1], index_type, types.intp)
-        stride = lowering.unpack_tuple(builder, header.strides)[0]
-        address = lowering.pointer_add(builder, header.data, builder.mul(index, stride))
+        address = _address(context, builder, array_type, arguments[0], index_type, arguments[1])
         word = ir.IntType(32)
         hint = lowering.get_or_insert_function(
             builder.module,
@@ -104,7 +110,54 @@ def _prefetch(typing_context: Any, array: Any, index: Any) -> Any:
     return types.void(array, index), generate
 
 
+@intrinsic
+def _lanes_equal(typing_context: Any, array: Any, row: Any, value: Any, shift: Any) -> Any:
+    """Bit i of the result: word i of the eight int64 words of a row, shifted right, equals `value`.
+
+    One vector comparison; the loop that it replaces cost as much as a cache miss.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array_type, row_type, value_type, shift_type = signature.args
+        address = _address(context, builder, array_type, arguments[0], row_type, arguments[1])
+        word, lanes = ir.IntType(64), ir.VectorType(ir.IntType(64), 8)
+        words = builder.load(builder.bitcast(address, lanes.as_pointer()))
+        words.align = 8
+
+        def in_all_lanes(argument: Any, argument_type: Any) -> Any:
+            scalar = context.cast(builder, argument, argument_type, types.int64)
+            first = builder.insert_element(
+                ir.Constant(lanes, ir.Undefined), scalar, ir.IntType(32)(0)
+            )
+            places = ir.Constant(ir.VectorType(ir.IntType(32), 8), [0] * 8)
+            return builder.shuffle_vector(first, ir.Constant(lanes, ir.Undefined), places)
+
+        shifted = builder.lshr(words, in_all_lanes(arguments[3], shift_type))
+        equal = builder.icmp_unsigned("==", shifted, in_all_lanes(arguments[2], value_type))
+        return builder.zext(builder.bitcast(equal, ir.IntType(8)), word)
+
+    return types.int64(array, row, value, shift), generate
+
+
+@intrinsic
+def _lowest_bit(typing_context: Any, mask: Any) -> Any:
+    """Place of the lowest bit that is set in an int64 that is not 0."""
+
+    lowering: Any = cgutils
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        word, bit = ir.IntType(64), ir.IntType(1)
+        count = lowering.get_or_insert_function(
+            builder.module, ir.FunctionType(word, [word, bit]), "llvm.cttz.i64"
+        )
+        return builder.call(count, [arguments[0], bit(1)])
+
+    return types.int64(types.int64), generate
+
+
 prefetch: Callable[[Any, int], None] = cast(Any, _prefetch)
+lanes_equal: Callable[[Any, int, int, int], int] = cast(Any, _lanes_equal)
+lowest_bit: Callable[[int], int] = cast(Any, _lowest_bit)
 
 
 def python_of(function: F) -> F:

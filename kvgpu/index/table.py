@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from kvgpu._jit import inline, jit, prefetch
+from kvgpu._jit import inline, jit, lanes_equal, lowest_bit, prefetch
 from kvgpu.blocks import FIRST, HAS_HASH, IN_TABLE, SHARED
 from kvgpu.index.journal import note
 from kvgpu.kernels.layout import (
+    BUCKET_WORDS,
     EMPTY_WORD,
     HASH_MULTIPLIER,
     LOW_32,
@@ -19,6 +20,9 @@ from kvgpu.kernels.layout import (
     SLOTS_PER_BUCKET,
     TAG_SHIFT,
 )
+
+ALL_SLOTS = (1 << SLOTS_PER_BUCKET) - 1
+assert BUCKET_WORDS == SLOTS_PER_BUCKET + 1 == 8  # the lanes that are compared at once
 
 AHEAD = 8
 """Rounds between asking for a cache line and using it."""
@@ -65,20 +69,32 @@ def same_key(record: Any, k0: int, k1: int, k2: int, k3: int, group: int) -> Any
 
 
 @inline
+def slots_with(table: Any, bucket: int, value: int, shift: int) -> int:
+    """Mask of the slots of a bucket whose word, shifted right by `shift`, is `value`."""
+    return lanes_equal(table, bucket, value, shift) & ALL_SLOTS
+
+
+@inline
+def slots_of_tag(table: Any, bucket: int, tag: int) -> int:
+    """Mask of the slots of a bucket with this tag; an empty one has tag 0 and does not count."""
+    found = slots_with(table, bucket, tag, TAG_SHIFT)
+    return found if tag != 0 else found & ~slots_with(table, bucket, EMPTY_WORD, 0)
+
+
+@inline
 def find_first(
     records: Any, table: Any, k0: int, k1: int, k2: int, k3: int, group: int, h: int
 ) -> Any:
     """Id of the first block under a key, or -1."""
     num_buckets = len(table)
     bucket = bucket_of(h, num_buckets)
-    tag = h & LOW_32
     for _ in range(num_buckets):
-        for slot in range(SLOTS_PER_BUCKET):
-            word = table[bucket, slot]
-            if (word >> TAG_SHIFT) & LOW_32 == tag and word != EMPTY_WORD:
-                row = (word & LOW_32) - 1
-                if same_key(records[row], k0, k1, k2, k3, group):
-                    return row
+        found = slots_of_tag(table, bucket, h & LOW_32)
+        while found:
+            row = (table[bucket, lowest_bit(found)] & LOW_32) - 1
+            if same_key(records[row], k0, k1, k2, k3, group):
+                return row
+            found &= found - 1
         if table[bucket, OVERFLOW_WORD] == 0:
             return -1
         bucket += 1
@@ -93,10 +109,10 @@ def put_word(table: Any, h: int, word: int) -> None:
     num_buckets = len(table)
     bucket = bucket_of(h, num_buckets)
     while True:
-        for slot in range(SLOTS_PER_BUCKET):
-            if table[bucket, slot] == EMPTY_WORD:
-                table[bucket, slot] = word
-                return
+        empty = slots_with(table, bucket, EMPTY_WORD, 0)
+        if empty:
+            table[bucket, lowest_bit(empty)] = word
+            return
         table[bucket, OVERFLOW_WORD] += 1
         bucket += 1
         if bucket == num_buckets:
@@ -109,10 +125,10 @@ def swap_word(table: Any, h: int, word: int, replacement: int) -> None:
     num_buckets = len(table)
     bucket = bucket_of(h, num_buckets)
     for _ in range(num_buckets):
-        for slot in range(SLOTS_PER_BUCKET):
-            if table[bucket, slot] == word:
-                table[bucket, slot] = replacement
-                return
+        found = slots_with(table, bucket, word, 0)
+        if found:
+            table[bucket, lowest_bit(found)] = replacement
+            return
         if replacement == EMPTY_WORD:
             table[bucket, OVERFLOW_WORD] -= 1
         bucket += 1
@@ -121,10 +137,12 @@ def swap_word(table: Any, h: int, word: int, replacement: int) -> None:
 
 
 @inline
-def enter_row(records: Any, table: Any, row: int, h: int, log: Any) -> int:
-    """Enter a block under its record's key, of slot hash `h`; returns 1 if the key is new."""
+def enter_row(
+    records: Any, table: Any, row: int, k0: int, k1: int, k2: int, k3: int, group: int, h: int,
+    log: Any,
+) -> int:  # fmt: skip
+    """Enter a block under the key of its record, of slot hash `h`; returns 1 if the key is new."""
     record = records[row]
-    k0, k1, k2, k3, group = record.k0, record.k1, record.k2, record.k3, record.group
     head = find_first(records, table, k0, k1, k2, k3, group, h)
     if head < 0:
         record.flags |= IN_TABLE | FIRST
@@ -147,12 +165,13 @@ def enter_row(records: Any, table: Any, row: int, h: int, log: Any) -> int:
 def enter_one(records: Any, table: Any, row: int, seed: int, log: Any) -> int:
     """`enter_row` for Python."""
     record = records[row]
-    h = slot_hash(record.k0, record.k1, record.k2, record.k3, record.group, seed)
-    return enter_row(records, table, row, h, log)
+    k0, k1, k2, k3, group = record.k0, record.k1, record.k2, record.k3, record.group
+    h = slot_hash(k0, k1, k2, k3, group, seed)
+    return enter_row(records, table, row, k0, k1, k2, k3, group, h, log)
 
 
-@jit
-def insert_rows(
+@inline
+def insert_all(
     records: Any, table: Any, ids: Any, rows: Any, stride: int, group: int, flags: int, seed: int,
     log: Any,
 ) -> int:  # fmt: skip
@@ -161,7 +180,7 @@ def insert_rows(
     Lines are loaded `AHEAD` rounds before they are needed.
     """
     count = len(ids)
-    hashes = np.empty(count + AHEAD, np.int64)
+    hashes = np.empty(count, np.int64)
     new_keys = 0
     before = -1
     for i in range(-AHEAD, count):
@@ -178,17 +197,60 @@ def insert_rows(
         if row >= 0:
             record = records[row]
             last = (i + 1) * stride - 1
-            record.k0 = rows[last, 0]
-            record.k1 = rows[last, 1]
-            record.k2 = rows[last, 2]
-            record.k3 = rows[last, 3]
+            k0, k1, k2, k3 = rows[last, 0], rows[last, 1], rows[last, 2], rows[last, 3]
+            record.k0 = k0
+            record.k1 = k1
+            record.k2 = k2
+            record.k3 = k3
             record.group = group
             record.flags = HAS_HASH | flags
-            new_keys += enter_row(records, table, row, hashes[i], log)
+            new_keys += enter_row(records, table, row, k0, k1, k2, k3, group, hashes[i], log)
             if before >= 0:
                 records[before].successor = row
         before = row
     return new_keys
+
+
+@jit
+def insert_rows(
+    records: Any, table: Any, ids: Any, rows: Any, stride: int, group: int, flags: int, seed: int,
+    log: Any,
+) -> int:  # fmt: skip
+    """`insert_all` for Python."""
+    return insert_all(records, table, ids, rows, stride, group, flags, seed, log)
+
+
+@inline
+def erase_row(records: Any, table: Any, row: int, h: int, forget: bool, log: Any) -> int:
+    """Take a block of slot hash `h` out, if it is in; returns 1 if the table lost its key."""
+    record = records[row]
+    flags = record.flags
+    if not flags & IN_TABLE:
+        return 0
+    lost_keys = 0
+    after = record.same_next
+    if flags & FIRST:
+        k0, k1, k2, k3, group = record.k0, record.k1, record.k2, record.k3, record.group
+        if after == row:
+            swap_word(table, h, word_of(h, row), EMPTY_WORD)
+            note(log, k0, k1, k2, k3, group, row, -1)
+            lost_keys = 1
+        else:
+            swap_word(table, h, word_of(h, row), word_of(h, after))
+            records[after].flags |= FIRST
+            note(log, k0, k1, k2, k3, group, row, after)
+    before = record.same_prev
+    records[before].same_next = after
+    records[after].same_prev = before
+    record.flags = 0 if forget else flags & ~(IN_TABLE | FIRST | SHARED)
+    return lost_keys
+
+
+@inline
+def hash_of_record(records: Any, row: int, seed: int) -> int:
+    """`slot_hash` of the key that a record holds."""
+    record = records[row]
+    return slot_hash(record.k0, record.k1, record.k2, record.k3, record.group, seed)
 
 
 @jit
@@ -198,39 +260,17 @@ def erase_rows(records: Any, table: Any, ids: Any, forget: bool, seed: int, log:
     Records are loaded twice `AHEAD` rounds before they are needed, buckets `AHEAD` rounds.
     """
     count = len(ids)
+    hashes = np.empty(count, np.int64)
     lost_keys = 0
     for i in range(-2 * AHEAD, count):
         if i + 2 * AHEAD < count:
             prefetch(records, ids[i + 2 * AHEAD])
         if 0 <= i + AHEAD < count:
-            record = records[ids[i + AHEAD]]
-            h = slot_hash(record.k0, record.k1, record.k2, record.k3, record.group, seed)
+            h = hash_of_record(records, ids[i + AHEAD], seed)
+            hashes[i + AHEAD] = h
             prefetch(table, bucket_of(h, len(table)))
-        if i < 0:
-            continue
-        row = ids[i]
-        record = records[row]
-        if not record.flags & IN_TABLE:
-            continue
-        after = record.same_next
-        if record.flags & FIRST:
-            k0, k1, k2, k3, group = record.k0, record.k1, record.k2, record.k3, record.group
-            h = slot_hash(k0, k1, k2, k3, group, seed)
-            if after == row:
-                swap_word(table, h, word_of(h, row), EMPTY_WORD)
-                note(log, k0, k1, k2, k3, group, row, -1)
-                lost_keys += 1
-            else:
-                swap_word(table, h, word_of(h, row), word_of(h, after))
-                records[after].flags |= FIRST
-                note(log, k0, k1, k2, k3, group, row, after)
-        before = record.same_prev
-        records[before].same_next = after
-        records[after].same_prev = before
-        if forget:
-            record.flags = 0
-        else:
-            record.flags &= ~(IN_TABLE | FIRST | SHARED)
+        if i >= 0:
+            lost_keys += erase_row(records, table, ids[i], hashes[i], forget, log)
     return lost_keys
 
 
