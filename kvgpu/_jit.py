@@ -24,6 +24,9 @@ from kvgpu.config import cache_dir
 _COMPILED = re.compile(r"^@(jit|inline)$", re.MULTILINE)
 _IMPORTED = re.compile(r"^from kvgpu\.([\w.]+) import", re.MULTILINE)
 
+AHEAD = 8
+"""Rounds of a loop between asking for a cache line and using it."""
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -75,7 +78,9 @@ def inline(function: F) -> F:
     return cast(F, numba.njit(error_model="numpy", forceinline=True)(function))
 
 
-def _address(context: Any, builder: Any, array_type: Any, array: Any, index_type: Any, index: Any) -> Any:
+def _address(
+    context: Any, builder: Any, array_type: Any, array: Any, index_type: Any, index: Any
+) -> Any:
     """Where element or row `index` of an array that is contiguous behind its first axis begins."""
     lowering: Any = cgutils
     header = context.make_array(array_type)(context, builder, array)

@@ -1,4 +1,4 @@
-"""Sequences of blocks kept as ids: `BlockList`, the table of one request, and `AllBlocks`."""
+"""Sequences of blocks kept as ids: `BlockList`, `RequestBlocks`, which a request holds, and `AllBlocks`."""
 
 from collections.abc import Iterator, Sequence
 from typing import overload
@@ -7,60 +7,29 @@ import numpy as np
 
 from kvgpu.blocks import NO_IDS, BlockState, Ids, KVCacheBlock
 from kvgpu.errors import BlockIdError
+from kvgpu.table_store import LENGTH, NUM_CACHED, TableStore
 
 
 class BlockList(Sequence[KVCacheBlock]):
-    """A sequence of blocks kept as int32 ids: the block table of one request in one group.
+    """A sequence of blocks kept as int32 ids.
 
-    Compares equal to any sequence of the same blocks. Appending is amortised O(1) per block;
-    indexing makes a view.
-
-    Attributes:
-        quiet_until: Tokens up to which the request needs nothing of any group (see
-            `SingleTypeKVCacheManager.quiet_until`); 0 where that is not known. It lives and dies
-            with the blocks that it is about.
+    Compares equal to any sequence of the same blocks; indexing makes a view.
     """
 
-    __slots__ = ("_buffer", "_length", "_mirror", "quiet_until", "state")
+    __slots__ = ("_ids", "state")
     __hash__ = None  # type: ignore[assignment]
 
     def __init__(self, state: BlockState, ids: Ids = NO_IDS) -> None:
         self.state = state
-        self._buffer = ids
-        self._length = len(ids)
-        self._mirror: list[KVCacheBlock] | None = None
-        self.quiet_until = 0
-
-    @classmethod
-    def mirroring(cls, state: BlockState, blocks: list[KVCacheBlock]) -> "BlockList":
-        """A block list that writes every change back to the plain list it came from."""
-        result = cls(state, state.ids_of(blocks))
-        result._mirror = blocks
-        return result
+        self._ids = ids
 
     @property
     def ids(self) -> Ids:
         """The ids, int32 [len]; a live view: what is written there is written to the list."""
-        return self._buffer[: self._length]
-
-    def extend_ids(self, ids: Ids) -> None:
-        """Append blocks by id."""
-        length = self._length + len(ids)
-        if length > len(self._buffer):
-            grown = np.empty(max(length, 2 * len(self._buffer), 8), np.int32)
-            grown[: self._length] = self._buffer[: self._length]
-            self._buffer = grown
-        self._buffer[self._length : length] = ids
-        self._length = length
-        self.changed()
-
-    def changed(self) -> None:
-        """To be called after writing through `ids`."""
-        if self._mirror is not None:
-            self._mirror[:] = list(self)
+        return self._ids
 
     def __len__(self) -> int:
-        return self._length
+        return len(self.ids)
 
     @overload
     def __getitem__(self, index: int) -> KVCacheBlock: ...
@@ -86,6 +55,75 @@ class BlockList(Sequence[KVCacheBlock]):
 
     def __repr__(self) -> str:
         return f"BlockList({self.ids.tolist()})"
+
+
+class RequestBlocks(BlockList):
+    """The blocks of one request in one group: a row of the pool's `TableStore` while it is held.
+
+    After `detach` it goes on as a list of its own, so that whoever has it can still read it.
+
+    Args:
+        state: Records of the pool.
+        store: Where the ids lie.
+
+    Attributes:
+        row: Row of the store; -1 after `detach`.
+        quiet_until: Tokens up to which the request needs nothing of any group (see
+            `SingleTypeKVCacheManager.quiet_until`); 0 where that is not known. It lives and dies with the
+            blocks that it is about.
+    """
+
+    __slots__ = ("_mirror", "_store", "quiet_until", "row")
+
+    def __init__(self, state: BlockState, store: TableStore) -> None:
+        super().__init__(state)
+        self._store = store
+        self._mirror: list[KVCacheBlock] | None = None
+        self.row = store.open()
+        self.quiet_until = 0
+
+    @property
+    def ids(self) -> Ids:
+        """The ids, int32 [len]; a live view until something is appended to any request's blocks."""
+        return self._ids if self.row < 0 else self._store.of(self.row)
+
+    @property
+    def num_cached(self) -> int:
+        """Blocks that caching has handled; -1 for a request that does not run (fact 21)."""
+        return -1 if self.row < 0 else int(self._store.rows[self.row, NUM_CACHED])
+
+    @num_cached.setter
+    def num_cached(self, count: int) -> None:
+        self._store.rows[self.row, NUM_CACHED] = count
+
+    def mirror(self, blocks: list[KVCacheBlock]) -> None:
+        """Take over the blocks of a plain list, and write every change back to it."""
+        self.extend_ids(self.state.ids_of(blocks))
+        self._mirror = blocks
+        self._store.mirrors += 1
+
+    def extend_ids(self, ids: Ids) -> None:
+        """Append blocks by id. Amortised O(len(ids))."""
+        self._store.append(self.row, ids)
+        self.changed()
+
+    def changed(self) -> None:
+        """To be called after writing through `ids`."""
+        if self._mirror is not None:
+            self._mirror[:] = list(self)
+
+    def detach(self) -> Ids:
+        """Give the row back and keep a copy of the ids, which is returned."""
+        self._ids = self.ids.copy()
+        if self._mirror is not None:
+            self._mirror = None
+            self._store.mirrors -= 1
+        self._store.close(self.row)
+        self.row = -1
+        return self._ids
+
+    def __len__(self) -> int:
+        return len(self._ids) if self.row < 0 else int(self._store.rows[self.row, LENGTH])
 
 
 class AllBlocks(Sequence[KVCacheBlock]):

@@ -25,6 +25,7 @@ from kvgpu.index.registry import backend_by_name
 from kvgpu.invariants import queue_violations
 from kvgpu.metrics import KVCacheMetricsCollector
 from kvgpu.prefix_cache import NO_MASK, BlockMask, PrefixCache
+from kvgpu.table_store import TableStore
 
 logger = logging.getLogger(__name__)
 
@@ -75,6 +76,7 @@ class BlockPool:
         self.blocks = AllBlocks(self.state)
         self.free_block_queue = FreeKVCacheBlockQueue.of_state(self.state)
         self.prefix_cache = PrefixCache(self.state, self.index)
+        self.tables = TableStore()
         self.cached_block_hash_to_block = self.prefix_cache.map
         self.kv_event_queue: list[Any] = []
         self.num_reserved_blocks = 0

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from kvgpu._jit import inline, jit
+from kvgpu._jit import AHEAD, inline, jit, prefetch
 from kvgpu.block_list import BlockList
 from kvgpu.blocks import IN_TABLE, BlockState, KVCacheBlock
 from kvgpu.errors import ArgumentError, FreeQueueError, NotEnoughBlocksError
@@ -84,10 +84,20 @@ def pop_free(records: Any, count: int, ref_cnt: int) -> Any:
     return ids, cached
 
 
-@jit
-def touch(records: Any, ids: Any, null_id: int) -> None:
-    """Count one more user of each block; those that were free leave the queue (fact 15)."""
-    for i in range(len(ids)):
+@inline
+def touch_all(records: Any, ids: Any, null_id: int) -> None:
+    """Count one more user of each block; those that were free leave the queue (fact 15).
+
+    A block's neighbours are loaded `AHEAD` rounds before they are needed.
+    """
+    for i in range(-AHEAD, len(ids)):
+        if i + AHEAD < len(ids):
+            neighbours = records[ids[i + AHEAD]]
+            if neighbours.next >= 0:
+                prefetch(records, neighbours.prev)
+                prefetch(records, neighbours.next)
+        if i < 0:
+            continue
         row = ids[i]
         if records[row].ref_cnt == 0 and row != null_id:
             unlink(records, row)
@@ -95,32 +105,62 @@ def touch(records: Any, ids: Any, null_id: int) -> None:
 
 
 @jit
-def release(records: Any, ids: Any, null_id: int, backwards: bool, prepend: bool) -> None:
+def touch(records: Any, ids: Any, null_id: int) -> None:
+    """`touch_all` for Python."""
+    touch_all(records, ids, null_id)
+
+
+@inline
+def release_all(records: Any, ids: Any, null_id: int, backwards: bool, prepend: bool) -> None:
     """Count one user less of each block; those without any go to the queue in the given order.
 
-    With `prepend` the whole run comes before the present head (fact 16).
+    With `prepend` the whole run comes before the present head (fact 16). Records are loaded `AHEAD` rounds
+    before they are needed; the end of the queue is written once.
     """
     sentinel = len(records) - 1
-    old_head = records[sentinel].next
+    end = records[sentinel].next if prepend else sentinel
+    tail = records[end].prev
     count = len(ids)
-    for i in range(count):
+    num_freed = 0
+    for i in range(-AHEAD, count):
+        far = i + AHEAD
+        if far < count:
+            prefetch(records, ids[count - 1 - far] if backwards else ids[far])
+        if i < 0:
+            continue
         row = ids[count - 1 - i] if backwards else ids[i]
-        records[row].ref_cnt -= 1
-        if records[row].ref_cnt == 0 and row != null_id:
-            if prepend:
-                link_after(records, row, records[old_head].prev)
-            else:
-                link_after(records, row, records[sentinel].prev)
+        users = records[row].ref_cnt - 1
+        records[row].ref_cnt = users
+        if users == 0 and row != null_id:
+            records[row].prev = tail
+            records[tail].next = row
+            tail = row
+            num_freed += 1
+    records[tail].next = end
+    records[end].prev = tail
+    records[sentinel].ref_cnt += num_freed
 
 
 @jit
-def count_unused(records: Any, ids: Any, null_id: int) -> int:
+def release(records: Any, ids: Any, null_id: int, backwards: bool, prepend: bool) -> None:
+    """`release_all` for Python."""
+    release_all(records, ids, null_id, backwards, prepend)
+
+
+@inline
+def count_free(records: Any, ids: Any, null_id: int) -> int:
     """How many of the blocks are free and would leave the queue when touched."""
     count = 0
     for i in range(len(ids)):
         if records[ids[i]].ref_cnt == 0 and ids[i] != null_id:
             count += 1
     return count
+
+
+@jit
+def count_unused(records: Any, ids: Any, null_id: int) -> int:
+    """`count_free` for Python."""
+    return count_free(records, ids, null_id)
 
 
 @jit

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from kvgpu.array_allocator import ArrayAllocator
 from kvgpu.blocks import KVCacheBlock
 from kvgpu.coordinators.registry import get_kv_cache_coordinator
 from kvgpu.errors import ArgumentError, ConfigError, InvariantError, RunningRequestError
@@ -98,6 +99,9 @@ class KVCacheManager:
         # The first group's, for a guard that saves the others from being asked.
         managers = self.coordinator.single_type_managers
         self._tables = managers[0].req_to_blocks if managers else None
+        self.arrays = (
+            ArrayAllocator(self.coordinator) if ArrayAllocator.serves(self.coordinator) else None
+        )
         self.empty_kv_cache_blocks = KVCacheBlocks(
             tuple(() for _ in range(self.num_kv_cache_groups))
         )
@@ -206,6 +210,19 @@ class KVCacheManager:
                 f"request {request_id} has {len(request.block_hashes)} block hashes, "
                 f"{num_cacheable // coordinator.hash_block_size} are needed; give it a block_hasher"
             )
+        if self.arrays is not None and self.arrays.ready():
+            num_prompt = getattr(request, "num_prompt_tokens", None)
+            words = [
+                request.num_computed_tokens, num_new_computed_tokens, num_external_computed_tokens,
+                num_new_tokens, num_lookahead_tokens, request.num_tokens,
+                -1 if num_prompt is None else num_prompt, self.max_model_len, reserved_blocks,
+                full_sequence_must_fit, computed is not self.empty_kv_cache_blocks.blocks, caches,
+            ]  # fmt: skip
+            done = self.arrays.allocate(
+                request_id, request.block_hashes, computed, words, num_cacheable
+            )
+            if done is None or isinstance(done, tuple):
+                return None if done is None else self.create_kv_cache_blocks(done)
         num_free = self.block_pool.get_num_free_blocks()
         if full_sequence_must_fit:
             full = min(request.num_tokens, self.max_model_len)

@@ -82,7 +82,7 @@ class PrefixCache:
             if isinstance(block_hashes, BlockHashes) and block_hashes.width == self.state.width:
                 return self.index.match(plan, block_hashes.rows, max_length)
             longest = max_length // plan.hash_block_size
-            rows = self._rows(block_hashes, 0, min(longest, len(block_hashes)))
+            rows = self.rows_of(block_hashes, 0, min(longest, len(block_hashes)))
             if rows is not None:
                 return self.index.match(plan, rows, max_length)
         return self._find_irregular(plan, block_hashes, max_length)
@@ -134,7 +134,7 @@ class PrefixCache:
         regular = not self.map.extras and group <= MAX_GROUP_ID
         if self.state.foreign:
             regular = regular and not (ids < 0).any()
-        rows = self._rows(hashes, start, stop) if regular else None
+        rows = self.rows_of(hashes, start, stop) if regular else None
         if rows is None:
             return self._insert_irregular(ids, hashes[start:stop], stride, group, mask)
         chosen: Ids
@@ -180,7 +180,7 @@ class PrefixCache:
         self.map.clear()
         self.state.forget_keys()
 
-    def _rows(self, hashes: Sequence[bytes], start: int, stop: int) -> Rows | None:
+    def rows_of(self, hashes: Sequence[bytes], start: int, stop: int) -> Rows | None:
         """Key words of hashes [start, stop); None where the records cannot hold them."""
         width = self.state.width
         if isinstance(hashes, BlockHashes):

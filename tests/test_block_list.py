@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from index_tools import ids_of
 
-from kvgpu.block_list import AllBlocks, BlockList
+from kvgpu.block_list import AllBlocks, BlockList, RequestBlocks
 from kvgpu.blocks import BlockState, KVCacheBlock
 from kvgpu.errors import BlockIdError
+from kvgpu.table_store import TableStore
 
 NUM_BLOCKS = 8
 
@@ -67,25 +68,32 @@ def test_writing_to_the_ids_changes_the_list(state, blocks):
     assert blocks[1] is state.view(7)
 
 
-def test_a_list_that_grows_keeps_what_it_had(state):
-    blocks = BlockList(state)
+def test_blocks_of_a_request_that_grow_keep_what_they_had(state):
+    blocks = RequestBlocks(state, TableStore())
     for i in range(100):
         blocks.extend_ids(ids_of(i % NUM_BLOCKS, 3))
     assert blocks.ids.tolist() == [j for i in range(100) for j in (i % NUM_BLOCKS, 3)]
 
 
-def test_a_list_that_grows_leaves_the_array_it_came_from_alone(state):
-    ids = ids_of(1, 2, 3, 4)
-    blocks = BlockList(state, ids[:2])
-    blocks.extend_ids(ids_of(7))
-    assert ids.tolist() == [1, 2, 3, 4]
+def test_requests_do_not_share_what_they_hold(state):
+    store = TableStore()
+    one, two = RequestBlocks(state, store), RequestBlocks(state, store)
+    for i in range(50):
+        one.extend_ids(ids_of(1))
+        two.extend_ids(ids_of(2, i % NUM_BLOCKS))
+    assert one.ids.tolist() == [1] * 50
+    assert two.ids.tolist() == [j for i in range(50) for j in (2, i % NUM_BLOCKS)]
 
 
-def test_lists_made_empty_do_not_share_what_they_hold(state):
-    one, two = BlockList(state), BlockList(state)
-    one.extend_ids(ids_of(1))
-    two.extend_ids(ids_of(2))
-    assert (one.ids.tolist(), two.ids.tolist()) == ([1], [2])
+def test_blocks_that_are_detached_can_still_be_read(state):
+    store = TableStore()
+    blocks = RequestBlocks(state, store)
+    blocks.extend_ids(ids_of(4, 5))
+    assert blocks.detach().tolist() == [4, 5]
+    RequestBlocks(state, store).extend_ids(ids_of(6, 7))
+    assert blocks.ids.tolist() == [4, 5]
+    assert len(blocks) == 2
+    assert (blocks.row, blocks.num_cached) == (-1, -1)
 
 
 def test_it_equals_every_sequence_of_the_same_blocks(state, blocks):
@@ -139,7 +147,8 @@ def test_counting_and_finding_work_as_in_a_list(state, blocks):
 
 def test_a_mirroring_list_writes_changes_back(state):
     plain = [state.view(1)]
-    blocks = BlockList.mirroring(state, plain)
+    blocks = RequestBlocks(state, TableStore())
+    blocks.mirror(plain)
     blocks.extend_ids(ids_of(4))
     assert plain == [state.view(1), state.view(4)]
     blocks.ids[0] = 6
@@ -154,8 +163,7 @@ def test_the_text_of_a_list_shows_its_ids(blocks):
 @settings(max_examples=100, deadline=None)
 @given(parts=st.lists(st.lists(st.integers(0, NUM_BLOCKS - 1), max_size=6), max_size=8))
 def test_extending_in_parts_gives_the_same_as_at_once(parts):
-    state = BlockState(NUM_BLOCKS)
-    blocks = BlockList(state)
+    blocks = RequestBlocks(BlockState(NUM_BLOCKS), TableStore())
     for part in parts:
         blocks.extend_ids(np.array(part, np.int32))
     assert blocks.ids.tolist() == [i for part in parts for i in part]

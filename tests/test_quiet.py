@@ -1,4 +1,4 @@
-"""The guard that saves a quiet request from asking its groups changes nothing but the time it takes."""
+"""Shortcuts of `allocate_slots`, a guard and compiled code, change nothing but the time it takes."""
 
 import numpy as np
 import pytest
@@ -13,19 +13,23 @@ MODELS = {
     "chunked": ((chunked(4, 12),), {}),
     "mamba": ((mamba(4, "align", spare=1),), {}),
     "hybrid": ((full(8), window(4, 8), window(2, 5)), {}),
+    "hybrid_even": ((full(4), window(4, 8), window(4, 5)), {}),
+    "hybrid_even_eagle": ((full(4), window(4, 11)), {"use_eagle": True}),
     "hybrid_eagle": ((full(8), window(4, 8)), {"eagle_groups": [1]}),
     "full_chunked": ((full(4), chunked(4, 8)), {}),
 }
 LOOKAHEAD = [0, 0, 0, 1, 3]
 
 
-def serve(model, seed, guarded, monkeypatch):
+def serve(model, seed, guarded, compiled, monkeypatch):
     """Decodes, drafts, rejections, delays, preemptions; all results and all state after each call."""
     rng = np.random.default_rng(seed)
     specs, options = MODELS[model]
     manager = make_manager(*specs, num_blocks=40 * len(specs), max_model_len=120, **options)
     if not guarded:
-        monkeypatch.setattr(manager.coordinator, "quiet_until", lambda *_: 0)
+        monkeypatch.setattr(manager, "_tables", None)
+    if not compiled:
+        monkeypatch.setattr(manager, "arrays", None)
     size, running, seen = manager.coordinator.hash_block_size, {}, []
     for step in range(120):
         manager.new_step_starts()
@@ -62,7 +66,17 @@ def serve(model, seed, guarded, monkeypatch):
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("model", MODELS)
 def test_results_and_state_are_those_of_asking_every_group(model, seed, monkeypatch):
-    assert serve(model, seed, True, monkeypatch) == serve(model, seed, False, monkeypatch)
+    plain = serve(model, seed, False, False, monkeypatch)
+    monkeypatch.undo()
+    assert serve(model, seed, True, False, monkeypatch) == plain
+    monkeypatch.undo()
+    assert serve(model, seed, True, True, monkeypatch) == plain
+
+
+@pytest.mark.parametrize("model", [name for name in MODELS if name not in ("mamba", "hybrid")])
+def test_models_with_one_hash_in_a_block_are_served_by_compiled_code(model):
+    specs, options = MODELS[model]
+    assert (make_manager(*specs, **options).arrays is None) == (model == "hybrid_eagle")
 
 
 def test_a_quiet_request_asks_no_group(monkeypatch):
@@ -72,7 +86,7 @@ def test_a_quiet_request_asks_no_group(monkeypatch):
     def asked(*_):
         raise AssertionError("a group was asked")
 
-    monkeypatch.setattr(manager.coordinator, "get_num_blocks_to_allocate", asked)
+    monkeypatch.setattr(manager.arrays, "allocate", asked)
     for _ in range(6):
         request.append_output_token_ids(7)
         blocks = manager.allocate_slots(request, 1)

@@ -108,6 +108,11 @@ class KVCacheCoordinator(ABC):
             raise ConfigError("a retention interval needs a sliding-window group")
         return interval
 
+    @property
+    def caching_alignment(self) -> int:
+        """Only whole multiples of so many tokens are cached; 0 for all."""
+        return 0
+
     @abstractmethod
     def find_longest_cache_hit(
         self, block_hashes: Sequence[BlockHash], max_cache_hit_length: int

@@ -4,15 +4,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from kvgpu._jit import python_of
 from kvgpu.block_list import BlockList
 from kvgpu.blocks import KVCacheBlock
 from kvgpu.coordinators.base import Hits, KVCacheCoordinator
 from kvgpu.errors import ConfigError
+from kvgpu.groups import rules
 from kvgpu.groups.base import SingleTypeKVCacheManager
 from kvgpu.groups.registry import layer_spec, manager_class
 from kvgpu.hashing import BlockHash
 from kvgpu.plan import HitQuery, PrefixPlan
 from kvgpu.specs import FullAttentionSpec, KVCacheSpec
+
+_cacheable_tokens = python_of(rules.cacheable_tokens)
 
 
 @dataclass
@@ -70,14 +74,18 @@ class HybridKVCacheCoordinator(KVCacheCoordinator):
                 # Siblings are looked up together, so they must keep the same blocks.
                 self.single_type_managers[i].use_eagle = same.eagle
 
+    @property
+    def caching_alignment(self) -> int:
+        return self.scheduler_block_size
+
     def cache_blocks(self, request: Any, num_computed_tokens: int) -> None:
-        size = self.scheduler_block_size
-        aligned = num_computed_tokens // size * size
         for manager in self.single_type_managers:
-            num_tokens = aligned
-            if manager.use_eagle and aligned > 0:
-                # The block behind the aligned end, which EAGLE drops when it looks up (fact 47).
-                num_tokens = min(num_computed_tokens, aligned + manager.block_size)
+            num_tokens = _cacheable_tokens(
+                num_computed_tokens,
+                self.scheduler_block_size,
+                manager.use_eagle,
+                manager.block_size,
+            )
             manager.cache_blocks(request, num_tokens, self.retention_interval)
 
     def find_longest_cache_hit(

@@ -5,13 +5,16 @@ from typing import Any
 
 import numpy as np
 
-from kvgpu.block_list import BlockList
+from kvgpu._jit import python_of
+from kvgpu.block_list import BlockList, RequestBlocks
 from kvgpu.block_pool import BlockPool
 from kvgpu.blocks import Ids, KVCacheBlock
 from kvgpu.errors import ArgumentError, RunningRequestError
 from kvgpu.free_queue import count_unused
-from kvgpu.groups.block_tables import BlockTables, split_by_hash
+from kvgpu.groups import rules
+from kvgpu.groups.block_tables import BlockTables, CachedCounts, split_by_hash
 from kvgpu.groups.hits import GroupHits
+from kvgpu.masks import MaskRule
 from kvgpu.specs import (
     FullAttentionSpec,
     KVCacheSpec,
@@ -21,6 +24,10 @@ from kvgpu.specs import (
 )
 
 Blocks = Sequence[KVCacheBlock] | Ids
+
+_skipped_tokens = python_of(rules.skipped_tokens)
+_blocks_missing = python_of(rules.blocks_missing)
+_quiet_tokens = python_of(rules.quiet_tokens)
 
 
 class SingleTypeKVCacheManager(GroupHits):
@@ -67,9 +74,9 @@ class SingleTypeKVCacheManager(GroupHits):
             MLAAttentionSpec,
         )
         self._new_ids: list[Ids] = []
-        self.req_to_blocks = BlockTables(block_pool.state)
-        self.num_cached_block: dict[str, int] = {}
-        """Blocks handled by `cache_blocks`, per request; a request in here is running (fact 21)."""
+        self.extent = 0
+        self.req_to_blocks = BlockTables(block_pool.state, block_pool.tables)
+        self.num_cached_block = CachedCounts(self.req_to_blocks)
 
     # Allocation
 
@@ -100,12 +107,12 @@ class SingleTypeKVCacheManager(GroupHits):
         if apply_admission_cap and self.max_admission_blocks_per_request is not None:
             required = min(required, self.max_admission_blocks_per_request)
         held = self._num_held(request_id)
-        if request_id in self.num_cached_block:
+        running = request_id in self.num_cached_block
+        if running:
             self._refuse_computed(request_id, new_computed_blocks)
-            return max(required - held, 0)
         skipped = self.get_num_skipped_tokens(total_computed_tokens) // self.block_size
         num_computed = len(new_computed_blocks)
-        new = max(required - max(skipped, num_computed + held), 0)
+        new = _blocks_missing(required, held, running, skipped, num_computed)
         if num_computed == 0:
             return new
         return new + self._get_num_evictable_blocks(new_computed_blocks, max(0, skipped - held))
@@ -157,17 +164,38 @@ class SingleTypeKVCacheManager(GroupHits):
         parts, self._new_ids = self._new_ids, []
         return [block_id for ids in parts for block_id in ids.tolist()]
 
+    def note_new(self, ids: Ids) -> None:
+        """Remember blocks for `take_new_block_ids`."""
+        self._new_ids.append(ids)
+
+    def words(self, caching_alignment: int, retention_interval: int | None) -> list[int]:
+        """The group as compiled code reads it; see `kvgpu.groups.rules`.
+
+        Args:
+            caching_alignment: Only whole multiples of so many tokens are cached; 0 for all.
+            retention_interval: See `kvgpu.masks.mask_rule`.
+        """
+        cap = self.max_admission_blocks_per_request
+        mask = self.mask_rule(retention_interval)
+        return [
+            self.rule_kind, self.block_size, self.extent, self.kv_cache_group_id,
+            rules.NO_CAP if cap is None else cap, caching_alignment, self.use_eagle,
+            mask is None, *(mask or (0, 0, 0, 0, 0)),
+        ]  # fmt: skip
+
+    def mask_rule(self, retention_interval: int | None) -> MaskRule | None:
+        """Which blocks some later hit could need; None for all."""
+        return None
+
     def quiet_until(self, request_id: str, num_computed_tokens: int) -> int:
         """Tokens up to which a call for the request would change nothing in this group.
 
-        Within them no block is needed, none becomes full and, from `num_computed_tokens` on, none
-        leaves the window. 0 where the kind of attention does something at every call.
+        0 where the kind of attention does something at every call.
         """
-        size = self.block_size
-        quiet = self._num_held(request_id) * size
-        if self.enable_caching:
-            quiet = min(quiet, (self.num_cached_block.get(request_id, 0) + 1) * size - 1)
-        return quiet
+        return _quiet_tokens(
+            self.rule_kind, self.extent, self.block_size, self._num_held(request_id),
+            self.num_cached_block.get(request_id, 0), self.enable_caching, num_computed_tokens,
+        )  # fmt: skip
 
     # Caching
 
@@ -202,13 +230,12 @@ class SingleTypeKVCacheManager(GroupHits):
 
     def free(self, request_id: str) -> None:
         """Give all blocks of a request back, the last one first; nothing for an unknown request."""
-        blocks = self.req_to_blocks.pop(request_id, None)
-        self.num_cached_block.pop(request_id, None)
-        if blocks is not None:
-            self._give_back(blocks)
+        ids = self.req_to_blocks.take(request_id)
+        if ids is not None:
+            self._give_back(ids)
 
-    def _give_back(self, blocks: BlockList) -> None:
-        self.block_pool.free_blocks(blocks.ids, backwards=True)
+    def _give_back(self, ids: Ids) -> None:
+        self.block_pool.free_blocks(ids, backwards=True)
 
     def remove_skipped_blocks(self, request_id: str, total_computed_tokens: int) -> None:
         """Give back blocks that no later token attends to, and put null blocks in their place.
@@ -230,7 +257,7 @@ class SingleTypeKVCacheManager(GroupHits):
 
     def get_num_skipped_tokens(self, num_computed_tokens: int) -> int:
         """Tokens at the front that the next token does not attend to."""
-        return 0
+        return _skipped_tokens(self.rule_kind, self.extent, num_computed_tokens)
 
     def get_num_common_prefix_blocks(self, running_request_id: str) -> int:
         """Leading blocks that all requests of the group share; 0 where that is of no use."""
@@ -271,11 +298,11 @@ class SingleTypeKVCacheManager(GroupHits):
             )
         return int(count_unused(self.block_pool.state.records, ids, self._null_id))
 
-    def _extend(self, blocks: BlockList, count: int) -> Ids:
+    def _extend(self, blocks: RequestBlocks, count: int) -> Ids:
         """Append `count` blocks of the pool; returns their ids."""
         ids = self.block_pool.allocate(count)
         if len(ids):
             blocks.extend_ids(ids)
             if self.records_new_blocks:
-                self._new_ids.append(ids)
+                self.note_new(ids)
         return ids

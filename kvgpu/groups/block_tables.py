@@ -1,17 +1,18 @@
 """Block tables of the requests of one group, and what happens to the blocks that leave them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from kvgpu._jit import jit
-from kvgpu.block_list import BlockList
+from kvgpu._jit import inline, jit
+from kvgpu.block_list import RequestBlocks
 from kvgpu.blocks import HAS_HASH, BlockState, Ids, KVCacheBlock
+from kvgpu.table_store import TableStore
 
 
-@jit
-def _split_own(records: Any, ids: Any, null_id: int, until_null: bool) -> Any:
+@inline
+def split_ids(records: Any, ids: Any, null_id: int, until_null: bool) -> Any:
     """Blocks with and without a hash, each from the last to the first, without null blocks.
 
     With `until_null` it stops at the first null block that it meets.
@@ -34,21 +35,69 @@ def _split_own(records: Any, ids: Any, null_id: int, until_null: bool) -> Any:
     return hashed[:num_hashed], unhashed[:num_unhashed]
 
 
-class BlockTables(dict[str, BlockList]):
+@jit
+def _split_own(records: Any, ids: Any, null_id: int, until_null: bool) -> Any:
+    return split_ids(records, ids, null_id, until_null)
+
+
+class BlockTables(dict[str, RequestBlocks]):
     """Request id -> its blocks; a missing request gets an empty list, as in a defaultdict."""
 
-    def __init__(self, state: BlockState) -> None:
+    def __init__(self, state: BlockState, store: TableStore) -> None:
         self._state = state
+        self._store = store
 
-    def __missing__(self, request_id: str) -> BlockList:
-        blocks = self[request_id] = BlockList(self._state)
+    def __missing__(self, request_id: str) -> RequestBlocks:
+        blocks = RequestBlocks(self._state, self._store)
+        super().__setitem__(request_id, blocks)
         return blocks
 
     def __setitem__(self, request_id: str, blocks: Sequence[KVCacheBlock]) -> None:
-        if not isinstance(blocks, BlockList):
-            plain = blocks if isinstance(blocks, list) else list(blocks)
-            blocks = BlockList.mirroring(self._state, plain)
-        super().__setitem__(request_id, blocks)
+        self.pop(request_id, None)
+        plain = blocks if isinstance(blocks, list) else list(blocks)
+        self[request_id].mirror(plain)
+
+    def __delitem__(self, request_id: str) -> None:
+        self[request_id].detach()
+        super().__delitem__(request_id)
+
+    def take(self, request_id: str) -> Ids | None:
+        """Forget a request; returns its ids, or None if there is no such request."""
+        blocks = super().pop(request_id, None)
+        return None if blocks is None else blocks.detach()
+
+    def pop(self, request_id: str, *default: Any) -> Any:
+        """As of a dict; the blocks go on as a list of their own."""
+        blocks = super().pop(request_id, *default)
+        if isinstance(blocks, RequestBlocks):
+            blocks.detach()
+        return blocks
+
+
+class CachedCounts(MutableMapping[str, int]):
+    """Request id -> blocks that caching has handled; a request that is in here is running (fact 21)."""
+
+    def __init__(self, tables: BlockTables) -> None:
+        self._tables = tables
+
+    def __getitem__(self, request_id: str) -> int:
+        blocks = self._tables.get(request_id)
+        if blocks is None or (count := blocks.num_cached) < 0:
+            raise KeyError(request_id)
+        return count
+
+    def __setitem__(self, request_id: str, count: int) -> None:
+        self._tables[request_id].num_cached = count
+
+    def __delitem__(self, request_id: str) -> None:
+        self[request_id]
+        self._tables[request_id].num_cached = -1
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name, blocks in self._tables.items() if blocks.num_cached >= 0)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
 def split_by_hash(state: BlockState, ids: Ids, until_null: bool) -> tuple[Ids, Ids]:

@@ -16,7 +16,7 @@ class ChunkedLocalAttentionManager(SingleTypeKVCacheManager):
 
     def __init__(self, kv_cache_spec: ChunkedLocalAttentionSpec, *args: Any, **kwargs: Any) -> None:
         super().__init__(kv_cache_spec, *args, **kwargs)
-        self.attention_chunk_size = kv_cache_spec.attention_chunk_size
+        self.attention_chunk_size = self.extent = kv_cache_spec.attention_chunk_size
 
     @classmethod
     def hit_rule(cls, spec: KVCacheSpec, block_size: int, alignment: int, drop: bool) -> HitRule:
@@ -29,10 +29,3 @@ class ChunkedLocalAttentionManager(SingleTypeKVCacheManager):
             )
         chunk = cast(ChunkedLocalAttentionSpec, spec).attention_chunk_size
         return HitRule(cls.rule_kind, block_size, alignment, drop, chunk)
-
-    def get_num_skipped_tokens(self, num_computed_tokens: int) -> int:
-        return num_computed_tokens // self.attention_chunk_size * self.attention_chunk_size
-
-    def quiet_until(self, request_id: str, num_computed_tokens: int) -> int:
-        next_to_leave = self.get_num_skipped_tokens(num_computed_tokens) + self.attention_chunk_size
-        return min(super().quiet_until(request_id, num_computed_tokens), next_to_leave)

@@ -58,9 +58,6 @@ class MambaManager(SingleTypeKVCacheManager):
             missing = 1 if request_id in self._allocated else 1 + self.num_speculative_blocks
         return max(missing, 0) + self._get_num_evictable_blocks(new_computed_blocks)
 
-    def quiet_until(self, request_id: str, num_computed_tokens: int) -> int:
-        return 0
-
     def allocate_new_blocks(
         self, request_id: str, num_tokens: int, num_tokens_main_model: int
     ) -> BlockList:
@@ -108,9 +105,6 @@ class MambaManager(SingleTypeKVCacheManager):
             self.block_pool.free_blocks(blocks.ids[last_state : last_state + 1].copy())
             blocks.ids[last_state] = self._null_id
             blocks.changed()
-
-    def get_num_skipped_tokens(self, num_computed_tokens: int) -> int:
-        return num_computed_tokens - 1
 
     def cache_blocks(
         self, request: Any, num_tokens: int, retention_interval: int | None = None

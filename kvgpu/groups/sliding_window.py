@@ -5,11 +5,11 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from kvgpu.block_list import BlockList
+from kvgpu.blocks import Ids
 from kvgpu.groups.base import SingleTypeKVCacheManager
 from kvgpu.groups.block_tables import split_by_hash
 from kvgpu.kernels.layout import SLIDING_WINDOW
-from kvgpu.masks import sliding_window_mask, window_blocks
+from kvgpu.masks import MaskRule, mask_rule, sliding_window_mask, window_blocks
 from kvgpu.plan import HitRule
 from kvgpu.specs import KVCacheSpec, SlidingWindowSpec
 
@@ -21,7 +21,7 @@ class SlidingWindowManager(SingleTypeKVCacheManager):
 
     def __init__(self, kv_cache_spec: SlidingWindowSpec, *args: Any, **kwargs: Any) -> None:
         super().__init__(kv_cache_spec, *args, **kwargs)
-        self.sliding_window = kv_cache_spec.sliding_window
+        self.sliding_window = self.extent = kv_cache_spec.sliding_window
 
     @classmethod
     def hit_rule(cls, spec: KVCacheSpec, block_size: int, alignment: int, drop: bool) -> HitRule:
@@ -49,17 +49,12 @@ class SlidingWindowManager(SingleTypeKVCacheManager):
             num_prompt_tokens,
         )
 
-    def get_num_skipped_tokens(self, num_computed_tokens: int) -> int:
-        return max(0, num_computed_tokens - self.sliding_window + 1)
+    def mask_rule(self, retention_interval: int | None) -> MaskRule | None:
+        spec = cast(SlidingWindowSpec, self.kv_cache_spec)
+        return mask_rule(spec, self.scheduler_block_size, self.use_eagle, retention_interval)
 
-    def quiet_until(self, request_id: str, num_computed_tokens: int) -> int:
-        size = self.block_size
-        skipped = self.get_num_skipped_tokens(num_computed_tokens) // size
-        next_to_leave = (skipped + 1) * size + self.sliding_window - 1
-        return min(super().quiet_until(request_id, num_computed_tokens), next_to_leave)
-
-    def _give_back(self, blocks: BlockList) -> None:
+    def _give_back(self, ids: Ids) -> None:
         """Blocks that were never cached are reused before every cached one."""
-        hashed, unhashed = split_by_hash(self.block_pool.state, blocks.ids, until_null=False)
+        hashed, unhashed = split_by_hash(self.block_pool.state, ids, until_null=False)
         self.block_pool.free_blocks(hashed)
         self.block_pool.free_blocks(unhashed, prepend=True)

@@ -51,11 +51,11 @@ class DeviceIndex(HostIndex):
     def nbytes(self) -> int:
         return super().nbytes + (0 if self._copy is None else self._copy.nbytes)
 
-    def _log(self, changes: int) -> np.ndarray:
+    def log_for(self, changes: int) -> np.ndarray:
         """Nothing is noted for a stale copy; one with more changes than blocks becomes stale."""
         assert self.journal is not None
         if not self._stale and len(self.journal) + changes <= self.state.num_blocks:
-            return super()._log(changes)
+            return super().log_for(changes)
         self.journal.discard()
         self._stale = True
         return NO_LOG

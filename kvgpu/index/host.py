@@ -51,17 +51,17 @@ class HostIndex(BlockIndex):
     def insert(self, ids: Ids, rows: Rows, stride: int, group: int, flags: int) -> None:
         self._num_keys += insert_rows(
             self.state.records, self.table, ids, rows, stride, group, flags, self.seed,
-            self._log(len(ids)),
+            self.log_for(len(ids)),
         )  # fmt: skip
 
     def enter(self, block_id: int) -> None:
         self._num_keys += enter_one(
-            self.state.records, self.table, block_id, self.seed, self._log(1)
+            self.state.records, self.table, block_id, self.seed, self.log_for(1)
         )
 
     def erase(self, ids: Ids, forget: bool = True) -> None:
         self._num_keys -= erase_rows(
-            self.state.records, self.table, ids, forget, self.seed, self._log(len(ids))
+            self.state.records, self.table, ids, forget, self.seed, self.log_for(len(ids))
         )
 
     def first(self, words: Rows, group: int) -> int:
@@ -100,7 +100,12 @@ class HostIndex(BlockIndex):
         if self.journal is not None:
             self.journal.discard()
 
-    def _log(self, changes: int) -> np.ndarray:
+    def count_keys(self, more: int) -> None:
+        """Take note of keys that compiled code added to the table (or, below 0, took out)."""
+        self._num_keys += more
+
+    def log_for(self, changes: int) -> np.ndarray:
+        """Where compiled code notes up to so many changes."""
         return NO_LOG if self.journal is None else self.journal.room_for(changes)
 
     def _violations(self) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from kvgpu._jit import inline, jit, lanes_equal, lowest_bit, prefetch
+from kvgpu._jit import AHEAD, inline, jit, lanes_equal, lowest_bit, prefetch
 from kvgpu.blocks import FIRST, HAS_HASH, IN_TABLE, SHARED
 from kvgpu.index.journal import note
 from kvgpu.kernels.layout import (
@@ -23,9 +23,6 @@ from kvgpu.kernels.layout import (
 
 ALL_SLOTS = (1 << SLOTS_PER_BUCKET) - 1
 assert BUCKET_WORDS == SLOTS_PER_BUCKET + 1 == 8  # the lanes that are compared at once
-
-AHEAD = 8
-"""Rounds between asking for a cache line and using it."""
 
 
 @inline

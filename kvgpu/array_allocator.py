@@ -1,0 +1,167 @@
+"""`ArrayAllocator`: compiled allocation for the managers whose state lies in arrays."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from kvgpu.allocation import EVICTED, FITS, HASHED_BEFORE, KEYS, OFFENDER, TALLY_WORDS, allocate_one
+from kvgpu.block_list import BlockList
+from kvgpu.blocks import NO_IDS, KVCacheBlock
+from kvgpu.coordinators.base import KVCacheCoordinator
+from kvgpu.errors import BlockStateError
+from kvgpu.groups.chunked_local import ChunkedLocalAttentionManager
+from kvgpu.groups.full import FullAttentionManager
+from kvgpu.groups.rules import GROUP_WORDS
+from kvgpu.groups.sink import SinkFullAttentionManager
+from kvgpu.groups.sliding_window import SlidingWindowManager
+from kvgpu.index.base import Rows
+from kvgpu.index.host import HostIndex
+from kvgpu.kernels.layout import KEY_WORDS
+from kvgpu.table_store import QUIET
+
+COMPILED = (
+    FullAttentionManager, SinkFullAttentionManager, SlidingWindowManager, ChunkedLocalAttentionManager,
+)  # fmt: skip
+"""Kinds of groups whose rules compiled code knows; exactly these, since a subclass may differ."""
+
+NO_ROWS: Rows = np.empty((0, KEY_WORDS), np.int64)
+
+
+class ArrayAllocator:
+    """`allocate_slots` in one compiled call.
+
+    Args:
+        coordinator: Whose groups are served; see `serves`.
+
+    Attributes:
+        groups: int64 [groups, GROUP_WORDS], see `kvgpu.groups.rules`.
+    """
+
+    def __init__(self, coordinator: KVCacheCoordinator) -> None:
+        self.coordinator = coordinator
+        self.managers = coordinator.single_type_managers
+        self.pool = coordinator.block_pool
+        self.store = self.pool.tables
+        index = self.pool.index
+        assert isinstance(index, HostIndex)
+        self.index = index
+        self.groups: npt.NDArray[np.int64] = np.array(
+            [manager.words(coordinator.caching_alignment, coordinator.retention_interval)
+             for manager in self.managers], np.int64,
+        ).reshape(-1, GROUP_WORDS)  # fmt: skip
+
+    @staticmethod
+    def serves(coordinator: KVCacheCoordinator) -> bool:
+        """Whether all that the coordinator's calls touch lies in arrays.
+
+        Not so with an index without a table, with events or a collector that are told of single blocks, with
+        blocks of several hashes, or with recurrent states and cross attention.
+        """
+        pool = coordinator.block_pool
+        managers = coordinator.single_type_managers
+        return (
+            len(managers) > 0
+            and isinstance(pool.index, HostIndex)
+            and not pool.enable_kv_cache_events
+            and pool.metrics_collector is None
+            and all(type(manager) in COMPILED for manager in managers)
+            and (
+                not pool.enable_caching
+                or all(manager.block_size == pool.hash_block_size for manager in managers)
+            )
+        )
+
+    def ready(self) -> bool:
+        """False while there are keys, blocks or lists that live outside the arrays. O(1)."""
+        pool = self.pool
+        return not (
+            pool.cached_block_hash_to_block.extras or pool.state.foreign or self.store.mirrors
+        )
+
+    def rows_of(self, hashes: Sequence[bytes], first: int, stop: int) -> Rows | None:
+        """Key words of hashes [first, stop); None where the records cannot hold them."""
+        if first >= stop:
+            return NO_ROWS
+        if self.pool.state.width is None:
+            self.pool.state.adopt_width(len(hashes[0]))
+        return self.pool.prefix_cache.rows_of(hashes, first, stop)
+
+    def allocate(
+        self,
+        request_id: str,
+        hashes: Sequence[bytes],
+        computed: Sequence[Sequence[KVCacheBlock]],
+        words: list[int],
+        num_cacheable: int,
+    ) -> tuple[BlockList, ...] | bool | None:
+        """Slots for one request.
+
+        Args:
+            request_id: The request.
+            hashes: Its block hashes.
+            computed: Its hits, per group.
+            words: Fields of an `Ask` up to `reserved_blocks`, then `whole`, `takes_hits`, `caches`.
+            num_cacheable: Tokens of the request that may be cached.
+
+        Returns:
+            The new blocks per group; None if they do not fit; False if the hashes are not of the pool's
+            width, and nothing was done.
+
+        Raises:
+            BlockStateError: A block to be cached has a hash already. Nothing is changed.
+        """
+        state, store = self.pool.state, self.store
+        tables = [manager.req_to_blocks for manager in self.managers]
+        takes_hits, caches = words[-2], words[-1]
+        held = [table.get(request_id) for table in tables]
+        firsts = [
+            max(0 if blocks is None else blocks.num_cached, len(hits) if takes_hits else 0)
+            for blocks, hits in zip(held, computed, strict=True)
+        ]
+        first_hash = min(firsts) if caches else 0
+        stop = num_cacheable // self.pool.hash_block_size if caches else 0
+        rows = self.rows_of(hashes, first_hash, stop)
+        if rows is None:
+            return False
+        parts = [state.ids_of(hits) if len(hits) else NO_IDS for hits in computed]
+        hits = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        ends = np.array([0, *np.cumsum([len(part) for part in parts])], np.int64)
+        blocks_of = [table[request_id] for table in tables]
+        num_tokens = sum(words[:5])
+        needed = [-(-num_tokens // manager.block_size) for manager in self.managers]
+        store.reserve(4 * (sum(needed) + sum(map(len, blocks_of)) + len(hits) + 4 * len(tables)))
+        changes = sum(needed) - sum(map(len, blocks_of)) + len(tables) * (stop - first_hash)
+        mine = np.array([blocks.row for blocks in blocks_of], np.int64)
+        starts = np.zeros((2, len(tables)), np.int64)
+        tally = np.zeros(TALLY_WORDS, np.int64)
+        given = [state.null_id, *words[:-3], first_hash, *words[-3:], self.pool.enable_caching]
+        status = allocate_one(
+            state.records, self.index.table, self.index.log_for(max(0, changes)), store.rows,
+            store.ids, store.heads, self.groups, mine, hits, ends, rows, np.array(given, np.int64),
+            starts, tally, self.index.seed,
+        )  # fmt: skip
+        if status != FITS:
+            for table, before in zip(tables, held, strict=True):
+                if before is None:
+                    del table[request_id]
+            if status == HASHED_BEFORE:
+                raise BlockStateError(f"block {tally[OFFENDER]} has a hash already")
+            return None
+        self.account(tally)
+        blocks_of[0].quiet_until = int(store.rows[mine[0], QUIET])
+        result = []
+        for manager, blocks, new, external in zip(
+            self.managers, blocks_of, *starts.tolist(), strict=True
+        ):
+            ids = blocks.ids[external:].copy()
+            if len(ids) and manager.records_new_blocks:
+                manager.note_new(ids)
+            result.append(BlockList(state, ids[new - external :]))
+        return tuple(result)
+
+    def account(self, tally: npt.NDArray[np.int64]) -> None:
+        """Take over what compiled code counted."""
+        keys, evicted = tally[[KEYS, EVICTED]].tolist()
+        self.index.count_keys(keys)
+        self.pool.num_evictions += evicted
