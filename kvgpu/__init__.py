@@ -7,6 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from kvgpu.batch.manager import BatchManager
     from kvgpu.batch.queries import BatchQueries
     from kvgpu.block_hash_table import BlockHashTable
     from kvgpu.block_map import BlockHashToBlockMap
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "batch.manager": ["BatchManager"],
     "batch.queries": ["BatchQueries"],
     "block_hash_table": ["BlockHashTable"],
     "block_map": ["BlockHashToBlockMap"],
@@ -67,6 +69,7 @@ _HOMES = {
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "BatchManager",
     "BatchQueries",
     "BlockHashTable",
     "BlockHashToBlockMap",

@@ -149,22 +149,22 @@ def needed_in_group(
 
 
 @jit
-def drop_skipped(pool: Any, store: Any, group: Any, row: int, total: int) -> bool:
-    """`SingleTypeKVCacheManager.remove_skipped_blocks`; whether anything was dropped."""
+def drop_skipped(pool: Any, store: Any, group: Any, row: int, total: int) -> int:
+    """`SingleTypeKVCacheManager.remove_skipped_blocks`; place of the first block dropped, else the length."""
     records, _, _, _, null_id = pool
     rows, ids, _ = store
-    skipped = skipped_tokens(group[KIND], group[EXTENT], total)
-    if skipped <= 0:
-        return False
     begin = rows[row, BEGIN]
-    end = min(skipped // group[BLOCK_SIZE], rows[row, LENGTH])
+    length = int(rows[row, LENGTH])
+    skipped = max(skipped_tokens(group[KIND], group[EXTENT], total), 0)
+    end = min(skipped // group[BLOCK_SIZE], length)
     if end == 0 or ids[begin + end - 1] == null_id:
-        return False
+        return length
     hashed, unhashed = split_ids(records, ids[begin : begin + end], null_id, True)
-    ids[begin + end - len(hashed) - len(unhashed) : begin + end] = null_id
+    first = int(end - len(hashed) - len(unhashed))
+    ids[begin + first : begin + end] = null_id
     release_all(records, hashed, null_id, False, False)
     release_all(records, unhashed, null_id, False, True)
-    return True
+    return first
 
 
 @inline
@@ -197,7 +197,7 @@ def take_hits(pool: Any, store: Any, group: Any, row: int, hits: Any, ask: Any, 
 
 
 @inline
-def full_blocks(store: Any, group: Any, row: int, ask: Any, num_cacheable: int) -> tuple[int, int]:
+def full_blocks(store: Any, group: Any, row: int, num_cacheable: int) -> tuple[int, int]:
     """Blocks that caching has not handled and that become full: [first, behind the last)."""
     size = group[BLOCK_SIZE]
     first = max(store[0][row, NUM_CACHED], 0)
@@ -258,8 +258,8 @@ def allocate_request(
         ends: int64 [groups + 1], where each group's hits begin and end.
         hashes: int64 [n, KEY_WORDS], of the request.
         ask: The `Ask`.
-        starts: int64 [2, groups], receives how many blocks each group had before its new ones, and before
-            those for external tokens.
+        starts: int64 [3, groups], receives how many blocks each group had before its new ones, and before
+            those for external tokens, and the first of its earlier blocks that was dropped.
         tally: int64 [TALLY_WORDS], added to.
 
     Returns:
@@ -277,11 +277,13 @@ def allocate_request(
     num_cacheable = min(num_main, ask.num_tokens)
     if ask.caches:
         for g in range(num_groups):
-            first, full = full_blocks(store, groups[g], mine[g], ask, num_cacheable)
+            first, full = full_blocks(store, groups[g], mine[g], num_cacheable)
             offender = first_hashed(pool, store, groups[g], mine[g], first, full)
             if offender >= 0:
                 tally[OFFENDER] = offender
                 return HASHED_BEFORE
+    for g in range(num_groups):
+        starts[:, g] = store[0][mine[g], LENGTH]
     if ask.whole:
         needed = 0
         longest = min(ask.num_tokens, ask.max_model_len)
@@ -293,7 +295,7 @@ def allocate_request(
         if needed > records[sentinel].ref_cnt:
             return NO_ROOM
     for g in range(num_groups):
-        drop_skipped(pool, store, groups[g], mine[g], total)
+        starts[2, g] = drop_skipped(pool, store, groups[g], mine[g], total)
     needed = 0
     # Blocks for external tokens are not cut to the length of the model, so they are counted.
     longest = max(num_slots, num_elsewhere)
@@ -303,18 +305,18 @@ def allocate_request(
     if needed > records[sentinel].ref_cnt - ask.reserved_blocks:
         return NO_ROOM
     for g in range(num_groups):
+        # All at once, so that a row moves at most once.
+        make_room(store[0], store[1], store[2], mine[g], blocks_of(longest, groups[g, BLOCK_SIZE]))
         if ask.takes_hits or ask.num_external > 0:
             mine_hits = hits[ends[g] : ends[g + 1]]
             starts[1, g] = take_hits(pool, store, groups[g], mine[g], mine_hits, ask, tally)
-        else:
-            starts[1, g] = store[0][mine[g], LENGTH]
     for g in range(num_groups):
         starts[0, g] = store[0][mine[g], LENGTH]
         missing = blocks_of(num_slots, groups[g, BLOCK_SIZE]) - starts[0, g]
         extend(pool, store, mine[g], missing, tally)
     if ask.caches:
         for g in range(num_groups):
-            first, full = full_blocks(store, groups[g], mine[g], ask, num_cacheable)
+            first, full = full_blocks(store, groups[g], mine[g], num_cacheable)
             if first < full:
                 cache_full(
                     pool, store, groups[g], mine[g], hashes, ask.first_hash, first, full,

@@ -12,7 +12,6 @@ from kvgpu.coordinators.base import KVCacheCoordinator
 from kvgpu.errors import BlockStateError
 from kvgpu.groups.chunked_local import ChunkedLocalAttentionManager
 from kvgpu.groups.full import FullAttentionManager
-from kvgpu.groups.rules import GROUP_WORDS
 from kvgpu.groups.sink import SinkFullAttentionManager
 from kvgpu.groups.sliding_window import SlidingWindowManager
 from kvgpu.index.base import Rows
@@ -46,10 +45,7 @@ class ArrayAllocator:
         index = self.pool.index
         assert isinstance(index, HostIndex)
         self.index = index
-        self.groups: npt.NDArray[np.int64] = np.array(
-            [manager.words(coordinator.caching_alignment, coordinator.retention_interval)
-             for manager in self.managers], np.int64,
-        ).reshape(-1, GROUP_WORDS)  # fmt: skip
+        self.groups = coordinator.group_words
 
     @staticmethod
     def serves(coordinator: KVCacheCoordinator) -> bool:
@@ -133,7 +129,7 @@ class ArrayAllocator:
         store.reserve(4 * (sum(needed) + sum(map(len, blocks_of)) + len(hits) + 4 * len(tables)))
         changes = sum(needed) - sum(map(len, blocks_of)) + len(tables) * (stop - first_hash)
         mine = np.array([blocks.row for blocks in blocks_of], np.int64)
-        starts = np.zeros((2, len(tables)), np.int64)
+        starts = np.zeros((3, len(tables)), np.int64)
         tally = np.zeros(TALLY_WORDS, np.int64)
         given = [state.null_id, *words[:-3], first_hash, *words[-3:], self.pool.enable_caching]
         status = allocate_one(
@@ -152,7 +148,7 @@ class ArrayAllocator:
         blocks_of[0].quiet_until = int(store.rows[mine[0], QUIET])
         result = []
         for manager, blocks, new, external in zip(
-            self.managers, blocks_of, *starts.tolist(), strict=True
+            self.managers, blocks_of, *starts[:2].tolist(), strict=True
         ):
             ids = blocks.ids[external:].copy()
             if len(ids) and manager.records_new_blocks:

@@ -65,6 +65,7 @@ class RequestBlocks(BlockList):
     Args:
         state: Records of the pool.
         store: Where the ids lie.
+        row: Row of the store that is taken over; a new one if None.
 
     Attributes:
         row: Row of the store; -1 after `detach`.
@@ -75,11 +76,11 @@ class RequestBlocks(BlockList):
 
     __slots__ = ("_mirror", "_store", "quiet_until", "row")
 
-    def __init__(self, state: BlockState, store: TableStore) -> None:
+    def __init__(self, state: BlockState, store: TableStore, row: int | None = None) -> None:
         super().__init__(state)
         self._store = store
         self._mirror: list[KVCacheBlock] | None = None
-        self.row = store.open()
+        self.row = store.open() if row is None else row
         self.quiet_until = 0
 
     @property
@@ -112,14 +113,18 @@ class RequestBlocks(BlockList):
         if self._mirror is not None:
             self._mirror[:] = list(self)
 
-    def detach(self) -> Ids:
-        """Give the row back and keep a copy of the ids, which is returned."""
+    def leave(self) -> int:
+        """Keep a copy of the ids and let go of the row, which the caller has to close."""
         self._ids = self.ids.copy()
         if self._mirror is not None:
             self._mirror = None
             self._store.mirrors -= 1
-        self._store.close(self.row)
-        self.row = -1
+        row, self.row = self.row, -1
+        return row
+
+    def detach(self) -> Ids:
+        """Give the row back and keep a copy of the ids, which is returned."""
+        self._store.close(self.leave())
         return self._ids
 
     def __len__(self) -> int:

@@ -28,14 +28,14 @@ class PrefixCacheStats(BaseCacheStats):
     preempted_queries: int = 0
     preempted_hits: int = 0
 
-    def record(self, num_tokens: int, num_hits: int, preempted: bool) -> None:
-        """Count one lookup of `num_tokens` tokens of which `num_hits` hit."""
+    def record(self, num_tokens: int, num_hits: int, preempted: bool, requests: int = 1) -> None:
+        """Count lookups of `num_tokens` tokens together, of which `num_hits` hit."""
         if preempted:
-            self.preempted_requests += 1
+            self.preempted_requests += requests
             self.preempted_queries += num_tokens
             self.preempted_hits += num_hits
         else:
-            self.requests += 1
+            self.requests += requests
             self.queries += num_tokens
             self.hits += num_hits
 

@@ -105,21 +105,34 @@ class TableStore:
 
     def open(self) -> int:
         """A new, empty row. Amortised O(1)."""
-        if not self._idle:
-            count = len(self.rows)
+        return int(self.open_many(1)[0])
+
+    def open_many(self, count: int) -> npt.NDArray[np.int64]:
+        """So many new, empty rows, int64 [count]. Amortised O(count)."""
+        while len(self._idle) < count:
+            length = len(self.rows)
             self.rows = np.concatenate([self.rows, np.zeros_like(self.rows)])
-            self._idle = list(range(2 * count - 1, count - 1, -1))
-        row = self._idle.pop()
-        self._serial += 1
-        self.rows[row, NUM_CACHED] = -1
-        self.rows[row, SERIAL] = self._serial
-        return row
+            self._idle[:0] = range(2 * length - 1, length - 1, -1)
+        opened = np.array(self._idle[len(self._idle) - count :], np.int64)
+        del self._idle[len(self._idle) - count :]
+        self.rows[opened, NUM_CACHED] = -1
+        self.rows[opened, SERIAL] = np.arange(self._serial + 1, self._serial + 1 + count)
+        self._serial += count
+        return opened
 
     def close(self, row: int) -> None:
-        """Give a row back."""
+        """Give a row and its memory back."""
         _release(self.rows, self.ids, self.heads, row)
-        self.rows[row] = 0
-        self._idle.append(row)
+        self.close_many(np.array([row]))
+
+    def close_many(self, opened: npt.NDArray[np.int64]) -> None:
+        """Give back rows that hold no memory. O(len(opened))."""
+        self.rows[opened] = 0
+        self._idle += opened.tolist()
+
+    def num_used(self) -> int:
+        """Rows that are open."""
+        return len(self.rows) - len(self._idle)
 
     def reserve(self, count: int) -> None:
         """See that segments of `count` ids together can be taken. Amortised O(count)."""

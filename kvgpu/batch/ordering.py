@@ -6,7 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from kvgpu._jit import jit
-from kvgpu.batch.rows import RequestRows, RowIds
+from kvgpu.batch.row_record import RowIds
+from kvgpu.batch.rows import RequestRows
 from kvgpu.kernels.layout import KEY_WORDS
 
 Order = npt.NDArray[np.int64]

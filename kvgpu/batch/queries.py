@@ -1,11 +1,12 @@
 """`BatchQueries`: the hit length of every waiting request, for the price of one call."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kvgpu.batch.rows import RequestRows, RowIds
+from kvgpu.batch.row_record import RowIds
+from kvgpu.batch.rows import RequestRows
 from kvgpu.errors import ArgumentError
 from kvgpu.index.base import BatchHits, Spans
 from kvgpu.plan import PrefixPlan
@@ -39,9 +40,18 @@ class BatchQueries:
     def __init__(self, manager: "KVCacheManager", max_requests: int, max_hashes: int) -> None:
         self.manager = manager
         self.rows = RequestRows(max_requests, max_hashes)
-        self.track = self.rows.track
-        self.extend = self.rows.extend
-        self.untrack = self.rows.untrack
+
+    def track(self, requests: Sequence[Any]) -> RowIds:
+        """Give each request a row; see `RequestRows.track`."""
+        return self.rows.track(requests)
+
+    def extend(self, rows: RowIds | None = None) -> None:
+        """Take over what requests have become; see `RequestRows.extend`."""
+        self.rows.extend(rows)
+
+    def untrack(self, rows: RowIds) -> None:
+        """Release rows; see `RequestRows.untrack`."""
+        self.rows.untrack(rows)
 
     def match(self, rows: RowIds | None = None) -> BatchHits:
         """What `get_computed_blocks` would find for each row: tokens, and blocks per query.

@@ -6,47 +6,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kvgpu._jit import jit
+from kvgpu.batch.row_record import ROW_RECORD, UNTRACKED, RowIds, gather
 from kvgpu.errors import ArgumentError, ConfigError
 from kvgpu.index.arena import HashArena
 from kvgpu.index.base import Spans
 from kvgpu.request import BlockHashes, rows_from_bytes
-
-RowIds = npt.NDArray[np.int64]
-
-ROW_RECORD = np.dtype(
-    [("begin", "<i8"), ("end", "<i8"), ("limit", "<i8"), ("num_tokens", "<i8"), ("place", "<i8"),
-     ("reads", "?"), ("tracked", "?")], align=True,
-)  # fmt: skip
-"""begin, end: hashes in the arena; up to limit there is room for more. reads: may reuse cached blocks. place: scratch of `gather`."""
-
-UNTRACKED = 1
-TWICE = 2
-
-
-@jit
-def gather(table: Any, rows: Any) -> Any:
-    """What a lookup needs of these rows: int64 [3, n], first hash, hash after the last, longest hit.
-
-    Also a status (0, UNTRACKED, TWICE) and the place of the first bad row.
-    """
-    spans = np.zeros((3, len(rows)), np.int64)
-    for i in range(len(rows)):
-        row = rows[i]
-        if row < 0 or row >= len(table) or not table[row].tracked:
-            return spans, UNTRACKED, i
-        table[row].place = -1
-    for i in range(len(rows)):
-        record = table[rows[i]]
-        if record.place >= 0:
-            return spans, TWICE, i
-        record.place = i
-        spans[0, i] = record.begin
-        spans[1, i] = record.end
-        # At least one token is left to compute (fact 52).
-        if record.reads and record.num_tokens > 0:
-            spans[2, i] = record.num_tokens - 1
-    return spans, 0, 0
 
 
 class RequestRows:
@@ -84,6 +48,11 @@ class RequestRows:
         self._idle = list(range(max_requests - 1, -1, -1))
         self.width = 0
         self._top = 0
+
+    @property
+    def records(self) -> npt.NDArray[Any]:
+        """Of all rows, ROW_RECORD [max_requests]; what the properties show parts of."""
+        return self._table
 
     @property
     def begins(self) -> npt.NDArray[np.int64]:
@@ -154,6 +123,11 @@ class RequestRows:
             self.begins[row] = self.ends[row] = self._table["limit"][row] = self._top
             self.reads[row] = not request.skip_reading_prefix_cache
             self.num_tokens[row] = request.num_tokens
+            num_prompt = getattr(request, "num_prompt_tokens", None)
+            self._table["num_prompt"][row] = -1 if num_prompt is None else num_prompt
+            self._table["num_computed"][row] = getattr(request, "num_computed_tokens", 0)
+            self._table["preempted"][row] = getattr(request, "num_preemptions", 0) > 0
+            self._table["serial"][row] = self._table["num_pending"][row] = 0
             self._append(row, words)
         return rows
 

@@ -2,7 +2,11 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from kvgpu.block_list import BlockList
 from kvgpu.block_pool import BlockPool
@@ -12,6 +16,7 @@ from kvgpu.errors import ConfigError
 from kvgpu.groups.base import Blocks, SingleTypeKVCacheManager
 from kvgpu.groups.cross import CrossAttentionManager
 from kvgpu.groups.registry import get_manager_for_kv_cache_spec
+from kvgpu.groups.rules import GROUP_WORDS
 from kvgpu.groups.sliding_window import SlidingWindowManager
 from kvgpu.hashing import BlockHash
 from kvgpu.metrics import KVCacheMetricsCollector
@@ -112,6 +117,15 @@ class KVCacheCoordinator(ABC):
     def caching_alignment(self) -> int:
         """Only whole multiples of so many tokens are cached; 0 for all."""
         return 0
+
+    @cached_property
+    def group_words(self) -> npt.NDArray[np.int64]:
+        """The groups as compiled code reads them, int64 [groups, GROUP_WORDS]."""
+        words = [
+            manager.words(self.caching_alignment, self.retention_interval)
+            for manager in self.single_type_managers
+        ]
+        return np.array(words, np.int64).reshape(-1, GROUP_WORDS)
 
     @abstractmethod
     def find_longest_cache_hit(

@@ -57,6 +57,14 @@ class BlockTables(dict[str, RequestBlocks]):
         plain = blocks if isinstance(blocks, list) else list(blocks)
         self[request_id].mirror(plain)
 
+    def adopt(self, request_id: str, row: int) -> None:
+        """Give a new request a row of the store that is filled already."""
+        super().__setitem__(request_id, RequestBlocks(self._state, self._store, row))
+
+    def leave(self, request_id: str) -> int:
+        """Forget a request; its row is the caller's to close."""
+        return super().pop(request_id).leave()
+
     def __delitem__(self, request_id: str) -> None:
         self[request_id].detach()
         super().__delitem__(request_id)

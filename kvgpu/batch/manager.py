@@ -1,0 +1,378 @@
+"""`BatchManager`: slots for many requests in one call."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kvgpu.batch import step
+from kvgpu.batch.pending import PendingTokens
+from kvgpu.batch.queries import BatchQueries
+from kvgpu.batch.result import BatchAllocation
+from kvgpu.batch.row_record import RowIds
+from kvgpu.batch.single import allocate_one_by_one
+from kvgpu.batch.tables import check_tables, write_tables
+from kvgpu.blocks import NO_IDS
+from kvgpu.errors import ArgumentError, ArgumentTypeError, BlockStateError, ConfigError
+from kvgpu.table_store import SERIAL
+
+if TYPE_CHECKING:
+    from kvgpu.index.base import Spans
+    from kvgpu.manager import KVCacheManager
+
+NO_PLAN = np.zeros(0, np.int64)
+
+
+class BatchManager(BatchQueries):
+    """A `KVCacheManager` that is asked about many requests at once.
+
+    Results and state are those of the manager's own calls, one request after the other in the order of the
+    rows. Rows own the counters of their requests: `num_tokens`, and `num_computed`, the tokens that have
+    slots; `sync` brings the request objects up to date.
+
+    Args:
+        manager: Whose blocks are handed out. Belongs to the same thread and stream.
+        max_requests: Requests that can be tracked.
+        max_hashes: Hashes of all of them together.
+
+    Raises:
+        ConfigError: A capacity below 1.
+
+    ::
+
+        batch = BatchManager(manager, max_requests=1024, max_hashes=1_000_000)
+        rows = batch.track(requests)
+        got = batch.allocate_batch(rows, 8192)        # looked up, allocated, cached
+        running = rows[got.fits]
+        ...                                           # the model runs
+        batch.append_batch(running, sampled_tokens)
+        batch.allocate_batch(running, 1)              # the next step
+    """
+
+    def __init__(self, manager: "KVCacheManager", max_requests: int, max_hashes: int) -> None:
+        super().__init__(manager, max_requests, max_hashes)
+        num_groups = len(manager.coordinator.single_type_managers)
+        if not num_groups:
+            raise ConfigError("a model without cache groups has no blocks to hand out")
+        self._no_offsets = np.zeros((num_groups, 1), np.int64)
+        self.tables: npt.NDArray[np.int64] = np.zeros((max_requests, num_groups), np.int64)
+        self._pending = PendingTokens(max_requests, manager.coordinator.hash_block_size)
+        plan = self._plan()
+        self._plan_words = NO_PLAN if plan is None else plan.words
+        self._lines = np.zeros((2, num_groups), np.int64)
+        if plan is not None:
+            for line, group in enumerate(plan.groups):
+                query = next(
+                    q for q, part in enumerate(plan.lines) if part.start <= line < part.stop
+                )
+                self._lines[:, group] = line, query
+
+    def track(self, requests: Sequence[Any]) -> RowIds:
+        """Give each request a row; one that holds blocks goes on with them. See `RequestRows.track`."""
+        rows = super().track(requests)
+        self.bind(rows)
+        return rows
+
+    def extend(self, rows: RowIds | None = None) -> None:
+        """Take over what requests have become; see `RequestRows.extend`."""
+        self._flush(self.rows.checked(rows))
+        super().extend(rows)
+
+    def untrack(self, rows: RowIds) -> None:
+        """Bring requests up to date and release their rows; their blocks stay theirs.
+
+        Raises:
+            ArgumentError: A row that is not tracked, or comes twice. Nothing is changed.
+        """
+        self.sync(rows)
+        super().untrack(rows)
+
+    def grow(self, max_requests: int, max_hashes: int) -> None:
+        """Reserve more; see `RequestRows.grow`."""
+        self.rows.grow(max_requests, max_hashes)
+        more = max_requests - len(self.tables)
+        self.tables = np.concatenate(
+            [self.tables, np.zeros((more, self.tables.shape[1]), np.int64)]
+        )
+        self._pending.grow(max_requests)
+
+    def allocate_batch(
+        self,
+        rows: RowIds,
+        num_new_tokens: npt.ArrayLike,
+        *,
+        num_lookahead_tokens: int = 0,
+        delay_cache_blocks: bool = False,
+        full_sequence_must_fit: bool = False,
+        reserved_blocks: int = 0,
+        stop_when_full: bool = False,
+        out: Sequence[Any] | None = None,
+    ) -> BatchAllocation:
+        """Slots for the next tokens of each row, in order, all or nothing for each.
+
+        A row without blocks is looked up first, as by `get_computed_blocks`, and gets its hit; its new tokens
+        are cut to what the hit leaves. A row that gets its slots counts its new tokens as computed, as a
+        scheduler does when it has scheduled them.
+
+        Args:
+            rows: int64 [n].
+            num_new_tokens: Integers [n] or one for all, at least 1: tokens to compute next.
+            num_lookahead_tokens: Draft tokens of each row that need slots as well.
+            delay_cache_blocks, full_sequence_must_fit, reserved_blocks: As in `allocate_slots`, for each row.
+            stop_when_full: Do not try rows behind the first that does not fit.
+            out: Block tables to be kept up to date, one per group: int32 [>= max_requests, >= blocks], a
+                NumPy array or a torch tensor on any device. Row r of a table belongs to row r. Null
+                blocks are written where a block has left the window.
+
+        Returns:
+            What each row got.
+
+        Raises:
+            ArgumentError: A row that is not tracked, comes twice, or has lost its blocks to
+                `KVCacheManager.free`; no new tokens; hashes that are missing; tables that do not fit.
+            ArgumentTypeError: Arrays of another dtype.
+            BlockStateError: A block to be cached has a hash already. Nothing is changed by any.
+
+        One pass over rows that stay inside their blocks, else O(blocks that change). Never waits for a
+        device. Requests with tokens computed elsewhere go through `KVCacheManager.allocate_slots`.
+        """
+        spans = self.rows.spans(rows)
+        rows = np.asarray(rows)
+        num_new = np.asarray(num_new_tokens)
+        if num_new.dtype.kind not in "iu" or num_new.shape not in ((), (1,), rows.shape):
+            raise ArgumentTypeError(
+                f"num_new_tokens: integers [{len(rows)}] are expected, got {num_new.dtype} "
+                f"{list(num_new.shape)}"
+            )
+        num_new = np.full(len(rows), num_new, np.int64)
+        manager, store, pool = self.manager, self.manager.block_pool.tables, self.manager.block_pool
+        caching = manager.enable_caching
+        options = np.array(
+            [pool.state.null_id, getattr(pool.index, "seed", 0), num_lookahead_tokens,
+             manager.max_model_len, reserved_blocks, manager.coordinator.hash_block_size,
+             full_sequence_must_fit, caching and not delay_cache_blocks, caching, stop_when_full],
+            np.int64,
+        )  # fmt: skip
+        arrays = manager.arrays
+        if arrays is not None and not (arrays.ready() and self._fits_records()):
+            arrays = None
+        # Single calls find out for themselves what they need of each group.
+        groups = manager.coordinator.group_words[: None if arrays is not None else 0]
+        status, place, bounds = step.bounds_of(
+            pool.state.records, store.rows, store.ids, store.heads, groups, self.rows.records, rows,
+            spans, self.tables, num_new, options,
+        )  # fmt: skip
+        if status:
+            raise self._complaint(status, int(rows[place]))
+        if out is not None:
+            longest = self._longest(rows, num_new) + num_lookahead_tokens
+            sizes = [m.block_size for m in manager.coordinator.single_type_managers]
+            check_tables(out, len(sizes), len(self.tables), [-(-longest // s) for s in sizes])
+        if arrays is None:
+            return allocate_one_by_one(self, rows, num_new, options, out)
+        return self._allocate(rows, spans, num_new, options, bounds, out)
+
+    def _allocate(
+        self, rows: RowIds, spans: "Spans", num_new: npt.NDArray[np.int64],
+        options: npt.NDArray[np.int64], bounds: npt.NDArray[np.int64], out: Sequence[Any] | None,
+    ) -> BatchAllocation:  # fmt: skip
+        manager, pool = self.manager, self.manager.block_pool
+        arrays, store = manager.arrays, pool.tables
+        assert arrays is not None
+        records, count = self.rows.records, len(rows)
+        if options[step.CACHES] and pool.state.width is None and self.rows.width:
+            pool.state.adopt_width(self.rows.width)
+        waiting = None
+        if bounds[step.WAITING]:
+            waiting = np.flatnonzero(records["serial"][rows] == 0)
+            opened = store.open_many(len(waiting) * self.tables.shape[1])
+            self.tables[rows[waiting]] = opened.reshape(len(waiting), -1)
+        store.reserve(int(bounds[step.SEGMENTS]))
+        fits, hit_tokens = np.zeros(count, np.bool_), np.zeros(count, np.int64)
+        statistics = np.zeros((2, step.STATISTICS), np.int64)
+        tried, changed, starts, tally = step.allocate_rows(
+            pool.state.records, arrays.index.table, arrays.index.log_for(int(bounds[step.CHANGES])),
+            store.rows, store.ids, store.heads, arrays.groups, records, rows, spans, self.tables,
+            self.rows.arena.words, num_new, self._plan_words, self._lines, options, bounds, fits,
+            hit_tokens, statistics,
+        )  # fmt: skip
+        if waiting is not None:
+            self._admit(rows[waiting], fits[waiting])
+            num_new[waiting] = np.minimum(
+                num_new[waiting], records["num_tokens"][rows[waiting]] - hit_tokens[waiting]
+            )
+            self._count(statistics)
+        num_new[~fits] = 0
+        if not len(changed):
+            return BatchAllocation(
+                self, rows, fits, hit_tokens, num_new, tried, changed, NO_IDS, self._no_offsets
+            )
+        arrays.account(tally)
+        changed_fits = fits[changed]
+        kept, kept_starts = changed[changed_fits], starts[changed_fits]
+        ids, offsets = step.new_blocks(store.rows, store.ids, self.tables, rows, kept, kept_starts)
+        for group, single in enumerate(manager.coordinator.single_type_managers):
+            if single.records_new_blocks and offsets[group, -1] > offsets[group, 0]:
+                single.note_new(ids[offsets[group, 0] : offsets[group, -1]])
+        if out is not None:
+            self.write(rows[changed], starts[:, 2], out)
+        return BatchAllocation(self, rows, fits, hit_tokens, num_new, tried, kept, ids, offsets)
+
+    def free_batch(self, rows: RowIds, *, preempt: bool = False) -> None:
+        """Give back the blocks of each row, in order; the rows stay tracked, with nothing computed.
+
+        Args:
+            rows: int64 [n]; those without blocks are passed over.
+            preempt: The requests will come back: their next lookups count as those of preempted ones.
+
+        Raises:
+            ArgumentError: A row that is not tracked, comes twice, or has lost its blocks to
+                `KVCacheManager.free`. Nothing is changed.
+
+        O(blocks).
+        """
+        self.rows.spans(rows)
+        rows = np.asarray(rows)
+        manager, pool, records = self.manager, self.manager.block_pool, self.rows.records
+        store = pool.tables
+        place = step.foreign_row(store.rows, records, rows, self.tables)
+        if place >= 0:
+            raise self._complaint(step.FREED, int(rows[place]))
+        holding = rows[records["serial"][rows] != 0]
+        names = [self.rows.requests[row].request_id for row in holding.tolist()]
+        if manager.arrays is None or not manager.arrays.ready():
+            for row in rows.tolist():
+                manager.free(self.rows.requests[row])
+            records["serial"][rows] = records["num_computed"][rows] = 0
+        else:
+            for single in manager.coordinator.single_type_managers:
+                for name in names:
+                    single.req_to_blocks.leave(name)
+            step.free_rows(
+                pool.state.records, store.rows, store.ids, store.heads, manager.arrays.groups,
+                records, rows, self.tables, pool.state.null_id,
+            )  # fmt: skip
+            store.close_many(self.tables[holding].reshape(-1))
+        if preempt:
+            records["preempted"][rows] = True
+            for row in rows.tolist():
+                self.rows.requests[row].num_preemptions += 1
+
+    def append_batch(
+        self, rows: RowIds, tokens: npt.ArrayLike, counts: npt.ArrayLike | None = None
+    ) -> None:
+        """Append generated tokens; blocks that become full are hashed.
+
+        A request object gets its tokens when they fill a block, or at `sync`.
+
+        Args:
+            rows: int64 [n].
+            tokens: Integers [n], or [sum(counts)], row by row.
+            counts: Integers [n], tokens of each row; None for one each.
+
+        Raises:
+            ArgumentError: A row that is not tracked or comes twice, numbers that do not fit, or no room
+                for the hashes.
+            ArgumentTypeError: Tokens or counts that are not integers.
+
+        One pass over all rows, and O(block) for those that fill a block.
+        """
+        self.rows.spans(rows)
+        rows = np.asarray(rows)
+        filled = self._pending.append(self.rows.records, rows, tokens, counts)
+        if not filled:
+            return
+        self._flush([row for row, _ in filled])
+        for row, rest in filled:
+            if rest:
+                self.rows.requests[row].append_output_token_ids(rest)
+        self.rows.extend(np.array([row for row, _ in filled], np.int64))
+
+    def rewind(self, rows: RowIds, num_tokens: npt.ArrayLike) -> None:
+        """Take back computed tokens, as when drafts are rejected; their slots stay.
+
+        Args:
+            rows: int64 [n].
+            num_tokens: Integers [n] or one for all.
+
+        Raises:
+            ArgumentError: A row that is not tracked or comes twice, or fewer tokens that are computed.
+                Nothing is changed.
+        """
+        self.rows.spans(rows)
+        computed = self.rows.records["num_computed"][rows] - np.asarray(num_tokens)
+        if (computed < 0).any() or (np.asarray(num_tokens) < 0).any():
+            raise ArgumentError("only tokens that were computed can be taken back")
+        self.rows.records["num_computed"][rows] = computed
+
+    def sync(self, rows: RowIds | None = None) -> None:
+        """Bring the request objects of rows (all if None) up to date: tokens, and `num_computed_tokens`.
+
+        Raises:
+            ArgumentError: A row that is not tracked, or comes twice. Nothing is changed.
+
+        O(rows): for those who read the objects; the batched calls do not.
+        """
+        checked = self.rows.checked(rows)
+        self._flush(checked)
+        computed = self.rows.records["num_computed"]
+        for row in checked:
+            self.rows.requests[row].num_computed_tokens = int(computed[row])
+
+    def bind(self, rows: RowIds) -> None:
+        """Note where the blocks lie that requests of these rows hold."""
+        store = self.manager.block_pool.tables
+        managers = self.manager.coordinator.single_type_managers
+        for row in rows.tolist():
+            name = self.rows.requests[row].request_id
+            if name in managers[0].req_to_blocks:
+                self.tables[row] = [single.req_to_blocks[name].row for single in managers]
+                serial = int(store.rows[self.tables[row, 0], SERIAL])
+                self.rows.records["serial"][row] = serial
+
+    def write(self, rows: RowIds, starts: npt.NDArray[np.int64], out: Sequence[Any]) -> None:
+        """Write blocks of rows from `starts` int64 [n, groups] on to block tables that were checked."""
+        holding = self.rows.records["serial"][rows] != 0
+        rows, starts = rows[holding], starts[holding]
+        write_tables(out, self.manager.block_pool.tables, self.tables[rows], rows, starts)
+
+    def _admit(self, rows: RowIds, fits: npt.NDArray[np.bool_]) -> None:
+        """Enter requests that got blocks in the tables of the groups; the others' rows go back."""
+        managers = self.manager.coordinator.single_type_managers
+        for row in rows[fits].tolist():
+            name = self.rows.requests[row].request_id
+            for single, place in zip(managers, self.tables[row].tolist(), strict=True):
+                single.req_to_blocks.adopt(name, place)
+        self.manager.block_pool.tables.close_many(self.tables[rows[~fits]].reshape(-1))
+
+    def _count(self, statistics: npt.NDArray[np.int64]) -> None:
+        stats = self.manager.prefix_cache_stats
+        if stats is not None:
+            for preempted, (requests, queries, hits) in enumerate(statistics.tolist()):
+                stats.record(queries, hits, bool(preempted), requests)
+
+    def _flush(self, rows: list[int]) -> None:
+        records = self.rows.records
+        for row in rows:
+            if records["num_pending"][row]:
+                tokens = self._pending.take(records, row)
+                self.rows.requests[row].append_output_token_ids(tokens)
+
+    def _longest(self, rows: RowIds, num_new: npt.NDArray[np.int64]) -> int:
+        """Most tokens that any of the rows will have slots for."""
+        records = self.rows.records[rows]
+        running = records["num_computed"] + num_new
+        tokens = np.where(records["serial"] == 0, records["num_tokens"], running)
+        return int(tokens.max(initial=0))
+
+    def _complaint(self, status: int, row: int) -> ArgumentError | BlockStateError:
+        name = self.rows.requests[row].request_id
+        if status == step.HASHED:
+            return BlockStateError(f"request {name}: a block to be cached has a hash already")
+        reasons = {
+            step.FREED: "has lost its blocks to KVCacheManager.free: untrack it, or use free_batch",
+            step.NO_TOKENS: "needs at least 1 new token",
+            step.NO_HASHES: "has fewer block hashes than full blocks: give it a block_hasher",
+        }
+        return ArgumentError(f"request {name} {reasons[status]}")

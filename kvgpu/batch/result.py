@@ -1,0 +1,105 @@
+"""`BatchAllocation`: what a batch of requests got."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kvgpu._jit import jit
+from kvgpu.batch.row_record import RowIds
+from kvgpu.blocks import Ids
+from kvgpu.errors import ArgumentError
+from kvgpu.table_store import BEGIN
+
+
+@jit
+def _slots(
+    store_rows: Any, store_ids: Any, mine: Any, firsts: Any, counts: Any, block_size: int, out: Any
+) -> None:
+    place = 0
+    for i in range(len(mine)):
+        begin = store_rows[mine[i], BEGIN]
+        for position in range(firsts[i], firsts[i] + counts[i]):
+            block = store_ids[begin + position // block_size]
+            out[place] = block * block_size + position % block_size
+            place += 1
+
+
+class BatchAllocation:
+    """Slots that `BatchManager.allocate_batch` gave.
+
+    Attributes:
+        rows: int64 [n], as asked.
+        fits: bool [n], which got their slots.
+        num_hit_tokens: int64 [n], tokens found in the cache, for rows that were looked up.
+        num_new_tokens: int64 [n], tokens to compute; 0 for those that did not fit.
+        num_tried: Rows that were tried; fewer than n only with `stop_when_full`.
+        block_ids: int32, all new blocks, group by group and then row by row.
+    """
+
+    def __init__(
+        self, batch: Any, rows: RowIds, fits: npt.NDArray[np.bool_],
+        num_hit_tokens: npt.NDArray[np.int64], num_new_tokens: npt.NDArray[np.int64], num_tried: int,
+        changed: npt.NDArray[np.int64], block_ids: Ids, offsets: npt.NDArray[np.int64],
+    ) -> None:  # fmt: skip
+        self.rows = rows
+        self.fits = fits
+        self.num_hit_tokens = num_hit_tokens
+        self.num_new_tokens = num_new_tokens
+        self.num_tried = num_tried
+        self.block_ids = block_ids
+        self._batch = batch
+        self._changed = changed
+        self._offsets = offsets
+
+    def __len__(self) -> int:
+        """Rows that were asked for."""
+        return len(self.rows)
+
+    def get_block_ids(self, place: int) -> tuple[list[int], ...]:
+        """New blocks of the row at `place`, per group; O(log n + blocks)."""
+        at = int(np.searchsorted(self._changed, place))
+        if at == len(self._changed) or self._changed[at] != place:
+            return tuple([] for _ in self._offsets)
+        return tuple(self.block_ids[part[at] : part[at + 1]].tolist() for part in self._offsets)
+
+    def slot_mapping(
+        self, group: int = 0, *, out: npt.NDArray[np.int64] | None = None
+    ) -> npt.NDArray[np.int64]:
+        """Where the keys and values of the new tokens go: block id * block size + place in the block.
+
+        To be asked before anything else is allocated or freed.
+
+        Args:
+            group: Cache group.
+            out: int64 [total new tokens] to be filled; a new array if None.
+
+        Returns:
+            int64 [total new tokens], row by row.
+
+        Raises:
+            ArgumentError: No such group, `out` of another shape or dtype, or blocks that are shared by
+                ranks of context parallelism.
+
+        O(new tokens).
+        """
+        manager = self._batch.manager
+        managers = manager.coordinator.single_type_managers
+        if not 0 <= group < len(managers):
+            raise ArgumentError(f"there is no group {group}; the model has {len(managers)}")
+        if managers[group].block_size != managers[group].kv_cache_spec.block_size:
+            raise ArgumentError("blocks of several ranks: each rank has slots of its own")
+        total = int(self.num_new_tokens.sum())
+        if out is None:
+            out = np.empty(total, np.int64)
+        elif out.shape != (total,) or out.dtype != np.int64:
+            raise ArgumentError(f"out: int64 [{total}] is expected, got {out.dtype} {out.shape}")
+        got = self.num_new_tokens > 0
+        rows, counts = self.rows[got], self.num_new_tokens[got]
+        firsts = self._batch.rows.records["num_computed"][rows] - counts
+        store = manager.block_pool.tables
+        _slots(
+            store.rows, store.ids, self._batch.tables[rows, group].copy(), firsts, counts,
+            managers[group].block_size, out,
+        )  # fmt: skip
+        return out

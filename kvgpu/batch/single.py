@@ -1,0 +1,67 @@
+"""A batch as single calls, for what does not lie in arrays (events, recurrent states, odd hashes, ...)."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kvgpu.batch import step
+from kvgpu.batch.result import BatchAllocation
+from kvgpu.batch.row_record import RowIds
+
+if TYPE_CHECKING:
+    from kvgpu.batch.manager import BatchManager
+
+
+def allocate_one_by_one(
+    batch: "BatchManager",
+    rows: RowIds,
+    num_new: npt.NDArray[np.int64],
+    options: npt.NDArray[np.int64],
+    out: Sequence[Any] | None,
+) -> BatchAllocation:
+    """`BatchManager.allocate_batch` through `KVCacheManager.allocate_slots`; arguments are checked."""
+    manager, records = batch.manager, batch.rows.records
+    num_groups = batch.tables.shape[1]
+    fits, hit_tokens = np.zeros(len(rows), np.bool_), np.zeros(len(rows), np.int64)
+    ids: list[list[int]] = [[] for _ in range(num_groups)]
+    ends: list[list[int]] = [[0] for _ in range(num_groups)]
+    kept: list[int] = []
+    num_tried = 0
+    for i, row in enumerate(rows.tolist()):
+        num_tried += 1
+        record = records[row]
+        batch.sync(rows[i : i + 1])
+        request = batch.rows.requests[row]
+        hits, new = None, int(num_new[i])
+        if record["serial"] == 0:
+            hits, num_hits = manager.get_computed_blocks(request)
+            hit_tokens[i] = num_hits
+            new = min(new, request.num_tokens - num_hits)
+        blocks = manager.allocate_slots(
+            request, new, int(hit_tokens[i]), hits, int(options[step.LOOKAHEAD]),
+            delay_cache_blocks=bool(options[step.CACHING] and not options[step.CACHES]),
+            full_sequence_must_fit=bool(options[step.WHOLE]),
+            reserved_blocks=int(options[step.RESERVED]),
+        )  # fmt: skip
+        if blocks is not None:
+            fits[i] = True
+            num_new[i] = new
+            record["num_computed"] += hit_tokens[i] + new
+            batch.bind(rows[i : i + 1])
+            kept.append(i)
+            for group, new_ids in enumerate(blocks.get_block_ids()):
+                ids[group] += new_ids
+                ends[group].append(len(ids[group]))
+        if out is not None and record["serial"] != 0:
+            batch.write(rows[i : i + 1], np.zeros((1, num_groups), np.int64), out)
+        if blocks is None and options[step.STOPS]:
+            break
+    num_new[~fits] = 0
+    begins = np.cumsum([0, *map(len, ids[:-1])])
+    offsets = np.array(ends, np.int64) + begins[:, None]
+    return BatchAllocation(
+        batch, rows, fits, hit_tokens, num_new, num_tried, np.array(kept, np.int64),
+        np.array([block for part in ids for block in part], np.int32), offsets,
+    )  # fmt: skip
