@@ -10,11 +10,9 @@ int64 [groups, GROUP_WORDS]; `mine` int64 [groups], the rows of the request in t
 
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from kvgpu._jit import AHEAD, inline, jit, prefetch
-from kvgpu.blocks import HAS_HASH, IN_TABLE
-from kvgpu.free_queue import count_free, release_all, touch_all
+from kvgpu._jit import inline, jit
+from kvgpu.blocks import HAS_HASH
+from kvgpu.free_queue import count_free, pop_into, release_all, touch_all
 from kvgpu.groups.block_tables import split_ids
 from kvgpu.groups.rules import (
     ALIGNMENT,
@@ -38,7 +36,7 @@ from kvgpu.groups.rules import (
     quiet_tokens,
     skipped_tokens,
 )
-from kvgpu.index.table import bucket_of, erase_row, hash_of_record, insert_all
+from kvgpu.index.table import erase_all, insert_all
 from kvgpu.kernels.layout import FULL, SLIDING_WINDOW
 from kvgpu.table_store import BEGIN, LENGTH, NUM_CACHED, QUIET, make_room, release_segment
 
@@ -77,35 +75,12 @@ def ids_of_row(store: Any, row: int) -> Any:
 
 @jit
 def take_free(pool: Any, out: Any, tally: Any) -> None:
-    """Fill `out` with blocks from the head of the free queue; cached ones among them are evicted.
-
-    Record and bucket of a block are loaded some rounds before it is erased. The list can only be walked
-    one by one, but blocks that were freed together lie side by side.
-    """
+    """Fill `out` with blocks from the head of the free queue; cached ones among them are evicted."""
     records, table, seed, log, _ = pool
-    sentinel = len(records) - 1
-    count = len(out)
-    hashes = np.empty(count, np.int64)
-    row = records[sentinel].next
-    for i in range(count + AHEAD):
-        if i < count:
-            record = records[row]
-            after = record.next
-            prefetch(records, min(max(after + AHEAD * (after - row), 0), sentinel))
-            record.prev = -1
-            record.next = -1
-            record.ref_cnt = 1
-            out[i] = row
-            if record.flags & IN_TABLE:
-                tally[EVICTED] += 1
-                hashes[i] = hash_of_record(records, row, seed)
-                prefetch(table, bucket_of(hashes[i], len(table)))
-            row = after
-        if i >= AHEAD:
-            tally[KEYS] -= erase_row(records, table, out[i - AHEAD], hashes[i - AHEAD], True, log)
-    records[sentinel].next = row
-    records[row].prev = sentinel
-    records[sentinel].ref_cnt -= count
+    cached = pop_into(records, out, 1)
+    if cached > 0:
+        tally[EVICTED] += cached
+        tally[KEYS] -= erase_all(records, table, out, True, seed, log)
 
 
 @inline

@@ -58,30 +58,40 @@ def link_all(records: Any, start: int) -> None:
     records[sentinel].ref_cnt = sentinel - start
 
 
-@jit
-def pop_free(records: Any, count: int, ref_cnt: int) -> Any:
-    """Take `count` blocks from the head and give them `ref_cnt`.
+@inline
+def pop_into(records: Any, ids: Any, ref_cnt: int) -> int:
+    """Fill `ids` with blocks from the head and give them `ref_cnt`; returns how many the index still holds.
 
-    Returns their ids, and how many of them the index still holds. The caller has checked that
-    there are enough.
+    The caller has checked that there are enough. The list can only be walked one by one, but blocks that
+    were freed together lie side by side, so the record some steps further on is guessed and loaded.
     """
     sentinel = len(records) - 1
-    ids = np.empty(count, np.int32)
     cached = 0
     row = records[sentinel].next
-    for i in range(count):
-        ids[i] = row
-        next = records[row].next
-        records[row].prev = -1
-        records[row].next = -1
-        records[row].ref_cnt = ref_cnt
-        if records[row].flags & IN_TABLE:
+    for i in range(len(ids)):
+        record = records[row]
+        after = record.next
+        guess = after + AHEAD * (after - row)
+        if 0 <= guess < sentinel:
+            prefetch(records, guess)
+        record.prev = -1
+        record.next = -1
+        record.ref_cnt = ref_cnt
+        if record.flags & IN_TABLE:
             cached += 1
-        row = next
+        ids[i] = row
+        row = after
     records[sentinel].next = row
     records[row].prev = sentinel
-    records[sentinel].ref_cnt -= count
-    return ids, cached
+    records[sentinel].ref_cnt -= len(ids)
+    return cached
+
+
+@jit
+def pop_free(records: Any, count: int, ref_cnt: int) -> Any:
+    """Take `count` blocks from the head; returns their ids, and how many of them the index still holds."""
+    ids = np.empty(count, np.int32)
+    return ids, pop_into(records, ids, ref_cnt)
 
 
 @inline

@@ -250,8 +250,8 @@ def hash_of_record(records: Any, row: int, seed: int) -> int:
     return slot_hash(record.k0, record.k1, record.k2, record.k3, record.group, seed)
 
 
-@jit
-def erase_rows(records: Any, table: Any, ids: Any, forget: bool, seed: int, log: Any) -> int:
+@inline
+def erase_all(records: Any, table: Any, ids: Any, forget: bool, seed: int, log: Any) -> int:
     """Take blocks out; returns the number of keys that the table lost.
 
     Records are loaded twice `AHEAD` rounds before they are needed, buckets `AHEAD` rounds.
@@ -269,6 +269,12 @@ def erase_rows(records: Any, table: Any, ids: Any, forget: bool, seed: int, log:
         if i >= 0:
             lost_keys += erase_row(records, table, ids[i], hashes[i], forget, log)
     return lost_keys
+
+
+@jit
+def erase_rows(records: Any, table: Any, ids: Any, forget: bool, seed: int, log: Any) -> int:
+    """`erase_all` for Python."""
+    return erase_all(records, table, ids, forget, seed, log)
 
 
 @jit
