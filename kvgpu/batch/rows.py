@@ -13,11 +13,16 @@ from kvgpu.index.base import Spans
 from kvgpu.request import BlockHashes, rows_from_bytes
 
 
+def _known(request: Any, name: str) -> int:
+    value = getattr(request, name, None)
+    return -1 if value is None else int(value)
+
+
 class RequestRows:
     """Rows for requests: hashes go once into an arena, counters into arrays.
 
-    A row's hashes lie in one piece; a piece that is outgrown moves to the end of the arena, and the
-    arena is packed when its end is reached. Capacity is reserved at construction and grows only when
+    A row's hashes lie in one piece; a piece that is outgrown moves, and the arena is packed when no piece is
+    long enough. Capacity is reserved at construction and grows only when
     `grow` is called.
 
     Args:
@@ -47,7 +52,6 @@ class RequestRows:
         self._row_of: dict[str, int] = {}
         self._idle = list(range(max_requests - 1, -1, -1))
         self.width = 0
-        self._top = 0
 
     @property
     def records(self) -> npt.NDArray[Any]:
@@ -113,21 +117,20 @@ class RequestRows:
             raise ArgumentError(
                 f"{len(requests)} more requests do not fit into {len(self.requests)} rows: grow() first"
             )
-        self._make_room({}, sum(map(len, hashes)))
+        self._refuse_too_many(sum(map(len, hashes)))
         self.width = width
         rows = np.array([self._idle.pop() for _ in requests], np.int64)
+        records = np.zeros(len(rows), ROW_RECORD)
+        records["num_tokens"] = [request.num_tokens for request in requests]
+        records["num_prompt"] = [_known(request, "num_prompt_tokens") for request in requests]
+        records["num_computed"] = [getattr(r, "num_computed_tokens", 0) for r in requests]
+        records["reads"] = [not request.skip_reading_prefix_cache for request in requests]
+        records["preempted"] = [getattr(r, "num_preemptions", 0) > 0 for r in requests]
+        records["tracked"] = True
+        self._table[rows] = records
         for row, request, words in zip(rows.tolist(), requests, hashes, strict=True):
             self._row_of[request.request_id] = row
-            self._table["tracked"][row] = True
             self.requests[row] = request
-            self.begins[row] = self.ends[row] = self._table["limit"][row] = self._top
-            self.reads[row] = not request.skip_reading_prefix_cache
-            self.num_tokens[row] = request.num_tokens
-            num_prompt = getattr(request, "num_prompt_tokens", None)
-            self._table["num_prompt"][row] = -1 if num_prompt is None else num_prompt
-            self._table["num_computed"][row] = getattr(request, "num_computed_tokens", 0)
-            self._table["preempted"][row] = getattr(request, "num_preemptions", 0) > 0
-            self._table["serial"][row] = self._table["num_pending"][row] = 0
             self._append(row, words)
         return rows
 
@@ -150,7 +153,7 @@ class RequestRows:
                 )
             new.append(self._words(request, have))
         width = self._common_width([self.requests[row].block_hashes for row in checked])
-        self._make_room({row: len(words) for row, words in zip(checked, new, strict=True)}, 0)
+        self._refuse_too_many(sum(map(len, new)))
         self.width = width
         for row, words in zip(checked, new, strict=True):
             self.num_tokens[row] = self.requests[row].num_tokens
@@ -165,8 +168,9 @@ class RequestRows:
         for row in self.checked(rows):
             del self._row_of[self.requests[row].request_id]
             self.requests[row] = None
-            self._table["tracked"][row] = False
-            self.begins[row] = self.ends[row] = 0
+            record = self._table[row]
+            self.arena.give(int(record["begin"]), int(record["limit"]))
+            self._table[row] = np.zeros((), ROW_RECORD)
             self._idle.append(row)
 
     def spans(self, rows: RowIds | None) -> Spans:
@@ -207,10 +211,8 @@ class RequestRows:
         self._idle = [*range(max_requests - 1, len(self.requests) - 1, -1), *self._idle]
         self.requests += [None] * more
         self._table = np.concatenate([self._table, np.zeros(more, ROW_RECORD)])
-        words = self.arena.words
-        self.arena = HashArena(max_hashes)
-        self.arena.words[: len(words)] = words
-        self._changed_all()
+        self.arena = self.arena.grown(max_hashes)
+        self.epoch += 1
 
     def _words(self, request: Any, start: int = 0) -> npt.NDArray[np.int64]:
         hashes = request.block_hashes
@@ -232,54 +234,41 @@ class RequestRows:
             raise ArgumentError(f"hashes of different widths cannot be tracked together: {widths}")
         return widths.pop() if widths else 0
 
-    def _make_room(self, longer: dict[int, int], fresh: int) -> None:
-        """See that rows can become longer by so many hashes, and `fresh` more follow; else pack."""
-        limit, top = self._table["limit"], self._top
-        for row, count in longer.items():
-            if count and self.ends[row] + count > limit[row]:
-                top += count + (
-                    0 if self.ends[row] == top else int(self.ends[row] - self.begins[row])
-                )
-        if top + fresh <= len(self.arena):
-            return
-        needed = sum(longer.values()) + fresh
+    def _refuse_too_many(self, needed: int) -> None:
         if self.num_hashes + needed > len(self.arena):
             raise ArgumentError(
                 f"{needed} more hashes do not fit into an arena of {len(self.arena)} that holds "
                 f"{self.num_hashes}: grow() first"
             )
-        words = self.arena.words
-        packed = np.zeros_like(words)
-        top = 0
-        for row in self.all().tolist():
-            part = words[self.begins[row] : self.ends[row]]
-            packed[top : top + len(part)] = part
-            self.begins[row], self.ends[row] = top, top + len(part)
-            top += len(part) + longer.get(row, 0)
-            limit[row] = top
-        self.arena.words, self._top = packed, top
-        self._changed_all()
-
-    def _changed_all(self) -> None:
-        self.epoch += 1
-        self.arena.wrote_all(self._top)
 
     def _append(self, row: int, words: npt.NDArray[np.int64]) -> None:
+        """Append hashes, which are known to fit, to a row."""
         if not len(words):
             return
-        begin, end = int(self.begins[row]), int(self.ends[row])
-        if end + len(words) > self._table["limit"][row]:
-            if end != self._top:
-                # Others lie behind: the row moves to where there is room.
-                begin, end = self._moved_to_top(begin, end)
-                self.begins[row] = begin
-            self._top = self._table["limit"][row] = end + len(words)
+        record = self._table[row]
+        begin, end, limit = int(record["begin"]), int(record["end"]), int(record["limit"])
+        if end + len(words) > limit:
+            mine = self.arena.words[begin:end].copy()
+            self.arena.give(begin, limit)
+            record["begin"] = record["end"] = record["limit"] = 0
+            piece = self.arena.take(len(mine) + len(words))
+            if piece is None:
+                self._pack()
+                piece = self.arena.take(len(mine) + len(words))
+                assert piece is not None
+            begin, end = piece[0], piece[0] + len(mine)
+            self.arena.words[begin:end] = mine
+            self.arena.wrote(begin, end)
+            record["begin"], record["limit"] = piece
         self.arena.words[end : end + len(words)] = words
-        self.ends[row] = end + len(words)
+        record["end"] = end + len(words)
         self.arena.wrote(end, end + len(words))
 
-    def _moved_to_top(self, begin: int, end: int) -> tuple[int, int]:
-        words, top = self.arena.words, self._top
-        words[top : top + end - begin] = words[begin:end]
-        self.arena.wrote(top, top + end - begin)
-        return top, top + end - begin
+    def _pack(self) -> None:
+        held = np.flatnonzero(self.ends > self.begins)
+        held = held[np.argsort(self.begins[held])]
+        begins, ends = self.begins[held], self.ends[held]
+        packed = self.arena.pack(list(zip(begins.tolist(), ends.tolist(), strict=True)))
+        self.begins[held] = packed
+        self.ends[held] = self._table["limit"][held] = packed + ends - begins
+        self.epoch += 1

@@ -7,9 +7,16 @@ import numpy.typing as npt
 
 from kvgpu.kernels.layout import KEY_WORDS
 
+MOST_PIECES = 256
+"""Pieces that are kept apart; beyond, everything between the first and the last counts as changed."""
+SMALLEST_PIECE = 8
+
 
 class HashArena:
-    """A flat array of hashes that a device may keep a copy of.
+    """A flat array of hashes that a device may keep a copy of, handed out in pieces.
+
+    A piece is rounded up to a power of two while there is room, so that its owner can grow; the piece that
+    was given back last is handed out first, because it is still in the processor's cache.
 
     Args:
         capacity: Hashes.
@@ -23,19 +30,63 @@ class HashArena:
         self.words: npt.NDArray[np.int64] = np.zeros((capacity, KEY_WORDS), np.int64)
         self.copy: Any = None
         self._written: list[tuple[int, int]] = []
+        self._top = 0
+        self._free: dict[int, list[int]] = {}
 
     def __len__(self) -> int:
         return len(self.words)
 
+    def take(self, count: int) -> tuple[int, int] | None:
+        """A piece for at least `count` hashes, as (begin, limit); None if there is none. O(1)."""
+        size = max(SMALLEST_PIECE, 1 << (count - 1).bit_length())
+        if self._free.get(size):
+            begin = self._free[size].pop()
+            return begin, begin + size
+        if self._top + size > len(self.words):
+            size = count
+        begin = self._top
+        if begin + size > len(self.words):
+            return None
+        self._top += size
+        return begin, begin + size
+
+    def give(self, begin: int, limit: int) -> None:
+        """Take a piece back. One of an odd size is used again after `pack` only. O(1)."""
+        size = limit - begin
+        if size and limit == self._top:
+            self._top = begin
+        elif size >= SMALLEST_PIECE and size & (size - 1) == 0:
+            self._free.setdefault(size, []).append(begin)
+
+    def pack(self, pieces: list[tuple[int, int]]) -> list[int]:
+        """Move pieces (begin, end), in the order of their place, together at the front; their new begins."""
+        begins, top = [], 0
+        for begin, end in pieces:
+            self.words[top : top + end - begin] = self.words[begin:end]
+            begins.append(top)
+            top += end - begin
+        self._top = top
+        self._free.clear()
+        self._written = [(0, top)]
+        return begins
+
+    def grown(self, capacity: int) -> "HashArena":
+        """A larger arena with the same pieces."""
+        larger = HashArena(capacity)
+        larger.words[: len(self.words)] = self.words
+        larger._top, larger._free = self._top, self._free
+        larger._written = [(0, self._top)]
+        return larger
+
     def wrote(self, begin: int, end: int) -> None:
         """Hashes [begin, end) have changed. Amortised O(1)."""
-        if self._written and self._written[-1][1] == begin:
-            begin = self._written.pop()[0]
-        self._written.append((begin, end))
-
-    def wrote_all(self, end: int) -> None:
-        """Everything up to `end` has changed."""
-        self._written = [(0, end)]
+        written = self._written
+        if written and begin <= written[-1][1] and end >= written[-1][0]:
+            last = written.pop()
+            begin, end = min(begin, last[0]), max(end, last[1])
+        written.append((begin, end))
+        if len(written) > MOST_PIECES:
+            self._written = [(min(p[0] for p in written), max(p[1] for p in written))]
 
     def take_written(self) -> list[tuple[int, int]]:
         """Pieces that have changed since the last call."""

@@ -11,6 +11,7 @@ from managers import make_request
 from kvgpu import hashing
 from kvgpu.batch.rows import RequestRows
 from kvgpu.errors import ArgumentError, ConfigError
+from kvgpu.index.arena import MOST_PIECES
 
 
 def hashes_in(rows, row):
@@ -88,11 +89,11 @@ def test_a_row_can_be_given_to_another_request(rows, requests):
 
 
 def test_the_arena_is_packed_when_its_end_is_reached():
-    rows = RequestRows(4, 12)
+    rows = RequestRows(4, 30)
     kept, left = make_request("kept", 16, 4), make_request("left", 32, 4)
     handed_out = rows.track([left, kept])
     rows.untrack(handed_out[:1])
-    other = make_request("other", 32, 4)
+    other = make_request("other", 4 * 26, 4)
     rows.track([other])
     assert holds(rows, [kept, other])
     assert rows.epoch == 1
@@ -108,11 +109,24 @@ def test_a_row_can_grow_into_the_last_place_of_the_arena():
     assert rows.num_hashes == 100
 
 
-def test_packing_leaves_one_piece_to_be_copied():
-    rows = RequestRows(2, 10)
+def test_changes_that_nobody_copies_do_not_pile_up():
+    rows = RequestRows(700, 10_000)
+    requests = [make_request(f"r{i}", 4 * 7, 4) for i in range(700)]
+    for part in (requests, requests[::2], requests):
+        handed_out = rows.track(part)
+        rows.untrack(handed_out[np.arange(len(part)) % 3 > 0])
+        rows.untrack(handed_out[::3])
+    assert len(rows.arena.take_written()) <= MOST_PIECES
+
+
+def test_a_piece_that_is_given_back_is_handed_out_again():
+    rows = RequestRows(2, 1000)
+    begins = set()
     for turn in range(20):
-        rows.untrack(rows.track([make_request(f"r{turn}", 4 * 7, 4)]))
-    assert len(rows.arena.take_written()) <= 2
+        handed_out = rows.track([make_request(f"r{turn}", 4 * 7, 4)])
+        begins.add(int(rows.begins[handed_out[0]]))
+        rows.untrack(handed_out)
+    assert begins == {0}
 
 
 @pytest.mark.parametrize(
