@@ -10,7 +10,7 @@ int64 [groups, GROUP_WORDS]; `mine` int64 [groups], the rows of the request in t
 
 from typing import Any, NamedTuple
 
-from kvgpu._jit import inline, jit
+from kvgpu._jit import inline, jit, leaf
 from kvgpu.blocks import HAS_HASH
 from kvgpu.free_queue import count_free, pop_into, release_all, touch_all
 from kvgpu.groups.block_tables import split_ids
@@ -96,7 +96,7 @@ def extend(pool: Any, store: Any, row: int, count: int, tally: Any) -> None:
     rows[row, LENGTH] = length + count
 
 
-@inline
+@leaf
 def needed_in_group(
     pool: Any,
     store: Any,
@@ -171,7 +171,7 @@ def take_hits(pool: Any, store: Any, group: Any, row: int, hits: Any, ask: Any, 
     return int(length)
 
 
-@inline
+@leaf
 def full_blocks(store: Any, group: Any, row: int, num_cacheable: int) -> tuple[int, int]:
     """Blocks that caching has not handled and that become full: [first, behind the last)."""
     size = group[BLOCK_SIZE]

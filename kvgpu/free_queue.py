@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from kvgpu._jit import AHEAD, inline, jit, prefetch
+from kvgpu._jit import AHEAD, jit, leaf, prefetch
 from kvgpu.block_list import BlockList
 from kvgpu.blocks import IN_TABLE, BlockState, KVCacheBlock
 from kvgpu.errors import ArgumentError, FreeQueueError, NotEnoughBlocksError
 
 
-@inline
+@leaf
 def unlink(records: Any, row: int) -> None:
     """Take a member out of the queue."""
     prev = records[row].prev
@@ -27,7 +27,7 @@ def unlink(records: Any, row: int) -> None:
     records[len(records) - 1].ref_cnt -= 1
 
 
-@inline
+@leaf
 def link_after(records: Any, row: int, prev: int) -> None:
     """Put `row` behind `prev`, a member or the sentinel."""
     next = records[prev].next
@@ -58,7 +58,7 @@ def link_all(records: Any, start: int) -> None:
     records[sentinel].ref_cnt = sentinel - start
 
 
-@inline
+@leaf
 def pop_into(records: Any, ids: Any, ref_cnt: int) -> int:
     """Fill `ids` with blocks from the head and give them `ref_cnt`; returns how many the index still holds.
 
@@ -94,7 +94,7 @@ def pop_free(records: Any, count: int, ref_cnt: int) -> Any:
     return ids, pop_into(records, ids, ref_cnt)
 
 
-@inline
+@leaf
 def touch_all(records: Any, ids: Any, null_id: int) -> None:
     """Count one more user of each block; those that were free leave the queue (fact 15).
 
@@ -120,7 +120,7 @@ def touch(records: Any, ids: Any, null_id: int) -> None:
     touch_all(records, ids, null_id)
 
 
-@inline
+@leaf
 def release_all(records: Any, ids: Any, null_id: int, backwards: bool, prepend: bool) -> None:
     """Count one user less of each block; those without any go to the queue in the given order.
 
@@ -157,7 +157,7 @@ def release(records: Any, ids: Any, null_id: int, backwards: bool, prepend: bool
     release_all(records, ids, null_id, backwards, prepend)
 
 
-@inline
+@leaf
 def count_free(records: Any, ids: Any, null_id: int) -> int:
     """How many of the blocks are free and would leave the queue when touched."""
     count = 0

@@ -9,7 +9,7 @@ soon as the answer is known. Source of the behaviour: facts 28 to 35 in docs/sem
 from collections.abc import Callable
 from typing import Any
 
-from kvgpu._jit import inline, python_of
+from kvgpu._jit import inline, leaf, python_of
 from kvgpu.kernels.layout import (
     CHUNKED_LOCAL,
     FULL,
@@ -26,7 +26,7 @@ from kvgpu.kernels.layout import (
 from kvgpu.plan import PrefixPlan
 
 
-@inline
+@leaf
 def aligned_down(length: int, block_size: int, alignment: int) -> int:
     """Longest run of at most `length` blocks that ends at a multiple of the alignment."""
     while length > 0 and length * block_size % alignment != 0:
@@ -34,7 +34,7 @@ def aligned_down(length: int, block_size: int, alignment: int) -> int:
     return length
 
 
-@inline
+@leaf
 def full_attention_hit(
     hit: Any, ctx: Any, max_length: int, block_size: int, alignment: int, drop: bool, extent: int
 ) -> tuple[int, int]:
@@ -48,7 +48,7 @@ def full_attention_hit(
     return 0, aligned_down(length, block_size, alignment)
 
 
-@inline
+@leaf
 def sliding_window_hit(
     hit: Any, ctx: Any, max_length: int, block_size: int, alignment: int, drop: bool, extent: int
 ) -> tuple[int, int]:
@@ -82,7 +82,7 @@ def sliding_window_hit(
     return min(first, length), length
 
 
-@inline
+@leaf
 def chunked_local_hit(
     hit: Any, ctx: Any, max_length: int, block_size: int, alignment: int, drop: bool, extent: int
 ) -> tuple[int, int]:
@@ -95,7 +95,7 @@ def chunked_local_hit(
     return first, length
 
 
-@inline
+@leaf
 def mamba_hit(
     hit: Any, ctx: Any, max_length: int, block_size: int, alignment: int, drop: bool, extent: int
 ) -> tuple[int, int]:
@@ -108,7 +108,7 @@ def mamba_hit(
     return 0, 0
 
 
-@inline
+@leaf
 def apply_rule(
     hit: Any, ctx: Any, kind: int, max_length: int, block_size: int, alignment: int, drop: bool,
     extent: int,

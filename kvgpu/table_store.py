@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kvgpu._jit import inline, jit
+from kvgpu._jit import jit, leaf
 from kvgpu.blocks import Ids
 
 BEGIN, LENGTH, LIMIT, NUM_CACHED, QUIET, SERIAL, ROW_WORDS = 0, 1, 2, 3, 4, 5, 8
@@ -20,7 +20,7 @@ TOP = 0
 SMALLEST_CLASS = 3
 
 
-@inline
+@leaf
 def segment_class(length: int) -> int:
     """The smallest i >= SMALLEST_CLASS so that 2**i ids suffice."""
     size_class = SMALLEST_CLASS
@@ -29,7 +29,7 @@ def segment_class(length: int) -> int:
     return size_class
 
 
-@inline
+@leaf
 def release_segment(rows: Any, ids: Any, heads: Any, row: int) -> None:
     """Give back the memory of a row."""
     if rows[row, LIMIT] > 0:
@@ -41,7 +41,7 @@ def release_segment(rows: Any, ids: Any, heads: Any, row: int) -> None:
     rows[row, LIMIT] = 0
 
 
-@inline
+@leaf
 def make_room(rows: Any, ids: Any, heads: Any, row: int, length: int) -> None:
     """See that a row can hold `length` ids; it moves if it must.
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from kvgpu._jit import inline, jit
+from kvgpu._jit import jit, leaf
 from kvgpu.allocation import (
     FITS,
     TALLY_WORDS,
@@ -40,7 +40,7 @@ REQUESTS, QUERIES, HITS, STATISTICS = 0, 1, 2, 3
 """Counts of lookups, as in `PrefixCacheStats`: row 0 of first attempts, row 1 after a preemption."""
 
 
-@inline
+@leaf
 def is_quiet(store_rows: Any, first: int, num_main: int, options: Any) -> bool:
     """Whether a request needs nothing of any group for so many tokens.
 
@@ -96,7 +96,7 @@ def bounds_of(
     return 0, 0, bounds
 
 
-@inline
+@leaf
 def collect_hits(
     found: Any, firsts: Any, lines: Any, ids: Any, null_id: int, hits: Any, ends: Any
 ) -> None:

@@ -3,7 +3,7 @@
 Each rule is stated once, as Python that Numba also compiles. A group is a row of int64 words.
 """
 
-from kvgpu._jit import inline
+from kvgpu._jit import leaf
 from kvgpu.kernels.layout import CHUNKED_LOCAL, FULL, SLIDING_WINDOW
 
 (
@@ -18,13 +18,13 @@ see `is_reachable`."""
 NO_CAP = -1
 
 
-@inline
+@leaf
 def blocks_of(num_tokens: int, block_size: int) -> int:
     """Blocks that so many tokens take."""
     return (num_tokens + block_size - 1) // block_size
 
 
-@inline
+@leaf
 def skipped_tokens(kind: int, extent: int, num_computed: int) -> int:
     """Tokens at the front that the next token does not attend to."""
     if kind == FULL:
@@ -36,7 +36,7 @@ def skipped_tokens(kind: int, extent: int, num_computed: int) -> int:
     return num_computed - 1  # a recurrent state: only the last token
 
 
-@inline
+@leaf
 def blocks_missing(required: int, held: int, running: bool, skipped: int, num_hits: int) -> int:
     """New blocks that a request takes from the pool, the hits that leave the free queue aside (fact 22)."""
     if running:
@@ -44,7 +44,7 @@ def blocks_missing(required: int, held: int, running: bool, skipped: int, num_hi
     return max(required - max(skipped, num_hits + held), 0)
 
 
-@inline
+@leaf
 def quiet_tokens(
     kind: int, extent: int, block_size: int, held: int, num_cached: int, caching: bool, num_computed: int
 ) -> int:  # fmt: skip
@@ -65,7 +65,7 @@ def quiet_tokens(
     return quiet
 
 
-@inline
+@leaf
 def cacheable_tokens(num_tokens: int, alignment: int, eagle: bool, block_size: int) -> int:
     """How many of the first `num_tokens` tokens a group may cache.
 
@@ -80,7 +80,7 @@ def cacheable_tokens(num_tokens: int, alignment: int, eagle: bool, block_size: i
     return aligned
 
 
-@inline
+@leaf
 def is_reachable(
     block: int, block_size: int, shift: int, need: int, period: int, prompt_ends: bool, alignment: int,
     num_prompt: int,

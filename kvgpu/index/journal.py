@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from kvgpu._jit import inline, jit
+from kvgpu._jit import jit, leaf
 from kvgpu.kernels.layout import HASH_MULTIPLIER, KEY_WORDS, LOW_32
 
 LOG_WORDS = KEY_WORDS + 3
@@ -13,7 +13,7 @@ NO_LOG: npt.NDArray[np.int64] = np.zeros((0, LOG_WORDS), np.int64)
 """Given to compiled code when nothing is to be noted."""
 
 
-@inline
+@leaf
 def note(log: Any, k0: int, k1: int, k2: int, k3: int, group: int, old: int, new: int) -> None:
     """Note that the first block of a key changed; -1 stands for none.
 

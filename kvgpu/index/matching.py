@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from kvgpu._jit import inline, jit
+from kvgpu._jit import inline, jit, leaf
 from kvgpu.blocks import FIRST
 from kvgpu.index.table import find_first, same_key, slot_hash
 from kvgpu.kernels.layout import (
@@ -18,7 +18,7 @@ from kvgpu.kernels.layout import (
 from kvgpu.policies import apply_rule, common_hit
 
 
-@inline
+@leaf
 def probe(ctx: Any, block: int) -> bool:
     """Is `block` of the request cached in every group? Notes the ids that were found.
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from kvgpu._jit import AHEAD, inline, jit, lanes_equal, lowest_bit, prefetch
+from kvgpu._jit import AHEAD, inline, jit, lanes_equal, leaf, lowest_bit, prefetch
 from kvgpu.blocks import FIRST, HAS_HASH, IN_TABLE, SHARED
 from kvgpu.index.journal import note
 from kvgpu.kernels.layout import (
@@ -25,14 +25,14 @@ ALL_SLOTS = (1 << SLOTS_PER_BUCKET) - 1
 assert BUCKET_WORDS == SLOTS_PER_BUCKET + 1 == 8  # the lanes that are compared at once
 
 
-@inline
+@leaf
 def mix(h: int, word: int) -> int:
     """One round of the slot hash: multiply, and fold the high half onto the low one."""
     h = (h ^ word) * HASH_MULTIPLIER
     return h ^ ((h >> 32) & LOW_32)
 
 
-@inline
+@leaf
 def slot_hash(k0: int, k1: int, k2: int, k3: int, group: int, seed: int) -> int:
     """Where a key lives: the high half chooses the bucket, the low half is the tag.
 
@@ -41,19 +41,19 @@ def slot_hash(k0: int, k1: int, k2: int, k3: int, group: int, seed: int) -> int:
     return mix(mix(mix(mix(mix(seed, k0), k1), k2), k3), group)
 
 
-@inline
+@leaf
 def bucket_of(h: int, num_buckets: int) -> int:
     """Primary bucket: the high half scaled to the number of buckets."""
     return (((h >> 32) & LOW_32) * num_buckets) >> 32
 
 
-@inline
+@leaf
 def word_of(h: int, row: int) -> int:
     """The word of an entry: tag and block id in one."""
     return ((h & LOW_32) << TAG_SHIFT) | (row + 1)
 
 
-@inline
+@leaf
 def same_key(record: Any, k0: int, k1: int, k2: int, k3: int, group: int) -> Any:
     """All 32 bytes and the group are equal: tags only steer."""
     return (
@@ -65,20 +65,20 @@ def same_key(record: Any, k0: int, k1: int, k2: int, k3: int, group: int) -> Any
     )
 
 
-@inline
+@leaf
 def slots_with(table: Any, bucket: int, value: int, shift: int) -> int:
     """Mask of the slots of a bucket whose word, shifted right by `shift`, is `value`."""
     return lanes_equal(table, bucket, value, shift) & ALL_SLOTS
 
 
-@inline
+@leaf
 def slots_of_tag(table: Any, bucket: int, tag: int) -> int:
     """Mask of the slots of a bucket with this tag; an empty one has tag 0 and does not count."""
     found = slots_with(table, bucket, tag, TAG_SHIFT)
     return found if tag != 0 else found & ~slots_with(table, bucket, EMPTY_WORD, 0)
 
 
-@inline
+@leaf
 def find_first(
     records: Any, table: Any, k0: int, k1: int, k2: int, k3: int, group: int, h: int
 ) -> Any:
@@ -100,7 +100,7 @@ def find_first(
     return -1
 
 
-@inline
+@leaf
 def put_word(table: Any, h: int, word: int) -> None:
     """Store a word in the first free slot from the primary bucket on."""
     num_buckets = len(table)
@@ -116,7 +116,7 @@ def put_word(table: Any, h: int, word: int) -> None:
             bucket = 0
 
 
-@inline
+@leaf
 def swap_word(table: Any, h: int, word: int, replacement: int) -> None:
     """Replace the exact word; EMPTY_WORD takes it out and uncounts it where it overflowed."""
     num_buckets = len(table)
@@ -133,7 +133,7 @@ def swap_word(table: Any, h: int, word: int, replacement: int) -> None:
             bucket = 0
 
 
-@inline
+@leaf
 def enter_row(
     records: Any, table: Any, row: int, k0: int, k1: int, k2: int, k3: int, group: int, h: int,
     log: Any,
@@ -217,7 +217,7 @@ def insert_rows(
     return insert_all(records, table, ids, rows, stride, group, flags, seed, log)
 
 
-@inline
+@leaf
 def erase_row(records: Any, table: Any, row: int, h: int, forget: bool, log: Any) -> int:
     """Take a block of slot hash `h` out, if it is in; returns 1 if the table lost its key."""
     record = records[row]
@@ -243,7 +243,7 @@ def erase_row(records: Any, table: Any, row: int, h: int, forget: bool, log: Any
     return lost_keys
 
 
-@inline
+@leaf
 def hash_of_record(records: Any, row: int, seed: int) -> int:
     """`slot_hash` of the key that a record holds."""
     record = records[row]
