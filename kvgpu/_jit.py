@@ -96,7 +96,8 @@ def leaf(function: F) -> F:
     a loop with several exits, these are two locked instructions per array and call: half of the time of an
     insert. A helper that returned an array so would return one that nobody owns.
     """
-    return cast(F, numba.njit(error_model="numpy", forceinline=True, _nrt=False)(function))
+    compiler: Any = numba.njit  # its stubs do not know the option
+    return cast(F, compiler(error_model="numpy", forceinline=True, _nrt=False)(function))
 
 
 @intrinsic

@@ -80,7 +80,7 @@ class RequestBlocks(BlockList):
         super().__init__(state)
         self._store = store
         self._mirror: list[KVCacheBlock] | None = None
-        self.row = store.open() if row is None else row
+        self.row: int = store.open() if row is None else row
         self.quiet_until = 0
 
     @property
@@ -122,10 +122,9 @@ class RequestBlocks(BlockList):
         row, self.row = self.row, -1
         return row
 
-    def detach(self) -> Ids:
-        """Give the row back and keep a copy of the ids, which is returned."""
+    def detach(self) -> None:
+        """Give the row back and keep a copy of the ids."""
         self._store.close(self.leave())
-        return self._ids
 
     def __len__(self) -> int:
         return len(self._ids) if self.row < 0 else int(self._store.rows[self.row, LENGTH])

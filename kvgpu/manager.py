@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from kvgpu.array_allocator import ArrayAllocator
+from kvgpu.block_list import RequestBlocks
 from kvgpu.blocks import KVCacheBlock
 from kvgpu.coordinators.registry import get_kv_cache_coordinator
 from kvgpu.errors import ArgumentError, ConfigError, InvariantError, RunningRequestError
@@ -186,9 +187,10 @@ class KVCacheManager:
             and not full_sequence_must_fit
             and not reserved_blocks
         ):
-            table = None if self._tables is None else self._tables.get(request.request_id)
+            table = None if self._tables is None else dict.get(self._tables, request.request_id)
             num_slots = request.num_computed_tokens + num_new_tokens + num_lookahead_tokens
-            if table is not None and num_slots <= table.quiet_until:
+            # A request that only a batch has served is a number here.
+            if type(table) is RequestBlocks and num_slots <= table.quiet_until:
                 return self.empty_kv_cache_blocks
         if num_new_tokens == 0 and num_external_computed_tokens == 0:
             raise ArgumentError(

@@ -89,7 +89,7 @@ def test_blocks_that_are_detached_can_still_be_read(state):
     store = TableStore()
     blocks = RequestBlocks(state, store)
     blocks.extend_ids(ids_of(4, 5))
-    assert blocks.detach().tolist() == [4, 5]
+    blocks.detach()
     RequestBlocks(state, store).extend_ids(ids_of(6, 7))
     assert blocks.ids.tolist() == [4, 5]
     assert len(blocks) == 2

@@ -316,9 +316,9 @@ class BatchManager(BatchQueries):
         """
         checked = self.rows.checked(rows)
         self._flush(checked)
-        computed = self.rows.records["num_computed"]
-        for row in checked:
-            self.rows.requests[row].num_computed_tokens = int(computed[row])
+        computed = self.rows.records["num_computed"][checked].tolist()
+        for row, num_computed in zip(checked, computed, strict=True):
+            self.rows.requests[row].num_computed_tokens = num_computed
 
     def bind(self, rows: RowIds) -> None:
         """Note where the blocks lie that requests of these rows hold."""
@@ -327,7 +327,7 @@ class BatchManager(BatchQueries):
         for row in rows.tolist():
             name = self.rows.requests[row].request_id
             if name in managers[0].req_to_blocks:
-                self.tables[row] = [single.req_to_blocks[name].row for single in managers]
+                self.tables[row] = [single.req_to_blocks.row_of(name) for single in managers]
                 serial = int(store.rows[self.tables[row, 0], SERIAL])
                 self.rows.records["serial"][row] = serial
 
@@ -354,10 +354,9 @@ class BatchManager(BatchQueries):
 
     def _flush(self, rows: list[int]) -> None:
         records = self.rows.records
-        for row in rows:
-            if records["num_pending"][row]:
-                tokens = self._pending.take(records, row)
-                self.rows.requests[row].append_output_token_ids(tokens)
+        for place in np.flatnonzero(records["num_pending"][rows]).tolist():
+            tokens = self._pending.take(records, rows[place])
+            self.rows.requests[rows[place]].append_output_token_ids(tokens)
 
     def _longest(self, rows: RowIds, num_new: npt.NDArray[np.int64]) -> int:
         """Most tokens that any of the rows will have slots for."""

@@ -120,7 +120,9 @@ class RequestRows:
         self._refuse_too_many(sum(map(len, hashes)))
         self.width = width
         rows = np.array([self._idle.pop() for _ in requests], np.int64)
+        pieces = self._pieces(hashes)
         records = np.zeros(len(rows), ROW_RECORD)
+        records["begin"], records["end"], records["limit"] = pieces.T
         records["num_tokens"] = [request.num_tokens for request in requests]
         records["num_prompt"] = [_known(request, "num_prompt_tokens") for request in requests]
         records["num_computed"] = [getattr(r, "num_computed_tokens", 0) for r in requests]
@@ -128,10 +130,9 @@ class RequestRows:
         records["preempted"] = [getattr(r, "num_preemptions", 0) > 0 for r in requests]
         records["tracked"] = True
         self._table[rows] = records
-        for row, request, words in zip(rows.tolist(), requests, hashes, strict=True):
-            self._row_of[request.request_id] = row
+        for name, row, request in zip(names, rows.tolist(), requests, strict=True):
+            self._row_of[name] = row
             self.requests[row] = request
-            self._append(row, words)
         return rows
 
     def extend(self, rows: RowIds | None = None) -> None:
@@ -165,13 +166,16 @@ class RequestRows:
         Raises:
             ArgumentError: A row that is not tracked, or comes twice. Nothing is changed.
         """
-        for row in self.checked(rows):
+        checked = self.checked(rows)
+        records = self._table[checked]
+        for row, begin, limit in zip(
+            checked, records["begin"].tolist(), records["limit"].tolist(), strict=True
+        ):
             del self._row_of[self.requests[row].request_id]
             self.requests[row] = None
-            record = self._table[row]
-            self.arena.give(int(record["begin"]), int(record["limit"]))
-            self._table[row] = np.zeros((), ROW_RECORD)
-            self._idle.append(row)
+            self.arena.give(begin, limit)
+        self._table[checked] = np.zeros((), ROW_RECORD)
+        self._idle += checked
 
     def spans(self, rows: RowIds | None) -> Spans:
         """First hash, hash after the last and longest hit allowed of rows (all if None), int64 [3, n].
@@ -240,6 +244,30 @@ class RequestRows:
                 f"{needed} more hashes do not fit into an arena of {len(self.arena)} that holds "
                 f"{self.num_hashes}: grow() first"
             )
+
+    def _pieces(self, hashes: list[npt.NDArray[np.int64]]) -> npt.NDArray[np.int64]:
+        """Put hashes, which are known to fit, into the arena: begin, end, limit, int64 [n, 3]."""
+        arena = self.arena
+        pieces = []
+        for words in hashes:
+            count = len(words)
+            piece = arena.take(count) if count else (0, 0)
+            if piece is None:
+                # Those that were just written have no rows yet, so they are written again.
+                self._pack()
+                total = sum(map(len, hashes))
+                piece = arena.take(total)
+                assert piece is not None
+                ends = piece[0] + np.cumsum([len(part) for part in hashes])
+                arena.words[piece[0] : piece[0] + total] = np.concatenate(hashes)
+                arena.wrote(piece[0], piece[0] + total)
+                begins = ends - [len(part) for part in hashes]
+                return np.stack([begins, ends, ends], 1).astype(np.int64)
+            begin, limit = piece
+            arena.words[begin : begin + count] = words
+            arena.wrote(begin, begin + count)
+            pieces.append((begin, begin + count, limit))
+        return np.array(pieces, np.int64).reshape(-1, 3)
 
     def _append(self, row: int, words: npt.NDArray[np.int64]) -> None:
         """Append hashes, which are known to fit, to a row."""

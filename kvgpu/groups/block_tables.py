@@ -40,46 +40,75 @@ def _split_own(records: Any, ids: Any, null_id: int, until_null: bool) -> Any:
     return split_ids(records, ids, null_id, until_null)
 
 
-class BlockTables(dict[str, RequestBlocks]):
-    """Request id -> its blocks; a missing request gets an empty list, as in a defaultdict."""
+class BlockTables(dict[str, Any]):
+    """Request id -> its `RequestBlocks`; a missing request gets an empty list, as in a defaultdict.
+
+    Requests that a batch has given blocks are kept as rows of the store until somebody asks for them.
+
+    Args:
+        state: Records of the pool.
+        store: Where the ids lie.
+    """
 
     def __init__(self, state: BlockState, store: TableStore) -> None:
         self._state = state
         self._store = store
 
-    def __missing__(self, request_id: str) -> RequestBlocks:
-        blocks = RequestBlocks(self._state, self._store)
-        super().__setitem__(request_id, blocks)
+    def __getitem__(self, request_id: str) -> RequestBlocks:
+        blocks = super().get(request_id)
+        if type(blocks) is not RequestBlocks:
+            blocks = RequestBlocks(self._state, self._store, blocks)
+            super().__setitem__(request_id, blocks)
         return blocks
+
+    def get(self, request_id: str, default: Any = None) -> Any:
+        """As of a dict."""
+        if request_id not in self:
+            return default
+        return self[request_id]
 
     def __setitem__(self, request_id: str, blocks: Sequence[KVCacheBlock]) -> None:
         self.pop(request_id, None)
         plain = blocks if isinstance(blocks, list) else list(blocks)
         self[request_id].mirror(plain)
 
-    def adopt(self, request_id: str, row: int) -> None:
-        """Give a new request a row of the store that is filled already."""
-        super().__setitem__(request_id, RequestBlocks(self._state, self._store, row))
-
-    def leave(self, request_id: str) -> int:
-        """Forget a request; its row is the caller's to close."""
-        return super().pop(request_id).leave()
-
     def __delitem__(self, request_id: str) -> None:
-        self[request_id].detach()
-        super().__delitem__(request_id)
+        self.pop(request_id)
 
-    def take(self, request_id: str) -> Ids | None:
-        """Forget a request; returns its ids, or None if there is no such request."""
-        blocks = super().pop(request_id, None)
-        return None if blocks is None else blocks.detach()
+    def values(self) -> list[RequestBlocks]:  # type: ignore[override]
+        """As of a dict."""
+        return [self[request_id] for request_id in self]
+
+    def items(self) -> list[tuple[str, RequestBlocks]]:  # type: ignore[override]
+        """As of a dict."""
+        return [(request_id, self[request_id]) for request_id in self]
 
     def pop(self, request_id: str, *default: Any) -> Any:
         """As of a dict; the blocks go on as a list of their own."""
-        blocks = super().pop(request_id, *default)
-        if isinstance(blocks, RequestBlocks):
-            blocks.detach()
-        return blocks
+        if request_id in self:
+            blocks = self[request_id]
+            self._store.close(self.leave(request_id))
+            return blocks
+        return super().pop(request_id, *default)
+
+    def row_of(self, request_id: str) -> int:
+        """Row of a request in the store."""
+        blocks = super().__getitem__(request_id)
+        return int(blocks.row if type(blocks) is RequestBlocks else blocks)
+
+    def adopt(self, request_id: str, row: int) -> None:
+        """Give a new request a row of the store that is filled already."""
+        super().__setitem__(request_id, row)
+
+    def leave(self, request_id: str) -> int:
+        """Forget a request; its row is the caller's to close."""
+        blocks = super().pop(request_id)
+        return int(blocks.leave() if type(blocks) is RequestBlocks else blocks)
+
+    def take(self, request_id: str) -> Ids | None:
+        """Forget a request; returns its ids, or None if there is no such request."""
+        blocks = self.pop(request_id, None)
+        return None if blocks is None else blocks.ids
 
 
 class CachedCounts(MutableMapping[str, int]):
@@ -90,9 +119,9 @@ class CachedCounts(MutableMapping[str, int]):
 
     def __getitem__(self, request_id: str) -> int:
         blocks = self._tables.get(request_id)
-        if blocks is None or (count := blocks.num_cached) < 0:
+        if blocks is None or blocks.num_cached < 0:
             raise KeyError(request_id)
-        return count
+        return int(blocks.num_cached)
 
     def __setitem__(self, request_id: str, count: int) -> None:
         self._tables[request_id].num_cached = count

@@ -39,8 +39,9 @@ class HashArena:
     def take(self, count: int) -> tuple[int, int] | None:
         """A piece for at least `count` hashes, as (begin, limit); None if there is none. O(1)."""
         size = max(SMALLEST_PIECE, 1 << (count - 1).bit_length())
-        if self._free.get(size):
-            begin = self._free[size].pop()
+        free = self._free.get(size)
+        if free:
+            begin = free.pop()
             return begin, begin + size
         if self._top + size > len(self.words):
             size = count
