@@ -60,6 +60,10 @@ class ArgumentTypeError(ArgumentError, TypeError):
     """An array of the wrong dtype, or an argument of the wrong type. The state is as before."""
 
 
+class ConcurrentUseError(KVGPUError, RuntimeError):
+    """A second thread called a manager while a first one was inside. Nothing was changed."""
+
+
 class DeviceError(KVGPUError, RuntimeError):
     """A device that is asked for cannot be used: it is missing, or it failed.
 

@@ -9,6 +9,7 @@ from kvgpu.block_list import RequestBlocks
 from kvgpu.blocks import KVCacheBlock
 from kvgpu.coordinators.registry import get_kv_cache_coordinator
 from kvgpu.errors import ArgumentError, ConfigError, InvariantError, RunningRequestError
+from kvgpu.exclusive import Exclusive, exclusive
 from kvgpu.invariants import table_violations
 from kvgpu.kv_cache_blocks import KVCacheBlocks
 from kvgpu.metrics import KVCacheMetricsCollector, PrefixCacheStats
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class KVCacheManager:
+class KVCacheManager(Exclusive):
     """Looks up, allocates, caches and frees the KV-cache blocks of requests.
 
     Args:
@@ -46,7 +47,8 @@ class KVCacheManager:
     Raises:
         ConfigError: The configuration cannot work; the message says why.
 
-    One manager belongs to one thread at a time.
+    One manager belongs to one thread at a time, and one stream: docs/semantics.md says what may run beside
+    what. A second thread gets a `ConcurrentUseError`.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class KVCacheManager:
         *,
         backend: str | None = None,
     ) -> None:
+        super().__init__()
         if max_model_len <= 0:
             raise ConfigError(f"max_model_len must be at least 1 token, got {max_model_len}")
         if scheduler_block_size <= 0:
@@ -112,6 +115,7 @@ class KVCacheManager:
         """Fraction of the pool's blocks in use, 0.0 to 1.0. O(1)."""
         return self.block_pool.get_usage()
 
+    @exclusive
     def make_prefix_cache_stats(self) -> PrefixCacheStats | None:
         """Counts since the last call; None without `log_stats`."""
         if not self.log_stats:
@@ -119,6 +123,7 @@ class KVCacheManager:
         stats, self.prefix_cache_stats = self.prefix_cache_stats, PrefixCacheStats()
         return stats
 
+    @exclusive
     def get_computed_blocks(self, request: Any) -> tuple[KVCacheBlocks, int]:
         """Longest cached prefix of a request, without taking its blocks (fact 52).
 
@@ -192,6 +197,27 @@ class KVCacheManager:
             # A request that only a batch has served is a number here.
             if type(table) is RequestBlocks and num_slots <= table.quiet_until:
                 return self.empty_kv_cache_blocks
+        return self._allocate_slots(
+            request, num_new_tokens, num_new_computed_tokens, new_computed_blocks,
+            num_lookahead_tokens, num_external_computed_tokens, delay_cache_blocks,
+            num_encoder_tokens, full_sequence_must_fit, reserved_blocks,
+        )  # fmt: skip
+
+    @exclusive
+    def _allocate_slots(
+        self,
+        request: Any,
+        num_new_tokens: int,
+        num_new_computed_tokens: int,
+        new_computed_blocks: KVCacheBlocks | None,
+        num_lookahead_tokens: int,
+        num_external_computed_tokens: int,
+        delay_cache_blocks: bool,
+        num_encoder_tokens: int,
+        full_sequence_must_fit: bool,
+        reserved_blocks: int,
+    ) -> KVCacheBlocks | None:
+        """`allocate_slots` for a request that needs something."""
         if num_new_tokens == 0 and num_external_computed_tokens == 0:
             raise ArgumentError(
                 "num_new_tokens must be above 0 unless there are external computed tokens"
@@ -270,14 +296,17 @@ class KVCacheManager:
                     "free it first"
                 )
 
+    @exclusive
     def free(self, request: Any) -> None:
         """Give back all blocks of a request; nothing for an unknown one. O(blocks)."""
         self.coordinator.free(request.request_id)
 
+    @exclusive
     def remove_skipped_blocks(self, request_id: str, total_computed_tokens: int) -> None:
         """Give back the blocks that no token after `total_computed_tokens` attends to."""
         self.coordinator.remove_skipped_blocks(request_id, total_computed_tokens)
 
+    @exclusive
     def evict_blocks(self, block_ids: Iterable[int]) -> None:
         """Make blocks unfindable, for example because their data could not be loaded.
 
@@ -286,6 +315,7 @@ class KVCacheManager:
         """
         self.block_pool.evict_blocks(block_ids)
 
+    @exclusive
     def reset_prefix_cache(self) -> bool:
         """Forget all cached blocks; False while requests hold any."""
         if not self.block_pool.reset_prefix_cache():
@@ -294,10 +324,12 @@ class KVCacheManager:
             self.prefix_cache_stats.reset = True
         return True
 
+    @exclusive
     def get_num_common_prefix_blocks(self, running_request_id: str) -> list[int]:
         """Per group, leading blocks that all requests share (for cascade attention)."""
         return self.coordinator.get_num_common_prefix_blocks(running_request_id)
 
+    @exclusive
     def take_events(self) -> "list[KVCacheEvent]":
         """Events since the last call, in order, with kind and window of their groups."""
         events = self.block_pool.take_events()
@@ -315,6 +347,7 @@ class KVCacheManager:
         """Ids of the blocks that a request holds, per group."""
         return self.get_blocks(request_id).get_block_ids()
 
+    @exclusive
     def cache_blocks(self, request: Any, num_computed_tokens: int) -> None:
         """Cache the full blocks of the first `num_computed_tokens` tokens, after a delay."""
         if self.enable_caching:
@@ -324,6 +357,7 @@ class KVCacheManager:
         """Wrap block lists; all empty ones are one shared object."""
         return KVCacheBlocks(blocks) if any(map(len, blocks)) else self.empty_kv_cache_blocks
 
+    @exclusive
     def take_new_block_ids(self) -> list[int]:
         """Ids of blocks handed out since the last call that an engine may want zeroed."""
         ids: list[int] = []
@@ -331,10 +365,12 @@ class KVCacheManager:
             ids += manager.take_new_block_ids()
         return ids
 
+    @exclusive
     def new_step_starts(self) -> None:
         """To be called at the start of every scheduler step."""
         self.coordinator.new_step_starts()
 
+    @exclusive
     def check(self) -> None:
         """Compare all state: pool, index, and what requests hold. O(blocks).
 

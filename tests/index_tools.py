@@ -46,6 +46,11 @@ def _parameter(name: str) -> Any:
 
 every_backend = pytest.mark.parametrize("backend", [_parameter(name) for name in sorted(BACKENDS)])
 
+device_backends = pytest.mark.parametrize(
+    "backend", [_parameter(name) for name in sorted(CANNOT_RUN)]
+)
+"""Those that answer lookups from a device, or from its interpreter."""
+
 
 def make_index(backend: str, num_blocks: int, journal: Journal | None = None) -> BlockIndex:
     """An empty index over blocks 0 to num_blocks - 1, of which none is the null block."""

@@ -15,6 +15,7 @@ from kvgpu.batch.single import allocate_one_by_one
 from kvgpu.batch.tables import check_tables, write_tables
 from kvgpu.blocks import NO_IDS
 from kvgpu.errors import ArgumentError, ArgumentTypeError, BlockStateError, ConfigError
+from kvgpu.exclusive import exclusive
 from kvgpu.table_store import SERIAL
 
 if TYPE_CHECKING:
@@ -68,17 +69,20 @@ class BatchManager(BatchQueries):
                 )
                 self._lines[:, group] = line, query
 
+    @exclusive
     def track(self, requests: Sequence[Any]) -> RowIds:
         """Give each request a row; one that holds blocks goes on with them. See `RequestRows.track`."""
         rows = super().track(requests)
         self.bind(rows)
         return rows
 
+    @exclusive
     def extend(self, rows: RowIds | None = None) -> None:
         """Take over what requests have become; see `RequestRows.extend`."""
         self._flush(self.rows.checked(rows))
         super().extend(rows)
 
+    @exclusive
     def untrack(self, rows: RowIds) -> None:
         """Bring requests up to date and release their rows; their blocks stay theirs.
 
@@ -88,6 +92,7 @@ class BatchManager(BatchQueries):
         self.sync(rows)
         super().untrack(rows)
 
+    @exclusive
     def grow(self, max_requests: int, max_hashes: int) -> None:
         """Reserve more; see `RequestRows.grow`."""
         self.rows.grow(max_requests, max_hashes)
@@ -97,6 +102,7 @@ class BatchManager(BatchQueries):
         )
         self._pending.grow(max_requests)
 
+    @exclusive
     def allocate_batch(
         self,
         rows: RowIds,
@@ -219,6 +225,7 @@ class BatchManager(BatchQueries):
             self.write(rows[changed], starts[:, 2], out)
         return BatchAllocation(self, rows, fits, hit_tokens, num_new, tried, kept, ids, offsets)
 
+    @exclusive
     def free_batch(self, rows: RowIds, *, preempt: bool = False) -> None:
         """Give back the blocks of each row, in order; the rows stay tracked, with nothing computed.
 
@@ -259,6 +266,7 @@ class BatchManager(BatchQueries):
             for row in rows.tolist():
                 self.rows.requests[row].num_preemptions += 1
 
+    @exclusive
     def append_batch(
         self, rows: RowIds, tokens: npt.ArrayLike, counts: npt.ArrayLike | None = None
     ) -> None:
@@ -289,6 +297,7 @@ class BatchManager(BatchQueries):
                 self.rows.requests[row].append_output_token_ids(rest)
         self.rows.extend(np.array([row for row, _ in filled], np.int64))
 
+    @exclusive
     def rewind(self, rows: RowIds, num_tokens: npt.ArrayLike) -> None:
         """Take back computed tokens, as when drafts are rejected; their slots stay.
 
@@ -306,6 +315,7 @@ class BatchManager(BatchQueries):
             raise ArgumentError("only tokens that were computed can be taken back")
         self.rows.records["num_computed"][rows] = computed
 
+    @exclusive
     def sync(self, rows: RowIds | None = None) -> None:
         """Bring the request objects of rows (all if None) up to date: tokens, and `num_computed_tokens`.
 

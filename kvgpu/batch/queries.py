@@ -8,6 +8,7 @@ import numpy as np
 from kvgpu.batch.row_record import RowIds
 from kvgpu.batch.rows import RequestRows
 from kvgpu.errors import ArgumentError
+from kvgpu.exclusive import Exclusive, exclusive
 from kvgpu.index.base import BatchHits, Spans
 from kvgpu.plan import PrefixPlan
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from kvgpu.manager import KVCacheManager
 
 
-class BatchQueries:
+class BatchQueries(Exclusive):
     """Lookups for many requests of one manager.
 
     Args:
@@ -38,21 +39,26 @@ class BatchQueries:
     """
 
     def __init__(self, manager: "KVCacheManager", max_requests: int, max_hashes: int) -> None:
+        super().__init__(manager.busy)
         self.manager = manager
         self.rows = RequestRows(max_requests, max_hashes)
 
+    @exclusive
     def track(self, requests: Sequence[Any]) -> RowIds:
         """Give each request a row; see `RequestRows.track`."""
         return self.rows.track(requests)
 
+    @exclusive
     def extend(self, rows: RowIds | None = None) -> None:
         """Take over what requests have become; see `RequestRows.extend`."""
         self.rows.extend(rows)
 
+    @exclusive
     def untrack(self, rows: RowIds) -> None:
         """Release rows; see `RequestRows.untrack`."""
         self.rows.untrack(rows)
 
+    @exclusive
     def match(self, rows: RowIds | None = None) -> BatchHits:
         """What `get_computed_blocks` would find for each row: tokens, and blocks per query.
 
@@ -80,6 +86,7 @@ class BatchQueries:
             return self._match_one_by_one(plan, self.rows.checked(rows), spans[2])
         return cache.index.match_batch(plan, self.rows.arena, *spans)
 
+    @exclusive
     def match_async(
         self, rows: RowIds | None = None, *, out: "PrefixBuffers | None" = None
     ) -> "PrefixBuffers":

@@ -5,6 +5,7 @@ duplicates. Its journal feeds a `BlockHashTable`, which answers every lookup and
 from the host at any time.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -46,6 +47,8 @@ class DeviceIndex(HostIndex):
         self._stale = True
         self._torch = import_torch()
         self.device = resolve_device()
+        self._process = os.getpid()
+        self._stream: Any = None
 
     @property
     def nbytes(self) -> int:
@@ -172,6 +175,7 @@ class DeviceIndex(HostIndex):
         assert self.journal is not None
         width = self.state.width
         assert width is not None
+        self._follow()
         if self._copy is None or self._copy.key_bytes != width:
             self._copy = BlockHashTable(
                 self.state.num_blocks, width, device=self.device, engine=self.engine
@@ -194,6 +198,23 @@ class DeviceIndex(HostIndex):
             )  # fmt: skip
             self._stale = False
         return table
+
+    def _follow(self) -> None:
+        """Order what comes behind what was started on another stream.
+
+        Raises:
+            DeviceError: This process was forked from the one that made the index.
+        """
+        if os.getpid() != self._process:
+            raise DeviceError(
+                "a device cannot be used in a forked process: start it with 'spawn', or use 'host'"
+            )
+        if self.device.type != "cuda" or self._torch.cuda.is_current_stream_capturing():
+            return  # who captures a graph has synchronised before
+        stream = self._torch.cuda.current_stream(self.device)
+        if self._stream is not None and stream != self._stream:
+            stream.wait_stream(self._stream)
+        self._stream = stream
 
     def _moved(self, array: np.ndarray) -> Any:
         """On the device, without waiting: torch keeps the pinned piece until it has been copied."""
