@@ -4,11 +4,13 @@ The same functions serve single calls and batches. They cover what lies in array
 kinds that `kvgpu.groups.rules` knows, one hash per block, nobody to be told of every block. The rest goes
 through the managers of the groups, with the same rules.
 
-`pool` is (records, table, seed, log, null_id); `store` is (rows, ids, heads) of a `TableStore`; `groups`
+`pool` is (records, table, seed, log, null_id, ring); `store` is (rows, ids, heads) of a `TableStore`; `groups`
 int64 [groups, GROUP_WORDS]; `mine` int64 [groups], the rows of the request in the store.
 """
 
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from kvgpu._jit import inline, jit, leaf
 from kvgpu.blocks import HAS_HASH
@@ -36,7 +38,7 @@ from kvgpu.groups.rules import (
     quiet_tokens,
     skipped_tokens,
 )
-from kvgpu.index.table import erase_all, insert_all
+from kvgpu.index.table import RING, erase_all, insert_all
 from kvgpu.kernels.layout import FULL, SLIDING_WINDOW
 from kvgpu.table_store import BEGIN, LENGTH, NUM_CACHED, QUIET, make_room, release_segment
 
@@ -76,11 +78,11 @@ def ids_of_row(store: Any, row: int) -> Any:
 @jit
 def take_free(pool: Any, out: Any, tally: Any) -> None:
     """Fill `out` with blocks from the head of the free queue; cached ones among them are evicted."""
-    records, table, seed, log, _ = pool
+    records, table, seed, log, _, ring = pool
     cached = pop_into(records, out, 1)
     if cached > 0:
         tally[EVICTED] += cached
-        tally[KEYS] -= erase_all(records, table, out, True, seed, log)
+        tally[KEYS] -= erase_all(records, table, out, True, seed, log, ring)
 
 
 @inline
@@ -108,7 +110,7 @@ def needed_in_group(
     capped: bool,
 ) -> int:
     """`SingleTypeKVCacheManager.get_num_blocks_to_allocate`."""
-    records, _, _, _, null_id = pool
+    records, _, _, _, null_id, _ = pool
     rows = store[0]
     size = group[BLOCK_SIZE]
     required = blocks_of(num_tokens, size)
@@ -126,7 +128,7 @@ def needed_in_group(
 @jit
 def drop_skipped(pool: Any, store: Any, group: Any, row: int, total: int) -> int:
     """`SingleTypeKVCacheManager.remove_skipped_blocks`; place of the first block dropped, else the length."""
-    records, _, _, _, null_id = pool
+    records, _, _, _, null_id, _ = pool
     rows, ids, _ = store
     begin = rows[row, BEGIN]
     length = int(rows[row, LENGTH])
@@ -145,7 +147,7 @@ def drop_skipped(pool: Any, store: Any, group: Any, row: int, total: int) -> int
 @inline
 def take_hits(pool: Any, store: Any, group: Any, row: int, hits: Any, ask: Any, tally: Any) -> int:
     """`SingleTypeKVCacheManager.allocate_new_computed_blocks`; blocks before those for external tokens."""
-    records, _, _, _, null_id = pool
+    records, _, _, _, null_id, _ = pool
     rows, ids, heads = store
     if rows[row, NUM_CACHED] >= 0:
         return int(rows[row, LENGTH])
@@ -189,7 +191,7 @@ def cache_full(
 
     `hashes` begins with that of block `first_hash`.
     """
-    records, table, seed, log, null_id = pool
+    records, table, seed, log, null_id, ring = pool
     rows = store[0]
     # A request longer than the model allows has fewer blocks than full ones.
     chosen = ids_of_row(store, row)[first:full]
@@ -204,7 +206,7 @@ def cache_full(
                 chosen[i] = -1
     tally[KEYS] += insert_all(
         records, table, chosen, hashes[first - first_hash : full - first_hash], 1, group[GROUP_ID],
-        0, seed, log,
+        0, seed, log, ring,
     )  # fmt: skip
     rows[row, NUM_CACHED] = full
 
@@ -212,7 +214,7 @@ def cache_full(
 @inline
 def first_hashed(pool: Any, store: Any, group: Any, row: int, first: int, full: int) -> int:
     """The first of the blocks [first, full) that a row has already and that has a hash, or -1."""
-    records, _, _, _, null_id = pool
+    records, _, _, _, null_id, _ = pool
     held = ids_of_row(store, row)
     for i in range(first, min(full, len(held))):
         if held[i] != null_id and records[held[i]].flags & HAS_HASH:
@@ -314,7 +316,7 @@ def allocate_request(
 @inline
 def free_request(pool: Any, store: Any, groups: Any, mine: Any) -> None:
     """`KVCacheManager.free`: blocks go back group by group, the last of each first."""
-    records, _, _, _, null_id = pool
+    records, _, _, _, null_id, _ = pool
     rows, ids, heads = store
     for g in range(len(groups)):
         held = ids_of_row(store, mine[g])
@@ -334,7 +336,7 @@ def allocate_one(
     hits: Any, ends: Any, hashes: Any, words: Any, starts: Any, tally: Any, seed: int,
 ) -> int:  # fmt: skip
     """`allocate_request` for Python; `words` are the null block and the fields of an `Ask`."""
-    pool = (records, table, seed, log, words[0])
+    pool = (records, table, seed, log, words[0], np.empty(RING, np.int64))
     ask = Ask(
         words[1], words[2], words[3], words[4], words[5], words[6], words[7], words[8], words[9],
         words[10], words[11] != 0, words[12] != 0, words[13] != 0, words[14] != 0,

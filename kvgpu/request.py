@@ -77,8 +77,12 @@ class BlockHashes(Sequence[BlockHash]):
             raise ArgumentError(
                 f"block hashes must be bytes, all of 16 or all of 32, got {reprlib.repr(hashes)}"
             )
-        self.width = len(hashes[0])
-        self.extend_rows(rows_from_bytes(hashes, self.width), self.width)
+        self.extend_accepted(hashes)
+
+    def extend_accepted(self, hashes: Sequence[BlockHash]) -> None:
+        """`extend` for hashes that it `accepts`, at least one."""
+        width = len(hashes[0])
+        self.extend_rows(rows_from_bytes(hashes, width), width)
 
     def extend_rows(self, rows: npt.NDArray[np.int64], width: int) -> None:
         """Append key words int64 [n, KEY_WORDS] of hashes of `width` bytes."""
@@ -246,7 +250,12 @@ class Request:
             return
         new = self._block_hasher(self)
         hashes = self.block_hashes
-        if isinstance(hashes, BlockHashes) and not hashes.accepts(new):
+        if not new:
+            return
+        if isinstance(hashes, BlockHashes):
+            if hashes.accepts(new):
+                hashes.extend_accepted(new)
+                return
             # A hash function of another width: served, without the speed of arrays.
             hashes = self.block_hashes = list(hashes)
         hashes.extend(new)

@@ -19,7 +19,6 @@ from kvgpu.exclusive import exclusive
 from kvgpu.table_store import SERIAL
 
 if TYPE_CHECKING:
-    from kvgpu.index.base import Spans
     from kvgpu.manager import KVCacheManager
 
 NO_PLAN = np.zeros(0, np.int64)
@@ -79,7 +78,7 @@ class BatchManager(BatchQueries):
     @exclusive
     def extend(self, rows: RowIds | None = None) -> None:
         """Take over what requests have become; see `RequestRows.extend`."""
-        self._flush(self.rows.checked(rows))
+        self._flush(self.rows.valid(rows).tolist())
         super().extend(rows)
 
     @exclusive
@@ -143,8 +142,7 @@ class BatchManager(BatchQueries):
         One pass over rows that stay inside their blocks, else O(blocks that change). Never waits for a
         device. Requests with tokens computed elsewhere go through `KVCacheManager.allocate_slots`.
         """
-        spans = self.rows.spans(rows)
-        rows = np.asarray(rows)
+        rows = self.rows.valid(rows)
         num_new = np.asarray(num_new_tokens)
         if num_new.dtype.kind not in "iu" or num_new.shape not in ((), (1,), rows.shape):
             raise ArgumentTypeError(
@@ -167,7 +165,7 @@ class BatchManager(BatchQueries):
         groups = manager.coordinator.group_words[: None if arrays is not None else 0]
         status, place, bounds = step.bounds_of(
             pool.state.records, store.rows, store.ids, store.heads, groups, self.rows.records, rows,
-            spans, self.tables, num_new, options,
+            self.tables, num_new, options,
         )  # fmt: skip
         if status:
             raise self._complaint(status, int(rows[place]))
@@ -177,10 +175,10 @@ class BatchManager(BatchQueries):
             check_tables(out, len(sizes), len(self.tables), [-(-longest // s) for s in sizes])
         if arrays is None:
             return allocate_one_by_one(self, rows, num_new, options, out)
-        return self._allocate(rows, spans, num_new, options, bounds, out)
+        return self._allocate(rows, num_new, options, bounds, out)
 
     def _allocate(
-        self, rows: RowIds, spans: "Spans", num_new: npt.NDArray[np.int64],
+        self, rows: RowIds, num_new: npt.NDArray[np.int64],
         options: npt.NDArray[np.int64], bounds: npt.NDArray[np.int64], out: Sequence[Any] | None,
     ) -> BatchAllocation:  # fmt: skip
         manager, pool = self.manager, self.manager.block_pool
@@ -199,7 +197,7 @@ class BatchManager(BatchQueries):
         statistics = np.zeros((2, step.STATISTICS), np.int64)
         tried, changed, starts, tally = step.allocate_rows(
             pool.state.records, arrays.index.table, arrays.index.log_for(int(bounds[step.CHANGES])),
-            store.rows, store.ids, store.heads, arrays.groups, records, rows, spans, self.tables,
+            store.rows, store.ids, store.heads, arrays.groups, records, rows, self.tables,
             self.rows.arena.words, num_new, self._plan_words, self._lines, options, bounds, fits,
             hit_tokens, statistics,
         )  # fmt: skip
@@ -239,8 +237,7 @@ class BatchManager(BatchQueries):
 
         O(blocks).
         """
-        self.rows.spans(rows)
-        rows = np.asarray(rows)
+        rows = self.rows.valid(rows)
         manager, pool, records = self.manager, self.manager.block_pool, self.rows.records
         store = pool.tables
         place = step.foreign_row(store.rows, records, rows, self.tables)
@@ -286,8 +283,7 @@ class BatchManager(BatchQueries):
 
         One pass over all rows, and O(block) for those that fill a block.
         """
-        self.rows.spans(rows)
-        rows = np.asarray(rows)
+        rows = self.rows.valid(rows)
         filled = self._pending.append(self.rows.records, rows, tokens, counts)
         if not filled:
             return
@@ -309,7 +305,7 @@ class BatchManager(BatchQueries):
             ArgumentError: A row that is not tracked or comes twice, or fewer tokens that are computed.
                 Nothing is changed.
         """
-        self.rows.spans(rows)
+        rows = self.rows.valid(rows)
         computed = self.rows.records["num_computed"][rows] - np.asarray(num_tokens)
         if (computed < 0).any() or (np.asarray(num_tokens) < 0).any():
             raise ArgumentError("only tokens that were computed can be taken back")
@@ -324,7 +320,7 @@ class BatchManager(BatchQueries):
 
         O(rows): for those who read the objects; the batched calls do not.
         """
-        checked = self.rows.checked(rows)
+        checked = self.rows.valid(rows).tolist()
         self._flush(checked)
         computed = self.rows.records["num_computed"][checked].tolist()
         for row, num_computed in zip(checked, computed, strict=True):
@@ -364,9 +360,10 @@ class BatchManager(BatchQueries):
 
     def _flush(self, rows: list[int]) -> None:
         records = self.rows.records
-        for place in np.flatnonzero(records["num_pending"][rows]).tolist():
-            tokens = self._pending.take(records, rows[place])
-            self.rows.requests[rows[place]].append_output_token_ids(tokens)
+        behind = [rows[i] for i in np.flatnonzero(records["num_pending"][rows]).tolist()]
+        if behind:
+            for row, tokens in zip(behind, self._pending.take(records, behind), strict=True):
+                self.rows.requests[row].append_output_token_ids(tokens)
 
     def _longest(self, rows: RowIds, num_new: npt.NDArray[np.int64]) -> int:
         """Most tokens that any of the rows will have slots for."""

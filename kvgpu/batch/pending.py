@@ -102,9 +102,9 @@ class PendingTokens:
             result.append((int(rows[i]), rest))
         return result
 
-    def take(self, records: Any, row: int) -> list[int]:
-        """Tokens that a request object has not got; from now on it has."""
-        record = records[row]
-        tokens: list[int] = self._tokens[row, : int(record["num_pending"])].tolist()
-        record["num_pending"] = 0
-        return tokens
+    def take(self, records: Any, rows: list[int]) -> list[list[int]]:
+        """Tokens that the request objects of rows have not got; from now on they have."""
+        counts = records["num_pending"][rows].tolist()
+        tokens = self._tokens[rows, : max(counts, default=0)].tolist()
+        records["num_pending"][rows] = 0
+        return [line[:count] for line, count in zip(tokens, counts, strict=True)]

@@ -83,7 +83,7 @@ class BatchQueries(Exclusive):
             return BatchHits(np.zeros(num_rows, np.int64), np.zeros((num_rows, 0), np.int32))
         cache = self.manager.block_pool.prefix_cache
         if cache.map.extras or not self._fits_records():
-            return self._match_one_by_one(plan, self.rows.checked(rows), spans[2])
+            return self._match_one_by_one(plan, self.rows.valid(rows).tolist(), spans[2])
         return cache.index.match_batch(plan, self.rows.arena, *spans)
 
     @exclusive

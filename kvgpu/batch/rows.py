@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kvgpu.batch.row_record import ROW_RECORD, UNTRACKED, RowIds, gather
+from kvgpu.batch.row_record import ROW_RECORD, UNTRACKED, RowIds, check_rows, spans_of
 from kvgpu.errors import ArgumentError, ConfigError
 from kvgpu.index.arena import HashArena
 from kvgpu.index.base import Spans
@@ -52,6 +52,7 @@ class RequestRows:
         self._row_of: dict[str, int] = {}
         self._idle = list(range(max_requests - 1, -1, -1))
         self.width = 0
+        self._stamp = 0
 
     @property
     def records(self) -> npt.NDArray[Any]:
@@ -144,21 +145,33 @@ class RequestRows:
 
         O(new hashes).
         """
-        checked = self.checked(rows)
-        new = []
-        for row in checked:
-            request, have = self.requests[row], int(self.ends[row] - self.begins[row])
-            if len(request.block_hashes) < have or request.num_tokens < self.num_tokens[row]:
+        checked = self.valid(rows).tolist()
+        records = self._table[checked]
+        requests = [self.requests[row] for row in checked]
+        counts = (records["end"] - records["begin"]).tolist()
+        num_tokens = [request.num_tokens for request in requests]
+        for request, have, now, before in zip(
+            requests, counts, num_tokens, records["num_tokens"].tolist(), strict=True
+        ):
+            if len(request.block_hashes) < have or now < before:
                 raise ArgumentError(
                     f"request {request.request_id} has become shorter; untrack() and track() it"
                 )
-            new.append(self._words(request, have))
-        width = self._common_width([self.requests[row].block_hashes for row in checked])
+        new = [self._words(request, have) for request, have in zip(requests, counts, strict=True)]
+        width = self._common_width([request.block_hashes for request in requests])
         self._refuse_too_many(sum(map(len, new)))
         self.width = width
-        for row, words in zip(checked, new, strict=True):
-            self.num_tokens[row] = self.requests[row].num_tokens
-            self._append(row, words)
+        self._table["num_tokens"][checked] = num_tokens
+        ends, limits = records["end"].tolist(), records["limit"].tolist()
+        for place, words in enumerate(new):
+            end = ends[place] + len(words)
+            if end > limits[place]:
+                self._append_moving(checked, place, new)
+                return
+            if len(words):
+                self.arena.words[ends[place] : end] = words
+                self._table["end"][checked[place]] = end
+                self.arena.wrote(ends[place], end)
 
     def untrack(self, rows: RowIds) -> None:
         """Release rows.
@@ -166,7 +179,7 @@ class RequestRows:
         Raises:
             ArgumentError: A row that is not tracked, or comes twice. Nothing is changed.
         """
-        checked = self.checked(rows)
+        checked = self.valid(rows).tolist()
         records = self._table[checked]
         for row, begin, limit in zip(
             checked, records["begin"].tolist(), records["limit"].tolist(), strict=True
@@ -177,31 +190,33 @@ class RequestRows:
         self._table[checked] = np.zeros((), ROW_RECORD)
         self._idle += checked
 
+    def valid(self, rows: RowIds | None) -> RowIds:
+        """The rows, or all, as int64 [n]; every one tracked and none twice. O(n).
+
+        Raises:
+            ArgumentError: They are not.
+        """
+        if rows is None:
+            return self.all()
+        given = np.asarray(rows)
+        if given.ndim != 1 or given.dtype.kind not in "iu":
+            raise ArgumentError(f"rows: integers [n] are expected, got {given.dtype} {given.shape}")
+        given = np.ascontiguousarray(given, np.int64)
+        self._stamp += 1
+        status, place = check_rows(self._table, given, self._stamp)
+        if status:
+            what = "is not tracked" if status == UNTRACKED else "comes twice in one batch"
+            raise ArgumentError(f"row {given[place]} {what}")
+        return given
+
     def spans(self, rows: RowIds | None) -> Spans:
         """First hash, hash after the last and longest hit allowed of rows (all if None), int64 [3, n].
 
         Raises:
             ArgumentError: A row that is not tracked, or comes twice.
         """
-        rows = self.all() if rows is None else np.asarray(rows)
-        if rows.ndim != 1 or rows.dtype.kind not in "iu":
-            raise ArgumentError(f"rows: integers [n] are expected, got {rows.dtype} {rows.shape}")
-        spans: Spans
-        spans, status, place = gather(self._table, rows)
-        if status:
-            what = "is not tracked" if status == UNTRACKED else "comes twice in one batch"
-            raise ArgumentError(f"row {rows[place]} {what}")
+        spans: Spans = spans_of(self._table, self.valid(rows))
         return spans
-
-    def checked(self, rows: RowIds | None) -> list[int]:
-        """The rows, or all; every one tracked and none twice.
-
-        Raises:
-            ArgumentError: They are not.
-        """
-        self.spans(rows)
-        checked: list[int] = self.all().tolist() if rows is None else np.asarray(rows).tolist()
-        return checked
 
     def grow(self, max_requests: int, max_hashes: int) -> None:
         """Reserve more; what was captured with the old arrays is no longer valid (see `epoch`).
@@ -233,7 +248,9 @@ class RequestRows:
         return rows_from_bytes(part, width)
 
     def _common_width(self, hashes: list[Any]) -> int:
-        widths = {len(h[0]) for h in hashes if len(h)} | ({self.width} - {0})
+        widths = {
+            h.width if isinstance(h, BlockHashes) else len(h[0]) for h in hashes if len(h)
+        } | ({self.width} - {0})
         if len(widths) > 1:
             raise ArgumentError(f"hashes of different widths cannot be tracked together: {widths}")
         return widths.pop() if widths else 0
@@ -254,8 +271,8 @@ class RequestRows:
             piece = arena.take(count) if count else (0, 0)
             if piece is None:
                 # Those that were just written have no rows yet, so they are written again.
-                self._pack()
                 total = sum(map(len, hashes))
+                self._pack(total)
                 piece = arena.take(total)
                 assert piece is not None
                 ends = piece[0] + np.cumsum([len(part) for part in hashes])
@@ -269,34 +286,40 @@ class RequestRows:
             pieces.append((begin, begin + count, limit))
         return np.array(pieces, np.int64).reshape(-1, 3)
 
-    def _append(self, row: int, words: npt.NDArray[np.int64]) -> None:
-        """Append hashes, which are known to fit, to a row."""
-        if not len(words):
-            return
-        record = self._table[row]
-        begin, end, limit = int(record["begin"]), int(record["end"]), int(record["limit"])
-        if end + len(words) > limit:
-            mine = self.arena.words[begin:end].copy()
-            self.arena.give(begin, limit)
-            record["begin"] = record["end"] = record["limit"] = 0
-            piece = self.arena.take(len(mine) + len(words))
-            if piece is None:
-                self._pack()
+    def _append_moving(self, rows: list[int], start: int, new: list[npt.NDArray[np.int64]]) -> None:
+        """Append hashes, which are known to fit, to the rows from `start` on; they move if they must."""
+        for place in range(start, len(rows)):
+            row, words = rows[place], new[place]
+            record = self._table[row]
+            begin, end, limit = int(record["begin"]), int(record["end"]), int(record["limit"])
+            if end + len(words) > limit:
+                mine = self.arena.words[begin:end].copy()
+                self.arena.give(begin, limit)
+                record["begin"] = record["end"] = record["limit"] = 0
                 piece = self.arena.take(len(mine) + len(words))
-                assert piece is not None
-            begin, end = piece[0], piece[0] + len(mine)
-            self.arena.words[begin:end] = mine
-            self.arena.wrote(begin, end)
-            record["begin"], record["limit"] = piece
-        self.arena.words[end : end + len(words)] = words
-        record["end"] = end + len(words)
-        self.arena.wrote(end, end + len(words))
+                if piece is None:
+                    more = sum(map(len, new[place:])) + len(mine)
+                    self._pack(more)
+                    piece = self.arena.take(len(mine) + len(words))
+                    assert piece is not None
+                begin, end = piece[0], piece[0] + len(mine)
+                self.arena.words[begin:end] = mine
+                self.arena.wrote(begin, end)
+                record["begin"], record["limit"] = piece
+            self.arena.words[end : end + len(words)] = words
+            record["end"] = end + len(words)
+            self.arena.wrote(end, end + len(words))
 
-    def _pack(self) -> None:
+    def _pack(self, needed: int) -> None:
+        """Move all hashes together, so that a piece for `needed` more can be taken."""
         held = np.flatnonzero(self.ends > self.begins)
         held = held[np.argsort(self.begins[held])]
         begins, ends = self.begins[held], self.ends[held]
-        packed = self.arena.pack(list(zip(begins.tolist(), ends.tolist(), strict=True)))
+        counts = ends - begins
+        # Half of what is left goes to the rows: the next ones to grow need not move.
+        gap = (len(self.arena) - int(counts.sum()) - needed) // (2 * max(1, len(held)))
+        packed = self.arena.pack(list(zip(begins.tolist(), ends.tolist(), strict=True)), gap)
         self.begins[held] = packed
-        self.ends[held] = self._table["limit"][held] = packed + ends - begins
+        self.ends[held] = packed + counts
+        self._table["limit"][held] = packed + counts + gap
         self.epoch += 1

@@ -18,14 +18,16 @@ from kvgpu.allocation import (
     free_request,
     full_blocks,
 )
+from kvgpu.batch.row_record import longest_hit
 from kvgpu.groups.rules import BLOCK_SIZE, blocks_of
 from kvgpu.index.matching import bind_query, probe
+from kvgpu.index.table import RING
 from kvgpu.kernels.layout import PLAN_HEADER, PLAN_NUM_QUERIES, QUERY_WORDS
 from kvgpu.policies import apply_rule, common_hit
 from kvgpu.table_store import BEGIN, LENGTH, LIMIT, QUIET, SERIAL, segment_class
 
 FREED, NO_TOKENS, NO_HASHES, HASHED = 3, 4, 5, 6
-"""What is wrong with a row, beside those of `rows.gather`."""
+"""What is wrong with a row, beside those of `check_rows`."""
 
 (
     NULL_ID, SEED, LOOKAHEAD, MAX_MODEL_LEN, RESERVED, HASH_SIZE, WHOLE, CACHES, CACHING, STOPS, OPTIONS,
@@ -54,12 +56,12 @@ def is_quiet(store_rows: Any, first: int, num_main: int, options: Any) -> bool:
 @jit
 def bounds_of(
     records: Any, store_rows: Any, store_ids: Any, heads: Any, groups: Any, table: Any, rows: Any,
-    spans: Any, tables: Any, num_new: Any, options: Any,
+    tables: Any, num_new: Any, options: Any,
 ) -> Any:  # fmt: skip
     """Status, place of the first bad row, and bounds, before anything is changed."""
     bounds = np.zeros(BOUNDS, np.int64)
     store = (store_rows, store_ids, heads)
-    pool = (records, store_ids, 0, store_ids, options[NULL_ID])
+    pool = (records, store_ids, 0, store_ids, options[NULL_ID], store_ids)
     for i in range(len(rows)):
         record = table[rows[i]]
         bound = record.serial != 0
@@ -74,11 +76,11 @@ def bounds_of(
                 continue
         else:
             bounds[WAITING] += 1
-            bounds[LONGEST] = max(bounds[LONGEST], spans[1, i] - spans[0, i])
+            bounds[LONGEST] = max(bounds[LONGEST], record.end - record.begin)
             # However long the hit in front of its new tokens.
             num_main = record.num_tokens
         num_cacheable = min(num_main, record.num_tokens)
-        if options[CACHES] and spans[1, i] - spans[0, i] < num_cacheable // options[HASH_SIZE]:
+        if options[CACHES] and record.end - record.begin < num_cacheable // options[HASH_SIZE]:
             return NO_HASHES, i, bounds
         for g in range(len(groups)):
             required = blocks_of(num_main + options[LOOKAHEAD], groups[g, BLOCK_SIZE])
@@ -112,7 +114,7 @@ def collect_hits(
 @jit
 def allocate_rows(
     records: Any, index: Any, log: Any, store_rows: Any, store_ids: Any, heads: Any, groups: Any,
-    table: Any, rows: Any, spans: Any, tables: Any, arena: Any, num_new: Any, plan: Any, lines: Any,
+    table: Any, rows: Any, tables: Any, arena: Any, num_new: Any, plan: Any, lines: Any,
     options: Any, bounds: Any, fits: Any, hit_tokens: Any, statistics: Any,
 ) -> Any:  # fmt: skip
     """Slots for each row in order, with a lookup first for those that hold nothing.
@@ -129,7 +131,7 @@ def allocate_rows(
         int64 [m, 3, groups], and the tally.
     """
     null_id, seed = options[NULL_ID], options[SEED]
-    pool = (records, index, seed, log, null_id)
+    pool = (records, index, seed, log, null_id, np.empty(RING, np.int64))
     store = (store_rows, store_ids, heads)
     num_groups = len(groups)
     num_queries = plan[PLAN_NUM_QUERIES] if len(plan) else 0
@@ -154,7 +156,7 @@ def allocate_rows(
             fits[i] = True
             record.num_computed += num_new[i]
             continue
-        begin, end = spans[0, i], spans[1, i]
+        begin, end = record.begin, record.end
         hit = 0
         new = num_new[i]
         ends[:] = 0
@@ -169,7 +171,7 @@ def allocate_rows(
                     ctx,
                     plan,
                     end - begin,
-                    spans[2, i],
+                    longest_hit(record),
                     firsts,
                     found,
                 )
@@ -228,7 +230,7 @@ def free_rows(
     tables: Any, null_id: int,
 ) -> None:  # fmt: skip
     """Give back the blocks of each row that holds some, in order."""
-    pool = (records, store_ids, 0, store_ids, null_id)
+    pool = (records, store_ids, 0, store_ids, null_id, store_ids)
     store = (store_rows, store_ids, heads)
     for i in range(len(rows)):
         record = table[rows[i]]

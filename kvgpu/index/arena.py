@@ -59,16 +59,24 @@ class HashArena:
         elif size >= SMALLEST_PIECE and size & (size - 1) == 0:
             self._free.setdefault(size, []).append(begin)
 
-    def pack(self, pieces: list[tuple[int, int]]) -> list[int]:
-        """Move pieces (begin, end), in the order of their place, together at the front; their new begins."""
-        begins, top = [], 0
+    def pack(self, pieces: list[tuple[int, int]], gap: int = 0) -> list[int]:
+        """Move pieces (begin, end), in the order of their place, to the front; their new begins.
+
+        `gap` hashes are left behind each, for it to grow.
+        """
+        words, tops, top = self.words, [], 0
         for begin, end in pieces:
-            self.words[top : top + end - begin] = self.words[begin:end]
-            begins.append(top)
+            words[top : top + end - begin] = words[begin:end]
+            tops.append(top)
             top += end - begin
-        self._top = top
+        begins = [packed + i * gap for i, packed in enumerate(tops)]
+        for packed, moved, (begin, end) in zip(
+            reversed(tops), reversed(begins), reversed(pieces), strict=True
+        ):
+            words[moved : moved + end - begin] = words[packed : packed + end - begin]
+        self._top = top + len(pieces) * gap
         self._free.clear()
-        self._written = [(0, top)]
+        self._written = [(0, self._top)]
         return begins
 
     def grown(self, capacity: int) -> "HashArena":

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from kvgpu._jit import AHEAD, inline, jit, lanes_equal, leaf, lowest_bit, prefetch
+from kvgpu._jit import AHEAD, jit, lanes_equal, leaf, lowest_bit, prefetch
 from kvgpu.blocks import FIRST, HAS_HASH, IN_TABLE, SHARED
 from kvgpu.index.journal import note
 from kvgpu.kernels.layout import (
@@ -23,6 +23,10 @@ from kvgpu.kernels.layout import (
 
 ALL_SLOTS = (1 << SLOTS_PER_BUCKET) - 1
 assert BUCKET_WORDS == SLOTS_PER_BUCKET + 1 == 8  # the lanes that are compared at once
+
+RING = 2 * AHEAD
+RING_MASK = RING - 1
+"""A loop that looks `AHEAD` rounds ahead keeps what it found in a ring of so many words."""
 
 
 @leaf
@@ -167,17 +171,16 @@ def enter_one(records: Any, table: Any, row: int, seed: int, log: Any) -> int:
     return enter_row(records, table, row, k0, k1, k2, k3, group, h, log)
 
 
-@inline
+@leaf
 def insert_all(
     records: Any, table: Any, ids: Any, rows: Any, stride: int, group: int, flags: int, seed: int,
-    log: Any,
+    log: Any, ring: Any,
 ) -> int:  # fmt: skip
     """Write keys and enter blocks in order; returns the number of keys new to the table.
 
-    Lines are loaded `AHEAD` rounds before they are needed.
+    Lines are loaded `AHEAD` rounds before they are needed; `ring` int64 [RING] keeps slot hashes so long.
     """
     count = len(ids)
-    hashes = np.empty(count, np.int64)
     new_keys = 0
     before = -1
     for i in range(-AHEAD, count):
@@ -185,7 +188,7 @@ def insert_all(
         if far < count and ids[far] >= 0:
             last = (far + 1) * stride - 1
             h = slot_hash(rows[last, 0], rows[last, 1], rows[last, 2], rows[last, 3], group, seed)
-            hashes[far] = h
+            ring[far & RING_MASK] = h
             prefetch(records, ids[far])
             prefetch(table, bucket_of(h, len(table)))
         if i < 0:
@@ -201,7 +204,9 @@ def insert_all(
             record.k3 = k3
             record.group = group
             record.flags = HAS_HASH | flags
-            new_keys += enter_row(records, table, row, k0, k1, k2, k3, group, hashes[i], log)
+            new_keys += enter_row(
+                records, table, row, k0, k1, k2, k3, group, ring[i & RING_MASK], log
+            )
             if before >= 0:
                 records[before].successor = row
         before = row
@@ -214,7 +219,8 @@ def insert_rows(
     log: Any,
 ) -> int:  # fmt: skip
     """`insert_all` for Python."""
-    return insert_all(records, table, ids, rows, stride, group, flags, seed, log)
+    ring = np.empty(RING, np.int64)
+    return insert_all(records, table, ids, rows, stride, group, flags, seed, log, ring)
 
 
 @leaf
@@ -250,31 +256,32 @@ def hash_of_record(records: Any, row: int, seed: int) -> int:
     return slot_hash(record.k0, record.k1, record.k2, record.k3, record.group, seed)
 
 
-@inline
-def erase_all(records: Any, table: Any, ids: Any, forget: bool, seed: int, log: Any) -> int:
+@leaf
+def erase_all(
+    records: Any, table: Any, ids: Any, forget: bool, seed: int, log: Any, ring: Any
+) -> int:
     """Take blocks out; returns the number of keys that the table lost.
 
     Records are loaded twice `AHEAD` rounds before they are needed, buckets `AHEAD` rounds.
     """
     count = len(ids)
-    hashes = np.empty(count, np.int64)
     lost_keys = 0
     for i in range(-2 * AHEAD, count):
         if i + 2 * AHEAD < count:
             prefetch(records, ids[i + 2 * AHEAD])
         if 0 <= i + AHEAD < count:
             h = hash_of_record(records, ids[i + AHEAD], seed)
-            hashes[i + AHEAD] = h
+            ring[(i + AHEAD) & RING_MASK] = h
             prefetch(table, bucket_of(h, len(table)))
         if i >= 0:
-            lost_keys += erase_row(records, table, ids[i], hashes[i], forget, log)
+            lost_keys += erase_row(records, table, ids[i], ring[i & RING_MASK], forget, log)
     return lost_keys
 
 
 @jit
 def erase_rows(records: Any, table: Any, ids: Any, forget: bool, seed: int, log: Any) -> int:
     """`erase_all` for Python."""
-    return erase_all(records, table, ids, forget, seed, log)
+    return erase_all(records, table, ids, forget, seed, log, np.empty(RING, np.int64))
 
 
 @jit
