@@ -1,0 +1,302 @@
+"""Cost of whole scheduler steps in batches, beside vLLM 0.23.0 and SGLang 0.5.23, in one process.
+
+    python bench/steps.py TRACE [--requests 1000] [--rounds 5] [--json -]
+
+The replay: the requests of the trace in order, 16 at a time; each is looked up, gets slots for its whole prompt,
+and its full blocks are cached; the oldest leave when more than 32 hold blocks. vLLM does the same with one call
+a request, in the same order; SGLang matches each prompt, makes slots for it (torch.arange) and inserts it, and
+frees nothing. No hashing anywhere.
+The decode step: a slot for one token of each running request. Hit lengths, block ids and the order of the free
+queue are compared before a time is printed. Needs an interpreter in which vLLM can be imported; without SGLang
+its rows are left out, and the output says so.
+Exit status: 0 all goals met, 1 a goal missed, 2 the results differ.
+"""
+
+import argparse
+import gc
+import os
+import sys
+from collections import Counter
+from pathlib import Path
+from time import perf_counter as now
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE.parent), str(HERE)]
+
+import numpy as np  # noqa: E402
+from harness import Row, at_least, finish  # noqa: E402
+from sides import BLOCK, Kvgpu, Side, Vllm, make_requests  # noqa: E402
+from tqdm import tqdm  # noqa: E402
+
+AT_ONCE, MAX_LIVE = 16, 32
+POOLS = {"full": 200_000, "hybrid": 400_000}
+RUNNING = (1, 16, 128, 1024, 8192)
+STEPS = 48
+WHOLE = 1 << 30
+GOALS = {
+    ("full", "look up + allocate + cache"): 25,
+    ("full", "free"): 10,
+    ("full", "whole replay"): 15,
+    ("hybrid", "look up + allocate + cache"): 20,
+}
+
+
+def settle() -> None:
+    """Leave what was made so far, all prompts above all, out of collections: they would be charged to whoever
+    makes the most objects."""
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
+
+
+def turns(requests: list[Any]) -> list[list[Any]]:
+    """The requests, so many at a time."""
+    return [requests[i : i + AT_ONCE] for i in range(0, len(requests), AT_ONCE)]
+
+
+def replay_batched(
+    side: Side, case: str, requests: list[Any], keep: bool = False
+) -> tuple[Any, Any, Any]:
+    """Seconds by operation, (hits, new block ids) of each request if wanted, and the manager."""
+    from kvgpu.batch.manager import BatchManager
+
+    manager = side.manager(case, POOLS[case])
+    batch = BatchManager(manager, AT_ONCE + MAX_LIVE, (AT_ONCE + MAX_LIVE) * 8192)
+    seconds: Counter[str] = Counter()
+    got, live = [], np.empty(0, np.int64)
+    settle()
+    for part in turns(requests):
+        start = now()
+        rows = batch.track(part)
+        seconds["track"] += now() - start
+        start = now()
+        given = batch.allocate_batch(rows, WHOLE)
+        seconds["look up + allocate + cache"] += now() - start
+        assert given.fits.all()
+        if keep:
+            got.append(given)
+        live = np.concatenate([live, rows])
+        if len(live) > MAX_LIVE:
+            oldest, live = live[: len(live) - MAX_LIVE], live[len(live) - MAX_LIVE :]
+            start = now()
+            batch.free_batch(oldest)
+            seconds["free"] += now() - start
+            start = now()
+            batch.untrack(oldest)
+            seconds["track"] += now() - start
+    results = [
+        (int(hit), given.get_block_ids(i))
+        for given in got
+        for i, hit in enumerate(given.num_hit_tokens)
+    ]
+    return seconds, results, manager
+
+
+def replay_single(
+    side: Side, case: str, requests: list[Any], keep: bool = False
+) -> tuple[Any, Any, Any]:
+    """The same with one call a request."""
+    manager = side.manager(case, POOLS[case])
+    seconds: Counter[str] = Counter()
+    results, live = [], []
+    settle()
+    for part in turns(requests):
+        for request in part:
+            start = now()
+            blocks, hit = manager.get_computed_blocks(request)
+            new = manager.allocate_slots(request, request.num_tokens - hit, hit, blocks)
+            seconds["look up + allocate + cache"] += now() - start
+            if keep:
+                results.append((hit, new.get_block_ids()))
+        live += part
+        while len(live) > MAX_LIVE:
+            oldest = live.pop(0)
+            start = now()
+            manager.free(oldest)
+            seconds["free"] += now() - start
+    return seconds, results, manager
+
+
+def free_order(manager: Any) -> list[int]:
+    """Ids in the free queue."""
+    blocks = manager.block_pool.free_block_queue.get_all_free_blocks()
+    return [block.block_id for block in blocks]
+
+
+def replay(sides: list[Side], case: str, prompts: list[list[int]], rounds: int) -> list[Row]:
+    """Rows of one case."""
+    requests = [make_requests(side, prompts) for side in sides]
+    num_blocks = sum(len(request.block_hashes) for request in requests[0])
+    ways = (replay_batched, replay_single)
+    done = [
+        way(side, case, made, keep=True)
+        for way, side, made in zip(ways, sides, requests, strict=True)
+    ]
+    if done[0][1] != done[1][1] or free_order(done[0][2]) != free_order(done[1][2]):
+        raise AssertionError(f"{case}: hits, blocks or the free queue differ")
+    done[0][2].check()
+    done.clear()
+    times: list[dict[str, list[float]]] = [{}, {}]
+    for _ in tqdm(range(rounds), disable=None, unit="round"):
+        for place, way in enumerate(ways):
+            seconds = way(sides[place], case, requests[place])[0]
+            seconds["whole replay"] = sum(seconds.values())
+            for name, taken in seconds.items():
+                times[place].setdefault(name, []).append(taken / num_blocks * 1e9)
+    rows = []
+    for name, taken in times[0].items():
+        low, middle, high = np.quantile(taken, (0.2, 0.5, 0.8))
+        peer = float(np.median(times[1][name])) if name in times[1] else None
+        row = Row(
+            name, f"{case}, batches of {AT_ONCE}", "ns/block", middle, peer,
+            "" if peer is None else Vllm.name, low=low, high=high,
+        )  # fmt: skip
+        if (case, name) in GOALS:
+            row.goal, row.met = at_least(row.ratio, GOALS[case, name])
+        rows.append(row)
+    return rows
+
+
+def beside_sglang(side: Side, prompts: list[list[int]], rounds: int, asked: int = 200) -> list[Row]:
+    """The whole replay, and a warm queue, beside SGLang's cache."""
+    from sglang_cache import NAME, RadixCache
+
+    from kvgpu.batch.manager import BatchManager
+
+    cache = RadixCache()
+    keys = cache.keys(prompts)
+    requests = make_requests(side, prompts)
+    again = make_requests(side, prompts[-asked:], "again")
+    num_blocks = sum(len(request.block_hashes) for request in requests)
+    times: dict[str, list[list[float]]] = {"whole replay": [[], []], "match a queue": [[], []]}
+    num_hits = 0
+    for _ in tqdm(range(rounds), disable=None, unit="round"):
+        seconds, results, manager = replay_batched(side, "full", requests, keep=True)
+        times["whole replay"][0].append(sum(seconds.values()) / num_blocks * 1e9)
+        batch = BatchManager(manager, asked, sum(len(r.block_hashes) for r in again))
+        rows = batch.track(again)
+        batch.match(rows)
+        start = now()
+        ours = batch.match(rows).num_tokens
+        taken = now() - start
+        num_hits = int(ours.sum()) // BLOCK
+        times["match a queue"][0].append(taken / num_hits * 1e9)
+        del manager, batch
+        cache.clear()
+        settle()
+        theirs = []
+        start = now()
+        for key in keys:
+            theirs.append(cache.match(key))
+            cache.insert(key, cache.slots(key))
+        times["whole replay"][1].append((now() - start) / num_blocks * 1e9)
+        # SGLang may hit the last token, too, and never evicts here.
+        if any(
+            mine > (other // BLOCK) * BLOCK
+            for (mine, _), other in zip(results, theirs, strict=True)
+        ):
+            raise AssertionError("a prefix is cached that SGLang does not have")
+        start = now()
+        hits = sum(cache.match(key) for key in keys[-asked:]) // BLOCK
+        times["match a queue"][1].append((now() - start) / hits * 1e9)
+    goals = {"whole replay": 4, "match a queue": 8}
+    found = []
+    for name, (mine, others) in times.items():
+        low, middle, high = np.quantile(mine, (0.2, 0.5, 0.8))
+        whole = name == "whole replay"
+        row = Row(
+            name, f"full, batches of {AT_ONCE}" if whole else f"{asked} warm requests of the trace",
+            "ns/block" if whole else "ns/hit", middle, float(np.median(others)), NAME,
+            low=low, high=high,
+        )  # fmt: skip
+        row.goal, row.met = at_least(row.ratio, goals[name])
+        found.append(row)
+    return found
+
+
+def decode(sides: list[Side], running: int) -> list[Row]:
+    """A slot for one more token of each running request."""
+    from kvgpu.batch.manager import BatchManager
+
+    blocks = 32 + STEPS // BLOCK + 2
+    # Prompts end at different places in their blocks, as those of real requests do.
+    prompts = [[i * 1000 + j for j in range(496 + i % BLOCK)] for i in range(running)]
+    managers = [side.manager("full", running * blocks + 2) for side in sides]
+    requests = [make_requests(side, prompts) for side in sides]
+    batch = BatchManager(managers[0], running, 128 * running)
+    rows = batch.track(requests[0])
+    assert batch.allocate_batch(rows, WHOLE).fits.all()
+    for request in requests[1]:
+        managers[1].allocate_slots(request, request.num_tokens)
+        request.num_computed_tokens = request.num_tokens
+    tokens = np.full(running, 7)
+    settle()
+    times: dict[str, list[list[float]]] = {"allocate": [[], []], "append + hash": [[], []]}
+    for _ in range(STEPS):
+        start = now()
+        batch.append_batch(rows, tokens)
+        times["append + hash"][0].append(now() - start)
+        start = now()
+        given = batch.allocate_batch(rows, 1)
+        times["allocate"][0].append(now() - start)
+        start = now()
+        for request in requests[1]:
+            request.append_output_token_ids(7)
+        times["append + hash"][1].append(now() - start)
+        start = now()
+        new = [managers[1].allocate_slots(request, 1) for request in requests[1]]
+        times["allocate"][1].append(now() - start)
+        for request in requests[1]:
+            request.num_computed_tokens += 1
+        if [given.get_block_ids(i) for i in range(running)] != [b.get_block_ids() for b in new]:
+            raise AssertionError("decode: block ids differ")
+    found = []
+    for name, (mine, others) in times.items():
+        low, middle, high = np.quantile(mine, (0.2, 0.5, 0.8)) * 1e6
+        case = f"{running:,} running, one token each"
+        peer = float(np.median(others)) * 1e6
+        row = Row(
+            f"decode step, {name}", case, "us/step", middle, peer, Vllm.name, low=low, high=high
+        )
+        if name == "allocate" and running == 1024:
+            row.goal, row.met = at_least(row.ratio, 50)
+        found.append(row)
+        mean, peer = float(np.mean(mine)) * 1e6, float(np.mean(others)) * 1e6
+        found.append(Row(f"decode step, {name}", f"{case}, mean", "us/step", mean, peer, Vllm.name))
+    return found
+
+
+def main() -> int:
+    """Compare, measure, print, save."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("trace", type=Path)
+    parser.add_argument("--requests", type=int, default=1000)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", type=Path, help="write the rows as JSON ('-': standard output)")
+    options = parser.parse_args()
+    os.environ["PYTHONHASHSEED"] = "0"
+    from kvgpu.replay.tokens import prompt_tokens
+    from kvgpu.replay.trace import read_trace
+
+    trace = read_trace(options.trace).head(options.requests)
+    prompts = [prompt_tokens(trace, i) for i in range(len(trace))]
+    sides: list[Side] = [Kvgpu("xxhash"), Vllm("xxhash")]
+    rows: list[Row] = []
+    try:
+        for case in POOLS:
+            rows += replay(sides, case, prompts, options.rounds)
+        for running in tqdm(RUNNING, disable=None, unit="decode"):
+            rows += decode(sides, running)
+        try:
+            rows += beside_sglang(sides[0], prompts, options.rounds)
+        except ImportError as error:
+            print(f"SGLang cannot be imported, its rows are left out: {error}", file=sys.stderr)
+    except AssertionError as error:
+        print(f"the results differ, so nothing is printed: {error}", file=sys.stderr)
+        return 2
+    return finish("steps", rows, options.json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
