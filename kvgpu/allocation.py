@@ -5,7 +5,7 @@ kinds that `kvgpu.groups.rules` knows, one hash per block, nobody to be told of 
 through the managers of the groups, with the same rules.
 
 `pool` is (records, table, seed, log, null_id, ring); `store` is (rows, ids, heads) of a `TableStore`; `groups`
-int64 [groups, GROUP_WORDS]; `mine` int64 [groups], the rows of the request in the store.
+GROUP_RECORD [groups]; `mine` int64 [groups], the rows of the request in the store.
 """
 
 from typing import Any, NamedTuple
@@ -17,20 +17,7 @@ from kvgpu.blocks import HAS_HASH
 from kvgpu.free_queue import count_free, pop_into, release_all, touch_all
 from kvgpu.groups.block_tables import split_ids
 from kvgpu.groups.rules import (
-    ALIGNMENT,
-    BLOCK_SIZE,
-    CAP,
-    EAGLE,
-    EXTENT,
-    GROUP_ID,
-    HIT_ALIGNMENT,
-    KEEP_ALL,
-    KIND,
-    NEED,
     NO_CAP,
-    PERIOD,
-    PROMPT_ENDS,
-    SHIFT,
     blocks_missing,
     blocks_of,
     cacheable_tokens,
@@ -75,7 +62,7 @@ def ids_of_row(store: Any, row: int) -> Any:
     return ids[rows[row, BEGIN] : rows[row, BEGIN] + rows[row, LENGTH]]
 
 
-@jit
+@leaf
 def take_free(pool: Any, out: Any, tally: Any) -> None:
     """Fill `out` with blocks from the head of the free queue; cached ones among them are evicted."""
     records, table, seed, log, _, ring = pool
@@ -112,13 +99,13 @@ def needed_in_group(
     """`SingleTypeKVCacheManager.get_num_blocks_to_allocate`."""
     records, _, _, _, null_id, _ = pool
     rows = store[0]
-    size = group[BLOCK_SIZE]
+    size = group.block_size
     required = blocks_of(num_tokens, size)
-    if capped and group[CAP] != NO_CAP:
-        required = min(required, group[CAP])
+    if capped and group.cap != NO_CAP:
+        required = min(required, group.cap)
     held = rows[row, LENGTH]
     running = rows[row, NUM_CACHED] >= 0
-    skipped = skipped_tokens(group[KIND], group[EXTENT], total) // size
+    skipped = skipped_tokens(group.kind, group.extent, total) // size
     needed = blocks_missing(required, held, running, skipped, len(hits))
     if not running and len(hits) > 0:
         needed += count_free(records, hits[max(0, skipped - held) :], null_id)
@@ -132,8 +119,8 @@ def drop_skipped(pool: Any, store: Any, group: Any, row: int, total: int) -> int
     rows, ids, _ = store
     begin = rows[row, BEGIN]
     length = int(rows[row, LENGTH])
-    skipped = max(skipped_tokens(group[KIND], group[EXTENT], total), 0)
-    end = min(skipped // group[BLOCK_SIZE], length)
+    skipped = max(skipped_tokens(group.kind, group.extent, total), 0)
+    end = min(skipped // group.block_size, length)
     if end == 0 or ids[begin + end - 1] == null_id:
         return length
     hashed, unhashed = split_ids(records, ids[begin : begin + end], null_id, True)
@@ -151,10 +138,10 @@ def take_hits(pool: Any, store: Any, group: Any, row: int, hits: Any, ask: Any, 
     rows, ids, heads = store
     if rows[row, NUM_CACHED] >= 0:
         return int(rows[row, LENGTH])
-    size = group[BLOCK_SIZE]
+    size = group.block_size
     num_external = ask.num_external
     total = ask.num_computed + ask.num_hit_tokens + num_external
-    skipped_front = skipped_tokens(group[KIND], group[EXTENT], total)
+    skipped_front = skipped_tokens(group.kind, group.extent, total)
     skipped = max(skipped_front, 0) // size
     if skipped > 0:
         hits = hits[min(skipped, len(hits)) :]
@@ -176,13 +163,13 @@ def take_hits(pool: Any, store: Any, group: Any, row: int, hits: Any, ask: Any, 
 @leaf
 def full_blocks(store: Any, group: Any, row: int, num_cacheable: int) -> tuple[int, int]:
     """Blocks that caching has not handled and that become full: [first, behind the last)."""
-    size = group[BLOCK_SIZE]
+    size = group.block_size
     first = max(store[0][row, NUM_CACHED], 0)
-    num_tokens = cacheable_tokens(num_cacheable, group[ALIGNMENT], group[EAGLE] != 0, size)
+    num_tokens = cacheable_tokens(num_cacheable, group.alignment, group.eagle != 0, size)
     return first, num_tokens // size
 
 
-@jit
+@inline
 def cache_full(
     pool: Any, store: Any, group: Any, row: int, hashes: Any, first_hash: int, first: int, full: int,
     num_prompt: int, tally: Any,
@@ -192,33 +179,35 @@ def cache_full(
     `hashes` begins with that of block `first_hash`.
     """
     records, table, seed, log, null_id, ring = pool
-    rows = store[0]
+    rows, ids, _ = store
     # A request longer than the model allows has fewer blocks than full ones.
-    chosen = ids_of_row(store, row)[first:full]
-    if not group[KEEP_ALL] or group[KIND] != FULL:
+    begin = rows[row, BEGIN]
+    chosen = ids[begin + first : begin + min(full, rows[row, LENGTH])]
+    if not group.keep_all or group.kind != FULL:
         chosen = chosen.copy()
         for i in range(len(chosen)):
-            reachable = group[KEEP_ALL] or is_reachable(
-                first + i, group[BLOCK_SIZE], group[SHIFT], group[NEED], group[PERIOD],
-                group[PROMPT_ENDS] != 0, group[HIT_ALIGNMENT], num_prompt,
+            reachable = group.keep_all or is_reachable(
+                first + i, group.block_size, group.shift, group.need, group.period,
+                group.prompt_ends != 0, group.hit_alignment, num_prompt,
             )  # fmt: skip
             if chosen[i] == null_id or not reachable:
                 chosen[i] = -1
     tally[KEYS] += insert_all(
-        records, table, chosen, hashes[first - first_hash : full - first_hash], 1, group[GROUP_ID],
+        records, table, chosen, hashes[first - first_hash : full - first_hash], 1, group.group_id,
         0, seed, log, ring,
     )  # fmt: skip
     rows[row, NUM_CACHED] = full
 
 
-@inline
+@leaf
 def first_hashed(pool: Any, store: Any, group: Any, row: int, first: int, full: int) -> int:
     """The first of the blocks [first, full) that a row has already and that has a hash, or -1."""
     records, _, _, _, null_id, _ = pool
-    held = ids_of_row(store, row)
-    for i in range(first, min(full, len(held))):
-        if held[i] != null_id and records[held[i]].flags & HAS_HASH:
-            return int(held[i])
+    rows, ids, _ = store
+    begin = rows[row, BEGIN]
+    for i in range(begin + first, begin + min(full, rows[row, LENGTH])):
+        if ids[i] != null_id and records[ids[i]].flags & HAS_HASH:
+            return int(ids[i])
     return -1
 
 
@@ -272,7 +261,8 @@ def allocate_request(
         if needed > records[sentinel].ref_cnt:
             return NO_ROOM
     for g in range(num_groups):
-        starts[2, g] = drop_skipped(pool, store, groups[g], mine[g], total)
+        if groups[g].kind != FULL:
+            starts[2, g] = drop_skipped(pool, store, groups[g], mine[g], total)
     needed = 0
     # Blocks for external tokens are not cut to the length of the model, so they are counted.
     longest = max(num_slots, num_elsewhere)
@@ -283,13 +273,13 @@ def allocate_request(
         return NO_ROOM
     for g in range(num_groups):
         # All at once, so that a row moves at most once.
-        make_room(store[0], store[1], store[2], mine[g], blocks_of(longest, groups[g, BLOCK_SIZE]))
+        make_room(store[0], store[1], store[2], mine[g], blocks_of(longest, groups[g].block_size))
         if ask.takes_hits or ask.num_external > 0:
             mine_hits = hits[ends[g] : ends[g + 1]]
             starts[1, g] = take_hits(pool, store, groups[g], mine[g], mine_hits, ask, tally)
     for g in range(num_groups):
         starts[0, g] = store[0][mine[g], LENGTH]
-        missing = blocks_of(num_slots, groups[g, BLOCK_SIZE]) - starts[0, g]
+        missing = blocks_of(num_slots, groups[g].block_size) - starts[0, g]
         extend(pool, store, mine[g], missing, tally)
     if ask.caches:
         for g in range(num_groups):
@@ -299,14 +289,14 @@ def allocate_request(
                     pool, store, groups[g], mine[g], hashes, ask.first_hash, first, full,
                     ask.num_prompt, tally,
                 )  # fmt: skip
+    rows = store[0]
     quiet = ask.max_model_len
     for g in range(num_groups):
-        row = store[0][mine[g]]
         quiet = min(
             quiet,
             quiet_tokens(
-                groups[g, KIND], groups[g, EXTENT], groups[g, BLOCK_SIZE], row[LENGTH],
-                row[NUM_CACHED], ask.caching, total,
+                groups[g].kind, groups[g].extent, groups[g].block_size, rows[mine[g], LENGTH],
+                rows[mine[g], NUM_CACHED], ask.caching, total,
             ),
         )  # fmt: skip
     store[0][mine[0], QUIET] = quiet
@@ -320,7 +310,7 @@ def free_request(pool: Any, store: Any, groups: Any, mine: Any) -> None:
     rows, ids, heads = store
     for g in range(len(groups)):
         held = ids_of_row(store, mine[g])
-        if groups[g, KIND] == SLIDING_WINDOW:
+        if groups[g].kind == SLIDING_WINDOW:
             # Blocks that were never cached are reused before every cached one.
             hashed, unhashed = split_ids(records, held, null_id, False)
             release_all(records, hashed, null_id, False, False)

@@ -34,7 +34,7 @@ class ArrayAllocator:
         coordinator: Whose groups are served; see `serves`.
 
     Attributes:
-        groups: int64 [groups, GROUP_WORDS], see `kvgpu.groups.rules`.
+        groups: GROUP_RECORD [groups], see `kvgpu.groups.rules`.
     """
 
     def __init__(self, coordinator: KVCacheCoordinator) -> None:
@@ -45,7 +45,7 @@ class ArrayAllocator:
         index = self.pool.index
         assert isinstance(index, HostIndex)
         self.index = index
-        self.groups = coordinator.group_words
+        self.groups = coordinator.group_records
 
     @staticmethod
     def serves(coordinator: KVCacheCoordinator) -> bool:

@@ -162,7 +162,7 @@ class BatchManager(BatchQueries):
         if arrays is not None and not (arrays.ready() and self._fits_records()):
             arrays = None
         # Single calls find out for themselves what they need of each group.
-        groups = manager.coordinator.group_words[: None if arrays is not None else 0]
+        groups = manager.coordinator.group_records[: None if arrays is not None else 0]
         status, place, bounds = step.bounds_of(
             pool.state.records, store.rows, store.ids, store.heads, groups, self.rows.records, rows,
             self.tables, num_new, options,

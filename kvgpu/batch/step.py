@@ -19,7 +19,7 @@ from kvgpu.allocation import (
     full_blocks,
 )
 from kvgpu.batch.row_record import longest_hit
-from kvgpu.groups.rules import BLOCK_SIZE, blocks_of
+from kvgpu.groups.rules import blocks_of
 from kvgpu.index.matching import bind_query, probe
 from kvgpu.index.table import RING
 from kvgpu.kernels.layout import PLAN_HEADER, PLAN_NUM_QUERIES, QUERY_WORDS
@@ -67,12 +67,12 @@ def bounds_of(
         bound = record.serial != 0
         if num_new[i] <= 0 or (not bound and record.num_tokens == 0):
             return NO_TOKENS, i, bounds
-        mine = tables[rows[i]]
+        first_table = tables[rows[i], 0]
         num_main = record.num_computed + num_new[i]
         if bound:
-            if store_rows[mine[0], SERIAL] != record.serial:
+            if store_rows[first_table, SERIAL] != record.serial:
                 return FREED, i, bounds
-            if is_quiet(store_rows, mine[0], num_main, options):
+            if is_quiet(store_rows, first_table, num_main, options):
                 continue
         else:
             bounds[WAITING] += 1
@@ -82,14 +82,15 @@ def bounds_of(
         num_cacheable = min(num_main, record.num_tokens)
         if options[CACHES] and record.end - record.begin < num_cacheable // options[HASH_SIZE]:
             return NO_HASHES, i, bounds
+        mine = tables[rows[i]]
         for g in range(len(groups)):
-            required = blocks_of(num_main + options[LOOKAHEAD], groups[g, BLOCK_SIZE])
+            required = blocks_of(num_main + options[LOOKAHEAD], groups[g].block_size)
             held = store_rows[mine[g], LENGTH] if bound else 0
             if not bound or required > store_rows[mine[g], LIMIT]:
                 bounds[SEGMENTS] += 1 << segment_class(required)
             bounds[CHANGES] += max(required - held, 0)
             if options[CACHES]:
-                first, full = 0, num_cacheable // groups[g, BLOCK_SIZE]
+                first, full = 0, num_cacheable // groups[g].block_size
                 if bound:
                     first, full = full_blocks(store, groups[g], mine[g], num_cacheable)
                     if first_hashed(pool, store, groups[g], mine[g], first, full) >= 0:
@@ -150,12 +151,13 @@ def allocate_rows(
     for i in range(len(rows)):
         num_tried += 1
         record = table[rows[i]]
-        mine = tables[rows[i]]
         bound = record.serial != 0
-        if bound and is_quiet(store_rows, mine[0], record.num_computed + num_new[i], options):
+        num_main = record.num_computed + num_new[i]
+        if bound and is_quiet(store_rows, tables[rows[i], 0], num_main, options):
             fits[i] = True
             record.num_computed += num_new[i]
             continue
+        mine = tables[rows[i]]
         begin, end = record.begin, record.end
         hit = 0
         new = num_new[i]

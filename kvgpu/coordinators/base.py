@@ -16,7 +16,7 @@ from kvgpu.errors import ConfigError
 from kvgpu.groups.base import Blocks, SingleTypeKVCacheManager
 from kvgpu.groups.cross import CrossAttentionManager
 from kvgpu.groups.registry import get_manager_for_kv_cache_spec
-from kvgpu.groups.rules import GROUP_WORDS
+from kvgpu.groups.rules import GROUP_RECORD
 from kvgpu.groups.sliding_window import SlidingWindowManager
 from kvgpu.hashing import BlockHash
 from kvgpu.metrics import KVCacheMetricsCollector
@@ -119,13 +119,13 @@ class KVCacheCoordinator(ABC):
         return 0
 
     @cached_property
-    def group_words(self) -> npt.NDArray[np.int64]:
-        """The groups as compiled code reads them, int64 [groups, GROUP_WORDS]."""
-        words = [
-            manager.words(self.caching_alignment, self.retention_interval)
+    def group_records(self) -> npt.NDArray[np.void]:
+        """The groups as compiled code reads them, GROUP_RECORD [groups]."""
+        records = [
+            manager.record(self.caching_alignment, self.retention_interval)
             for manager in self.single_type_managers
         ]
-        return np.array(words, np.int64).reshape(-1, GROUP_WORDS)
+        return np.array(records, GROUP_RECORD)
 
     @abstractmethod
     def find_longest_cache_hit(

@@ -168,8 +168,8 @@ class SingleTypeKVCacheManager(GroupHits):
         """Remember blocks for `take_new_block_ids`."""
         self._new_ids.append(ids)
 
-    def words(self, caching_alignment: int, retention_interval: int | None) -> list[int]:
-        """The group as compiled code reads it; see `kvgpu.groups.rules`.
+    def record(self, caching_alignment: int, retention_interval: int | None) -> tuple[int, ...]:
+        """The group as compiled code reads it: the fields of a `GROUP_RECORD`.
 
         Args:
             caching_alignment: Only whole multiples of so many tokens are cached; 0 for all.
@@ -177,11 +177,11 @@ class SingleTypeKVCacheManager(GroupHits):
         """
         cap = self.max_admission_blocks_per_request
         mask = self.mask_rule(retention_interval)
-        return [
+        return (
             self.rule_kind, self.block_size, self.extent, self.kv_cache_group_id,
             rules.NO_CAP if cap is None else cap, caching_alignment, self.use_eagle,
             mask is None, *(mask or (0, 0, 0, 0, 0)),
-        ]  # fmt: skip
+        )  # fmt: skip
 
     def mask_rule(self, retention_interval: int | None) -> MaskRule | None:
         """Which blocks some later hit could need; None for all."""

@@ -1,19 +1,22 @@
 """What a request holds, needs and gives back in one cache group: functions of positions and counts.
 
-Each rule is stated once, as Python that Numba also compiles. A group is a row of int64 words.
+Each rule is stated once, as Python that Numba also compiles. A group is a record.
 """
+
+import numpy as np
 
 from kvgpu._jit import leaf
 from kvgpu.kernels.layout import CHUNKED_LOCAL, FULL, SLIDING_WINDOW
 
-(
-    KIND, BLOCK_SIZE, EXTENT, GROUP_ID, CAP, ALIGNMENT, EAGLE, KEEP_ALL, SHIFT, NEED, PERIOD, PROMPT_ENDS,
-    HIT_ALIGNMENT, GROUP_WORDS,
-) = range(14)  # fmt: skip
-"""KIND: of attention, as in a plan. BLOCK_SIZE: tokens of a block over all ranks. EXTENT: tokens of a
-window or chunk. CAP: most blocks that admission counts, -1 for any number. ALIGNMENT: only whole multiples
-of so many tokens are cached; 0 for all. EAGLE: one block more is. KEEP_ALL: no mask; else the words of one:
-see `is_reachable`."""
+GROUP_RECORD = np.dtype(
+    [("kind", "<i8"), ("block_size", "<i8"), ("extent", "<i8"), ("group_id", "<i8"), ("cap", "<i8"),
+     ("alignment", "<i8"), ("eagle", "<i8"), ("keep_all", "<i8"), ("shift", "<i8"), ("need", "<i8"),
+     ("period", "<i8"), ("prompt_ends", "<i8"), ("hit_alignment", "<i8")],
+)  # fmt: skip
+"""A cache group as compiled code reads it. kind: of attention, as in a plan. block_size: tokens of a block
+over all ranks. extent: tokens of a window or chunk. cap: most blocks that admission counts, NO_CAP for any
+number. alignment: only whole multiples of so many tokens are cached; 0 for all. eagle: one block more is.
+keep_all: no mask; else the other fields are one: see `is_reachable`."""
 
 NO_CAP = -1
 

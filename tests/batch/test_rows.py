@@ -144,7 +144,7 @@ def test_a_piece_that_is_given_back_is_handed_out_again():
         (lambda rows, requests: rows.untrack(np.array([0, 0])), "twice"),
         (lambda rows, requests: rows.extend(np.array([-1])), "not tracked"),
         (lambda rows, requests: rows.extend(np.array([0.0])), "integers"),
-        (lambda rows, requests: rows.checked(np.array([[0]])), "integers"),
+        (lambda rows, requests: rows.valid(np.array([[0]])), "integers"),
         (lambda rows, requests: rows.grow(3, 100), "only grow"),
     ],
 )
