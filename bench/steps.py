@@ -215,13 +215,17 @@ def beside_sglang(side: Side, prompts: list[list[int]], rounds: int, asked: int 
     return found
 
 
-def decode(sides: list[Side], running: int) -> list[Row]:
-    """A slot for one more token of each running request."""
+def decode(sides: list[Side], running: int, spread: bool) -> list[Row]:
+    """A slot for one more token of each running request.
+
+    Their prompts end at the same place of a block, so that all need a block in one step of sixteen, or they
+    are spread over all places, as those of real requests are.
+    """
     from kvgpu.batch.manager import BatchManager
 
     blocks = 32 + STEPS // BLOCK + 2
-    # Prompts end at different places in their blocks, as those of real requests do.
-    prompts = [[i * 1000 + j for j in range(496 + i % BLOCK)] for i in range(running)]
+    ends = [496 + i % BLOCK if spread else 500 for i in range(running)]
+    prompts = [[i * 1000 + j for j in range(end)] for i, end in enumerate(ends)]
     managers = [side.manager("full", running * blocks + 2) for side in sides]
     requests = [make_requests(side, prompts) for side in sides]
     batch = BatchManager(managers[0], running, 128 * running)
@@ -254,7 +258,7 @@ def decode(sides: list[Side], running: int) -> list[Row]:
     found = []
     for name, (mine, others) in times.items():
         low, middle, high = np.quantile(mine, (0.2, 0.5, 0.8)) * 1e6
-        case = f"{running:,} running, one token each"
+        case = f"{running:,} running, {'spread' if spread else 'in step'}"
         peer = float(np.median(others)) * 1e6
         row = Row(
             f"decode step, {name}", case, "us/step", middle, peer, Vllm.name, low=low, high=high
@@ -287,7 +291,8 @@ def main() -> int:
         for case in POOLS:
             rows += replay(sides, case, prompts, options.rounds)
         for running in tqdm(RUNNING, disable=None, unit="decode"):
-            rows += decode(sides, running)
+            rows += decode(sides, running, spread=True)
+        rows += decode(sides, 1024, spread=False)
         try:
             rows += beside_sglang(sides[0], prompts, options.rounds)
         except ImportError as error:

@@ -158,6 +158,6 @@ class ArrayAllocator:
 
     def account(self, tally: npt.NDArray[np.int64]) -> None:
         """Take over what compiled code counted."""
-        keys, evicted = tally[[KEYS, EVICTED]].tolist()
-        self.index.count_keys(keys)
-        self.pool.num_evictions += evicted
+        counted = tally.tolist()
+        self.index.count_keys(counted[KEYS])
+        self.pool.num_evictions += counted[EVICTED]

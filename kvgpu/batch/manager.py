@@ -10,7 +10,7 @@ from kvgpu.batch import step
 from kvgpu.batch.pending import PendingTokens
 from kvgpu.batch.queries import BatchQueries
 from kvgpu.batch.result import BatchAllocation
-from kvgpu.batch.row_record import RowIds
+from kvgpu.batch.row_record import TWICE, UNTRACKED, RowIds
 from kvgpu.batch.single import allocate_one_by_one
 from kvgpu.batch.tables import check_tables, write_tables
 from kvgpu.blocks import NO_IDS
@@ -142,7 +142,7 @@ class BatchManager(BatchQueries):
         One pass over rows that stay inside their blocks, else O(blocks that change). Never waits for a
         device. Requests with tokens computed elsewhere go through `KVCacheManager.allocate_slots`.
         """
-        rows = self.rows.valid(rows)
+        rows, stamp = self.rows.as_rows(rows)
         num_new = np.asarray(num_new_tokens)
         if num_new.dtype.kind not in "iu" or num_new.shape not in ((), (1,), rows.shape):
             raise ArgumentTypeError(
@@ -155,7 +155,8 @@ class BatchManager(BatchQueries):
         options = np.array(
             [pool.state.null_id, getattr(pool.index, "seed", 0), num_lookahead_tokens,
              manager.max_model_len, reserved_blocks, manager.coordinator.hash_block_size,
-             full_sequence_must_fit, caching and not delay_cache_blocks, caching, stop_when_full],
+             full_sequence_must_fit, caching and not delay_cache_blocks, caching, stop_when_full,
+             stamp],
             np.int64,
         )  # fmt: skip
         arrays = manager.arrays
@@ -167,6 +168,8 @@ class BatchManager(BatchQueries):
             pool.state.records, store.rows, store.ids, store.heads, groups, self.rows.records, rows,
             self.tables, num_new, options,
         )  # fmt: skip
+        if status in (UNTRACKED, TWICE):
+            self.rows.complain(status, int(rows[place]))
         if status:
             raise self._complaint(status, int(rows[place]))
         if out is not None:
@@ -207,14 +210,18 @@ class BatchManager(BatchQueries):
                 num_new[waiting], records["num_tokens"][rows[waiting]] - hit_tokens[waiting]
             )
             self._count(statistics)
-        num_new[~fits] = 0
+        all_fit = bool(fits.all())
+        if not all_fit:
+            num_new[~fits] = 0
         if not len(changed):
             return BatchAllocation(
                 self, rows, fits, hit_tokens, num_new, tried, changed, NO_IDS, self._no_offsets
             )
         arrays.account(tally)
-        changed_fits = fits[changed]
-        kept, kept_starts = changed[changed_fits], starts[changed_fits]
+        kept, kept_starts = changed, starts
+        if not all_fit:
+            changed_fits = fits[changed]
+            kept, kept_starts = changed[changed_fits], starts[changed_fits]
         ids, offsets = step.new_blocks(store.rows, store.ids, self.tables, rows, kept, kept_starts)
         for group, single in enumerate(manager.coordinator.single_type_managers):
             if single.records_new_blocks and offsets[group, -1] > offsets[group, 0]:

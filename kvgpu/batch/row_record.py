@@ -17,26 +17,31 @@ ROW_RECORD = np.dtype(
 """begin, end: hashes in the arena; up to limit there is room for more. num_tokens, num_computed,
 num_prompt: tokens of the request, those with slots, those of the prompt (-1: not known). serial: of its
 block table in the first group, 0 while it holds none. num_pending: tokens that its request object has not
-got yet. stamp: of the last `check_rows`. reads: it may reuse cached blocks. preempted: its next lookup counts
+got yet. stamp: of the last `check_row`. reads: it may reuse cached blocks. preempted: its next lookup counts
 as one after a preemption."""
 
 UNTRACKED = 1
 TWICE = 2
 
 
+@leaf
+def check_row(table: Any, row: int, stamp: int) -> int:
+    """0, UNTRACKED or TWICE; `stamp` must differ from that of every batch before."""
+    if row < 0 or row >= len(table) or not table[row].tracked:
+        return UNTRACKED
+    if table[row].stamp == stamp:
+        return TWICE
+    table[row].stamp = stamp
+    return 0
+
+
 @jit
 def check_rows(table: Any, rows: Any, stamp: int) -> Any:
-    """Status (0, UNTRACKED, TWICE) and the place of the first bad row.
-
-    `stamp` must differ from that of every call before.
-    """
+    """Status and place of the first bad row."""
     for i in range(len(rows)):
-        row = rows[i]
-        if row < 0 or row >= len(table) or not table[row].tracked:
-            return UNTRACKED, i
-        if table[row].stamp == stamp:
-            return TWICE, i
-        table[row].stamp = stamp
+        status = check_row(table, rows[i], stamp)
+        if status != 0:
+            return status, i
     return 0, 0
 
 

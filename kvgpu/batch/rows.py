@@ -1,7 +1,7 @@
 """`RequestRows`: the hashes and counters of tracked requests, in flat arrays."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -190,6 +190,18 @@ class RequestRows:
         self._table[checked] = np.zeros((), ROW_RECORD)
         self._idle += checked
 
+    def as_rows(self, rows: RowIds) -> tuple[RowIds, int]:
+        """Rows as int64 [n], and a stamp for `check_row`, which has still to be asked.
+
+        Raises:
+            ArgumentError: Not integers [n].
+        """
+        given = np.asarray(rows)
+        if given.ndim != 1 or given.dtype.kind not in "iu":
+            raise ArgumentError(f"rows: integers [n] are expected, got {given.dtype} {given.shape}")
+        self._stamp += 1
+        return np.ascontiguousarray(given, np.int64), self._stamp
+
     def valid(self, rows: RowIds | None) -> RowIds:
         """The rows, or all, as int64 [n]; every one tracked and none twice. O(n).
 
@@ -198,16 +210,17 @@ class RequestRows:
         """
         if rows is None:
             return self.all()
-        given = np.asarray(rows)
-        if given.ndim != 1 or given.dtype.kind not in "iu":
-            raise ArgumentError(f"rows: integers [n] are expected, got {given.dtype} {given.shape}")
-        given = np.ascontiguousarray(given, np.int64)
-        self._stamp += 1
-        status, place = check_rows(self._table, given, self._stamp)
+        given, stamp = self.as_rows(rows)
+        status, place = check_rows(self._table, given, stamp)
         if status:
-            what = "is not tracked" if status == UNTRACKED else "comes twice in one batch"
-            raise ArgumentError(f"row {given[place]} {what}")
+            self.complain(status, int(given[place]))
         return given
+
+    @staticmethod
+    def complain(status: int, row: int) -> NoReturn:
+        """Raise the `ArgumentError` for a status of `check_row`."""
+        what = "is not tracked" if status == UNTRACKED else "comes twice in one batch"
+        raise ArgumentError(f"row {row} {what}")
 
     def spans(self, rows: RowIds | None) -> Spans:
         """First hash, hash after the last and longest hit allowed of rows (all if None), int64 [3, n].

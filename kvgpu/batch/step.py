@@ -18,7 +18,7 @@ from kvgpu.allocation import (
     free_request,
     full_blocks,
 )
-from kvgpu.batch.row_record import longest_hit
+from kvgpu.batch.row_record import check_row, longest_hit
 from kvgpu.groups.rules import blocks_of
 from kvgpu.index.matching import bind_query, probe
 from kvgpu.index.table import RING
@@ -27,10 +27,10 @@ from kvgpu.policies import apply_rule, common_hit
 from kvgpu.table_store import BEGIN, LENGTH, LIMIT, QUIET, SERIAL, segment_class
 
 FREED, NO_TOKENS, NO_HASHES, HASHED = 3, 4, 5, 6
-"""What is wrong with a row, beside those of `check_rows`."""
+"""What is wrong with a row, beside those of `check_row`."""
 
 (
-    NULL_ID, SEED, LOOKAHEAD, MAX_MODEL_LEN, RESERVED, HASH_SIZE, WHOLE, CACHES, CACHING, STOPS, OPTIONS,
+    NULL_ID, SEED, LOOKAHEAD, MAX_MODEL_LEN, RESERVED, HASH_SIZE, WHOLE, CACHES, CACHING, STOPS, STAMP,
 ) = range(11)  # fmt: skip
 """Words of the options of a step."""
 
@@ -63,6 +63,9 @@ def bounds_of(
     store = (store_rows, store_ids, heads)
     pool = (records, store_ids, 0, store_ids, options[NULL_ID], store_ids)
     for i in range(len(rows)):
+        status = check_row(table, rows[i], options[STAMP])
+        if status != 0:
+            return status, i, bounds
         record = table[rows[i]]
         bound = record.serial != 0
         if num_new[i] <= 0 or (not bound and record.num_tokens == 0):
