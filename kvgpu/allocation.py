@@ -8,207 +8,32 @@ through the managers of the groups, with the same rules.
 GROUP_RECORD [groups]; `mine` int64 [groups], the rows of the request in the store.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from kvgpu._jit import inline, jit, leaf
-from kvgpu.blocks import HAS_HASH
-from kvgpu.free_queue import count_free, pop_into, release_all, touch_all
+from kvgpu._jit import inline, jit
+from kvgpu.free_list import release_all
 from kvgpu.groups.block_tables import split_ids
-from kvgpu.groups.rules import (
-    NO_CAP,
-    blocks_missing,
-    blocks_of,
-    cacheable_tokens,
-    is_reachable,
-    quiet_tokens,
-    skipped_tokens,
+from kvgpu.groups.rules import blocks_of, quiet_tokens
+from kvgpu.groups.steps import (
+    OFFENDER,
+    Ask,
+    cache_full,
+    drop_skipped,
+    extend,
+    first_hashed,
+    full_blocks,
+    ids_of_row,
+    needed_in_group,
+    take_hits,
 )
-from kvgpu.index.table import RING, erase_all, insert_all
+from kvgpu.index.table import RING
 from kvgpu.kernels.layout import FULL, SLIDING_WINDOW
-from kvgpu.table_store import BEGIN, LENGTH, NUM_CACHED, QUIET, make_room, release_segment
+from kvgpu.table_store import LENGTH, NUM_CACHED, QUIET, make_room, release_segment
 
 FITS, NO_ROOM, HASHED_BEFORE = 0, 1, 2
 """What became of a call. HASHED_BEFORE: a block that should be cached has a hash already; nothing was done."""
-
-KEYS, EVICTED, OFFENDER, TALLY_WORDS = 0, 1, 2, 3
-"""A tally: keys that the index gained, cached blocks that were evicted, the block of HASHED_BEFORE."""
-
-
-class Ask(NamedTuple):
-    """What is asked for one request, in tokens; the arguments of `KVCacheManager.allocate_slots`."""
-
-    num_computed: int
-    num_hit_tokens: int
-    num_external: int
-    num_new: int
-    num_lookahead: int
-    num_tokens: int
-    num_prompt: int
-    max_model_len: int
-    reserved_blocks: int
-    first_hash: int
-    """Place in the request of the first hash that is given."""
-    whole: bool
-    takes_hits: bool
-    caches: bool
-    caching: bool
-
-
-@inline
-def ids_of_row(store: Any, row: int) -> Any:
-    rows, ids, _ = store
-    return ids[rows[row, BEGIN] : rows[row, BEGIN] + rows[row, LENGTH]]
-
-
-@leaf
-def take_free(pool: Any, out: Any, tally: Any) -> None:
-    """Fill `out` with blocks from the head of the free queue; cached ones among them are evicted."""
-    records, table, seed, log, _, ring = pool
-    cached = pop_into(records, out, 1)
-    if cached > 0:
-        tally[EVICTED] += cached
-        tally[KEYS] -= erase_all(records, table, out, True, seed, log, ring)
-
-
-@inline
-def extend(pool: Any, store: Any, row: int, count: int, tally: Any) -> None:
-    """Append so many new blocks to a row."""
-    if count <= 0:
-        return
-    rows, ids, heads = store
-    length = rows[row, LENGTH]
-    make_room(rows, ids, heads, row, length + count)
-    begin = rows[row, BEGIN] + length
-    take_free(pool, ids[begin : begin + count], tally)
-    rows[row, LENGTH] = length + count
-
-
-@leaf
-def needed_in_group(
-    pool: Any,
-    store: Any,
-    group: Any,
-    row: int,
-    hits: Any,
-    num_tokens: int,
-    total: int,
-    capped: bool,
-) -> int:
-    """`SingleTypeKVCacheManager.get_num_blocks_to_allocate`."""
-    records, _, _, _, null_id, _ = pool
-    rows = store[0]
-    size = group.block_size
-    required = blocks_of(num_tokens, size)
-    if capped and group.cap != NO_CAP:
-        required = min(required, group.cap)
-    held = rows[row, LENGTH]
-    running = rows[row, NUM_CACHED] >= 0
-    skipped = skipped_tokens(group.kind, group.extent, total) // size
-    needed = blocks_missing(required, held, running, skipped, len(hits))
-    if not running and len(hits) > 0:
-        needed += count_free(records, hits[max(0, skipped - held) :], null_id)
-    return needed
-
-
-@jit
-def drop_skipped(pool: Any, store: Any, group: Any, row: int, total: int) -> int:
-    """`SingleTypeKVCacheManager.remove_skipped_blocks`; place of the first block dropped, else the length."""
-    records, _, _, _, null_id, _ = pool
-    rows, ids, _ = store
-    begin = rows[row, BEGIN]
-    length = int(rows[row, LENGTH])
-    skipped = max(skipped_tokens(group.kind, group.extent, total), 0)
-    end = min(skipped // group.block_size, length)
-    if end == 0 or ids[begin + end - 1] == null_id:
-        return length
-    hashed, unhashed = split_ids(records, ids[begin : begin + end], null_id, True)
-    first = int(end - len(hashed) - len(unhashed))
-    ids[begin + first : begin + end] = null_id
-    release_all(records, hashed, null_id, False, False)
-    release_all(records, unhashed, null_id, False, True)
-    return first
-
-
-@inline
-def take_hits(pool: Any, store: Any, group: Any, row: int, hits: Any, ask: Any, tally: Any) -> int:
-    """`SingleTypeKVCacheManager.allocate_new_computed_blocks`; blocks before those for external tokens."""
-    records, _, _, _, null_id, _ = pool
-    rows, ids, heads = store
-    if rows[row, NUM_CACHED] >= 0:
-        return int(rows[row, LENGTH])
-    size = group.block_size
-    num_external = ask.num_external
-    total = ask.num_computed + ask.num_hit_tokens + num_external
-    skipped_front = skipped_tokens(group.kind, group.extent, total)
-    skipped = max(skipped_front, 0) // size
-    if skipped > 0:
-        hits = hits[min(skipped, len(hits)) :]
-        num_external = min(total - skipped_front, num_external)
-    length = rows[row, LENGTH]
-    make_room(rows, ids, heads, row, length + skipped + len(hits))
-    begin = rows[row, BEGIN] + length
-    ids[begin : begin + skipped] = null_id
-    touch_all(records, hits, null_id)
-    ids[begin + skipped : begin + skipped + len(hits)] = hits
-    length += skipped + len(hits)
-    rows[row, LENGTH] = length
-    rows[row, NUM_CACHED] = length
-    if num_external > 0:
-        extend(pool, store, row, blocks_of(total, size) - length, tally)
-    return int(length)
-
-
-@leaf
-def full_blocks(store: Any, group: Any, row: int, num_cacheable: int) -> tuple[int, int]:
-    """Blocks that caching has not handled and that become full: [first, behind the last)."""
-    size = group.block_size
-    first = max(store[0][row, NUM_CACHED], 0)
-    num_tokens = cacheable_tokens(num_cacheable, group.alignment, group.eagle != 0, size)
-    return first, num_tokens // size
-
-
-@inline
-def cache_full(
-    pool: Any, store: Any, group: Any, row: int, hashes: Any, first_hash: int, first: int, full: int,
-    num_prompt: int, tally: Any,
-) -> None:  # fmt: skip
-    """Enter blocks [first, full) of a row in the index; those that no hit could need are left out.
-
-    `hashes` begins with that of block `first_hash`.
-    """
-    records, table, seed, log, null_id, ring = pool
-    rows, ids, _ = store
-    # A request longer than the model allows has fewer blocks than full ones.
-    begin = rows[row, BEGIN]
-    chosen = ids[begin + first : begin + min(full, rows[row, LENGTH])]
-    if not group.keep_all or group.kind != FULL:
-        chosen = chosen.copy()
-        for i in range(len(chosen)):
-            reachable = group.keep_all or is_reachable(
-                first + i, group.block_size, group.shift, group.need, group.period,
-                group.prompt_ends != 0, group.hit_alignment, num_prompt,
-            )  # fmt: skip
-            if chosen[i] == null_id or not reachable:
-                chosen[i] = -1
-    tally[KEYS] += insert_all(
-        records, table, chosen, hashes[first - first_hash : full - first_hash], 1, group.group_id,
-        0, seed, log, ring,
-    )  # fmt: skip
-    rows[row, NUM_CACHED] = full
-
-
-@leaf
-def first_hashed(pool: Any, store: Any, group: Any, row: int, first: int, full: int) -> int:
-    """The first of the blocks [first, full) that a row has already and that has a hash, or -1."""
-    records, _, _, _, null_id, _ = pool
-    rows, ids, _ = store
-    begin = rows[row, BEGIN]
-    for i in range(begin + first, begin + min(full, rows[row, LENGTH])):
-        if ids[i] != null_id and records[ids[i]].flags & HAS_HASH:
-            return int(ids[i])
-    return -1
 
 
 @inline

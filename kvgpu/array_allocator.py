@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from kvgpu.allocation import EVICTED, FITS, HASHED_BEFORE, KEYS, OFFENDER, TALLY_WORDS, allocate_one
+from kvgpu.allocation import FITS, HASHED_BEFORE, allocate_one
 from kvgpu.block_list import BlockList
 from kvgpu.blocks import NO_IDS, KVCacheBlock
 from kvgpu.coordinators.base import KVCacheCoordinator
@@ -14,6 +14,7 @@ from kvgpu.groups.chunked_local import ChunkedLocalAttentionManager
 from kvgpu.groups.full import FullAttentionManager
 from kvgpu.groups.sink import SinkFullAttentionManager
 from kvgpu.groups.sliding_window import SlidingWindowManager
+from kvgpu.groups.steps import EVICTED, KEYS, OFFENDER, TALLY_WORDS
 from kvgpu.index.base import Rows
 from kvgpu.index.host import HostIndex
 from kvgpu.kernels.layout import KEY_WORDS

@@ -18,7 +18,8 @@ from kvgpu.errors import (
     InvariantError,
     NotEnoughBlocksError,
 )
-from kvgpu.free_queue import FreeKVCacheBlockQueue, pop_free, release, touch
+from kvgpu.free_list import pop_free, release, touch
+from kvgpu.free_queue import FreeKVCacheBlockQueue
 from kvgpu.hashing import BlockHash
 from kvgpu.index.journal import Journal
 from kvgpu.index.registry import backend_by_name

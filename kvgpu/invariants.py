@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from kvgpu.blocks import NO_IDS, BlockState, Ids
-from kvgpu.free_queue import free_ids
+from kvgpu.free_list import free_ids
 
 
 def queue_violations(state: BlockState) -> list[str]:

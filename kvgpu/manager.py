@@ -8,12 +8,13 @@ from kvgpu.array_allocator import ArrayAllocator
 from kvgpu.block_list import RequestBlocks
 from kvgpu.blocks import KVCacheBlock
 from kvgpu.coordinators.registry import get_kv_cache_coordinator
-from kvgpu.errors import ArgumentError, ConfigError, InvariantError, RunningRequestError
+from kvgpu.errors import ConfigError, InvariantError
 from kvgpu.exclusive import Exclusive, exclusive
 from kvgpu.invariants import table_violations
 from kvgpu.kv_cache_blocks import KVCacheBlocks
 from kvgpu.metrics import KVCacheMetricsCollector, PrefixCacheStats
 from kvgpu.request import Request
+from kvgpu.slots import allocate_slots
 from kvgpu.specs import KVCacheConfig
 
 __all__ = ["KVCacheBlocks", "KVCacheManager", "Request"]
@@ -102,7 +103,7 @@ class KVCacheManager(Exclusive):
         self.block_pool = self.coordinator.block_pool
         # The first group's, for a guard that saves the others from being asked.
         managers = self.coordinator.single_type_managers
-        self._tables = managers[0].req_to_blocks if managers else None
+        self.first_tables = managers[0].req_to_blocks if managers else None
         self.arrays = (
             ArrayAllocator(self.coordinator) if ArrayAllocator.serves(self.coordinator) else None
         )
@@ -192,109 +193,20 @@ class KVCacheManager(Exclusive):
             and not full_sequence_must_fit
             and not reserved_blocks
         ):
-            table = None if self._tables is None else dict.get(self._tables, request.request_id)
+            table = (
+                None
+                if self.first_tables is None
+                else dict.get(self.first_tables, request.request_id)
+            )
             num_slots = request.num_computed_tokens + num_new_tokens + num_lookahead_tokens
             # A request that only a batch has served is a number here.
             if type(table) is RequestBlocks and num_slots <= table.quiet_until:
                 return self.empty_kv_cache_blocks
-        return self._allocate_slots(
-            request, num_new_tokens, num_new_computed_tokens, new_computed_blocks,
+        return allocate_slots(
+            self, request, num_new_tokens, num_new_computed_tokens, new_computed_blocks,
             num_lookahead_tokens, num_external_computed_tokens, delay_cache_blocks,
             num_encoder_tokens, full_sequence_must_fit, reserved_blocks,
         )  # fmt: skip
-
-    @exclusive
-    def _allocate_slots(
-        self,
-        request: Any,
-        num_new_tokens: int,
-        num_new_computed_tokens: int,
-        new_computed_blocks: KVCacheBlocks | None,
-        num_lookahead_tokens: int,
-        num_external_computed_tokens: int,
-        delay_cache_blocks: bool,
-        num_encoder_tokens: int,
-        full_sequence_must_fit: bool,
-        reserved_blocks: int,
-    ) -> KVCacheBlocks | None:
-        """`allocate_slots` for a request that needs something."""
-        if num_new_tokens == 0 and num_external_computed_tokens == 0:
-            raise ArgumentError(
-                "num_new_tokens must be above 0 unless there are external computed tokens"
-            )
-        coordinator = self.coordinator
-        request_id = request.request_id
-        computed = (new_computed_blocks or self.empty_kv_cache_blocks).blocks
-        if computed is not self.empty_kv_cache_blocks.blocks:
-            self._refuse_bad_hits(request_id, computed)
-        num_local = request.num_computed_tokens + num_new_computed_tokens
-        num_elsewhere = num_local + num_external_computed_tokens
-        total_computed = min(num_elsewhere, self.max_model_len)
-        caches = self.enable_caching and not delay_cache_blocks
-        # Draft tokens may be rejected, so only what the request has is cached.
-        num_cacheable = min(total_computed + num_new_tokens, request.num_tokens) if caches else 0
-        if len(request.block_hashes) < num_cacheable // coordinator.hash_block_size:
-            raise ArgumentError(
-                f"request {request_id} has {len(request.block_hashes)} block hashes, "
-                f"{num_cacheable // coordinator.hash_block_size} are needed; give it a block_hasher"
-            )
-        if self.arrays is not None and self.arrays.ready():
-            num_prompt = getattr(request, "num_prompt_tokens", None)
-            words = [
-                request.num_computed_tokens, num_new_computed_tokens, num_external_computed_tokens,
-                num_new_tokens, num_lookahead_tokens, request.num_tokens,
-                -1 if num_prompt is None else num_prompt, self.max_model_len, reserved_blocks,
-                full_sequence_must_fit, computed is not self.empty_kv_cache_blocks.blocks, caches,
-            ]  # fmt: skip
-            done = self.arrays.allocate(
-                request_id, request.block_hashes, computed, words, num_cacheable
-            )
-            if done is None or isinstance(done, tuple):
-                return None if done is None else self.create_kv_cache_blocks(done)
-        num_free = self.block_pool.get_num_free_blocks()
-        if full_sequence_must_fit:
-            full = min(request.num_tokens, self.max_model_len)
-            needed = coordinator.get_num_blocks_to_allocate(
-                request_id, full, computed, num_encoder_tokens, total_computed, full, True
-            )
-            if needed > num_free:
-                return None
-        coordinator.remove_skipped_blocks(request_id, total_computed)
-        num_main = total_computed + num_new_tokens
-        num_slots = min(num_main + num_lookahead_tokens, self.max_model_len)
-        # Blocks for external tokens are not cut to the length of the model, so they are counted.
-        needed = coordinator.get_num_blocks_to_allocate(
-            request_id, max(num_slots, num_elsewhere), computed, num_encoder_tokens,
-            total_computed, num_main,
-        )  # fmt: skip
-        if needed > self.block_pool.get_num_free_blocks() - reserved_blocks:
-            return None
-        if computed is not self.empty_kv_cache_blocks.blocks or num_external_computed_tokens > 0:
-            coordinator.allocate_new_computed_blocks(
-                request_id, computed, num_local, num_external_computed_tokens
-            )
-        new_blocks = coordinator.allocate_new_blocks(
-            request_id, num_slots, num_main, num_encoder_tokens
-        )
-        if caches:
-            coordinator.cache_blocks(request, num_cacheable)
-        if self._tables is not None:
-            quiet = coordinator.quiet_until(request_id, total_computed)
-            self._tables[request_id].quiet_until = quiet
-        return self.create_kv_cache_blocks(new_blocks)
-
-    def _refuse_bad_hits(
-        self, request_id: str, computed: tuple[Sequence[KVCacheBlock], ...]
-    ) -> None:
-        """Bad input must be noticed before anything is given back or taken."""
-        if not self.enable_caching and any(map(len, computed)):
-            raise ArgumentError(f"request {request_id}: computed blocks without prefix caching")
-        for manager, blocks in zip(self.coordinator.single_type_managers, computed, strict=True):
-            if len(blocks) and request_id in manager.num_cached_block:
-                raise RunningRequestError(
-                    f"request {request_id} is running: it cannot take computed blocks; "
-                    "free it first"
-                )
 
     @exclusive
     def free(self, request: Any) -> None:

@@ -16,7 +16,7 @@ PACKAGE = Path(kvgpu.__file__).resolve().parent
 COMPILED_FROM = [
     "_jit.py",
     "blocks.py",
-    "free_queue.py",
+    "free_list.py",
     "groups/block_tables.py",
     "index/journal.py",
     "index/table.py",

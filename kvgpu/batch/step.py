@@ -9,17 +9,10 @@ from typing import Any
 import numpy as np
 
 from kvgpu._jit import jit, leaf
-from kvgpu.allocation import (
-    FITS,
-    TALLY_WORDS,
-    Ask,
-    allocate_request,
-    first_hashed,
-    free_request,
-    full_blocks,
-)
+from kvgpu.allocation import FITS, allocate_request, free_request
 from kvgpu.batch.row_record import check_row, longest_hit
 from kvgpu.groups.rules import blocks_of
+from kvgpu.groups.steps import TALLY_WORDS, Ask, first_hashed, full_blocks
 from kvgpu.index.matching import bind_query, probe
 from kvgpu.index.table import RING
 from kvgpu.kernels.layout import PLAN_HEADER, PLAN_NUM_QUERIES, QUERY_WORDS

@@ -10,7 +10,7 @@ from kvgpu.block_list import BlockList, RequestBlocks
 from kvgpu.block_pool import BlockPool
 from kvgpu.blocks import Ids, KVCacheBlock
 from kvgpu.errors import ArgumentError, RunningRequestError
-from kvgpu.free_queue import count_unused
+from kvgpu.free_list import count_unused
 from kvgpu.groups import rules
 from kvgpu.groups.block_tables import BlockTables, CachedCounts, split_by_hash
 from kvgpu.groups.hits import GroupHits
