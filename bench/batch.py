@@ -2,7 +2,7 @@
 
     python bench/batch.py TRACE [--rounds 7] [--json -]
 
-The queue: the last 200 of the first 1,000 requests of the trace, all cached; then queues of 1 to 4,096
+The queue: the last 200 of the first 1,000 requests of the trace, all cached; then queues of 1 to 10,000
 requests of 16 to 8,192 blocks, all cached. kvgpu answers in one call, vLLM one request at a time. The decode
 step: 1,024 running requests get a slot for one token each, call by call on both sides; the median step
 stays inside its blocks, the mean holds the one in sixteen that does not. Hit lengths and block ids of the
@@ -27,7 +27,7 @@ from harness import Row, at_least, finish  # noqa: E402
 from sides import BLOCK, Kvgpu, Side, Vllm, make_requests  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-QUEUES = ((1, 16), (1, 8192), (16, 256), (256, 128), (1024, 64), (4096, 16))
+QUEUES = ((1, 16), (1, 8192), (16, 256), (256, 128), (1024, 64), (10_000, 16))
 RUNNING, STEPS = 1024, 48
 
 
