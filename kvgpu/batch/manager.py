@@ -95,8 +95,9 @@ class BatchManager(TrackedRequests):
             What each row got.
 
         Raises:
-            ArgumentError: A row that is not tracked, comes twice, or has lost its blocks to
-                `KVCacheManager.free`; no new tokens; hashes that are missing; tables that do not fit.
+            ArgumentError: A row that is not tracked, comes twice, has lost its blocks to
+                `KVCacheManager.free` or was given some by `allocate_slots`; no new tokens; hashes that are
+                missing; tables that do not fit.
             ArgumentTypeError: Arrays of another dtype.
             BlockStateError: A block to be cached has a hash already. Nothing is changed by any.
 
@@ -133,16 +134,20 @@ class BatchManager(TrackedRequests):
             self.rows.complain(status, int(rows[place]))
         if status:
             raise self._complaint(status, int(rows[place]))
+        waiting = None
+        if bounds[step.WAITING]:
+            waiting = np.flatnonzero(self.rows.records["serial"][rows] == 0)
+            self._refuse_strangers(rows[waiting])
         if out is not None:
             longest = self._longest(rows, num_new) + num_lookahead_tokens
             sizes = [m.block_size for m in manager.coordinator.single_type_managers]
             check_tables(out, len(sizes), len(self.tables), [-(-longest // s) for s in sizes])
         if arrays is None:
             return allocate_one_by_one(self, rows, num_new, options, out)
-        return self._allocate(rows, num_new, options, bounds, out)
+        return self._allocate(rows, waiting, num_new, options, bounds, out)
 
     def _allocate(
-        self, rows: RowIds, num_new: npt.NDArray[np.int64],
+        self, rows: RowIds, waiting: npt.NDArray[np.int64] | None, num_new: npt.NDArray[np.int64],
         options: npt.NDArray[np.int64], bounds: npt.NDArray[np.int64], out: Sequence[Any] | None,
     ) -> BatchAllocation:  # fmt: skip
         manager, pool = self.manager, self.manager.block_pool
@@ -151,9 +156,7 @@ class BatchManager(TrackedRequests):
         records, count = self.rows.records, len(rows)
         if options[step.CACHES] and pool.state.width is None and self.rows.width:
             pool.state.adopt_width(self.rows.width)
-        waiting = None
-        if bounds[step.WAITING]:
-            waiting = np.flatnonzero(records["serial"][rows] == 0)
+        if waiting is not None:
             opened = store.open_many(len(waiting) * self.tables.shape[1])
             self.tables[rows[waiting]] = opened.reshape(len(waiting), -1)
         store.reserve(int(bounds[step.SEGMENTS]))
@@ -236,6 +239,17 @@ class BatchManager(TrackedRequests):
         holding = self.rows.records["serial"][rows] != 0
         rows, starts = rows[holding], starts[holding]
         write_tables(out, self.manager.block_pool.tables, self.tables[rows], rows, starts)
+
+    def _refuse_strangers(self, rows: RowIds) -> None:
+        """Refuse rows without blocks whose requests got some from single calls."""
+        tables = [m.req_to_blocks for m in self.manager.coordinator.single_type_managers]
+        for row in rows.tolist():
+            name = self.rows.requests[row].request_id
+            for table in tables:
+                if name in table and len(table[name]):
+                    raise ArgumentError(
+                        f"request {name} was given blocks beside the batch: untrack() and track() it"
+                    )
 
     def _admit(self, rows: RowIds, fits: npt.NDArray[np.bool_]) -> None:
         """Enter requests that got blocks in the tables of the groups; the others' rows go back."""

@@ -97,7 +97,9 @@ class BlockTables(dict[str, Any]):
         return int(blocks.row if type(blocks) is RequestBlocks else blocks)
 
     def adopt(self, request_id: str, row: int) -> None:
-        """Give a new request a row of the store that is filled already."""
+        """Give a request that holds nothing a row of the store that is filled already."""
+        if request_id in self:
+            self.pop(request_id)
         super().__setitem__(request_id, row)
 
     def leave(self, request_id: str) -> int:
