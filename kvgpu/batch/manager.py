@@ -9,12 +9,13 @@ import numpy.typing as npt
 from kvgpu.batch import step
 from kvgpu.batch.requests import TrackedRequests
 from kvgpu.batch.result import BatchAllocation
-from kvgpu.batch.row_record import TWICE, UNTRACKED, RowIds
-from kvgpu.batch.single import allocate_one_by_one
+from kvgpu.batch.row_record import TWICE, UNTRACKED, RowIds, integers
+from kvgpu.batch.single import allocate_one_by_one, refuse_hashed
 from kvgpu.batch.tables import check_tables, write_tables
 from kvgpu.blocks import NO_IDS
-from kvgpu.errors import ArgumentError, ArgumentTypeError, BlockStateError
+from kvgpu.errors import ArgumentError, BlockStateError
 from kvgpu.exclusive import exclusive
+from kvgpu.table_store import LENGTH
 
 if TYPE_CHECKING:
     from kvgpu.manager import KVCacheManager
@@ -89,7 +90,7 @@ class BatchManager(TrackedRequests):
             stop_when_full: Do not try rows behind the first that does not fit.
             out: Block tables to be kept up to date, one per group: int32 [>= max_requests, >= blocks], a
                 NumPy array or a torch tensor on any device. Row r of a table belongs to row r. Null
-                blocks are written where a block has left the window.
+                blocks are written where a block has left the window. Give the same ones at every call.
 
         Returns:
             What each row got.
@@ -105,13 +106,7 @@ class BatchManager(TrackedRequests):
         device. Requests with tokens computed elsewhere go through `KVCacheManager.allocate_slots`.
         """
         rows, stamp = self.rows.as_rows(rows)
-        num_new = np.asarray(num_new_tokens)
-        if num_new.dtype.kind not in "iu" or num_new.shape not in ((), (1,), rows.shape):
-            raise ArgumentTypeError(
-                f"num_new_tokens: integers [{len(rows)}] are expected, got {num_new.dtype} "
-                f"{list(num_new.shape)}"
-            )
-        num_new = np.full(len(rows), num_new, np.int64)
+        num_new = integers("num_new_tokens", num_new_tokens, len(rows))
         manager, store, pool = self.manager, self.manager.block_pool.tables, self.manager.block_pool
         caching = manager.enable_caching
         options = np.array(
@@ -139,12 +134,17 @@ class BatchManager(TrackedRequests):
             waiting = np.flatnonzero(self.rows.records["serial"][rows] == 0)
             self._refuse_strangers(rows[waiting])
         if out is not None:
-            longest = self._longest(rows, num_new) + num_lookahead_tokens
-            sizes = [m.block_size for m in manager.coordinator.single_type_managers]
-            check_tables(out, len(sizes), len(self.tables), [-(-longest // s) for s in sizes])
+            check_tables(out, len(self.tables), self._columns(rows, num_new, num_lookahead_tokens))
         if arrays is None:
-            return allocate_one_by_one(self, rows, num_new, options, out)
-        return self._allocate(rows, waiting, num_new, options, bounds, out)
+            refuse_hashed(self, rows, num_new, options)
+            result = allocate_one_by_one(self, rows, num_new, options, out)
+        else:
+            result = self._allocate(rows, waiting, num_new, options, bounds, out)
+        if out is not None and self.unwritten:
+            came = np.array([row for row in rows.tolist() if row in self.unwritten], np.int64)
+            self.write(came, np.zeros((len(came), self.tables.shape[1]), np.int64), out)
+            self.unwritten.difference_update(came.tolist())
+        return result
 
     def _allocate(
         self, rows: RowIds, waiting: npt.NDArray[np.int64] | None, num_new: npt.NDArray[np.int64],
@@ -230,8 +230,8 @@ class BatchManager(TrackedRequests):
             )  # fmt: skip
             store.close_many(self.tables[holding].reshape(-1))
         if preempt:
-            records["preempted"][rows] = True
-            for row in rows.tolist():
+            records["preempted"][holding] = True
+            for row in holding.tolist():
                 self.rows.requests[row].num_preemptions += 1
 
     def write(self, rows: RowIds, starts: npt.NDArray[np.int64], out: Sequence[Any]) -> None:
@@ -266,19 +266,29 @@ class BatchManager(TrackedRequests):
             for preempted, (requests, queries, hits) in enumerate(statistics.tolist()):
                 stats.record(queries, hits, bool(preempted), requests)
 
-    def _longest(self, rows: RowIds, num_new: npt.NDArray[np.int64]) -> int:
-        """Most tokens that any of the rows will have slots for."""
-        records = self.rows.records[rows]
-        running = records["num_computed"] + num_new
-        tokens = np.where(records["serial"] == 0, records["num_tokens"], running)
-        return int(tokens.max(initial=0))
+    def _columns(self, rows: RowIds, num_new: npt.NDArray[np.int64], lookahead: int) -> list[int]:
+        """Most blocks that any of the rows has, or will have with so many more tokens, per group."""
+        records, held = self.rows.records[rows], self.manager.block_pool.tables.rows[:, LENGTH]
+        bound = records["serial"] != 0
+        tokens = (
+            records["num_computed"] + np.where(bound, num_new, records["num_tokens"]) + lookahead
+        )
+        longest = int(tokens.max(initial=0))
+        return [
+            max(-(-longest // single.block_size), int(held[mine].max(initial=0)))
+            for single, mine in zip(
+                self.manager.coordinator.single_type_managers,
+                self.tables[rows[bound]].T,
+                strict=True,
+            )
+        ]
 
     def _complaint(self, status: int, row: int) -> ArgumentError | BlockStateError:
         name = self.rows.requests[row].request_id
         if status == step.HASHED:
             return BlockStateError(f"request {name}: a block to be cached has a hash already")
         reasons = {
-            step.FREED: "has lost its blocks to KVCacheManager.free: untrack it, or use free_batch",
+            step.FREED: "has lost its blocks to KVCacheManager.free: untrack() and track() it",
             step.NO_TOKENS: "needs at least 1 new token",
             step.NO_HASHES: "has fewer block hashes than full blocks: give it a block_hasher",
         }

@@ -25,7 +25,7 @@ def _append(
     count = 0
     begin = 0
     for i in range(len(rows)):
-        end = ends[i] if len(ends) else i + 1
+        end = ends[i]
         record = table[rows[i]]
         before = record.num_tokens // block_size
         if record.num_pending + end - begin > pending.shape[1]:
@@ -61,23 +61,15 @@ class PendingTokens:
         grown[: len(self._tokens)] = self._tokens
         self._tokens = grown
 
-    def append(
-        self, records: Any, rows: RowIds, tokens: npt.ArrayLike, counts: npt.ArrayLike | None
-    ) -> list[tuple[int, list[int]]]:
-        """Append tokens to rows.
-
-        Args:
-            records: Of `RequestRows`.
-            rows: int64 [n].
-            tokens: Integers [sum(counts)].
-            counts: Integers [n], tokens of each row; None for one each.
-
-        Returns:
-            Rows that have filled a block and must be flushed, with tokens that had no room.
+    @staticmethod
+    def checked(
+        rows: RowIds, tokens: npt.ArrayLike, counts: npt.ArrayLike | None
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Tokens int64 [sum(counts)], and counts int64 [n]; one token each if `counts` is None.
 
         Raises:
             ArgumentTypeError: Tokens or counts are not integers.
-            ArgumentError: Their number does not fit. Nothing is appended.
+            ArgumentError: Their number does not fit.
         """
         given = np.asarray(tokens)
         sizes = np.ones(len(rows), np.int64) if counts is None else np.asarray(counts)
@@ -89,16 +81,23 @@ class PendingTokens:
                 f"{len(rows)} rows need as many counts, and tokens [{int(sizes.sum())}]; got counts "
                 f"{sizes.shape} and tokens {given.shape}"
             )
-        ends = np.zeros(0, np.int64) if counts is None else np.cumsum(sizes).astype(np.int64)
-        given = given.astype(np.int64, copy=False)
-        flush = _append(records, rows, self._tokens, given, ends, self._block_size)
+        return given.astype(np.int64, copy=False), sizes.astype(np.int64, copy=False)
+
+    def append(
+        self, records: Any, rows: RowIds, tokens: npt.NDArray[np.int64],
+        sizes: npt.NDArray[np.int64],
+    ) -> list[tuple[int, list[int]]]:  # fmt: skip
+        """Append tokens to rows; what was `checked`.
+
+        Returns:
+            Rows that have filled a block and must be flushed, with tokens that had no room.
+        """
+        ends = np.cumsum(sizes)
+        flush = _append(records, rows, self._tokens, tokens, ends, self._block_size)
         result = []
         for place in flush.tolist():
             i = place if place >= 0 else -1 - place
-            rest = []
-            if place < 0:
-                end = int(ends[i]) if len(ends) else i + 1
-                rest = given[end - int(sizes[i]) : end].tolist()
+            rest = [] if place >= 0 else tokens[ends[i] - sizes[i] : ends[i]].tolist()
             result.append((int(rows[i]), rest))
         return result
 

@@ -8,10 +8,10 @@ import numpy.typing as npt
 
 from kvgpu.batch.pending import PendingTokens
 from kvgpu.batch.queries import BatchQueries
-from kvgpu.batch.row_record import RowIds
+from kvgpu.batch.row_record import RowIds, integers
 from kvgpu.errors import ArgumentError, ConfigError
 from kvgpu.exclusive import exclusive
-from kvgpu.table_store import SERIAL
+from kvgpu.table_store import LENGTH, SERIAL
 
 if TYPE_CHECKING:
     from kvgpu.manager import KVCacheManager
@@ -27,6 +27,7 @@ class TrackedRequests(BatchQueries):
 
     Attributes:
         tables: int64 [max_requests, groups]: rows of each request in the pool's `TableStore`.
+        unwritten: Rows that came with blocks that no block table of the caller shows yet.
 
     Raises:
         ConfigError: A capacity below 1, or a model without cache groups.
@@ -38,6 +39,7 @@ class TrackedRequests(BatchQueries):
         if not num_groups:
             raise ConfigError("a model without cache groups has no blocks to hand out")
         self.tables: npt.NDArray[np.int64] = np.zeros((max_requests, num_groups), np.int64)
+        self.unwritten: set[int] = set()
         self._pending = PendingTokens(max_requests, manager.coordinator.hash_block_size)
 
     @exclusive
@@ -45,12 +47,15 @@ class TrackedRequests(BatchQueries):
         """Give each request a row; one that holds blocks goes on with them. See `RequestRows.track`."""
         rows = super().track(requests)
         self.bind(rows)
+        self.unwritten.update(rows[self.rows.records["serial"][rows] != 0].tolist())
         return rows
 
     @exclusive
     def extend(self, rows: RowIds | None = None) -> None:
         """Take over what requests have become; see `RequestRows.extend`."""
-        self._flush(self.rows.valid(rows).tolist())
+        valid = self.rows.valid(rows).tolist()
+        self.rows.refuse_shorter(valid)
+        self._flush(valid)
         super().extend(rows)
 
     @exclusive
@@ -62,6 +67,7 @@ class TrackedRequests(BatchQueries):
         """
         self.sync(rows)
         super().untrack(rows)
+        self.unwritten.difference_update(np.asarray(rows).tolist())
 
     @exclusive
     def grow(self, max_requests: int, max_hashes: int) -> None:
@@ -89,12 +95,14 @@ class TrackedRequests(BatchQueries):
         Raises:
             ArgumentError: A row that is not tracked or comes twice, numbers that do not fit, or no room
                 for the hashes.
-            ArgumentTypeError: Tokens or counts that are not integers.
+            ArgumentTypeError: Tokens or counts that are not integers. Nothing is changed.
 
         One pass over all rows, and O(block) for those that fill a block.
         """
         rows = self.rows.valid(rows)
-        filled = self._pending.append(self.rows.records, rows, tokens, counts)
+        given, sizes = self._pending.checked(rows, tokens, counts)
+        self.rows.refuse_tokens(rows, sizes, self.manager.coordinator.hash_block_size)
+        filled = self._pending.append(self.rows.records, rows, given, sizes)
         if not filled:
             return
         self._flush([row for row, _ in filled])
@@ -113,11 +121,12 @@ class TrackedRequests(BatchQueries):
 
         Raises:
             ArgumentError: A row that is not tracked or comes twice, or fewer tokens that are computed.
-                Nothing is changed.
+            ArgumentTypeError: Numbers of another kind or shape. Nothing is changed.
         """
         rows = self.rows.valid(rows)
-        computed = self.rows.records["num_computed"][rows] - np.asarray(num_tokens)
-        if (computed < 0).any() or (np.asarray(num_tokens) < 0).any():
+        given = integers("num_tokens", num_tokens, len(rows))
+        computed = self.rows.records["num_computed"][rows] - given
+        if (computed < 0).any() or (given < 0).any():
             raise ArgumentError("only tokens that were computed can be taken back")
         self.rows.records["num_computed"][rows] = computed
 
@@ -139,13 +148,15 @@ class TrackedRequests(BatchQueries):
     def bind(self, rows: RowIds) -> None:
         """Note where the blocks lie that requests of these rows hold."""
         store = self.manager.block_pool.tables
-        managers = self.manager.coordinator.single_type_managers
+        tables = [m.req_to_blocks for m in self.manager.coordinator.single_type_managers]
         for row in rows.tolist():
             name = self.rows.requests[row].request_id
-            if name in managers[0].req_to_blocks:
-                self.tables[row] = [single.req_to_blocks.row_of(name) for single in managers]
-                serial = int(store.rows[self.tables[row, 0], SERIAL])
-                self.rows.records["serial"][row] = serial
+            held = [store.rows[table.row_of(name), LENGTH] for table in tables if name in table]
+            if not any(held):
+                continue
+            self.tables[row] = [table[name].row for table in tables]
+            serial = int(store.rows[self.tables[row, 0], SERIAL])
+            self.rows.records["serial"][row] = serial
 
     def _flush(self, rows: list[int]) -> None:
         records = self.rows.records

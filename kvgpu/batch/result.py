@@ -9,7 +9,10 @@ from kvgpu._jit import jit
 from kvgpu.batch.row_record import RowIds
 from kvgpu.blocks import Ids
 from kvgpu.errors import ArgumentError
-from kvgpu.table_store import BEGIN
+from kvgpu.table_store import BEGIN, LENGTH
+
+NO_SLOT = -1
+"""What a slot mapping holds for tokens beyond the length of the model, which have no slot."""
 
 
 @jit
@@ -19,9 +22,12 @@ def _slots(
     place = 0
     for i in range(len(mine)):
         begin = store_rows[mine[i], BEGIN]
+        length = store_rows[mine[i], LENGTH]
         for position in range(firsts[i], firsts[i] + counts[i]):
-            block = store_ids[begin + position // block_size]
-            out[place] = block * block_size + position % block_size
+            place_of_block = position // block_size
+            out[place] = NO_SLOT
+            if place_of_block < length:
+                out[place] = store_ids[begin + place_of_block] * block_size + position % block_size
             place += 1
 
 
@@ -75,7 +81,7 @@ class BatchAllocation:
             out: int64 [total new tokens] to be filled; a new array if None.
 
         Returns:
-            int64 [total new tokens], row by row.
+            int64 [total new tokens], row by row; NO_SLOT for tokens beyond the length of the model.
 
         Raises:
             ArgumentError: No such group, `out` of another shape or dtype, or blocks that are shared by

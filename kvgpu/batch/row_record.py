@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kvgpu._jit import jit, leaf
+from kvgpu.errors import ArgumentTypeError
 
 RowIds = npt.NDArray[np.int64]
 
@@ -22,6 +23,22 @@ as one after a preemption."""
 
 UNTRACKED = 1
 TWICE = 2
+
+
+def integers(name: str, values: npt.ArrayLike, count: int) -> npt.NDArray[np.int64]:
+    """One integer for each of `count` rows, int64 [count], from as many or from one.
+
+    Raises:
+        ArgumentTypeError: Of another dtype or shape.
+    """
+    given = np.asarray(values)
+    if given.size == 0 and given.ndim == 1:
+        given = given.astype(np.int64)
+    if given.dtype.kind not in "iu" or given.shape not in ((), (1,), (count,)):
+        raise ArgumentTypeError(
+            f"{name}: integers [{count}] are expected, got {given.dtype} {list(given.shape)}"
+        )
+    return np.full(count, given, np.int64)
 
 
 @leaf

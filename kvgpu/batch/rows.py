@@ -146,17 +146,11 @@ class RequestRows:
         O(new hashes).
         """
         checked = self.valid(rows).tolist()
+        self.refuse_shorter(checked)
         records = self._table[checked]
         requests = [self.requests[row] for row in checked]
         counts = (records["end"] - records["begin"]).tolist()
         num_tokens = [request.num_tokens for request in requests]
-        for request, have, now, before in zip(
-            requests, counts, num_tokens, records["num_tokens"].tolist(), strict=True
-        ):
-            if len(request.block_hashes) < have or now < before:
-                raise ArgumentError(
-                    f"request {request.request_id} has become shorter; untrack() and track() it"
-                )
         new = [self._words(request, have) for request, have in zip(requests, counts, strict=True)]
         width = self._common_width([request.block_hashes for request in requests])
         self._refuse_too_many(sum(map(len, new)))
@@ -267,6 +261,33 @@ class RequestRows:
         if len(widths) > 1:
             raise ArgumentError(f"hashes of different widths cannot be tracked together: {widths}")
         return widths.pop() if widths else 0
+
+    def refuse_shorter(self, rows: list[int]) -> None:
+        """
+        Raises:
+            ArgumentError: A request has fewer tokens or hashes than its row.
+        """
+        records = self._table[rows]
+        had = (records["end"] - records["begin"]).tolist()
+        tokens = (records["num_tokens"] - records["num_pending"]).tolist()
+        for row, num_hashes, num_tokens in zip(rows, had, tokens, strict=True):
+            request = self.requests[row]
+            if len(request.block_hashes) < num_hashes or request.num_tokens < num_tokens:
+                raise ArgumentError(
+                    f"request {request.request_id} has become shorter; untrack() and track() it"
+                )
+
+    def refuse_tokens(self, rows: RowIds, counts: npt.NDArray[np.int64], block_size: int) -> None:
+        """
+        Raises:
+            ArgumentError: No room for the hashes of so many more tokens of each row.
+        """
+        if self.num_hashes + len(rows) + counts.sum() // block_size <= len(self.arena):
+            return
+        records = self._table[rows]
+        hashes = (records["num_tokens"] + counts) // block_size
+        have = records["end"] - records["begin"]
+        self._refuse_too_many(int(np.maximum(hashes - have, 0).sum()))
 
     def _refuse_too_many(self, needed: int) -> None:
         if self.num_hashes + needed > len(self.arena):

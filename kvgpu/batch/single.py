@@ -6,12 +6,55 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from kvgpu._jit import python_of
 from kvgpu.batch import step
 from kvgpu.batch.result import BatchAllocation
 from kvgpu.batch.row_record import RowIds
+from kvgpu.errors import BlockStateError
+from kvgpu.groups import rules
+from kvgpu.table_store import NUM_CACHED
 
 if TYPE_CHECKING:
     from kvgpu.batch.manager import BatchManager
+
+_cacheable_tokens = python_of(rules.cacheable_tokens)
+
+
+def refuse_hashed(
+    batch: "BatchManager",
+    rows: RowIds,
+    num_new: npt.NDArray[np.int64],
+    options: npt.NDArray[np.int64],
+) -> None:
+    """
+    Raises:
+        BlockStateError: A block that a row holds and that should be cached has a hash already.
+    """
+    if not options[step.CACHES]:
+        return
+    coordinator, pool = batch.manager.coordinator, batch.manager.block_pool
+    store = pool.tables
+    for row, new in zip(rows.tolist(), num_new.tolist(), strict=True):
+        record = batch.rows.records[row]
+        if record["serial"] == 0:
+            continue
+        num_tokens = min(int(record["num_computed"]) + new, int(record["num_tokens"]))
+        for single, table in zip(
+            coordinator.single_type_managers, batch.tables[row].tolist(), strict=True
+        ):
+            num_full = (
+                _cacheable_tokens(
+                    num_tokens, coordinator.caching_alignment, single.use_eagle, single.block_size
+                )
+                // single.block_size
+            )
+            ids = store.of(table)[max(0, int(store.rows[table, NUM_CACHED])) : num_full]
+            for block_id in ids.tolist():
+                if block_id != pool.state.null_id and pool.state.key_of(block_id) is not None:
+                    raise BlockStateError(
+                        f"request {batch.rows.requests[row].request_id}: block {block_id} is to be "
+                        "cached and has a hash already"
+                    )
 
 
 def allocate_one_by_one(

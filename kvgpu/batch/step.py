@@ -74,7 +74,7 @@ def bounds_of(
             bounds[WAITING] += 1
             bounds[LONGEST] = max(bounds[LONGEST], record.end - record.begin)
             # However long the hit in front of its new tokens.
-            num_main = record.num_tokens
+            num_main = record.num_computed + record.num_tokens
         num_cacheable = min(num_main, record.num_tokens)
         if options[CACHES] and record.end - record.begin < num_cacheable // options[HASH_SIZE]:
             return NO_HASHES, i, bounds

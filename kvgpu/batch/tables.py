@@ -34,14 +34,11 @@ def _on_cpu(table: Any) -> bool:
     return isinstance(table, np.ndarray) or table.device.type == "cpu"
 
 
-def check_tables(
-    tables: Sequence[Any], num_groups: int, max_requests: int, num_blocks: Sequence[int]
-) -> None:
+def check_tables(tables: Sequence[Any], max_requests: int, num_blocks: Sequence[int]) -> None:
     """See that block tables can be written.
 
     Args:
         tables: One per group: a NumPy array or a torch tensor on any device.
-        num_groups: Groups of the model.
         max_requests: Rows that there must be.
         num_blocks: Columns that there must be, per group.
 
@@ -49,6 +46,7 @@ def check_tables(
         ArgumentError: Their number or a shape does not fit, or one is not contiguous.
         ArgumentTypeError: One is not of int32.
     """
+    num_groups = len(num_blocks)
     if not isinstance(tables, list | tuple) or len(tables) != num_groups:
         raise ArgumentError(
             f"out: a sequence of {num_groups} block tables is expected, one per group"

@@ -243,9 +243,9 @@ class SingleTypeKVCacheManager(GroupHits):
         Those that are cached go behind the free blocks, the others before them (fact 27).
         """
         skipped_tokens = self.get_num_skipped_tokens(total_computed_tokens)
-        if skipped_tokens <= 0:
+        blocks = self.req_to_blocks.get(request_id)
+        if skipped_tokens <= 0 or blocks is None:
             return
-        blocks = self.req_to_blocks[request_id]
         end = min(skipped_tokens // self.block_size, len(blocks))
         if end == 0 or blocks.ids[end - 1] == self._null_id:
             return

@@ -112,6 +112,8 @@ class MambaManager(SingleTypeKVCacheManager):
         before = self.num_cached_block.get(request.request_id, 0)
         super().cache_blocks(request, num_tokens, retention_interval)
         after = self.num_cached_block.get(request.request_id, 0)
+        if before >= after:
+            return
         state = self.block_pool.state
         for block_id in self.req_to_blocks[request.request_id].ids[before:after].tolist():
             key = state.key_of(block_id) if block_id != state.null_id else None
