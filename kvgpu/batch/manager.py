@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from kvgpu.manager import KVCacheManager
 
 NO_PLAN = np.zeros(0, np.int64)
+NO_CHANGES = np.zeros(0, np.int64)
 
 
 class BatchManager(TrackedRequests):
@@ -135,7 +136,9 @@ class BatchManager(TrackedRequests):
             self._refuse_strangers(rows[waiting])
         if out is not None:
             check_tables(out, len(self.tables), self._columns(rows, num_new, num_lookahead_tokens))
-        if arrays is None:
+        if arrays is not None and not bounds[step.BUSY]:
+            result = self._advance(rows, num_new)
+        elif arrays is None:
             refuse_hashed(self, rows, num_new, options)
             result = allocate_one_by_one(self, rows, num_new, options, out)
         else:
@@ -145,6 +148,15 @@ class BatchManager(TrackedRequests):
             self.write(came, np.zeros((len(came), self.tables.shape[1]), np.int64), out)
             self.unwritten.difference_update(came.tolist())
         return result
+
+    def _advance(self, rows: RowIds, num_new: npt.NDArray[np.int64]) -> BatchAllocation:
+        """Every row stays inside its blocks."""
+        step.advance_rows(self.rows.records, rows, num_new)
+        count = len(rows)
+        fits, no_hits = np.ones(count, np.bool_), np.zeros(count, np.int64)
+        return BatchAllocation(
+            self, rows, fits, no_hits, num_new, count, NO_CHANGES, NO_IDS, self._no_offsets
+        )
 
     def _allocate(
         self, rows: RowIds, waiting: npt.NDArray[np.int64] | None, num_new: npt.NDArray[np.int64],
@@ -177,10 +189,6 @@ class BatchManager(TrackedRequests):
         all_fit = bool(fits.all())
         if not all_fit:
             num_new[~fits] = 0
-        if not len(changed):
-            return BatchAllocation(
-                self, rows, fits, hit_tokens, num_new, tried, changed, NO_IDS, self._no_offsets
-            )
         arrays.account(tally)
         kept, kept_starts = changed, starts
         if not all_fit:

@@ -27,9 +27,9 @@ FREED, NO_TOKENS, NO_HASHES, HASHED = 3, 4, 5, 6
 ) = range(11)  # fmt: skip
 """Words of the options of a step."""
 
-SEGMENTS, CHANGES, WAITING, LONGEST, BOUNDS = 0, 1, 2, 3, 4
+SEGMENTS, CHANGES, WAITING, LONGEST, BUSY, BOUNDS = 0, 1, 2, 3, 4, 5
 """Bounds of a step: ids of the store and notes of the journal that it can take, requests that hold nothing
-yet, hashes of the longest of those."""
+yet, hashes of the longest of those, rows that need something."""
 
 REQUESTS, QUERIES, HITS, STATISTICS = 0, 1, 2, 3
 """Counts of lookups, as in `PrefixCacheStats`: row 0 of first attempts, row 1 after a preemption."""
@@ -78,6 +78,7 @@ def bounds_of(
         num_cacheable = min(num_main, record.num_tokens)
         if options[CACHES] and record.end - record.begin < num_cacheable // options[HASH_SIZE]:
             return NO_HASHES, i, bounds
+        bounds[BUSY] += 1
         mine = tables[rows[i]]
         for g in range(len(groups)):
             required = blocks_of(num_main + options[LOOKAHEAD], groups[g].block_size)
@@ -93,6 +94,13 @@ def bounds_of(
                         return HASHED, i, bounds
                 bounds[CHANGES] += max(full - first, 0)
     return 0, 0, bounds
+
+
+@jit
+def advance_rows(table: Any, rows: Any, num_new: Any) -> None:
+    """Count the new tokens of rows that need nothing."""
+    for i in range(len(rows)):
+        table[rows[i]].num_computed += num_new[i]
 
 
 @leaf
