@@ -1,6 +1,7 @@
 """`ArrayAllocator`: compiled allocation for the managers whose state lies in arrays."""
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import numpy as np
 import numpy.typing as npt
@@ -47,6 +48,7 @@ class ArrayAllocator:
         assert isinstance(index, HostIndex)
         self.index = index
         self.groups = coordinator.group_records
+        self._no_ends = np.zeros(len(self.managers) + 1, np.int64)
 
     @staticmethod
     def serves(coordinator: KVCacheCoordinator) -> bool:
@@ -121,14 +123,17 @@ class ArrayAllocator:
         rows = self.rows_of(hashes, first_hash, stop)
         if rows is None:
             return False
-        parts = [state.ids_of(hits) if len(hits) else NO_IDS for hits in computed]
-        hits = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        ends = np.array([0, *np.cumsum([len(part) for part in parts])], np.int64)
+        hits, ends = NO_IDS, self._no_ends
+        if takes_hits:
+            parts = [state.ids_of(blocks) for blocks in computed]
+            hits = parts[0] if len(parts) == 1 else np.concatenate(parts)
+            ends = np.array([0, *accumulate(map(len, parts))], np.int64)
         blocks_of = [table[request_id] for table in tables]
         num_tokens = sum(words[:5])
-        needed = [-(-num_tokens // manager.block_size) for manager in self.managers]
-        store.reserve(4 * (sum(needed) + sum(map(len, blocks_of)) + len(hits) + 4 * len(tables)))
-        changes = sum(needed) - sum(map(len, blocks_of)) + len(tables) * (stop - first_hash)
+        needed = sum(-(-num_tokens // manager.block_size) for manager in self.managers)
+        num_held = sum(map(len, blocks_of))
+        store.reserve(4 * (needed + num_held + len(hits) + 4 * len(tables)))
+        changes = needed - num_held + len(tables) * (stop - first_hash)
         mine = np.array([blocks.row for blocks in blocks_of], np.int64)
         starts = np.zeros((3, len(tables)), np.int64)
         tally = np.zeros(TALLY_WORDS, np.int64)
