@@ -32,7 +32,7 @@ from tqdm import tqdm  # noqa: E402
 AT_ONCE, MAX_LIVE = 16, 32
 POOLS = {"full": 200_000, "hybrid": 400_000}
 RUNNING = (1, 16, 128, 1024, 8192)
-STEPS = 48
+STEPS, WARM = 48, 2
 WHOLE = 1 << 30
 GOALS = {
     ("full", "look up + allocate + cache"): 25,
@@ -223,7 +223,7 @@ def decode(sides: list[Side], running: int, spread: bool) -> list[Row]:
     """
     from kvgpu.batch.manager import BatchManager
 
-    blocks = 32 + STEPS // BLOCK + 2
+    blocks = 32 + (STEPS + WARM) // BLOCK + 2
     ends = [496 + i % BLOCK if spread else 500 for i in range(running)]
     prompts = [[i * 1000 + j for j in range(end)] for i, end in enumerate(ends)]
     managers = [side.manager("full", running * blocks + 2) for side in sides]
@@ -237,7 +237,7 @@ def decode(sides: list[Side], running: int, spread: bool) -> list[Row]:
     tokens = np.full(running, 7)
     settle()
     times: dict[str, list[list[float]]] = {"allocate": [[], []], "append + hash": [[], []]}
-    for _ in range(STEPS):
+    for _ in range(STEPS + WARM):
         start = now()
         batch.append_batch(rows, tokens)
         times["append + hash"][0].append(now() - start)
@@ -257,6 +257,7 @@ def decode(sides: list[Side], running: int, spread: bool) -> list[Row]:
             raise AssertionError("decode: block ids differ")
     found = []
     for name, (mine, others) in times.items():
+        del mine[:WARM], others[:WARM]
         low, middle, high = np.quantile(mine, (0.2, 0.5, 0.8)) * 1e6
         case = f"{running:,} running, {'spread' if spread else 'in step'}"
         peer = float(np.median(others)) * 1e6
