@@ -116,15 +116,21 @@ class RequestBlocks(BlockList):
     def leave(self) -> int:
         """Keep a copy of the ids and let go of the row, which the caller has to close."""
         self._ids = self.ids.copy()
-        if self._mirror is not None:
-            self._mirror = None
-            self._store.mirrors -= 1
+        self._forget_mirror()
         row, self.row = self.row, -1
         return row
 
-    def detach(self) -> None:
-        """Give the row back and keep a copy of the ids."""
-        self._store.close(self.leave())
+    def detach(self) -> Ids:
+        """Give the row back and keep the ids, which are returned."""
+        self._forget_mirror()
+        self._ids = self._store.close(self.row)
+        self.row = -1
+        return self._ids
+
+    def _forget_mirror(self) -> None:
+        if self._mirror is not None:
+            self._mirror = None
+            self._store.mirrors -= 1
 
     def __len__(self) -> int:
         return len(self._ids) if self.row < 0 else int(self._store.rows[self.row, LENGTH])

@@ -109,8 +109,10 @@ class BlockTables(dict[str, Any]):
 
     def take(self, request_id: str) -> Ids | None:
         """Forget a request; returns its ids, or None if there is no such request."""
-        blocks = self.pop(request_id, None)
-        return None if blocks is None else blocks.ids
+        blocks = super().pop(request_id, None)
+        if blocks is None:
+            return None
+        return blocks.detach() if type(blocks) is RequestBlocks else self._store.close(blocks)
 
 
 class CachedCounts(MutableMapping[str, int]):
