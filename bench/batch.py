@@ -10,21 +10,21 @@ two are compared before a time is printed. Needs an interpreter in which both ca
 Exit status: 0 all goals met, 1 a goal missed, 2 the results differ.
 """
 
-import argparse
 import gc
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter as now
+from types import SimpleNamespace
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]
 
 import numpy as np  # noqa: E402
-from harness import Row, at_least, finish  # noqa: E402
-from sides import BLOCK, Kvgpu, Side, Vllm, make_requests  # noqa: E402
+from harness import Row, compared, finish  # noqa: E402
+from sides import BLOCK, Kvgpu, Side, Vllm, make_requests, trace_options, trace_prompts  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 QUEUES = ((1, 16), (1, 8192), (16, 256), (256, 128), (1024, 64), (10_000, 16))
@@ -69,7 +69,7 @@ class Queue:
         ask = self.managers[1].get_computed_blocks
         return [ask(request)[1] for request in self.waiting[1]]
 
-    def row(self, case: str, rounds: int) -> Row:
+    def row(self, case: str, rounds: int, goal: float | None = None) -> Row:
         """Nanoseconds per block that hits."""
         if self.ours() != self.theirs():
             raise AssertionError(f"{case}: hit lengths differ")
@@ -81,9 +81,36 @@ class Queue:
                 start = now()
                 ask()
                 times[place].append((now() - start) / num_hits * 1e9)
-        low, middle, high = np.quantile(times[0], (0.2, 0.5, 0.8))
-        peer = float(np.median(times[1]))
-        return Row("match a queue", case, "ns/hit", middle, peer, Vllm.name, low=low, high=high)
+        return compared("match a queue", case, "ns/hit", *times, Vllm.name, goal)
+
+
+def track(queries: Any, requests: list[Any], rounds: int) -> list[Row]:
+    """Nanoseconds per hash to track requests with an array of hashes, and with lists of bytes."""
+    foreign = [
+        SimpleNamespace(
+            request_id=r.request_id, block_hashes=list(r.block_hashes), num_tokens=r.num_tokens,
+            skip_reading_prefix_cache=False,
+        )
+        for r in requests
+    ]  # fmt: skip
+    num_hashes = sum(len(request.block_hashes) for request in requests)
+    kinds = {"an array": requests, "a list of bytes": foreign}
+    times: dict[str, list[float]] = {kind: [] for kind in kinds}
+    for _ in range(rounds):
+        for kind, made in kinds.items():
+            start = now()
+            rows = queries.track(made)
+            times[kind].append((now() - start) / num_hashes * 1e9)
+            queries.untrack(rows)
+    rows = [
+        compared(
+            "track", f"{len(requests)} requests of the trace, hashes as {kind}", "ns/hash", taken
+        )
+        for kind, taken in times.items()
+    ]
+    more = rows[1].kvgpu - rows[0].kvgpu
+    rows[1].goal, rows[1].met = "<= 15 ns more", more <= 15
+    return rows
 
 
 def decode(sides: list[Side]) -> list[Row]:
@@ -121,21 +148,16 @@ def decode(sides: list[Side]) -> list[Row]:
 
 def main() -> int:
     """Compare, measure, print, save."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("trace", type=Path)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--json", type=Path, help="write the rows as JSON ('-': standard output)")
-    options = parser.parse_args()
+    options = trace_options(__doc__, rounds=7).parse_args()
     os.environ["PYTHONHASHSEED"] = "0"
-    from kvgpu.replay.tokens import prompt_tokens
-    from kvgpu.replay.trace import read_trace
-
-    trace = read_trace(options.trace).head(1000)
-    prompts = [prompt_tokens(trace, i) for i in range(len(trace))]
+    prompts = trace_prompts(options.trace, 1000)
     sides: list[Side] = [Kvgpu("xxhash"), Vllm("xxhash")]
     try:
-        rows = [Queue(sides, prompts, 200).row("200 requests of the trace", options.rounds)]
-        rows[0].goal, rows[0].met = at_least(rows[0].ratio, 100)
+        queue = Queue(sides, prompts, 200)
+        rows = [queue.row("200 requests of the trace", options.rounds, goal=100)]
+        queue.queries.untrack(queue.rows)
+        rows += track(queue.queries, queue.waiting[0], options.rounds)
+        del queue
         for count, blocks in tqdm(QUEUES, disable=None, unit="queue"):
             rng = np.random.default_rng(count)
             made = rng.integers(0, 128_000, (count, blocks * BLOCK + 1)).tolist()

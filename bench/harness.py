@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import numpy as np
+
 DATA = Path(__file__).resolve().parent / "data"
 PACKAGES = ("numpy", "numba", "torch", "triton", "cupy-cuda13x", "cupy-cuda12x", "vllm", "sglang")
 
@@ -47,6 +49,21 @@ class Row:
 def at_least(ratio: float | None, goal: float) -> tuple[str, bool]:
     """Goal text, and whether it is met."""
     return f">= {goal:g}x", bool(ratio is not None and ratio >= goal)
+
+
+def compared(
+    metric: str, case: str, unit: str, times: Sequence[float], peer: Sequence[float] = (),
+    peer_name: str = "", goal: float | None = None,
+) -> Row:  # fmt: skip
+    """Medians of both sides, with the 20th and 80th percentile of kvgpu's; the goal is a ratio."""
+    low, middle, high = np.quantile(times, (0.2, 0.5, 0.8)).tolist()
+    beside = float(np.median(peer)) if len(peer) else None
+    row = Row(
+        metric, case, unit, middle, beside, peer_name if len(peer) else "", low=low, high=high
+    )
+    if goal is not None:
+        row.goal, row.met = at_least(row.ratio, goal)
+    return row
 
 
 def machine() -> str:

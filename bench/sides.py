@@ -1,7 +1,9 @@
 """kvgpu and vLLM 0.23.0 behind one face, for benchmarks that run both in one process."""
 
+import argparse
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -114,3 +116,21 @@ class Vllm(Side):
 def make_requests(side: Side, prompts: Sequence[list[int]], prefix: str = "") -> list[Any]:
     """Requests for prompts; ids are `prefix` and the position."""
     return [side.request(f"{prefix}{i}", tokens) for i, tokens in enumerate(prompts)]
+
+
+def trace_prompts(path: Path, count: int) -> list[list[int]]:
+    """Tokens of the first `count` prompts of a trace."""
+    from kvgpu.replay.tokens import prompt_tokens
+    from kvgpu.replay.trace import read_trace
+
+    trace = read_trace(path).head(count)
+    return [prompt_tokens(trace, i) for i in range(len(trace))]
+
+
+def trace_options(doc: str, rounds: int) -> argparse.ArgumentParser:
+    """The options of every benchmark that runs beside a peer."""
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    parser.add_argument("trace", type=Path)
+    parser.add_argument("--rounds", type=int, default=rounds)
+    parser.add_argument("--json", type=Path, help="write the rows as JSON ('-': standard output)")
+    return parser

@@ -12,7 +12,6 @@ its rows are left out, and the output says so.
 Exit status: 0 all goals met, 1 a goal missed, 2 the results differ.
 """
 
-import argparse
 import gc
 import os
 import sys
@@ -25,8 +24,8 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]
 
 import numpy as np  # noqa: E402
-from harness import Row, at_least, finish  # noqa: E402
-from sides import BLOCK, Kvgpu, Side, Vllm, make_requests  # noqa: E402
+from harness import Row, compared, finish  # noqa: E402
+from sides import BLOCK, Kvgpu, Side, Vllm, make_requests, trace_options, trace_prompts  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 AT_ONCE, MAX_LIVE = 16, 32
@@ -146,15 +145,17 @@ def replay(sides: list[Side], case: str, prompts: list[list[int]], rounds: int) 
                 times[place].setdefault(name, []).append(taken / num_blocks * 1e9)
     rows = []
     for name, taken in times[0].items():
-        low, middle, high = np.quantile(taken, (0.2, 0.5, 0.8))
-        peer = float(np.median(times[1][name])) if name in times[1] else None
-        row = Row(
-            name, f"{case}, batches of {AT_ONCE}", "ns/block", middle, peer,
-            "" if peer is None else Vllm.name, low=low, high=high,
-        )  # fmt: skip
-        if (case, name) in GOALS:
-            row.goal, row.met = at_least(row.ratio, GOALS[case, name])
-        rows.append(row)
+        rows.append(
+            compared(
+                name,
+                f"{case}, batches of {AT_ONCE}",
+                "ns/block",
+                taken,
+                times[1].get(name, ()),
+                Vllm.name,
+                GOALS.get((case, name)),
+            )
+        )
     return rows
 
 
@@ -203,15 +204,18 @@ def beside_sglang(side: Side, prompts: list[list[int]], rounds: int, asked: int 
     goals = {"whole replay": 4, "match a queue": 8}
     found = []
     for name, (mine, others) in times.items():
-        low, middle, high = np.quantile(mine, (0.2, 0.5, 0.8))
         whole = name == "whole replay"
-        row = Row(
-            name, f"full, batches of {AT_ONCE}" if whole else f"{asked} warm requests of the trace",
-            "ns/block" if whole else "ns/hit", middle, float(np.median(others)), NAME,
-            low=low, high=high,
-        )  # fmt: skip
-        row.goal, row.met = at_least(row.ratio, goals[name])
-        found.append(row)
+        found.append(
+            compared(
+                name,
+                f"full, batches of {AT_ONCE}" if whole else f"{asked} warm requests of the trace",
+                "ns/block" if whole else "ns/hit",
+                mine,
+                others,
+                NAME,
+                goals[name],
+            )
+        )
     return found
 
 
@@ -258,15 +262,19 @@ def decode(sides: list[Side], running: int, spread: bool) -> list[Row]:
     found = []
     for name, (mine, others) in times.items():
         del mine[:WARM], others[:WARM]
-        low, middle, high = np.quantile(mine, (0.2, 0.5, 0.8)) * 1e6
         case = f"{running:,} running, {'spread' if spread else 'in step'}"
-        peer = float(np.median(others)) * 1e6
-        row = Row(
-            f"decode step, {name}", case, "us/step", middle, peer, Vllm.name, low=low, high=high
+        goal = 50 if name == "allocate" and running == 1024 else None
+        found.append(
+            compared(
+                f"decode step, {name}",
+                case,
+                "us/step",
+                np.multiply(mine, 1e6),
+                np.multiply(others, 1e6),
+                Vllm.name,
+                goal,
+            )
         )
-        if name == "allocate" and running == 1024:
-            row.goal, row.met = at_least(row.ratio, 50)
-        found.append(row)
         mean, peer = float(np.mean(mine)) * 1e6, float(np.mean(others)) * 1e6
         found.append(Row(f"decode step, {name}", f"{case}, mean", "us/step", mean, peer, Vllm.name))
     return found
@@ -274,18 +282,11 @@ def decode(sides: list[Side], running: int, spread: bool) -> list[Row]:
 
 def main() -> int:
     """Compare, measure, print, save."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("trace", type=Path)
+    parser = trace_options(__doc__, rounds=5)
     parser.add_argument("--requests", type=int, default=1000)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=Path, help="write the rows as JSON ('-': standard output)")
     options = parser.parse_args()
     os.environ["PYTHONHASHSEED"] = "0"
-    from kvgpu.replay.tokens import prompt_tokens
-    from kvgpu.replay.trace import read_trace
-
-    trace = read_trace(options.trace).head(options.requests)
-    prompts = [prompt_tokens(trace, i) for i in range(len(trace))]
+    prompts = trace_prompts(options.trace, options.requests)
     sides: list[Side] = [Kvgpu("xxhash"), Vllm("xxhash")]
     rows: list[Row] = []
     try:

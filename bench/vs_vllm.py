@@ -9,7 +9,6 @@ without equality no time is printed. Needs an interpreter in which both can be i
 Exit status: 0 all goals met, 1 a goal missed, 2 the results differ.
 """
 
-import argparse
 import gc
 import os
 import sys
@@ -20,9 +19,8 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]
 
-import numpy as np  # noqa: E402
-from harness import Row, at_least, finish  # noqa: E402
-from sides import Kvgpu, Side, Vllm, make_requests  # noqa: E402
+from harness import Row, compared, finish  # noqa: E402
+from sides import Kvgpu, Side, Vllm, make_requests, trace_options, trace_prompts  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 MAX_LIVE = 32
@@ -79,19 +77,12 @@ class Episode:
 
 def main() -> int:
     """Compare, measure, print, save."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("trace", type=Path)
+    parser = trace_options(__doc__, rounds=5)
     parser.add_argument("--requests", type=int, default=1000)
-    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--case", choices=list(BLOCKS), default="full")
-    parser.add_argument("--json", type=Path, help="write the rows as JSON ('-': standard output)")
     options = parser.parse_args()
     os.environ["PYTHONHASHSEED"] = "0"
-    from kvgpu.replay.tokens import prompt_tokens
-    from kvgpu.replay.trace import read_trace
-
-    trace = read_trace(options.trace).head(options.requests)
-    prompts = [prompt_tokens(trace, i) for i in range(len(trace))]
+    prompts = trace_prompts(options.trace, options.requests)
     sides: list[Side] = [Kvgpu("sha256"), Vllm("sha256")]
     hash_seconds, requests, again = [], [], []
     for side in sides:
@@ -122,16 +113,12 @@ def main() -> int:
             *(seconds / num_blocks * 1e9 for seconds in hash_seconds), sides[1].name,
         )
     ]  # fmt: skip
-    for name in per:
-        low, middle, high = np.quantile(times[0][name], (0.2, 0.5, 0.8))
-        peer = float(np.median(times[1][name]))
-        row = Row(
-            name, f"{options.case}, {len(trace)} requests", "ns/block", middle, peer, sides[1].name,
-            low=low, high=high,
-        )  # fmt: skip
-        if name in GOALS[options.case]:
-            row.goal, row.met = at_least(row.ratio, GOALS[options.case][name])
-        rows.append(row)
+    case = f"{options.case}, {len(prompts)} requests"
+    goals = GOALS[options.case]
+    rows += [
+        compared(name, case, "ns/block", *(t[name] for t in times), sides[1].name, goals.get(name))
+        for name in per
+    ]
     print(f"{num_blocks} blocks, {per['warm lookup']} warm hits; equal hits and block ids")
     return finish("vs_vllm", rows, options.json)
 

@@ -6,7 +6,7 @@ from itertools import accumulate
 import numpy as np
 import numpy.typing as npt
 
-from kvgpu.allocation import FITS, HASHED_BEFORE, allocate_one
+from kvgpu.allocation import FITS, HASHED_BEFORE, allocate_one, free_one
 from kvgpu.block_list import BlockList
 from kvgpu.blocks import NO_IDS, KVCacheBlock
 from kvgpu.coordinators.base import KVCacheCoordinator
@@ -30,7 +30,7 @@ NO_ROWS: Rows = np.empty((0, KEY_WORDS), np.int64)
 
 
 class ArrayAllocator:
-    """`allocate_slots` in one compiled call.
+    """`allocate_slots` and `free` in one compiled call each.
 
     Args:
         coordinator: Whose groups are served; see `serves`.
@@ -40,7 +40,6 @@ class ArrayAllocator:
     """
 
     def __init__(self, coordinator: KVCacheCoordinator) -> None:
-        self.coordinator = coordinator
         self.managers = coordinator.single_type_managers
         self.pool = coordinator.block_pool
         self.store = self.pool.tables
@@ -130,16 +129,18 @@ class ArrayAllocator:
             ends = np.array([0, *accumulate(map(len, parts))], np.int64)
         blocks_of = [table[request_id] for table in tables]
         num_tokens = sum(words[:5])
-        needed = sum(-(-num_tokens // manager.block_size) for manager in self.managers)
-        num_held = sum(map(len, blocks_of))
-        store.reserve(4 * (needed + num_held + len(hits) + 4 * len(tables)))
-        changes = needed - num_held + len(tables) * (stop - first_hash)
+        segments, changes = len(hits) + 4 * len(tables), len(tables) * (stop - first_hash)
+        for manager, blocks in zip(self.managers, blocks_of, strict=True):
+            needed, num_held = -(-num_tokens // manager.block_size), len(blocks)
+            segments += needed + num_held
+            changes += max(0, needed - num_held)
+        store.reserve(4 * segments)
         mine = np.array([blocks.row for blocks in blocks_of], np.int64)
         starts = np.zeros((3, len(tables)), np.int64)
         tally = np.zeros(TALLY_WORDS, np.int64)
         given = [state.null_id, *words[:-3], first_hash, *words[-3:], self.pool.enable_caching]
         status = allocate_one(
-            state.records, self.index.table, self.index.log_for(max(0, changes)), store.rows,
+            state.records, self.index.table, self.index.log_for(changes), store.rows,
             store.ids, store.heads, self.groups, mine, hits, ends, rows, np.array(given, np.int64),
             starts, tally, self.index.seed,
         )  # fmt: skip
@@ -161,6 +162,20 @@ class ArrayAllocator:
                 manager.note_new(ids)
             result.append(BlockList(state, ids[new - external :]))
         return tuple(result)
+
+    def free(self, request_id: str) -> bool:
+        """`free` for one request; False, and nothing done, if not all groups know it. O(blocks)."""
+        tables = [manager.req_to_blocks for manager in self.managers]
+        if not all(request_id in table for table in tables):
+            return False
+        state, store = self.pool.state, self.store
+        opened = [table.leave(request_id) for table in tables]
+        free_one(
+            state.records, store.rows, store.ids, store.heads, self.groups,
+            np.array(opened, np.int64), state.null_id,
+        )  # fmt: skip
+        store.close_many(opened)
+        return True
 
     def account(self, tally: npt.NDArray[np.int64]) -> None:
         """Take over what compiled code counted."""

@@ -131,10 +131,10 @@ class TableStore:
         self._idle.append(row)
         return taken
 
-    def close_many(self, opened: npt.NDArray[np.int64]) -> None:
+    def close_many(self, opened: list[int]) -> None:
         """Give back rows that hold no memory. O(len(opened))."""
         self.rows[opened] = 0
-        self._idle += opened.tolist()
+        self._idle += opened
 
     def num_used(self) -> int:
         """Rows that are open."""

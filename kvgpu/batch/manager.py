@@ -126,8 +126,6 @@ class BatchManager(TrackedRequests):
             pool.state.records, store.rows, store.ids, store.heads, groups, self.rows.records, rows,
             self.tables, num_new, options,
         )  # fmt: skip
-        if status in (UNTRACKED, TWICE):
-            self.rows.complain(status, int(rows[place]))
         if status:
             raise self._complaint(status, int(rows[place]))
         waiting = None
@@ -236,7 +234,7 @@ class BatchManager(TrackedRequests):
                 pool.state.records, store.rows, store.ids, store.heads, manager.arrays.groups,
                 records, rows, self.tables, pool.state.null_id,
             )  # fmt: skip
-            store.close_many(self.tables[holding].reshape(-1))
+            store.close_many(self.tables[holding].reshape(-1).tolist())
         if preempt:
             records["preempted"][holding] = True
             for row in holding.tolist():
@@ -266,7 +264,7 @@ class BatchManager(TrackedRequests):
             name = self.rows.requests[row].request_id
             for single, place in zip(managers, self.tables[row].tolist(), strict=True):
                 single.req_to_blocks.adopt(name, place)
-        self.manager.block_pool.tables.close_many(self.tables[rows[~fits]].reshape(-1))
+        self.manager.block_pool.tables.close_many(self.tables[rows[~fits]].reshape(-1).tolist())
 
     def _count(self, statistics: npt.NDArray[np.int64]) -> None:
         stats = self.manager.prefix_cache_stats
@@ -292,6 +290,8 @@ class BatchManager(TrackedRequests):
         ]
 
     def _complaint(self, status: int, row: int) -> ArgumentError | BlockStateError:
+        if status in (UNTRACKED, TWICE):
+            return self.rows.complaint(status, row)
         name = self.rows.requests[row].request_id
         if status == step.HASHED:
             return BlockStateError(f"request {name}: a block to be cached has a hash already")

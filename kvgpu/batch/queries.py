@@ -7,7 +7,7 @@ import numpy as np
 
 from kvgpu.batch.row_record import RowIds
 from kvgpu.batch.rows import RequestRows
-from kvgpu.errors import ArgumentError
+from kvgpu.errors import ArgumentError, ArgumentTypeError
 from kvgpu.exclusive import Exclusive, exclusive
 from kvgpu.index.base import BatchHits, Spans
 from kvgpu.plan import PrefixPlan
@@ -59,32 +59,58 @@ class BatchQueries(Exclusive):
         self.rows.untrack(rows)
 
     @exclusive
-    def match(self, rows: RowIds | None = None) -> BatchHits:
+    def match(self, rows: RowIds | None = None, *, out: BatchHits | None = None) -> BatchHits:
         """What `get_computed_blocks` would find for each row: tokens, and blocks per query.
 
         Nothing is taken, and nothing counts in the statistics: a request counts when it is admitted.
 
         Args:
             rows: int64 [n], from `track`; None for all tracked, in the order of tracking.
+            out: From an earlier call for as many rows, to be written again.
 
         Returns:
-            num_tokens int64 [n], lengths int32 [n, queries].
+            num_tokens int64 [n], lengths int32 [n, queries]; or `out`.
 
         Raises:
-            ArgumentError: A row that is not tracked, or comes twice.
+            ArgumentError: A row that is not tracked, or comes twice; `out` of another shape.
+            ArgumentTypeError: `out` of another dtype. Nothing is written.
 
         One call of compiled code, or one flush and two launches and a copy on a device: it waits.
         Expected O(blocks hit) for full attention.
         """
         spans = self.rows.spans(rows)
+        if out is not None:
+            self._check_hits(out, spans.shape[1])
+        hits = self._match(rows, spans)
+        if out is None:
+            return hits
+        out.num_tokens[:] = hits.num_tokens
+        out.lengths[:] = hits.lengths
+        return out
+
+    def _match(self, rows: RowIds | None, spans: Spans) -> BatchHits:
         plan = self._plan()
         if plan is None:
-            num_rows = spans.shape[1]
-            return BatchHits(np.zeros(num_rows, np.int64), np.zeros((num_rows, 0), np.int32))
+            return BatchHits(
+                np.zeros(spans.shape[1], np.int64), np.zeros((spans.shape[1], 0), np.int32)
+            )
         cache = self.manager.block_pool.prefix_cache
         if cache.map.extras or not self._fits_records():
             return self._match_one_by_one(plan, self.rows.valid(rows).tolist(), spans[2])
         return cache.index.match_batch(plan, self.rows.arena, *spans)
+
+    def _check_hits(self, out: BatchHits, count: int) -> None:
+        plan = self._plan()
+        expected = BatchHits.empty(count, 0 if plan is None else len(plan.queries))
+        parts: list[tuple[str, Any, Any]] = [
+            ("num_tokens", out.num_tokens, expected.num_tokens),
+            ("lengths", out.lengths, expected.lengths),
+        ]
+        for name, given, like in parts:
+            if given.dtype != like.dtype:
+                raise ArgumentTypeError(f"out.{name}: {like.dtype} is expected, got {given.dtype}")
+            if given.shape != like.shape:
+                raise ArgumentError(f"out.{name}: {like.shape} is expected, got {given.shape}")
 
     @exclusive
     def match_async(

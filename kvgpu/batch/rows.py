@@ -1,7 +1,7 @@
 """`RequestRows`: the hashes and counters of tracked requests, in flat arrays."""
 
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -207,14 +207,14 @@ class RequestRows:
         given, stamp = self.as_rows(rows)
         status, place = check_rows(self._table, given, stamp)
         if status:
-            self.complain(status, int(given[place]))
+            raise self.complaint(status, int(given[place]))
         return given
 
     @staticmethod
-    def complain(status: int, row: int) -> NoReturn:
-        """Raise the `ArgumentError` for a status of `check_row`."""
+    def complaint(status: int, row: int) -> ArgumentError:
+        """The error for a status of `check_row`."""
         what = "is not tracked" if status == UNTRACKED else "comes twice in one batch"
-        raise ArgumentError(f"row {row} {what}")
+        return ArgumentError(f"row {row} {what}")
 
     def spans(self, rows: RowIds | None) -> Spans:
         """First hash, hash after the last and longest hit allowed of rows (all if None), int64 [3, n].

@@ -30,10 +30,6 @@ def _changes(store_rows: Any, store_ids: Any, mine: Any, rows: Any, starts: Any,
     return places, values
 
 
-def _on_cpu(table: Any) -> bool:
-    return isinstance(table, np.ndarray) or table.device.type == "cpu"
-
-
 def check_tables(tables: Sequence[Any], max_requests: int, num_blocks: Sequence[int]) -> None:
     """See that block tables can be written.
 
@@ -95,7 +91,7 @@ def write_tables(
             import torch
 
             where, what = torch.from_numpy(places), torch.from_numpy(values)
-            if not _on_cpu(table):
+            if table.device.type != "cpu":
                 where, what = (
                     part.pin_memory().to(table.device, non_blocking=True) for part in (where, what)
                 )

@@ -15,6 +15,7 @@ from index_tools import CANNOT_RUN
 from random_steps import RandomSteps
 
 NUM_BATCHES = int(os.environ.get("KVGPU_TEST_BATCHES", "2000"))
+WHY_NO_DEVICE = CANNOT_RUN["triton"]()
 EPISODE = 30
 """Batches with one pair of managers."""
 
@@ -48,7 +49,7 @@ def test_batches_with_a_dict_do_what_single_calls_do(name, monkeypatch):
     serve(name, "reference", share(5), monkeypatch)
 
 
-@pytest.mark.skipif(CANNOT_RUN["triton"]() is not None, reason="no kernel can run")
+@pytest.mark.skipif(WHY_NO_DEVICE is not None, reason=str(WHY_NO_DEVICE))
 @pytest.mark.parametrize("name", MODELS)
 def test_batches_beside_a_device_do_what_single_calls_do(name, monkeypatch):
     serve(name, "triton", share(100), monkeypatch)

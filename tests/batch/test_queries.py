@@ -7,7 +7,7 @@ from managers import CPU_BACKENDS, admit, chunked, full, make_manager, make_requ
 
 from kvgpu import hashing
 from kvgpu.batch.queries import BatchQueries
-from kvgpu.errors import ArgumentError
+from kvgpu.errors import ArgumentError, ArgumentTypeError
 
 MODELS = {
     "full": ((full(4),), {}),
@@ -63,6 +63,16 @@ class TestQueries:
         everything = queries.match()
         some = queries.match(rows[[7, 2, 4]])
         assert some.num_tokens.tolist() == everything.num_tokens[[7, 2, 4]].tolist()
+
+    def test_hits_can_be_written_over_those_of_an_earlier_call(self, backend):
+        manager, waiting = busy_manager("hybrid", backend, 1)
+        queries = BatchQueries(manager, 16, 600)
+        rows = queries.track(waiting)
+        out = queries.match(rows[[0, 1, 2]])
+        expected = queries.match(rows[[7, 2, 4]])
+        assert queries.match(rows[[7, 2, 4]], out=out) is out
+        assert out.num_tokens.tolist() == expected.num_tokens.tolist()
+        assert out.lengths.tolist() == expected.lengths.tolist()
 
     def test_an_empty_batch_has_no_hits(self, backend):
         manager, _ = busy_manager("full", backend, 1)
@@ -143,3 +153,25 @@ def test_results_left_on_the_device_are_the_same():
         for group, line in enumerate(manager.coordinator.plan.groups):
             mine = blocks.get_block_ids()[line] if any(map(len, blocks.blocks)) else []
             assert ids[group, begin : begin + len(mine)].tolist() == mine
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"num_tokens": np.zeros(4, np.int64)}, ArgumentError),
+        ({"lengths": np.zeros((3, 2), np.int32)}, ArgumentError),
+        ({"num_tokens": np.zeros(3, np.int32)}, ArgumentTypeError),
+        ({"lengths": np.zeros((3, 1), np.int64)}, ArgumentTypeError),
+    ],
+)
+def test_results_that_do_not_fit_are_refused_before_anything_is_written(change, error):
+    manager, waiting = busy_manager("full", "host", 1)
+    queries = BatchQueries(manager, 16, 600)
+    rows = queries.track(waiting)[:3]
+    good = queries.match(rows)
+    for part in good:
+        part[:] = -7
+    with pytest.raises(error, match=next(iter(change))):
+        queries.match(rows, out=good._replace(**change))
+    assert good.num_tokens.tolist() == [-7] * 3
+    assert good.lengths.tolist() == [[-7]] * 3
