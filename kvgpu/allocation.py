@@ -159,12 +159,3 @@ def allocate_one(
     return allocate_request(
         pool, (rows, ids, heads), groups, mine, hits, ends, hashes, ask, starts, tally
     )
-
-
-@jit
-def free_one(
-    records: Any, rows: Any, ids: Any, heads: Any, groups: Any, mine: Any, null_id: int
-) -> None:
-    """`free_request` for Python."""
-    pool = (records, ids, 0, ids, null_id, ids)
-    free_request(pool, (rows, ids, heads), groups, mine)

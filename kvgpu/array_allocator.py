@@ -6,7 +6,7 @@ from itertools import accumulate
 import numpy as np
 import numpy.typing as npt
 
-from kvgpu.allocation import FITS, HASHED_BEFORE, allocate_one, free_one
+from kvgpu.allocation import FITS, HASHED_BEFORE, allocate_one
 from kvgpu.block_list import BlockList
 from kvgpu.blocks import NO_IDS, KVCacheBlock
 from kvgpu.coordinators.base import KVCacheCoordinator
@@ -30,7 +30,7 @@ NO_ROWS: Rows = np.empty((0, KEY_WORDS), np.int64)
 
 
 class ArrayAllocator:
-    """`allocate_slots` and `free` in one compiled call each.
+    """`allocate_slots` in one compiled call.
 
     Args:
         coordinator: Whose groups are served; see `serves`.
@@ -162,20 +162,6 @@ class ArrayAllocator:
                 manager.note_new(ids)
             result.append(BlockList(state, ids[new - external :]))
         return tuple(result)
-
-    def free(self, request_id: str) -> bool:
-        """`free` for one request; False, and nothing done, if not all groups know it. O(blocks)."""
-        tables = [manager.req_to_blocks for manager in self.managers]
-        if not all(request_id in table for table in tables):
-            return False
-        state, store = self.pool.state, self.store
-        opened = [table.leave(request_id) for table in tables]
-        free_one(
-            state.records, store.rows, store.ids, store.heads, self.groups,
-            np.array(opened, np.int64), state.null_id,
-        )  # fmt: skip
-        store.close_many(opened)
-        return True
 
     def account(self, tally: npt.NDArray[np.int64]) -> None:
         """Take over what compiled code counted."""

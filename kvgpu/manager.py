@@ -211,9 +211,7 @@ class KVCacheManager(Exclusive):
     @exclusive
     def free(self, request: Any) -> None:
         """Give back all blocks of a request; nothing for an unknown one. O(blocks)."""
-        arrays, request_id = self.arrays, request.request_id
-        if arrays is None or not arrays.ready() or not arrays.free(request_id):
-            self.coordinator.free(request_id)
+        self.coordinator.free(request.request_id)
 
     @exclusive
     def remove_skipped_blocks(self, request_id: str, total_computed_tokens: int) -> None:

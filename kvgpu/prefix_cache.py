@@ -14,7 +14,7 @@ from kvgpu.hashing import BlockHash, BlockHashWithGroupId, make_block_hash_with_
 from kvgpu.index.base import BlockIndex, PrefixHits, Rows, decided
 from kvgpu.kernels.layout import MAX_GROUP_ID
 from kvgpu.plan import PrefixPlan
-from kvgpu.request import BlockHashes, rows_from_bytes
+from kvgpu.request import BlockHashes, all_of_width, rows_from_bytes
 
 BlockMask = npt.NDArray[np.bool_]
 NO_MASK: BlockMask = np.empty(0, np.bool_)
@@ -186,6 +186,6 @@ class PrefixCache:
         if isinstance(hashes, BlockHashes):
             return hashes.rows[start:stop] if hashes.width == width else None
         part = hashes[start:stop]
-        if width is None or any(len(block_hash) != width for block_hash in part):
+        if width is None or not all_of_width(part, width):
             return None
         return rows_from_bytes(part, width)
