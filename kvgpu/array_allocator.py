@@ -19,6 +19,7 @@ from kvgpu.groups.steps import EVICTED, KEYS, OFFENDER, TALLY_WORDS
 from kvgpu.index.base import Rows
 from kvgpu.index.host import HostIndex
 from kvgpu.kernels.layout import KEY_WORDS
+from kvgpu.request import BlockHashes
 from kvgpu.table_store import QUIET
 
 COMPILED = (
@@ -47,6 +48,7 @@ class ArrayAllocator:
         assert isinstance(index, HostIndex)
         self.index = index
         self.groups = coordinator.group_records
+        self._tables = [manager.req_to_blocks for manager in self.managers]
         self._no_ends = np.zeros(len(self.managers) + 1, np.int64)
 
     @staticmethod
@@ -77,13 +79,31 @@ class ArrayAllocator:
             pool.cached_block_hash_to_block.extras or pool.state.foreign or self.store.mirrors
         )
 
-    def rows_of(self, hashes: Sequence[bytes], first: int, stop: int) -> Rows | None:
-        """Key words of hashes [first, stop); None where the records cannot hold them."""
-        if first >= stop:
-            return NO_ROWS
-        if self.pool.state.width is None:
-            self.pool.state.adopt_width(len(hashes[0]))
-        return self.pool.prefix_cache.rows_of(hashes, first, stop)
+    def _rows(
+        self,
+        request_id: str,
+        hashes: Sequence[bytes],
+        computed: Sequence[Sequence[KVCacheBlock]],
+        takes_hits: bool,
+        stop: int,
+    ) -> tuple[Rows | None, int]:
+        """Key words of the hashes that may be cached, and the place of the first in the request.
+
+        None where the records cannot hold them. Of an array all are taken, of a list those that are needed.
+        """
+        state = self.pool.state
+        if not stop:
+            return NO_ROWS, 0
+        if state.width is None:
+            state.adopt_width(len(hashes[0]))
+        if isinstance(hashes, BlockHashes):
+            return (hashes.rows if hashes.width == state.width else None), 0
+        held = [table.get(request_id) for table in self._tables]
+        first = min(
+            max(0 if blocks is None else blocks.num_cached, len(hits) if takes_hits else 0)
+            for blocks, hits in zip(held, computed, strict=True)
+        )
+        return self.pool.prefix_cache.rows_of(hashes, min(first, stop), stop), first
 
     def allocate(
         self,
@@ -109,17 +129,10 @@ class ArrayAllocator:
         Raises:
             BlockStateError: A block to be cached has a hash already. Nothing is changed.
         """
-        state, store = self.pool.state, self.store
-        tables = [manager.req_to_blocks for manager in self.managers]
+        state, store, tables = self.pool.state, self.store, self._tables
         takes_hits, caches = words[-2], words[-1]
-        held = [table.get(request_id) for table in tables]
-        firsts = [
-            max(0 if blocks is None else blocks.num_cached, len(hits) if takes_hits else 0)
-            for blocks, hits in zip(held, computed, strict=True)
-        ]
-        first_hash = min(firsts) if caches else 0
         stop = num_cacheable // self.pool.hash_block_size if caches else 0
-        rows = self.rows_of(hashes, first_hash, stop)
+        rows, first_hash = self._rows(request_id, hashes, computed, bool(takes_hits), stop)
         if rows is None:
             return False
         hits, ends = NO_IDS, self._no_ends
@@ -127,13 +140,16 @@ class ArrayAllocator:
             parts = [state.ids_of(blocks) for blocks in computed]
             hits = parts[0] if len(parts) == 1 else np.concatenate(parts)
             ends = np.array([0, *accumulate(map(len, parts))], np.int64)
+        fresh = [table for table in tables if request_id not in table]
         blocks_of = [table[request_id] for table in tables]
         num_tokens = sum(words[:5])
-        segments, changes = len(hits) + 4 * len(tables), len(tables) * (stop - first_hash)
+        segments, changes = len(hits) + 4 * len(tables), 0
         for manager, blocks in zip(self.managers, blocks_of, strict=True):
             needed, num_held = -(-num_tokens // manager.block_size), len(blocks)
             segments += needed + num_held
-            changes += max(0, needed - num_held)
+            if self.index.journal is not None:
+                # Room for what is evicted and for what is cached.
+                changes += max(0, needed - num_held) + max(0, stop - max(0, blocks.num_cached))
         store.reserve(4 * segments)
         mine = np.array([blocks.row for blocks in blocks_of], np.int64)
         starts = np.zeros((3, len(tables)), np.int64)
@@ -145,22 +161,21 @@ class ArrayAllocator:
             starts, tally, self.index.seed,
         )  # fmt: skip
         if status != FITS:
-            for table, before in zip(tables, held, strict=True):
-                if before is None:
-                    del table[request_id]
+            for table in fresh:
+                del table[request_id]
             if status == HASHED_BEFORE:
                 raise BlockStateError(f"block {tally[OFFENDER]} has a hash already")
             return None
         self.account(tally)
-        blocks_of[0].quiet_until = int(store.rows[mine[0], QUIET])
+        blocks_of[0].quiet_until = int(store.rows[blocks_of[0].row, QUIET])
         result = []
         for manager, blocks, new, external in zip(
             self.managers, blocks_of, *starts[:2].tolist(), strict=True
         ):
-            ids = blocks.ids[external:].copy()
+            ids = NO_IDS if len(blocks) == external else blocks.ids[external:].copy()
             if len(ids) and manager.records_new_blocks:
                 manager.note_new(ids)
-            result.append(BlockList(state, ids[new - external :]))
+            result.append(BlockList(state, ids[new - external :] if new > external else ids))
         return tuple(result)
 
     def account(self, tally: npt.NDArray[np.int64]) -> None:
