@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from kvgpu.batch.manager import BatchManager
     from kvgpu.batch.queries import BatchQueries
     from kvgpu.block_hash_table import BlockHashTable
+    from kvgpu.block_hashes import BlockHashes
+    from kvgpu.block_hashing.hasher import get_request_block_hasher
+    from kvgpu.block_hashing.kvgpu128 import Kvgpu128
     from kvgpu.block_map import BlockHashToBlockMap
     from kvgpu.block_pool import BlockPool
     from kvgpu.block_sizes import resolve_kv_cache_block_sizes
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
     from kvgpu.manager import KVCacheManager
     from kvgpu.metrics import CachingMetrics, KVCacheMetricsCollector, PrefixCacheStats
     from kvgpu.plan import HitQuery, HitRule, PrefixPlan
-    from kvgpu.request import BlockHashes, Request, get_request_block_hasher
+    from kvgpu.request import Request
     from kvgpu.specs import (
         ChunkedLocalAttentionSpec,
         CrossAttentionSpec,
@@ -40,6 +43,9 @@ __version__ = "0.1.0"
 _HOMES = {
     "batch.manager": ["BatchManager"],
     "batch.queries": ["BatchQueries"],
+    "block_hashes": ["BlockHashes"],
+    "block_hashing.hasher": ["get_request_block_hasher"],
+    "block_hashing.kvgpu128": ["Kvgpu128"],
     "block_hash_table": ["BlockHashTable"],
     "block_map": ["BlockHashToBlockMap"],
     "block_pool": ["BlockPool"],
@@ -52,7 +58,7 @@ _HOMES = {
     "manager": ["KVCacheManager"],
     "metrics": ["CachingMetrics", "KVCacheMetricsCollector", "PrefixCacheStats"],
     "plan": ["HitQuery", "HitRule", "PrefixPlan"],
-    "request": ["BlockHashes", "Request", "get_request_block_hasher"],
+    "request": ["Request"],
     "specs": [
         "ChunkedLocalAttentionSpec",
         "CrossAttentionSpec",
@@ -89,6 +95,7 @@ __all__ = [
     "KVCacheManager",
     "KVCacheMetricsCollector",
     "KVGPUError",
+    "Kvgpu128",
     "MLAAttentionSpec",
     "MambaSpec",
     "PrefixCacheStats",

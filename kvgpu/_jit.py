@@ -127,6 +127,34 @@ def _prefetch(typing_context: Any, array: Any, index: Any) -> Any:
 
 
 @intrinsic
+def _put_word(typing_context: Any, array: Any, place: Any, word: Any) -> Any:
+    """Write eight bytes at any place of a contiguous uint8 array, lowest first."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array_type, place_type, _ = signature.args
+        address = _address(context, builder, array_type, arguments[0], place_type, arguments[1])
+        address = builder.bitcast(address, ir.IntType(64).as_pointer())
+        builder.store(arguments[2], address).align = 1
+        return context.get_dummy_value()
+
+    return types.void(array, place, types.uint64), generate
+
+
+@intrinsic
+def _word_at(typing_context: Any, array: Any, place: Any) -> Any:
+    """Eight bytes from any place of a contiguous uint8 array, lowest first."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array_type, place_type = signature.args
+        address = _address(context, builder, array_type, arguments[0], place_type, arguments[1])
+        word = builder.load(builder.bitcast(address, ir.IntType(64).as_pointer()))
+        word.align = 1
+        return word
+
+    return types.uint64(array, place), generate
+
+
+@intrinsic
 def _lanes_equal(typing_context: Any, array: Any, row: Any, value: Any, shift: Any) -> Any:
     """Bit i of the result: word i of the eight int64 words of a row, shifted right, equals `value`.
 
@@ -172,6 +200,8 @@ def _lowest_bit(typing_context: Any, mask: Any) -> Any:
 
 
 prefetch: Callable[[Any, int], None] = cast(Any, _prefetch)
+put_word: Callable[[Any, int, Any], None] = cast(Any, _put_word)
+word_at: Callable[[Any, int], Any] = cast(Any, _word_at)
 lanes_equal: Callable[[Any, int, int, int], int] = cast(Any, _lanes_equal)
 lowest_bit: Callable[[int], int] = cast(Any, _lowest_bit)
 

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kvgpu.allocation import FITS, HASHED_BEFORE, allocate_one
+from kvgpu.block_hashes import BlockHashes
 from kvgpu.block_list import BlockList
 from kvgpu.blocks import NO_IDS, KVCacheBlock
 from kvgpu.coordinators.base import KVCacheCoordinator
@@ -19,7 +20,6 @@ from kvgpu.groups.steps import EVICTED, KEYS, OFFENDER, TALLY_WORDS
 from kvgpu.index.base import Rows
 from kvgpu.index.host import HostIndex
 from kvgpu.kernels.layout import KEY_WORDS
-from kvgpu.request import BlockHashes
 from kvgpu.table_store import QUIET
 
 COMPILED = (

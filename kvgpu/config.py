@@ -1,6 +1,8 @@
 """Environment variables: read here and nowhere else, each with its type; a bad value is an error."""
 
 import os
+import re
+import secrets
 from pathlib import Path
 
 from kvgpu.errors import ConfigError, UnknownNameError
@@ -62,3 +64,20 @@ def int_block_hashes() -> bool:
     if value not in ("0", "1"):
         raise UnknownNameError("value of VLLM_KV_EVENTS_USE_INT_BLOCK_HASHES", value, ["0", "1"])
     return value == "1"
+
+
+def hash_key() -> bytes:
+    """`KVGPU_HASH_KEY`: key of kvgpu128, as 64 hexadecimal digits; unset: 32 random bytes.
+
+    Raises:
+        ConfigError: The value is something else (it is not shown: it may be most of a secret).
+    """
+    value = os.environ.get("KVGPU_HASH_KEY")
+    if not value:
+        return secrets.token_bytes(32)
+    if not re.fullmatch("[0-9a-fA-F]{64}", value):
+        raise ConfigError(
+            "KVGPU_HASH_KEY must be 64 hexadecimal digits; "
+            "`python -c 'import secrets; print(secrets.token_hex(32))'` makes one"
+        )
+    return bytes.fromhex(value)

@@ -1,8 +1,9 @@
-"""Block hashes: the four hash functions of vLLM, byte for byte, and the key of the prefix-cache map.
+"""Block hashes: the four hash functions of vLLM, byte for byte, kvgpu128, and the key of the prefix-cache map.
 
 A block hash is ``H((parent, tokens, extra))``: the hash of the previous block (`NONE_HASH` for the
 first), the tuple of the block's token ids, and the extra keys or None. The serialisation is part
-of the value: `sha256` and `xxhash` pickle, the `_cbor` variants use canonical CBOR. Packages of single
+of the value: `sha256` and `xxhash` pickle, the `_cbor` variants use canonical CBOR. Many blocks at once are
+hashed by `kvgpu.block_hashing`, with the same result. Packages of single
 functions are imported by these: a table on a device, or the pool, needs none of them.
 """
 
@@ -59,11 +60,19 @@ def xxhash_cbor(input: Any) -> bytes:
     return xxhash.xxh3_128_digest(cbor2.dumps(input, canonical=True))
 
 
+def kvgpu128(input: Any) -> bytes:
+    """kvgpu128 of `input` under the key of this process: 16 bytes. See docs/hashing.md. O(length)."""
+    from kvgpu.block_hashing.kvgpu128 import process_hash
+
+    return process_hash()(input)
+
+
 HASH_FUNCTIONS: dict[str, HashFunction] = {
     "sha256": sha256,
     "sha256_cbor": sha256_cbor,
     "xxhash": xxhash,
     "xxhash_cbor": xxhash_cbor,
+    "kvgpu128": kvgpu128,
 }
 
 NONE_HASH: BlockHash

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kvgpu._jit import jit
+from kvgpu.block_hashes import BlockHashes, all_of_width, rows_from_bytes
 from kvgpu.block_map import BlockHashToBlockMap
 from kvgpu.blocks import COARSE, HAS_HASH, BlockState, Ids, KVCacheBlock
 from kvgpu.errors import BlockStateError
@@ -14,7 +15,6 @@ from kvgpu.hashing import BlockHash, BlockHashWithGroupId, make_block_hash_with_
 from kvgpu.index.base import BlockIndex, PrefixHits, Rows, decided
 from kvgpu.kernels.layout import MAX_GROUP_ID
 from kvgpu.plan import PrefixPlan
-from kvgpu.request import BlockHashes, all_of_width, rows_from_bytes
 
 BlockMask = npt.NDArray[np.bool_]
 NO_MASK: BlockMask = np.empty(0, np.bool_)

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from kvgpu import hashing
+from kvgpu.block_hashing.hasher import get_request_block_hasher
 from kvgpu.kv_cache_blocks import KVCacheBlocks
 from kvgpu.manager import KVCacheManager
-from kvgpu.request import Request, get_request_block_hasher
+from kvgpu.request import Request
 from kvgpu.specs import (
     ChunkedLocalAttentionSpec,
     FullAttentionSpec,

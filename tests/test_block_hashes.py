@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvgpu import hashing
+from kvgpu.block_hashes import BlockHashes
 from kvgpu.errors import ArgumentError
-from kvgpu.request import BlockHashes
 
 widths = pytest.mark.parametrize("width", [16, 32])
 

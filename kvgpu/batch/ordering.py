@@ -47,15 +47,16 @@ def num_that_fit(needed_blocks: npt.ArrayLike, free_blocks: int) -> int:
 
 
 @jit
-def _about_to_be_filled(arena: Any, begins: Any, ends: Any, missing: Any) -> Any:
+def _about_to_be_filled(arena: Any, begins: Any, ends: Any, missing: Any, may_wait: Any) -> Any:
     held = np.zeros(len(begins), np.bool_)
     for i in range(len(begins)):
         at = begins[i] + missing[i]
-        if at >= ends[i]:
+        if not may_wait[i] or at >= ends[i]:
             continue
         for j in range(i):
             other = begins[j] + missing[i]
-            if held[j] or other >= ends[j]:
+            # Who is past this place will not fill it: what left a window would be waited for in vain.
+            if held[j] or missing[j] > missing[i] or other >= ends[j]:
                 continue
             same = True
             for word in range(KEY_WORDS):
@@ -66,16 +67,24 @@ def _about_to_be_filled(arena: Any, begins: Any, ends: Any, missing: Any) -> Any
     return held
 
 
-def held_back(rows: RequestRows, queue: RowIds, hit_hashes: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+def held_back(
+    rows: RequestRows,
+    queue: RowIds,
+    hit_hashes: npt.ArrayLike,
+    may_wait: npt.ArrayLike | None = None,
+) -> npt.NDArray[np.bool_]:
     """Which requests should wait a step, since an earlier one is about to fill what they miss.
 
     The first hash that a request misses names its whole prefix; an earlier request of the queue that has
-    the same hash, and is not held back itself, will compute those blocks.
+    the same hash, is not past it, and is not held back itself, will compute those blocks.
 
     Args:
         rows: Where the requests are tracked.
-        queue: int64 [n], their rows, first to be served first.
-        hit_hashes: [n], hashes that are cached of each (hit tokens / tokens per hash).
+        queue: int64 [n], their rows, first to be served first; requests that run and still compute their
+            prompt go before those that wait.
+        hit_hashes: [n], hashes that are cached of each (hit tokens / tokens per hash); of one that runs,
+            those of its computed tokens.
+        may_wait: bool [n], who may be held back at all; everyone if None.
 
     Returns:
         bool [n].
@@ -87,5 +96,8 @@ def held_back(rows: RequestRows, queue: RowIds, hit_hashes: npt.ArrayLike) -> np
     """
     begins, ends, _ = rows.spans(queue)
     missing = np.asarray(hit_hashes).astype(np.int64)
-    held: npt.NDArray[np.bool_] = _about_to_be_filled(rows.arena.words, begins, ends, missing)
+    may = np.ones(len(begins), np.bool_)
+    if may_wait is not None:
+        may[:] = may_wait
+    held: npt.NDArray[np.bool_] = _about_to_be_filled(rows.arena.words, begins, ends, missing, may)
     return held

@@ -11,6 +11,7 @@ from kvgpu.batch.queries import BatchQueries
 from kvgpu.batch.row_record import RowIds, integers
 from kvgpu.errors import ArgumentError, ConfigError
 from kvgpu.exclusive import exclusive
+from kvgpu.request import append_and_hash, check_tokens
 from kvgpu.table_store import LENGTH, SERIAL
 
 if TYPE_CHECKING:
@@ -101,15 +102,14 @@ class TrackedRequests(BatchQueries):
         """
         rows = self.rows.valid(rows)
         given, sizes = self._pending.checked(rows, tokens, counts)
+        check_tokens([self.rows.requests[row] for row in rows.tolist()], given)
         self.rows.refuse_tokens(rows, sizes, self.manager.coordinator.hash_block_size)
         filled = self._pending.append(self.rows.records, rows, given, sizes)
         if not filled:
             return
-        self._flush([row for row, _ in filled])
-        for row, rest in filled:
-            if rest:
-                self.rows.requests[row].append_output_token_ids(rest)
-        self.rows.extend(np.array([row for row, _ in filled], np.int64))
+        rests = dict(filled)
+        self._flush(list(rests), rests)
+        self.rows.extend(np.array(list(rests), np.int64))
 
     @exclusive
     def rewind(self, rows: RowIds, num_tokens: npt.ArrayLike) -> None:
@@ -158,9 +158,15 @@ class TrackedRequests(BatchQueries):
             serial = int(store.rows[self.tables[row, 0], SERIAL])
             self.rows.records["serial"][row] = serial
 
-    def _flush(self, rows: list[int]) -> None:
+    def _flush(self, rows: list[int], rests: dict[int, list[int]] | None = None) -> None:
+        """Give requests the tokens that they have not got yet, and the rest of their new ones."""
         records = self.rows.records
         behind = [rows[i] for i in np.flatnonzero(records["num_pending"][rows]).tolist()]
+        new: dict[int, list[int]] = {}
         if behind:
-            for row, tokens in zip(behind, self._pending.take(records, behind), strict=True):
-                self.rows.requests[row].append_output_token_ids(tokens)
+            new = dict(zip(behind, self._pending.take(records, behind), strict=True))
+        for row, rest in (rests or {}).items():
+            new[row] = [*new.get(row, ()), *rest]
+        append_and_hash(
+            [(self.rows.requests[row], tokens) for row, tokens in new.items() if tokens]
+        )

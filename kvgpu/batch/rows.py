@@ -7,11 +7,11 @@ import numpy as np
 import numpy.typing as npt
 
 from kvgpu.batch.row_record import ROW_RECORD, UNTRACKED, RowIds, check_rows, spans_of
+from kvgpu.block_hashes import BlockHashes, all_of_width, rows_from_bytes
 from kvgpu.blocks import HASH_WIDTHS
 from kvgpu.errors import ArgumentError, ConfigError
 from kvgpu.index.arena import HashArena
 from kvgpu.index.base import Spans
-from kvgpu.request import BlockHashes, all_of_width, rows_from_bytes
 
 
 def _known(request: Any, name: str) -> int:

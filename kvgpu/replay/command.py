@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--policy", default="fcfs",
         help=f"order of admission: {', '.join(POLICIES)} (%(default)s); matters with --clock trace")  # fmt: skip
     add("--age-limit-ms", type=float, default=60_000.0,
-        help="longest-prefix: who waited longer goes first (%(default)s)")  # fmt: skip
+        help="longest-prefix: who waited longer goes first; hold-back: is not held (%(default)s)")  # fmt: skip
     add("--sweep-blocks", type=_sizes, default=[], help="also replay on pools of these sizes")
     add("--json", type=Path, help="write the result as JSON ('-' for standard output)")
     add("--report", type=Path, help="write a report as HTML")

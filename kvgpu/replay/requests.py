@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass
 
+from kvgpu.block_hashes import BlockHashes
+from kvgpu.block_hashing.hasher import get_request_block_hasher
 from kvgpu.hashing import BlockHash, HashFunction
 from kvgpu.replay.tokens import output_tokens, prompt_tokens
 from kvgpu.replay.trace import Trace
-from kvgpu.request import BlockHashes, Request, get_request_block_hasher
+from kvgpu.request import Request
 
 
 @dataclass

@@ -10,7 +10,7 @@ from kvgpu.errors import ConfigError
 from kvgpu.events import KVCacheEvent
 from kvgpu.kv_cache_blocks import KVCacheBlocks
 from kvgpu.manager import KVCacheManager
-from kvgpu.replay.policy import LongestPrefix, check_policy
+from kvgpu.replay.policy import POLICIES, check_policy
 from kvgpu.replay.requests import RequestFactory, Sequence
 from kvgpu.replay.result import ReplayResult
 from kvgpu.replay.trace import Trace
@@ -26,7 +26,8 @@ class SchedulerLimits:
     whether requests generate their output. virtual_time: requests arrive when the trace says, and
     a step takes step_ms + token_us * tokens; otherwise they arrive as fast as they can be served.
     chunk_multiple: chunks of a prompt end at multiples of so many tokens, up to its last one.
-    policy: order of admission; with `longest-prefix`, who waited longer than age_limit_ms goes first.
+    policy: order of admission. age_limit_ms: with `longest-prefix`, who waited longer goes first; with
+    `hold-back`, it is not held.
     """
 
     max_running: int = 256
@@ -88,11 +89,8 @@ class ReplayScheduler:
         self.next_arrival = 0
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
-        self.order = (
-            LongestPrefix(manager, limits.age_limit_ms)
-            if limits.policy == "longest-prefix"
-            else None
-        )
+        make_order = POLICIES[limits.policy]
+        self.order = None if make_order is None else make_order(manager, limits.age_limit_ms)
 
     def run(self, advance: Callable[[int], None], sink: EventSink | None = None) -> None:
         """Serve the whole trace.
@@ -153,14 +151,15 @@ class ReplayScheduler:
         if budget == 0 or len(self.running) >= self.limits.max_running:
             return
         self._take_arrivals()
+        num_held = 0
         if self.order is not None:
             with self.result.timed("order"):
-                self.order.arrange(self.waiting, self._waited_ms)
+                num_held = self.order.arrange(self.waiting, self.running, self._waited_ms)
             self.result.blocks_of["order"] += len(self.waiting)
         while budget > 0 and len(self.running) < self.limits.max_running:
             if not self.waiting:
                 self._take_arrivals()
-            if not self.waiting:
+            if len(self.waiting) == num_held:
                 return
             sequence = self.waiting[0]
             request = sequence.request

@@ -78,6 +78,42 @@ def test_a_request_without_a_full_block_is_not_held_back():
     assert held(*queue_of([1, 2, 3], [1, 2, 3])) == [False, False]
 
 
+@pytest.mark.parametrize(
+    ("hit_hashes", "second"), [([0, 0], True), ([1, 2], True), ([2, 1], False), ([3, 3], True)]
+)
+def test_who_is_past_a_place_holds_nobody_back_there(hit_hashes, second):
+    _, queries, rows = queue_of(SHARED + [90] * 9, SHARED + [91] * 9)
+    assert held_back(queries.rows, rows, hit_hashes).tolist() == [False, second]
+
+
+def test_who_may_not_be_held_back_holds_back_others():
+    first = [*SHARED, 90]
+    _, queries, rows = queue_of(first, [*SHARED, *range(50, 58)], [*SHARED, *range(50, 58), 1])
+    assert held_back(queries.rows, rows, [0, 0, 4]).tolist() == [False, True, False]
+    may_wait = [True, False, True]
+    assert held_back(queries.rows, rows, [0, 0, 4], may_wait).tolist() == [False, False, True]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    queue=st.lists(
+        st.tuples(st.lists(st.integers(0, 1), max_size=4), st.integers(0, 4), st.booleans()),
+        min_size=1, max_size=8,
+    )
+)  # fmt: skip
+def test_held_back_is_who_finds_its_missing_prefix_ahead_of_one_in_front(queue):
+    _, queries, rows = queue_of(*([bit for bit in bits for _ in range(4)] for bits, _, _ in queue))
+    expected = []
+    for bits, missing, may in queue:
+        prefix = bits[: missing + 1]
+        expected.append(may and len(prefix) == missing + 1 and any(
+            front[: missing + 1] == prefix and at <= missing and not held
+            for (front, at, _), held in zip(queue, expected, strict=False)
+        ))  # fmt: skip
+    _, missing, may_wait = zip(*queue, strict=True)
+    assert held_back(queries.rows, rows, missing, may_wait).tolist() == expected
+
+
 def test_rows_that_are_not_tracked_are_refused():
     _, queries, _ = queue_of(SHARED)
     with pytest.raises(ArgumentError, match="not tracked"):

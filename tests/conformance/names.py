@@ -20,7 +20,7 @@ VLLM_NAMES: dict[str, list[str]] = {
         "kvgpu.blocks",
         "kvgpu.free_queue",
         "kvgpu.extra_keys",
-        "kvgpu.request",
+        "kvgpu.block_hashing.hasher",
         "kvgpu.block_sizes",
     ],
     "vllm.v1.core.kv_cache_manager": ["kvgpu.manager"],

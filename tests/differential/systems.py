@@ -129,6 +129,7 @@ def kvgpu_modules(dtype: Any) -> dict[str, Any]:
     """kvgpu, with data-only stand-ins for the inputs."""
     import stubs
 
+    import kvgpu.block_hashing.hasher
     import kvgpu.hashing
     import kvgpu.manager
     import kvgpu.metrics
@@ -141,7 +142,7 @@ def kvgpu_modules(dtype: Any) -> dict[str, Any]:
         "specs": kvgpu.specs,
         "hashing": kvgpu.hashing,
         "none_hash": kvgpu.hashing,
-        "hasher": kvgpu.request,
+        "hasher": kvgpu.block_hashing.hasher,
         "request": kvgpu.request,
         "inputs": stubs,
         "params": stubs,

@@ -1,0 +1,269 @@
+"""Chains of block hashes in bulk, for the hash functions that hash a serialised block.
+
+A `Chains` hashes the blocks of many requests in one call, each block after its parent.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from kvgpu._jit import jit
+from kvgpu.block_hashing.digests import CONTEXT_WORDS, DIGEST_BYTES, available, digest, padded
+from kvgpu.block_hashing.messages import (
+    CBOR,
+    LONGEST_FRAME,
+    LONGEST_PARENT,
+    NO_EXTRA,
+    PICKLE,
+    SHORTEST_PARENT,
+    WORD_BYTES,
+    longest_message,
+    message,
+    readable,
+    serialised_extra,
+    trusted,
+)
+from kvgpu.extra_keys import ExtraKeys
+from kvgpu.kernels.layout import KEY_WORDS
+from kvgpu.token_ids import Tokens
+
+Rows = npt.NDArray[np.int64]
+
+MANY_BLOCKS = 64
+"""From so many on a request is worth a call of its own."""
+
+
+class Blocks(NamedTuple):
+    """Blocks of several requests.
+
+    tokens: of each request, those of its blocks, and maybe more behind. counts: blocks of each request.
+    total: blocks of all. size: tokens of a block. parents: what stands before each. extras: extra keys of every
+    block, request by request; None for none at all.
+    """
+
+    tokens: Sequence[Tokens]
+    counts: Sequence[int]
+    total: int
+    size: int
+    parents: Sequence[bytes]
+    extras: Sequence[ExtraKeys] | None
+
+
+class Piece(NamedTuple):
+    """Requests whose tokens lie in one array: requests[first:last] of some `Blocks`, the first of whose blocks
+    is `block` of all."""
+
+    tokens: Any
+    starts: npt.NDArray[np.int64]
+    counts: npt.NDArray[np.int64]
+    first: int
+    last: int
+    block: int
+
+
+def pieces(blocks: Blocks) -> Iterator[Piece]:
+    """Long requests one by one, short ones that follow each other together: copying tokens costs as much as a
+    call costs for few blocks."""
+    place, block = 0, 0
+    while place < len(blocks.counts):
+        last = place + 1
+        if blocks.counts[place] < MANY_BLOCKS:
+            while last < len(blocks.counts) and blocks.counts[last] < MANY_BLOCKS:
+                last += 1
+        arrays = blocks.tokens[place:last]
+        counts = np.array(blocks.counts[place:last], np.int64)
+        starts = np.array([0, *accumulate(map(len, arrays[:-1]))], np.int64)
+        tokens = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+        yield Piece(tokens, starts, counts, place, last, block)
+        block += int(counts.sum())
+        place = last
+
+
+class Chains(Protocol):
+    """Hashes blocks in bulk. width: bytes of a hash."""
+
+    width: int
+
+    def rows(self, blocks: Blocks) -> Rows | None:
+        """Hashes as key words int64 [blocks, KEY_WORDS], request by request; None for what has to be hashed
+        block by block."""
+        ...
+
+
+@jit
+def _hash_messages(
+    kind: int, tokens: Any, starts: Any, counts: Any, size: int, parents: Any, lengths: Any,
+    endings: Any, spans: Any, first_span: int, data: Any, out: Any,
+) -> None:  # fmt: skip
+    """SHA-256 of every block of a `Piece`; out is uint8 [blocks, DIGEST_BYTES].
+
+    Block by block over all requests, so that the processor has chains that do not wait for each other.
+    """
+    context = np.empty(CONTEXT_WORDS, np.uint32)
+    bases = np.cumsum(counts) - counts
+    for block in range(counts.max()):
+        for chain in range(len(counts)):
+            if block >= counts[chain]:
+                continue
+            place = bases[chain] + block
+            parent, length = parents[chain], lengths[chain]
+            if block > 0:
+                parent, length = out[place - 1], DIGEST_BYTES
+            start = starts[chain] + block * size
+            span = spans[min(first_span + place, len(spans) - 1)]
+            end = message(
+                kind, data, parent, length, tokens, start, start + size, endings, span[0], span[1]
+            )
+            digest(context, data, end, out[place])
+
+
+@jit
+def _write_messages(
+    kind: int, tokens: Any, start: int, count: int, size: int, width: int, endings: Any, spans: Any,
+    first_span: int, stride: int, out: Any,
+) -> Any:  # fmt: skip
+    """Messages of the blocks of one request, with parents that are 0, one every `stride` bytes; their lengths."""
+    parent = np.zeros(width, np.uint8)  # a multiple of eight bytes
+    lengths = np.empty(count, np.int64)
+    for block in range(count):
+        begin = start + block * size
+        span = spans[min(first_span + block, len(spans) - 1)]
+        lengths[block] = message(
+            kind, out[block * stride :], parent, width, tokens, begin, begin + size, endings,
+            span[0], span[1],
+        )  # fmt: skip
+    return lengths
+
+
+def _endings(kind: int, blocks: Blocks) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], int]:
+    """How the messages end: all bytes, the span of each block (one for all without extra keys), the longest."""
+    if blocks.extras is None:
+        end = NO_EXTRA[kind]
+        return readable(end), np.array([[0, len(end)]]), len(end)
+    parts: list[bytes] = []
+    spans = np.empty((len(blocks.extras), 2), np.int64)
+    at, longest, last = 0, 0, object()
+    for place, extra in enumerate(blocks.extras):
+        # Two tuples of one plain string each look alike; what else is equal may still be written differently.
+        known = extra is None or (len(extra) == 1 and type(extra[0]) is str)
+        if not (known and place and extra == last):
+            parts.append(serialised_extra(kind, extra))
+            at += len(parts[-1])
+        spans[place] = at - len(parts[-1]), at
+        longest = max(longest, len(parts[-1]))
+        last = extra if known else object()
+    return readable(b"".join(parts)), spans, longest
+
+
+def _regular(kind: int, blocks: Blocks, longest_ending: int) -> bool:
+    """Whether all messages have the layout of `kvgpu.block_hashing.messages`."""
+    longest = max(map(len, blocks.parents), default=0)
+    shortest = min(map(len, blocks.parents), default=0)
+    if blocks.size < 1:
+        return False
+    return kind == CBOR or (
+        shortest >= SHORTEST_PARENT
+        and longest <= LONGEST_PARENT
+        and longest_message(longest, blocks.size, longest_ending) <= LONGEST_FRAME
+    )
+
+
+class Sha256Chains:
+    """SHA-256 in compiled code, one call for all requests.
+
+    Args:
+        kind: PICKLE or CBOR.
+    """
+
+    width = DIGEST_BYTES
+
+    def __init__(self, kind: int) -> None:
+        self._kind = kind
+
+    def rows(self, blocks: Blocks) -> Rows | None:
+        """See `Chains`."""
+        endings, spans, longest = _endings(self._kind, blocks)
+        if not _regular(self._kind, blocks, longest):
+            return None
+        lengths = np.array([len(parent) for parent in blocks.parents], np.int64)
+        room = max(int(lengths.max()), self.width)
+        parents = np.zeros((len(lengths), room + -room % WORD_BYTES), np.uint8)
+        for row, parent in zip(parents, blocks.parents, strict=True):
+            row[: len(parent)] = np.frombuffer(parent, np.uint8)
+        room = longest_message(parents.shape[1], blocks.size, longest)
+        out = np.empty((blocks.total, self.width), np.uint8)
+        data = np.empty(padded(room), np.uint8)
+        for piece in pieces(blocks):
+            mine = slice(piece.first, piece.last)
+            _hash_messages(
+                self._kind, piece.tokens, piece.starts, piece.counts, blocks.size, parents[mine],
+                lengths[mine], endings, spans, piece.block, data, out[piece.block :],
+            )  # fmt: skip
+        return out.view("<i8")
+
+
+class MessageChains:
+    """Any digest of bytes, called from Python on messages that compiled code wrote.
+
+    Args:
+        kind: PICKLE or CBOR.
+        digest: Gives `width` bytes for any bytes.
+        hash_fn: The hash function of whole blocks, for parents of another width.
+        width: Bytes of a hash.
+    """
+
+    def __init__(
+        self, kind: int, digest: Callable[[Any], bytes], hash_fn: Callable[[Any], bytes], width: int
+    ) -> None:
+        self.width = width
+        self._kind, self._digest, self._hash = kind, digest, hash_fn
+        # Where the parent lies in a message.
+        self._at = {PICKLE: 13, CBOR: 2 if width < 24 else 3}[kind]
+
+    def rows(self, blocks: Blocks) -> Rows | None:
+        """See `Chains`."""
+        endings, spans, longest = _endings(self._kind, blocks)
+        if not _regular(self._kind, blocks, longest):
+            return None
+        hashes: list[bytes] = []
+        for ids, count, parent in zip(blocks.tokens, blocks.counts, blocks.parents, strict=True):
+            start = 0
+            if count and len(parent) != self.width:
+                extra = None if blocks.extras is None else blocks.extras[len(hashes)]
+                parent = self._hash((parent, tuple(ids[: blocks.size].tolist()), extra))
+                hashes.append(parent)
+                start, count = blocks.size, count - 1
+            stride = longest_message(self.width, blocks.size, longest)
+            data = np.empty(stride * count, np.uint8)
+            lengths = _write_messages(
+                self._kind, ids, start, count, blocks.size, self.width, endings, spans, len(hashes),
+                stride, data,
+            )  # fmt: skip
+            view, at = memoryview(data.data), self._at
+            first, last = at, at + self.width
+            for begin, length in zip(
+                range(0, stride * count, stride), lengths.tolist(), strict=True
+            ):
+                view[begin + first : begin + last] = parent
+                parent = self._digest(view[begin : begin + length])
+                hashes.append(parent)
+        rows = np.zeros((len(hashes), 8 * KEY_WORDS), np.uint8)
+        rows[:, : self.width] = np.frombuffer(b"".join(hashes), np.uint8).reshape(-1, self.width)
+        return rows.view("<i8")
+
+
+def message_chains(
+    kind: int, digest: Callable[[Any], bytes], hash_fn: Any, width: int
+) -> Chains | None:
+    """Chains for a hash function of serialised blocks; None if its serialiser cannot be trusted.
+
+    SHA-256 is recognised by its width.
+    """
+    if not trusted(kind):
+        return None
+    if width == DIGEST_BYTES and available():
+        return Sha256Chains(kind)
+    return MessageChains(kind, digest, hash_fn, width)

@@ -1,0 +1,99 @@
+"""SHA-256 for compiled code: one function of the libcrypto that Python's own hashlib uses.
+
+libcrypto picks the fastest code of the processor (the SHA instructions where there are some), and calling it
+from compiled code leaves out the cost of a Python call per block. Where it cannot be reached, as in a Python
+that is linked statically, `available` says so and blocks are hashed through hashlib.
+"""
+
+import ctypes
+import ctypes.util
+import hashlib
+from functools import cache
+from typing import Any, cast
+
+import llvmlite.binding
+import numpy as np
+from numba import types
+
+from kvgpu._jit import jit, leaf
+
+DIGEST_BYTES = 32
+STATE_WORDS = 8
+CONTEXT_WORDS = 32
+"""uint32 words; libcrypto's context has 28, of which the state comes first."""
+PIECE = 64
+"""Bytes that one call takes in."""
+_SYMBOL = "kvgpu_sha256_transform"
+
+_transform: Any = types.ExternalFunction(_SYMBOL, types.void(types.voidptr, types.voidptr))
+
+_START = np.array(
+    [0x6A09E667, 0xBB67AE85, 0x3C6EF372, 0xA54FF53A, 0x510E527F, 0x9B05688C, 0x1F83D9AB, 0x5BE0CD19],
+    np.uint32,
+)  # fmt: skip
+"""FIPS 180-4, section 5.3.3."""
+
+
+def _address() -> int | None:
+    """Where SHA256_Transform lies, or None."""
+    try:
+        import _hashlib
+    except ImportError:
+        return None
+    names = [_hashlib.__file__, ctypes.util.find_library("crypto")]
+    for name in filter(None, names):
+        try:
+            function = ctypes.CDLL(name).SHA256_Transform
+        except (OSError, AttributeError):
+            continue
+        return cast(int, ctypes.cast(function, ctypes.c_void_p).value)
+    return None
+
+
+@leaf
+def digest(context: Any, data: Any, length: int, out: Any) -> None:
+    """SHA-256 of data[:length] into uint8 out [DIGEST_BYTES]; data has room for `padded` bytes."""
+    end = length
+    data[end] = 0x80
+    end += 1
+    while end % PIECE != PIECE - 8:
+        data[end] = 0
+        end += 1
+    for byte in range(8):
+        data[end + byte] = ((8 * length) >> (8 * (7 - byte))) & 0xFF
+    for word in range(STATE_WORDS):
+        context[word] = _START[word]
+    for begin in range(0, end + 8, PIECE):
+        _transform(context.ctypes, data[begin:].ctypes)
+    for word in range(STATE_WORDS):
+        for byte in range(4):
+            out[4 * word + byte] = (context[word] >> np.uint32(24 - 8 * byte)) & np.uint32(0xFF)
+
+
+def padded(length: int) -> int:
+    """Bytes that `digest` needs for a message of so many."""
+    return length + PIECE + 8
+
+
+@jit
+def digest_once(data: Any, length: int, out: Any) -> None:
+    """`digest` for Python."""
+    digest(np.empty(CONTEXT_WORDS, np.uint32), data, length, out)
+
+
+@cache
+def available() -> bool:
+    """Whether compiled code can hash: libcrypto is found, and agrees with hashlib."""
+    address = _address()
+    if address is None:
+        return False
+    binding: Any = llvmlite.binding
+    binding.add_symbol(_SYMBOL, address)
+    for length in (0, 55, 56, 63, 64, 200):
+        message = bytes(range(length))
+        data, out = np.zeros(padded(length), np.uint8), np.empty(DIGEST_BYTES, np.uint8)
+        data[:length] = np.frombuffer(message, np.uint8)
+        digest_once(data, length, out)
+        if out.tobytes() != hashlib.sha256(message).digest():
+            return False
+    return True

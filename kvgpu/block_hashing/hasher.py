@@ -1,0 +1,197 @@
+"""`RequestBlockHasher`: the hashes of a request's full blocks, or of those of many requests at once."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from functools import cache
+from itertools import accumulate
+from typing import Any
+
+from kvgpu import hashing
+from kvgpu.block_hashes import BlockHashes
+from kvgpu.block_hashing.chains import Blocks, Chains, message_chains
+from kvgpu.block_hashing.kvgpu128 import Kvgpu128, process_hash
+from kvgpu.block_hashing.messages import CBOR, PICKLE
+from kvgpu.extra_keys import ExtraKeys, generate_block_hash_extra_keys, need_extra_keys
+from kvgpu.hashing import BlockHash, HashFunction
+from kvgpu.token_ids import TokenIds, Tokens, token_array
+
+BlockHasher = Callable[[Any], list[BlockHash]]
+
+FEW_BLOCKS = 8
+"""Fewer are hashed one by one: a compiled call costs as much."""
+
+
+@cache
+def chains_of(hash_fn: HashFunction) -> Chains | None:
+    """How to hash many blocks with this function; None for a function that is not known here."""
+    if isinstance(hash_fn, Kvgpu128):
+        return hash_fn
+    if hash_fn is hashing.kvgpu128:
+        return process_hash()
+    if hash_fn in (hashing.sha256, hashing.sha256_cbor):
+        kind = PICKLE if hash_fn is hashing.sha256 else CBOR
+        return message_chains(kind, lambda data: hashlib.sha256(data).digest(), hash_fn, 32)
+    if hash_fn in (hashing.xxhash, hashing.xxhash_cbor):
+        import xxhash
+
+        kind = PICKLE if hash_fn is hashing.xxhash else CBOR
+        return message_chains(kind, xxhash.xxh3_128_digest, hash_fn, 16)
+    return None
+
+
+class RequestBlockHasher:
+    """Gives the hashes of full blocks that have none yet.
+
+    Args:
+        block_size: Tokens per hash block.
+        hash_fn: One of the functions of `kvgpu.hashing`, a `Kvgpu128`, or any function of
+            ``(parent, tokens, extra keys)``, which is then called block by block.
+    """
+
+    def __init__(self, block_size: int, hash_fn: HashFunction) -> None:
+        self.block_size = block_size
+        self.hash_fn = hash_fn
+
+    def __call__(self, request: Any) -> list[BlockHash]:
+        """The new hashes of one request of any engine; the caller appends them.
+
+        Args:
+            request: Has `block_hashes`, `all_token_ids`, `num_tokens` and the attributes of extra keys.
+
+        O(new blocks).
+        """
+        return self._new([request])[0][:]
+
+    def update(self, requests: Sequence[Any]) -> None:
+        """Append to `block_hashes` of each request what it lacks.
+
+        Args:
+            requests: No request twice.
+
+        Raises:
+            ArgumentError, ArgumentTypeError: Token ids that the hash function does not take; nothing is
+                appended to any.
+
+        O(new blocks).
+        """
+        for request, hashes in zip(requests, self._new(requests), strict=True):
+            append_hashes(request, hashes)
+
+    def check(self, tokens: Tokens) -> None:
+        """
+        Raises:
+            ArgumentError: Token ids that the hash function does not take.
+
+        O(tokens).
+        """
+        chains = chains_of(self.hash_fn)
+        if isinstance(chains, Kvgpu128):
+            chains.check(tokens)
+
+    def _num_new(self, request: Any) -> int:
+        return max(0, int(request.num_tokens // self.block_size) - len(request.block_hashes))
+
+    def _new(self, requests: Sequence[Any]) -> list[BlockHashes | list[BlockHash]]:
+        """New hashes of each request."""
+        counts = [self._num_new(request) for request in requests]
+        chains = chains_of(self.hash_fn) if sum(counts) >= FEW_BLOCKS else None
+        blocks = None if chains is None else self._blocks(requests, counts)
+        rows = None if chains is None or blocks is None else chains.rows(blocks)
+        if chains is not None and rows is not None:
+            ends = list(accumulate(counts))
+            return [
+                BlockHashes.of_rows(rows[end - count : end], chains.width)
+                for end, count in zip(ends, counts, strict=True)
+            ]
+        if len(requests) > 1 and chains is not None:
+            # One of them may be the reason.
+            return [self._new([request])[0] for request in requests]
+        return [
+            self._one_by_one(request, count)
+            for request, count in zip(requests, counts, strict=True)
+        ]
+
+    def _blocks(self, requests: Sequence[Any], counts: list[int]) -> Blocks | None:
+        """New blocks of requests; None if there are token ids that do not fit into an array."""
+        tokens: list[Tokens] = []
+        extras: list[list[ExtraKeys] | None] = []
+        parents: list[BlockHash] = []
+        for request, count in zip(requests, counts, strict=True):
+            first = len(request.block_hashes)
+            ids = self._tokens(request, first, count)
+            if ids is None:
+                return None
+            tokens.append(ids)
+            parents.append(request.block_hashes[-1] if first else hashing.NONE_HASH)
+            extras.append(self._extras(request, first, count) if need_extra_keys(request) else None)
+        every: list[ExtraKeys] | None = None
+        if any(extras):
+            every = [
+                key
+                for given, count in zip(extras, counts, strict=True)
+                for key in (given or [None] * count)
+            ]
+        return Blocks(tokens, counts, sum(counts), self.block_size, parents, every)
+
+    def _tokens(self, request: Any, first: int, count: int) -> Tokens | None:
+        """The tokens of new blocks; more may follow them."""
+        held, size = request.all_token_ids, self.block_size
+        if isinstance(held, TokenIds):
+            return held.array[first * size : (first + count) * size]
+        if first == 0 and type(held) is list:
+            return token_array(held)  # no copy of the list
+        return token_array(list(held[first * size : (first + count) * size]))
+
+    def _extras(self, request: Any, first: int, count: int) -> list[ExtraKeys]:
+        # All items but the last lie in front of tokens that were hashed before (fact 6).
+        cursor = -1 if first > 0 else 0
+        extras = []
+        for begin in range(
+            first * self.block_size, (first + count) * self.block_size, self.block_size
+        ):
+            extra, cursor = generate_block_hash_extra_keys(
+                request, begin, begin + self.block_size, cursor
+            )
+            extras.append(extra)
+        return extras
+
+    def _one_by_one(self, request: Any, count: int) -> list[BlockHash]:
+        if not count:
+            return []
+        first = len(request.block_hashes)
+        parent = request.block_hashes[-1] if first else None
+        tokens = request.all_token_ids
+        hashes: list[BlockHash] = []
+        for block, extra in enumerate(self._extras(request, first, count), first):
+            ids = tokens[block * self.block_size : (block + 1) * self.block_size]
+            parent = hashing.hash_block_tokens(self.hash_fn, parent, ids, extra)
+            hashes.append(parent)
+        return hashes
+
+
+def append_hashes(request: Any, new: BlockHashes | list[BlockHash]) -> None:
+    """Append hashes to a request; those of another width turn its array into a list."""
+    held = request.block_hashes
+    if not len(new):
+        return
+    if isinstance(held, BlockHashes) and isinstance(new, BlockHashes):
+        if held.width in (0, new.width):
+            held.extend_rows(new.rows, new.width)
+            return
+    elif isinstance(held, BlockHashes) and held.accepts(new):
+        held.extend_accepted(new)
+        return
+    if isinstance(held, BlockHashes):
+        # A hash function of another width: served, without the speed of arrays.
+        held = request.block_hashes = list(held)
+    held.extend(new)
+
+
+def get_request_block_hasher(block_size: int, caching_hash_fn: HashFunction) -> RequestBlockHasher:
+    """A function that gives the hashes of a request's full blocks that have none yet.
+
+    Args:
+        block_size: Tokens per hash block.
+        caching_hash_fn: As in `RequestBlockHasher`.
+    """
+    return RequestBlockHasher(block_size, caching_hash_fn)

@@ -1,0 +1,188 @@
+"""kvgpu128: a keyed hash of 128 bits whose blocks are hashed independently of each other.
+
+What it computes, why, and what it promises: docs/hashing.md.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kvgpu.block_hashing import universal
+from kvgpu.block_hashing.chains import Blocks, Rows, pieces
+from kvgpu.block_hashing.field import PRIME
+from kvgpu.block_hashing.speck import KEY_BYTES as MIX_KEY_BYTES
+from kvgpu.block_hashing.speck import round_keys
+from kvgpu.config import hash_key
+from kvgpu.errors import ArgumentError, ArgumentTypeError
+from kvgpu.extra_keys import ExtraKeys
+from kvgpu.kernels.layout import KEY_WORDS
+from kvgpu.token_ids import Tokens, token_array
+
+KEY_BYTES = 32
+WIDTH = 16
+
+_POINT_BYTES = 16
+_DIGEST_KEY_BYTES = 32
+_HEAD_BYTES = MIX_KEY_BYTES + _POINT_BYTES + _DIGEST_KEY_BYTES
+_WORD_BYTES = 16
+
+_OUTSIDE = "kvgpu128 hashes token ids from -2**31 to 2**31 - 1"
+_NO_EXTRAS = np.zeros((0, 2), np.uint64)
+_NO_FLAGS = np.zeros(0, np.bool_)
+
+
+class Kvgpu128:
+    """The hash function under one key; call it like any of `kvgpu.hashing`, or `rows` for many blocks.
+
+    Args:
+        key: Secret, 32 bytes. Processes that share hashes need the same one.
+
+    Attributes:
+        width: Bytes of a hash.
+
+    Raises:
+        ArgumentError: A key of another length.
+        ArgumentTypeError: A key that is not bytes.
+    """
+
+    width = WIDTH
+
+    def __init__(self, key: bytes) -> None:
+        if not isinstance(key, bytes):
+            raise ArgumentTypeError(
+                f"a key of {KEY_BYTES} bytes is expected, got {type(key).__name__}"
+            )
+        if len(key) != KEY_BYTES:
+            raise ArgumentError(f"a key of {KEY_BYTES} bytes is expected, got {len(key)} bytes")
+        self._stream = hashlib.shake_256(b"kvgpu128" + key)
+        head = self._stream.digest(_HEAD_BYTES)
+        self.mix_keys = round_keys(head[:MIX_KEY_BYTES])
+        # Below 2**126, and so within the field.
+        point = int.from_bytes(head[MIX_KEY_BYTES:][:_POINT_BYTES], "little") >> 2
+        self.point = np.array([point & ((1 << 64) - 1), point >> 64], np.uint64)
+        self._digest_key = head[MIX_KEY_BYTES + _POINT_BYTES :]
+        self._keys = np.zeros((0, 2), np.uint64)
+
+    def keys(self, num_tokens: int) -> npt.NDArray[np.uint64]:
+        """Keys of the words of blocks of so many tokens, uint64 [words, 2]. O(1) once they are made."""
+        count = universal.TOKEN_WORDS + (num_tokens + 1) // 2
+        if count > len(self._keys):
+            stream = self._stream.digest(_HEAD_BYTES + _WORD_BYTES * 2 * count)[_HEAD_BYTES:]
+            limbs = np.frombuffer(stream, "<u8").reshape(-1, 2)
+            self._keys = limbs >> np.uint64(64 - universal.LIMB_BITS)
+        return self._keys
+
+    def state(self, parent: bytes) -> npt.NDArray[np.uint64]:
+        """The element that a parent stands for, uint64 [2]; parents of any length have one."""
+        if len(parent) == WIDTH:
+            words = np.frombuffer(parent, "<u8").copy()
+            undone: npt.NDArray[np.uint64] = universal.unmix(words, self.mix_keys)
+            return undone
+        element = int.from_bytes(self._digest(b"parent", parent), "little") % PRIME
+        return np.array([element & ((1 << 64) - 1), element >> 64], np.uint64)
+
+    def _digest(self, purpose: bytes, data: bytes) -> bytes:
+        return hashlib.blake2b(
+            data, digest_size=WIDTH, key=self._digest_key, person=purpose
+        ).digest()
+
+    def _digests(self, extras: Sequence[ExtraKeys]) -> tuple[Any, Any]:
+        """Digests uint64 [blocks, 2] of extra keys, and which blocks have some."""
+        import cbor2
+
+        parts = []
+        last: ExtraKeys = None
+        last_digest = bytes(WIDTH)
+        for extra in extras:
+            if extra is None:
+                parts.append(bytes(WIDTH))
+                continue
+            if extra != last or type(extra[0]) is not str or len(extra) != 1:
+                last, last_digest = (
+                    extra,
+                    self._digest(b"extra", cbor2.dumps(extra, canonical=True)),
+                )
+            parts.append(last_digest)
+        digests = np.frombuffer(b"".join(parts), "<u8").reshape(-1, 2)
+        return digests, np.array([extra is not None for extra in extras], np.bool_)
+
+    @staticmethod
+    def check(tokens: Tokens) -> None:
+        """
+        Raises:
+            ArgumentError: A token that does not fit into 32 bits.
+
+        O(tokens).
+        """
+        if tokens.dtype != np.int32 and not universal.all_fit(tokens):
+            raise ArgumentError(_OUTSIDE)
+
+    def rows(self, blocks: Blocks) -> Rows:
+        """Hashes of blocks as key words int64 [blocks, KEY_WORDS]; see `Chains`.
+
+        Raises:
+            ArgumentError: A token that does not fit into 32 bits.
+
+        O(tokens).
+        """
+        for tokens in blocks.tokens:
+            self.check(tokens)
+        known = {parent: self.state(parent) for parent in set(blocks.parents)}
+        states = np.array([known[parent] for parent in blocks.parents], np.uint64).reshape(-1, 2)
+        extras, flags = _NO_EXTRAS, _NO_FLAGS
+        if blocks.extras is not None:
+            extras, flags = self._digests(blocks.extras)
+        out = np.zeros((blocks.total, KEY_WORDS), np.uint64)
+        keys = self.keys(blocks.size)
+        for piece in pieces(blocks):
+            universal.hash_chains(
+                piece.tokens, piece.starts, piece.counts, blocks.size,
+                states[piece.first : piece.last], extras[piece.block :], flags[piece.block :], keys,
+                self.point, self.mix_keys, out[piece.block :],
+            )  # fmt: skip
+        return out.view(np.int64)
+
+    def __call__(self, input: Any) -> bytes:
+        """Hash of ``(parent, tokens, extra keys or None)``: 16 bytes, those that `rows` gives. O(tokens).
+
+        Anything else that CBOR can write has a hash, too, of no relation to these.
+
+        Raises:
+            ArgumentError: A token that does not fit into 32 bits.
+            ArgumentTypeError: Tokens that are not integers.
+        """
+        if (
+            isinstance(input, tuple) and len(input) == 3 and isinstance(input[0], bytes)
+            and isinstance(input[1], tuple)
+        ):  # fmt: skip
+            parent, tokens, extra = input
+            extras = None if extra is None else [extra]
+            row = self.rows(Blocks([_checked(tokens)], [1], 1, len(tokens), [parent], extras))
+            return row.tobytes()[:WIDTH]
+        import cbor2
+
+        return self._digest(b"other", cbor2.dumps(input, canonical=True))
+
+
+def _checked(tokens: Any) -> Tokens:
+    """Tokens as an array.
+
+    Raises:
+        ArgumentError, ArgumentTypeError: As in `Kvgpu128.__call__`.
+    """
+    ids = token_array(tokens)
+    if ids is not None:
+        return ids
+    if all(type(token) is int for token in tokens):
+        raise ArgumentError(_OUTSIDE)
+    raise ArgumentTypeError("kvgpu128 hashes token ids that are integers")
+
+
+@cache
+def process_hash() -> Kvgpu128:
+    """kvgpu128 under the key of this process: that of `KVGPU_HASH_KEY`, else a random one."""
+    return Kvgpu128(hash_key())

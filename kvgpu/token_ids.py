@@ -1,0 +1,138 @@
+"""`TokenIds`: token ids of a request as one array; and arrays of token ids from whatever engines hold."""
+
+import marshal
+from collections.abc import Iterator, Sequence
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from kvgpu.errors import ArgumentError, ArgumentTypeError
+
+Tokens = npt.NDArray[np.int32] | npt.NDArray[np.int64]
+
+_MARSHALLED = np.dtype([("kind", "u1"), ("value", "<i4")])
+_MARSHAL_HEAD = 5
+
+
+def token_array(tokens: Any) -> Tokens | None:
+    """Token ids as int32 or int64 [n], or None if they are not all plain integers of 64 bits.
+
+    Args:
+        tokens: A list, `TokenIds`, or anything else that can be made a list.
+
+    O(n), some 17 ns a token for a list and nothing for `TokenIds`.
+    """
+    if isinstance(tokens, TokenIds):
+        return tokens.array
+    listed = tokens if type(tokens) is list else list(tokens)
+    try:
+        # Refuses or marks what is no plain int of 32 bits (numpy's numbers, truth values), in a third of
+        # the time of asking for types and converting. Version 2 has no references.
+        data = marshal.dumps(listed, 2)
+    except ValueError:
+        return None
+    if len(data) == _MARSHAL_HEAD + _MARSHALLED.itemsize * len(listed):
+        records = np.frombuffer(data, _MARSHALLED, offset=_MARSHAL_HEAD)
+        if (records["kind"] == ord("i")).all():
+            return records["value"].astype(np.int32)
+    if not set(map(type, listed)) <= {int}:
+        return None
+    try:
+        return np.array(listed, np.int64)
+    except OverflowError:
+        return None
+
+
+class TokenIds(Sequence[int]):
+    """Token ids that grow, kept as one array: blocks are hashed straight from it.
+
+    Args:
+        tokens: Integers [n] that fit into 64 bits; copied.
+
+    Raises:
+        ArgumentTypeError: Another dtype or shape.
+    """
+
+    __slots__ = ("_ids", "_length")
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self, tokens: npt.ArrayLike) -> None:
+        given = np.asarray(tokens)
+        if given.ndim != 1 or (given.dtype.kind not in "iu" and given.size):
+            raise ArgumentTypeError(
+                f"token ids: integers [n] are expected, got {given.dtype} {list(given.shape)}"
+            )
+        if given.dtype == np.uint64 and given.size and given.max() >= 1 << 63:
+            raise ArgumentTypeError("token ids: integers below 2**63 are expected")
+        narrow = np.can_cast(given.dtype, np.int32)
+        self._ids: Tokens = given.astype(np.int32) if narrow else given.astype(np.int64)
+        self._length = len(given)
+
+    @property
+    def array(self) -> Tokens:
+        """int32 or int64 [len]; a live view until more are appended. O(1)."""
+        return self._ids[: self._length]
+
+    def append(self, token: int) -> None:
+        """Append one. Amortised O(1).
+
+        Raises:
+            ArgumentError, ArgumentTypeError: As in `extend`.
+        """
+        self.extend((token,))
+
+    def extend(self, tokens: Sequence[int]) -> None:
+        """Append many. Amortised O(len(tokens)).
+
+        Raises:
+            ArgumentError: A token that does not fit into 64 bits.
+            ArgumentTypeError: Something else than integers. Nothing is appended.
+        """
+        given = np.asarray(tokens)
+        if given.size == 0:
+            return
+        if given.dtype.kind == "O" or given.dtype == np.uint64:
+            raise ArgumentError(f"token ids of 64 bits are expected, got {tokens!r:.100}")
+        if given.ndim != 1 or given.dtype.kind not in "iu":
+            raise ArgumentTypeError(f"token ids: integers [n] are expected, got {tokens!r:.100}")
+        if self._ids.dtype == np.int32 and not np.can_cast(given.dtype, np.int32):
+            narrow = given.astype(np.int32)
+            if not np.array_equal(narrow, given):
+                self._ids = self._ids.astype(np.int64)
+        length = self._length + len(given)
+        if length > len(self._ids):
+            grown: Any = np.empty(max(length + length // 8, 16), self._ids.dtype)
+            grown[: self._length] = self.array
+            self._ids = grown
+        self._ids[self._length : length] = given
+        self._length = length
+
+    def __delitem__(self, index: slice) -> None:
+        """``del ids[n:]``: forget the tokens from place n on. O(1)."""
+        start, stop, step = index.indices(self._length)
+        if stop != self._length or step != 1:
+            raise ArgumentError("only the last token ids can be deleted: del ids[n:]")
+        self._length = min(start, self._length)
+
+    def __len__(self) -> int:
+        return self._length
+
+    @overload
+    def __getitem__(self, index: int) -> int: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[int]: ...
+    def __getitem__(self, index: int | slice) -> int | list[int]:
+        chosen: int | list[int] = self.array[index].tolist()
+        return chosen
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self[:])
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, TokenIds):
+            return bool(np.array_equal(self.array, other.array))
+        return self[:] == other if isinstance(other, list) else NotImplemented
+
+    def __repr__(self) -> str:
+        return f"TokenIds({self[:]!r})"
