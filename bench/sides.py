@@ -124,7 +124,7 @@ def trace_prompts(path: Path, count: int) -> list[list[int]]:
     from kvgpu.replay.trace import read_trace
 
     trace = read_trace(path).head(count)
-    return [prompt_tokens(trace, i) for i in range(len(trace))]
+    return [prompt_tokens(trace, i).tolist() for i in range(len(trace))]
 
 
 def trace_options(doc: str, rounds: int) -> argparse.ArgumentParser:

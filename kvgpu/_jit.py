@@ -155,6 +155,17 @@ def _word_at(typing_context: Any, array: Any, place: Any) -> Any:
 
 
 @intrinsic
+def _pointer(typing_context: Any, address: Any, like: Any) -> Any:
+    """An address (int64) as a pointer to elements of the type of an array."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind = context.get_value_type(signature.return_type)
+        return builder.inttoptr(arguments[0], kind)
+
+    return cast(Any, types).CPointer(like.dtype)(types.int64, like), generate
+
+
+@intrinsic
 def _lanes_equal(typing_context: Any, array: Any, row: Any, value: Any, shift: Any) -> Any:
     """Bit i of the result: word i of the eight int64 words of a row, shifted right, equals `value`.
 
@@ -202,6 +213,8 @@ def _lowest_bit(typing_context: Any, mask: Any) -> Any:
 prefetch: Callable[[Any, int], None] = cast(Any, _prefetch)
 put_word: Callable[[Any, int, Any], None] = cast(Any, _put_word)
 word_at: Callable[[Any, int], Any] = cast(Any, _word_at)
+pointer: Callable[[int, Any], Any] = cast(Any, _pointer)
+carray: Callable[..., Any] = cast(Any, numba).carray  # its stubs do not export it
 lanes_equal: Callable[[Any, int, int, int], int] = cast(Any, _lanes_equal)
 lowest_bit: Callable[[int], int] = cast(Any, _lowest_bit)
 

@@ -3,14 +3,13 @@
 A `Chains` hashes the blocks of many requests in one call, each block after its parent.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from itertools import accumulate
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from kvgpu._jit import jit
+from kvgpu._jit import carray, jit, pointer
 from kvgpu.block_hashing.digests import CONTEXT_WORDS, DIGEST_BYTES, available, digest, padded
 from kvgpu.block_hashing.messages import (
     CBOR,
@@ -32,8 +31,9 @@ from kvgpu.token_ids import Tokens
 
 Rows = npt.NDArray[np.int64]
 
-MANY_BLOCKS = 64
-"""From so many on a request is worth a call of its own."""
+TOGETHER = 2
+
+_EMPTY_32, _EMPTY_64 = np.empty(0, np.int32), np.empty(0, np.int64)
 
 
 class Blocks(NamedTuple):
@@ -52,34 +52,17 @@ class Blocks(NamedTuple):
     extras: Sequence[ExtraKeys] | None
 
 
-class Piece(NamedTuple):
-    """Requests whose tokens lie in one array: requests[first:last] of some `Blocks`, the first of whose blocks
-    is `block` of all."""
+def addresses(tokens: Sequence[Tokens]) -> tuple[Sequence[Tokens], npt.NDArray[np.int64], Tokens]:
+    """Arrays of one dtype, where each begins, and an empty array of that dtype.
 
-    tokens: Any
-    starts: npt.NDArray[np.int64]
-    counts: npt.NDArray[np.int64]
-    first: int
-    last: int
-    block: int
-
-
-def pieces(blocks: Blocks) -> Iterator[Piece]:
-    """Long requests one by one, short ones that follow each other together: copying tokens costs as much as a
-    call costs for few blocks."""
-    place, block = 0, 0
-    while place < len(blocks.counts):
-        last = place + 1
-        if blocks.counts[place] < MANY_BLOCKS:
-            while last < len(blocks.counts) and blocks.counts[last] < MANY_BLOCKS:
-                last += 1
-        arrays = blocks.tokens[place:last]
-        counts = np.array(blocks.counts[place:last], np.int64)
-        starts = np.array([0, *accumulate(map(len, arrays[:-1]))], np.int64)
-        tokens = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
-        yield Piece(tokens, starts, counts, place, last, block)
-        block += int(counts.sum())
-        place = last
+    One compiled call reads them all where they lie: copying them to each other costs as much as hashing them by
+    kvgpu128. Keep the arrays until it is done.
+    """
+    wide = any(array.dtype != np.int32 for array in tokens)
+    if wide:
+        tokens = [array.astype(np.int64, copy=False) for array in tokens]
+    at = np.array([array.__array_interface__["data"][0] for array in tokens], np.int64)
+    return tokens, at, _EMPTY_64 if wide else _EMPTY_32
 
 
 class Chains(Protocol):
@@ -95,29 +78,33 @@ class Chains(Protocol):
 
 @jit
 def _hash_messages(
-    kind: int, tokens: Any, starts: Any, counts: Any, size: int, parents: Any, lengths: Any,
-    endings: Any, spans: Any, first_span: int, data: Any, out: Any,
+    kind: int, like: Any, arrays: Any, counts: Any, size: int, parents: Any, lengths: Any,
+    endings: Any, spans: Any, data: Any, out: Any,
 ) -> None:  # fmt: skip
-    """SHA-256 of every block of a `Piece`; out is uint8 [blocks, DIGEST_BYTES].
+    """SHA-256 of every block; arrays, like: from `addresses`; out is uint8 [blocks, DIGEST_BYTES].
 
-    Block by block over all requests, so that the processor has chains that do not wait for each other.
+    A few requests at a time, block by block, so that the processor has chains that do not wait for each other.
     """
     context = np.empty(CONTEXT_WORDS, np.uint32)
     bases = np.cumsum(counts) - counts
-    for block in range(counts.max()):
-        for chain in range(len(counts)):
-            if block >= counts[chain]:
-                continue
-            place = bases[chain] + block
-            parent, length = parents[chain], lengths[chain]
-            if block > 0:
-                parent, length = out[place - 1], DIGEST_BYTES
-            start = starts[chain] + block * size
-            span = spans[min(first_span + place, len(spans) - 1)]
-            end = message(
-                kind, data, parent, length, tokens, start, start + size, endings, span[0], span[1]
-            )
-            digest(context, data, end, out[place])
+    for first in range(0, len(counts), TOGETHER):
+        last = min(first + TOGETHER, len(counts))
+        for block in range(counts[first:last].max()):
+            for chain in range(first, last):
+                if block >= counts[chain]:
+                    continue
+                tokens = carray(pointer(arrays[chain], like), (counts[chain] * size,))
+                place = bases[chain] + block
+                parent, length = parents[chain], lengths[chain]
+                if block > 0:
+                    parent, length = out[place - 1], DIGEST_BYTES
+                start = block * size
+                span = spans[min(place, len(spans) - 1)]
+                end = message(
+                    kind, data, parent, length, tokens, start, start + size, endings, span[0],
+                    span[1],
+                )  # fmt: skip
+                digest(context, data, end, out[place])
 
 
 @jit
@@ -195,13 +182,11 @@ class Sha256Chains:
             row[: len(parent)] = np.frombuffer(parent, np.uint8)
         room = longest_message(parents.shape[1], blocks.size, longest)
         out = np.empty((blocks.total, self.width), np.uint8)
-        data = np.empty(padded(room), np.uint8)
-        for piece in pieces(blocks):
-            mine = slice(piece.first, piece.last)
-            _hash_messages(
-                self._kind, piece.tokens, piece.starts, piece.counts, blocks.size, parents[mine],
-                lengths[mine], endings, spans, piece.block, data, out[piece.block :],
-            )  # fmt: skip
+        _kept, arrays, like = addresses(blocks.tokens)
+        _hash_messages(
+            self._kind, like, arrays, np.array(blocks.counts, np.int64), blocks.size, parents,
+            lengths, endings, spans, np.empty(padded(room), np.uint8), out,
+        )  # fmt: skip
         return out.view("<i8")
 
 

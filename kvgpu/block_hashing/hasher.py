@@ -15,7 +15,7 @@ from kvgpu.extra_keys import ExtraKeys, generate_block_hash_extra_keys, need_ext
 from kvgpu.hashing import BlockHash, HashFunction
 from kvgpu.token_ids import TokenIds, Tokens, token_array
 
-BlockHasher = Callable[[Any], list[BlockHash]]
+BlockHasher = Callable[[Any], BlockHashes | list[BlockHash]]
 
 FEW_BLOCKS = 8
 """Fewer are hashed one by one: a compiled call costs as much."""

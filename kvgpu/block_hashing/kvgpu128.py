@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kvgpu.block_hashing import universal
-from kvgpu.block_hashing.chains import Blocks, Rows, pieces
+from kvgpu.block_hashing.chains import Blocks, Rows, addresses
 from kvgpu.block_hashing.field import PRIME
 from kvgpu.block_hashing.speck import KEY_BYTES as MIX_KEY_BYTES
 from kvgpu.block_hashing.speck import round_keys
@@ -137,13 +137,11 @@ class Kvgpu128:
         if blocks.extras is not None:
             extras, flags = self._digests(blocks.extras)
         out = np.zeros((blocks.total, KEY_WORDS), np.uint64)
-        keys = self.keys(blocks.size)
-        for piece in pieces(blocks):
-            universal.hash_chains(
-                piece.tokens, piece.starts, piece.counts, blocks.size,
-                states[piece.first : piece.last], extras[piece.block :], flags[piece.block :], keys,
-                self.point, self.mix_keys, out[piece.block :],
-            )  # fmt: skip
+        _kept, arrays, like = addresses(blocks.tokens)
+        universal.hash_chains(
+            like, arrays, np.array(blocks.counts, np.int64), blocks.size, states, extras, flags,
+            self.keys(blocks.size), self.point, self.mix_keys, out,
+        )  # fmt: skip
         return out.view(np.int64)
 
     def __call__(self, input: Any) -> bytes:

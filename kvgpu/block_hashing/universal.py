@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from kvgpu._jit import jit, leaf
+from kvgpu._jit import carray, jit, leaf, pointer
 from kvgpu.block_hashing.field import (
     LOW_63_BITS,
     ONE,
@@ -153,14 +153,15 @@ def mixed(mix_keys: Any, highs: Any, lows: Any) -> None:
 
 @jit
 def hash_chains(
-    tokens: Any, starts: Any, counts: Any, size: int, states: Any, extras: Any, flags: Any,
-    keys: Any, point: Any, mix_keys: Any, out: Any,
+    like: Any, arrays: Any, counts: Any, size: int, states: Any, extras: Any, flags: Any, keys: Any,
+    point: Any, mix_keys: Any, out: Any,
 ) -> None:  # fmt: skip
     """Hashes of all blocks of several chains.
 
     Args:
-        tokens: int32 or int64, all of them within 32 bits.
-        starts: int64 [n]: first token of each chain; counts: int64 [n]: its blocks; size: tokens of a block.
+        like: Empty, int32 or int64: what the tokens are, all of them within 32 bits.
+        arrays: int64 [n]: address of the first token of each chain; counts: int64 [n]: its blocks; size:
+            tokens of a block.
         states: uint64 [n, 2], s of what is in front of each chain.
         extras: uint64 [blocks, 2] digests of extra keys, chain by chain, or [0, 2]: there are none.
         flags: bool [blocks]: whether a block has extra keys; empty like extras.
@@ -170,12 +171,12 @@ def hash_chains(
     base = 0
     for chain in range(len(counts)):
         high, low = states[chain, 1], states[chain, 0]
-        start = starts[chain]
+        tokens = carray(pointer(arrays[chain], like), (counts[chain] * size,))
         for begin in range(0, counts[chain], PASS_BLOCKS):
             length = min(PASS_BLOCKS, counts[chain] - begin)
             highs, lows = all_highs[:length], all_lows[:length]
             high, low = prefixes(
-                tokens, start + begin * size, size, base, extras, flags, keys, point, high, low,
+                tokens, begin * size, size, base, extras, flags, keys, point, high, low,
                 highs, lows,
             )  # fmt: skip
             mixed(mix_keys, highs, lows)

@@ -1,9 +1,10 @@
 """Requests made from a trace, with hashes that can be kept for the next replay."""
 
 from dataclasses import dataclass
+from functools import partial
 
 from kvgpu.block_hashes import BlockHashes
-from kvgpu.block_hashing.hasher import get_request_block_hasher
+from kvgpu.block_hashing.hasher import BlockHasher, get_request_block_hasher
 from kvgpu.hashing import BlockHash, HashFunction
 from kvgpu.replay.tokens import output_tokens, prompt_tokens
 from kvgpu.replay.trace import Trace
@@ -56,15 +57,19 @@ class RequestFactory:
         if self._decode:
             outputs = output_tokens(index, 0, int(self._trace.output_length[index]))
 
-        def hasher(request: Request) -> list[BlockHash]:
-            kept = None if self._kept is None else self._kept.get(index)
-            full = request.num_tokens // self._size
-            if kept is None or len(kept) < full:
-                return self._hash(request)
-            return kept[len(request.block_hashes) : full]
-
+        kept = None if self._kept is None else self._kept.get(index)
+        hasher: BlockHasher = self._hash
+        if kept is not None:
+            hasher = partial(self._known, kept)
         request = Request(str(index), prompt_tokens(self._trace, index), block_hasher=hasher)
         return Sequence(index, request, outputs)
+
+    def _known(self, kept: BlockHashes, request: Request) -> BlockHashes | list[BlockHash]:
+        """New hashes of a request, from those that an earlier replay has kept."""
+        full = request.num_tokens // self._size
+        if len(kept) < full:
+            return self._hash(request)
+        return BlockHashes.of_rows(kept.rows[len(request.block_hashes) : full], kept.width)
 
     def done(self, sequence: Sequence) -> None:
         """The request is finished: keep its hashes, if asked to."""

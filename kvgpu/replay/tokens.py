@@ -25,11 +25,10 @@ def tokens_of(ids: npt.NDArray[np.int64], per_id: int) -> npt.NDArray[np.int64]:
     return (_mix(places) % _U64(VOCABULARY)).astype(np.int64).ravel()
 
 
-def prompt_tokens(trace: Trace, request: int) -> list[int]:
-    """The prompt of one request."""
+def prompt_tokens(trace: Trace, request: int) -> npt.NDArray[np.int32]:
+    """The prompt of one request, int32 [length]."""
     length = int(trace.input_length[request])
-    tokens: list[int] = tokens_of(trace.ids_of(request), trace.block_tokens)[:length].tolist()
-    return tokens
+    return tokens_of(trace.ids_of(request), trace.block_tokens)[:length].astype(np.int32)
 
 
 def output_tokens(request: int, start: int, stop: int) -> list[int]:

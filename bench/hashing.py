@@ -1,0 +1,214 @@
+"""Cost of block hashes, beside vLLM 0.23.0, and of a whole replay with hashing, in one process.
+
+    python bench/hashing.py TRACE [--requests 1000] [--rounds 3] [--json -]
+
+Hashing: all full blocks of each prompt, one request at a time or 64 at once. vLLM hashes a list of token ids;
+kvgpu hashes a list, or an array (int32), which is what an engine that uses it would keep. All hashes are compared
+with vLLM's, those of kvgpu128 with its own block by block form, before a time is printed.
+The replay: hash, look up, allocate, cache and free, as in steps.py; vLLM with sha256, kvgpu with kvgpu128 from
+arrays, 16 requests at a time; SGLang hashes nothing. Needs an interpreter in which vLLM can be imported; without
+SGLang its row is left out, and the output says so.
+Exit status: 0 all goals met, 1 a goal missed, 2 the results differ.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from time import perf_counter as now
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE.parent), str(HERE)]
+
+import numpy as np  # noqa: E402
+from harness import Row, compared, finish  # noqa: E402
+from sides import BLOCK, Kvgpu, Side, Vllm, make_requests, trace_options, trace_prompts  # noqa: E402
+from steps import replay_batched, replay_single, settle  # noqa: E402
+from tqdm import tqdm  # noqa: E402
+
+AT_ONCE = 64
+PEER_OF = {
+    "sha256": "sha256", "sha256_cbor": "sha256_cbor", "xxhash": "xxhash", "xxhash_cbor": "xxhash_cbor",
+    "kvgpu128": "sha256",
+}  # fmt: skip
+"""The hash function of vLLM that each is compared with."""
+ONE, BATCH = "one request at a time", f"batches of {AT_ONCE}"
+LIST, ARRAY = "from lists", "from arrays"
+GOALS = {
+    ("sha256", ONE, LIST): 4,
+    ("sha256", BATCH, ARRAY): 12,
+    ("sha256_cbor", ONE, LIST): 6,
+    ("sha256_cbor", BATCH, ARRAY): 20,
+    ("kvgpu128", BATCH, ARRAY): 75,
+}
+
+
+def with_hash(side: Side, name: str) -> Side:
+    """The side, with another hash function."""
+    side.hash_fn = side.modules.get_hash_fn_by_name(name)
+    side.modules.init_none_hash(side.hash_fn)
+    side.hasher = side.modules.get_request_block_hasher(BLOCK, side.hash_fn)
+    return side
+
+
+def bare_requests(side: Side, prompts: Sequence[Any]) -> list[Any]:
+    """Requests without hashes."""
+    hasher, side.hasher = side.hasher, None
+    try:
+        return make_requests(side, prompts)
+    finally:
+        side.hasher = hasher
+
+
+def hash_ours(side: Side, way: str, requests: list[Any]) -> None:
+    """Hash requests one by one, or all in one call."""
+    if way == BATCH:
+        side.hasher.update(requests)
+        return
+    for request in requests:
+        side.hasher.update([request])
+
+
+def check(sides: list[Side], name: str, prompt: list[int]) -> None:
+    """Compare hashes of a prompt, from lists and from arrays, with what they have to be."""
+    from kvgpu.hashing import hash_block_tokens
+
+    made = bare_requests(sides[0], [prompt, np.array(prompt, np.int32)])
+    hash_ours(sides[0], BATCH, made)
+    if name == "kvgpu128":
+        expected, parent = [], None
+        for i in range(0, len(prompt) - BLOCK + 1, BLOCK):
+            parent = hash_block_tokens(sides[0].hash_fn, parent, prompt[i : i + BLOCK])
+            expected.append(parent)
+    else:
+        expected = sides[1].hasher(bare_requests(sides[1], [prompt])[0])
+    if any(request.block_hashes[:] != expected for request in made):
+        raise AssertionError(f"{name}: hashes differ")
+
+
+def hashing(sides: list[Side], name: str, prompts: list[list[int]], rounds: int) -> list[Row]:
+    """Rows of one hash function."""
+    with_hash(sides[0], name)
+    with_hash(sides[1], PEER_OF[name])
+    for prompt in (*prompts[:20], list(range(-8, 40)), prompts[0][: BLOCK - 1]):
+        check(sides, name, prompt)
+    arrays = [np.array(prompt, np.int32) for prompt in prompts]
+    ways = [(way, kind) for way in (ONE, BATCH) for kind in (LIST, ARRAY)]
+    num_blocks = sum(len(prompt) // BLOCK for prompt in prompts)
+    times: dict[tuple[str, str], list[float]] = {way: [] for way in ways}
+    peer: list[float] = []
+    for _ in range(rounds):
+        seconds = dict.fromkeys(times, 0.0)
+        peers = 0.0
+        for at in range(0, len(prompts), AT_ONCE):
+            part = slice(at, at + AT_ONCE)
+            for way, kind in ways:
+                made = bare_requests(sides[0], (prompts if kind == LIST else arrays)[part])
+                start = now()
+                hash_ours(sides[0], way, made)
+                seconds[way, kind] += now() - start
+            made = bare_requests(sides[1], prompts[part])
+            start = now()
+            for request in made:
+                request.block_hashes.extend(sides[1].hasher(request))
+            peers += now() - start
+        peer.append(peers / num_blocks * 1e9)
+        for way, taken in seconds.items():
+            times[way].append(taken / num_blocks * 1e9)
+    return [
+        compared(
+            f"hash, {name}",
+            ", ".join(way),
+            "ns/block",
+            taken,
+            peer,
+            f"{Vllm.name} {PEER_OF[name]}",
+            GOALS.get((name, *way)),
+        )
+        for way, taken in times.items()
+    ]
+
+
+def replay(sides: list[Side], prompts: list[list[int]], rounds: int) -> list[Row]:
+    """The whole replay, hashing included."""
+    with_hash(sides[0], "kvgpu128")
+    with_hash(sides[1], "sha256")
+    arrays = [np.array(prompt, np.int32) for prompt in prompts]
+    num_blocks = sum(len(prompt) // BLOCK for prompt in prompts)
+    times: list[list[float]] = [[], []]
+    found: list[Any] = [None, None]
+    sglang = _sglang(prompts)
+    others: list[float] = []
+    for _ in tqdm(range(rounds), disable=None, unit="replay"):
+        requests = [bare_requests(sides[0], arrays), bare_requests(sides[1], prompts)]
+        settle()
+        start = now()
+        for at in range(0, len(prompts), 16):
+            sides[0].hasher.update(requests[0][at : at + 16])
+        mine = now() - start
+        start = now()
+        for request in requests[1]:
+            request.block_hashes.extend(sides[1].hasher(request))
+        theirs = now() - start
+        seconds, found[0], _ = replay_batched(sides[0], "full", requests[0], keep=True)
+        times[0].append((mine + sum(seconds.values())) / num_blocks * 1e9)
+        seconds, found[1], _ = replay_single(sides[1], "full", requests[1], keep=True)
+        times[1].append((theirs + sum(seconds.values())) / num_blocks * 1e9)
+        if found[0] != found[1]:
+            raise AssertionError("the replays differ in hits or blocks")
+        if sglang is not None:
+            others.append(sglang() / num_blocks * 1e9)
+    case = "full, hashing included"
+    rows = [compared("whole replay", case, "ns/block", times[0], times[1], Vllm.name, 20)]
+    if others:
+        rows.append(
+            compared("whole replay", case, "ns/block", times[0], others, "sglang 0.5.23", 3)
+        )
+    return rows
+
+
+def _sglang(prompts: list[list[int]]) -> Callable[[], float] | None:
+    """Seconds of a whole replay of SGLang's cache, if it can be imported."""
+    try:
+        from sglang_cache import RadixCache
+
+        cache = RadixCache()
+    except ImportError as error:
+        print(f"SGLang cannot be imported, its row is left out: {error}", file=sys.stderr)
+        return None
+    keys = cache.keys(prompts)
+
+    def run() -> float:
+        cache.clear()
+        settle()
+        start = now()
+        for key in keys:
+            cache.match(key)
+            cache.insert(key, cache.slots(key))
+        return now() - start
+
+    return run
+
+
+def main() -> int:
+    """Compare, measure, print, save."""
+    parser = trace_options(__doc__, rounds=3)
+    parser.add_argument("--requests", type=int, default=1000)
+    options = parser.parse_args()
+    os.environ["PYTHONHASHSEED"] = "0"
+    prompts = trace_prompts(options.trace, options.requests)
+    sides: list[Side] = [Kvgpu("sha256"), Vllm("sha256")]
+    rows: list[Row] = []
+    try:
+        for name in tqdm(PEER_OF, disable=None, unit="function"):
+            rows += hashing(sides, name, prompts, options.rounds)
+        rows += replay(sides, prompts, options.rounds)
+    except AssertionError as error:
+        print(f"the results differ, so nothing is printed: {error}", file=sys.stderr)
+        return 2
+    return finish("hashing", rows, options.json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
