@@ -20,17 +20,19 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from kvgpu.kernels import find, invariants, longest_prefix, update
+from kvgpu.kernels import find, invariants, longest_prefix, prefix_hash, update
 
 TARGETS = (80, 90, 100, 120)
 POINTERS = {
     "words": "*i64", "records": "*i64", "meta": "*i64", "keys": "*i64", "plan": "*i64",
     "begins": "*i64", "ends": "*i64", "max_lengths": "*i64", "num_tokens": "*i64",
     "overflow": "*i64", "violations": "*i64", "groups": "*i32", "old": "*i32", "new": "*i32",
-    "ids": "*i32", "hits": "*i32", "firsts": "*i32", "lengths": "*i32", "uses": "*i32",
+    "out": "*i64", "sums": "*i64", "states": "*i64", "powers": "*i64", "mix_keys": "*i64",
+    "extras": "*i64", "tile_tokens": "*i64", "tile_blocks": "*i64", "tile_counts": "*i32",
+    "tokens": "*i32", "ids": "*i32", "hits": "*i32", "firsts": "*i32", "lengths": "*i32", "uses": "*i32",
 }  # fmt: skip
 NUMBERS = {"seed": "i64", "count": "i64", "num_keys": "i64", "longest": "i64", "num_buckets": "i64",
-           "num_blocks": "i64", "null_id": "i32"}  # fmt: skip
+           "num_blocks": "i64", "null_id": "i32", "out_stride": "i64"}  # fmt: skip
 UNALIGNED = {"ends"}
 """Offsets from the second on: eight bytes behind an aligned address."""
 
@@ -70,6 +72,15 @@ def variants() -> list[tuple[str, Any, dict[str, Any]]]:
          {"WRITE_IDS": write, "TILE": longest_prefix.DECIDE_TILE})
         for write in (False, True)
     ]  # fmt: skip
+    lanes = {"LANES": prefix_hash.TILE}
+    found += [
+        (f"values{' extras' if extras else ''}", prefix_hash.values_kernel,
+         lanes | {"SIZE": 16, "HAS_EXTRAS": extras, "SUM": prefix_hash.SUM_WORDS,
+                  "TOKENS_FROM": prefix_hash.TOKEN_WORDS})
+        for extras in (False, True)
+    ]  # fmt: skip
+    found.append(("carries", prefix_hash.carries_kernel, lanes))
+    found.append(("mix", prefix_hash.mix_kernel, lanes | {"NUM_ROUNDS": prefix_hash.ROUNDS}))
     return found
 
 
@@ -90,7 +101,7 @@ def build(name: str, kernel: Any, constants: dict[str, Any], capability: int) ->
         if arg in POINTERS and arg not in UNALIGNED
     }
     source = ASTSource(kernel, signature, constants, aligned)
-    options = {"num_warps": 1}
+    options = {"num_warps": prefix_hash.WARPS if "LANES" in constants else 1}
     compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
     ptx = compiled.asm["ptx"]
     target = re.search(r"\.target (sm_\w+)", ptx)

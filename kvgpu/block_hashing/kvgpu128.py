@@ -31,8 +31,7 @@ _HEAD_BYTES = MIX_KEY_BYTES + _POINT_BYTES + _DIGEST_KEY_BYTES
 _WORD_BYTES = 16
 
 _OUTSIDE = "kvgpu128 hashes token ids from -2**31 to 2**31 - 1"
-_NO_EXTRAS = np.zeros((0, 2), np.uint64)
-_NO_FLAGS = np.zeros(0, np.bool_)
+_NO_EXTRAS = np.zeros((0, 3), np.uint64)
 
 
 class Kvgpu128:
@@ -90,25 +89,23 @@ class Kvgpu128:
             data, digest_size=WIDTH, key=self._digest_key, person=purpose
         ).digest()
 
-    def _digests(self, extras: Sequence[ExtraKeys]) -> tuple[Any, Any]:
-        """Digests uint64 [blocks, 2] of extra keys, and which blocks have some."""
+    def extra_words(self, extras: Sequence[ExtraKeys]) -> npt.NDArray[np.uint64]:
+        """Digests of the extra keys of blocks and 1, or 0 three times where there are none: uint64 [blocks, 3]."""
         import cbor2
 
-        parts = []
+        words = np.zeros((len(extras), 3), np.uint64)
         last: ExtraKeys = None
-        last_digest = bytes(WIDTH)
-        for extra in extras:
+        digest = words[:0]
+        for place, extra in enumerate(extras):
             if extra is None:
-                parts.append(bytes(WIDTH))
                 continue
-            if extra != last or type(extra[0]) is not str or len(extra) != 1:
-                last, last_digest = (
-                    extra,
-                    self._digest(b"extra", cbor2.dumps(extra, canonical=True)),
-                )
-            parts.append(last_digest)
-        digests = np.frombuffer(b"".join(parts), "<u8").reshape(-1, 2)
-        return digests, np.array([extra is not None for extra in extras], np.bool_)
+            # What is equal may still be written differently, but not two plain strings.
+            if extra != last or len(extra) != 1 or type(extra[0]) is not str:
+                last = extra
+                data = self._digest(b"extra", cbor2.dumps(extra, canonical=True))
+                digest = np.frombuffer(data, "<u8")
+            words[place, :2], words[place, 2] = digest, 1
+        return words
 
     @staticmethod
     def check(tokens: Tokens) -> None:
@@ -133,13 +130,11 @@ class Kvgpu128:
             self.check(tokens)
         known = {parent: self.state(parent) for parent in set(blocks.parents)}
         states = np.array([known[parent] for parent in blocks.parents], np.uint64).reshape(-1, 2)
-        extras, flags = _NO_EXTRAS, _NO_FLAGS
-        if blocks.extras is not None:
-            extras, flags = self._digests(blocks.extras)
+        extras = _NO_EXTRAS if blocks.extras is None else self.extra_words(blocks.extras)
         out = np.zeros((blocks.total, KEY_WORDS), np.uint64)
         _kept, arrays, like = addresses(blocks.tokens)
         universal.hash_chains(
-            like, arrays, np.array(blocks.counts, np.int64), blocks.size, states, extras, flags,
+            like, arrays, np.array(blocks.counts, np.int64), blocks.size, states, extras,
             self.keys(blocks.size), self.point, self.mix_keys, out,
         )  # fmt: skip
         return out.view(np.int64)

@@ -35,6 +35,9 @@ EXTRA_FLAG = np.uint64(1 << 63)
 COUNT_WORD, EXTRA_WORDS, TOKEN_WORDS = 0, 1, 3
 """Words of a block: its number of tokens, and whether there are extra keys; their digest; two tokens a word."""
 
+FLAG = 2
+"""Place behind a digest of whether there are extra keys."""
+
 LOW_32_BITS = np.uint64(0xFFFFFFFF)
 HALF = np.uint64(32)
 COMMON_SIZE = 16
@@ -111,15 +114,15 @@ def combined(high: Any, low: Any, v_high: Any, v_low: Any, point: Any) -> Any:
 
 @leaf
 def prefixes(
-    tokens: Any, start: int, size: int, base: int, extras: Any, flags: Any, keys: Any, point: Any,
+    tokens: Any, start: int, size: int, base: int, extras: Any, keys: Any, point: Any,
     high: Any, low: Any, highs: Any, lows: Any,
 ) -> Any:  # fmt: skip
-    """s of prefixes whose last blocks follow each other; the first has place `base` in extras and flags.
+    """s of prefixes whose last blocks follow each other; the first has place `base` in extras.
 
     (high, low) is s of what is in front; the last s is returned. While the product of one block is waited
     for, the processor takes the sums of the next.
     """
-    if size == COMMON_SIZE and len(flags) == 0:
+    if size == COMMON_SIZE and len(extras) == 0:
         # The same with a constant, which the compiler unrolls: half of the time.
         for block in range(len(highs)):
             first = start + block * COMMON_SIZE
@@ -129,7 +132,7 @@ def prefixes(
         return high, low
     for block in range(len(highs)):
         first, place = start + block * size, base + block
-        has_extra = len(flags) > 0 and flags[place]
+        has_extra = len(extras) > 0 and extras[place, FLAG] != ZERO
         extra_high, extra_low = ZERO, ZERO
         if has_extra:
             extra_high, extra_low = extras[place, 1], extras[place, 0]
@@ -153,7 +156,7 @@ def mixed(mix_keys: Any, highs: Any, lows: Any) -> None:
 
 @jit
 def hash_chains(
-    like: Any, arrays: Any, counts: Any, size: int, states: Any, extras: Any, flags: Any, keys: Any,
+    like: Any, arrays: Any, counts: Any, size: int, states: Any, extras: Any, keys: Any,
     point: Any, mix_keys: Any, out: Any,
 ) -> None:  # fmt: skip
     """Hashes of all blocks of several chains.
@@ -163,8 +166,8 @@ def hash_chains(
         arrays: int64 [n]: address of the first token of each chain; counts: int64 [n]: its blocks; size:
             tokens of a block.
         states: uint64 [n, 2], s of what is in front of each chain.
-        extras: uint64 [blocks, 2] digests of extra keys, chain by chain, or [0, 2]: there are none.
-        flags: bool [blocks]: whether a block has extra keys; empty like extras.
+        extras: uint64 [blocks, 3], digest of the extra keys and 1 or 0 for whether there are any, chain by
+            chain; [0, 3]: no block has any.
         out: uint64 [blocks, >= 2], the hashes, chain by chain, low word first.
     """
     all_highs, all_lows = np.empty(PASS_BLOCKS, np.uint64), np.empty(PASS_BLOCKS, np.uint64)
@@ -176,7 +179,7 @@ def hash_chains(
             length = min(PASS_BLOCKS, counts[chain] - begin)
             highs, lows = all_highs[:length], all_lows[:length]
             high, low = prefixes(
-                tokens, begin * size, size, base, extras, flags, keys, point, high, low,
+                tokens, begin * size, size, base, extras, keys, point, high, low,
                 highs, lows,
             )  # fmt: skip
             mixed(mix_keys, highs, lows)

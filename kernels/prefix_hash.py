@@ -1,0 +1,219 @@
+"""kvgpu128 of whole prompts: the value of every block at once, prefixes by a scan, the keyed mix.
+
+Within a tile of TILE blocks, s of prefix i is r**i times the sum of v[j] * r**-j: the scan adds, and adds only. The
+same again over the last prefixes of the tiles of a prompt (`carries_kernel`) gives what each tile has in
+front. What is computed and why: docs/hashing.md; the same on the CPU: `kvgpu.block_hashing.universal`.
+
+`powers` are uint64 bits in int64 [2, TILE + 1, 2]: powers of a point from 0 on, and of its inverse, low word first.
+"""
+
+from typing import Any
+
+import triton
+import triton.language as tl
+
+from kvgpu.kernels.field import add_product, canonical, plus, reduced, times
+
+TILE = 256
+ROUNDS = 34
+SUM_WORDS, TOKEN_WORDS = 16, 3
+WARPS = 4
+
+
+@triton.jit
+def load_word(pointer, mask):
+    """64 bits, unsigned."""
+    return tl.load(pointer, mask=mask, other=0).to(tl.uint64, bitcast=True)
+
+
+@triton.jit
+def load_element(pointer, mask):
+    """(high, low) of two words, the low one first."""
+    return load_word(pointer + 1, mask), load_word(pointer, mask)
+
+
+@triton.jit
+def store_element(pointer, high, low, mask):
+    """What `load_element` loads."""
+    tl.store(pointer, low.to(tl.int64, bitcast=True), mask=mask)
+    tl.store(pointer + 1, high.to(tl.int64, bitcast=True), mask=mask)
+
+
+@triton.jit
+def block_values(
+    tokens, first, extras, active, keys, SIZE: tl.constexpr, HAS_EXTRAS: tl.constexpr,
+    SUM: tl.constexpr, TOKENS_FROM: tl.constexpr,
+):  # fmt: skip
+    """v of each lane's block, which begins at `first`; `extras` points at its digest and flag."""
+    zero = (first ^ first).to(tl.uint64, bitcast=True)
+    count = zero + SIZE
+    if HAS_EXTRAS:
+        flag = load_word(extras + 2, active)
+        count = count | (flag << 63)
+    low_high, low_low = add_product(zero, zero, count, load_word(keys, True))
+    high_high, high_low = add_product(zero, zero, count, load_word(keys + 1, True))
+    if HAS_EXTRAS:
+        for word in tl.static_range(2):
+            digest = load_word(extras + word, active)
+            limb = keys + 2 * (1 + word)
+            low_high, low_low = add_product(low_high, low_low, digest, load_word(limb, True))
+            high_high, high_low = add_product(
+                high_high, high_low, digest, load_word(limb + 1, True)
+            )
+    v_high, v_low = zero, zero
+    used = TOKENS_FROM
+    for pair in range((SIZE + 1) // 2):
+        if used == SUM:
+            part_high, part_low = reduced(low_high, low_low, high_high, high_low)
+            v_high, v_low = plus(v_high, v_low, part_high, part_low)
+            low_high, low_low, high_high, high_low = zero, zero, zero, zero
+            used = 0
+        place = tokens + first + 2 * pair
+        both = tl.load(place, mask=active, other=0).to(tl.uint32, bitcast=True).to(tl.uint64)
+        second = tl.load(place + 1, mask=active & (2 * pair + 1 < SIZE), other=0)
+        both = both | (second.to(tl.uint32, bitcast=True).to(tl.uint64) << 32)
+        limb = keys + 2 * (TOKENS_FROM + pair)
+        low_high, low_low = add_product(low_high, low_low, both, load_word(limb, True))
+        high_high, high_low = add_product(high_high, high_low, both, load_word(limb + 1, True))
+        used += 1
+    part_high, part_low = reduced(low_high, low_low, high_high, high_low)
+    return plus(v_high, v_low, part_high, part_low)
+
+
+@triton.jit
+def prefixes_of(v_high, v_low, powers, lane, LANES: tl.constexpr):
+    """s of the prefixes that end with each lane, nothing in front of the first."""
+    inverse_high, inverse_low = load_element(powers + 2 * (LANES + 1 + lane), lane >= 0)
+    u_high, u_low = times(v_high, v_low, inverse_high, inverse_low)
+    sum_high, sum_low = tl.associative_scan((u_high, u_low), 0, plus)
+    power_high, power_low = load_element(powers + 2 * lane, lane >= 0)
+    return times(sum_high, sum_low, power_high, power_low)
+
+
+@triton.jit
+def values_kernel(
+    tokens, tile_tokens, tile_blocks, tile_counts, extras, keys, powers, out, sums, out_stride: tl.int64,
+    SIZE: tl.constexpr, HAS_EXTRAS: tl.constexpr, SUM: tl.constexpr, TOKENS_FROM: tl.constexpr,
+    LANES: tl.constexpr,
+):  # fmt: skip
+    """For each tile: s of its prefixes as if nothing were in front, into `out`, and its last one into `sums`.
+
+    tokens int32; tile_tokens int64 [tiles]: first token; tile_blocks int64: first block in out and extras;
+    tile_counts int32: blocks, at most LANES; out int64 [blocks, out_stride]; sums int64 [tiles, 2].
+    """
+    tile = tl.program_id(0)
+    lane = tl.arange(0, LANES)
+    count = tl.load(tile_counts + tile)
+    block = tl.load(tile_blocks + tile) + lane
+    active = lane < count
+    first = tl.load(tile_tokens + tile) + lane.to(tl.int64) * SIZE
+    v_high, v_low = block_values(
+        tokens, first, extras + 3 * block, active, keys, SIZE, HAS_EXTRAS, SUM, TOKENS_FROM
+    )
+    high, low = prefixes_of(v_high, v_low, powers, lane, LANES)
+    store_element(out + block * out_stride, high, low, active)
+    store_element(sums + 2 * tile + lane * 0, high, low, lane == count - 1)
+
+
+@triton.jit
+def carries_kernel(sums, states, begins, ends, powers, LANES: tl.constexpr):
+    """For each prompt: s of what is in front of each of its tiles, in the place of `sums`.
+
+    states int64 [prompts, 2]: s in front of the prompt; begins, ends int64 [prompts]: its tiles; powers: of the
+    point to the power of TILE.
+    """
+    prompt = tl.program_id(0)
+    begin, end = tl.load(begins + prompt), tl.load(ends + prompt)
+    lane = tl.arange(0, LANES)
+    front_high, front_low = load_element(states + 2 * prompt, True)
+    while begin < end:
+        active = begin + lane < end
+        v_high, v_low = load_element(sums + 2 * (begin + lane), active)
+        high, low = prefixes_of(v_high, v_low, powers, lane, LANES)
+        power_high, power_low = load_element(powers + 2 * (lane + 1), lane >= 0)
+        more_high, more_low = times(
+            front_high + (power_high ^ power_high),
+            front_low + (power_low ^ power_low),
+            power_high,
+            power_low,
+        )
+        high, low = plus(high, low, more_high, more_low)
+        # Each tile gets what the one before ends with.
+        store_element(
+            sums + 2 * (begin + lane + 1),
+            high,
+            low,
+            active & (lane < LANES - 1) & (begin + lane + 1 < end),
+        )
+        store_element(
+            sums + 2 * begin + lane * 0,
+            front_high + (high ^ high),
+            front_low + (low ^ low),
+            lane == 0,
+        )
+        last = lane == LANES - 1
+        front_high = tl.sum(tl.where(last, high, high ^ high), 0)
+        front_low = tl.sum(tl.where(last, low, low ^ low), 0)
+        begin += LANES
+
+
+@triton.jit
+def mix_kernel(
+    tile_blocks, tile_counts, sums, powers, mix_keys, out, out_stride: tl.int64, NUM_ROUNDS: tl.constexpr,
+    LANES: tl.constexpr,
+):  # fmt: skip
+    """For each tile: hashes in the place of what `values_kernel` left in `out`."""
+    tile = tl.program_id(0)
+    lane = tl.arange(0, LANES)
+    active = lane < tl.load(tile_counts + tile)
+    row = out + (tl.load(tile_blocks + tile) + lane) * out_stride
+    high, low = load_element(row, active)
+    front_high, front_low = load_element(sums + 2 * tile, True)
+    power_high, power_low = load_element(powers + 2 * (lane + 1), lane >= 0)
+    more_high, more_low = times(
+        front_high + (high ^ high), front_low + (low ^ low), power_high, power_low
+    )
+    high, low = plus(high, low, more_high, more_low)
+    high, low = canonical(high, low)
+    for place in range(NUM_ROUNDS):
+        key = load_word(mix_keys + place, True)
+        high = (((high >> 8) | (high << 56)) + low) ^ key
+        low = ((low << 3) | (low >> 61)) ^ high
+    store_element(row, high, low, active)
+
+
+def launch_prefix_hash(
+    tokens: Any, tiles: tuple[Any, Any, Any], spans: tuple[Any, Any], extras: Any, keys: Any, powers: Any,
+    tile_powers: Any, mix_keys: Any, states: Any, sums: Any, out: Any, size: int,
+) -> None:  # fmt: skip
+    """Start the three kernels on the current stream; nothing is launched for no tiles.
+
+    Args:
+        tokens: int32 [n].
+        tiles: int64 [tiles] first tokens, int64 first blocks, int32 counts.
+        spans: int64 [prompts] twice: first tile of each prompt, and the one after its last.
+        extras: int64 [blocks, 3], digest and flag of each block, or None for no extra keys.
+        keys: int64 [words, 2].
+        powers, tile_powers: Of the point, and of its power TILE.
+        mix_keys: int64 [ROUNDS].
+        states: int64 [prompts, 2].
+        sums: int64 [tiles, 2], scratch.
+        out: int64 [blocks, >= 2], written.
+        size: Tokens of a block; the kernels are compiled for each.
+    """
+    first_tokens, first_blocks, counts = tiles
+    if not len(counts):
+        return
+    grid = (len(counts),)
+    values_kernel[grid](
+        tokens, first_tokens, first_blocks, counts, sums if extras is None else extras, keys, powers, out,
+        sums, out.stride(0), SIZE=size, HAS_EXTRAS=extras is not None, SUM=SUM_WORDS,
+        TOKENS_FROM=TOKEN_WORDS, LANES=TILE, num_warps=WARPS,
+    )  # fmt: skip
+    carries_kernel[(len(states),)](
+        sums, states, spans[0], spans[1], tile_powers, LANES=TILE, num_warps=WARPS
+    )
+    mix_kernel[grid](
+        first_blocks, counts, sums, powers, mix_keys, out, out.stride(0), NUM_ROUNDS=ROUNDS, LANES=TILE,
+        num_warps=WARPS,
+    )  # fmt: skip

@@ -1,0 +1,93 @@
+"""SHA-256 in compiled code, and what happens where there is none."""
+
+import hashlib
+
+import numpy as np
+import pytest
+
+from kvgpu import hashing
+from kvgpu.block_hashing import chains
+from kvgpu.block_hashing.chains import Blocks, MessageChains, Sha256Chains, message_chains
+from kvgpu.block_hashing.digests import DIGEST_BYTES, available, digest_once, padded
+from kvgpu.block_hashing.messages import CBOR, PICKLE
+
+SIZE = 4
+PARENT = b"\x07" * 32
+
+kinds = pytest.mark.parametrize(
+    ("kind", "function"), [(PICKLE, hashing.sha256), (CBOR, hashing.sha256_cbor)]
+)
+
+
+@pytest.fixture
+def in_compiled_code():
+    if not available():
+        pytest.skip("libcrypto's SHA256_Transform cannot be reached from this Python")
+
+
+def digest_of(message):
+    """The buffer is full of what others left, but for the message."""
+    data = np.full(padded(len(message)), 0xA5, np.uint8)
+    data[: len(message)] = np.frombuffer(message, np.uint8)
+    out = np.full(DIGEST_BYTES, 0xA5, np.uint8)
+    digest_once(data, len(message), out)
+    return out.tobytes()
+
+
+def sha256_chains(kind, function):
+    return message_chains(kind, lambda data: hashlib.sha256(data).digest(), function, 32)
+
+
+def some_blocks():
+    """Two requests of 5 and 9 blocks, the second with parents and extra keys of its own."""
+    tokens = [np.arange(-3, 20, dtype=np.int32), np.arange(36, dtype=np.int64) ** 12]
+    extras = [None] * 5 + [("salt",)] + [("image", ("a", -4))] * 8
+    return Blocks(tokens, [5, 9], 14, SIZE, [PARENT, b"short"], extras)
+
+
+def hashes_one_by_one(function, blocks):
+    hashes, extras = [], iter(blocks.extras)
+    for tokens, count, parent in zip(blocks.tokens, blocks.counts, blocks.parents, strict=True):
+        for place in range(count):
+            ids = tuple(tokens[place * SIZE : (place + 1) * SIZE].tolist())
+            parent = function((parent, ids, next(extras)))
+            hashes.append(parent)
+    return hashes
+
+
+def test_a_digest_is_sha256_for_every_length(in_compiled_code):
+    data = np.random.default_rng(1).bytes(300)
+    wrong = [n for n in range(301) if digest_of(data[:n]) != hashlib.sha256(data[:n]).digest()]
+    assert wrong == []
+
+
+def test_a_digest_takes_a_long_message(in_compiled_code):
+    message = np.random.default_rng(2).bytes(100_001)
+    assert digest_of(message) == hashlib.sha256(message).digest()
+
+
+@kinds
+def test_where_compiled_code_can_hash_it_does(in_compiled_code, kind, function):
+    assert type(sha256_chains(kind, function)) is Sha256Chains
+
+
+@kinds
+def test_without_it_hashlib_is_called(monkeypatch, kind, function):
+    monkeypatch.setattr(chains, "available", lambda: False)
+    assert type(sha256_chains(kind, function)) is MessageChains
+
+
+@kinds
+@pytest.mark.parametrize("can_hash", [True, False], ids=["libcrypto", "hashlib"])
+def test_hashes_are_the_same_with_and_without_it(monkeypatch, kind, function, can_hash):
+    if not can_hash:
+        monkeypatch.setattr(chains, "available", lambda: False)
+    blocks = some_blocks()
+    rows = sha256_chains(kind, function).rows(blocks)
+    assert [row.tobytes() for row in rows] == hashes_one_by_one(function, blocks)
+
+
+@kinds
+def test_a_serialiser_that_is_not_trusted_has_no_chains(monkeypatch, kind, function):
+    monkeypatch.setattr(chains, "trusted", lambda kind: False)
+    assert sha256_chains(kind, function) is None

@@ -1,0 +1,79 @@
+"""Speck128/256: the published vector, and that it can be undone."""
+
+import numba
+import numpy as np
+
+from kvgpu.block_hashing.speck import KEY_BYTES, ROUNDS, decrypt, encrypt_round, round_keys
+
+# Appendix C of the paper.
+KEY_WORDS = "1f1e1d1c1b1a1918 1716151413121110 0f0e0d0c0b0a0908 0706050403020100"
+PLAIN = (0x65736F6874206E49, 0x202E72656E6F6F70)
+CIPHER = (0x4109010405C0F53E, 0x4EEEB48D9C188F43)
+
+KEY = bytes.fromhex(KEY_WORDS.replace(" ", ""))[::-1]
+
+EDGES = [0, 1, 2**63 - 1, 2**63, 2**64 - 1]
+
+
+@numba.njit
+def encrypt_all(blocks, keys):
+    for i in range(len(blocks)):
+        high, low = blocks[i, 0], blocks[i, 1]
+        for place in range(ROUNDS):
+            high, low = encrypt_round(high, low, keys[place])
+        blocks[i, 0], blocks[i, 1] = high, low
+
+
+@numba.njit
+def decrypt_all(blocks, keys):
+    for i in range(len(blocks)):
+        blocks[i, 0], blocks[i, 1] = decrypt(blocks[i, 0], blocks[i, 1], keys)
+
+
+def encrypted(blocks, key=KEY):
+    out = np.array(blocks, np.uint64)
+    encrypt_all(out, round_keys(key))
+    return out
+
+
+def decrypted(blocks, key=KEY):
+    out = np.array(blocks, np.uint64)
+    decrypt_all(out, round_keys(key))
+    return out
+
+
+def some_blocks():
+    drawn = np.random.default_rng(1).integers(0, 2**64 - 1, (500, 2), np.uint64, endpoint=True)
+    edges = np.array([(high, low) for high in EDGES for low in EDGES], np.uint64)
+    return np.concatenate([drawn, edges])
+
+
+def test_the_published_vector_is_encrypted():
+    assert encrypted([PLAIN]).tolist() == [list(CIPHER)]
+
+
+def test_the_published_vector_is_decrypted():
+    assert decrypted([CIPHER]).tolist() == [list(PLAIN)]
+
+
+def test_there_is_a_key_for_each_round():
+    assert (round_keys(KEY).dtype, round_keys(KEY).shape) == (np.uint64, (ROUNDS,))
+
+
+def test_decrypting_undoes_encrypting_under_any_key():
+    for seed in range(10):
+        key = np.random.default_rng(seed).bytes(KEY_BYTES)
+        assert np.array_equal(decrypted(encrypted(some_blocks(), key), key), some_blocks())
+
+
+def test_encrypting_undoes_decrypting():
+    assert np.array_equal(encrypted(decrypted(some_blocks())), some_blocks())
+
+
+def test_every_byte_of_the_key_counts():
+    results = {encrypted([PLAIN]).tobytes()}
+    for place in range(KEY_BYTES):
+        other = bytearray(KEY)
+        other[place] ^= 0x80
+        results.add(encrypted([PLAIN], bytes(other)).tobytes())
+    assert len(results) == KEY_BYTES + 1
