@@ -34,16 +34,24 @@ def _module(name: str) -> Any:
     return cupy.RawModule(code=(SOURCES / f"{name}.cu").read_text(), options=options)
 
 
-def _pointer(tensor: Any) -> np.uint64:
+def pointer(tensor: Any) -> np.uint64:
+    """Address of a tensor as a kernel's argument."""
     return np.uint64(tensor.data_ptr())
 
 
-def _launch(file: str, kernel: str, grid: tuple[int, ...], arguments: tuple[Any, ...]) -> None:
+def launch(
+    file: str,
+    kernel: str,
+    grid: tuple[int, ...],
+    arguments: tuple[Any, ...],
+    threads: int = THREADS,
+) -> None:
+    """Start a kernel of a file of `SOURCES` on torch's current stream; compiled at its first call."""
     import cupy
     import torch
 
     with cupy.cuda.ExternalStream(torch.cuda.current_stream().cuda_stream):
-        _module(file).get_function(kernel)(grid, (THREADS,), arguments)
+        _module(file).get_function(kernel)(grid, (threads,), arguments)
 
 
 class CudaEngine:
@@ -73,10 +81,10 @@ class CudaEngine:
         count = len(keys)
         if count:
             arguments = (
-                table.as_struct(), _pointer(keys), _pointer(groups), np.int32(len(groups) == 1),
-                _pointer(ids), np.int64(count),
+                table.as_struct(), pointer(keys), pointer(groups), np.int32(len(groups) == 1),
+                pointer(ids), np.int64(count),
             )  # fmt: skip
-            _launch("lookup", f"find_{table.key_words}", (-(-count // THREADS),), arguments)
+            launch("lookup", f"find_{table.key_words}", (-(-count // THREADS),), arguments)
 
     def launch_update(
         self, table: TableView, keys: Any, groups: Any, old: Any, new: Any, validate: bool
@@ -88,14 +96,14 @@ class CudaEngine:
         if not count:
             return
         grid = (-(-count // THREADS),)
-        changes = (_pointer(groups), _pointer(old), _pointer(new), np.int64(count))
+        changes = (pointer(groups), pointer(old), pointer(new), np.int64(count))
         gate = table.meta[layout.META_GATE]
         if validate:
             gate.zero_()
-            _launch("update", "validate", grid, (table.as_struct(), *changes))
+            launch("update", "validate", grid, (table.as_struct(), *changes))
         for phases in phases_of(table, count):
-            arguments = (table.as_struct(), _pointer(keys), *changes, np.int32(phases))
-            _launch("update", f"update_{table.key_words}", grid, arguments)
+            arguments = (table.as_struct(), pointer(keys), *changes, np.int32(phases))
+            launch("update", f"update_{table.key_words}", grid, arguments)
         if validate:
             gate.zero_()
 
@@ -109,7 +117,7 @@ class CudaEngine:
         programs = programs_of(len(begins), longest, num_queries, THREADS)
         if programs:
             arguments = (
-                table.as_struct(), _pointer(plan), _pointer(keys), _pointer(begins),
-                _pointer(ends), _pointer(hits), np.int64(len(keys)), np.int64(longest),
+                table.as_struct(), pointer(plan), pointer(keys), pointer(begins),
+                pointer(ends), pointer(hits), np.int64(len(keys)), np.int64(longest),
             )  # fmt: skip
-            _launch("lookup", f"probe_{table.key_words}", (programs,), arguments)
+            launch("lookup", f"probe_{table.key_words}", (programs,), arguments)

@@ -26,6 +26,7 @@ extern "C" void set_place(unsigned bx, unsigned by, unsigned bz, unsigned tx, un
 }
 #define __global__
 #define __device__
+#define __noinline__ __attribute__((noinline))
 """
 
 

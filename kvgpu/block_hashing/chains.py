@@ -125,15 +125,24 @@ def _write_messages(
     return lengths
 
 
-def _endings(kind: int, blocks: Blocks) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], int]:
-    """How the messages end: all bytes, the span of each block (one for all without extra keys), the longest."""
-    if blocks.extras is None:
+class Endings(NamedTuple):
+    """How messages end. data: all endings; spans: int64 [blocks, 2], or [1, 2] where all are the same; longest:
+    bytes."""
+
+    data: npt.NDArray[np.uint8]
+    spans: npt.NDArray[np.int64]
+    longest: int
+
+
+def block_endings(kind: int, extras: Sequence[ExtraKeys] | None) -> Endings:
+    """Endings of messages with these extra keys, of every block, or None for none at all. O(blocks)."""
+    if extras is None:
         end = NO_EXTRA[kind]
-        return readable(end), np.array([[0, len(end)]]), len(end)
+        return Endings(readable(end), np.array([[0, len(end)]]), len(end))
     parts: list[bytes] = []
-    spans = np.empty((len(blocks.extras), 2), np.int64)
+    spans = np.empty((len(extras), 2), np.int64)
     at, longest, last = 0, 0, object()
-    for place, extra in enumerate(blocks.extras):
+    for place, extra in enumerate(extras):
         # Two tuples of one plain string each look alike; what else is equal may still be written differently.
         known = extra is None or (len(extra) == 1 and type(extra[0]) is str)
         if not (known and place and extra == last):
@@ -142,20 +151,32 @@ def _endings(kind: int, blocks: Blocks) -> tuple[npt.NDArray[np.uint8], npt.NDAr
         spans[place] = at - len(parts[-1]), at
         longest = max(longest, len(parts[-1]))
         last = extra if known else object()
-    return readable(b"".join(parts)), spans, longest
+    return Endings(readable(b"".join(parts)), spans, longest)
 
 
-def _regular(kind: int, blocks: Blocks, longest_ending: int) -> bool:
-    """Whether all messages have the layout of `kvgpu.block_hashing.messages`."""
-    longest = max(map(len, blocks.parents), default=0)
-    shortest = min(map(len, blocks.parents), default=0)
-    if blocks.size < 1:
-        return False
-    return kind == CBOR or (
-        shortest >= SHORTEST_PARENT
-        and longest <= LONGEST_PARENT
-        and longest_message(longest, blocks.size, longest_ending) <= LONGEST_FRAME
-    )
+def packed_parents(
+    kind: int, parents: Sequence[bytes], size: int, longest_ending: int
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]] | None:
+    """Parents uint8 [n, any] and their lengths int64 [n]; None if a message has not the layout of
+    `kvgpu.block_hashing.messages`.
+
+    Rows are whole words, and have room for a digest.
+    """
+    lengths = np.array([len(parent) for parent in parents], np.int64)
+    longest, shortest = int(lengths.max(initial=0)), int(lengths.min(initial=SHORTEST_PARENT))
+    if size < 1:
+        return None
+    if kind == PICKLE and (
+        shortest < SHORTEST_PARENT
+        or longest > LONGEST_PARENT
+        or longest_message(longest, size, longest_ending) > LONGEST_FRAME
+    ):
+        return None
+    width = max(longest, DIGEST_BYTES)
+    packed = np.zeros((len(parents), width + -width % WORD_BYTES), np.uint8)
+    for row, parent in zip(packed, parents, strict=True):
+        row[: len(parent)] = np.frombuffer(parent, np.uint8)
+    return packed, lengths
 
 
 class Sha256Chains:
@@ -172,20 +193,17 @@ class Sha256Chains:
 
     def rows(self, blocks: Blocks) -> Rows | None:
         """See `Chains`."""
-        endings, spans, longest = _endings(self._kind, blocks)
-        if not _regular(self._kind, blocks, longest):
+        endings = block_endings(self._kind, blocks.extras)
+        packed = packed_parents(self._kind, blocks.parents, blocks.size, endings.longest)
+        if packed is None:
             return None
-        lengths = np.array([len(parent) for parent in blocks.parents], np.int64)
-        room = max(int(lengths.max()), self.width)
-        parents = np.zeros((len(lengths), room + -room % WORD_BYTES), np.uint8)
-        for row, parent in zip(parents, blocks.parents, strict=True):
-            row[: len(parent)] = np.frombuffer(parent, np.uint8)
-        room = longest_message(parents.shape[1], blocks.size, longest)
+        parents, lengths = packed
+        room = padded(longest_message(parents.shape[1], blocks.size, endings.longest))
         out = np.empty((blocks.total, self.width), np.uint8)
         _kept, arrays, like = addresses(blocks.tokens)
         _hash_messages(
             self._kind, like, arrays, np.array(blocks.counts, np.int64), blocks.size, parents,
-            lengths, endings, spans, np.empty(padded(room), np.uint8), out,
+            lengths, endings.data, endings.spans, np.empty(room, np.uint8), out,
         )  # fmt: skip
         return out.view("<i8")
 
@@ -210,8 +228,8 @@ class MessageChains:
 
     def rows(self, blocks: Blocks) -> Rows | None:
         """See `Chains`."""
-        endings, spans, longest = _endings(self._kind, blocks)
-        if not _regular(self._kind, blocks, longest):
+        endings = block_endings(self._kind, blocks.extras)
+        if packed_parents(self._kind, blocks.parents, blocks.size, endings.longest) is None:
             return None
         hashes: list[bytes] = []
         for ids, count, parent in zip(blocks.tokens, blocks.counts, blocks.parents, strict=True):
@@ -221,11 +239,11 @@ class MessageChains:
                 parent = self._hash((parent, tuple(ids[: blocks.size].tolist()), extra))
                 hashes.append(parent)
                 start, count = blocks.size, count - 1
-            stride = longest_message(self.width, blocks.size, longest)
+            stride = longest_message(self.width, blocks.size, endings.longest)
             data = np.empty(stride * count, np.uint8)
             lengths = _write_messages(
-                self._kind, ids, start, count, blocks.size, self.width, endings, spans, len(hashes),
-                stride, data,
+                self._kind, ids, start, count, blocks.size, self.width, endings.data, endings.spans,
+                len(hashes), stride, data,
             )  # fmt: skip
             view, at = memoryview(data.data), self._at
             first, last = at, at + self.width

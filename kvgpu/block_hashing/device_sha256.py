@@ -1,0 +1,52 @@
+"""`DeviceSha256`: SHA-256 of serialised blocks on a GPU, byte for byte `sha256` and `sha256_cbor`."""
+
+from typing import Any
+
+import numpy as np
+
+from kvgpu.block_hashing.chains import block_endings, packed_parents
+from kvgpu.block_hashing.device import DeviceHasher, Prompts
+from kvgpu.block_hashing.messages import trusted
+from kvgpu.errors import ArgumentError, DeviceError
+
+
+class DeviceSha256(DeviceHasher):
+    """SHA-256 by a CUDA kernel, one prompt per thread: for many prompts at a time.
+
+    Args:
+        kind: PICKLE or CBOR of `kvgpu.block_hashing.messages`.
+        device: As in `DeviceHasher`.
+
+    Raises:
+        DeviceError: There is no GPU, or the serialiser of this process writes something else than the kernel.
+        MissingPackageError: CuPy or PyTorch is not installed.
+    """
+
+    dtypes = ("int32", "int64")
+
+    def __init__(self, kind: int, device: Any = None) -> None:
+        super().__init__(device)
+        from kvgpu.kernels.cuda_engine import CudaEngine
+        from kvgpu.kernels.sha256 import launch_sha256
+
+        CudaEngine()
+        if not trusted(kind):
+            raise DeviceError(
+                "the serialiser of this process writes another layout: hash on the CPU"
+            )
+        self._kind = kind
+        self._launch = launch_sha256
+
+    def _hash(self, prompts: Prompts) -> None:
+        endings = block_endings(self._kind, prompts.extras)
+        parents = packed_parents(self._kind, prompts.parents, prompts.size, endings.longest)
+        if parents is None:
+            raise ArgumentError(
+                "parents or blocks of this length are hashed one by one, on the CPU"
+            )
+        self._launch(
+            self._kind, prompts.tokens, self._to_device(prompts.starts),
+            self._to_device(prompts.counts), self._to_device(prompts.bases), prompts.size,
+            self._to_device(parents[0]), self._to_device(parents[1].astype(np.int32)),
+            self._to_device(endings.data.copy()), self._to_device(endings.spans), prompts.out,
+        )  # fmt: skip
