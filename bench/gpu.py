@@ -55,6 +55,7 @@ def checks(rehearse: bool) -> list[str]:
 def measured(engines: list[str], rehearse: bool) -> list[Any]:
     """All rows."""
     import gpu_cases as cases
+    from gpu_hashing import hashes
     from tqdm import tqdm
 
     sizes = cases.Sizes()
@@ -71,6 +72,8 @@ def measured(engines: list[str], rehearse: bool) -> list[Any]:
             cases.prefixes(engine, sizes),
         ):
             rows += tqdm(made, desc=engine, disable=None, unit="row")
+    made = hashes("cuda" in engines, sizes.rounds, rehearse)
+    rows += tqdm(made, desc="hashes", disable=None, unit="row")
     return rows
 
 
