@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
+import numpy.typing as npt
+
 from kvgpu.block_hashes import BlockHashes
 from kvgpu.block_hashing.hasher import BlockHasher, get_request_block_hasher
 from kvgpu.hashing import BlockHash, HashFunction
@@ -51,8 +54,12 @@ class RequestFactory:
         self._decode = decode
         self._kept: dict[int, BlockHashes] | None = {} if keep_hashes else None
 
-    def make(self, index: int) -> Sequence:
-        """The request at `index` of the trace."""
+    def draw(self, index: int) -> npt.NDArray[np.int32]:
+        """The prompt at `index` of the trace."""
+        return prompt_tokens(self._trace, index)
+
+    def make(self, index: int, prompt: npt.NDArray[np.int32]) -> Sequence:
+        """The request at `index` of the trace, hashed."""
         outputs: list[int] = []
         if self._decode:
             outputs = output_tokens(index, 0, int(self._trace.output_length[index]))
@@ -61,7 +68,7 @@ class RequestFactory:
         hasher: BlockHasher = self._hash
         if kept is not None:
             hasher = partial(self._known, kept)
-        request = Request(str(index), prompt_tokens(self._trace, index), block_hasher=hasher)
+        request = Request(str(index), prompt, block_hasher=hasher)
         return Sequence(index, request, outputs)
 
     def _known(self, kept: BlockHashes, request: Request) -> BlockHashes | list[BlockHash]:

@@ -211,8 +211,9 @@ class ReplayScheduler:
             if self.limits.virtual_time
             else not self.waiting
         ):
+            prompt = self.factory.draw(self.next_arrival)
             with self.result.timed("hash"):
-                sequence = self.factory.make(self.next_arrival)
+                sequence = self.factory.make(self.next_arrival, prompt)
             self.result.blocks_of["hash"] += sequence.request.num_tokens // self.block_size
             self.waiting.append(sequence)
             self.next_arrival += 1
