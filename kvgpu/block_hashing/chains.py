@@ -66,9 +66,13 @@ def addresses(tokens: Sequence[Tokens]) -> tuple[Sequence[Tokens], npt.NDArray[n
 
 
 class Chains(Protocol):
-    """Hashes blocks in bulk. width: bytes of a hash."""
+    """Hashes blocks in bulk.
+
+    width: bytes of a hash. fewest: blocks from which it is faster than hashing one by one.
+    """
 
     width: int
+    fewest: int
 
     def rows(self, blocks: Blocks) -> Rows | None:
         """Hashes as key words int64 [blocks, KEY_WORDS], request by request; None for what has to be hashed
@@ -187,6 +191,7 @@ class Sha256Chains:
     """
 
     width = DIGEST_BYTES
+    fewest = 8
 
     def __init__(self, kind: int) -> None:
         self._kind = kind
@@ -217,6 +222,8 @@ class MessageChains:
         hash_fn: The hash function of whole blocks, for parents of another width.
         width: Bytes of a hash.
     """
+
+    fewest = 8
 
     def __init__(
         self, kind: int, digest: Callable[[Any], bytes], hash_fn: Callable[[Any], bytes], width: int

@@ -17,10 +17,6 @@ from kvgpu.token_ids import TokenIds, Tokens, token_array
 
 BlockHasher = Callable[[Any], BlockHashes | list[BlockHash]]
 
-FEW_BLOCKS = 8
-"""Fewer are hashed one by one: a compiled call costs as much."""
-
-
 @cache
 def chains_of(hash_fn: HashFunction) -> Chains | None:
     """How to hash many blocks with this function; None for a function that is not known here."""
@@ -94,7 +90,9 @@ class RequestBlockHasher:
     def _new(self, requests: Sequence[Any]) -> list[BlockHashes | list[BlockHash]]:
         """New hashes of each request."""
         counts = [self._num_new(request) for request in requests]
-        chains = chains_of(self.hash_fn) if sum(counts) >= FEW_BLOCKS else None
+        chains = chains_of(self.hash_fn)
+        if chains is not None and sum(counts) < chains.fewest:
+            chains = None
         blocks = None if chains is None else self._blocks(requests, counts)
         rows = None if chains is None or blocks is None else chains.rows(blocks)
         if chains is not None and rows is not None:

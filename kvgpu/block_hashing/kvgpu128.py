@@ -42,6 +42,7 @@ class Kvgpu128:
 
     Attributes:
         width: Bytes of a hash.
+        fewest: See `Chains`.
 
     Raises:
         ArgumentError: A key of another length.
@@ -49,6 +50,7 @@ class Kvgpu128:
     """
 
     width = WIDTH
+    fewest = 1
 
     def __init__(self, key: bytes) -> None:
         if not isinstance(key, bytes):

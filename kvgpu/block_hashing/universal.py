@@ -5,8 +5,7 @@ of the prefix in front; what leaves is ``mix(s)``. All in the field of `kvgpu.bl
 has the bounds.
 
 `keys` are uint64 [n, 2], two limbs of LIMB_BITS bits for each word of a block; `point` uint64 [2] is r; low
-words come first in arrays, and last in the arguments of functions;
-`mix_keys` are `speck.round_keys`.
+words come first in arrays, and last in the arguments of functions; `mix_keys` are `speck.round_keys`.
 """
 
 from typing import Any
@@ -44,12 +43,6 @@ COMMON_SIZE = 16
 """Tokens of a block in most engines."""
 PASS_BLOCKS = 256
 """Blocks that are combined before they are mixed, so that the mix runs in vector lanes."""
-
-
-@leaf
-def words_of(num_tokens: int) -> int:
-    """Words of a block of so many tokens."""
-    return TOKEN_WORDS + (num_tokens + 1) // 2
 
 
 @leaf
