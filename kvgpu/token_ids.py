@@ -1,7 +1,7 @@
 """`TokenIds`: token ids of a request as one array; and arrays of token ids from whatever engines hold."""
 
 import marshal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, overload
 
 import numpy as np
@@ -44,6 +44,33 @@ def token_array(tokens: Any) -> Tokens | None:
         return None
 
 
+def _integers(tokens: Any) -> npt.NDArray[Any]:
+    """Integers [n] as an array.
+
+    Raises:
+        ArgumentError: An integer that does not fit into 64 bits.
+        ArgumentTypeError: Something else than integers, or another shape.
+    """
+    if not isinstance(tokens, np.ndarray):
+        kinds = set(map(type, tokens)) if isinstance(tokens, Iterable) else {type(None)}
+        if any(kind is bool or not issubclass(kind, int | np.integer) for kind in kinds):
+            raise ArgumentTypeError(f"token ids: integers are expected, got {tokens!r:.100}")
+        try:
+            tokens = np.array(tokens, np.int64)
+        except OverflowError:
+            raise ArgumentError(
+                f"token ids: integers of 64 bits are expected, got {tokens!r:.100}"
+            ) from None
+    if tokens.ndim != 1 or (tokens.dtype.kind not in "iu" and tokens.size):
+        raise ArgumentTypeError(
+            f"token ids: integers [n] are expected, got {tokens.dtype} {list(tokens.shape)}"
+        )
+    if tokens.dtype == np.uint64 and tokens.size and tokens.max() >= 1 << 63:
+        raise ArgumentError("token ids: integers below 2**63 are expected")
+    array: npt.NDArray[Any] = tokens
+    return array
+
+
 class TokenIds(Sequence[int]):
     """Token ids that grow, kept as one array: blocks are hashed straight from it.
 
@@ -51,20 +78,14 @@ class TokenIds(Sequence[int]):
         tokens: Integers [n] that fit into 64 bits; copied.
 
     Raises:
-        ArgumentTypeError: Another dtype or shape.
+        ArgumentError, ArgumentTypeError: Larger integers, or something else.
     """
 
     __slots__ = ("_ids", "_length")
     __hash__ = None  # type: ignore[assignment]
 
-    def __init__(self, tokens: npt.ArrayLike) -> None:
-        given = np.asarray(tokens)
-        if given.ndim != 1 or (given.dtype.kind not in "iu" and given.size):
-            raise ArgumentTypeError(
-                f"token ids: integers [n] are expected, got {given.dtype} {list(given.shape)}"
-            )
-        if given.dtype == np.uint64 and given.size and given.max() >= 1 << 63:
-            raise ArgumentTypeError("token ids: integers below 2**63 are expected")
+    def __init__(self, tokens: Sequence[int] | npt.NDArray[Any]) -> None:
+        given = _integers(tokens)
         narrow = np.can_cast(given.dtype, np.int32)
         self._ids: Tokens = given.astype(np.int32) if narrow else given.astype(np.int64)
         self._length = len(given)
@@ -82,20 +103,16 @@ class TokenIds(Sequence[int]):
         """
         self.extend((token,))
 
-    def extend(self, tokens: Sequence[int]) -> None:
+    def extend(self, tokens: Sequence[int] | npt.NDArray[Any]) -> None:
         """Append many. Amortised O(len(tokens)).
 
         Raises:
             ArgumentError: A token that does not fit into 64 bits.
             ArgumentTypeError: Something else than integers. Nothing is appended.
         """
-        given = np.asarray(tokens)
+        given = _integers(tokens)
         if given.size == 0:
             return
-        if given.dtype.kind == "O" or given.dtype == np.uint64:
-            raise ArgumentError(f"token ids of 64 bits are expected, got {tokens!r:.100}")
-        if given.ndim != 1 or given.dtype.kind not in "iu":
-            raise ArgumentTypeError(f"token ids: integers [n] are expected, got {tokens!r:.100}")
         if self._ids.dtype == np.int32 and not np.can_cast(given.dtype, np.int32):
             narrow = given.astype(np.int32)
             if not np.array_equal(narrow, given):

@@ -75,7 +75,9 @@ def test_a_relative_link_leads_to_a_file(page, link):
         assert (page.parent / link.split("#")[0]).exists()
 
 
-@pytest.mark.parametrize("name", ["design", "semantics", "hashing", "env", "performance", "contributing"])
+@pytest.mark.parametrize(
+    "name", ["design", "semantics", "hashing", "env", "performance", "contributing"]
+)
 def test_the_readme_leads_to_every_page(name):
     assert f"](docs/{name}.md)" in (ROOT / "README.md").read_text()
 

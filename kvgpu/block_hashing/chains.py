@@ -4,6 +4,7 @@ A `Chains` hashes the blocks of many requests in one call, each block after its 
 """
 
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -183,6 +184,26 @@ def packed_parents(
     return packed, lengths
 
 
+def _refers_to(extra: Any, parent: bytes) -> bool:
+    """Whether the parent itself, not only its bytes, is part of extra keys: pickle would write a reference."""
+    return extra is parent or (
+        isinstance(extra, tuple) and any(_refers_to(part, parent) for part in extra)
+    )
+
+
+def _regular(kind: int, blocks: Blocks) -> bool:
+    """Whether no extra keys refer to a parent. Only parents that were given can be referred to."""
+    if blocks.extras is None or kind == CBOR:
+        return True
+    places = (
+        end - count for end, count in zip(accumulate(blocks.counts), blocks.counts, strict=True)
+    )
+    return not any(
+        count and _refers_to(blocks.extras[place], parent)
+        for place, count, parent in zip(places, blocks.counts, blocks.parents, strict=True)
+    )
+
+
 class Sha256Chains:
     """SHA-256 in compiled code, one call for all requests.
 
@@ -198,6 +219,8 @@ class Sha256Chains:
 
     def rows(self, blocks: Blocks) -> Rows | None:
         """See `Chains`."""
+        if not _regular(self._kind, blocks):
+            return None
         endings = block_endings(self._kind, blocks.extras)
         packed = packed_parents(self._kind, blocks.parents, blocks.size, endings.longest)
         if packed is None:
@@ -235,6 +258,8 @@ class MessageChains:
 
     def rows(self, blocks: Blocks) -> Rows | None:
         """See `Chains`."""
+        if not _regular(self._kind, blocks):
+            return None
         endings = block_endings(self._kind, blocks.extras)
         if packed_parents(self._kind, blocks.parents, blocks.size, endings.longest) is None:
             return None

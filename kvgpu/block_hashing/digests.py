@@ -15,7 +15,8 @@ import llvmlite.binding
 import numpy as np
 from numba import types
 
-from kvgpu._jit import jit, leaf
+from kvgpu._jit import jit, leaf, put_word
+from kvgpu.block_hashing.messages import reversed_bytes
 
 DIGEST_BYTES = 32
 STATE_WORDS = 8
@@ -23,6 +24,8 @@ CONTEXT_WORDS = 32
 """uint32 words; libcrypto's context has 28, of which the state comes first."""
 PIECE = 64
 """Bytes that one call takes in."""
+WORD = 8
+HALF = np.uint64(32)
 _SYMBOL = "kvgpu_sha256_transform"
 
 _transform: Any = types.ExternalFunction(_SYMBOL, types.void(types.voidptr, types.voidptr))
@@ -53,26 +56,24 @@ def _address() -> int | None:
 @leaf
 def digest(context: Any, data: Any, length: int, out: Any) -> None:
     """SHA-256 of data[:length] into uint8 out [DIGEST_BYTES]; data has room for `padded` bytes."""
-    end = length
-    data[end] = 0x80
-    end += 1
-    while end % PIECE != PIECE - 8:
-        data[end] = 0
-        end += 1
-    for byte in range(8):
-        data[end + byte] = ((8 * length) >> (8 * (7 - byte))) & 0xFF
+    end = length + 1 + (PIECE - WORD - 1 - length) % PIECE
+    data[length] = 0x80
+    for byte in range(length + 1, end, WORD):
+        put_word(data, byte, np.uint64(0))
+    bits = np.uint64(8 * length)
+    put_word(data, end, reversed_bytes(bits) << HALF)  # messages are far below 2**29 bytes
     for word in range(STATE_WORDS):
         context[word] = _START[word]
-    for begin in range(0, end + 8, PIECE):
+    for begin in range(0, end + WORD, PIECE):
         _transform(context.ctypes, data[begin:].ctypes)
-    for word in range(STATE_WORDS):
-        for byte in range(4):
-            out[4 * word + byte] = (context[word] >> np.uint32(24 - 8 * byte)) & np.uint32(0xFF)
+    for pair in range(STATE_WORDS // 2):
+        first, second = np.uint64(context[2 * pair]), np.uint64(context[2 * pair + 1])
+        put_word(out, WORD * pair, reversed_bytes(first) | (reversed_bytes(second) << HALF))
 
 
 def padded(length: int) -> int:
     """Bytes that `digest` needs for a message of so many."""
-    return length + PIECE + 8
+    return length + PIECE + 2 * WORD
 
 
 @jit

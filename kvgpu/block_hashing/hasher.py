@@ -6,10 +6,12 @@ from functools import cache
 from itertools import accumulate
 from typing import Any
 
+import numpy as np
+
 from kvgpu import hashing
 from kvgpu.block_hashes import BlockHashes
 from kvgpu.block_hashing.chains import Blocks, Chains, message_chains
-from kvgpu.block_hashing.kvgpu128 import Kvgpu128, process_hash
+from kvgpu.block_hashing.kvgpu128 import Kvgpu128, checked_tokens, process_hash
 from kvgpu.block_hashing.messages import CBOR, PICKLE
 from kvgpu.extra_keys import ExtraKeys, generate_block_hash_extra_keys, need_extra_keys
 from kvgpu.hashing import BlockHash, HashFunction
@@ -17,22 +19,28 @@ from kvgpu.token_ids import TokenIds, Tokens, token_array
 
 BlockHasher = Callable[[Any], BlockHashes | list[BlockHash]]
 
-@cache
+
 def chains_of(hash_fn: HashFunction) -> Chains | None:
-    """How to hash many blocks with this function; None for a function that is not known here."""
+    """How to hash many blocks with this function; None for a function that is not known here. O(1)."""
     if isinstance(hash_fn, Kvgpu128):
         return hash_fn
     if hash_fn is hashing.kvgpu128:
         return process_hash()
-    if hash_fn in (hashing.sha256, hashing.sha256_cbor):
-        kind = PICKLE if hash_fn is hashing.sha256 else CBOR
-        return message_chains(kind, lambda data: hashlib.sha256(data).digest(), hash_fn, 32)
-    if hash_fn in (hashing.xxhash, hashing.xxhash_cbor):
-        import xxhash
-
-        kind = PICKLE if hash_fn is hashing.xxhash else CBOR
-        return message_chains(kind, xxhash.xxh3_128_digest, hash_fn, 16)
+    for name in ("sha256", "sha256_cbor", "xxhash", "xxhash_cbor"):
+        if hash_fn is getattr(hashing, name):
+            return chains_called(name)
     return None
+
+
+@cache
+def chains_called(name: str) -> Chains | None:
+    """Chains of a hash function of vLLM."""
+    hash_fn, kind = hashing.HASH_FUNCTIONS[name], CBOR if name.endswith("cbor") else PICKLE
+    if name.startswith("sha256"):
+        return message_chains(kind, lambda data: hashlib.sha256(data).digest(), hash_fn, 32)
+    import xxhash
+
+    return message_chains(kind, xxhash.xxh3_128_digest, hash_fn, 16)
 
 
 class RequestBlockHasher:
@@ -70,8 +78,8 @@ class RequestBlockHasher:
 
         O(new blocks).
         """
-        for request, hashes in zip(requests, self._new(requests), strict=True):
-            append_hashes(request, hashes)
+        for request, new in zip(requests, self._new(requests), strict=True):
+            append_hashes(request, new)
 
     def check(self, tokens: Tokens) -> None:
         """
@@ -84,6 +92,14 @@ class RequestBlockHasher:
         if isinstance(chains, Kvgpu128):
             chains.check(tokens)
 
+    def _check_tail(self, request: Any, num_blocks: int) -> None:
+        """Refuse tokens behind the full blocks now: later they would be refused together with good ones."""
+        tokens = request.all_token_ids
+        if not isinstance(tokens, TokenIds) or tokens.array.dtype != np.int32:
+            tail = tokens[num_blocks * self.block_size :]
+            if tail:
+                Kvgpu128.check(checked_tokens(tail))
+
     def _num_new(self, request: Any) -> int:
         return max(0, int(request.num_tokens // self.block_size) - len(request.block_hashes))
 
@@ -91,6 +107,9 @@ class RequestBlockHasher:
         """New hashes of each request."""
         counts = [self._num_new(request) for request in requests]
         chains = chains_of(self.hash_fn)
+        if isinstance(chains, Kvgpu128):
+            for request, count in zip(requests, counts, strict=True):
+                self._check_tail(request, len(request.block_hashes) + count)
         if chains is not None and sum(counts) < chains.fewest:
             chains = None
         blocks = None if chains is None else self._blocks(requests, counts)

@@ -156,14 +156,14 @@ class Kvgpu128:
         ):  # fmt: skip
             parent, tokens, extra = input
             extras = None if extra is None else [extra]
-            row = self.rows(Blocks([_checked(tokens)], [1], 1, len(tokens), [parent], extras))
+            row = self.rows(Blocks([checked_tokens(tokens)], [1], 1, len(tokens), [parent], extras))
             return row.tobytes()[:WIDTH]
         import cbor2
 
         return self._digest(b"other", cbor2.dumps(input, canonical=True))
 
 
-def _checked(tokens: Any) -> Tokens:
+def checked_tokens(tokens: Any) -> Tokens:
     """Tokens as an array.
 
     Raises:

@@ -140,11 +140,12 @@ def mixed(mix_keys: Any, highs: Any, lows: Any) -> None:
     """Hashes in the place of s of prefixes."""
     for block in range(len(highs)):
         highs[block], lows[block] = canonical(highs[block], lows[block])
-    # Round by round, so that the loop within runs in vector lanes.
-    for place in range(ROUNDS):
-        key = mix_keys[place]
+    # Two rounds of all blocks at a time: the loop within runs in vector lanes, and two take as long as one (measured).
+    for place in range(0, ROUNDS, 2):
+        first, second = mix_keys[place], mix_keys[place + 1]
         for block in range(len(highs)):
-            highs[block], lows[block] = encrypt_round(highs[block], lows[block], key)
+            high, low = encrypt_round(highs[block], lows[block], first)
+            highs[block], lows[block] = encrypt_round(high, low, second)
 
 
 @jit

@@ -90,7 +90,9 @@ def test_a_high_product_is_the_upper_half_of_the_product():
 def test_a_product_is_added_with_all_carries():
     numbers = pairs([0, 1, 2**32, 2**59 - 1, 2**63, LOW], WORD)
     sums = [(2**128 - 1 - a * b, a, b) for a, b in numbers]
-    sums += [(start, a, b) for a, b in numbers for start in (0, LOW, WORD) if start + a * b < 2**128]
+    sums += [
+        (start, a, b) for a, b in numbers for start in (0, LOW, WORD) if start + a * b < 2**128
+    ]
     out = np.empty((len(sums), 2), np.uint64)
     added_products(np.array([(*words(s), a, b) for s, a, b in sums], np.uint64), out)
     assert [(high << 64) | low for high, low in out.tolist()] == [s + a * b for s, a, b in sums]

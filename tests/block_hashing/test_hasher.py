@@ -1,0 +1,625 @@
+"""Hashing requests in bulk: always what hashing block by block gives."""
+
+import hashlib
+import itertools
+from enum import IntEnum
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from managers import make_request
+
+from kvgpu import hashing
+from kvgpu.block_hashes import BlockHashes
+from kvgpu.block_hashing import chains, hasher
+from kvgpu.block_hashing.hasher import RequestBlockHasher, get_request_block_hasher
+from kvgpu.block_hashing.kvgpu128 import Kvgpu128
+from kvgpu.errors import ArgumentError, ArgumentTypeError
+from kvgpu.hashing import HASH_FUNCTIONS
+from kvgpu.request import Request
+from kvgpu.token_ids import TokenIds
+
+FUNCTIONS = {**HASH_FUNCTIONS, "a key of its own": Kvgpu128(bytes(range(32)))}
+SERIALISED = ["sha256", "sha256_cbor", "xxhash", "xxhash_cbor"]
+PICKLED = ["sha256", "xxhash"]
+
+MANY = 40
+"""Blocks: more than are needed for hashing in bulk to pay."""
+
+EDGES = [0, 23, 24, 255, 256, 65535, 65536, 2**31 - 1, -1, -256, -(2**31)]
+WIDE_EDGES = [2**31, 2**32 - 1, 2**32, 2**63 - 1, -(2**31) - 1, -(2**63), 7, 2**55]
+
+by_function = pytest.mark.parametrize("name", FUNCTIONS)
+by_size = pytest.mark.parametrize("size", [1, 3, 16])
+by_blocks = pytest.mark.parametrize("blocks", [2, MANY], ids=["few", "many"])
+
+
+class Color(IntEnum):
+    RED = 3
+
+
+def chain(function, tokens, size, extras=(), parent=None):
+    """Hashes of the full blocks, computed one by one; `extras` by block, None where missing."""
+    hashes = []
+    for place in range(len(tokens) // size):
+        extra = extras[place] if place < len(extras) else None
+        block = tokens[place * size : (place + 1) * size]
+        parent = hashing.hash_block_tokens(function, parent, block, extra)
+        hashes.append(parent)
+    return hashes
+
+
+def drawn_tokens(count, seed=1, edges=EDGES):
+    """Token ids of 32 bits of all sizes, as plain integers, with as many edges as there is room for."""
+    rng = np.random.default_rng(seed)
+    tokens = (rng.integers(0, 2**31, count) >> rng.integers(0, 31, count)).tolist()
+    tokens[2 : 2 + len(edges)] = edges[: max(0, count - 2)]
+    return tokens[:count]
+
+
+def item(identifier, offset, length):
+    position = SimpleNamespace(offset=offset, length=length)
+    return SimpleNamespace(identifier=identifier, mm_position=position)
+
+
+def kinds_of_extras(size, blocks):
+    """Attributes of requests, by what they have besides tokens."""
+    tokens = size * blocks
+    return {
+        "salt": {"cache_salt": "salt"},
+        "LoRA": {"lora_request": SimpleNamespace(lora_name="lora", adapter_id=1)},
+        "items": {
+            "mm_features": [
+                item("first", 0, 1),
+                item("long", 1, tokens // 2),
+                item("twice", tokens // 2 + 1, 1),
+                item("twice", tokens // 2 + 2, max(1, tokens // 4)),
+            ]
+        },
+        "an item in the middle": {"mm_features": [item("middle", tokens // 2, size + 1)]},
+        "embeddings": {
+            "prompt_embeds": np.arange(2 * (tokens + 1), dtype=np.float32).reshape(-1, 2)
+        },
+    }
+
+
+def everything(size, blocks):
+    kinds = kinds_of_extras(size, blocks)
+    return kinds["salt"] | kinds["LoRA"] | kinds["items"] | kinds["embeddings"]
+
+
+def extras_of(attributes, size, blocks):
+    """Extra keys of each block: LoRA name, items, salt, embeddings."""
+    extras = []
+    for start in range(0, size * blocks, size):
+        end, keys = start + size, []
+        if "lora_request" in attributes:
+            keys.append(attributes["lora_request"].lora_name)
+        for each in attributes.get("mm_features", []):
+            place = each.mm_position
+            if place.offset < end and place.offset + place.length > start:
+                keys.append((each.identifier, place.offset - start))
+        if start == 0 and "cache_salt" in attributes:
+            keys.append(attributes["cache_salt"])
+        if "prompt_embeds" in attributes:
+            keys.append(hashlib.sha256(attributes["prompt_embeds"][start:end].tobytes()).digest())
+        extras.append(tuple(keys) or None)
+    return extras
+
+
+def unhashed(name, tokens, **attributes):
+    """A request whose blocks nobody has hashed."""
+    return Request(name, tokens, **attributes)
+
+
+SOURCES = {
+    "list": list,
+    "int32": lambda tokens: np.array(tokens, np.int32),
+    "int64": lambda tokens: np.array(tokens, np.int64),
+    "every second of an array": lambda tokens: np.repeat(np.array(tokens, np.int32), 2)[::2],
+}
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@by_blocks
+@by_size
+@by_function
+def test_hashing_in_bulk_equals_hashing_block_by_block(name, size, blocks, source):
+    tokens = drawn_tokens(size * blocks + size - 1)
+    hash_blocks = get_request_block_hasher(size, FUNCTIONS[name])
+    request = Request("r", SOURCES[source](tokens), block_hasher=hash_blocks)
+    assert request.block_hashes == chain(FUNCTIONS[name], tokens, size)
+
+
+@pytest.mark.parametrize("source", ["list", "int64"])
+@by_blocks
+@by_size
+@pytest.mark.parametrize("name", SERIALISED)
+def test_tokens_of_64_bits_are_hashed_in_bulk_as_block_by_block(name, size, blocks, source):
+    tokens = drawn_tokens(size * blocks, edges=WIDE_EDGES)
+    hash_blocks = get_request_block_hasher(size, FUNCTIONS[name])
+    request = Request("r", SOURCES[source](tokens), block_hasher=hash_blocks)
+    assert request.block_hashes == chain(FUNCTIONS[name], tokens, size)
+
+
+@pytest.mark.parametrize("size", [1000, 5500, 7000])
+@pytest.mark.parametrize("name", SERIALISED)
+def test_blocks_too_long_for_one_frame_are_hashed_like_any_other(name, size):
+    tokens = drawn_tokens(MANY * size, edges=WIDE_EDGES * 700)
+    request = make_request("r", tokens, size, FUNCTIONS[name])
+    assert request.block_hashes == chain(FUNCTIONS[name], tokens, size)
+
+
+@pytest.mark.parametrize("kind", [*kinds_of_extras(16, MANY), "everything"])
+@by_blocks
+@by_size
+@by_function
+def test_extra_keys_enter_hashes_in_bulk_as_block_by_block(name, size, blocks, kind):
+    every = {**kinds_of_extras(size, blocks), "everything": everything(size, blocks)}
+    attributes, tokens = every[kind], drawn_tokens(size * blocks + size // 2)
+    request = make_request("r", tokens, size, FUNCTIONS[name], **attributes)
+    extras = extras_of(attributes, size, blocks)
+    assert request.block_hashes == chain(FUNCTIONS[name], tokens, size, extras)
+
+
+@by_blocks
+@by_size
+@by_function
+def test_a_prompt_of_embeddings_is_hashed_as_tokens_of_id_0(name, size, blocks):
+    attributes = {"prompt_embeds": kinds_of_extras(size, blocks)["embeddings"]["prompt_embeds"]}
+    hash_blocks = get_request_block_hasher(size, FUNCTIONS[name])
+    request = Request("r", None, block_hasher=hash_blocks, **attributes)
+    tokens = [0] * len(attributes["prompt_embeds"])
+    extras = extras_of(attributes, size, len(tokens) // size)
+    assert request.block_hashes == chain(FUNCTIONS[name], tokens, size, extras)
+
+
+@pytest.mark.parametrize("name", SERIALISED)
+def test_a_long_salt_is_hashed_in_bulk_as_block_by_block(name):
+    salt, tokens = "salt" * 20_000, drawn_tokens(16 * MANY)
+    request = make_request("r", tokens, 16, FUNCTIONS[name], cache_salt=salt)
+    assert request.block_hashes == chain(FUNCTIONS[name], tokens, 16, [(salt,)])
+
+
+# Requests that grow
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@by_size
+@by_function
+def test_growing_token_by_token_equals_hashing_at_once(name, size, source):
+    tokens = drawn_tokens(size * 14 + 1)
+    hash_blocks = get_request_block_hasher(size, FUNCTIONS[name])
+    request = Request("r", SOURCES[source](tokens[: 2 * size + 1]), block_hasher=hash_blocks)
+    for token in tokens[2 * size + 1 :]:
+        request.append_output_token_ids(token)
+    assert request.block_hashes == chain(FUNCTIONS[name], tokens, size)
+
+
+@by_function
+@settings(max_examples=20, deadline=None)
+@given(
+    cuts=st.lists(st.integers(0, 16 * MANY), max_size=6).map(sorted),
+    as_array=st.booleans(),
+    attributes=st.sampled_from([{}, *list(kinds_of_extras(3, MANY).values())[:2]]),
+)
+def test_growing_in_chunks_equals_hashing_at_once(name, cuts, as_array, attributes):
+    tokens = drawn_tokens(16 * MANY)
+    ends = [*cuts, len(tokens)]
+    first = tokens[: ends[0]]
+    given_first = np.array(first, np.int32) if as_array else first
+    hash_blocks = get_request_block_hasher(3, FUNCTIONS[name])
+    request = Request("r", given_first, block_hasher=hash_blocks, **attributes)
+    for begin, end in itertools.pairwise(ends):
+        request.append_output_token_ids(tokens[begin:end])
+    extras = extras_of(attributes, 3, len(tokens) // 3)
+    assert request.block_hashes == chain(FUNCTIONS[name], tokens, 3, extras)
+
+
+@by_function
+def test_a_wide_token_later_leaves_the_hashes_before(name):
+    tokens = drawn_tokens(16 * MANY)
+    hash_blocks = get_request_block_hasher(16, FUNCTIONS[name])
+    request = Request("r", np.array(tokens, np.int32), block_hasher=hash_blocks)
+    if name in SERIALISED:
+        tokens += [2**40, *drawn_tokens(16 * MANY)]
+        request.append_output_token_ids(tokens[16 * MANY :])
+    assert request.block_hashes == chain(FUNCTIONS[name], tokens, 16)
+
+
+def test_hashing_again_adds_nothing():
+    request = make_request("r", 16 * MANY, 16, hashing.sha256)
+    before = list(request.block_hashes)
+    request.block_hasher.update([request])
+    assert (list(request.block_hashes), request.block_hasher(request)) == (before, [])
+
+
+# Many requests at once
+
+
+def mixed_requests(size):
+    """Requests and their extra keys: short and long ones, lists and arrays, some hashed in part already."""
+    requests = []
+    lengths = [0, size - 1, size, 40 * size, 1, 7 * size + 1, 300 * size, 2 * size, 0, 5 * size]
+    for place, length in enumerate(lengths):
+        make = list(SOURCES.values())[place % len(SOURCES)]
+        attributes = {}
+        if place % 3 == 0 and length:
+            kinds = list(kinds_of_extras(size, max(1, length // size)).values())
+            attributes = kinds[(place // 3) % 4]
+        request = unhashed(str(place), make(drawn_tokens(length, place)), **attributes)
+        requests.append((request, extras_of(attributes, size, length // size)))
+    return requests
+
+
+def hash_in_part(request, extras, size, function, blocks):
+    request.block_hashes.extend(chain(function, request.all_token_ids, size, extras)[:blocks])
+
+
+@by_size
+@by_function
+def test_many_requests_at_once_are_each_hashed_as_alone(name, size):
+    pairs = mixed_requests(size)
+    get_request_block_hasher(size, FUNCTIONS[name]).update([request for request, _ in pairs])
+    for request, extras in pairs:
+        expected = chain(FUNCTIONS[name], request.all_token_ids, size, extras)
+        assert request.block_hashes == expected
+
+
+@pytest.mark.parametrize("blocks", [1, 3])
+@by_size
+@by_function
+def test_requests_hashed_in_part_go_on_where_they_are(name, size, blocks):
+    # An extension looks at the last item only, so no items here.
+    pairs = [
+        (unhashed(str(n), np.array(drawn_tokens(n * size, n), np.int32), cache_salt=salt), salt)
+        for n, salt in [(9, None), (30, "salt"), (4, None), (1, "salt"), (3, None)]
+    ]
+    pairs = [(request, [salt and (salt,)]) for request, salt in pairs]
+    for request, extras in pairs[::2]:
+        hash_in_part(request, extras, size, FUNCTIONS[name], blocks)
+    get_request_block_hasher(size, FUNCTIONS[name]).update([request for request, _ in pairs])
+    for request, extras in pairs:
+        expected = chain(FUNCTIONS[name], request.all_token_ids, size, extras)
+        assert request.block_hashes == expected
+
+
+@by_function
+def test_tokens_of_32_and_64_bits_may_be_hashed_together(name):
+    tokens = [drawn_tokens(16 * n, n) for n in (9, 20, 3)]
+    if name in SERIALISED:
+        tokens[1][5] = 2**40
+    requests = [unhashed("wide", np.array(tokens[1])), unhashed("list", tokens[2])]
+    requests.insert(0, unhashed("narrow", np.array(tokens[0], np.int32)))
+    get_request_block_hasher(16, FUNCTIONS[name]).update(requests)
+    found = [list(request.block_hashes) for request in requests]
+    assert found == [chain(FUNCTIONS[name], ids, 16) for ids in tokens]
+
+
+@by_function
+def test_requests_hashed_together_grow_apart(name):
+    tokens = [drawn_tokens(16 * 10, n) for n in range(3)]
+    requests = [unhashed(str(n), ids[:80]) for n, ids in enumerate(tokens)]
+    hash_blocks = get_request_block_hasher(16, FUNCTIONS[name])
+    hash_blocks.update(requests)
+    for request, ids in zip(requests, tokens, strict=True):
+        request.append_unhashed(ids[80:])
+        hash_blocks.update([request])
+    found = [list(request.block_hashes) for request in requests]
+    assert found == [chain(FUNCTIONS[name], ids, 16) for ids in tokens]
+
+
+@by_function
+def test_no_requests_or_none_with_a_full_block_may_be_hashed(name):
+    hash_blocks = get_request_block_hasher(16, FUNCTIONS[name])
+    short = [unhashed("a", [1, 2]), unhashed("b", np.arange(15)), unhashed("c", [])]
+    hash_blocks.update([])
+    hash_blocks.update(short)
+    assert [len(request.block_hashes) for request in short] == [0, 0, 0]
+
+
+# What is no plain integer of 64 bits
+
+
+def numpy_integers(tokens):
+    return list(map(np.int64, tokens))
+
+
+def one_numpy_integer(tokens):
+    return [*tokens[:5], np.int32(tokens[5]), *tokens[6:]]
+
+
+def one_truth_value(tokens):
+    return [*tokens[:5], True, *tokens[6:]]
+
+
+def one_false_at_the_end(tokens):
+    return [*tokens[:-1], False]
+
+
+def one_of_an_enum(tokens):
+    return [*tokens[:5], Color.RED, *tokens[6:]]
+
+
+def one_huge(tokens):
+    return [*tokens[:5], 2**70, -(2**63) - 1, *tokens[7:]]
+
+
+IRREGULAR = [
+    *(
+        (name, odd)
+        for name in SERIALISED
+        for odd in (one_truth_value, one_false_at_the_end, one_huge)
+    ),
+    *(
+        (name, odd)
+        for name in PICKLED
+        for odd in (numpy_integers, one_numpy_integer, one_of_an_enum)
+    ),
+]
+irregular = pytest.mark.parametrize(("name", "odd"), IRREGULAR)
+
+
+@irregular
+@by_blocks
+def test_irregular_tokens_are_hashed_by_the_real_serialiser(name, odd, blocks):
+    tokens = odd(drawn_tokens(16 * blocks))
+    request = make_request("r", tokens, 16, FUNCTIONS[name])
+    assert list(request.block_hashes) == chain(FUNCTIONS[name], tokens, 16)
+
+
+@irregular
+def test_irregular_tokens_of_one_request_leave_the_others_as_they_are(name, odd):
+    tokens = [drawn_tokens(16 * n, n) for n in (12, MANY, 3, 9)]
+    tokens[1] = odd(tokens[1])
+    requests = [unhashed(str(n), ids) for n, ids in enumerate(tokens)]
+    get_request_block_hasher(16, FUNCTIONS[name]).update(requests)
+    found = [list(request.block_hashes) for request in requests]
+    assert found == [chain(FUNCTIONS[name], ids, 16) for ids in tokens]
+
+
+@pytest.mark.parametrize("parent", [b"", b"p", b"p" * 20, b"p" * 255, b"p" * 300])
+@pytest.mark.parametrize("name", SERIALISED)
+def test_a_first_parent_may_have_any_width(monkeypatch, name, parent):
+    monkeypatch.setattr(hashing, "NONE_HASH", hashing.BlockHash(parent))
+    tokens = drawn_tokens(16 * MANY)
+    request = make_request("r", tokens, 16, FUNCTIONS[name], cache_salt="p")
+    assert request.block_hashes == chain(FUNCTIONS[name], tokens, 16, [("p",)])
+
+
+@by_blocks
+@pytest.mark.parametrize("name", PICKLED)
+def test_a_salt_that_is_the_first_parent_itself_is_hashed_alike(name, blocks):
+    # Pickle writes the second of two references to one object as such.
+    salt, tokens = hashing.NONE_HASH, drawn_tokens(16 * blocks)
+    request = make_request("r", tokens, 16, FUNCTIONS[name], cache_salt=salt)
+    assert request.block_hashes == chain(FUNCTIONS[name], tokens, 16, [(salt,)])
+
+
+@pytest.mark.parametrize("name", SERIALISED)
+def test_a_serialiser_that_is_not_trusted_is_called_block_by_block(monkeypatch, name):
+    monkeypatch.setattr(chains, "trusted", lambda kind: False)
+    hasher.chains_called.cache_clear()
+    try:
+        tokens = drawn_tokens(16 * MANY)
+        request = make_request("r", tokens, 16, FUNCTIONS[name])
+    finally:
+        hasher.chains_called.cache_clear()
+    assert request.block_hashes == chain(FUNCTIONS[name], tokens, 16)
+
+
+# A hash function of one's own
+
+
+@by_blocks
+@pytest.mark.parametrize("source", SOURCES)
+def test_a_hash_function_of_ones_own_is_called_with_each_block(blocks, source):
+    seen = []
+
+    def spy(value):
+        seen.append(value)
+        return bytes([len(seen)]) * 32
+
+    tokens = drawn_tokens(4 * blocks + 1)
+    hash_blocks = get_request_block_hasher(4, spy)
+    Request("r", SOURCES[source](tokens), cache_salt="s", block_hasher=hash_blocks)
+    parents = [hashing.NONE_HASH, *(bytes([n + 1]) * 32 for n in range(blocks - 1))]
+    extras = [("s",), *[None] * (blocks - 1)]
+    blocks_of_tokens = [tuple(tokens[4 * n : 4 * n + 4]) for n in range(blocks)]
+    assert seen == list(zip(parents, blocks_of_tokens, extras, strict=True))
+    assert {type(token) for _, block, _ in seen for token in block} == {int}
+    assert {type(block) for _, block, _ in seen} == {tuple}
+
+
+def test_a_hash_function_of_ones_own_may_be_any_object_that_can_be_called():
+    class Function:
+        __hash__ = None
+
+        def __call__(self, value):
+            return hashing.sha256(value)
+
+    tokens = drawn_tokens(16 * MANY)
+    request = make_request("r", tokens, 16, Function())
+    assert request.block_hashes == chain(hashing.sha256, tokens, 16)
+
+
+# Tokens that the hash function does not take
+
+BAD = [
+    (2**31, ArgumentError),
+    (-(2**31) - 1, ArgumentError),
+    (2**70, ArgumentError),
+    (True, ArgumentTypeError),
+    (1.5, ArgumentTypeError),
+    ("a", ArgumentTypeError),
+    (None, ArgumentTypeError),
+]
+by_bad = pytest.mark.parametrize(("bad", "error"), BAD)
+keyed = pytest.mark.parametrize("name", ["kvgpu128", "a key of its own"])
+
+
+def with_one(tokens, place, bad):
+    tokens[place] = bad
+    return tokens
+
+
+@by_bad
+@pytest.mark.parametrize("lengths", [(1, 1, 1), (12, MANY, 9)], ids=["few blocks", "many blocks"])
+@keyed
+def test_a_bad_token_in_one_of_many_requests_leaves_all_without_hashes(name, lengths, bad, error):
+    requests = [unhashed(str(n), drawn_tokens(16 * n, n)) for n in lengths]
+    requests[1].all_token_ids[3] = bad
+    with pytest.raises(error):
+        get_request_block_hasher(16, FUNCTIONS[name]).update(requests)
+    assert [len(request.block_hashes) for request in requests] == [0, 0, 0]
+
+
+@keyed
+def test_a_bad_token_in_an_array_of_one_of_many_leaves_all_without_hashes(name):
+    arrays = [np.array(drawn_tokens(16 * n, n)) for n in (12, MANY, 9)]
+    arrays[1][100] = 2**40
+    requests = [unhashed(str(n), array) for n, array in enumerate(arrays)]
+    with pytest.raises(ArgumentError):
+        get_request_block_hasher(16, FUNCTIONS[name]).update(requests)
+    assert [len(request.block_hashes) for request in requests] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("place", [0, 7, 8, 23], ids=lambda place: f"place {place}")
+@by_bad
+@pytest.mark.parametrize("source", ["list", "int32"])
+def test_a_bad_token_in_a_block_that_becomes_full_is_refused_and_not_appended(
+    source, bad, error, place
+):
+    tokens = drawn_tokens(24)
+    hash_blocks = get_request_block_hasher(16, Kvgpu128(bytes(32)))
+    request = Request("r", SOURCES[source](tokens), block_hasher=hash_blocks)
+    before = list(request.block_hashes)
+    with pytest.raises(ArgumentError):
+        request.append_output_token_ids(with_one(drawn_tokens(30), place, bad))
+    assert (request.all_token_ids, list(request.block_hashes)) == (tokens, before)
+
+
+@pytest.mark.parametrize("source", ["list", "int32"])
+def test_a_bad_token_that_fills_no_block_is_refused_or_harms_no_later_ones(source):
+    hash_blocks = get_request_block_hasher(16, Kvgpu128(bytes(32)))
+    request = Request("r", SOURCES[source](drawn_tokens(24)), block_hasher=hash_blocks)
+    with pytest.raises(ArgumentError):
+        request.append_output_token_ids(2**31)
+    request.append_output_token_ids(drawn_tokens(8))
+    assert len(request.block_hashes) == 2
+
+
+@by_bad
+@keyed
+def test_a_request_goes_on_after_a_bad_token(name, bad, error):
+    tokens = drawn_tokens(31)
+    request = make_request("r", tokens, 16, FUNCTIONS[name])
+    with pytest.raises(error):
+        request.append_output_token_ids([bad])
+    request.append_output_token_ids(5)
+    assert request.block_hashes == chain(FUNCTIONS[name], [*tokens, 5], 16)
+
+
+@pytest.mark.parametrize("bad", [2**31, 2**70, True])
+@keyed
+def test_a_bad_token_behind_the_full_blocks_is_treated_alike_however_many_there_are(name, bad):
+    hash_blocks = get_request_block_hasher(16, FUNCTIONS[name])
+    refused = []
+    for blocks in (0, 1, 2, 7, 8, MANY):
+        request = unhashed("r", [*drawn_tokens(16 * blocks), bad])
+        try:
+            hash_blocks.update([request])
+        except ArgumentError:
+            refused.append(blocks)
+    assert refused in ([], [0, 1, 2, 7, 8, MANY])
+
+
+@keyed
+def test_a_bad_token_behind_the_full_blocks_is_treated_alike_in_lists_and_arrays(name):
+    hash_blocks = get_request_block_hasher(16, FUNCTIONS[name])
+    refused = []
+    for make in (list, np.array):
+        request = unhashed("r", make([*drawn_tokens(16 * MANY), 2**31]))
+        try:
+            hash_blocks.update([request])
+        except ArgumentError:
+            refused.append(make)
+    assert refused in ([], [list, np.array])
+
+
+# Requests of other engines
+
+
+def foreign(tokens, hashes=(), **attributes):
+    return SimpleNamespace(
+        block_hashes=[*hashes], all_token_ids=tokens, num_tokens=len(tokens), **attributes
+    )
+
+
+@by_blocks
+@by_function
+def test_a_foreign_request_is_given_a_list_of_bytes(name, blocks):
+    tokens = drawn_tokens(16 * blocks + 3)
+    request = foreign(tokens)
+    new = get_request_block_hasher(16, FUNCTIONS[name])(request)
+    assert (type(new), {*map(type, new)}) == (list, {bytes})
+    assert (new, request.block_hashes) == (chain(FUNCTIONS[name], tokens, 16), [])
+
+
+@by_blocks
+@by_function
+def test_a_foreign_request_is_given_only_the_hashes_that_it_lacks(name, blocks):
+    tokens = drawn_tokens(16 * (blocks + 2))
+    expected = chain(FUNCTIONS[name], tokens, 16, [("s",)])
+    request = foreign(tokens, expected[:2], cache_salt="s")
+    assert get_request_block_hasher(16, FUNCTIONS[name])(request) == expected[2:]
+
+
+@by_blocks
+@by_function
+def test_the_list_of_a_foreign_request_is_extended_in_place(name, blocks):
+    tokens = drawn_tokens(16 * blocks)
+    request = foreign(tuple(tokens))
+    held = request.block_hashes
+    get_request_block_hasher(16, FUNCTIONS[name]).update([request])
+    assert held is request.block_hashes
+    assert (held, {*map(type, held)}) == (chain(FUNCTIONS[name], tokens, 16), {bytes})
+
+
+@by_function
+def test_foreign_requests_and_ones_of_our_own_may_be_hashed_together(name):
+    tokens = [drawn_tokens(16 * n, n) for n in (5, 6, 7)]
+    requests = [foreign(tokens[0]), unhashed("r", tokens[1]), foreign(TokenIds(tokens[2]))]
+    get_request_block_hasher(16, FUNCTIONS[name]).update(requests)
+    assert [list(request.block_hashes) for request in requests] == [
+        chain(FUNCTIONS[name], ids, 16) for ids in tokens
+    ]
+
+
+@by_blocks
+def test_hashes_of_another_width_turn_the_array_into_a_list(blocks):
+    tokens = drawn_tokens(16 * (blocks + 1))
+    (first,) = chain(hashing.sha256, tokens[:16], 16)
+    request = unhashed("r", tokens)
+    request.block_hashes = BlockHashes([first])
+    get_request_block_hasher(16, hashing.xxhash).update([request])
+    assert type(request.block_hashes) is list
+    assert request.block_hashes == [first, *chain(hashing.xxhash, tokens[16:], 16, parent=first)]
+
+
+# The first parent
+
+
+@by_blocks
+@by_function
+def test_the_none_hash_is_read_at_every_call(monkeypatch, name, blocks):
+    tokens = drawn_tokens(16 * blocks)
+    hash_blocks = RequestBlockHasher(16, FUNCTIONS[name])
+    found = []
+    for parent in (b"\x01" * 32, b"\x02" * 32, b"\x03" * 16):
+        monkeypatch.setattr(hashing, "NONE_HASH", hashing.BlockHash(parent))
+        found.append(hash_blocks(foreign(tokens)))
+        assert found[-1] == chain(FUNCTIONS[name], tokens, 16, parent=parent)
+    assert len({hashes[0] for hashes in found}) == 3
