@@ -95,6 +95,15 @@ class TokenIds(Sequence[int]):
         """int32 or int64 [len]; a live view until more are appended. O(1)."""
         return self._ids[: self._length]
 
+    @property
+    def itemsize(self) -> int:
+        """Bytes of one in the array, 4 or 8."""
+        return self._ids.itemsize
+
+    def part(self, start: int, stop: int) -> Tokens:
+        """array[start:stop], for 0 <= start <= stop <= len."""
+        return self._ids[start:stop]
+
     def append(self, token: int) -> None:
         """Append one. Amortised O(1).
 

@@ -59,7 +59,7 @@ def addresses(tokens: Sequence[Tokens]) -> tuple[Sequence[Tokens], npt.NDArray[n
     One compiled call reads them all where they lie: copying them to each other costs as much as hashing them by
     kvgpu128. Keep the arrays until it is done.
     """
-    wide = any(array.dtype != np.int32 for array in tokens)
+    wide = any(array.itemsize > 4 for array in tokens)
     if wide:
         tokens = [array.astype(np.int64, copy=False) for array in tokens]
     at = np.array([array.__array_interface__["data"][0] for array in tokens], np.int64)

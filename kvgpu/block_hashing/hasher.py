@@ -6,8 +6,6 @@ from functools import cache
 from itertools import accumulate
 from typing import Any
 
-import numpy as np
-
 from kvgpu import hashing
 from kvgpu.block_hashes import BlockHashes
 from kvgpu.block_hashing.chains import Blocks, Chains, message_chains
@@ -95,7 +93,7 @@ class RequestBlockHasher:
     def _check_tail(self, request: Any, num_blocks: int) -> None:
         """Refuse tokens behind the full blocks now: later they would be refused together with good ones."""
         tokens = request.all_token_ids
-        if not isinstance(tokens, TokenIds) or tokens.array.dtype != np.int32:
+        if not isinstance(tokens, TokenIds) or tokens.itemsize > 4:
             tail = tokens[num_blocks * self.block_size :]
             if tail:
                 Kvgpu128.check(checked_tokens(tail))
@@ -154,7 +152,7 @@ class RequestBlockHasher:
         """The tokens of new blocks; more may follow them."""
         held, size = request.all_token_ids, self.block_size
         if isinstance(held, TokenIds):
-            return held.array[first * size : (first + count) * size]
+            return held.part(first * size, (first + count) * size)
         if first == 0 and type(held) is list:
             return token_array(held)  # no copy of the list
         return token_array(list(held[first * size : (first + count) * size]))

@@ -7,9 +7,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from batch_tools import make_batch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from managers import make_request
+from managers import full, make_request
 
 from kvgpu import hashing
 from kvgpu.block_hashes import BlockHashes
@@ -502,7 +503,7 @@ def test_a_bad_token_in_a_block_that_becomes_full_is_refused_and_not_appended(
 
 
 @pytest.mark.parametrize("source", ["list", "int32"])
-def test_a_bad_token_that_fills_no_block_is_refused_or_harms_no_later_ones(source):
+def test_a_bad_token_that_fills_no_block_is_refused_when_it_comes(source):
     hash_blocks = get_request_block_hasher(16, Kvgpu128(bytes(32)))
     request = Request("r", SOURCES[source](drawn_tokens(24)), block_hasher=hash_blocks)
     with pytest.raises(ArgumentError):
@@ -547,6 +548,17 @@ def test_a_bad_token_behind_the_full_blocks_is_treated_alike_in_lists_and_arrays
         except ArgumentError:
             refused.append(make)
     assert refused in ([], [list, np.array])
+
+
+def test_a_batch_that_is_refused_for_a_bad_token_of_the_prompt_is_not_changed():
+    batch = make_batch(full(4), max_hashes=100)
+    prompts = {"bad": [1, 2, 2**40], "good": [1, 2, 3]}
+    requests = [make_request(name, ids, 4, hashing.kvgpu128) for name, ids in prompts.items()]
+    rows = batch.track(requests)
+    with pytest.raises(ArgumentError):
+        batch.append_batch(rows, [7, 8])
+    assert batch.rows.records["num_tokens"][rows].tolist() == [3, 3]
+    assert [request.all_token_ids for request in requests] == list(prompts.values())
 
 
 # Requests of other engines
