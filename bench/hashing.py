@@ -140,7 +140,7 @@ def replay(sides: list[Side], prompts: list[list[int]], rounds: int) -> list[Row
     found: list[Any] = [None, None]
     sglang = _sglang(prompts)
     others: list[float] = []
-    for _ in tqdm(range(rounds), disable=None, unit="replay"):
+    for _ in tqdm(range(rounds + 1), disable=None, unit="replay"):
         requests = [bare_requests(sides[0], arrays), bare_requests(sides[1], prompts)]
         settle()
         start = now()
@@ -159,6 +159,8 @@ def replay(sides: list[Side], prompts: list[list[int]], rounds: int) -> list[Row
             raise AssertionError("the replays differ in hits or blocks")
         if sglang is not None:
             others.append(sglang() / num_blocks * 1e9)
+    for taken in (*times, others):
+        del taken[:1]  # the first compiles
     case = "full, hashing included"
     rows = [compared("whole replay", case, "ns/block", times[0], times[1], Vllm.name, 20)]
     if others:
