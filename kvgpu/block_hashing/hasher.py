@@ -95,7 +95,7 @@ class RequestBlockHasher:
         tokens = request.all_token_ids
         if not isinstance(tokens, TokenIds) or tokens.itemsize > 4:
             tail = tokens[num_blocks * self.block_size :]
-            if tail:
+            if len(tail):
                 Kvgpu128.check(checked_tokens(tail))
 
     def _num_new(self, request: Any) -> int:

@@ -91,3 +91,15 @@ def test_hashes_are_the_same_with_and_without_it(monkeypatch, kind, function, ca
 def test_a_serialiser_that_is_not_trusted_has_no_chains(monkeypatch, kind, function):
     monkeypatch.setattr(chains, "trusted", lambda kind: False)
     assert sha256_chains(kind, function) is None
+
+
+@kinds
+@pytest.mark.parametrize("can_hash", [True, False], ids=["libcrypto", "hashlib"])
+def test_extra_keys_that_only_compare_equal_are_told_apart(monkeypatch, kind, function, can_hash):
+    if not can_hash:
+        monkeypatch.setattr(chains, "available", lambda: False)
+    word, twin = ("".join(["wo", "rd"]) for _ in range(2))
+    extras = [(word, word), (word, twin), (word,), (twin,), (1,), (True,), (1.0,), (), ()]
+    blocks = Blocks([np.arange(36, dtype=np.int32)], [9], 9, SIZE, [PARENT], extras)
+    rows = sha256_chains(kind, function).rows(blocks)
+    assert [row.tobytes() for row in rows] == hashes_one_by_one(function, blocks)

@@ -1,8 +1,8 @@
 """Hashing requests in bulk: always what hashing block by block gives."""
 
 import hashlib
-import itertools
 from enum import IntEnum
+from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
@@ -213,10 +213,19 @@ def test_growing_in_chunks_equals_hashing_at_once(name, cuts, as_array, attribut
     given_first = np.array(first, np.int32) if as_array else first
     hash_blocks = get_request_block_hasher(3, FUNCTIONS[name])
     request = Request("r", given_first, block_hasher=hash_blocks, **attributes)
-    for begin, end in itertools.pairwise(ends):
+    for begin, end in pairwise(ends):
         request.append_output_token_ids(tokens[begin:end])
     extras = extras_of(attributes, 3, len(tokens) // 3)
     assert request.block_hashes == chain(FUNCTIONS[name], tokens, 3, extras)
+
+
+@by_function
+def test_an_extension_by_many_blocks_looks_at_the_last_item_only(name):
+    tokens, both = drawn_tokens(16 * MANY), [item("first", 32, 3), item("last", 36, 20)]
+    request = make_request("r", tokens[:16], 16, FUNCTIONS[name], mm_features=both)
+    request.append_output_token_ids(tokens[16:])
+    extras = [None, None, (("last", 4),), (("last", -12),)]
+    assert request.block_hashes == chain(FUNCTIONS[name], tokens, 16, extras)
 
 
 @by_function
@@ -550,15 +559,24 @@ def test_a_bad_token_behind_the_full_blocks_is_treated_alike_in_lists_and_arrays
     assert refused in ([], [list, np.array])
 
 
-def test_a_batch_that_is_refused_for_a_bad_token_of_the_prompt_is_not_changed():
+@pytest.mark.parametrize("source", ["list", "int64"])
+@keyed
+def test_a_prompt_with_a_bad_token_in_no_full_block_is_refused(name, source):
+    tokens = SOURCES[source]([1, 2, 2**40])
+    with pytest.raises(ArgumentError):
+        Request("r", tokens, block_hasher=get_request_block_hasher(4, FUNCTIONS[name]))
+
+
+@keyed
+def test_a_batch_that_is_refused_for_a_bad_token_is_not_changed(name):
     batch = make_batch(full(4), max_hashes=100)
-    prompts = {"bad": [1, 2, 2**40], "good": [1, 2, 3]}
-    requests = [make_request(name, ids, 4, hashing.kvgpu128) for name, ids in prompts.items()]
+    requests = [make_request(each, 3, 4, FUNCTIONS[name]) for each in "ab"]
     rows = batch.track(requests)
     with pytest.raises(ArgumentError):
-        batch.append_batch(rows, [7, 8])
+        batch.append_batch(rows, [7, 2**31])
+    batch.sync()
     assert batch.rows.records["num_tokens"][rows].tolist() == [3, 3]
-    assert [request.all_token_ids for request in requests] == list(prompts.values())
+    assert [request.all_token_ids for request in requests] == [[0, 1, 2]] * 2
 
 
 # Requests of other engines

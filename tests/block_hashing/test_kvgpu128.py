@@ -168,6 +168,33 @@ def test_sums_of_the_largest_words_do_not_overflow(fn, tokens, size):
     assert fn((PARENT, block, None)) == definition()(PARENT, block, None)
 
 
+class Largest(Kvgpu128):
+    """Every key is the largest that there is."""
+
+    def keys(self, num_tokens):
+        return np.full((3 + (num_tokens + 1) // 2, 2), 2**59 - 1, np.uint64)
+
+
+@pytest.mark.parametrize("extra", [None, ("salt",)])
+@pytest.mark.parametrize("start", [0, 26])
+def test_sums_of_the_largest_words_and_keys_do_not_overflow(start, extra):
+    expected = Definition(KEY)
+    expected.keys = [(2**59 - 1) * (2**64 + 1)] * len(expected.keys)
+    for size in range(start, start + 100):
+        block = (-1,) * size
+        assert Largest(KEY)((PARENT, block, extra)) == expected(PARENT, block, extra)
+
+
+def test_a_prefix_whose_element_is_0_is_like_any_other(fn):
+    # The element in front is chosen so that it and the block cancel each other.
+    tokens, keys, point = tuple(range(16)), definition().mix_keys, definition().point
+    last = definition()(speck(0, keys).to_bytes(16, "little"), tokens, None)
+    value = unspeck(int.from_bytes(last, "little"), keys)
+    before = -value * pow(point, -1, PRIME) % PRIME
+    parent = speck(before, keys).to_bytes(16, "little")
+    assert fn((parent, tokens, None)) == speck(0, keys).to_bytes(16, "little")
+
+
 @pytest.mark.parametrize("element", [0, 1, PRIME - 1, PRIME, PRIME + 1, 2**127 + 5, 2**128 - 1])
 def test_a_parent_at_the_edge_of_the_field_is_like_any_other(fn, element):
     parent = speck(element, definition().mix_keys).to_bytes(16, "little")
