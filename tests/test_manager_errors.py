@@ -114,7 +114,7 @@ def test_an_unknown_backend_in_the_environment_is_refused(monkeypatch):
 
 
 def test_an_unknown_hash_function_is_refused_with_the_known_ones():
-    known = "sha256, sha256_cbor, xxhash, xxhash_cbor"
+    known = "kvgpu128, sha256, sha256_cbor, xxhash, xxhash_cbor"
     with pytest.raises(errors.UnknownNameError, match=f"'md5'; known: {known}"):
         get_hash_fn_by_name("md5")
 
