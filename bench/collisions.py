@@ -20,7 +20,7 @@ import numpy.typing as npt  # noqa: E402
 from harness import Row, finish  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-from kvgpu.block_hashing.chains import Blocks  # noqa: E402
+from kvgpu.block_hashing.blocks import Blocks  # noqa: E402
 from kvgpu.block_hashing.kvgpu128 import Kvgpu128  # noqa: E402
 
 SIZE = 16

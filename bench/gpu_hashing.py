@@ -9,7 +9,7 @@ from gpu_cases import seconds
 from harness import Row, at_least
 
 from kvgpu import hashing
-from kvgpu.block_hashing.chains import Blocks
+from kvgpu.block_hashing.blocks import Blocks
 from kvgpu.block_hashing.device_kvgpu128 import DeviceKvgpu128
 from kvgpu.block_hashing.device_sha256 import DeviceSha256
 from kvgpu.block_hashing.kvgpu128 import Kvgpu128

@@ -117,6 +117,14 @@ class RadixCache:
         params = self._module.MatchPrefixParams(key=key)
         return int(self._cache.match_prefix(params).device_prefix_len)
 
+    def replay(self, keys: Sequence[Any]) -> list[int]:
+        """Match each prompt, make slots for it and insert it; the tokens that hit."""
+        hits = []
+        for key in keys:
+            hits.append(self.match(key))
+            self.insert(key, self.slots(key))
+        return hits
+
     def insert(self, key: Any, value: Any) -> None:
         """Cache a whole prompt."""
         self._cache.insert(self._module.InsertParams(key=key, value=value))

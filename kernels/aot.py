@@ -20,7 +20,9 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from kvgpu.block_hashing.speck import ROUNDS
 from kvgpu.kernels import find, invariants, longest_prefix, prefix_hash, update
+from kvgpu.kernels.layout import SUM_WORDS, TOKEN_WORDS
 
 TARGETS = (80, 90, 100, 120)
 POINTERS = {
@@ -75,12 +77,12 @@ def variants() -> list[tuple[str, Any, dict[str, Any]]]:
     lanes = {"LANES": prefix_hash.TILE}
     found += [
         (f"values{' extras' if extras else ''}", prefix_hash.values_kernel,
-         lanes | {"SIZE": 16, "HAS_EXTRAS": extras, "SUM": prefix_hash.SUM_WORDS,
-                  "TOKENS_FROM": prefix_hash.TOKEN_WORDS})
+         lanes | {"SIZE": 16, "HAS_EXTRAS": extras, "SUM": SUM_WORDS,
+                  "TOKENS_FROM": TOKEN_WORDS})
         for extras in (False, True)
     ]  # fmt: skip
     found.append(("carries", prefix_hash.carries_kernel, lanes))
-    found.append(("mix", prefix_hash.mix_kernel, lanes | {"NUM_ROUNDS": prefix_hash.ROUNDS}))
+    found.append(("mix", prefix_hash.mix_kernel, lanes | {"NUM_ROUNDS": ROUNDS}))
     return found
 
 

@@ -85,3 +85,8 @@ def record_words(key_words: int) -> int:
 
 MAX_TOKENS = 2**30
 """Longest request; kernels count tokens in 32 bits and add a block to them."""
+
+SUM_WORDS = 16
+"""kvgpu128: products of a word and a limb of a key that fit into 127 bits together."""
+TOKEN_WORDS = 3
+"""kvgpu128: words of a block in front of its tokens: their number, and the digest of the extra keys."""

@@ -13,10 +13,9 @@ import triton
 import triton.language as tl
 
 from kvgpu.kernels.field import add_product, canonical, plus, reduced, times
+from kvgpu.kernels.layout import SUM_WORDS, TOKEN_WORDS
 
 TILE = 256
-ROUNDS = 34
-SUM_WORDS, TOKEN_WORDS = 16, 3
 WARPS = 4
 
 
@@ -195,7 +194,7 @@ def launch_prefix_hash(
         extras: int64 [blocks, 3], digest and flag of each block, or None for no extra keys.
         keys: int64 [words, 2].
         powers, tile_powers: Of the point, and of its power TILE.
-        mix_keys: int64 [ROUNDS].
+        mix_keys: int64 [rounds].
         states: int64 [prompts, 2].
         sums: int64 [tiles, 2], scratch.
         out: int64 [blocks, >= 2], written.
@@ -214,6 +213,6 @@ def launch_prefix_hash(
         sums, states, spans[0], spans[1], tile_powers, LANES=TILE, num_warps=WARPS
     )
     mix_kernel[grid](
-        first_blocks, counts, sums, powers, mix_keys, out, out.stride(0), NUM_ROUNDS=ROUNDS, LANES=TILE,
+        first_blocks, counts, sums, powers, mix_keys, out, out.stride(0), NUM_ROUNDS=len(mix_keys), LANES=TILE,
         num_warps=WARPS,
     )  # fmt: skip

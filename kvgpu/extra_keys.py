@@ -11,6 +11,15 @@ import numpy as np
 ExtraKeys = tuple[Any, ...] | None
 
 
+def written_alike(extra: ExtraKeys) -> bool:
+    """Whether all extra keys that equal these are serialised to the same bytes.
+
+    So are none, and one plain string; 1 and True are equal and written differently, and pickle refers to what
+    came before.
+    """
+    return extra is None or (len(extra) == 1 and type(extra[0]) is str)
+
+
 def need_extra_keys(request: Any) -> bool:
     """True if some block of the request may have extra keys."""
     return bool(

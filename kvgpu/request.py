@@ -116,13 +116,14 @@ class Request:
         """Append generated tokens and hash the blocks that they fill.
 
         Raises:
-            ArgumentError, ArgumentTypeError: Token ids that the hash function does not take. Nothing is appended.
+            ArgumentError, ArgumentTypeError: Token ids that the hash function does not take. Nothing is appended,
+                and nothing when a serialiser raises an error of its own.
         """
         before = len(self.all_token_ids)
         self.append_unhashed(token_ids)
         try:
             self.update_block_hashes()
-        except ArgumentError:
+        except Exception:
             del self.all_token_ids[before:]
             raise
 
@@ -158,10 +159,12 @@ def check_tokens(requests: Iterable[Any], tokens: Tokens) -> None:
     Raises:
         ArgumentError: Token ids that the hash function of one of the requests does not take.
 
-    O(tokens), and O(requests) for each hasher.
+    O(tokens), and O(requests) where some do not fit into 32 bits: all hash functions take those.
     """
-    hashers = {getattr(request, "block_hasher", None) for request in requests}
-    for hasher in hashers:
+    if not tokens.size or (tokens.astype(np.int32) == tokens).all():
+        return
+    for request in requests:
+        hasher = getattr(request, "block_hasher", None)
         if isinstance(hasher, RequestBlockHasher):
             hasher.check(tokens)
 

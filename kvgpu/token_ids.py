@@ -1,6 +1,7 @@
 """`TokenIds`: token ids of a request as one array; and arrays of token ids from whatever engines hold."""
 
 import marshal
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, overload
 
@@ -13,6 +14,7 @@ Tokens = npt.NDArray[np.int32] | npt.NDArray[np.int64]
 
 _MARSHALLED = np.dtype([("kind", "u1"), ("value", "<i4")])
 _MARSHAL_HEAD = 5
+_SHORT = 64
 
 
 def token_array(tokens: Any) -> Tokens | None:
@@ -26,6 +28,8 @@ def token_array(tokens: Any) -> Tokens | None:
     if isinstance(tokens, TokenIds):
         return tokens.array
     listed = tokens if type(tokens) is list else list(tokens)
+    if len(listed) <= _SHORT:
+        return _checked_array(listed)
     try:
         # Refuses or marks what is no plain int of 32 bits (numpy's numbers, truth values), in a third of
         # the time of asking for types and converting. Version 2 has no references.
@@ -36,8 +40,17 @@ def token_array(tokens: Any) -> Tokens | None:
         records = np.frombuffer(data, _MARSHALLED, offset=_MARSHAL_HEAD)
         if (records["kind"] == ord("i")).all():
             return records["value"].astype(np.int32)
+    return _checked_array(listed)
+
+
+def _checked_array(listed: list[Any]) -> Tokens | None:
+    """`token_array` of any list, slower for a long one."""
     if not set(map(type, listed)) <= {int}:
         return None
+    try:
+        return np.array(array("i", listed), np.int32)
+    except OverflowError:
+        pass
     try:
         return np.array(listed, np.int64)
     except OverflowError:
@@ -52,11 +65,14 @@ def _integers(tokens: Any) -> npt.NDArray[Any]:
         ArgumentTypeError: Something else than integers, or another shape.
     """
     if not isinstance(tokens, np.ndarray):
-        kinds = set(map(type, tokens)) if isinstance(tokens, Iterable) else {type(None)}
-        if any(kind is bool or not issubclass(kind, int | np.integer) for kind in kinds):
-            raise ArgumentTypeError(f"token ids: integers are expected, got {tokens!r:.100}")
+        listed = list(tokens) if isinstance(tokens, Iterable) else None
+        if listed is None or any(
+            kind is bool or not issubclass(kind, int | np.integer)
+            for kind in set(map(type, listed))
+        ):
+            raise ArgumentTypeError(f"token ids: integers [n] are expected, got {tokens!r:.100}")
         try:
-            tokens = np.array(tokens, np.int64)
+            tokens = np.array(listed, np.int64)
         except OverflowError:
             raise ArgumentError(
                 f"token ids: integers of 64 bits are expected, got {tokens!r:.100}"
@@ -67,8 +83,8 @@ def _integers(tokens: Any) -> npt.NDArray[Any]:
         )
     if tokens.dtype == np.uint64 and tokens.size and tokens.max() >= 1 << 63:
         raise ArgumentError("token ids: integers below 2**63 are expected")
-    array: npt.NDArray[Any] = tokens
-    return array
+    checked: npt.NDArray[Any] = tokens
+    return checked
 
 
 class TokenIds(Sequence[int]):
@@ -86,7 +102,7 @@ class TokenIds(Sequence[int]):
 
     def __init__(self, tokens: Sequence[int] | npt.NDArray[Any]) -> None:
         given = _integers(tokens)
-        narrow = np.can_cast(given.dtype, np.int32)
+        narrow = np.can_cast(given.dtype, np.int32) or not given.size
         self._ids: Tokens = given.astype(np.int32) if narrow else given.astype(np.int64)
         self._length = len(given)
 
@@ -122,10 +138,8 @@ class TokenIds(Sequence[int]):
         given = _integers(tokens)
         if given.size == 0:
             return
-        if self._ids.dtype == np.int32 and not np.can_cast(given.dtype, np.int32):
-            narrow = given.astype(np.int32)
-            if not np.array_equal(narrow, given):
-                self._ids = self._ids.astype(np.int64)
+        if self.itemsize == 4 and (given.astype(np.int32) != given).any():
+            self._ids = self._ids.astype(np.int64)
         length = self._length + len(given)
         if length > len(self._ids):
             grown: Any = np.empty(max(length + length // 8, 16), self._ids.dtype)
@@ -136,9 +150,9 @@ class TokenIds(Sequence[int]):
 
     def __delitem__(self, index: slice) -> None:
         """``del ids[n:]``: forget the tokens from place n on. O(1)."""
-        start, stop, step = index.indices(self._length)
-        if stop != self._length or step != 1:
-            raise ArgumentError("only the last token ids can be deleted: del ids[n:]")
+        if not isinstance(index, slice) or index.stop is not None or index.step is not None:
+            raise ArgumentTypeError("only the last token ids can be deleted: del ids[n:]")
+        start, _, _ = index.indices(self._length)
         self._length = min(start, self._length)
 
     def __len__(self) -> int:

@@ -3,6 +3,7 @@
 import hashlib
 from types import SimpleNamespace
 
+import hash_chains
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -18,14 +19,8 @@ SIZE = 4
 
 
 def chain(tokens, extras=(), function=hashing.sha256):
-    """Hashes of the full blocks, computed one by one; `extras` by block, None where missing."""
-    parent, hashes = None, []
-    for place in range(len(tokens) // SIZE):
-        extra = extras[place] if place < len(extras) else None
-        block = tokens[place * SIZE : (place + 1) * SIZE]
-        parent = hashing.hash_block_tokens(function, parent, block, extra)
-        hashes.append(parent)
-    return hashes
+    """`hash_chains.chain` of blocks of SIZE tokens."""
+    return hash_chains.chain(function, tokens, SIZE, extras)
 
 
 def item(identifier, offset, length):

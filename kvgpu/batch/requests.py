@@ -102,7 +102,7 @@ class TrackedRequests(BatchQueries):
         """
         rows = self.rows.valid(rows)
         given, sizes = self._pending.checked(rows, tokens, counts)
-        check_tokens([self.rows.requests[row] for row in rows.tolist()], given)
+        check_tokens((self.rows.requests[row] for row in rows), given)
         self.rows.refuse_tokens(rows, sizes, self.manager.coordinator.hash_block_size)
         filled = self._pending.append(self.rows.records, rows, given, sizes)
         if not filled:

@@ -1,16 +1,14 @@
-"""Chains of block hashes in bulk, for the hash functions that hash a serialised block.
-
-A `Chains` hashes the blocks of many requests in one call, each block after its parent.
-"""
+"""Chains of block hashes in bulk, for the hash functions that hash a serialised block."""
 
 from collections.abc import Callable, Sequence
 from itertools import accumulate
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from kvgpu._jit import carray, jit, pointer
+from kvgpu.block_hashing.blocks import Blocks, Chains, Rows, addresses
 from kvgpu.block_hashing.digests import CONTEXT_WORDS, DIGEST_BYTES, available, digest, padded
 from kvgpu.block_hashing.messages import (
     CBOR,
@@ -26,59 +24,11 @@ from kvgpu.block_hashing.messages import (
     serialised_extra,
     trusted,
 )
-from kvgpu.extra_keys import ExtraKeys
+from kvgpu.extra_keys import ExtraKeys, written_alike
 from kvgpu.kernels.layout import KEY_WORDS
-from kvgpu.token_ids import Tokens
-
-Rows = npt.NDArray[np.int64]
 
 TOGETHER = 2
-
-_EMPTY_32, _EMPTY_64 = np.empty(0, np.int32), np.empty(0, np.int64)
-
-
-class Blocks(NamedTuple):
-    """Blocks of several requests.
-
-    tokens: of each request, those of its blocks, and maybe more behind. counts: blocks of each request.
-    total: blocks of all. size: tokens of a block. parents: what stands before each. extras: extra keys of every
-    block, request by request; None for none at all.
-    """
-
-    tokens: Sequence[Tokens]
-    counts: Sequence[int]
-    total: int
-    size: int
-    parents: Sequence[bytes]
-    extras: Sequence[ExtraKeys] | None
-
-
-def addresses(tokens: Sequence[Tokens]) -> tuple[Sequence[Tokens], npt.NDArray[np.int64], Tokens]:
-    """Arrays of one dtype, where each begins, and an empty array of that dtype.
-
-    One compiled call reads them all where they lie: copying them to each other costs as much as hashing them by
-    kvgpu128. Keep the arrays until it is done.
-    """
-    wide = any(array.itemsize > 4 for array in tokens)
-    if wide:
-        tokens = [array.astype(np.int64, copy=False) for array in tokens]
-    at = np.array([array.__array_interface__["data"][0] for array in tokens], np.int64)
-    return tokens, at, _EMPTY_64 if wide else _EMPTY_32
-
-
-class Chains(Protocol):
-    """Hashes blocks in bulk.
-
-    width: bytes of a hash. fewest: blocks from which it is faster than hashing one by one.
-    """
-
-    width: int
-    fewest: int
-
-    def rows(self, blocks: Blocks) -> Rows | None:
-        """Hashes as key words int64 [blocks, KEY_WORDS], request by request; None for what has to be hashed
-        block by block."""
-        ...
+"""Chains that are hashed alternately."""
 
 
 @jit
@@ -146,16 +96,15 @@ def block_endings(kind: int, extras: Sequence[ExtraKeys] | None) -> Endings:
         return Endings(readable(end), np.array([[0, len(end)]]), len(end))
     parts: list[bytes] = []
     spans = np.empty((len(extras), 2), np.int64)
-    at, longest, last = 0, 0, object()
+    at, longest = 0, 0
+    last: ExtraKeys = ()
     for place, extra in enumerate(extras):
-        # Two tuples of one plain string each look alike; what else is equal may still be written differently.
-        known = extra is None or (len(extra) == 1 and type(extra[0]) is str)
-        if not (known and place and extra == last):
+        if extra != last or not written_alike(extra):
             parts.append(serialised_extra(kind, extra))
             at += len(parts[-1])
+            last = extra
         spans[place] = at - len(parts[-1]), at
         longest = max(longest, len(parts[-1]))
-        last = extra if known else object()
     return Endings(readable(b"".join(parts)), spans, longest)
 
 

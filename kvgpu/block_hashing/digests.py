@@ -16,7 +16,7 @@ import numpy as np
 from numba import types
 
 from kvgpu._jit import jit, leaf, put_word
-from kvgpu.block_hashing.messages import reversed_bytes
+from kvgpu.block_hashing.messages import WORD_BYTES, reversed_bytes
 
 DIGEST_BYTES = 32
 STATE_WORDS = 8
@@ -24,7 +24,6 @@ CONTEXT_WORDS = 32
 """uint32 words; libcrypto's context has 28, of which the state comes first."""
 PIECE = 64
 """Bytes that one call takes in."""
-WORD = 8
 HALF = np.uint64(32)
 _SYMBOL = "kvgpu_sha256_transform"
 
@@ -56,24 +55,24 @@ def _address() -> int | None:
 @leaf
 def digest(context: Any, data: Any, length: int, out: Any) -> None:
     """SHA-256 of data[:length] into uint8 out [DIGEST_BYTES]; data has room for `padded` bytes."""
-    end = length + 1 + (PIECE - WORD - 1 - length) % PIECE
+    end = length + 1 + (PIECE - WORD_BYTES - 1 - length) % PIECE
     data[length] = 0x80
-    for byte in range(length + 1, end, WORD):
+    for byte in range(length + 1, end, WORD_BYTES):
         put_word(data, byte, np.uint64(0))
     bits = np.uint64(8 * length)
     put_word(data, end, reversed_bytes(bits) << HALF)  # messages are far below 2**29 bytes
     for word in range(STATE_WORDS):
         context[word] = _START[word]
-    for begin in range(0, end + WORD, PIECE):
+    for begin in range(0, end + WORD_BYTES, PIECE):
         _transform(context.ctypes, data[begin:].ctypes)
     for pair in range(STATE_WORDS // 2):
         first, second = np.uint64(context[2 * pair]), np.uint64(context[2 * pair + 1])
-        put_word(out, WORD * pair, reversed_bytes(first) | (reversed_bytes(second) << HALF))
+        put_word(out, WORD_BYTES * pair, reversed_bytes(first) | (reversed_bytes(second) << HALF))
 
 
 def padded(length: int) -> int:
     """Bytes that `digest` needs for a message of so many."""
-    return length + PIECE + 2 * WORD
+    return length + PIECE + 2 * WORD_BYTES
 
 
 @jit

@@ -8,7 +8,8 @@ from typing import Any
 
 from kvgpu import hashing
 from kvgpu.block_hashes import BlockHashes
-from kvgpu.block_hashing.chains import Blocks, Chains, message_chains
+from kvgpu.block_hashing.blocks import Blocks, Chains
+from kvgpu.block_hashing.chains import message_chains
 from kvgpu.block_hashing.kvgpu128 import Kvgpu128, checked_tokens, process_hash
 from kvgpu.block_hashing.messages import CBOR, PICKLE
 from kvgpu.extra_keys import ExtraKeys, generate_block_hash_extra_keys, need_extra_keys
@@ -66,6 +67,8 @@ class RequestBlockHasher:
 
     def update(self, requests: Sequence[Any]) -> None:
         """Append to `block_hashes` of each request what it lacks.
+
+        The hashes of one call lie in one array, which lives as long as one of the requests.
 
         Args:
             requests: No request twice.
@@ -137,7 +140,7 @@ class RequestBlockHasher:
             if ids is None:
                 return None
             tokens.append(ids)
-            parents.append(request.block_hashes[-1] if first else hashing.NONE_HASH)
+            parents.append((request.block_hashes[-1] if first else None) or hashing.NONE_HASH)
             extras.append(self._extras(request, first, count) if need_extra_keys(request) else None)
         every: list[ExtraKeys] | None = None
         if any(extras):
@@ -204,6 +207,8 @@ def append_hashes(request: Any, new: BlockHashes | list[BlockHash]) -> None:
 
 def get_request_block_hasher(block_size: int, caching_hash_fn: HashFunction) -> RequestBlockHasher:
     """A function that gives the hashes of a request's full blocks that have none yet.
+
+    Requests that have the same one can be hashed in one call.
 
     Args:
         block_size: Tokens per hash block.

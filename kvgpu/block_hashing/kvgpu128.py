@@ -12,14 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from kvgpu.block_hashing import universal
-from kvgpu.block_hashing.chains import Blocks, Rows, addresses
+from kvgpu.block_hashing.blocks import Blocks, Rows, addresses
 from kvgpu.block_hashing.field import PRIME
 from kvgpu.block_hashing.speck import KEY_BYTES as MIX_KEY_BYTES
 from kvgpu.block_hashing.speck import round_keys
 from kvgpu.config import hash_key
 from kvgpu.errors import ArgumentError, ArgumentTypeError
-from kvgpu.extra_keys import ExtraKeys
-from kvgpu.kernels.layout import KEY_WORDS
+from kvgpu.extra_keys import ExtraKeys, written_alike
+from kvgpu.kernels.layout import KEY_WORDS, TOKEN_WORDS
 from kvgpu.token_ids import Tokens, token_array
 
 KEY_BYTES = 32
@@ -70,7 +70,7 @@ class Kvgpu128:
 
     def keys(self, num_tokens: int) -> npt.NDArray[np.uint64]:
         """Keys of the words of blocks of so many tokens, uint64 [words, 2]. O(1) once they are made."""
-        count = universal.TOKEN_WORDS + (num_tokens + 1) // 2
+        count = TOKEN_WORDS + (num_tokens + 1) // 2
         if count > len(self._keys):
             stream = self._stream.digest(_HEAD_BYTES + _WORD_BYTES * 2 * count)[_HEAD_BYTES:]
             limbs = np.frombuffer(stream, "<u8").reshape(-1, 2)
@@ -101,8 +101,7 @@ class Kvgpu128:
         for place, extra in enumerate(extras):
             if extra is None:
                 continue
-            # What is equal may still be written differently, but not two plain strings.
-            if extra != last or len(extra) != 1 or type(extra[0]) is not str:
+            if extra != last or not written_alike(extra):
                 last = extra
                 data = self._digest(b"extra", cbor2.dumps(extra, canonical=True))
                 digest = np.frombuffer(data, "<u8")

@@ -25,14 +25,15 @@ from kvgpu.block_hashing.field import (
     times,
 )
 from kvgpu.block_hashing.speck import ROUNDS, decrypt, encrypt_round
+from kvgpu.kernels.layout import SUM_WORDS, TOKEN_WORDS
 
 LIMB_BITS = 59
-SUM_WORDS = 16
-"""Products of a word and a limb that fit into 127 bits together."""
+"""So short that SUM_WORDS products are below 2**127."""
 
 EXTRA_FLAG = np.uint64(1 << 63)
-COUNT_WORD, EXTRA_WORDS, TOKEN_WORDS = 0, 1, 3
-"""Words of a block: its number of tokens, and whether there are extra keys; their digest; two tokens a word."""
+COUNT_WORD, EXTRA_WORDS = 0, 1
+"""Words of a block: its number of tokens, and whether there are extra keys; their digest; from TOKEN_WORDS on two
+tokens a word."""
 
 FLAG = 2
 """Place behind a digest of whether there are extra keys."""

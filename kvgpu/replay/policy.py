@@ -2,7 +2,6 @@
 
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
 
 import numpy as np
 
@@ -16,8 +15,19 @@ from kvgpu.replay.requests import Sequence
 FIRST_REQUESTS, FIRST_HASHES = 64, 1 << 16
 
 
-class Policy(Protocol):
-    """An order of admission."""
+class Policy:
+    """An order of admission, from what is cached of the requests.
+
+    Args:
+        manager: Whose cache is asked.
+        age_limit_ms: Who has waited longer comes first, or is not held.
+    """
+
+    def __init__(self, manager: KVCacheManager, age_limit_ms: float) -> None:
+        self._queries = BatchQueries(manager, FIRST_REQUESTS, FIRST_HASHES)
+        self._age_limit_ms = age_limit_ms
+        self._hash_size = manager.coordinator.hash_block_size
+        self._hit_step = manager.coordinator.scheduler_block_size
 
     def arrange(
         self,
@@ -36,20 +46,36 @@ class Policy(Protocol):
             How many at the tail of the queue must not be admitted in this step. The head of a queue may
             always be, unless something runs.
         """
-        ...
+        raise NotImplementedError
+
+    def _rows(self, sequences: list[Sequence]) -> RowIds:
+        """Rows of these requests and of no others: newcomers get one, the rest give theirs back.
+
+        Who got tokens since, and waits again after a preemption, is a newcomer.
+        """
+        rows = self._queries.rows
+        lengths = {s.request.request_id: s.request.num_tokens for s in sequences}
+        known = rows.num_tokens.tolist()
+        gone = [
+            row
+            for row in rows.all().tolist()
+            if lengths.get(rows.requests[row].request_id) != known[row]
+        ]
+        rows.untrack(np.array(gone, np.int64))
+        new = [s.request for s in sequences if rows.row_of(s.request.request_id) is None]
+        hashes = sum(len(request.block_hashes) for request in new)
+        room_requests, room_hashes = len(rows.requests), len(rows.arena)
+        if len(rows) + len(new) > room_requests or 2 * (rows.num_hashes + hashes) > room_hashes:
+            rows.grow(
+                max(room_requests, 2 * (len(rows) + len(new))),
+                max(room_hashes, 4 * (rows.num_hashes + hashes)),
+            )
+        rows.track(new)
+        return np.array([rows.row_of(name) for name in lengths], np.int64)
 
 
-class LongestPrefix:
-    """The longest cached prefix first, asked for the whole queue in one call.
-
-    Args:
-        manager: Whose cache is asked.
-        age_limit_ms: Who has waited longer than this goes first.
-    """
-
-    def __init__(self, manager: KVCacheManager, age_limit_ms: float) -> None:
-        self._queries = BatchQueries(manager, FIRST_REQUESTS, FIRST_HASHES)
-        self._age_limit_ms = age_limit_ms
+class LongestPrefix(Policy):
+    """The longest cached prefix first, asked for the whole queue in one call."""
 
     def arrange(
         self,
@@ -60,7 +86,7 @@ class LongestPrefix:
         """See `Policy`; holds nobody. O(waiting requests) and one lookup of all of them."""
         if len(waiting) < 2:
             return 0
-        hits = self._queries.match(_rows_of(self._queries, list(waiting))).num_tokens
+        hits = self._queries.match(self._rows(list(waiting))).num_tokens
         waited = [waited_ms(sequence) for sequence in waiting]
         order = longest_prefix_first(hits, waited, self._age_limit_ms)
         arranged = [waiting[place] for place in order.tolist()]
@@ -69,19 +95,8 @@ class LongestPrefix:
         return 0
 
 
-class HoldBack:
-    """First come, first served, but nobody computes what one before them is about to compute.
-
-    Args:
-        manager: Whose cache is asked.
-        age_limit_ms: Who has waited longer than this is not held back.
-    """
-
-    def __init__(self, manager: KVCacheManager, age_limit_ms: float) -> None:
-        self._queries = BatchQueries(manager, FIRST_REQUESTS, FIRST_HASHES)
-        self._age_limit_ms = age_limit_ms
-        self._hash_size = manager.coordinator.hash_block_size
-        self._hit_step = manager.coordinator.scheduler_block_size
+class HoldBack(Policy):
+    """First come, first served, but nobody computes what one before them is about to compute."""
 
     def arrange(
         self,
@@ -103,7 +118,7 @@ class HoldBack:
             for sequence in running
             if sequence.request.num_computed_tokens < sequence.request.num_prompt_tokens
         ]
-        rows = _rows_of(self._queries, [*computing, *queue])
+        rows = self._rows([*computing, *queue])
         hits = self._queries.match(rows[len(computing) :]).num_tokens
         num_tokens = np.array([sequence.request.num_tokens for sequence in queue], np.int64)
         waited = np.array([waited_ms(sequence) for sequence in queue], np.float64)
@@ -121,33 +136,7 @@ class HoldBack:
         return int(held.sum())
 
 
-def _rows_of(queries: BatchQueries, sequences: list[Sequence]) -> RowIds:
-    """Rows of these requests and of no others: newcomers get one, the rest give theirs back.
-
-    Who got tokens since, and waits again after a preemption, is a newcomer.
-    """
-    rows = queries.rows
-    lengths = {s.request.request_id: s.request.num_tokens for s in sequences}
-    known = rows.num_tokens.tolist()
-    gone = [
-        row
-        for row in rows.all().tolist()
-        if lengths.get(rows.requests[row].request_id) != known[row]
-    ]
-    rows.untrack(np.array(gone, np.int64))
-    new = [s.request for s in sequences if rows.row_of(s.request.request_id) is None]
-    hashes = sum(len(request.block_hashes) for request in new)
-    room_requests, room_hashes = len(rows.requests), len(rows.arena)
-    if len(rows) + len(new) > room_requests or 2 * (rows.num_hashes + hashes) > room_hashes:
-        rows.grow(
-            max(room_requests, 2 * (len(rows) + len(new))),
-            max(room_hashes, 4 * (rows.num_hashes + hashes)),
-        )
-    rows.track(new)
-    return np.array([rows.row_of(name) for name in lengths], np.int64)
-
-
-POLICIES: dict[str, Callable[[KVCacheManager, float], Policy] | None] = {
+POLICIES: dict[str, type[Policy] | None] = {
     "fcfs": None,
     "longest-prefix": LongestPrefix,
     "hold-back": HoldBack,

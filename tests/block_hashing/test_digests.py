@@ -7,7 +7,8 @@ import pytest
 
 from kvgpu import hashing
 from kvgpu.block_hashing import chains
-from kvgpu.block_hashing.chains import Blocks, MessageChains, Sha256Chains, message_chains
+from kvgpu.block_hashing.blocks import Blocks
+from kvgpu.block_hashing.chains import MessageChains, Sha256Chains, message_chains
 from kvgpu.block_hashing.digests import DIGEST_BYTES, available, digest_once, padded
 from kvgpu.block_hashing.messages import CBOR, PICKLE
 

@@ -1,126 +1,39 @@
 """Hashing requests in bulk: always what hashing block by block gives."""
 
-import hashlib
-from enum import IntEnum
 from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from batch_tools import make_batch
+from hash_chains import chain
+from hasher_tools import (
+    FUNCTIONS,
+    MANY,
+    PICKLED,
+    SERIALISED,
+    SOURCES,
+    WIDE_EDGES,
+    Color,
+    by_blocks,
+    by_function,
+    by_size,
+    drawn_tokens,
+    everything,
+    extras_of,
+    item,
+    kinds_of_extras,
+    unhashed,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from managers import full, make_request
+from managers import make_request
 
 from kvgpu import hashing
 from kvgpu.block_hashes import BlockHashes
 from kvgpu.block_hashing import chains, hasher
 from kvgpu.block_hashing.hasher import RequestBlockHasher, get_request_block_hasher
-from kvgpu.block_hashing.kvgpu128 import Kvgpu128
-from kvgpu.errors import ArgumentError, ArgumentTypeError
-from kvgpu.hashing import HASH_FUNCTIONS
 from kvgpu.request import Request
 from kvgpu.token_ids import TokenIds
-
-FUNCTIONS = {**HASH_FUNCTIONS, "a key of its own": Kvgpu128(bytes(range(32)))}
-SERIALISED = ["sha256", "sha256_cbor", "xxhash", "xxhash_cbor"]
-PICKLED = ["sha256", "xxhash"]
-
-MANY = 40
-"""Blocks: more than are needed for hashing in bulk to pay."""
-
-EDGES = [0, 23, 24, 255, 256, 65535, 65536, 2**31 - 1, -1, -256, -(2**31)]
-WIDE_EDGES = [2**31, 2**32 - 1, 2**32, 2**63 - 1, -(2**31) - 1, -(2**63), 7, 2**55]
-
-by_function = pytest.mark.parametrize("name", FUNCTIONS)
-by_size = pytest.mark.parametrize("size", [1, 3, 16])
-by_blocks = pytest.mark.parametrize("blocks", [2, MANY], ids=["few", "many"])
-
-
-class Color(IntEnum):
-    RED = 3
-
-
-def chain(function, tokens, size, extras=(), parent=None):
-    """Hashes of the full blocks, computed one by one; `extras` by block, None where missing."""
-    hashes = []
-    for place in range(len(tokens) // size):
-        extra = extras[place] if place < len(extras) else None
-        block = tokens[place * size : (place + 1) * size]
-        parent = hashing.hash_block_tokens(function, parent, block, extra)
-        hashes.append(parent)
-    return hashes
-
-
-def drawn_tokens(count, seed=1, edges=EDGES):
-    """Token ids of 32 bits of all sizes, as plain integers, with as many edges as there is room for."""
-    rng = np.random.default_rng(seed)
-    tokens = (rng.integers(0, 2**31, count) >> rng.integers(0, 31, count)).tolist()
-    tokens[2 : 2 + len(edges)] = edges[: max(0, count - 2)]
-    return tokens[:count]
-
-
-def item(identifier, offset, length):
-    position = SimpleNamespace(offset=offset, length=length)
-    return SimpleNamespace(identifier=identifier, mm_position=position)
-
-
-def kinds_of_extras(size, blocks):
-    """Attributes of requests, by what they have besides tokens."""
-    tokens = size * blocks
-    return {
-        "salt": {"cache_salt": "salt"},
-        "LoRA": {"lora_request": SimpleNamespace(lora_name="lora", adapter_id=1)},
-        "items": {
-            "mm_features": [
-                item("first", 0, 1),
-                item("long", 1, tokens // 2),
-                item("twice", tokens // 2 + 1, 1),
-                item("twice", tokens // 2 + 2, max(1, tokens // 4)),
-            ]
-        },
-        "an item in the middle": {"mm_features": [item("middle", tokens // 2, size + 1)]},
-        "embeddings": {
-            "prompt_embeds": np.arange(2 * (tokens + 1), dtype=np.float32).reshape(-1, 2)
-        },
-    }
-
-
-def everything(size, blocks):
-    kinds = kinds_of_extras(size, blocks)
-    return kinds["salt"] | kinds["LoRA"] | kinds["items"] | kinds["embeddings"]
-
-
-def extras_of(attributes, size, blocks):
-    """Extra keys of each block: LoRA name, items, salt, embeddings."""
-    extras = []
-    for start in range(0, size * blocks, size):
-        end, keys = start + size, []
-        if "lora_request" in attributes:
-            keys.append(attributes["lora_request"].lora_name)
-        for each in attributes.get("mm_features", []):
-            place = each.mm_position
-            if place.offset < end and place.offset + place.length > start:
-                keys.append((each.identifier, place.offset - start))
-        if start == 0 and "cache_salt" in attributes:
-            keys.append(attributes["cache_salt"])
-        if "prompt_embeds" in attributes:
-            keys.append(hashlib.sha256(attributes["prompt_embeds"][start:end].tobytes()).digest())
-        extras.append(tuple(keys) or None)
-    return extras
-
-
-def unhashed(name, tokens, **attributes):
-    """A request whose blocks nobody has hashed."""
-    return Request(name, tokens, **attributes)
-
-
-SOURCES = {
-    "list": list,
-    "int32": lambda tokens: np.array(tokens, np.int32),
-    "int64": lambda tokens: np.array(tokens, np.int64),
-    "every second of an array": lambda tokens: np.repeat(np.array(tokens, np.int32), 2)[::2],
-}
 
 
 @pytest.mark.parametrize("source", SOURCES)
@@ -453,130 +366,6 @@ def test_a_hash_function_of_ones_own_may_be_any_object_that_can_be_called():
     tokens = drawn_tokens(16 * MANY)
     request = make_request("r", tokens, 16, Function())
     assert request.block_hashes == chain(hashing.sha256, tokens, 16)
-
-
-# Tokens that the hash function does not take
-
-BAD = [
-    (2**31, ArgumentError),
-    (-(2**31) - 1, ArgumentError),
-    (2**70, ArgumentError),
-    (True, ArgumentTypeError),
-    (1.5, ArgumentTypeError),
-    ("a", ArgumentTypeError),
-    (None, ArgumentTypeError),
-]
-by_bad = pytest.mark.parametrize(("bad", "error"), BAD)
-keyed = pytest.mark.parametrize("name", ["kvgpu128", "a key of its own"])
-
-
-def with_one(tokens, place, bad):
-    tokens[place] = bad
-    return tokens
-
-
-@by_bad
-@pytest.mark.parametrize("lengths", [(1, 1, 1), (12, MANY, 9)], ids=["few blocks", "many blocks"])
-@keyed
-def test_a_bad_token_in_one_of_many_requests_leaves_all_without_hashes(name, lengths, bad, error):
-    requests = [unhashed(str(n), drawn_tokens(16 * n, n)) for n in lengths]
-    requests[1].all_token_ids[3] = bad
-    with pytest.raises(error):
-        get_request_block_hasher(16, FUNCTIONS[name]).update(requests)
-    assert [len(request.block_hashes) for request in requests] == [0, 0, 0]
-
-
-@keyed
-def test_a_bad_token_in_an_array_of_one_of_many_leaves_all_without_hashes(name):
-    arrays = [np.array(drawn_tokens(16 * n, n)) for n in (12, MANY, 9)]
-    arrays[1][100] = 2**40
-    requests = [unhashed(str(n), array) for n, array in enumerate(arrays)]
-    with pytest.raises(ArgumentError):
-        get_request_block_hasher(16, FUNCTIONS[name]).update(requests)
-    assert [len(request.block_hashes) for request in requests] == [0, 0, 0]
-
-
-@pytest.mark.parametrize("place", [0, 7, 8, 23], ids=lambda place: f"place {place}")
-@by_bad
-@pytest.mark.parametrize("source", ["list", "int32"])
-def test_a_bad_token_in_a_block_that_becomes_full_is_refused_and_not_appended(
-    source, bad, error, place
-):
-    tokens = drawn_tokens(24)
-    hash_blocks = get_request_block_hasher(16, Kvgpu128(bytes(32)))
-    request = Request("r", SOURCES[source](tokens), block_hasher=hash_blocks)
-    before = list(request.block_hashes)
-    with pytest.raises(ArgumentError):
-        request.append_output_token_ids(with_one(drawn_tokens(30), place, bad))
-    assert (request.all_token_ids, list(request.block_hashes)) == (tokens, before)
-
-
-@pytest.mark.parametrize("source", ["list", "int32"])
-def test_a_bad_token_that_fills_no_block_is_refused_when_it_comes(source):
-    hash_blocks = get_request_block_hasher(16, Kvgpu128(bytes(32)))
-    request = Request("r", SOURCES[source](drawn_tokens(24)), block_hasher=hash_blocks)
-    with pytest.raises(ArgumentError):
-        request.append_output_token_ids(2**31)
-    request.append_output_token_ids(drawn_tokens(8))
-    assert len(request.block_hashes) == 2
-
-
-@by_bad
-@keyed
-def test_a_request_goes_on_after_a_bad_token(name, bad, error):
-    tokens = drawn_tokens(31)
-    request = make_request("r", tokens, 16, FUNCTIONS[name])
-    with pytest.raises(error):
-        request.append_output_token_ids([bad])
-    request.append_output_token_ids(5)
-    assert request.block_hashes == chain(FUNCTIONS[name], [*tokens, 5], 16)
-
-
-@pytest.mark.parametrize("bad", [2**31, 2**70, True])
-@keyed
-def test_a_bad_token_behind_the_full_blocks_is_treated_alike_however_many_there_are(name, bad):
-    hash_blocks = get_request_block_hasher(16, FUNCTIONS[name])
-    refused = []
-    for blocks in (0, 1, 2, 7, 8, MANY):
-        request = unhashed("r", [*drawn_tokens(16 * blocks), bad])
-        try:
-            hash_blocks.update([request])
-        except ArgumentError:
-            refused.append(blocks)
-    assert refused in ([], [0, 1, 2, 7, 8, MANY])
-
-
-@keyed
-def test_a_bad_token_behind_the_full_blocks_is_treated_alike_in_lists_and_arrays(name):
-    hash_blocks = get_request_block_hasher(16, FUNCTIONS[name])
-    refused = []
-    for make in (list, np.array):
-        request = unhashed("r", make([*drawn_tokens(16 * MANY), 2**31]))
-        try:
-            hash_blocks.update([request])
-        except ArgumentError:
-            refused.append(make)
-    assert refused in ([], [list, np.array])
-
-
-@pytest.mark.parametrize("source", ["list", "int64"])
-@keyed
-def test_a_prompt_with_a_bad_token_in_no_full_block_is_refused(name, source):
-    tokens = SOURCES[source]([1, 2, 2**40])
-    with pytest.raises(ArgumentError):
-        Request("r", tokens, block_hasher=get_request_block_hasher(4, FUNCTIONS[name]))
-
-
-@keyed
-def test_a_batch_that_is_refused_for_a_bad_token_is_not_changed(name):
-    batch = make_batch(full(4), max_hashes=100)
-    requests = [make_request(each, 3, 4, FUNCTIONS[name]) for each in "ab"]
-    rows = batch.track(requests)
-    with pytest.raises(ArgumentError):
-        batch.append_batch(rows, [7, 2**31])
-    batch.sync()
-    assert batch.rows.records["num_tokens"][rows].tolist() == [3, 3]
-    assert [request.all_token_ids for request in requests] == [[0, 1, 2]] * 2
 
 
 # Requests of other engines

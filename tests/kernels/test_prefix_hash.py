@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from device_tools import DEVICE, POISON, to_device, torch
 
-from kvgpu.block_hashing.chains import Blocks
+from kvgpu.block_hashing.blocks import Blocks
 from kvgpu.block_hashing.device_kvgpu128 import DeviceKvgpu128, powers_of
 from kvgpu.block_hashing.field import PRIME
 from kvgpu.block_hashing.kvgpu128 import Kvgpu128

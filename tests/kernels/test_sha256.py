@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from device_tools import to_device, torch, why_not_cuda
+from hash_chains import chain
 
 from kvgpu import hashing
 from kvgpu.block_hashing.device_sha256 import DeviceSha256
@@ -32,16 +33,6 @@ functions = pytest.mark.parametrize(
 )
 
 
-def chain(function, tokens, size, parent, extras=()):
-    hashes = []
-    for block in range(len(tokens) // size):
-        extra = extras[block] if extras else None
-        ids = tuple(tokens[block * size : (block + 1) * size])
-        parent = function((parent, ids, extra))
-        hashes.append(parent)
-    return hashes
-
-
 def on_device(kind, tokens, counts, size, parents, dtype=torch.int32, **options):
     rows = DeviceSha256(kind).rows(to_device(tokens, dtype), counts, size, parents, **options)
     return [row.tobytes() for row in rows.cpu().numpy()]
@@ -52,7 +43,7 @@ def on_device(kind, tokens, counts, size, parents, dtype=torch.int32, **options)
 def test_blocks_of_every_size(kind, function, size):
     tokens = (EDGES * 22)[: 3 * size]
     assert on_device(kind, tokens, [3], size, [b"n" * 32]) == chain(
-        function, tokens, size, b"n" * 32
+        function, tokens, size, parent=b"n" * 32
     )
 
 
@@ -60,7 +51,7 @@ def test_blocks_of_every_size(kind, function, size):
 def test_tokens_of_64_bits(kind, function):
     tokens = (WIDE + EDGES)[:24]
     found = on_device(kind, tokens, [6], 4, [b"n" * 32], torch.int64)
-    assert found == chain(function, tokens, 4, b"n" * 32)
+    assert found == chain(function, tokens, 4, parent=b"n" * 32)
 
 
 @functions
@@ -74,7 +65,7 @@ def test_many_prompts_with_parents_and_gaps(kind, function):
     expected = [
         block
         for start, count, parent in zip(starts, counts, parents, strict=True)
-        for block in chain(function, tokens[start : start + count * 16], 16, parent)
+        for block in chain(function, tokens[start : start + count * 16], 16, parent=parent)
     ]
     assert on_device(kind, tokens, counts, 16, parents, starts=starts) == expected
 
@@ -84,8 +75,8 @@ def test_extra_keys_are_hashed(kind, function):
     tokens = list(range(5 * 16))
     extras = [("salt",), None, ("lora", ("image", -4)), ("lora", ("image", -20)), ("lora",)]
     found = on_device(kind, tokens, [3, 2], 16, [b"a" * 32, b"b" * 16], extras=extras)
-    expected = chain(function, tokens[:48], 16, b"a" * 32, extras[:3])
-    assert found == expected + chain(function, tokens[48:], 16, b"b" * 16, extras[3:])
+    expected = chain(function, tokens[:48], 16, extras[:3], b"a" * 32)
+    assert found == expected + chain(function, tokens[48:], 16, extras[3:], b"b" * 16)
 
 
 def test_parents_that_pickle_treats_in_another_way_are_refused():

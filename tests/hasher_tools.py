@@ -1,0 +1,101 @@
+"""Requests of all kinds for the tests of `RequestBlockHasher`, and the extra keys that their blocks have."""
+
+import hashlib
+from enum import IntEnum
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from kvgpu.block_hashing.kvgpu128 import Kvgpu128
+from kvgpu.hashing import HASH_FUNCTIONS
+from kvgpu.request import Request
+
+FUNCTIONS = {**HASH_FUNCTIONS, "a key of its own": Kvgpu128(bytes(range(32)))}
+SERIALISED = ["sha256", "sha256_cbor", "xxhash", "xxhash_cbor"]
+PICKLED = ["sha256", "xxhash"]
+
+MANY = 40
+"""Blocks: more than are needed for hashing in bulk to pay."""
+
+EDGES = [0, 23, 24, 255, 256, 65535, 65536, 2**31 - 1, -1, -256, -(2**31)]
+WIDE_EDGES = [2**31, 2**32 - 1, 2**32, 2**63 - 1, -(2**31) - 1, -(2**63), 7, 2**55]
+
+by_function = pytest.mark.parametrize("name", FUNCTIONS)
+by_size = pytest.mark.parametrize("size", [1, 3, 16])
+by_blocks = pytest.mark.parametrize("blocks", [2, MANY], ids=["few", "many"])
+
+
+class Color(IntEnum):
+    RED = 3
+
+
+def drawn_tokens(count, seed=1, edges=EDGES):
+    """Token ids of 32 bits of all sizes, as plain integers, with as many edges as there is room for."""
+    rng = np.random.default_rng(seed)
+    tokens = (rng.integers(0, 2**31, count) >> rng.integers(0, 31, count)).tolist()
+    tokens[2 : 2 + len(edges)] = edges[: max(0, count - 2)]
+    return tokens[:count]
+
+
+def item(identifier, offset, length):
+    position = SimpleNamespace(offset=offset, length=length)
+    return SimpleNamespace(identifier=identifier, mm_position=position)
+
+
+def kinds_of_extras(size, blocks):
+    """Attributes of requests, by what they have besides tokens."""
+    tokens = size * blocks
+    return {
+        "salt": {"cache_salt": "salt"},
+        "LoRA": {"lora_request": SimpleNamespace(lora_name="lora", adapter_id=1)},
+        "items": {
+            "mm_features": [
+                item("first", 0, 1),
+                item("long", 1, tokens // 2),
+                item("twice", tokens // 2 + 1, 1),
+                item("twice", tokens // 2 + 2, max(1, tokens // 4)),
+            ]
+        },
+        "an item in the middle": {"mm_features": [item("middle", tokens // 2, size + 1)]},
+        "embeddings": {
+            "prompt_embeds": np.arange(2 * (tokens + 1), dtype=np.float32).reshape(-1, 2)
+        },
+    }
+
+
+def everything(size, blocks):
+    kinds = kinds_of_extras(size, blocks)
+    return kinds["salt"] | kinds["LoRA"] | kinds["items"] | kinds["embeddings"]
+
+
+def extras_of(attributes, size, blocks):
+    """Extra keys of each block: LoRA name, items, salt, embeddings."""
+    extras = []
+    for start in range(0, size * blocks, size):
+        end, keys = start + size, []
+        if "lora_request" in attributes:
+            keys.append(attributes["lora_request"].lora_name)
+        for each in attributes.get("mm_features", []):
+            place = each.mm_position
+            if place.offset < end and place.offset + place.length > start:
+                keys.append((each.identifier, place.offset - start))
+        if start == 0 and "cache_salt" in attributes:
+            keys.append(attributes["cache_salt"])
+        if "prompt_embeds" in attributes:
+            keys.append(hashlib.sha256(attributes["prompt_embeds"][start:end].tobytes()).digest())
+        extras.append(tuple(keys) or None)
+    return extras
+
+
+def unhashed(name, tokens, **attributes):
+    """A request whose blocks nobody has hashed."""
+    return Request(name, tokens, **attributes)
+
+
+SOURCES = {
+    "list": list,
+    "int32": lambda tokens: np.array(tokens, np.int32),
+    "int64": lambda tokens: np.array(tokens, np.int64),
+    "every second of an array": lambda tokens: np.repeat(np.array(tokens, np.int32), 2)[::2],
+}
