@@ -47,11 +47,14 @@ def addresses(tokens: Sequence[Tokens]) -> tuple[Sequence[Tokens], npt.NDArray[n
 class Chains(Protocol):
     """Hashes blocks in bulk.
 
-    width: bytes of a hash. fewest: blocks from which it is faster than hashing one by one.
+    width: bytes of a hash.
     """
 
     width: int
-    fewest: int
+
+    def pays(self, counts: Sequence[int]) -> bool:
+        """Whether so many blocks of each request are hashed faster than one by one."""
+        ...
 
     def rows(self, blocks: Blocks) -> Rows | None:
         """Hashes as key words int64 [blocks, KEY_WORDS], request by request; None for what has to be hashed

@@ -27,6 +27,8 @@ from kvgpu.block_hashing.messages import (
 from kvgpu.extra_keys import ExtraKeys, written_alike
 from kvgpu.kernels.layout import KEY_WORDS
 
+FEWEST = 8
+"""Blocks for which a compiled call takes as long as hashing them one by one."""
 TOGETHER = 2
 """Chains that are hashed alternately."""
 
@@ -161,10 +163,13 @@ class Sha256Chains:
     """
 
     width = DIGEST_BYTES
-    fewest = 8
 
     def __init__(self, kind: int) -> None:
         self._kind = kind
+
+    def pays(self, counts: Sequence[int]) -> bool:
+        """See `Chains`: a call costs as much as some blocks."""
+        return sum(counts) >= FEWEST
 
     def rows(self, blocks: Blocks) -> Rows | None:
         """See `Chains`."""
@@ -195,8 +200,6 @@ class MessageChains:
         width: Bytes of a hash.
     """
 
-    fewest = 8
-
     def __init__(
         self, kind: int, digest: Callable[[Any], bytes], hash_fn: Callable[[Any], bytes], width: int
     ) -> None:
@@ -204,6 +207,10 @@ class MessageChains:
         self._kind, self._digest, self._hash = kind, digest, hash_fn
         # Where the parent lies in a message.
         self._at = {PICKLE: 13, CBOR: 2 if width < 24 else 3}[kind]
+
+    def pays(self, counts: Sequence[int]) -> bool:
+        """See `Chains`: here it is a call for each request."""
+        return sum(counts) >= FEWEST * len(counts)
 
     def rows(self, blocks: Blocks) -> Rows | None:
         """See `Chains`."""

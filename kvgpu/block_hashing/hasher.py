@@ -111,7 +111,7 @@ class RequestBlockHasher:
         if isinstance(chains, Kvgpu128):
             for request, count in zip(requests, counts, strict=True):
                 self._check_tail(request, len(request.block_hashes) + count)
-        if chains is not None and sum(counts) < chains.fewest:
+        if chains is not None and not chains.pays(counts):
             chains = None
         blocks = None if chains is None else self._blocks(requests, counts)
         rows = None if chains is None or blocks is None else chains.rows(blocks)

@@ -42,7 +42,6 @@ class Kvgpu128:
 
     Attributes:
         width: Bytes of a hash.
-        fewest: See `Chains`.
 
     Raises:
         ArgumentError: A key of another length.
@@ -50,7 +49,6 @@ class Kvgpu128:
     """
 
     width = WIDTH
-    fewest = 1
 
     def __init__(self, key: bytes) -> None:
         if not isinstance(key, bytes):
@@ -107,6 +105,10 @@ class Kvgpu128:
                 digest = np.frombuffer(data, "<u8")
             words[place, :2], words[place, 2] = digest, 1
         return words
+
+    def pays(self, counts: Sequence[int]) -> bool:
+        """See `Chains`: one by one is the same call."""
+        return sum(counts) > 0
 
     @staticmethod
     def check(tokens: Tokens) -> None:
