@@ -1,4 +1,5 @@
-# make replay | test | lint | bench | gpu | conformance | aot | clean.   TRACE=, ARGS=, SUITE=, BACKENDS= are optional.
+# make replay | test | lint | bench | bench-peers | gpu | plots | tables | conformance | aot | clean.
+# TRACE=, ARGS=, SUITE=, BACKENDS=, PYTHON= are optional.
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -9,7 +10,12 @@ INTERPRET ?= 1
 SUITE  ?= ../shared/seed/test_prefix_caching.py
 BACKENDS ?= reference host triton cuda auto
 
-.PHONY: replay test lint bench gpu conformance aot clean venv
+.PHONY: replay test lint bench bench-peers gpu plots tables conformance aot clean venv
+
+# Benchmarks one after the other; status 1 says that a goal is missed, more than 1 that something is wrong.
+in-turn = for name in $(1); do \
+	  echo "== $$name"; $(2) bench/$$name.py $(3); status=$$?; test $$status -le 1 || exit $$status; \
+	done
 
 replay: $(VENV)/.report
 	$(BIN)/python -m kvgpu replay $(TRACE) --report replay-report.html $(ARGS)
@@ -21,8 +27,21 @@ test: $(VENV)/.kernels
 lint: $(VENV)/.dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
+# On the CPU, without peers, under ten minutes. Rows go to bench/data; missed goals are shown and are no failure.
 bench: $(VENV)/.dev
-	$(BIN)/python bench/pool.py $(ARGS)
+	$(call in-turn,limits pool table,$(BIN)/python,$(ARGS))
+	$(call in-turn,replay calls steps queues hashing,$(BIN)/python,$(TRACE) $(ARGS))
+
+# Beside vLLM 0.23.0 and SGLang 0.5.23: PYTHON= has both on its path, and the packages of kvgpu.
+bench-peers:
+	$(call in-turn,calls steps queues hashing,$(PYTHON),$(TRACE) --peers $(ARGS))
+
+# From the rows in bench/data: pictures, and the tables in README.md and docs/performance.md.
+plots: $(VENV)/.dev
+	$(BIN)/python bench/plots.py
+
+tables: $(VENV)/.dev
+	$(BIN)/python bench/tables.py
 
 conformance: $(VENV)/.kernels
 	for backend in $(BACKENDS); do \

@@ -7,7 +7,6 @@ expected, 0.0003 for 10**8. Needs 16 bytes a block, and some minutes for 10**8. 
 Exit status: 0 none are equal, 1 some are.
 """
 
-import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +16,7 @@ sys.path[:0] = [str(HERE.parent), str(HERE)]
 
 import numpy as np  # noqa: E402
 import numpy.typing as npt  # noqa: E402
-from harness import Row, finish  # noqa: E402
+from harness import Row, benchmark_options, finish  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from kvgpu.block_hashing.blocks import Blocks  # noqa: E402
@@ -87,9 +86,8 @@ def num_equal(halves: npt.NDArray[np.uint64]) -> int:
 
 def main() -> int:
     """Hash, count, print, save."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = benchmark_options(__doc__)
     parser.add_argument("--blocks", type=int, default=100_000_000)
-    parser.add_argument("--json", type=Path, help="write the rows as JSON ('-': standard output)")
     options = parser.parse_args()
     hash_fn = Kvgpu128(KEY)
     each = options.blocks // (len(FAMILIES) + 1)
@@ -110,7 +108,7 @@ def main() -> int:
     for name, half in zip(("low half", "high half"), halves, strict=True):
         equal = num_equal(half)
         rows.append(Row(f"equal hashes, {name}", case, "pairs", equal, goal="0", met=equal == 0))
-    return finish("collisions", rows, options.json)
+    return finish("collisions", rows, options)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ Rows go to bench/data/gpu.csv. `--rehearse` runs it all small in Triton's interp
 Exit status: 0 all goals met, 1 a goal missed, 2 a check failed.
 """
 
-import argparse
 import os
 import sys
 import time
@@ -18,6 +17,8 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]
+
+from harness import benchmark_options, finish  # noqa: E402
 
 EXIT_CHECK_FAILED = 2
 
@@ -54,24 +55,26 @@ def checks(rehearse: bool) -> list[str]:
 
 def measured(engines: list[str], rehearse: bool) -> list[Any]:
     """All rows."""
-    import gpu_cases as cases
+    import gpu_queues as queues
+    import gpu_table as tables
     from gpu_hashing import hashes
+    from gpu_time import REHEARSAL, Ceilings, Sizes
     from tqdm import tqdm
 
-    sizes = cases.Sizes()
-    ceilings = None
-    if rehearse:
-        sizes = cases.Sizes(60, 30, 40, 20, 0, 1, ((2, 5),), graphs=False)
-    else:
-        ceilings = cases.Ceilings(sizes)
+    sizes = REHEARSAL if rehearse else Sizes()
+    ceilings = None if rehearse else Ceilings(sizes)
     rows: list[Any] = []
     for engine in engines:
         for made in (
-            cases.finds(engine, sizes, ceilings),
-            cases.updates(engine, sizes, ceilings),
-            cases.prefixes(engine, sizes),
+            queues.matches(engine, sizes),
+            queues.under_load(engine, sizes),
+            tables.prefixes(engine, sizes),
+            tables.updates(engine, sizes, ceilings),
+            tables.finds(engine, sizes, ceilings),
         ):
             rows += tqdm(made, desc=engine, disable=None, unit="row")
+    if "triton" in engines and not rehearse:
+        rows.append(queues.crossover())
     made = hashes("cuda" in engines, sizes.rounds, rehearse)
     rows += tqdm(made, desc="hashes", disable=None, unit="row")
     return rows
@@ -79,9 +82,8 @@ def measured(engines: list[str], rehearse: bool) -> list[Any]:
 
 def main() -> int:
     """Check, measure, print, save."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = benchmark_options(__doc__)
     parser.add_argument("--rehearse", action="store_true", help="small, in the interpreter")
-    parser.add_argument("--json", type=Path, help="write the rows as JSON ('-': standard output)")
     options = parser.parse_args()
     if options.rehearse:
         os.environ["TRITON_INTERPRET"] = "1"
@@ -95,11 +97,9 @@ def main() -> int:
     if options.rehearse:
         print(f"rehearsed {len(rows)} cases; no speed of an interpreter is worth printing")
         return 0
-    from harness import finish
-
     words = device_words()
     print(f"{words}; {time.monotonic() - start:.0f} s in all")
-    return finish("gpu", rows, options.json, words)
+    return finish("gpu", rows, options, words)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@ from time import perf_counter as now
 
 import numpy as np
 import torch
-from gpu_cases import seconds
-from harness import Row, at_least
+from gpu_time import seconds
+from harness import Row
 
 from kvgpu import hashing
 from kvgpu.block_hashing.blocks import Blocks
@@ -47,8 +47,7 @@ def universal(num_blocks: int, prompts: int, rounds: int) -> Row:
         "hash, kvgpu128", f"{sum(counts):,} blocks of {SIZE} in {prompts:,} prompts", "ns/block",
         middle * to_ns, copied * to_ns, "copy of the tokens", low=low * to_ns, high=high * to_ns,
     )  # fmt: skip
-    row.goal, row.met = at_least(row.ratio, 0.5)
-    return row
+    return row.hold_against(0.5)
 
 
 def sha256(prompts: int, blocks: int, rounds: int) -> Row:
@@ -75,8 +74,7 @@ def sha256(prompts: int, blocks: int, rounds: int) -> Row:
         "hash, sha256", f"{prompts:,} prompts of {blocks:,} blocks of {SIZE}", "ns/block",
         middle * to_ns, peer * 1e9, "one by one on the CPU", low=low * to_ns, high=high * to_ns,
     )  # fmt: skip
-    row.goal, row.met = at_least(row.ratio, 100)
-    return row
+    return row.hold_against(100)
 
 
 def hashes(with_cuda: bool, rounds: int, rehearse: bool) -> Iterator[Row]:

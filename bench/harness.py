@@ -1,13 +1,18 @@
-"""What every benchmark shares: rows in CSV files, the machine they were measured on, and tables."""
+"""What every benchmark shares: rows in CSV files, the machine they were measured on, and tables.
 
+A script checks its results, makes rows of what it has timed, and ends with `finish`.
+"""
+
+import argparse
 import csv
 import datetime
 import json
 import os
 import platform
 import subprocess
+import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -21,7 +26,8 @@ PACKAGES = ("numpy", "numba", "torch", "triton", "cupy-cuda13x", "cupy-cuda12x",
 class Row:
     """One figure: what was measured, beside what, and the goal it is held against.
 
-    Ratios are peer time / kvgpu time: above 1 kvgpu is faster.
+    Ratios are peer time / kvgpu time: above 1 kvgpu is faster. The peer may be another project, or what the
+    hardware allows.
     """
 
     metric: str
@@ -34,36 +40,63 @@ class Row:
     met: bool | None = None
     low: float | None = None
     high: float | None = None
-    """20th and 80th percentile of `kvgpu` over the repetitions."""
+    """20th and 80th percentile of `kvgpu` over the repetitions; the same follows for peer and ratio."""
+    peer_low: float | None = None
+    peer_high: float | None = None
+    ratio_low: float | None = None
+    ratio_high: float | None = None
 
-    key: tuple[str, ...] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.key = (self.metric, self.case, self.peer_name)
+    @property
+    def key(self) -> tuple[str, ...]:
+        """What a row replaces in a file: the one with the same."""
+        return self.metric, self.case, self.peer_name
 
     @property
     def ratio(self) -> float | None:
         return None if self.peer is None else self.peer / self.kvgpu
 
+    def hold_against(self, goal: float) -> "Row":
+        """Set a goal: at least this ratio. Without a peer there is none."""
+        if self.ratio is not None:
+            self.goal, self.met = f">= {goal:g}x", bool(self.ratio >= goal)
+        return self
 
-def at_least(ratio: float | None, goal: float) -> tuple[str, bool]:
-    """Goal text, and whether it is met."""
-    return f">= {goal:g}x", bool(ratio is not None and ratio >= goal)
+    def stay_below(self, goal: float) -> "Row":
+        """Set a goal: at most this figure."""
+        self.goal, self.met = f"<= {goal:g} {self.unit}", bool(self.kvgpu <= goal)
+        return self
+
+
+QUANTILES = (0.2, 0.5, 0.8)
 
 
 def compared(
     metric: str, case: str, unit: str, times: Sequence[float], peer: Sequence[float] = (),
     peer_name: str = "", goal: float | None = None,
 ) -> Row:  # fmt: skip
-    """Medians of both sides, with the 20th and 80th percentile of kvgpu's; the goal is a ratio."""
-    low, middle, high = np.quantile(times, (0.2, 0.5, 0.8)).tolist()
-    beside = float(np.median(peer)) if len(peer) else None
-    row = Row(
-        metric, case, unit, middle, beside, peer_name if len(peer) else "", low=low, high=high
+    """Medians of both sides, which took turns, with 20th and 80th percentiles; the goal is a ratio."""
+    low, middle, high = np.quantile(times, QUANTILES).tolist()
+    row = Row(metric, case, unit, middle, low=low, high=high)
+    if len(peer):
+        row = Row(metric, case, unit, middle, peer_name=peer_name, low=low, high=high)
+        row.peer_low, row.peer, row.peer_high = np.quantile(peer, QUANTILES).tolist()
+        ratios = np.divide(peer, times)
+        row.ratio_low, row.ratio_high = np.quantile(ratios, (0.2, 0.8)).tolist()
+    return row if goal is None else row.hold_against(goal)
+
+
+def beside_limit(row: Row, limit: float, name: str) -> Row:
+    """The same figure beside what the hardware allows."""
+    return Row(
+        row.metric,
+        row.case,
+        row.unit,
+        row.kvgpu,
+        limit,
+        f"limit: {name}",
+        low=row.low,
+        high=row.high,
     )
-    if goal is not None:
-        row.goal, row.met = at_least(row.ratio, goal)
-    return row
 
 
 def machine() -> str:
@@ -98,30 +131,23 @@ def revision() -> str:
     return done.stdout.strip() or "unknown"
 
 
+def command(name: str) -> str:
+    """The command line that gave the figures; paths are shortened to their names."""
+    words = [Path(word).name if "/" in word else word for word in sys.argv[1:]]
+    return " ".join(["python", f"bench/{name}.py", *words])
+
+
+NUMBERS = [
+    "kvgpu", "low", "high", "peer", "peer_low", "peer_high", "ratio", "ratio_low", "ratio_high"
+]  # fmt: skip
 FIELDS = [
-    "metric",
-    "case",
-    "peer_name",
-    "unit",
-    "kvgpu",
-    "low",
-    "high",
-    "peer",
-    "ratio",
-    "goal",
-    "met",
-    "machine",
-    "versions",
-    "revision",
-    "date",
-]
+    "metric", "case", "peer_name", "unit", *NUMBERS, "goal", "met", "machine", "versions", "revision",
+    "date", "command",
+]  # fmt: skip
 
 
-def save(
-    name: str, rows: Iterable[Row], path: Path | None = None, machine_words: str | None = None
-) -> Path:
-    """Insert rows into `data/NAME.csv`, or replace those with the same metric, case and peer."""
-    path = path or DATA / f"{name}.csv"
+def save(rows: Iterable[Row], path: Path, machine_words: str | None = None) -> None:
+    """Insert rows into a CSV file, or replace those with the same metric, case and peer."""
     path.parent.mkdir(parents=True, exist_ok=True)
     kept: dict[tuple[str, ...], dict[str, object]] = {}
     if path.exists():
@@ -133,17 +159,17 @@ def save(
         "versions": versions(),
         "revision": revision(),
         "date": datetime.date.today().isoformat(),
+        "command": command(path.stem),
     }
     for row in rows:
         kept[row.key] = {name: getattr(row, name, None) for name in FIELDS} | common
-        for number in ("kvgpu", "low", "high", "peer", "ratio"):
+        for number in NUMBERS:
             value = getattr(row, number)
             kept[row.key][number] = "" if value is None else f"{value:.5g}"
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(kept.values())
-    return path
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -167,18 +193,29 @@ def table(rows: Sequence[Row]) -> str:
     )
 
 
+def benchmark_options(doc: str | None, rounds: int | None = None) -> argparse.ArgumentParser:
+    """The options that every benchmark has."""
+    parser = argparse.ArgumentParser(description=(doc or "").splitlines()[0])
+    if rounds is not None:
+        parser.add_argument("--rounds", type=int, default=rounds)
+    parser.add_argument("--json", type=Path, help="write the rows as JSON ('-': standard output)")
+    parser.add_argument("--data", type=Path, default=DATA, help="where the CSV files are")
+    return parser
+
+
 def finish(
-    name: str, rows: Sequence[Row], json_path: Path | None, machine_words: str | None = None
+    name: str, rows: Sequence[Row], options: argparse.Namespace, machine_words: str | None = None
 ) -> int:
     """Print the table, save the rows, write them as JSON if asked to ('-': standard output).
 
     Returns:
         The exit status: 1 if a goal is missed.
     """
-    print(table(rows))
-    save(name, rows, machine_words=machine_words)
-    if json_path is not None:
+    to_stdout = str(options.json) == "-"
+    print(table(rows), file=sys.stderr if to_stdout else sys.stdout)
+    save(rows, options.data / f"{name}.csv", machine_words)
+    if options.json is not None:
         # numpy's numbers and truth values are none of JSON's.
         text = json.dumps([asdict(row) for row in rows], indent=1, default=lambda x: x.item())
-        print(text) if str(json_path) == "-" else json_path.write_text(text)
+        print(text) if to_stdout else options.json.write_text(text)
     return 1 if any(row.met is not None and not row.met for row in rows) else 0

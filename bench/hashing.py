@@ -1,14 +1,16 @@
 """Cost of block hashes, beside vLLM 0.23.0, and of a whole replay with hashing, in one process.
 
-    python bench/hashing.py TRACE [--requests 1000] [--rounds 3] [--json -]
+    python bench/hashing.py [TRACE] [--requests 1000] [--rounds 3] [--peers] [--json -]
 
 Hashing: all full blocks of each prompt, one request at a time or 64 at once. vLLM hashes a list of token ids;
-kvgpu hashes a list, or an array (int32), which is what an engine that uses it would keep. All hashes are compared
+kvgpu hashes a list, or an array (int32), which is what an engine that uses it would keep. Hashes are compared
 with vLLM's, those of kvgpu128 with its own block by block form, before a time is printed.
 The replay: hash, look up, allocate, cache and free, as in steps.py; vLLM with sha256, kvgpu with kvgpu128 from
-arrays, 16 requests at a time; SGLang hashes nothing. Needs an interpreter in which vLLM can be imported; without
-SGLang its row is left out, and the output says so.
-Exit status: 0 all goals met, 1 a goal missed, 2 the results differ.
+arrays, 16 requests at a time; SGLang hashes nothing. Where vLLM is not installed, hashes are compared with the block by
+block form, and the replay with kvgpu's reference; without SGLang its row is left out. The output says so;
+`--peers` makes it an error.
+Exit status: 0 all goals met, 1 a goal missed, 2 the results differ, or a peer is missing
+that `--peers` asks for.
 """
 
 import os
@@ -22,10 +24,14 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]
 
 import numpy as np  # noqa: E402
-from harness import Row, compared, finish  # noqa: E402
-from sides import BLOCK, Kvgpu, Side, Vllm, make_requests, trace_options, trace_prompts  # noqa: E402
+from harness import Row, beside_limit, compared, finish  # noqa: E402
+from limits import ns_per_byte, sha256_ns  # noqa: E402
+from sides import BLOCK, Side, Workload, make_requests, trace_options, two_sides, workload  # noqa: E402
 from steps import replay_batched, replay_single, settle  # noqa: E402
 from tqdm import tqdm  # noqa: E402
+
+from kvgpu.block_hashing.digests import available  # noqa: E402
+from kvgpu.block_hashing.messages import CBOR, PICKLE  # noqa: E402
 
 AT_ONCE = 64
 PEER_OF = {
@@ -76,7 +82,7 @@ def check(sides: list[Side], name: str, prompt: list[int]) -> None:
 
     made = bare_requests(sides[0], [prompt, np.array(prompt, np.int32)])
     hash_ours(sides[0], BATCH, made)
-    if name == "kvgpu128":
+    if name == "kvgpu128" or not sides[1].timed:
         expected, parent = [], None
         for i in range(0, len(prompt) - BLOCK + 1, BLOCK):
             parent = hash_block_tokens(sides[0].hash_fn, parent, prompt[i : i + BLOCK])
@@ -87,8 +93,9 @@ def check(sides: list[Side], name: str, prompt: list[int]) -> None:
         raise AssertionError(f"{name}: hashes differ")
 
 
-def hashing(sides: list[Side], name: str, prompts: list[list[int]], rounds: int) -> list[Row]:
+def hashing(sides: list[Side], name: str, load: Workload, rounds: int) -> list[Row]:
     """Rows of one hash function."""
+    prompts = load.prompts
     with_hash(sides[0], name)
     with_hash(sides[1], PEER_OF[name])
     for prompt in (*prompts[:20], list(range(-8, 40)), prompts[0][: BLOCK - 1]):
@@ -108,37 +115,50 @@ def hashing(sides: list[Side], name: str, prompts: list[list[int]], rounds: int)
                 start = now()
                 hash_ours(sides[0], way, made)
                 seconds[way, kind] += now() - start
+            if not sides[1].timed:
+                continue
             made = bare_requests(sides[1], prompts[part])
             start = now()
             for request in made:
                 request.block_hashes.extend(sides[1].hasher(request))
             peers += now() - start
-        peer.append(peers / num_blocks * 1e9)
+        if sides[1].timed:
+            peer.append(peers / num_blocks * 1e9)
         for way, taken in seconds.items():
             times[way].append(taken / num_blocks * 1e9)
-    return [
+    rows = [
         compared(
             f"hash, {name}",
-            ", ".join(way),
+            ", ".join((*way, str(load))),
             "ns/block",
             taken,
             peer,
-            f"{Vllm.name} {PEER_OF[name]}",
+            f"{sides[1].name} {PEER_OF[name]}",
             GOALS.get((name, *way)),
         )
         for way, taken in times.items()
     ]
+    best = rows[-1]
+    if name == "kvgpu128":
+        limit = 4 * BLOCK * ns_per_byte("read in order")
+        rows.append(beside_limit(best, limit, "reading the tokens"))
+    elif name.startswith("sha256") and available():
+        kind = CBOR if name.endswith("cbor") else PICKLE
+        rows.append(beside_limit(best, sha256_ns(kind), "SHA-256 of ready messages"))
+    return rows
 
 
-def replay(sides: list[Side], prompts: list[list[int]], rounds: int) -> list[Row]:
+def replay(sides: list[Side], load: Workload, rounds: int, with_peers: bool) -> list[Row]:
     """The whole replay, hashing included."""
+    prompts = load.prompts
     with_hash(sides[0], "kvgpu128")
+    # Hits are those of equal prefixes, whatever the hash.
     with_hash(sides[1], "sha256")
     arrays = [np.array(prompt, np.int32) for prompt in prompts]
     num_blocks = sum(len(prompt) // BLOCK for prompt in prompts)
     times: list[list[float]] = [[], []]
     found: list[Any] = [None, None]
-    sglang = _sglang(prompts)
+    sglang = _sglang(prompts, with_peers)
     others: list[float] = []
     for _ in tqdm(range(rounds + 1), disable=None, unit="replay"):
         requests = [bare_requests(sides[0], arrays), bare_requests(sides[1], prompts)]
@@ -150,19 +170,20 @@ def replay(sides: list[Side], prompts: list[list[int]], rounds: int) -> list[Row
         start = now()
         for request in requests[1]:
             request.block_hashes.extend(sides[1].hasher(request))
-        theirs = now() - start
+        hashed = now() - start
         seconds, found[0], _ = replay_batched(sides[0], "full", requests[0], keep=True)
         times[0].append((mine + sum(seconds.values())) / num_blocks * 1e9)
         seconds, found[1], _ = replay_single(sides[1], "full", requests[1], keep=True)
-        times[1].append((theirs + sum(seconds.values())) / num_blocks * 1e9)
+        times[1].append((hashed + sum(seconds.values())) / num_blocks * 1e9)
         if found[0] != found[1]:
             raise AssertionError("the replays differ in hits or blocks")
         if sglang is not None:
             others.append(sglang() / num_blocks * 1e9)
     for taken in (*times, others):
         del taken[:1]  # the first compiles
-    case = "full, hashing included"
-    rows = [compared("whole replay", case, "ns/block", times[0], times[1], Vllm.name, 20)]
+    case = f"full, hashing included, {load}"
+    theirs = times[1] if sides[1].timed else ()
+    rows = [compared("whole replay", case, "ns/block", times[0], theirs, sides[1].name, 20)]
     if others:
         rows.append(
             compared("whole replay", case, "ns/block", times[0], others, "sglang 0.5.23", 3)
@@ -170,13 +191,19 @@ def replay(sides: list[Side], prompts: list[list[int]], rounds: int) -> list[Row
     return rows
 
 
-def _sglang(prompts: list[list[int]]) -> Callable[[], float] | None:
-    """Seconds of a whole replay of SGLang's cache, if it can be imported."""
+def _sglang(prompts: list[list[int]], with_peers: bool) -> Callable[[], float] | None:
+    """Seconds of a whole replay of SGLang's cache, if it can be imported.
+
+    Raises:
+        ImportError: It cannot, although it was asked for.
+    """
     try:
         from sglang_cache import RadixCache
 
         cache = RadixCache()
     except ImportError as error:
+        if with_peers:
+            raise
         print(f"SGLang cannot be imported, its row is left out: {error}", file=sys.stderr)
         return None
     keys = cache.keys(prompts)
@@ -193,21 +220,19 @@ def _sglang(prompts: list[list[int]]) -> Callable[[], float] | None:
 
 def main() -> int:
     """Compare, measure, print, save."""
-    parser = trace_options(__doc__, rounds=3)
-    parser.add_argument("--requests", type=int, default=1000)
-    options = parser.parse_args()
+    options = trace_options(__doc__, rounds=3).parse_args()
     os.environ["PYTHONHASHSEED"] = "0"
-    prompts = trace_prompts(options.trace, options.requests)
-    sides: list[Side] = [Kvgpu("sha256"), Vllm("sha256")]
+    load = workload(options.trace, options.requests)
     rows: list[Row] = []
     try:
+        sides = two_sides("sha256", options.peers)
         for name in tqdm(PEER_OF, disable=None, unit="function"):
-            rows += hashing(sides, name, prompts, options.rounds)
-        rows += replay(sides, prompts, options.rounds)
-    except AssertionError as error:
-        print(f"the results differ, so nothing is printed: {error}", file=sys.stderr)
+            rows += hashing(sides, name, load, options.rounds)
+        rows += replay(sides, load, options.rounds, options.peers)
+    except (AssertionError, ImportError) as error:
+        print(f"nothing is printed: {error}", file=sys.stderr)
         return 2
-    return finish("hashing", rows, options.json)
+    return finish("hashing", rows, options)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ Numba start and load machine code from disk; that is a row of its own. Exit stat
 missed.
 """
 
-import argparse
 import json
 import subprocess
 import sys
@@ -17,7 +16,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]
 
 import numpy as np  # noqa: E402
-from harness import Row, finish  # noqa: E402
+from harness import Row, benchmark_options, finish  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 GOALS = {"construct": 100.0, "records": 64.0, "host table": 40.0}
@@ -53,10 +52,8 @@ def construct(count: int) -> list[float]:
 
 def main() -> int:
     """Check, measure, print, save."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = benchmark_options(__doc__, rounds=5)
     parser.add_argument("--blocks", type=int, default=1_000_000)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", type=Path, help="write the rows as JSON ('-': standard output)")
     options = parser.parse_args()
     construct(1000)
     rounds = [construct(options.blocks) for _ in tqdm(range(options.rounds), disable=None)]
@@ -77,7 +74,7 @@ def main() -> int:
         goal = GOALS[row.metric]
         # One row more than blocks: the head of the free queue.
         row.goal, row.met = f"<= {goal:g}", round(row.kvgpu, 2) <= goal
-    return finish("pool", rows, options.json)
+    return finish("pool", rows, options)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,18 @@
-"""kvgpu and vLLM 0.23.0 behind one face, for benchmarks that run both in one process."""
+"""kvgpu and vLLM 0.23.0 behind one face, for benchmarks that run both in one process.
+
+Where vLLM is not installed its place is taken by kvgpu's own reference, a plain dict, which answers are compared
+with and which is not timed.
+"""
 
 import argparse
 import logging
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
+
+from harness import benchmark_options
 
 BLOCK = 16
 WINDOW = 1024
@@ -15,9 +22,12 @@ class Side:
     """One implementation: makes managers and requests of its own kind."""
 
     name: str
+    timed = True
+    """Whether it is a rival; else it only says what is right."""
 
     def __init__(self, hash_name: str) -> None:
         self.modules = self._modules()
+        self.options: dict[str, Any] = {}
         self.hash_fn = self.modules.get_hash_fn_by_name(hash_name)
         self.modules.init_none_hash(self.hash_fn)
         self.hasher = self.modules.get_request_block_hasher(BLOCK, self.hash_fn)
@@ -44,6 +54,7 @@ class Side:
             enable_caching=True,
             hash_block_size=BLOCK,
             log_stats=True,
+            **self.options,
         )
 
 
@@ -61,6 +72,17 @@ class Kvgpu(Side):
 
     def request(self, request_id: str, tokens: list[int]) -> Any:
         return self.modules.Request(request_id, tokens, block_hasher=self.hasher)
+
+
+class Reference(Kvgpu):
+    """This project's reference, in place of a rival."""
+
+    name = ""
+    timed = False
+
+    def __init__(self, hash_name: str) -> None:
+        super().__init__(hash_name)
+        self.options = {"backend": "reference"}
 
 
 class Vllm(Side):
@@ -113,24 +135,53 @@ class Vllm(Side):
         )
 
 
+def two_sides(hash_name: str, with_peers: bool) -> list[Side]:
+    """kvgpu, and vLLM, or the reference where vLLM cannot be imported.
+
+    Raises:
+        ImportError: It cannot, although it was asked for.
+    """
+    try:
+        return [Kvgpu(hash_name), Vllm(hash_name)]
+    except ImportError as error:
+        if with_peers:
+            raise
+        print(f"without vLLM 0.23.0, whose columns stay empty: {error}", file=sys.stderr)
+        return [Kvgpu(hash_name), Reference(hash_name)]
+
+
 def make_requests(side: Side, prompts: Sequence[list[int]], prefix: str = "") -> list[Any]:
     """Requests for prompts; ids are `prefix` and the position."""
     return [side.request(f"{prefix}{i}", tokens) for i, tokens in enumerate(prompts)]
 
 
-def trace_prompts(path: Path, count: int) -> list[list[int]]:
-    """Tokens of the first `count` prompts of a trace."""
+class Workload(NamedTuple):
+    """Prompts, and what they are called."""
+
+    name: str
+    prompts: list[list[int]]
+
+    def __str__(self) -> str:
+        return f"{self.name}, {len(self.prompts):,} requests"
+
+
+def workload(path: Path | None, count: int) -> Workload:
+    """The first `count` prompts of a trace, or of the embedded workload."""
     from kvgpu.replay.tokens import prompt_tokens
     from kvgpu.replay.trace import read_trace
+    from kvgpu.replay.workload import conversations
 
-    trace = read_trace(path).head(count)
-    return [prompt_tokens(trace, i).tolist() for i in range(len(trace))]
+    trace = (conversations() if path is None else read_trace(path)).head(count)
+    return Workload(trace.name, [prompt_tokens(trace, i).tolist() for i in range(len(trace))])
 
 
-def trace_options(doc: str, rounds: int) -> argparse.ArgumentParser:
-    """The options of every benchmark that runs beside a peer."""
-    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
-    parser.add_argument("trace", type=Path)
-    parser.add_argument("--rounds", type=int, default=rounds)
-    parser.add_argument("--json", type=Path, help="write the rows as JSON ('-': standard output)")
+def trace_options(doc: str | None, rounds: int, peers: bool = True) -> argparse.ArgumentParser:
+    """The options of every benchmark of a trace."""
+    parser = benchmark_options(doc, rounds)
+    parser.add_argument("trace", type=Path, nargs="?", help="the embedded workload if left out")
+    parser.add_argument("--requests", type=int, default=1000, help="of the trace")
+    if peers:
+        parser.add_argument(
+            "--peers", action="store_true", help="fail where a peer is not installed"
+        )
     return parser

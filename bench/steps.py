@@ -1,15 +1,16 @@
 """Cost of whole scheduler steps in batches, beside vLLM 0.23.0 and SGLang 0.5.23, in one process.
 
-    python bench/steps.py TRACE [--requests 1000] [--rounds 5] [--json -]
+    python bench/steps.py [TRACE] [--requests 1000] [--rounds 5] [--peers] [--json -]
 
 The replay: the requests of the trace in order, 16 at a time; each is looked up, gets slots for its whole prompt,
 and its full blocks are cached; the oldest leave when more than 32 hold blocks. vLLM does the same with one call
 a request, in the same order; SGLang matches each prompt, makes slots for it (torch.arange) and inserts it, and
 frees nothing. No hashing anywhere.
 The decode step: a slot for one token of each running request. Hit lengths, block ids and the order of the free
-queue are compared before a time is printed. Needs an interpreter in which vLLM can be imported; without SGLang
-its rows are left out, and the output says so.
-Exit status: 0 all goals met, 1 a goal missed, 2 the results differ.
+queue are compared before a time is printed. Where vLLM is not installed they are compared with kvgpu's reference,
+one call a request; without SGLang its rows are left out. The output says so; `--peers` makes it an error.
+Exit status: 0 all goals met, 1 a goal missed, 2 the results differ, or a peer is missing
+that `--peers` asks for.
 """
 
 import gc
@@ -24,14 +25,17 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]
 
 import numpy as np  # noqa: E402
-from harness import Row, compared, finish  # noqa: E402
-from sides import BLOCK, Kvgpu, Side, Vllm, make_requests, trace_options, trace_prompts  # noqa: E402
+from harness import Row, beside_limit, compared, finish  # noqa: E402
+from limits import lines_of, ns_per_byte, ns_per_line  # noqa: E402
+from sides import BLOCK, Side, Workload, make_requests, trace_options, two_sides, workload  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 AT_ONCE, MAX_LIVE = 16, 32
 POOLS = {"full": 200_000, "hybrid": 400_000}
 RUNNING = (1, 16, 128, 1024, 8192)
-STEPS, WARM = 48, 2
+IN_STEP = 1024
+ASKED = 200
+STEPS, WARM = 5 * BLOCK, 2
 WHOLE = 1 << 30
 GOALS = {
     ("full", "look up + allocate + cache"): 25,
@@ -123,9 +127,9 @@ def free_order(manager: Any) -> list[int]:
     return [block.block_id for block in blocks]
 
 
-def replay(sides: list[Side], case: str, prompts: list[list[int]], rounds: int) -> list[Row]:
+def replay(sides: list[Side], case: str, load: Workload, rounds: int) -> list[Row]:
     """Rows of one case."""
-    requests = [make_requests(side, prompts) for side in sides]
+    requests = [make_requests(side, load.prompts) for side in sides]
     num_blocks = sum(len(request.block_hashes) for request in requests[0])
     ways = (replay_batched, replay_single)
     done = [
@@ -135,11 +139,13 @@ def replay(sides: list[Side], case: str, prompts: list[list[int]], rounds: int) 
     if done[0][1] != done[1][1] or free_order(done[0][2]) != free_order(done[1][2]):
         raise AssertionError(f"{case}: hits, blocks or the free queue differ")
     done[0][2].check()
+    table_bytes = done[0][2].block_pool.index.nbytes
     done.clear()
     times: list[dict[str, list[float]]] = [{}, {}]
+    timed = [place for place, side in enumerate(sides) if side.timed]
     for _ in tqdm(range(rounds), disable=None, unit="round"):
-        for place, way in enumerate(ways):
-            seconds = way(sides[place], case, requests[place])[0]
+        for place in timed:
+            seconds = ways[place](sides[place], case, requests[place])[0]
             seconds["whole replay"] = sum(seconds.values())
             for name, taken in seconds.items():
                 times[place].setdefault(name, []).append(taken / num_blocks * 1e9)
@@ -148,19 +154,28 @@ def replay(sides: list[Side], case: str, prompts: list[list[int]], rounds: int) 
         rows.append(
             compared(
                 name,
-                f"{case}, batches of {AT_ONCE}",
+                f"{case}, {load}, {AT_ONCE} at once",
                 "ns/block",
                 taken,
                 times[1].get(name, ()),
-                Vllm.name,
+                sides[1].name,
                 GOALS.get((case, name)),
             )
         )
-    return rows
+    return [*rows, beside_limit(rows[1], *cheapest(table_bytes))] if case == "full" else rows
 
 
-def beside_sglang(side: Side, prompts: list[list[int]], rounds: int, asked: int = 200) -> list[Row]:
+def cheapest(table_bytes: int) -> tuple[float, str]:
+    """ns to move a block from one key to another, at least: the buckets of both keys, the record, and the hash."""
+    lines, in_order = 2, 32 + 64
+    ns = lines * ns_per_line("change", lines_of(table_bytes))
+    ns += in_order * ns_per_byte("read in order")
+    return ns, f"{lines} random lines of the table changed, {in_order} bytes in order"
+
+
+def beside_sglang(side: Side, load: Workload, rounds: int) -> list[Row]:
     """The whole replay, and a warm queue, beside SGLang's cache."""
+    prompts, asked = load.prompts, min(ASKED, len(load.prompts))
     from sglang_cache import NAME, RadixCache
 
     from kvgpu.batch.manager import BatchManager
@@ -205,7 +220,9 @@ def beside_sglang(side: Side, prompts: list[list[int]], rounds: int, asked: int 
         found.append(
             compared(
                 name,
-                f"full, batches of {AT_ONCE}" if whole else f"{asked} warm requests of the trace",
+                f"full, {load}, {AT_ONCE} at once"
+                if whole
+                else f"the last {asked} of {load}, warm",
                 "ns/block" if whole else "ns/hit",
                 mine,
                 others,
@@ -258,48 +275,51 @@ def decode(sides: list[Side], running: int, spread: bool) -> list[Row]:
             raise AssertionError("decode: block ids differ")
     found = []
     for name, (mine, others) in times.items():
-        del mine[:WARM], others[:WARM]
         case = f"{running:,} running, {'spread' if spread else 'in step'}"
-        goal = 50 if name == "allocate" and running == 1024 else None
-        found.append(
-            compared(
-                f"decode step, {name}",
-                case,
-                "us/step",
-                np.multiply(mine, 1e6),
-                np.multiply(others, 1e6),
-                Vllm.name,
-                goal,
+        goal = 50 if name == "allocate" and running == IN_STEP else None
+        found.append(decode_row(name, case, sides[1], mine[WARM:], others[WARM:], goal))
+        if not spread:
+            # Whole blocks: fifteen steps that need none and the one that needs one for everybody.
+            mine, others = (
+                np.reshape(taken[WARM:], (-1, BLOCK)).mean(1) for taken in (mine, others)
             )
-        )
-        mean, peer = float(np.mean(mine)) * 1e6, float(np.mean(others)) * 1e6
-        found.append(Row(f"decode step, {name}", f"{case}, mean", "us/step", mean, peer, Vllm.name))
+            found.append(decode_row(name, f"{case}, 16 steps", sides[1], mine, others, None))
     return found
+
+
+def decode_row(name: str, case: str, peer: Side, mine: Any, others: Any, goal: float | None) -> Row:
+    """Seconds of steps as a row."""
+    return compared(
+        f"decode step, {name}", case, "us/step", np.multiply(mine, 1e6),
+        np.multiply(others, 1e6) if peer.timed else (), peer.name, goal,
+    )  # fmt: skip
 
 
 def main() -> int:
     """Compare, measure, print, save."""
     parser = trace_options(__doc__, rounds=5)
-    parser.add_argument("--requests", type=int, default=1000)
+    parser.add_argument("--most", type=int, default=max(RUNNING), help="requests that decode")
     options = parser.parse_args()
     os.environ["PYTHONHASHSEED"] = "0"
-    prompts = trace_prompts(options.trace, options.requests)
-    sides: list[Side] = [Kvgpu("xxhash"), Vllm("xxhash")]
+    load = workload(options.trace, options.requests)
     rows: list[Row] = []
     try:
+        sides = two_sides("xxhash", options.peers)
         for case in POOLS:
-            rows += replay(sides, case, prompts, options.rounds)
-        for running in tqdm(RUNNING, disable=None, unit="decode"):
+            rows += replay(sides, case, load, options.rounds)
+        for running in tqdm([n for n in RUNNING if n <= options.most], disable=None, unit="decode"):
             rows += decode(sides, running, spread=True)
-        rows += decode(sides, 1024, spread=False)
+        rows += decode(sides, min(IN_STEP, options.most), spread=False)
         try:
-            rows += beside_sglang(sides[0], prompts, options.rounds)
+            rows += beside_sglang(sides[0], load, options.rounds)
         except ImportError as error:
+            if options.peers:
+                raise
             print(f"SGLang cannot be imported, its rows are left out: {error}", file=sys.stderr)
-    except AssertionError as error:
-        print(f"the results differ, so nothing is printed: {error}", file=sys.stderr)
+    except (AssertionError, ImportError) as error:
+        print(f"nothing is printed: {error}", file=sys.stderr)
         return 2
-    return finish("steps", rows, options.json)
+    return finish("steps", rows, options)
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ def row(harness, metric="lookup", kvgpu=10.0, **fields):
 
 
 def test_rows_are_written_with_the_machine_and_the_versions(harness, path):
-    harness.save("figures", [row(harness, peer=25.0, peer_name="other", low=9.0, high=11.0)], path)
+    harness.save([row(harness, peer=25.0, peer_name="other", low=9.0, high=11.0)], path)
     (written,) = read(path)
     expected = {
         "metric": "lookup",
@@ -60,24 +60,24 @@ def test_rows_are_written_with_the_machine_and_the_versions(harness, path):
 
 
 def test_the_columns_are_always_the_same(harness, path):
-    harness.save("figures", [row(harness)], path)
+    harness.save([row(harness)], path)
     assert path.read_text().splitlines()[0].split(",") == harness.FIELDS
 
 
 @pytest.mark.parametrize("name", ["low", "high", "peer", "ratio"])
 def test_a_figure_that_is_missing_is_an_empty_cell(harness, path, name):
-    harness.save("figures", [row(harness)], path)
+    harness.save([row(harness)], path)
     assert read(path)[0][name] == ""
 
 
 def test_a_zero_is_written_as_such(harness, path):
-    harness.save("figures", [row(harness, kvgpu=0.0, low=0.0)], path)
+    harness.save([row(harness, kvgpu=0.0, low=0.0)], path)
     assert (read(path)[0]["kvgpu"], read(path)[0]["low"]) == ("0", "0")
 
 
 def test_a_row_of_the_same_key_is_replaced_in_its_place(harness, path):
-    harness.save("figures", [row(harness, "a"), row(harness, "b"), row(harness, "c")], path)
-    harness.save("figures", [row(harness, "b", 77.0)], path)
+    harness.save([row(harness, "a"), row(harness, "b"), row(harness, "c")], path)
+    harness.save([row(harness, "b", 77.0)], path)
     assert [(r["metric"], r["kvgpu"]) for r in read(path)] == [
         ("a", "10"),
         ("b", "77"),
@@ -87,24 +87,24 @@ def test_a_row_of_the_same_key_is_replaced_in_its_place(harness, path):
 
 @pytest.mark.parametrize("other", [{"metric": "free"}, {"case": "hybrid"}, {"peer_name": "other"}])
 def test_a_row_of_another_key_is_added(harness, path, other):
-    harness.save("figures", [row(harness)], path)
-    harness.save("figures", [row(harness, **other)], path)
+    harness.save([row(harness)], path)
+    harness.save([row(harness, **other)], path)
     assert len(read(path)) == 2
 
 
 def test_rows_that_are_kept_keep_everything(harness, path, monkeypatch):
-    harness.save("figures", [row(harness, "a", peer=20.0)], path)
+    harness.save([row(harness, "a", peer=20.0)], path)
     before = read(path)
     monkeypatch.setattr(harness, "machine", lambda: "another machine")
-    harness.save("figures", [row(harness, "b")], path)
+    harness.save([row(harness, "b")], path)
     assert read(path)[:1] == before
     assert read(path)[1]["machine"] == "another machine"
 
 
-def test_without_a_path_rows_go_to_the_data_of_their_name(harness, tmp_path, monkeypatch):
-    monkeypatch.setattr(harness, "DATA", tmp_path)
-    assert harness.save("figures", [row(harness)]) == tmp_path / "figures.csv"
-    assert len(read(tmp_path / "figures.csv")) == 1
+def test_rows_say_which_command_made_them_without_paths(harness, path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["x", "/data/trace.jsonl", "--rounds", "3"])
+    harness.save([row(harness)], path)
+    assert read(path)[0]["command"] == "python bench/figures.py trace.jsonl --rounds 3"
 
 
 def test_the_revision_does_not_depend_on_the_directory_of_the_caller(
@@ -130,11 +130,40 @@ def test_without_a_peer_there_is_no_ratio(harness):
     assert row(harness).ratio is None
 
 
-@pytest.mark.parametrize(
-    ("ratio", "met"), [(12.0, True), (10.0, True), (9.99, False), (None, False)]
-)
-def test_a_goal_is_met_from_its_value_on(harness, ratio, met):
-    assert harness.at_least(ratio, 10) == (">= 10x", met)
+@pytest.mark.parametrize(("kvgpu", "met"), [(2.0, True), (2.5, True), (2.6, False)])
+def test_a_ratio_meets_its_goal_from_its_value_on(harness, kvgpu, met):
+    held = row(harness, kvgpu=kvgpu, peer=25.0).hold_against(10)
+    assert (held.goal, held.met) == (">= 10x", met)
+
+
+def test_without_a_peer_no_goal_is_met_or_missed(harness):
+    held = row(harness).hold_against(10)
+    assert (held.goal, held.met) == ("", None)
+
+
+@pytest.mark.parametrize(("kvgpu", "met"), [(9.0, True), (10.0, True), (10.1, False)])
+def test_a_figure_meets_its_goal_up_to_its_value(harness, kvgpu, met):
+    held = row(harness, kvgpu=kvgpu).stay_below(10)
+    assert (held.goal, held.met) == ("<= 10 ns/block", met)
+
+
+def test_rounds_become_medians_with_their_spread(harness):
+    made = harness.compared("m", "c", "ns", [1, 2, 3, 4, 5, 6], [6, 12, 9, 24, 20, 30], "other")
+    assert (made.low, made.kvgpu, made.high) == (2, 3.5, 5)
+    assert (made.peer_low, made.peer, made.peer_high) == (9, 16, 24)
+    # Round by round: 6, 6, 3, 6, 4, 5.
+    assert (made.ratio_low, made.ratio_high) == (4, 6)
+
+
+def test_without_rounds_of_a_peer_its_name_is_left_out(harness):
+    made = harness.compared("m", "c", "ns", [1, 2, 3], (), "other", goal=5)
+    assert (made.peer, made.peer_name, made.met) == (None, "", None)
+
+
+def test_beside_a_limit_there_is_no_goal(harness):
+    made = harness.beside_limit(row(harness, kvgpu=4.0, peer=9.0).hold_against(2), 2.0, "a line")
+    assert (made.kvgpu, made.peer, made.peer_name, made.ratio) == (4.0, 2.0, "limit: a line", 0.5)
+    assert made.met is None
 
 
 @pytest.mark.parametrize(("met", "mark"), [(True, "met"), (False, "MISSED"), (None, ">= 5x")])
@@ -167,12 +196,21 @@ def test_the_figures_in_the_repository_have_the_columns_of_the_harness(harness):
 
 @pytest.mark.parametrize(("met", "status"), [(None, 0), (True, 0), (False, 1)])
 @pytest.mark.parametrize("kind", [lambda x: x, lambda x: None if x is None else np.bool_(x)])
-def test_a_missed_goal_is_the_exit_status(
-    harness, tmp_path, monkeypatch, capsys, met, status, kind
-):
-    monkeypatch.setattr(harness, "DATA", tmp_path)
+def test_a_missed_goal_is_the_exit_status(harness, tmp_path, capsys, met, status, kind):
     missed = harness.Row("m", "c", "ns", np.float64(2.5), 5.0, "peer", met=kind(met))
-    assert harness.finish("name", [missed], tmp_path / "rows.json") == status
+    arguments = ["--json", str(tmp_path / "rows.json"), "--data", str(tmp_path)]
+    options = harness.benchmark_options("A benchmark.").parse_args(arguments)
+    assert harness.finish("name", [missed], options) == status
     assert json.loads((tmp_path / "rows.json").read_text())[0]["kvgpu"] == 2.5
     assert (tmp_path / "name.csv").exists()
     assert "peer" in capsys.readouterr().out
+
+
+def test_json_on_standard_output_is_alone_there(harness, tmp_path, capsys):
+    options = harness.benchmark_options("A benchmark.").parse_args(
+        ["--json", "-", "--data", str(tmp_path)]
+    )
+    harness.finish("name", [row(harness)], options)
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)[0]["metric"] == "lookup"
+    assert "lookup, full" in shown.err

@@ -1,12 +1,14 @@
-"""Cost per block of kvgpu and of vLLM 0.23.0 on one real trace, alternating in one process.
+"""Cost per block of the calls of a manager, one request at a time, beside vLLM 0.23.0 in one process.
 
-    python bench/vs_vllm.py TRACE [--requests 1000] [--rounds 5] [--case full|hybrid] [--json -]
+    python bench/calls.py [TRACE] [--requests 1000] [--rounds 5] [--peers] [--json -]
 
 Each prompt is looked up and allocated in full, in the order of the trace; at most 32 requests hold
 blocks, the oldest is freed first, also when the pool is full; statistics are on. Then the last 200
-requests are looked up again, all hits. Every hit length and block id of the two is compared first:
-without equality no time is printed. Needs an interpreter in which both can be imported.
-Exit status: 0 all goals met, 1 a goal missed, 2 the results differ.
+requests are looked up again, all hits. The two sides take turns. Every hit length and block id is compared with
+those of vLLM first, or, where it is not installed, with those of kvgpu's reference: without equality no time is
+printed.
+Exit status: 0 all goals met, 1 a goal missed, 2 the results differ, or a peer is missing
+that `--peers` asks for.
 """
 
 import gc
@@ -20,7 +22,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]
 
 from harness import Row, compared, finish  # noqa: E402
-from sides import Kvgpu, Side, Vllm, make_requests, trace_options, trace_prompts  # noqa: E402
+from sides import BLOCK, Side, Workload, make_requests, trace_options, two_sides, workload  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 MAX_LIVE = 32
@@ -75,52 +77,57 @@ class Episode:
             self._free(live)
 
 
-def main() -> int:
-    """Compare, measure, print, save."""
-    parser = trace_options(__doc__, rounds=5)
-    parser.add_argument("--requests", type=int, default=1000)
-    parser.add_argument("--case", choices=list(BLOCKS), default="full")
-    options = parser.parse_args()
-    os.environ["PYTHONHASHSEED"] = "0"
-    prompts = trace_prompts(options.trace, options.requests)
-    sides: list[Side] = [Kvgpu("sha256"), Vllm("sha256")]
-    hash_seconds, requests, again = [], [], []
-    for side in sides:
-        start = now()
-        requests.append(make_requests(side, prompts))
-        hash_seconds.append(now() - start)
-        again.append(make_requests(side, prompts[-WARM:], "again"))
+def measure(sides: list[Side], case: str, load: Workload, rounds: int) -> list[Row]:
+    """Rows of one case.
+
+    Raises:
+        AssertionError: The sides differ.
+    """
+    prompts = load.prompts
+    timed = [side for side in sides if side.timed]
+    requests = [make_requests(side, prompts) for side in sides]
+    again = [make_requests(side, prompts[-WARM:], "again") for side in sides]
     ours, theirs = (
-        Episode(side, options.case, mine, more)
+        Episode(side, case, mine, more)
         for side, mine, more in zip(sides, requests, again, strict=True)
     )
     if (ours.hits, ours.ids, ours.warm_hits) != (theirs.hits, theirs.ids, theirs.warm_hits):
-        print("kvgpu and vLLM give different hits or blocks: nothing was measured", file=sys.stderr)
-        return 2
-    ours.manager.block_pool.check()
+        raise AssertionError(f"{case}: hits or blocks differ")
+    ours.manager.check()
     num_blocks = sum(len(request.block_hashes) for request in requests[0])
-    per = dict.fromkeys(ours.seconds, num_blocks) | {"warm lookup": ours.warm_hits // 16}
-    times: list[dict[str, list[float]]] = [{name: [] for name in per} for _ in sides]
+    per = dict.fromkeys(ours.seconds, num_blocks) | {"warm lookup": ours.warm_hits // BLOCK}
+    times: list[dict[str, list[float]]] = [{name: [] for name in per} for _ in timed]
     del ours, theirs
-    for _ in tqdm(range(options.rounds), disable=None, unit="round"):
-        for place, side in enumerate(sides):
-            done = Episode(side, options.case, requests[place], again[place])
+    for _ in tqdm(range(rounds), disable=None, unit="round"):
+        for place, side in enumerate(timed):
+            done = Episode(side, case, requests[place], again[place])
             for name, seconds in done.seconds.items():
                 times[place][name].append(seconds / per[name] * 1e9)
-    rows = [
-        Row(
-            "hash a prompt", f"{options.case}, sha256", "ns/block",
-            *(seconds / num_blocks * 1e9 for seconds in hash_seconds), sides[1].name,
+    print(f"{case}: {num_blocks:,} blocks, {per['warm lookup']:,} warm hits; equal hits and ids")
+    words = f"{case}, {load}"
+    return [
+        compared(
+            name, words, "ns/block", *(t[name] for t in times), peer_name=sides[1].name,
+            goal=GOALS[case].get(name),
         )
-    ]  # fmt: skip
-    case = f"{options.case}, {len(prompts)} requests"
-    goals = GOALS[options.case]
-    rows += [
-        compared(name, case, "ns/block", *(t[name] for t in times), sides[1].name, goals.get(name))
         for name in per
-    ]
-    print(f"{num_blocks} blocks, {per['warm lookup']} warm hits; equal hits and block ids")
-    return finish("vs_vllm", rows, options.json)
+    ]  # fmt: skip
+
+
+def main() -> int:
+    """Compare, measure, print, save."""
+    options = trace_options(__doc__, rounds=5).parse_args()
+    os.environ["PYTHONHASHSEED"] = "0"
+    load = workload(options.trace, options.requests)
+    rows: list[Row] = []
+    try:
+        sides = two_sides("sha256", options.peers)
+        for case in BLOCKS:
+            rows += measure(sides, case, load, options.rounds)
+    except (AssertionError, ImportError) as error:
+        print(f"nothing is printed: {error}", file=sys.stderr)
+        return 2
+    return finish("calls", rows, options)
 
 
 if __name__ == "__main__":

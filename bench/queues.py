@@ -1,13 +1,14 @@
-"""Cost of asking for a whole waiting queue, and of a decode step, beside vLLM 0.23.0, in one process.
+"""Cost of asking for a whole waiting queue, and of single decode calls, beside vLLM 0.23.0, in one process.
 
-    python bench/batch.py TRACE [--rounds 7] [--json -]
+    python bench/queues.py [TRACE] [--requests 1000] [--rounds 7] [--peers] [--json -]
 
-The queue: the last 200 of the first 1,000 requests of the trace, all cached; then queues of 1 to 10,000
-requests of 16 to 8,192 blocks, all cached. kvgpu answers in one call, vLLM one request at a time. The decode
-step: 1,024 running requests get a slot for one token each, call by call on both sides; the median step
-stays inside its blocks, the mean holds the one in sixteen that does not. Hit lengths and block ids of the
-two are compared before a time is printed. Needs an interpreter in which both can be imported.
-Exit status: 0 all goals met, 1 a goal missed, 2 the results differ.
+The queue: the last 200 of the first requests of the trace, all cached; then queues of 1 to 10,000 requests of 16
+to 8,192 blocks, all cached. kvgpu answers in one call, vLLM one request at a time. The decode step: 1,024 running
+requests get a slot for one token each, call by call on both sides; the median step stays inside its blocks, sixteen
+steps hold the one that does not. Hit lengths and block ids of the two are compared before a time is printed, or,
+where vLLM is not installed, those of kvgpu's reference.
+Exit status: 0 all goals met, 1 a goal missed, 2 the results differ, or a peer is missing
+that `--peers` asks for.
 """
 
 import gc
@@ -23,12 +24,13 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]
 
 import numpy as np  # noqa: E402
-from harness import Row, compared, finish  # noqa: E402
-from sides import BLOCK, Kvgpu, Side, Vllm, make_requests, trace_options, trace_prompts  # noqa: E402
+from harness import Row, beside_limit, compared, finish  # noqa: E402
+from limits import ns_per_byte  # noqa: E402
+from sides import BLOCK, Side, make_requests, trace_options, two_sides, workload  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 QUEUES = ((1, 16), (1, 8192), (16, 256), (256, 128), (1024, 64), (10_000, 16))
-RUNNING, STEPS = 1024, 48
+RUNNING, STEPS = 1024, 3 * BLOCK
 
 
 def serve(manager: Any, requests: Sequence[Any], max_live: int = 32) -> None:
@@ -50,6 +52,7 @@ class Queue:
 
     def __init__(self, sides: list[Side], prompts: list[list[int]], asked: int) -> None:
         self.managers, self.waiting = [], []
+        self.peer = sides[1]
         for side in sides:
             manager = side.manager("full", 200_000)
             serve(manager, make_requests(side, prompts, "first"))
@@ -77,14 +80,14 @@ class Queue:
         gc.collect()
         times: list[list[float]] = [[], []]
         for _ in range(rounds):
-            for place, ask in enumerate((self.ours, self.theirs)):
+            for place, ask in enumerate((self.ours, self.theirs)[: 1 + self.peer.timed]):
                 start = now()
                 ask()
                 times[place].append((now() - start) / num_hits * 1e9)
-        return compared("match a queue", case, "ns/hit", *times, Vllm.name, goal)
+        return compared("match a queue", case, "ns/hit", *times, self.peer.name, goal)
 
 
-def track(queries: Any, requests: list[Any], rounds: int) -> list[Row]:
+def track(queries: Any, requests: list[Any], words: str, rounds: int) -> list[Row]:
     """Nanoseconds per hash to track requests with an array of hashes, and with lists of bytes."""
     foreign = [
         SimpleNamespace(
@@ -103,9 +106,7 @@ def track(queries: Any, requests: list[Any], rounds: int) -> list[Row]:
             times[kind].append((now() - start) / num_hashes * 1e9)
             queries.untrack(rows)
     rows = [
-        compared(
-            "track", f"{len(requests)} requests of the trace, hashes as {kind}", "ns/hash", taken
-        )
+        compared("track", f"{words}, hashes as {kind}", "ns/hash", taken)
         for kind, taken in times.items()
     ]
     more = rows[1].kvgpu - rows[0].kvgpu
@@ -113,61 +114,79 @@ def track(queries: Any, requests: list[Any], rounds: int) -> list[Row]:
     return rows
 
 
-def decode(sides: list[Side]) -> list[Row]:
-    """A slot for one more token of each of 1,024 running requests."""
-    prompts = [[i * 1000 + j for j in range(500)] for i in range(RUNNING)]
+def decode(sides: list[Side], running: int) -> list[Row]:
+    """A slot for one more token of each of so many running requests."""
+    prompts = [[i * 1000 + j for j in range(500)] for i in range(running)]
     times: list[list[float]] = [[], []]
-    managers, running = [], []
+    managers, requests_of = [], []
     for side in sides:
         manager, requests = side.manager("full", 200_000), make_requests(side, prompts)
-        serve(manager, requests, RUNNING)
+        serve(manager, requests, running)
         for request in requests:
             request.num_computed_tokens = request.num_tokens
         managers.append(manager)
-        running.append(requests)
+        requests_of.append(requests)
     for _ in range(STEPS):
         given = []
-        for place, (manager, requests) in enumerate(zip(managers, running, strict=True)):
+        for place, (manager, requests) in enumerate(zip(managers, requests_of, strict=True)):
             for request in requests:
                 request.append_output_token_ids(7)
             start = now()
             blocks = [manager.allocate_slots(request, 1) for request in requests]
-            times[place].append((now() - start) / RUNNING * 1e6)
+            times[place].append((now() - start) / running * 1e6)
             for request in requests:
                 request.num_computed_tokens += 1
             given.append([b.get_block_ids() for b in blocks])
         if given[0] != given[1]:
             raise AssertionError("decode: block ids differ")
+    peer = sides[1]
     rows = []
-    for name, of in (("median step", np.median), ("mean of all steps", np.mean)):
-        case = f"{RUNNING:,} running, {name}"
-        mine, peer = float(of(times[0])), float(of(times[1]))
-        rows.append(Row("decode, one call a request", case, "us/request", mine, peer, Vllm.name))
+    for name, steps in (("a step", 1), ("16 steps", BLOCK)):
+        mine, others = (np.reshape(taken, (-1, steps)).mean(1) for taken in times)
+        rows.append(
+            compared(
+                "decode, one call a request",
+                f"{running:,} running, {name}",
+                "us/request",
+                mine,
+                others if peer.timed else (),
+                peer.name,
+            )
+        )
+    rows[0].stay_below(1)
     return rows
 
 
 def main() -> int:
     """Compare, measure, print, save."""
-    options = trace_options(__doc__, rounds=7).parse_args()
+    parser = trace_options(__doc__, rounds=7)
+    parser.add_argument("--most", type=int, default=10_000, help="requests of a queue")
+    options = parser.parse_args()
     os.environ["PYTHONHASHSEED"] = "0"
-    prompts = trace_prompts(options.trace, 1000)
-    sides: list[Side] = [Kvgpu("xxhash"), Vllm("xxhash")]
+    load = workload(options.trace, options.requests)
+    asked = min(200, len(load.prompts))
+    words = f"the last {asked} of {load}, warm"
     try:
-        queue = Queue(sides, prompts, 200)
-        rows = [queue.row("200 requests of the trace", options.rounds, goal=100)]
+        sides = two_sides("xxhash", options.peers)
+        queue = Queue(sides, load.prompts, asked)
+        rows = [queue.row(words, options.rounds, goal=100)]
         queue.queries.untrack(queue.rows)
-        rows += track(queue.queries, queue.waiting[0], options.rounds)
+        # A hash and the record of a block.
+        limit = (32 + 64) * ns_per_byte("read in order")
+        rows.append(beside_limit(rows[0], limit, "96 bytes in order"))
+        rows += track(queue.queries, queue.waiting[0], words, options.rounds)
         del queue
-        for count, blocks in tqdm(QUEUES, disable=None, unit="queue"):
+        queues = [shape for shape in QUEUES if shape[0] <= options.most]
+        for count, blocks in tqdm(queues, disable=None, unit="queue"):
             rng = np.random.default_rng(count)
             made = rng.integers(0, 128_000, (count, blocks * BLOCK + 1)).tolist()
             case = f"{count:,} requests of {blocks:,} blocks"
             rows.append(Queue(sides, made, count).row(case, options.rounds))
-        rows += decode(sides)
-    except AssertionError as error:
-        print(f"kvgpu and vLLM differ, so nothing is printed: {error}", file=sys.stderr)
+        rows += decode(sides, min(RUNNING, options.most))
+    except (AssertionError, ImportError) as error:
+        print(f"nothing is printed: {error}", file=sys.stderr)
         return 2
-    return finish("batch", rows, options.json)
+    return finish("queues", rows, options)
 
 
 if __name__ == "__main__":
