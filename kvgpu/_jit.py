@@ -47,7 +47,8 @@ def _source_digest() -> str:
 
 
 @cache
-def _numba_cache_dir() -> str:
+def numba_cache_dir() -> str:
+    """Where this process keeps compiled code: below `cache_dir`, else in a temporary directory."""
     directory = cache_dir() / f"numba-{_source_digest()}"
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -62,7 +63,7 @@ def jit(function: F) -> F:
     """Compile an entry point that Python calls; the machine code is kept on disk."""
     settings: Any = numba.config
     previous = settings.CACHE_DIR
-    settings.CACHE_DIR = _numba_cache_dir()
+    settings.CACHE_DIR = numba_cache_dir()
     try:
         return cast(F, numba.njit(cache=True, error_model="numpy")(function))
     finally:

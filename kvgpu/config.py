@@ -18,9 +18,14 @@ def cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kvgpu"
 
 
+def chosen_backend() -> str | None:
+    """`KVGPU_BACKEND`, or None where it is not set."""
+    return os.environ.get("KVGPU_BACKEND") or None
+
+
 def backend_name() -> str:
-    """`KVGPU_BACKEND`: the index backend of managers that are given none (default `host`)."""
-    return os.environ.get("KVGPU_BACKEND") or DEFAULT_BACKEND
+    """The index backend of managers that are given none: `KVGPU_BACKEND`, else `host`."""
+    return chosen_backend() or DEFAULT_BACKEND
 
 
 def crossover_blocks() -> int | None:

@@ -3,15 +3,15 @@
 import argparse
 import subprocess
 import sys
+from importlib import import_module
 
 import pytest
 from traces import line
 
 from kvgpu import __version__
-from kvgpu.cli import main
-from kvgpu.replay.command import add_arguments
+from kvgpu.cli import COMMANDS, main
 
-OPTIONS = [
+REPLAY_OPTIONS = [
     "--format",
     "--skip-bad-lines",
     "--limit",
@@ -33,6 +33,7 @@ OPTIONS = [
     "--report",
     "--events",
 ]
+OPTIONS = {"replay": REPLAY_OPTIONS, "doctor": ["--backend", "--json"]}
 SMALL = ["--num-blocks", "2000", "--limit", "12"]
 
 
@@ -53,19 +54,28 @@ def test_as_a_module_it_exits_with_the_status(tmp_path):
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
 
 
-def test_help_lists_every_option(capsys):
+@pytest.mark.parametrize("command", OPTIONS)
+def test_help_lists_every_option(capsys, command):
     with pytest.raises(SystemExit) as leaves:
-        main(["replay", "--help"])
+        main([command, "--help"])
     shown = capsys.readouterr().out
     assert leaves.value.code == 0
-    assert [option for option in OPTIONS if f"  {option}" not in shown] == []
+    assert [option for option in OPTIONS[command] if f"  {option}" not in shown] == []
 
 
-def test_the_options_are_those_promised():
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_options_are_those_promised(command):
     parser = argparse.ArgumentParser(add_help=False)
-    add_arguments(parser)
+    import_module(f"kvgpu.{command}.command").add_arguments(parser)
     found = [name for action in parser._actions for name in action.option_strings]
-    assert sorted(found) == sorted(OPTIONS)
+    assert sorted(found) == sorted(OPTIONS[command])
+
+
+def test_help_lists_every_command(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    shown = capsys.readouterr().out
+    assert [name for name in COMMANDS if f"    {name} " not in shown] == []
 
 
 def test_the_version_is_printed(capsys):
@@ -121,6 +131,8 @@ def test_an_unknown_backend_in_the_environment_is_bad_input(capsys, monkeypatch)
         [],
         ["serve"],
         ["replay", "--nonsense"],
+        ["doctor", "--nonsense"],
+        ["doctor", "replay"],
         ["replay", "--limit", "many"],
         ["replay", "--clock", "wall"],
         ["replay", "--sweep-blocks", "100,many"],

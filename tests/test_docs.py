@@ -4,11 +4,12 @@ import argparse
 import contextlib
 import io
 import re
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-from kvgpu.replay.command import add_arguments
+from kvgpu.cli import COMMANDS
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -99,9 +100,18 @@ def test_the_two_commands_are_documented():
 
 @pytest.mark.parametrize(("page", "option"), OPTIONS)
 def test_an_option_exists(page, option):
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    assert option in parser._option_string_actions
+    """Of any command."""
+    known = set()
+    for name in COMMANDS:
+        parser = argparse.ArgumentParser()
+        import_module(f"kvgpu.{name}.command").add_arguments(parser)
+        known |= set(parser._option_string_actions)
+    assert option in known
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_is_documented(name):
+    assert f"    kvgpu {name} " in (ROOT / "README.md").read_text()
 
 
 @pytest.mark.parametrize("name", VARIABLES)

@@ -73,7 +73,7 @@ def fresh(tmp_path, monkeypatch):
 
 
 def cache_dir_name(module):
-    return Path(module._numba_cache_dir()).name
+    return Path(module.numba_cache_dir()).name
 
 
 @pytest.fixture
@@ -119,7 +119,7 @@ def test_another_numba_has_another_cache_directory(fresh, kept_in, monkeypatch):
 
 
 def test_the_cache_directory_lies_where_it_is_configured(fresh, kept_in):
-    directory = Path(fresh()._numba_cache_dir())
+    directory = Path(fresh().numba_cache_dir())
     assert directory.is_dir()
     assert directory.parent == kept_in
 
@@ -129,7 +129,7 @@ def test_a_directory_that_cannot_be_made_is_replaced_by_a_temporary_one(
 ):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("KVGPU_CACHE_DIR", str(tmp_path / "file" / "below"))
-    directory = Path(fresh()._numba_cache_dir())
+    directory = Path(fresh().numba_cache_dir())
     assert directory.is_dir()
     assert directory.parent == tmp_path
 
@@ -138,7 +138,7 @@ def test_a_directory_that_cannot_be_written_is_replaced_by_a_temporary_one(
     fresh, kept_in, tmp_path, monkeypatch
 ):
     monkeypatch.setattr("os.access", lambda path, mode: False)
-    directory = Path(fresh()._numba_cache_dir())
+    directory = Path(fresh().numba_cache_dir())
     assert directory.is_dir()
     assert directory.parent == tmp_path
 
@@ -147,7 +147,7 @@ def test_machine_code_is_written_to_the_cache_directory(fresh, kept_in):
     module = fresh()
     compiled = module.jit(add)
     assert compiled(1, 2) == 3
-    assert [*Path(module._numba_cache_dir()).rglob("*.nbi")] != []
+    assert [*Path(module.numba_cache_dir()).rglob("*.nbi")] != []
 
 
 def test_a_second_process_loads_what_the_first_compiled(fresh, kept_in):

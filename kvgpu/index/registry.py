@@ -1,9 +1,12 @@
-"""Index backends by name. Those with packages of their own are imported when asked for."""
+"""Index backends by name, each imported when asked for: the names alone need no package."""
 
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from kvgpu.errors import UnknownNameError
-from kvgpu.index.base import BlockIndex
+
+if TYPE_CHECKING:
+    from kvgpu.index.base import BlockIndex
 
 BACKENDS = {
     "reference": ("kvgpu.index.reference", "ReferenceIndex"),
@@ -15,7 +18,7 @@ BACKENDS = {
 """Name -> module and class."""
 
 
-def backend_by_name(name: str) -> type[BlockIndex]:
+def backend_by_name(name: str) -> "type[BlockIndex]":
     """The index class called `name`.
 
     Raises:

@@ -120,7 +120,7 @@ def _print_table(title: str, rows: list[tuple[str, str]], out: Any) -> None:
         print(f"  {name:<{width}}  {value}", file=out)
 
 
-def replay_command(args: argparse.Namespace) -> int:
+def run_command(args: argparse.Namespace) -> int:
     """Run the command; returns the exit status.
 
     Raises:

@@ -1,0 +1,156 @@
+"""`Installation`: packages, GPUs and directories as they are found, whatever is missing or broken."""
+
+import ctypes
+import os
+import platform
+import sys
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from kvgpu import __version__
+from kvgpu.config import cache_dir
+
+PACKAGES = ("numpy", "numba", "torch", "triton", "cupy")
+
+
+def one_line(error: BaseException) -> str:
+    """An error in one line, with its type where that is not one of kvgpu's."""
+    text = " ".join(str(error).split())
+    if type(error).__module__ == "kvgpu.errors":
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU as PyTorch sees it."""
+
+    name: str
+    memory_bytes: int
+    compute_capability: str
+
+
+@dataclass(frozen=True)
+class CacheDirectory:
+    """Where compiled code is kept. problem: why it is not the place that was configured, or not writable."""
+
+    path: str
+    writable: bool
+    problem: str | None = None
+
+
+@dataclass(frozen=True)
+class Installation:
+    """What a self-test runs on.
+
+    packages: version, or None where a package is not installed or broken. broken: why a package that is
+    there cannot be imported. gpu_problem: why PyTorch sees no GPU. interpreter: whether Triton's is on.
+    """
+
+    kvgpu: str
+    python: str
+    platform: str
+    packages: dict[str, str | None]
+    broken: dict[str, str]
+    driver: str | None
+    driver_cuda: str | None
+    gpus: list[Gpu]
+    gpu_problem: str | None
+    interpreter: bool
+    compiled_code: CacheDirectory
+    triton_code: CacheDirectory | None
+
+    @classmethod
+    def found(cls) -> "Installation":
+        """What there is now. Imports every package; does not wait for a device."""
+        packages, broken = _packages()
+        gpus, gpu_problem = _gpus(packages, broken)
+        # Triton before 3.4 has none.
+        knobs = getattr(import_module("triton"), "knobs", None) if packages["triton"] else None
+        return cls(
+            kvgpu=__version__,
+            python=f"{platform.python_version()} ({sys.executable})",
+            platform=platform.platform(),
+            packages=packages,
+            broken=broken,
+            driver=_driver(),
+            driver_cuda=_driver_cuda(),
+            gpus=gpus,
+            gpu_problem=gpu_problem,
+            interpreter=knobs is not None and bool(knobs.runtime.interpret),
+            compiled_code=_compiled_code(),
+            triton_code=None if knobs is None else _directory(Path(knobs.cache.dir)),
+        )
+
+
+def _packages() -> tuple[dict[str, str | None], dict[str, str]]:
+    versions: dict[str, str | None] = {}
+    broken = {}
+    for name in PACKAGES:
+        versions[name] = None
+        try:
+            versions[name] = str(getattr(import_module(name), "__version__", "unknown"))
+        except ModuleNotFoundError as error:
+            if error.name != name:
+                broken[name] = one_line(error)
+        except Exception as error:  # a library that does not load, another version of numpy
+            broken[name] = one_line(error)
+    return versions, broken
+
+
+def _gpus(packages: dict[str, str | None], broken: dict[str, str]) -> tuple[list[Gpu], str | None]:
+    if packages["torch"] is None:
+        return [], f"PyTorch is {'broken' if 'torch' in broken else 'not installed'}"
+    torch = import_module("torch")
+    if torch.version.cuda is None:
+        return [], "this PyTorch is built without CUDA"
+    try:
+        if not torch.cuda.is_available():
+            return [], "PyTorch finds none"
+        every = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
+        gpus = [Gpu(gpu.name, int(gpu.total_memory), f"{gpu.major}.{gpu.minor}") for gpu in every]
+    except Exception as error:
+        return [], one_line(error)
+    return gpus, None
+
+
+def _driver() -> str | None:
+    """Version of the kernel module."""
+    try:
+        return Path("/sys/module/nvidia/version").read_text().strip()
+    except OSError:
+        return None
+
+
+def _driver_cuda() -> str | None:
+    """The newest CUDA that the driver serves; asked of the driver itself, so PyTorch need not be there."""
+    version = ctypes.c_int()
+    try:
+        failed: Any = ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(version))
+    except (OSError, AttributeError):
+        return None
+    return None if failed else f"{version.value // 1000}.{version.value % 1000 // 10}"
+
+
+def _directory(path: Path) -> CacheDirectory:
+    """Asks the nearest directory that exists: the rest is made when something is compiled."""
+    there = path
+    while not os.path.exists(there) and there != there.parent:
+        there = there.parent
+    writable = os.path.isdir(there) and os.access(there, os.W_OK)
+    return CacheDirectory(str(path), writable, None if writable else f"{there} cannot be written")
+
+
+def _compiled_code() -> CacheDirectory:
+    configured = cache_dir()
+    try:
+        from kvgpu._jit import numba_cache_dir
+    except Exception as error:
+        return CacheDirectory(str(configured), False, f"nothing can be compiled: {one_line(error)}")
+    used = Path(numba_cache_dir())
+    if used.parent == configured:
+        return CacheDirectory(str(used), True)
+    problem = f"{configured} cannot be written, so every process compiles anew"
+    return CacheDirectory(str(used), True, problem)

@@ -1,0 +1,144 @@
+"""Does a manager on this backend answer rightly? Random requests, each answer beside a plain one."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from kvgpu.batch.queries import BatchQueries
+from kvgpu.block_hashing.hasher import get_request_block_hasher
+from kvgpu.doctor.plain_cache import Admission, PlainCache
+from kvgpu.hashing import init_none_hash, sha256
+from kvgpu.index.auto import AutoIndex
+from kvgpu.manager import KVCacheManager
+from kvgpu.replay.group_names import block_sizes_of, parse_groups
+from kvgpu.request import Request
+from kvgpu.selftest import expect
+
+BLOCK_SIZE = 4
+MAX_RUNNING = 4
+WAITING = 3
+"""Requests of the lookup in bulk."""
+AUTO_CROSSOVER = 5
+"""Blocks from which `auto` asks its device here, so that both of its sides answer."""
+HYBRID = "full+swa:10"
+
+
+class ManagerSide:
+    """A manager with the methods of `PlainCache`.
+
+    Args:
+        backend: Of its index.
+        num_blocks: Blocks of the pool.
+        groups: Names of its cache groups.
+    """
+
+    def __init__(self, backend: str, num_blocks: int, groups: str = "full") -> None:
+        config = parse_groups(groups, BLOCK_SIZE, num_blocks)
+        self.manager = KVCacheManager(config, 4096, *block_sizes_of(config), backend=backend)
+        index = self.manager.block_pool.index
+        self._auto = index if isinstance(index, AutoIndex) and index.answers else None
+        if self._auto is not None:
+            self._auto.crossover = AUTO_CROSSOVER
+
+    @property
+    def num_evictions(self) -> int:
+        return self.manager.block_pool.num_evictions
+
+    def admit(self, request: Request) -> Admission:
+        """Slots for all tokens of a new request. Waits for the device where there is one."""
+        computed, hit_tokens = self.manager.get_computed_blocks(request)
+        missing = request.num_tokens - hit_tokens
+        new = self.manager.allocate_slots(request, missing, hit_tokens, computed)
+        ids = None if new is None else new.get_block_ids()
+        return Admission(hit_tokens, computed.get_block_ids(), ids)
+
+    def free(self, request: Request) -> None:
+        """Give back its blocks."""
+        self.manager.free(request)
+
+    def hit_tokens(self, requests: Sequence[Any]) -> list[int]:
+        """Length of the cached prefix of each, all found in one call. Waits for the device."""
+        queries = BatchQueries(self.manager, len(requests), 1_000)
+        found: list[int] = queries.match(queries.track(requests)).num_tokens.tolist()
+        return found
+
+    def check(self) -> None:
+        """
+        Raises:
+            InvariantError: The state is broken, or `auto` has given its device up.
+
+        O(blocks); waits for the device.
+        """
+        self.manager.check()
+        if self._auto is not None:
+            expect(f"`auto` gave its device up: {self._auto.reason}", self._auto.answers)
+
+
+class ManagerTest:
+    """Random requests come and go; hits, block ids and evictions are compared at every step.
+
+    Full attention is compared with `PlainCache`, a hybrid with a manager on `reference`.
+
+    Args:
+        backend: Of the index.
+        num_blocks: Blocks of the pool: few, so that blocks are evicted.
+        num_requests: Requests served, for each kind of attention.
+
+    Raises:
+        DeviceError, MissingPackageError: The backend cannot be used here.
+    """
+
+    def __init__(self, backend: str, num_blocks: int = 200, num_requests: int = 80) -> None:
+        self.num_blocks, self.num_requests = num_blocks, num_requests
+        self.rng = np.random.default_rng(0)
+        init_none_hash(sha256)
+        self.hasher = get_request_block_hasher(BLOCK_SIZE, sha256)
+        longest = num_blocks * BLOCK_SIZE // 5
+        self.documents = self.rng.integers(0, 50_000, (3, longest))
+        self.pairs: list[tuple[ManagerSide, PlainCache | ManagerSide]] = [
+            (ManagerSide(backend, num_blocks), PlainCache(num_blocks, BLOCK_SIZE))
+        ]
+        if backend != "reference":
+            mine, right = (ManagerSide(name, num_blocks, HYBRID) for name in (backend, "reference"))
+            self.pairs.append((mine, right))
+
+    def run(self) -> None:
+        """All of it. Waits for the device where there is one.
+
+        Raises:
+            InvariantError: An answer is wrong; the message says which.
+        """
+        for tested, truth in self.pairs:
+            self._serve(tested, truth)
+
+    def _serve(self, tested: ManagerSide, truth: PlainCache | ManagerSide) -> None:
+        running: list[Request] = []
+        for number in range(self.num_requests):
+            while len(running) == MAX_RUNNING or (running and self.rng.random() < 0.3):
+                leaving = running.pop(int(self.rng.integers(len(running))))
+                tested.free(leaving)
+                truth.free(leaving)
+            request = self._request(f"r{number}")
+            got, expected = tested.admit(request), truth.admit(request)
+            for what, mine, right in zip(
+                ("hit tokens", "hit blocks", "new blocks"), got, expected, strict=True
+            ):
+                expect(f"{what} of request {number}: {right} are right, not {mine}", mine == right)
+            if expected.new is not None:
+                running.append(request)
+        waiting = [self._request(f"w{number}") for number in range(WAITING)]
+        many, each = tested.hit_tokens(waiting), truth.hit_tokens(waiting)
+        expect(
+            f"hit tokens of {WAITING} requests at once: {each} are right, not {many}", many == each
+        )
+        evictions = tested.num_evictions, truth.num_evictions
+        expect(f"{evictions[1]} evictions are right, not {evictions[0]}", len({*evictions}) == 1)
+        tested.check()
+
+    def _request(self, name: str) -> Request:
+        """A part of a document, often with a tail of its own."""
+        document = self.documents[self.rng.integers(len(self.documents))]
+        part = document[: self.rng.integers(1, len(document))].tolist()
+        tail = self.rng.integers(0, 50_000, self.rng.integers(0, 2 * BLOCK_SIZE)).tolist()
+        return Request(name, part + tail, block_hasher=self.hasher)
