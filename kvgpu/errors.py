@@ -44,6 +44,15 @@ class InvariantError(KVGPUError, AssertionError):
     """`check()` found the state broken. The message lists every violation found."""
 
 
+class NoneHashError(KVGPUError, AttributeError):
+    """Something was hashed before `init_none_hash` was called."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "there is no NONE_HASH yet: call init_none_hash(hash_fn) once at the start"
+        )
+
+
 class TraceError(KVGPUError, ValueError):
     """A line of a trace that cannot be read; the message names file, line and field."""
 

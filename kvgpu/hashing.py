@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NewType
 
 from kvgpu.config import int_block_hashes
-from kvgpu.errors import UnknownNameError
+from kvgpu.errors import NoneHashError, UnknownNameError
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +79,24 @@ NONE_HASH: BlockHash
 """Parent of the first block. Set by `init_none_hash`; read it as an attribute of this module."""
 
 
+def none_hash() -> BlockHash:
+    """`NONE_HASH`.
+
+    Raises:
+        NoneHashError: `init_none_hash` was not called.
+    """
+    try:
+        return NONE_HASH
+    except NameError:
+        raise NoneHashError from None
+
+
+def __getattr__(name: str) -> BlockHash:
+    if name == "NONE_HASH":
+        raise NoneHashError
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 def get_hash_fn_by_name(name: str) -> HashFunction:
     """The hash function called `name`.
 
@@ -116,10 +134,13 @@ def hash_block_tokens(
     curr_block_token_ids: Sequence[int],
     extra_keys: tuple[Any, ...] | None = None,
 ) -> BlockHash:
-    """Hash of one block: `hash_function((parent or NONE_HASH, token ids as a tuple, extra keys))`."""
-    return BlockHash(
-        hash_function((parent_block_hash or NONE_HASH, tuple(curr_block_token_ids), extra_keys))
-    )
+    """Hash of one block: `hash_function((parent or NONE_HASH, token ids as a tuple, extra keys))`.
+
+    Raises:
+        NoneHashError: There is no parent, and `init_none_hash` was not called.
+    """
+    parent = parent_block_hash or none_hash()
+    return BlockHash(hash_function((parent, tuple(curr_block_token_ids), extra_keys)))
 
 
 def make_block_hash_with_group_id(block_hash: BlockHash, group_id: int) -> BlockHashWithGroupId:

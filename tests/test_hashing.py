@@ -227,3 +227,19 @@ def test_the_external_hash_is_the_last_64_bits_big_endian(monkeypatch, setting, 
 def test_the_external_hash_is_all_bytes_if_so_configured(monkeypatch):
     monkeypatch.setenv("VLLM_KV_EVENTS_USE_INT_BLOCK_HASHES", "0")
     assert hashing.maybe_convert_block_hash(hashing.BlockHash(b"h" * 32)) == b"h" * 32
+
+
+def test_hashing_before_init_none_hash_says_what_to_do():
+    code = (
+        "import kvgpu\n"
+        "from kvgpu import hashing\n"
+        "from kvgpu.errors import NoneHashError\n"
+        "assert not hasattr(hashing, 'NONE_HASH')\n"
+        "for tokens, fn in ((list(range(16)), hashing.sha256), (list(range(320)), hashing.kvgpu128)):\n"
+        "    try:\n"
+        "        kvgpu.Request('r', tokens, block_hasher=kvgpu.get_request_block_hasher(16, fn))\n"
+        "    except NoneHashError as error:\n"
+        "        print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.stdout.count("call init_none_hash(hash_fn)"), done.stderr) == (2, "")

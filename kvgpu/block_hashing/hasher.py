@@ -140,7 +140,7 @@ class RequestBlockHasher:
             if ids is None:
                 return None
             tokens.append(ids)
-            parents.append((request.block_hashes[-1] if first else None) or hashing.NONE_HASH)
+            parents.append((request.block_hashes[-1] if first else None) or hashing.none_hash())
             extras.append(self._extras(request, first, count) if need_extra_keys(request) else None)
         every: list[ExtraKeys] | None = None
         if any(extras):
