@@ -175,7 +175,9 @@ def workload(path: Path | None, count: int) -> Workload:
     return Workload(trace.name, [prompt_tokens(trace, i).tolist() for i in range(len(trace))])
 
 
-def trace_options(doc: str | None, rounds: int, peers: bool = True) -> argparse.ArgumentParser:
+def trace_options(
+    doc: str | None, rounds: int | None = None, peers: bool = True
+) -> argparse.ArgumentParser:
     """The options of every benchmark of a trace."""
     parser = benchmark_options(doc, rounds)
     parser.add_argument("trace", type=Path, nargs="?", help="the embedded workload if left out")

@@ -14,6 +14,7 @@ SMALL = {
     "collisions": ["--blocks", "5000"],
     "hashing": ["--requests", "6", "--rounds", "1"],
     "pool": ["--blocks", "2000", "--rounds", "1"],
+    "policies": ["--requests", "6"],
     "queues": ["--requests", "6", "--rounds", "1", "--most", "1"],
     "replay": ["--requests", "6", "--rounds", "1"],
     "steps": ["--requests", "6", "--rounds", "1", "--most", "1"],
