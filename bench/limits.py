@@ -1,6 +1,6 @@
 """What the memory of this machine allows: the rates that a table in it is held against.
 
-    python bench/limits.py [--rounds 5] [--json -]
+    python bench/limits.py [--most 1073741824] [--rounds 5] [--json -]
 
 Random 64-byte lines, read or written back changed, when the processor may overlap as many as it can; the latency
 of one that depends on the one before. Each by size of the working set. Then reading and copying in order, and
@@ -163,9 +163,10 @@ def sha256_ns(kind: int) -> float:
 def main() -> int:
     """Measure, print, save."""
     parser = benchmark_options(__doc__, rounds=5)
+    parser.add_argument("--most", type=int, default=SIZES[-1], help="bytes of a working set")
     options = parser.parse_args()
     rows: list[Row] = []
-    for nbytes in tqdm(SIZES, disable=None, unit="size"):
+    for nbytes in tqdm([n for n in SIZES if n <= options.most], disable=None, unit="size"):
         for kind in KINDS:
             case = f"working set of {nbytes >> 10:,} KiB"
             rows.append(

@@ -53,7 +53,7 @@ def of_make(rest, tmp_path):
         words = run("make", "-n", target, f"VENV={VENV}", *STAMPS).stdout
         called = set(re.findall(r"for name in ([^;]*);", words))
         assert called
-        assert {name for names in called for name in names.split()} <= SMALL.keys() | {"limits"}
+        assert {name for names in called for name in names.split()} <= SMALL.keys()
     elif target == "gpu":
         # Rehearsed by test_bench_gpu.
         assert "bench/gpu.py" in run("make", "-n", "gpu").stdout
@@ -74,8 +74,6 @@ def of_python(rest, tmp_path):
     name = Path(script).stem
     if script == "tests/differential/run.py":
         assert "--calls" in run(sys.executable, script, "--help").stdout
-    elif name == "limits":
-        run(sys.executable, script, "--rounds", "1", "--data", str(tmp_path))
     else:
         # Run by test_bench.
         assert script.startswith("bench/")
