@@ -220,8 +220,7 @@ class RowHashes:
         for size in sizes.tolist():
             piece = arena.take(size)
             if piece is None:
-                for taken in reversed(pieces):
-                    arena.give(*taken)
+                # Which forgets the pieces that were just taken.
                 self._pack(int(counts.sum()), rows, counts)
                 return
             pieces.append(piece)

@@ -228,6 +228,21 @@ def test_hashes_stay_when_rows_outgrow_their_pieces(max_hashes):
     pairs.check_requests()
 
 
+def test_the_first_hash_of_a_row_finds_room_in_a_full_arena():
+    """There is a gap that is used again after packing only."""
+    batch = make_batch(full(SIZE), max_hashes=12)
+    gap, other = batch.track(
+        [make_request("gap", 9 * SIZE, SIZE), make_request("other", 2 * SIZE, SIZE)]
+    )
+    (new,) = batch.track([make_request("new", 3, SIZE)])
+    batch.untrack([gap])
+    batch.append_batch([new], [7, 7, 7, 7, 7], [5])
+    assert batch.rows.epoch == 1
+    tokens = [0, 1, 2, 7, 7, 7, 7, 7]
+    assert list(batch.rows.hashes(new)) == chain(hashing.sha256, tokens, SIZE)
+    assert list(batch.rows.hashes(other)) == chain(hashing.sha256, range(2 * SIZE), SIZE)
+
+
 @pytest.mark.parametrize("held", [3, 8], ids=["in place", "moved"])
 def test_who_copies_the_arena_is_told_of_new_hashes(held):
     """All that a row has is among what was written since its hashes were copied, or in its old place."""
@@ -272,6 +287,25 @@ def test_a_request_that_was_given_tokens_beside_its_row_has_the_last_word():
     batch.extend()
     assert request.all_token_ids == [0, 1, 2, 5, 6, 7, 8]
     assert list(batch.rows.hashes(row)) == chain(hashing.sha256, request.all_token_ids, SIZE)
+
+
+def test_tokens_given_beside_a_row_before_its_first_count():
+    batch = make_batch(full(SIZE))
+    rows = batch.track([make_request("r", 1, SIZE)])
+    (request,) = requests_of(batch)
+    request.append_output_token_ids([5])
+    batch.append_batch(rows, [7, 8, 9], [3])
+    assert request.all_token_ids == [0, 5, 7, 8, 9]
+    assert batch.rows.num_tokens[rows].tolist() == [5]
+
+
+def test_extending_gives_a_request_what_its_row_has_ahead():
+    batch = make_batch(full(SIZE))
+    rows = batch.track([make_request("r", 3, SIZE)])
+    batch.append_batch(rows, [7])
+    batch.extend()
+    (request,) = requests_of(batch)
+    assert list(request.block_hashes) == chain(hashing.sha256, [0, 1, 2, 7], SIZE)
 
 
 class TestErrors:
