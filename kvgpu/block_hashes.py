@@ -58,6 +58,10 @@ class BlockHashes(Sequence[BlockHash]):
         made._rows, made._length = rows, len(rows)
         return made
 
+    def copy(self) -> "BlockHashes":
+        """The same hashes in an array of their own. O(n)."""
+        return self.of_rows(self.rows.copy(), self.width)
+
     @property
     def rows(self) -> npt.NDArray[np.int64]:
         """Key words, int64 [len, KEY_WORDS], on the CPU; a live view. O(1)."""

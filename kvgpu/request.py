@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from kvgpu.block_hashes import BlockHashes
 from kvgpu.block_hashing.hasher import BlockHasher, RequestBlockHasher, append_hashes
+from kvgpu.block_hashing.universal import all_fit
 from kvgpu.errors import ArgumentError
 from kvgpu.hashing import BlockHash
 from kvgpu.token_ids import TokenIds, Tokens
@@ -161,7 +162,7 @@ def check_tokens(requests: Iterable[Any], tokens: Tokens) -> None:
 
     O(tokens), and O(requests) where some do not fit into 32 bits: all hash functions take those.
     """
-    if not tokens.size or (tokens.astype(np.int32) == tokens).all():
+    if all_fit(tokens):
         return
     for request in requests:
         hasher = getattr(request, "block_hasher", None)

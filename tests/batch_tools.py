@@ -36,7 +36,15 @@ def requests_of(batch: Any) -> list[Any]:
 def state_of(batch: Any) -> dict[str, Any]:
     """All that a caller could notice of a batch, its manager and its requests."""
     records = batch.rows.records[batch.rows.all()]
-    names = ("num_tokens", "num_computed", "serial", "num_pending", "preempted", "reads")
+    names = (
+        "num_tokens",
+        "num_computed",
+        "serial",
+        "num_pending",
+        "num_ahead",
+        "preempted",
+        "reads",
+    )
     return {
         "manager": snapshot(batch.manager),
         "rows": {name: records[name].tolist() for name in names},

@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -50,7 +51,7 @@ def test_a_piece_of_an_odd_size_is_handed_out_again_after_packing_only():
     arena.take(8)
     arena.give(*odd)
     assert arena.take(8) is None
-    assert arena.pack([(20, 28)]) == [0]
+    assert arena.pack([(20, 28)], [0]) == [0]
     assert arena.take(20) == (8, 28)
 
 
@@ -64,7 +65,7 @@ def test_packing_keeps_hashes_and_leaves_gaps_behind_them():
     arena = HashArena(40)
     for begin, end in ((4, 7), (12, 20), (30, 34)):
         fill(arena, begin, end, begin)
-    begins = arena.pack([(4, 7), (12, 20), (30, 34)], 5)
+    begins = arena.pack([(4, 7), (12, 20), (30, 34)], [5, 5, 5])
     assert begins == [0, 8, 21]
     values = [arena.words[b : b + n, 0].tolist() for b, n in zip(begins, (3, 8, 4), strict=True)]
     assert values == [[4] * 3, [12] * 8, [30] * 4]
@@ -73,7 +74,7 @@ def test_packing_keeps_hashes_and_leaves_gaps_behind_them():
 def test_packing_counts_all_that_is_held_as_changed():
     arena = HashArena(40)
     arena.take_written()
-    arena.pack([(4, 7), (12, 20)])
+    arena.pack([(4, 7), (12, 20)], [0, 0])
     assert arena.take_written() == [(0, 11)]
 
 
@@ -106,6 +107,21 @@ def test_changes_are_told_once():
     arena.wrote(0, 4)
     arena.take_written()
     assert arena.take_written() == []
+
+
+def test_changes_of_many_pieces_are_told_together():
+    arena = HashArena(40)
+    arena.wrote(0, 4)
+    arena.wrote_all(np.array([[10, 20], [12, 22]]))
+    assert arena.take_written() == [(0, 4), (10, 12), (20, 22)]
+
+
+def test_too_many_pieces_become_one():
+    arena = HashArena(4 * MOST_PIECES)
+    arena.wrote(0, 1)
+    begins = np.arange(3, 4 * MOST_PIECES, 4)
+    arena.wrote_all(np.stack([begins, begins + 1]))
+    assert arena.take_written() == [(0, 1), (3, 4 * MOST_PIECES)]
 
 
 def test_too_many_changes_become_one():
@@ -146,7 +162,7 @@ def test_pieces_never_overlap_and_never_lose_hashes(calls):
             order = sorted(held, key=lambda name: held[name][0])
             sizes = [held[name][1] - held[name][0] for name in order]
             gap = min(gap, (len(arena) - sum(sizes)) // max(1, len(order)))
-            begins = arena.pack([held[name][:2] for name in order], gap)
+            begins = arena.pack([held[name][:2] for name in order], [gap] * len(order))
             for name, begin, size in zip(order, begins, sizes, strict=True):
                 held[name] = (begin, begin + size, begin + size + gap)
         elif what == "grow":

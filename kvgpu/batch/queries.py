@@ -155,8 +155,7 @@ class BatchQueries(Exclusive):
         hits = BatchHits.empty(len(rows), len(plan.queries))
         cache = self.manager.block_pool.prefix_cache
         for place, (row, limit) in enumerate(zip(rows, limits, strict=True)):
-            hashes = self.rows.requests[row].block_hashes
-            num_tokens, lines = cache.find_hits(plan, hashes, int(limit))
+            num_tokens, lines = cache.find_hits(plan, self.rows.hashes(row), int(limit))
             hits.num_tokens[place] = num_tokens
             hits.lengths[place] = [len(lines[part.start]) for part in plan.lines]
         return hits

@@ -6,13 +6,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from kvgpu.batch.pending import PendingTokens
+from kvgpu.batch.full_blocks import hash_full_blocks, unhashed_tail
+from kvgpu.batch.pending import Appended, PendingTokens
 from kvgpu.batch.queries import BatchQueries
-from kvgpu.batch.row_record import RowIds, integers
+from kvgpu.batch.row_record import BY_REQUEST, UNDECIDED, RowIds, integers
+from kvgpu.block_hashing.hasher import append_hashes
 from kvgpu.errors import ArgumentError, ConfigError
 from kvgpu.exclusive import exclusive
 from kvgpu.request import append_and_hash, check_tokens
 from kvgpu.table_store import LENGTH, SERIAL
+from kvgpu.token_ids import Tokens
 
 if TYPE_CHECKING:
     from kvgpu.manager import KVCacheManager
@@ -54,9 +57,10 @@ class TrackedRequests(BatchQueries):
     @exclusive
     def extend(self, rows: RowIds | None = None) -> None:
         """Take over what requests have become; see `RequestRows.extend`."""
-        valid = self.rows.valid(rows).tolist()
-        self.rows.refuse_shorter(valid)
+        valid = self.rows.valid(rows)
+        self.rows.refuse_shorter(valid.tolist())
         self._flush(valid)
+        self._pending.forget(self.rows.records, valid)
         super().extend(rows)
 
     @exclusive
@@ -86,7 +90,10 @@ class TrackedRequests(BatchQueries):
     ) -> None:
         """Append generated tokens; blocks that become full are hashed.
 
-        A request object gets its tokens when they fill a block, or at `sync`.
+        Request objects get their tokens and hashes at `sync`, or when a row keeps more than some 250 tokens for
+        them. Those of other engines, those with extra keys, and those that are not hashed by a
+        `RequestBlockHasher` of the manager's hash block size hash for themselves: they get their tokens
+        whenever these fill a block.
 
         Args:
             rows: int64 [n].
@@ -96,20 +103,59 @@ class TrackedRequests(BatchQueries):
         Raises:
             ArgumentError: A row that is not tracked or comes twice, numbers that do not fit, or no room
                 for the hashes.
-            ArgumentTypeError: Tokens or counts that are not integers. Nothing is changed.
+            ArgumentTypeError: Tokens or counts that are not integers. Nothing is changed, and nothing when a hash
+                function raises an error of its own.
 
         One pass over all rows, and O(block) for those that fill a block.
         """
         rows = self.rows.valid(rows)
-        given, sizes = self._pending.checked(rows, tokens, counts)
+        given, starts = self._pending.checked(rows, tokens, counts)
         check_tokens((self.rows.requests[row] for row in rows), given)
-        self.rows.refuse_tokens(rows, sizes, self.manager.coordinator.hash_block_size)
-        filled = self._pending.append(self.rows.records, rows, given, sizes)
-        if not filled:
-            return
-        rests = dict(filled)
-        self._flush(list(rests), rests)
-        self.rows.extend(np.array(list(rests), np.int64))
+        self.rows.refuse_tokens(rows, starts, self.manager.coordinator.hash_block_size)
+        full, behind, left = self._append(rows, given, starts)
+        if len(full):
+            try:
+                hash_full_blocks(self.rows, self._pending, rows[full])
+            except Exception:
+                taken = np.delete(np.arange(len(rows)), left)
+                self._pending.take_back(self.rows.records, rows[taken], np.diff(starts)[taken])
+                raise
+        if len(behind):
+            self._flush(rows[behind])
+            self.rows.extend(rows[behind])
+        if len(left):
+            # More than a row can keep.
+            append_and_hash(
+                (self.rows.requests[rows[i]], given[starts[i] : starts[i + 1]].tolist())
+                for i in left.tolist()
+            )
+            self._pending.forget(self.rows.records, rows[left])
+            self.rows.extend(rows[left])
+
+    def _append(
+        self, rows: RowIds, tokens: npt.NDArray[np.int64], starts: npt.NDArray[np.int64]
+    ) -> Appended:
+        """Append to the rows; those that are left have nothing pending, and too little room even so."""
+        records, pending = self.rows.records, self._pending
+        got = pending.append(records, rows, np.arange(len(rows)), tokens, starts)
+        if not len(got.left):
+            return got
+        self._flush(rows[got.left])
+        for row in rows[got.left].tolist():
+            if records["way"][row] == UNDECIDED:
+                pending.decide(records, row, self._tail(row))
+        more = pending.append(records, rows, got.left, tokens, starts)
+        return Appended(
+            np.concatenate([got.full, more.full]), np.concatenate([got.behind, more.behind]),
+            more.left,
+        )  # fmt: skip
+
+    def _tail(self, row: int) -> Tokens | None:
+        record = self.rows.records[row]
+        return unhashed_tail(
+            self.rows.requests[row], int(record["num_tokens"]), int(record["end"] - record["begin"]),
+            self.manager.coordinator.hash_block_size,
+        )  # fmt: skip
 
     @exclusive
     def rewind(self, rows: RowIds, num_tokens: npt.ArrayLike) -> None:
@@ -132,17 +178,17 @@ class TrackedRequests(BatchQueries):
 
     @exclusive
     def sync(self, rows: RowIds | None = None) -> None:
-        """Bring the request objects of rows (all if None) up to date: tokens, and `num_computed_tokens`.
+        """Bring the request objects of rows (all if None) up to date: tokens, hashes, `num_computed_tokens`.
 
         Raises:
             ArgumentError: A row that is not tracked, or comes twice. Nothing is changed.
 
         O(rows): for those who read the objects; the batched calls do not.
         """
-        checked = self.rows.valid(rows).tolist()
+        checked = self.rows.valid(rows)
         self._flush(checked)
         computed = self.rows.records["num_computed"][checked].tolist()
-        for row, num_computed in zip(checked, computed, strict=True):
+        for row, num_computed in zip(checked.tolist(), computed, strict=True):
             self.rows.requests[row].num_computed_tokens = num_computed
 
     def bind(self, rows: RowIds) -> None:
@@ -158,15 +204,31 @@ class TrackedRequests(BatchQueries):
             serial = int(store.rows[self.tables[row, 0], SERIAL])
             self.rows.records["serial"][row] = serial
 
-    def _flush(self, rows: list[int], rests: dict[int, list[int]] | None = None) -> None:
-        """Give requests the tokens that they have not got yet, and the rest of their new ones."""
+    def _flush(self, rows: RowIds) -> None:
+        """Give requests the tokens, and the hashes, that they have not got yet."""
         records = self.rows.records
-        behind = [rows[i] for i in np.flatnonzero(records["num_pending"][rows]).tolist()]
-        new: dict[int, list[int]] = {}
-        if behind:
-            new = dict(zip(behind, self._pending.take(records, behind), strict=True))
-        for row, rest in (rests or {}).items():
-            new[row] = [*new.get(row, ()), *rest]
-        append_and_hash(
-            [(self.rows.requests[row], tokens) for row, tokens in new.items() if tokens]
-        )
+        rows = rows[records["num_pending"][rows] > 0]
+        if not len(rows):
+            return
+        before = records[rows]
+        aheads = before["num_ahead"].tolist()
+        counts = (before["end"] - before["begin"]).tolist()
+        had = (before["num_tokens"] - before["num_pending"]).tolist()
+        alone = []
+        for row, tokens, way, ahead, count, num_tokens in zip(
+            rows.tolist(), self._pending.take(records, rows), before["way"].tolist(), aheads,
+            counts, had, strict=True,
+        ):  # fmt: skip
+            request = self.rows.requests[row]
+            known = count - ahead
+            if way == BY_REQUEST:
+                alone.append((request, tokens))
+            elif request.num_tokens != num_tokens or len(request.block_hashes) != known:
+                # It was given tokens beside its row, whose own hashes are of other blocks: `extend` is to follow.
+                records["end"][row] -= ahead
+                self._pending.forget(records, [row])
+                alone.append((request, tokens))
+            else:
+                request.append_unhashed(tokens)
+                append_hashes(request, self.rows.hashes(row, known).copy())
+        append_and_hash(alone)

@@ -13,13 +13,18 @@ RowIds = npt.NDArray[np.int64]
 ROW_RECORD = np.dtype(
     [("begin", "<i8"), ("end", "<i8"), ("limit", "<i8"), ("num_tokens", "<i8"),
      ("num_computed", "<i8"), ("num_prompt", "<i8"), ("serial", "<i8"), ("num_pending", "<i8"),
-     ("stamp", "<i8"), ("reads", "?"), ("preempted", "?"), ("tracked", "?")], align=True,
+     ("num_kept", "<i8"), ("num_ahead", "<i8"), ("stamp", "<i8"), ("way", "i1"), ("reads", "?"),
+     ("preempted", "?"), ("tracked", "?")], align=True,
 )  # fmt: skip
 """begin, end: hashes in the arena; up to limit there is room for more. num_tokens, num_computed,
 num_prompt: tokens of the request, those with slots, those of the prompt (-1: not known). serial: of its
-block table in the first group, 0 while it holds none. num_pending: tokens that its request object has not
-got yet. stamp: of the last `check_row`. reads: it may reuse cached blocks. preempted: its next lookup counts
-as one after a preemption."""
+block table in the first group, 0 while it holds none. num_pending, num_ahead: tokens and hashes that its
+request object has not got yet. num_kept: tokens in front of the pending ones that it has got, back to the
+last block of which it has the hash. way: how blocks are hashed, see below. stamp: of the last `check_row`.
+reads: it may reuse cached blocks. preempted: its next lookup counts as one after a preemption."""
+
+UNDECIDED, FROM_ROW, BY_REQUEST = 0, 1, 2
+"""Ways to hash what a row fills: not asked yet, from the tokens that the row keeps, by its request object."""
 
 UNTRACKED = 1
 TWICE = 2

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kvgpu.batch.row_hashes import RowHashes
 from kvgpu.batch.row_record import ROW_RECORD, UNTRACKED, RowIds, check_rows, spans_of
 from kvgpu.block_hashes import BlockHashes, all_of_width, rows_from_bytes
 from kvgpu.blocks import HASH_WIDTHS
-from kvgpu.errors import ArgumentError, ConfigError
-from kvgpu.index.arena import HashArena
+from kvgpu.errors import ArgumentError
 from kvgpu.index.base import Spans
 
 
@@ -19,54 +19,28 @@ def _known(request: Any, name: str) -> int:
     return -1 if value is None else int(value)
 
 
-class RequestRows:
-    """Rows for requests: hashes go once into an arena, counters into arrays.
-
-    A row's hashes lie in one piece; a piece that is outgrown moves, and the arena is packed when no piece is
-    long enough. Capacity is reserved at construction and grows only when
-    `grow` is called.
+class RequestRows(RowHashes):
+    """`RowHashes` of requests, with their counters. Capacity grows only when `grow` is called.
 
     Args:
         max_requests: Rows.
         max_hashes: Hashes of all rows together, 32 bytes each.
 
     Attributes:
-        arena: The hashes.
-        begins, ends: int64 [max_requests]: hashes of a row in the arena.
         num_tokens: int64 [max_requests].
         reads: bool [max_requests]: whether the request may reuse cached blocks.
         requests: The request of each row, or None.
-        width: Bytes of a hash; 0 while there is none.
-        epoch: Counts `grow` and packing: places in the arena are valid within one epoch.
 
     Raises:
         ConfigError: A capacity below 1.
     """
 
     def __init__(self, max_requests: int, max_hashes: int) -> None:
-        if max_requests < 1 or max_hashes < 1:
-            raise ConfigError(f"capacities must be at least 1: {max_requests}, {max_hashes}")
-        self.arena = HashArena(max_hashes)
-        self._table = np.zeros(max_requests, ROW_RECORD)
+        super().__init__(max_requests, max_hashes)
         self.requests: list[Any] = [None] * max_requests
-        self.epoch = 0
         self._row_of: dict[str, int] = {}
         self._idle = list(range(max_requests - 1, -1, -1))
-        self.width = 0
         self._stamp = 0
-
-    @property
-    def records(self) -> npt.NDArray[Any]:
-        """Of all rows, ROW_RECORD [max_requests]; what the properties show parts of."""
-        return self._table
-
-    @property
-    def begins(self) -> npt.NDArray[np.int64]:
-        return self._table["begin"]
-
-    @property
-    def ends(self) -> npt.NDArray[np.int64]:
-        return self._table["end"]
 
     @property
     def num_tokens(self) -> npt.NDArray[np.int64]:
@@ -79,11 +53,6 @@ class RequestRows:
     def __len__(self) -> int:
         """Requests that are tracked."""
         return len(self._row_of)
-
-    @property
-    def num_hashes(self) -> int:
-        """Hashes of all tracked requests."""
-        return int((self.ends - self.begins).sum())
 
     def all(self) -> RowIds:
         """Rows of all tracked requests, int64, in the order of tracking."""
@@ -114,15 +83,15 @@ class RequestRows:
         if known is not None:
             raise ArgumentError(f"request {known} is tracked already; extend() its row instead")
         hashes = [self._words(request) for request in requests]
-        width = self._common_width([request.block_hashes for request in requests])
+        width = self.common_width([request.block_hashes for request in requests])
         if len(requests) > len(self._idle):
             raise ArgumentError(
                 f"{len(requests)} more requests do not fit into {len(self.requests)} rows: grow() first"
             )
-        self._refuse_too_many(sum(map(len, hashes)))
+        self.refuse_too_many(sum(map(len, hashes)))
         self.width = width
         rows = np.array([self._idle.pop() for _ in requests], np.int64)
-        pieces = self._pieces(hashes)
+        pieces = self.put(hashes)
         records = np.zeros(len(rows), ROW_RECORD)
         records["begin"], records["end"], records["limit"] = pieces.T
         records["num_tokens"] = [request.num_tokens for request in requests]
@@ -153,20 +122,17 @@ class RequestRows:
         counts = (records["end"] - records["begin"]).tolist()
         num_tokens = [request.num_tokens for request in requests]
         new = [self._words(request, have) for request, have in zip(requests, counts, strict=True)]
-        width = self._common_width([request.block_hashes for request in requests])
-        self._refuse_too_many(sum(map(len, new)))
+        width = self.common_width([request.block_hashes for request in requests])
+        self.refuse_too_many(sum(map(len, new)))
         self.width = width
         self._table["num_tokens"][checked] = num_tokens
-        ends, limits = records["end"].tolist(), records["limit"].tolist()
-        for place, words in enumerate(new):
-            end = ends[place] + len(words)
-            if end > limits[place]:
-                self._append_moving(checked, place, new)
-                return
-            if len(words):
-                self.arena.words[ends[place] : end] = words
-                self._table["end"][checked[place]] = end
-                self.arena.wrote(ends[place], end)
+        grown = [place for place, words in enumerate(new) if len(words)]
+        if grown:
+            self.append_hashes(
+                np.array(checked, np.int64)[grown],
+                np.array([len(new[place]) for place in grown], np.int64),
+                np.concatenate([new[place] for place in grown]),
+            )
 
     def untrack(self, rows: RowIds) -> None:
         """Release rows.
@@ -255,21 +221,13 @@ class RequestRows:
             )
         return rows_from_bytes(part, width)
 
-    def _common_width(self, hashes: list[Any]) -> int:
-        widths = {
-            h.width if isinstance(h, BlockHashes) else len(h[0]) for h in hashes if len(h)
-        } | ({self.width} - {0})
-        if len(widths) > 1:
-            raise ArgumentError(f"hashes of different widths cannot be tracked together: {widths}")
-        return widths.pop() if widths else 0
-
     def refuse_shorter(self, rows: list[int]) -> None:
         """
         Raises:
-            ArgumentError: A request has fewer tokens or hashes than its row.
+            ArgumentError: A request has fewer tokens or hashes than its row knows it to have.
         """
         records = self._table[rows]
-        had = (records["end"] - records["begin"]).tolist()
+        had = (records["end"] - records["begin"] - records["num_ahead"]).tolist()
         tokens = (records["num_tokens"] - records["num_pending"]).tolist()
         for row, num_hashes, num_tokens in zip(rows, had, tokens, strict=True):
             request = self.requests[row]
@@ -278,83 +236,14 @@ class RequestRows:
                     f"request {request.request_id} has become shorter; untrack() and track() it"
                 )
 
-    def refuse_tokens(self, rows: RowIds, counts: npt.NDArray[np.int64], block_size: int) -> None:
+    def refuse_tokens(self, rows: RowIds, starts: npt.NDArray[np.int64], block_size: int) -> None:
         """
         Raises:
-            ArgumentError: No room for the hashes of so many more tokens of each row.
+            ArgumentError: No room for the hashes of starts[i + 1] - starts[i] more tokens of rows[i].
         """
-        if self.num_hashes + len(rows) + counts.sum() // block_size <= len(self.arena):
+        if self.num_hashes + len(rows) + int(starts[-1]) // block_size <= len(self.arena):
             return
         records = self._table[rows]
-        hashes = (records["num_tokens"] + counts) // block_size
+        hashes = (records["num_tokens"] + np.diff(starts)) // block_size
         have = records["end"] - records["begin"]
-        self._refuse_too_many(int(np.maximum(hashes - have, 0).sum()))
-
-    def _refuse_too_many(self, needed: int) -> None:
-        if self.num_hashes + needed > len(self.arena):
-            raise ArgumentError(
-                f"{needed} more hashes do not fit into an arena of {len(self.arena)} that holds "
-                f"{self.num_hashes}: grow() first"
-            )
-
-    def _pieces(self, hashes: list[npt.NDArray[np.int64]]) -> npt.NDArray[np.int64]:
-        """Put hashes, which are known to fit, into the arena: begin, end, limit, int64 [n, 3]."""
-        arena = self.arena
-        pieces = []
-        for words in hashes:
-            count = len(words)
-            piece = arena.take(count) if count else (0, 0)
-            if piece is None:
-                # Those that were just written have no rows yet, so they are written again.
-                total = sum(map(len, hashes))
-                self._pack(total)
-                piece = arena.take(total)
-                assert piece is not None
-                ends = piece[0] + np.cumsum([len(part) for part in hashes])
-                arena.words[piece[0] : piece[0] + total] = np.concatenate(hashes)
-                arena.wrote(piece[0], piece[0] + total)
-                begins = ends - [len(part) for part in hashes]
-                return np.stack([begins, ends, ends], 1).astype(np.int64)
-            begin, limit = piece
-            arena.words[begin : begin + count] = words
-            arena.wrote(begin, begin + count)
-            pieces.append((begin, begin + count, limit))
-        return np.array(pieces, np.int64).reshape(-1, 3)
-
-    def _append_moving(self, rows: list[int], start: int, new: list[npt.NDArray[np.int64]]) -> None:
-        """Append hashes, which are known to fit, to the rows from `start` on; they move if they must."""
-        for place in range(start, len(rows)):
-            row, words = rows[place], new[place]
-            record = self._table[row]
-            begin, end, limit = int(record["begin"]), int(record["end"]), int(record["limit"])
-            if end + len(words) > limit:
-                mine = self.arena.words[begin:end].copy()
-                self.arena.give(begin, limit)
-                record["begin"] = record["end"] = record["limit"] = 0
-                piece = self.arena.take(len(mine) + len(words))
-                if piece is None:
-                    more = sum(map(len, new[place:])) + len(mine)
-                    self._pack(more)
-                    piece = self.arena.take(len(mine) + len(words))
-                    assert piece is not None
-                begin, end = piece[0], piece[0] + len(mine)
-                self.arena.words[begin:end] = mine
-                self.arena.wrote(begin, end)
-                record["begin"], record["limit"] = piece
-            self.arena.words[end : end + len(words)] = words
-            record["end"] = end + len(words)
-            self.arena.wrote(end, end + len(words))
-
-    def _pack(self, needed: int) -> None:
-        """Move all hashes together, so that a piece for `needed` more can be taken."""
-        held = np.flatnonzero(self.ends > self.begins)
-        held = held[np.argsort(self.begins[held])]
-        begins, ends = self.begins[held], self.ends[held]
-        counts = ends - begins
-        # Half of what is left goes to the rows: the next ones to grow need not move.
-        gap = (len(self.arena) - int(counts.sum()) - needed) // (2 * max(1, len(held)))
-        packed = self.arena.pack(list(zip(begins.tolist(), ends.tolist(), strict=True)), gap)
-        self.begins[held] = packed
-        self.ends[held] = packed + counts
-        self._table["limit"][held] = packed + counts + gap
-        self.epoch += 1
+        self.refuse_too_many(int(np.maximum(hashes - have, 0).sum()))

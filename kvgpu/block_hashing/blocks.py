@@ -18,12 +18,13 @@ _EMPTY_32, _EMPTY_64 = np.empty(0, np.int32), np.empty(0, np.int64)
 class Blocks(NamedTuple):
     """Blocks of several requests.
 
-    tokens: of each request, contiguous, those of its blocks, and maybe more behind. counts: blocks of each request.
+    tokens: of each request, contiguous, those of its blocks, and maybe more behind; arrays or the lines of one,
+    which costs less. counts: blocks of each request.
     total: blocks of all. size: tokens of a block. parents: what stands before each. extras: extra keys of every
     block, request by request; None for none at all.
     """
 
-    tokens: Sequence[Tokens]
+    tokens: Sequence[Tokens] | Tokens
     counts: Sequence[int]
     total: int
     size: int
@@ -31,12 +32,17 @@ class Blocks(NamedTuple):
     extras: Sequence[ExtraKeys] | None
 
 
-def addresses(tokens: Sequence[Tokens]) -> tuple[Sequence[Tokens], npt.NDArray[np.int64], Tokens]:
+def addresses(
+    tokens: Sequence[Tokens] | Tokens,
+) -> tuple[Sequence[Tokens] | Tokens, npt.NDArray[np.int64], Tokens]:
     """Arrays of one dtype, where each begins, and an empty array of that dtype.
 
     One compiled call reads them all where they lie: copying them together costs half as much as hashing them by
     kvgpu128. Keep the arrays until it is done.
     """
+    if isinstance(tokens, np.ndarray):
+        lines = tokens.ctypes.data + tokens.strides[0] * np.arange(len(tokens))
+        return tokens, lines, _EMPTY_64 if tokens.itemsize > 4 else _EMPTY_32
     wide = any(array.itemsize > 4 for array in tokens)
     if wide:
         tokens = [array.astype(np.int64, copy=False) for array in tokens]

@@ -1,6 +1,6 @@
 """Chains of block hashes in bulk, for the hash functions that hash a serialised block."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -31,6 +31,8 @@ FEWEST = 8
 """Blocks for which a compiled call takes as long as hashing them one by one."""
 TOGETHER = 2
 """Chains that are hashed alternately."""
+PASS_BLOCKS = 1024
+"""Messages that are written before they are hashed, unless one chain has more."""
 
 
 @jit
@@ -66,20 +68,30 @@ def _hash_messages(
 
 @jit
 def _write_messages(
-    kind: int, tokens: Any, start: int, count: int, size: int, width: int, endings: Any, spans: Any,
-    first_span: int, stride: int, out: Any,
+    kind: int, like: Any, arrays: Any, counts: Any, size: int, width: int, parents: Any,
+    lengths: Any, endings: Any, spans: Any, first_span: int, stride: int, out: Any,
 ) -> Any:  # fmt: skip
-    """Messages of the blocks of one request, with parents that are 0, one every `stride` bytes; their lengths."""
-    parent = np.zeros(width, np.uint8)  # a multiple of eight bytes
-    lengths = np.empty(count, np.int64)
-    for block in range(count):
-        begin = start + block * size
-        span = spans[min(first_span + block, len(spans) - 1)]
-        lengths[block] = message(
-            kind, out[block * stride :], parent, width, tokens, begin, begin + size, endings,
-            span[0], span[1],
-        )  # fmt: skip
-    return lengths
+    """Messages of the blocks of requests, one every `stride` bytes, and where they end.
+
+    arrays, like: from `addresses`. Behind the first block of each, the parents are `width` zeros.
+    """
+    unknown = np.zeros(parents.shape[1], np.uint8)
+    ends = np.empty(counts.sum(), np.int64)
+    place = 0
+    for chain in range(len(counts)):
+        tokens = carray(pointer(arrays[chain], like), (counts[chain] * size,))
+        for block in range(counts[chain]):
+            begin = block * size
+            parent, length = parents[chain], lengths[chain]
+            if block > 0:
+                parent, length = unknown, width
+            span = spans[min(first_span + place, len(spans) - 1)]
+            ends[place] = place * stride + message(
+                kind, out[place * stride :], parent, length, tokens, begin, begin + size, endings,
+                span[0], span[1],
+            )  # fmt: skip
+            place += 1
+    return ends
 
 
 class Endings(NamedTuple):
@@ -130,8 +142,9 @@ def packed_parents(
         return None
     width = max(longest, DIGEST_BYTES)
     packed = np.zeros((len(parents), width + -width % WORD_BYTES), np.uint8)
-    for row, parent in zip(packed, parents, strict=True):
-        row[: len(parent)] = np.frombuffer(parent, np.uint8)
+    if (lengths != longest).any():
+        parents = [parent.ljust(longest, b"\0") for parent in parents]
+    packed[:, :longest] = np.frombuffer(b"".join(parents), np.uint8).reshape(len(parents), longest)
     return packed, lengths
 
 
@@ -196,59 +209,77 @@ class MessageChains:
     Args:
         kind: PICKLE or CBOR.
         digest: Gives `width` bytes for any bytes.
-        hash_fn: The hash function of whole blocks, for parents of another width.
         width: Bytes of a hash.
     """
 
-    def __init__(
-        self, kind: int, digest: Callable[[Any], bytes], hash_fn: Callable[[Any], bytes], width: int
-    ) -> None:
+    def __init__(self, kind: int, digest: Callable[[Any], bytes], width: int) -> None:
         self.width = width
-        self._kind, self._digest, self._hash = kind, digest, hash_fn
+        self._kind, self._digest = kind, digest
         # Where the parent lies in a message.
         self._at = {PICKLE: 13, CBOR: 2 if width < 24 else 3}[kind]
 
     def pays(self, counts: Sequence[int]) -> bool:
-        """See `Chains`: here it is a call for each request."""
-        return sum(counts) >= FEWEST * len(counts)
+        """See `Chains`: with a digest that takes no time, half of what a call costs."""
+        return sum(counts) >= 2 * FEWEST
 
     def rows(self, blocks: Blocks) -> Rows | None:
         """See `Chains`."""
         if not _regular(self._kind, blocks):
             return None
         endings = block_endings(self._kind, blocks.extras)
-        if packed_parents(self._kind, blocks.parents, blocks.size, endings.longest) is None:
+        packed = packed_parents(self._kind, blocks.parents, blocks.size, endings.longest)
+        if packed is None:
             return None
+        parents, widths = packed
         hashes: list[bytes] = []
-        for ids, count, parent in zip(blocks.tokens, blocks.counts, blocks.parents, strict=True):
-            start = 0
-            if count and len(parent) != self.width:
-                extra = None if blocks.extras is None else blocks.extras[len(hashes)]
-                parent = self._hash((parent, tuple(ids[: blocks.size].tolist()), extra))
-                hashes.append(parent)
-                start, count = blocks.size, count - 1
-            stride = longest_message(self.width, blocks.size, endings.longest)
-            data = np.empty(stride * count, np.uint8)
-            lengths = _write_messages(
-                self._kind, ids, start, count, blocks.size, self.width, endings.data, endings.spans,
-                len(hashes), stride, data,
+        _kept, arrays, like = addresses(blocks.tokens)
+        stride = longest_message(parents.shape[1], blocks.size, endings.longest)
+        for part in _passes(blocks.counts):
+            counts = np.array(blocks.counts[part], np.int64)
+            data = np.empty(stride * counts.sum(), np.uint8)
+            ends = _write_messages(
+                self._kind, like, arrays[part], counts, blocks.size, self.width, parents[part],
+                widths[part], endings.data, endings.spans, len(hashes), stride, data,
             )  # fmt: skip
-            view, at = memoryview(data.data), self._at
-            first, last = at, at + self.width
-            for begin, length in zip(
-                range(0, stride * count, stride), lengths.tolist(), strict=True
-            ):
-                view[begin + first : begin + last] = parent
-                parent = self._digest(view[begin : begin + length])
-                hashes.append(parent)
+            self._digest_messages(blocks.counts[part], data, stride, ends.tolist(), hashes)
         rows = np.zeros((len(hashes), 8 * KEY_WORDS), np.uint8)
         rows[:, : self.width] = np.frombuffer(b"".join(hashes), np.uint8).reshape(-1, self.width)
         return rows.view("<i8")
 
+    def _digest_messages(
+        self, counts: Sequence[int], data: npt.NDArray[np.uint8], stride: int, ends: list[int],
+        hashes: list[bytes],
+    ) -> None:  # fmt: skip
+        """Append the hashes of the blocks of some chains, whose messages lack the parents behind the first."""
+        view, digest, first, last = (
+            memoryview(data.data),
+            self._digest,
+            self._at,
+            self._at + self.width,
+        )
+        places = zip(range(0, len(data), stride), ends, strict=True)
+        parent = b""
+        for count in counts:
+            for block in range(count):
+                begin, end = next(places)
+                if block:
+                    view[begin + first : begin + last] = parent
+                parent = digest(view[begin:end])
+                hashes.append(parent)
 
-def message_chains(
-    kind: int, digest: Callable[[Any], bytes], hash_fn: Any, width: int
-) -> Chains | None:
+
+def _passes(counts: Sequence[int]) -> Iterator[slice]:
+    """Ranges of chains whose messages are in the processor's cache together."""
+    first, total = 0, 0
+    for chain, count in enumerate(counts):
+        if total + count > PASS_BLOCKS and chain > first:
+            yield slice(first, chain)
+            first, total = chain, 0
+        total += count
+    yield slice(first, len(counts))
+
+
+def message_chains(kind: int, digest: Callable[[Any], bytes], width: int) -> Chains | None:
     """Chains for a hash function of serialised blocks; None if its serialiser cannot be trusted.
 
     SHA-256 is recognised by its width.
@@ -257,4 +288,4 @@ def message_chains(
         return None
     if width == DIGEST_BYTES and available():
         return Sha256Chains(kind)
-    return MessageChains(kind, digest, hash_fn, width)
+    return MessageChains(kind, digest, width)

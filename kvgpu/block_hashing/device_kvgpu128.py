@@ -53,7 +53,7 @@ class DeviceKvgpu128(DeviceHasher):
         size = prompts.size
         if size not in self._keys:
             self._keys[size] = self._to_device(self._function.keys(size).view(np.int64))
-        states = np.array([self._function.state(p) for p in prompts.parents], np.uint64)
+        states = self._function.states(prompts.parents)
         extras = None
         if prompts.extras is not None:
             extras = self._to_device(self._function.extra_words(prompts.extras).view(np.int64))

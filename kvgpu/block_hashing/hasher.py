@@ -34,12 +34,12 @@ def chains_of(hash_fn: HashFunction) -> Chains | None:
 @cache
 def chains_called(name: str) -> Chains | None:
     """Chains of a hash function of vLLM."""
-    hash_fn, kind = hashing.HASH_FUNCTIONS[name], CBOR if name.endswith("cbor") else PICKLE
+    kind = CBOR if name.endswith("cbor") else PICKLE
     if name.startswith("sha256"):
-        return message_chains(kind, lambda data: hashlib.sha256(data).digest(), hash_fn, 32)
+        return message_chains(kind, lambda data: hashlib.sha256(data).digest(), 32)
     import xxhash
 
-    return message_chains(kind, xxhash.xxh3_128_digest, hash_fn, 16)
+    return message_chains(kind, xxhash.xxh3_128_digest, 16)
 
 
 class RequestBlockHasher:
@@ -81,6 +81,35 @@ class RequestBlockHasher:
         """
         for request, new in zip(requests, self._new(requests), strict=True):
             append_hashes(request, new)
+
+    def chained(
+        self, tokens: Tokens, counts: list[int], parents: list[BlockHash | None]
+    ) -> BlockHashes:
+        """Hashes of blocks without extra keys, from their tokens alone, chain by chain.
+
+        Args:
+            tokens: int32 or int64 [n, >= block_size * max(counts)], of each chain those of its blocks.
+            counts: Blocks of each chain, at least one.
+            parents: What stands before each; None if nothing does.
+
+        Raises:
+            ArgumentError: The hash function gives hashes that are not all of 16 or all of 32 bytes.
+
+        O(tokens).
+        """
+        chains = chains_of(self.hash_fn)
+        if chains is not None and chains.pays(counts):
+            heads = [parent or hashing.NONE_HASH for parent in parents]
+            rows = chains.rows(Blocks(tokens, counts, sum(counts), self.block_size, heads, None))
+            if rows is not None:
+                return BlockHashes.of_rows(rows, chains.width)
+        hashes: list[BlockHash] = []
+        for line, count, parent in zip(tokens.tolist(), counts, parents, strict=True):
+            for start in range(0, count * self.block_size, self.block_size):
+                ids = line[start : start + self.block_size]
+                parent = hashing.hash_block_tokens(self.hash_fn, parent, ids)
+                hashes.append(parent)
+        return BlockHashes(hashes)
 
     def check(self, tokens: Tokens) -> None:
         """

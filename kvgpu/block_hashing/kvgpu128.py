@@ -75,14 +75,19 @@ class Kvgpu128:
             self._keys = limbs >> np.uint64(64 - universal.LIMB_BITS)
         return self._keys
 
-    def state(self, parent: bytes) -> npt.NDArray[np.uint64]:
-        """The element that a parent stands for, uint64 [2]; parents of any length have one."""
-        if len(parent) == WIDTH:
-            words = np.frombuffer(parent, "<u8").copy()
-            undone: npt.NDArray[np.uint64] = universal.unmix(words, self.mix_keys)
-            return undone
-        element = int.from_bytes(self._digest(b"parent", parent), "little") % PRIME
-        return np.array([element & ((1 << 64) - 1), element >> 64], np.uint64)
+    def states(self, parents: Sequence[bytes]) -> npt.NDArray[np.uint64]:
+        """The elements that parents stand for, uint64 [n, 2]; parents of any length have one. O(n)."""
+        data = bytearray().join(parent[:WIDTH].ljust(WIDTH, b"\0") for parent in parents)
+        words = np.frombuffer(data, "<u8").reshape(-1, 2)
+        states: npt.NDArray[np.uint64] = universal.unmix(words, self.mix_keys)
+        known: dict[bytes, list[int]] = {}
+        for place, parent in enumerate(parents):
+            if len(parent) != WIDTH:
+                if parent not in known:
+                    element = int.from_bytes(self._digest(b"parent", parent), "little") % PRIME
+                    known[parent] = [element & ((1 << 64) - 1), element >> 64]
+                states[place] = known[parent]
+        return states
 
     def _digest(self, purpose: bytes, data: bytes) -> bytes:
         return hashlib.blake2b(
@@ -118,7 +123,7 @@ class Kvgpu128:
 
         O(tokens).
         """
-        if tokens.dtype != np.int32 and not universal.all_fit(tokens):
+        if tokens.dtype != np.int32 and not universal.all_fit(tokens.reshape(-1)):
             raise ArgumentError(_OUTSIDE)
 
     def rows(self, blocks: Blocks) -> Rows:
@@ -129,15 +134,13 @@ class Kvgpu128:
 
         O(tokens).
         """
-        for tokens in blocks.tokens:
+        for tokens in [blocks.tokens] if isinstance(blocks.tokens, np.ndarray) else blocks.tokens:
             self.check(tokens)
-        known = {parent: self.state(parent) for parent in set(blocks.parents)}
-        states = np.array([known[parent] for parent in blocks.parents], np.uint64).reshape(-1, 2)
         extras = _NO_EXTRAS if blocks.extras is None else self.extra_words(blocks.extras)
         out = np.zeros((blocks.total, KEY_WORDS), np.uint64)
         _kept, arrays, like = addresses(blocks.tokens)
         universal.hash_chains(
-            like, arrays, np.array(blocks.counts, np.int64), blocks.size, states, extras,
+            like, arrays, np.array(blocks.counts, np.int64), blocks.size, self.states(blocks.parents), extras,
             self.keys(blocks.size), self.point, self.mix_keys, out,
         )  # fmt: skip
         return out.view(np.int64)

@@ -185,12 +185,13 @@ def hash_chains(
 
 @jit
 def unmix(words: Any, mix_keys: Any) -> Any:
-    """s of the prefix with this hash, uint64 [2] as the hash is, low word first; some element for other bytes."""
-    high, low = decrypt(words[1], words[0], mix_keys)
-    # Foreign bytes may give the top bit, which is 1 in the field.
-    state = np.empty(2, np.uint64)
-    state[1], state[0] = plus(high & LOW_63_BITS, low, ZERO, high >> TOP_BIT)
-    return state
+    """s of the prefixes with these hashes, uint64 [n, 2] as they are, low word first; some element for other bytes."""
+    states = np.empty((len(words), 2), np.uint64)
+    for place in range(len(words)):
+        high, low = decrypt(words[place, 1], words[place, 0], mix_keys)
+        # Foreign bytes may give the top bit, which is 1 in the field.
+        states[place, 1], states[place, 0] = plus(high & LOW_63_BITS, low, ZERO, high >> TOP_BIT)
+    return states
 
 
 @jit

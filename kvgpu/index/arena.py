@@ -1,5 +1,6 @@
 """`HashArena`: block hashes of many requests in one array, and what a copy of it elsewhere has missed."""
 
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -59,22 +60,23 @@ class HashArena:
         elif size >= SMALLEST_PIECE and size & (size - 1) == 0:
             self._free.setdefault(size, []).append(begin)
 
-    def pack(self, pieces: list[tuple[int, int]], gap: int = 0) -> list[int]:
+    def pack(self, pieces: list[tuple[int, int]], gaps: list[int]) -> list[int]:
         """Move pieces (begin, end), in the order of their place, to the front; their new begins.
 
-        `gap` hashes are left behind each, for it to grow.
+        So many hashes are left behind each, for it to grow.
         """
         words, tops, top = self.words, [], 0
         for begin, end in pieces:
             words[top : top + end - begin] = words[begin:end]
             tops.append(top)
             top += end - begin
-        begins = [packed + i * gap for i, packed in enumerate(tops)]
+        shifts = [0, *accumulate(gaps)]
+        begins = [packed + shift for packed, shift in zip(tops, shifts, strict=False)]
         for packed, moved, (begin, end) in zip(
             reversed(tops), reversed(begins), reversed(pieces), strict=True
         ):
             words[moved : moved + end - begin] = words[packed : packed + end - begin]
-        self._top = top + len(pieces) * gap
+        self._top = top + shifts[-1]
         self._free.clear()
         self._written = [(0, self._top)]
         return begins
@@ -96,6 +98,14 @@ class HashArena:
         written.append((begin, end))
         if len(written) > MOST_PIECES:
             self._written = [(min(p[0] for p in written), max(p[1] for p in written))]
+
+    def wrote_all(self, pieces: npt.NDArray[np.int64]) -> None:
+        """Hashes of pieces have changed; their begins and ends, int64 [2, n], n at least 1. O(n)."""
+        begins, ends = pieces
+        if len(self._written) + len(begins) <= MOST_PIECES:
+            self._written += zip(begins.tolist(), ends.tolist(), strict=True)
+        else:
+            self.wrote(int(begins.min()), int(ends.max()))
 
     def take_written(self) -> list[tuple[int, int]]:
         """Pieces that have changed since the last call."""

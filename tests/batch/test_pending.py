@@ -1,4 +1,4 @@
-"""Tokens that request objects get late: when a block is full, at `sync`, when somebody needs them."""
+"""Tokens that request objects get late: at `sync`, when somebody needs them, when a row can keep no more."""
 
 import numpy as np
 import pytest
@@ -21,21 +21,43 @@ def num_tokens(batch):
     return [request.num_tokens for request in requests_of(batch)], known
 
 
-def test_a_request_gets_its_tokens_when_they_fill_a_block(batch):
+def test_a_request_does_not_get_tokens_that_its_row_can_keep(batch):
     rows = track(batch, 4, 6)
-    batch.append_batch(rows, [7, 7])
-    assert num_tokens(batch) == ([4, 6], [5, 7])
-    batch.append_batch(rows, [8, 8])
-    assert num_tokens(batch) == ([4, 8], [6, 8])
+    for _ in range(2):
+        batch.append_batch(rows, [7, 7])
+    assert num_tokens(batch) == ([4, 6], [6, 8])
+
+
+def test_a_request_that_hashes_for_itself_gets_its_tokens_when_they_fill_a_block(batch):
+    rows = batch.track([make_request("salted", 6, 4, cache_salt="salt")])
+    batch.append_batch(rows, [7])
+    assert num_tokens(batch) == ([6], [7])
+    batch.append_batch(rows, [8])
+    assert num_tokens(batch) == ([8], [8])
+
+
+def test_a_request_gets_its_tokens_when_its_row_can_keep_no_more(batch):
+    rows = track(batch, 4)
+    batch.append_batch(rows, [7] * (SPARE + 4), [SPARE + 4])
+    assert num_tokens(batch)[0] == [4]
+    batch.append_batch(rows, [8])
+    assert num_tokens(batch) == ([4 + SPARE + 4], [4 + SPARE + 5])
 
 
 def test_tokens_that_fill_a_block_are_hashed(batch):
     rows = track(batch, 6)
     batch.append_batch(rows, [7, 8, 9], [3])
+    twin = make_request("twin", [0] * 6 + [7, 8, 9], 4)
+    assert list(batch.rows.hashes(int(rows[0]))) == list(twin.block_hashes)
+
+
+def test_sync_gives_requests_the_hashes_of_their_tokens(batch):
+    rows = track(batch, 6)
+    batch.append_batch(rows, [7, 8, 9], [3])
+    batch.sync()
     (request,) = requests_of(batch)
     twin = make_request("twin", request.all_token_ids, 4)
     assert list(request.block_hashes) == list(twin.block_hashes)
-    assert batch.rows.num_hashes == 2
 
 
 def test_sync_gives_requests_tokens_and_what_was_computed(batch):

@@ -36,7 +36,7 @@ def digest_of(message):
 
 
 def sha256_chains(kind, function):
-    return message_chains(kind, lambda data: hashlib.sha256(data).digest(), function, 32)
+    return message_chains(kind, lambda data: hashlib.sha256(data).digest(), 32)
 
 
 def some_blocks():
@@ -83,6 +83,16 @@ def test_without_it_hashlib_is_called(monkeypatch, kind, function):
 def test_hashes_are_the_same_with_and_without_it(monkeypatch, kind, function, can_hash):
     if not can_hash:
         monkeypatch.setattr(chains, "available", lambda: False)
+    blocks = some_blocks()
+    rows = sha256_chains(kind, function).rows(blocks)
+    assert [row.tobytes() for row in rows] == hashes_one_by_one(function, blocks)
+
+
+@kinds
+@pytest.mark.parametrize("most", [1, 7, 14])
+def test_messages_may_be_written_in_several_passes(monkeypatch, kind, function, most):
+    monkeypatch.setattr(chains, "PASS_BLOCKS", most)
+    monkeypatch.setattr(chains, "available", lambda: False)
     blocks = some_blocks()
     rows = sha256_chains(kind, function).rows(blocks)
     assert [row.tobytes() for row in rows] == hashes_one_by_one(function, blocks)

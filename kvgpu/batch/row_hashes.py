@@ -1,0 +1,255 @@
+"""`RowHashes`: the hashes of rows, in one arena."""
+
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from kvgpu._jit import jit
+from kvgpu.batch.row_record import ROW_RECORD, RowIds
+from kvgpu.block_hashes import BlockHashes
+from kvgpu.errors import ArgumentError, ConfigError
+from kvgpu.hashing import BlockHash
+from kvgpu.index.arena import HashArena
+from kvgpu.kernels.layout import KEY_WORDS
+
+
+@jit
+def count_hashes(table: Any) -> int:
+    """Hashes of all rows."""
+    count = 0
+    for row in range(len(table)):
+        count += table[row].end - table[row].begin
+    return count
+
+
+@jit
+def last_words(table: Any, rows: Any, arena: Any) -> Any:
+    """Last hash of each row, int64 [n, KEY_WORDS], and whether it has one, bool [n]."""
+    words = np.zeros((len(rows), arena.shape[1]), np.int64)
+    has = np.zeros(len(rows), np.bool_)
+    for i in range(len(rows)):
+        record = table[rows[i]]
+        has[i] = record.end > record.begin
+        if has[i]:
+            for word in range(arena.shape[1]):
+                words[i, word] = arena[record.end - 1, word]
+    return words, has
+
+
+@jit
+def without_room(table: Any, rows: Any, counts: Any) -> npt.NDArray[np.int64]:
+    """Places of rows whose pieces have no room for so many more hashes."""
+    places = np.empty(len(rows), np.int64)
+    found = 0
+    for i in range(len(rows)):
+        record = table[rows[i]]
+        if record.end + counts[i] > record.limit:
+            places[found] = i
+            found += 1
+    return places[:found]
+
+
+@jit
+def write_hashes(
+    table: Any, rows: Any, counts: Any, words: Any, arena: Any
+) -> npt.NDArray[np.int64]:
+    """Write words int64 [sum(counts), KEY_WORDS] behind the hashes of rows; begins and ends of what was written, int64 [2, n]."""
+    written = np.empty((2, len(rows)), np.int64)
+    done = 0
+    for i in range(len(rows)):
+        record = table[rows[i]]
+        begin = record.end
+        record.end = begin + counts[i]
+        for place in range(counts[i]):
+            for word in range(words.shape[1]):
+                arena[begin + place, word] = words[done + place, word]
+        done += counts[i]
+        written[0, i], written[1, i] = begin, record.end
+    return written
+
+
+@jit
+def move_hashes(table: Any, rows: Any, pieces: Any, arena: Any) -> npt.NDArray[np.int64]:
+    """Move the hashes of rows to pieces (begin, limit) int64 [n, 2], now theirs; begins and ends of what was
+    written, int64 [2, n]."""
+    written = np.empty((2, len(rows)), np.int64)
+    for i in range(len(rows)):
+        record = table[rows[i]]
+        to = pieces[i, 0]
+        count = record.end - record.begin
+        for place in range(count):
+            for word in range(arena.shape[1]):
+                arena[to + place, word] = arena[record.begin + place, word]
+        record.begin, record.end, record.limit = to, to + count, pieces[i, 1]
+        written[0, i], written[1, i] = to, to + count
+    return written
+
+
+class RowHashes:
+    """Hashes of rows: each row's lie in one piece of an arena.
+
+    A piece that is outgrown moves, and the arena is packed when no piece is long enough.
+
+    Args:
+        max_requests: Rows.
+        max_hashes: Hashes of all rows together, 32 bytes each.
+
+    Attributes:
+        arena: The hashes.
+        begins, ends: int64 [max_requests]: hashes of a row in the arena.
+        width: Bytes of a hash; 0 while there is none.
+        epoch: Counts packing, and new arenas: places in the arena are valid within one epoch.
+
+    Raises:
+        ConfigError: A capacity below 1.
+    """
+
+    def __init__(self, max_requests: int, max_hashes: int) -> None:
+        if max_requests < 1 or max_hashes < 1:
+            raise ConfigError(f"capacities must be at least 1: {max_requests}, {max_hashes}")
+        self.arena = HashArena(max_hashes)
+        self._table = np.zeros(max_requests, ROW_RECORD)
+        self.width = 0
+        self.epoch = 0
+
+    @property
+    def records(self) -> npt.NDArray[Any]:
+        """Of all rows, ROW_RECORD [max_requests]; what the properties show parts of."""
+        return self._table
+
+    @property
+    def begins(self) -> npt.NDArray[np.int64]:
+        return self._table["begin"]
+
+    @property
+    def ends(self) -> npt.NDArray[np.int64]:
+        return self._table["end"]
+
+    @property
+    def num_hashes(self) -> int:
+        """Hashes of all tracked requests."""
+        return int(count_hashes(self._table))
+
+    def append_hashes(
+        self, rows: RowIds, counts: npt.NDArray[np.int64], words: npt.NDArray[np.int64]
+    ) -> None:
+        """Append hashes that are known to fit into the arena; rows whose pieces they outgrow move.
+
+        Args:
+            rows: int64 [n], valid ones.
+            counts: int64 [n], hashes for each, at least one.
+            words: int64 [sum(counts), KEY_WORDS], row by row.
+
+        O(hashes), those of rows that move counted too; amortised O(new hashes).
+        """
+        outgrown = without_room(self._table, rows, counts)
+        if len(outgrown):
+            self._move(rows[outgrown], counts[outgrown])
+        self.arena.wrote_all(write_hashes(self._table, rows, counts, words, self.arena.words))
+
+    def last_hashes(self, rows: RowIds) -> list[BlockHash | None]:
+        """Last hash of each row; None where there is none. O(n)."""
+        words, has = last_words(self._table, rows, self.arena.words)
+        data, size, width = words.tobytes(), 8 * KEY_WORDS, self.width
+        found = [
+            data[begin : begin + width] if any_hash else None
+            for begin, any_hash in zip(range(0, len(data), size), has.tolist(), strict=True)
+        ]
+        return cast("list[BlockHash | None]", found)
+
+    def hashes(self, row: int, start: int = 0) -> BlockHashes:
+        """Hashes of a row from place `start` on, a view that is valid until the next change. O(1)."""
+        record = self._table[row]
+        part = self.arena.words[record["begin"] + start : record["end"]]
+        return BlockHashes.of_rows(part, self.width)
+
+    def common_width(self, hashes: list[Any]) -> int:
+        """Bytes of these hashes of requests and of those that are here; 0 for none.
+
+        Raises:
+            ArgumentError: They are not all of one width.
+        """
+        widths = {
+            h.width if isinstance(h, BlockHashes) else len(h[0]) for h in hashes if len(h)
+        } | ({self.width} - {0})
+        if len(widths) > 1:
+            raise ArgumentError(f"hashes of different widths cannot be tracked together: {widths}")
+        return widths.pop() if widths else 0
+
+    def refuse_too_many(self, needed: int) -> None:
+        """
+        Raises:
+            ArgumentError: So many hashes more do not fit.
+        """
+        if self.num_hashes + needed > len(self.arena):
+            raise ArgumentError(
+                f"{needed} more hashes do not fit into an arena of {len(self.arena)} that holds "
+                f"{self.num_hashes}: grow() first"
+            )
+
+    def put(self, hashes: list[npt.NDArray[np.int64]]) -> npt.NDArray[np.int64]:
+        """Put hashes, which are known to fit, into the arena: begin, end, limit, int64 [n, 3]."""
+        arena = self.arena
+        pieces = []
+        for words in hashes:
+            count = len(words)
+            piece = arena.take(count) if count else (0, 0)
+            if piece is None:
+                # Those that were just written have no rows yet, so they are written again.
+                total = sum(map(len, hashes))
+                self._pack(total)
+                piece = arena.take(total)
+                assert piece is not None
+                ends = piece[0] + np.cumsum([len(part) for part in hashes])
+                arena.words[piece[0] : piece[0] + total] = np.concatenate(hashes)
+                arena.wrote(piece[0], piece[0] + total)
+                begins = ends - [len(part) for part in hashes]
+                return np.stack([begins, ends, ends], 1).astype(np.int64)
+            begin, limit = piece
+            arena.words[begin : begin + count] = words
+            arena.wrote(begin, begin + count)
+            pieces.append((begin, begin + count, limit))
+        return np.array(pieces, np.int64).reshape(-1, 3)
+
+    def _move(self, rows: RowIds, counts: npt.NDArray[np.int64]) -> None:
+        """Move rows to pieces with room for so many more hashes, which are known to fit."""
+        records, arena = self._table[rows], self.arena
+        sizes = records["end"] - records["begin"] + counts
+        pieces: list[tuple[int, int]] = []
+        for size in sizes.tolist():
+            piece = arena.take(size)
+            if piece is None:
+                # Which forgets the pieces that were just taken.
+                self._pack(int(counts.sum()), rows, counts)
+                return
+            pieces.append(piece)
+        arena.wrote_all(move_hashes(self._table, rows, np.array(pieces, np.int64), arena.words))
+        for begin, limit in zip(records["begin"].tolist(), records["limit"].tolist(), strict=True):
+            arena.give(begin, limit)
+
+    def _pack(
+        self, needed: int, rows: RowIds | None = None, counts: npt.NDArray[np.int64] | None = None
+    ) -> None:
+        """Move all hashes together, so that there is room for `needed` more.
+
+        It is left in one piece, or behind each of `rows` for `counts` hashes.
+        """
+        more = np.zeros(len(self._table), np.int64)
+        kept = self.ends > self.begins
+        if rows is not None and counts is not None:
+            more[rows] = counts
+            kept[rows] = True
+        held = np.flatnonzero(kept)
+        held = held[np.argsort(self.begins[held])]
+        begins, ends = self.begins[held], self.ends[held]
+        sizes = ends - begins
+        # Half of what is left goes to the rows: the next ones to grow need not move.
+        gap = (len(self.arena) - int(sizes.sum()) - needed) // (2 * max(1, len(held)))
+        gaps = more[held] + gap
+        pieces = list(zip(begins.tolist(), ends.tolist(), strict=True))
+        packed = np.array(self.arena.pack(pieces, gaps.tolist()), np.int64)
+        self.begins[held] = packed
+        self.ends[held] = packed + sizes
+        self._table["limit"][held] = packed + sizes + gaps
+        self.epoch += 1
