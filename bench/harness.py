@@ -132,9 +132,13 @@ def revision() -> str:
 
 
 def command(name: str) -> str:
-    """The command line that gave the figures; paths are shortened to their names."""
-    words = [Path(word).name if "/" in word else word for word in sys.argv[1:]]
-    return " ".join(["python", f"bench/{name}.py", *words])
+    """The command line that gave the figures: paths are shortened to their names, those of results left out."""
+    words = list(sys.argv[1:])
+    for option in ("--data", "--json"):
+        if option in words:
+            del words[words.index(option) : words.index(option) + 2]
+    short = [Path(word).name if "/" in word else word for word in words]
+    return " ".join(["python", f"bench/{name}.py", *short])
 
 
 NUMBERS = [

@@ -33,11 +33,15 @@ class BlockHashTable(TableMemory):
         seed: Of the slot hash; None for a random one, so that nobody can aim at one bucket.
         engine: `triton` or `cuda`. Both use the same bytes.
 
+    Attributes:
+        view: `TableView`: its tensors and sizes, for kernels of your own.
+
     Raises:
-        ConfigError: Sizes out of range.
+        ConfigError: Sizes out of range, or an unknown engine.
         DeviceError, MissingPackageError: The device or the engine cannot be used.
 
-    Memory: 64 bytes per 7 * load_factor blocks, and a record of 32 or 64 bytes per block.
+    Memory: 64 bytes per 7 * load_factor blocks, and a record of 32 or 64 bytes per block. Construction is
+    O(num_blocks) and waits until the table is zeroed.
     """
 
     # Changing
@@ -46,7 +50,7 @@ class BlockHashTable(TableMemory):
         self, keys: Any, new: Any, groups: Any = 0, *, old: Any = None, validate: bool = True,
         stream: Any = None,
     ) -> None:  # fmt: skip
-        """Make block ``new[i]`` the first under ``keys[i]``, -1 for none; keys of a batch are unique.
+        """Make block ``new[i]`` the first under ``keys[i]``, -1 for none; a batch names a key once in a group.
 
         A block that is first under another key must leave that in the same or an earlier flush.
 
@@ -82,23 +86,33 @@ class BlockHashTable(TableMemory):
         Raises:
             BlockIdError, ArgumentError: Ids or groups out of range; the table is unchanged.
             InvariantError: `old` is not what was first: the table must be rebuilt.
+
+        Expected O(n) work.
         """
         self.update_async(keys, new, groups, old=old, stream=stream)
         return self.size(stream=stream)
 
     def clear_async(self, *, stream: Any = None) -> None:
-        """Take everything out. O(num_blocks); does not synchronise."""
+        """Take everything out; errors that wait to be reported are forgotten. O(num_blocks); does not
+        synchronise."""
         with on_stream(stream, self.device):
             self.view.words.zero_()
             self.view.meta.zero_()
 
     def clear(self, *, stream: Any = None) -> None:
-        """`clear_async`, then wait."""
+        """`clear_async`, then wait. O(num_blocks)."""
         self.clear_async(stream=stream)
         self.size(stream=stream)
 
     def rebuild_async(self, keys: Any, ids: Any, groups: Any = 0, *, stream: Any = None) -> None:
-        """Replace all entries by block ``ids[i]`` under ``keys[i]``. Expected O(num_blocks + n)."""
+        """Replace all entries by block ``ids[i]`` under ``keys[i]``. Expected O(num_blocks + n).
+
+        Args:
+            keys, groups, stream: As in `update_async`, which also says what is raised.
+            ids: int32 [n].
+
+        Does not synchronise.
+        """
         with on_stream(stream, self.device):
             words = self._keys(keys)
             none = self._torch.full((len(words),), -1, dtype=self._torch.int32, device=self.device)
@@ -106,7 +120,8 @@ class BlockHashTable(TableMemory):
             self.update_async(words, ids, groups, old=none)
 
     def rebuild(self, keys: Any, ids: Any, groups: Any = 0, *, stream: Any = None) -> int:
-        """`rebuild_async`, then wait; returns the number of keys. Raises as `update` does."""
+        """`rebuild_async`, then wait; returns the number of keys. Raises as `update` does. Expected
+        O(num_blocks + n)."""
         self.rebuild_async(keys, ids, groups, stream=stream)
         return self.size(stream=stream)
 
@@ -124,7 +139,11 @@ class BlockHashTable(TableMemory):
         Returns:
             int32 [n]: ids, -1 where there is none.
 
-        A hit reads one bucket and one record, a miss one bucket, at low load. Does not synchronise.
+        Raises:
+            ArgumentError, ArgumentTypeError: Shapes, dtypes or devices that do not fit.
+
+        Expected O(n) work: a hit reads one bucket and one record, a miss one bucket, at low load. Does not
+        synchronise.
         """
         torch = self._torch
         with on_stream(stream, self.device):
@@ -136,14 +155,17 @@ class BlockHashTable(TableMemory):
         return out
 
     def find(self, keys: Any, groups: Any = 0, *, out: Any = None, stream: Any = None) -> Any:
-        """`find_async`, then wait and report what is pending."""
+        """`find_async`, then wait and report what is pending, as `size` does. Expected O(n) work."""
         out = self.find_async(keys, groups, out=out, stream=stream)
         self.size(stream=stream)
         return out
 
     def contains_async(self, keys: Any, groups: Any = 0, *, out: Any = None,
                        stream: Any = None) -> Any:  # fmt: skip
-        """Whether there is a block under each key, bool [n]; `out` bool [n]. See `find_async`."""
+        """Whether there is a block under each key, bool [n]; `out` bool [n]. See `find_async`.
+
+        Expected O(n) work, with n ids allocated in between; does not synchronise.
+        """
         ids = self.find_async(keys, groups, stream=stream)
         with on_stream(stream, self.device):
             if out is None:
@@ -153,7 +175,7 @@ class BlockHashTable(TableMemory):
         return out
 
     def contains(self, keys: Any, groups: Any = 0, *, out: Any = None, stream: Any = None) -> Any:
-        """`contains_async`, then wait and report what is pending."""
+        """`contains_async`, then wait and report what is pending, as `size` does. Expected O(n) work."""
         out = self.contains_async(keys, groups, out=out, stream=stream)
         self.size(stream=stream)
         return out
@@ -163,7 +185,19 @@ class BlockHashTable(TableMemory):
     ) -> "PrefixBuffers":
         """Uninitialised buffers for `longest_prefix`, to be used again and again.
 
-        Also brings the plan to the device: a capture in a CUDA graph needs that done before.
+        Also brings the plan to the device, and waits for that if the table has not had it yet: a capture in a
+        CUDA graph needs that done before.
+
+        Args:
+            num_requests: Requests of a batch.
+            num_keys: Keys of all of them.
+            plan: As in `longest_prefix_async`.
+            with_ids: Whether block ids are wanted, too.
+
+        Returns:
+            On the device of the table; see `PrefixBuffers` for shapes and dtypes.
+
+        O(groups) beside the allocations: 4 bytes a key and group, twice that with ids.
         """
         from kvgpu.kernels.longest_prefix import PrefixBuffers
 
@@ -203,7 +237,12 @@ class BlockHashTable(TableMemory):
         Returns:
             `out`; see `PrefixBuffers` for shapes.
 
-        Two launches; O(n * groups) lookups, all independent. Does not synchronise.
+        Raises:
+            ArgumentError, ArgumentTypeError: Shapes, dtypes or devices that do not fit, or too many keys for
+                one launch.
+
+        Two launches; O(n * groups) lookups, all independent. Does not synchronise, but for a plan that the
+        table has not had yet.
         """
         from kvgpu.kernels.longest_prefix import launch_decide
 
@@ -230,7 +269,7 @@ class BlockHashTable(TableMemory):
         self, keys: Any, offsets: Any, plan: PrefixPlan = ONE_GROUP, *, max_lengths: Any = None,
         null_id: int = 0, out: "PrefixBuffers | None" = None, stream: Any = None,
     ) -> "PrefixBuffers":  # fmt: skip
-        """`longest_prefix_async`, then wait.
+        """`longest_prefix_async`, then wait. O(n * groups) lookups.
 
         Raises:
             ArgumentError: Offsets that decrease or leave the keys; their requests have no result.
@@ -248,11 +287,11 @@ class BlockHashTable(TableMemory):
     # Looking at the whole
 
     def size_async(self) -> Any:
-        """Number of keys as an int64 tensor [] on the device: a live view."""
+        """Number of keys as an int64 tensor [] on the device: a live view. O(1); does not synchronise."""
         return self.view.meta[layout.META_SIZE]
 
     def size(self, *, stream: Any = None) -> int:
-        """Number of keys. Waits for the stream and reports what went wrong on it before.
+        """Number of keys. Waits for the stream and reports, once, what went wrong on it before. O(1).
 
         Raises:
             BlockIdError, ArgumentError, InvariantError: See `update` and `longest_prefix`.
@@ -265,7 +304,10 @@ class BlockHashTable(TableMemory):
         return int(size)
 
     def items_async(self, *, stream: Any = None) -> Any:
-        """Which blocks are entries: bool [num_blocks]; `keys` and `groups` of `records()` go with it."""
+        """Which blocks are entries: bool [num_blocks] on the device; keys and groups lie in `view.records`.
+
+        O(num_blocks); does not synchronise.
+        """
         torch = self._torch
         with on_stream(stream, self.device):
             slots = self.view.words[:, : layout.SLOTS_PER_BUCKET].reshape(-1)
@@ -274,7 +316,8 @@ class BlockHashTable(TableMemory):
         return entered[1:]
 
     def items(self, *, stream: Any = None) -> tuple[Any, Any, Any]:
-        """(keys uint8 [n, key_bytes], groups int32 [n], ids int32 [n]), by id. Waits. O(num_blocks)."""
+        """(keys uint8 [n, key_bytes], groups int32 [n], ids int32 [n]), by id, on the device. Waits,
+        and raises as `size` does. O(num_blocks)."""
         torch = self._torch
         self.size(stream=stream)
         entered = self.items_async(stream=stream)

@@ -39,6 +39,11 @@ class BlockHashes(Sequence[BlockHash]):
 
     Attributes:
         width: Bytes per hash; 0 while empty.
+
+    Raises:
+        ArgumentError: They are not all of 16 or all of 32 bytes.
+
+    Construction is O(hashes).
     """
 
     __slots__ = ("_length", "_rows", "width")
@@ -52,7 +57,7 @@ class BlockHashes(Sequence[BlockHash]):
 
     @classmethod
     def of_rows(cls, rows: npt.NDArray[np.int64], width: int) -> "BlockHashes":
-        """Hashes of `width` bytes from key words int64 [n, KEY_WORDS]. O(n)."""
+        """Hashes of `width` bytes from key words int64 [n, KEY_WORDS]; the array is kept. O(1)."""
         made = cls.__new__(cls)
         made.width = width if len(rows) else 0
         made._rows, made._length = rows, len(rows)
@@ -68,7 +73,7 @@ class BlockHashes(Sequence[BlockHash]):
         return self._rows[: self._length]
 
     def accepts(self, hashes: Sequence[bytes]) -> bool:
-        """True if all have the width of those here (or 16 or 32 bytes while this is empty)."""
+        """True if all have the width of those here (or 16 or 32 bytes while this is empty). O(len(hashes))."""
         if not hashes:
             return True
         if set(map(type, hashes)) != {bytes}:
@@ -91,12 +96,15 @@ class BlockHashes(Sequence[BlockHash]):
         self.extend_accepted(hashes)
 
     def extend_accepted(self, hashes: Sequence[BlockHash]) -> None:
-        """`extend` for hashes that it `accepts`, at least one."""
+        """`extend` for hashes that it `accepts`, at least one. Amortised O(len(hashes))."""
         width = len(hashes[0])
         self.extend_rows(rows_from_bytes(hashes, width), width)
 
     def extend_rows(self, rows: npt.NDArray[np.int64], width: int) -> None:
-        """Append key words int64 [n, KEY_WORDS] of hashes of `width` bytes; an empty one may keep the array."""
+        """Append key words int64 [n, KEY_WORDS] of hashes of `width` bytes; an empty one keeps the array.
+
+        Nothing is checked. Amortised O(n).
+        """
         if not len(rows):
             return
         self.width = width

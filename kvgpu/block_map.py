@@ -30,7 +30,7 @@ class BlockHashToBlockMap:
         self.extras: dict[bytes, Entry] = {}
 
     def get_one_block(self, key: BlockHashWithGroupId) -> KVCacheBlock | None:
-        """The first inserted block with this key, or None. Expected O(1)."""
+        """The first inserted block with this key, or None (fact 12). Expected O(1)."""
         if self.extras:
             entry = self.extras.get(key)
             if entry is not None:
@@ -39,7 +39,10 @@ class BlockHashToBlockMap:
         return None if first < 0 or self._state is None else self._state.view(first)
 
     def insert(self, key: BlockHashWithGroupId, block: KVCacheBlock) -> None:
-        """Add a block under a key, behind those that are there. Expected O(1)."""
+        """Add a block under a key, behind those that are there (fact 12). Expected O(1).
+
+        Where its record cannot be the entry (another key, a block of another pool), O(blocks with this key).
+        """
         if key not in self.extras and self._is_regular(key, block):
             assert self._index is not None
             self._index.enter(block._row)
@@ -54,7 +57,13 @@ class BlockHashToBlockMap:
             self.extras[key] = {entry.block_id: entry, block.block_id: block}
 
     def pop(self, key: BlockHashWithGroupId, block_id: int) -> KVCacheBlock | None:
-        """Take one block out; None, and nothing changes, if it is not there. Its hash stays."""
+        """Take one block out; None, and nothing changes, if it is not there. Its hash stays.
+
+        Raises:
+            InvariantError: The records of the blocks with this key are broken. Nothing is changed.
+
+        Expected O(blocks with this key).
+        """
         entry = self.extras.get(key)
         if entry is not None:
             return self._pop_extra(key, entry, block_id)
@@ -69,7 +78,7 @@ class BlockHashToBlockMap:
         return self._state.view(block_id)
 
     def clear(self) -> None:
-        """Take everything out; hashes are the caller's to clear. O(size)."""
+        """Take everything out; hashes are the caller's to clear. O(number of blocks)."""
         self.extras.clear()
         if self._index is not None:
             self._index.clear()
@@ -83,7 +92,10 @@ class BlockHashToBlockMap:
         return CacheView(self)
 
     def entry(self, key: BlockHashWithGroupId) -> Entry | None:
-        """All blocks of a key: one block, or a dict once the key was shared (fact 12)."""
+        """All blocks of a key: one block, or a dict of id to block, in order, once the key was shared (fact 12).
+
+        None for no block. Expected O(blocks with this key).
+        """
         if key in self.extras:
             return self.extras[key]
         first = self._first(key)

@@ -35,7 +35,7 @@ class BlockPool:
     """All blocks of the KV cache.
 
     Args:
-        num_gpu_blocks: Number of blocks; block 0 becomes the null block.
+        num_gpu_blocks: Number of blocks; block 0 becomes the null block (fact 11).
         enable_caching: Whether full blocks are kept for reuse.
         hash_block_size: Tokens per block hash; block sizes are multiples of it.
         enable_kv_cache_events: Whether to queue events for `take_events`.
@@ -44,7 +44,9 @@ class BlockPool:
         journal: Where the index notes its changes, for a copy elsewhere.
 
     Raises:
-        ConfigError: No blocks, or an unknown backend.
+        ConfigError: No blocks, a hash block size below 1, an unknown backend, or a bad value of a variable
+            that `kvgpu.config` reads.
+        DeviceError, MissingPackageError: The backend `triton` or `cuda` cannot be used.
 
     Construction is O(num_gpu_blocks); a block costs 64 bytes and its share of the table.
     """
@@ -95,7 +97,10 @@ class BlockPool:
     def get_cached_block(
         self, block_hash: BlockHash, kv_cache_group_ids: list[int]
     ) -> list[KVCacheBlock] | None:
-        """The first cached block of this hash in each group; None unless every group has one."""
+        """The first cached block of this hash in each group (fact 12); None unless every group has one.
+
+        Asks the host's table. Expected O(groups).
+        """
         return self.prefix_cache.find_all(block_hash, kv_cache_group_ids)
 
     def cache_full_blocks(
@@ -108,7 +113,7 @@ class BlockPool:
         kv_cache_group_id: int,
         block_mask: Sequence[bool] | BlockMask | None = None,
     ) -> None:
-        """Make blocks [num_cached_blocks, num_full_blocks) of a request reusable.
+        """Make blocks [num_cached_blocks, num_full_blocks) of a request reusable (fact 25).
 
         Args:
             request: Has `block_hashes`, `all_token_ids` and the extra-key attributes.
@@ -125,7 +130,8 @@ class BlockPool:
                 the hashes are too short.
             BlockStateError: A block has a hash already. Nothing is changed by either.
 
-        Null blocks are skipped. Expected O(number of new blocks).
+        Null blocks are skipped. Expected O(number of new blocks), and with events O(tokens in them):
+        one is queued even if no block is kept (fact 57).
         """
         if num_cached_blocks >= num_full_blocks:
             return
@@ -159,15 +165,17 @@ class BlockPool:
             )  # fmt: skip
 
     def get_new_blocks(self, num_blocks: int) -> list[KVCacheBlock]:
-        """Take `num_blocks` from the head of the free queue; cached ones among them are evicted.
+        """Take `num_blocks` from the head of the free queue; cached ones among them are evicted (fact 14).
 
         Raises:
             NotEnoughBlocksError: Fewer are free; none is taken.
+
+        Expected O(num_blocks).
         """
         return list(BlockList(self.state, self.allocate(num_blocks)))
 
     def allocate(self, num_blocks: int) -> Ids:
-        """`get_new_blocks` as int32 ids. O(num_blocks)."""
+        """`get_new_blocks` as int32 ids [num_blocks]; raises as that does. Expected O(num_blocks)."""
         if num_blocks <= 0:
             return NO_IDS
         if num_blocks > self.get_num_free_blocks():
@@ -220,7 +228,7 @@ class BlockPool:
         self.kv_event_queue.append(self._events.block_removed(key))
 
     def touch(self, blocks: Iterable[KVCacheBlock] | Ids) -> None:
-        """Count one more user of each block; free ones leave the free queue. O(len(blocks))."""
+        """Count one more user of each block; free ones leave the free queue (fact 15). O(len(blocks))."""
         ids = self.state.ids_of(blocks)
         if self.state.foreign:
             for block_id in ids[ids < 0].tolist():
@@ -238,12 +246,14 @@ class BlockPool:
         *,
         backwards: bool = False,
     ) -> None:
-        """Count one user less of each block; those without any become free, still cached.
+        """Count one user less of each block; those without any become free, still cached (fact 16).
 
         Args:
-            ordered_blocks: Blocks; the first is evicted first.
+            ordered_blocks: Blocks, or their ids, int32 [n]; the first is evicted first.
             prepend: Put them before all other free blocks instead of behind.
             backwards: Take them in reversed order.
+
+        O(blocks).
         """
         ids = self.state.ids_of(ordered_blocks)
         if self.state.foreign:
@@ -257,6 +267,8 @@ class BlockPool:
 
         Raises:
             BlockIdError: An id is outside the pool; nothing is evicted.
+
+        For each id expected O(blocks with the same key), usually one.
         """
         block_ids = list(block_ids)
         for block_id in block_ids:
@@ -293,12 +305,12 @@ class BlockPool:
         return self.free_block_queue.num_free_blocks
 
     def get_usage(self) -> float:
-        """Fraction of blocks in use, 0.0 to 1.0."""
+        """Fraction of blocks in use, 0.0 to 1.0, the null block left out. O(1)."""
         total = self.num_gpu_blocks - 1
         return 1.0 - self.get_num_free_blocks() / total if total else 0.0
 
     def take_events(self) -> list[Any]:
-        """Events since the last call, in the order in which things happened."""
+        """Events since the last call, in the order in which things happened; none if they are off. O(1)."""
         if not self.enable_kv_cache_events:
             return []
         events, self.kv_event_queue = self.kv_event_queue, []
@@ -306,14 +318,17 @@ class BlockPool:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the records and of the table."""
+        """Bytes of the records and of the table, its copy on a device included. O(1)."""
         return int(self.state.records.nbytes) + self.index.nbytes
 
     def check(self) -> None:
         """Compare queue, reference counts, records and table in full. O(num_gpu_blocks).
 
+        Waits for the device where the index has one.
+
         Raises:
             InvariantError: Something does not hold; the message lists all that was found.
+            DeviceError: The index has a device, and this process was forked from the one that made it.
         """
         found = queue_violations(self.state)
         try:

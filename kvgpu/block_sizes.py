@@ -21,6 +21,8 @@ def resolve_kv_cache_block_sizes(
     Raises:
         ConfigError: Context parallelism with several groups, or a hash block size that does not
             divide every block size.
+
+    O(groups).
     """
     cache, parallel = vllm_config.cache_config, vllm_config.parallel_config
     ranks = parallel.decode_context_parallel_size * parallel.prefill_context_parallel_size

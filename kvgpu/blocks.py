@@ -199,7 +199,8 @@ class KVCacheBlock:
         block_id: Id of the block: its index in the pool.
         ref_cnt: Number of requests that use it.
 
-    A block constructed by hand belongs to no pool and owns a record of its own.
+    A block constructed by hand belongs to no pool and owns a record of its own. All methods and properties
+    are O(1).
     """
 
     __slots__ = ("_row", "_standalone_id", "_state")
@@ -217,6 +218,7 @@ class KVCacheBlock:
 
     @property
     def block_id(self) -> int:
+        """Its index in the pool, or what it was constructed with."""
         try:
             return self._standalone_id
         except AttributeError:
@@ -224,6 +226,7 @@ class KVCacheBlock:
 
     @property
     def ref_cnt(self) -> int:
+        """Number of requests that use it. Setting it moves nothing in or out of the free queue."""
         return int(self._state.records[self._row]["ref_cnt"])
 
     @ref_cnt.setter
@@ -231,14 +234,19 @@ class KVCacheBlock:
         self._state.records[self._row]["ref_cnt"] = value
 
     def incr_ref(self) -> None:
+        """Count one more user. The free queue is the caller's concern; see `BlockPool.touch`. O(1)."""
         self.ref_cnt += 1
 
     def decr_ref(self) -> None:
+        """Count one user less. The free queue is the caller's concern; see `BlockPool.free_blocks`. O(1)."""
         self.ref_cnt -= 1
 
     @property
     def block_hash(self) -> BlockHashWithGroupId | None:
-        """Hash of a full, cached block with its group id; setting it twice is a BlockStateError."""
+        """Hash of a full, cached block with its group id, or None; setting it twice is a BlockStateError.
+
+        A block of several hash blocks shows all their hashes, one after the other (fact 10).
+        """
         return self._state.key_of(self._row)
 
     @block_hash.setter
@@ -246,12 +254,12 @@ class KVCacheBlock:
         self._state.set_key(self._row, key)
 
     def reset_hash(self) -> None:
-        """Forget the hash, as when the block is evicted."""
+        """Forget the hash, as when the block is evicted; the index is not touched. O(1)."""
         self._state.reset_key(self._row)
 
     @property
     def is_null(self) -> bool:
-        """True for the placeholder block, which holds no data and is never freed."""
+        """True for the placeholder block, which holds no data and is never freed (fact 11)."""
         return self._row == self._state.null_id
 
     @is_null.setter
@@ -263,6 +271,7 @@ class KVCacheBlock:
 
     @property
     def prev_free_block(self) -> "KVCacheBlock | None":
+        """The block before it in the free queue, or the head in front of the first; None outside."""
         return self._neighbour("prev")
 
     @prev_free_block.setter
@@ -271,6 +280,7 @@ class KVCacheBlock:
 
     @property
     def next_free_block(self) -> "KVCacheBlock | None":
+        """The block behind it in the free queue, or the tail behind the last; None outside."""
         return self._neighbour("next")
 
     @next_free_block.setter

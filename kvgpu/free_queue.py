@@ -16,6 +16,8 @@ class FreeKVCacheBlockQueue:
 
     Raises:
         ArgumentError: A block belongs to a pool, which has a queue of its own.
+
+    Construction is O(blocks).
     """
 
     _owns_records = True
@@ -63,7 +65,7 @@ class FreeKVCacheBlockQueue:
         return count
 
     def popleft(self) -> KVCacheBlock:
-        """Take the first member.
+        """Take the first member; its reference count becomes 0. O(1).
 
         Raises:
             NotEnoughBlocksError: The queue is empty.
@@ -71,7 +73,7 @@ class FreeKVCacheBlockQueue:
         return self.popleft_n(1)[0]
 
     def popleft_n(self, n: int) -> list[KVCacheBlock]:
-        """Take the first `n` members; their reference counts become 0. O(n).
+        """Take the first `n` members, in order; their reference counts become 0. O(n).
 
         Raises:
             NotEnoughBlocksError: There are fewer; none is taken.
@@ -82,7 +84,7 @@ class FreeKVCacheBlockQueue:
         return list(BlockList(self._state, ids))
 
     def remove(self, block: KVCacheBlock) -> None:
-        """Take a member out.
+        """Take a member out, wherever it stands. O(1).
 
         Raises:
             FreeQueueError: The block is not in this queue.
@@ -92,16 +94,26 @@ class FreeKVCacheBlockQueue:
         unlink_one(self._state.records, block._row)
 
     def append(self, block: KVCacheBlock) -> None:
-        """Put a block behind the last member."""
+        """Put a block behind the last member. O(1), or O(blocks of the queue) as in `append_n`.
+
+        Raises:
+            ArgumentError: The block belongs to another pool.
+        """
         self.append_n([block])
 
     def append_n(self, blocks: Sequence[KVCacheBlock]) -> None:
-        """Put blocks behind the last member, in order. O(n)."""
+        """Put blocks behind the last member, in order. O(n).
+
+        O(n + blocks of the queue) where some made by hand come for the first time: the records grow.
+
+        Raises:
+            ArgumentError: A block belongs to another pool. Nothing is changed.
+        """
         self._adopt(blocks)
         link_many(self._state.records, self._state.ids_of(blocks), False)
 
     def prepend_n(self, blocks: Sequence[KVCacheBlock]) -> None:
-        """Put blocks before the first member, in order. O(n)."""
+        """Put blocks before the first member, in order; complexity and errors as of `append_n`, O(n)."""
         self._adopt(blocks)
         link_many(self._state.records, self._state.ids_of(blocks), True)
 

@@ -98,10 +98,14 @@ def __getattr__(name: str) -> BlockHash:
 
 
 def get_hash_fn_by_name(name: str) -> HashFunction:
-    """The hash function called `name`.
+    """The hash function called `name`: `sha256`, `sha256_cbor`, `xxhash`, `xxhash_cbor` or `kvgpu128`.
+
+    Which one to choose: docs/hashing.md.
 
     Raises:
         UnknownNameError: There is none of that name; the message lists those there are.
+
+    O(1).
     """
     try:
         return HASH_FUNCTIONS[name]
@@ -113,7 +117,13 @@ def init_none_hash(hash_fn: HashFunction) -> None:
     """Set `NONE_HASH`: 32 random bytes, or the hash of `PYTHONHASHSEED` where that is set.
 
     Processes that share hashes need the same PYTHONHASHSEED and a hash whose bytes do not depend
-    on the Python version (the `_cbor` functions).
+    on the Python version (the `_cbor` functions, or kvgpu128 under one key); a `_cbor` function without a
+    seed is warned about. Call it once, before anything is hashed: hashes of before do not match those of after.
+
+    Args:
+        hash_fn: The one that will hash blocks; only asked where PYTHONHASHSEED is set.
+
+    O(1).
     """
     global NONE_HASH
     seed = os.environ.get("PYTHONHASHSEED")

@@ -26,7 +26,7 @@ class KVCacheBlocks:
     blocks: tuple[Sequence[KVCacheBlock], ...]
 
     def __add__(self, other: "KVCacheBlocks") -> "KVCacheBlocks":
-        """Blocks of both, group by group."""
+        """Blocks of both, group by group, which must be as many. O(blocks)."""
         return KVCacheBlocks(
             tuple(
                 mine + theirs if isinstance(mine, BlockList) else [*mine, *theirs]
@@ -45,17 +45,17 @@ class KVCacheBlocks:
         return tuple(_ids(group) for group in self.blocks)
 
     def get_unhashed_block_ids(self) -> list[int]:
-        """Ids of the blocks without a hash; only for a single group."""
+        """Ids of the blocks without a hash; for a single group only, else an AssertionError. O(blocks)."""
         assert len(self.blocks) == 1, "several groups: use get_unhashed_block_ids_all_groups()"
         return [block.block_id for block in self.blocks[0] if block.block_hash is None]
 
     def get_unhashed_block_ids_all_groups(self) -> list[list[int]]:
-        """Ids of the blocks without a hash per group; the null block is left out."""
+        """Ids of the blocks without a hash per group; the null block is left out. O(blocks)."""
         return [
             [b.block_id for b in group if b.block_hash is None and not b.is_null]
             for group in self.blocks
         ]
 
     def new_empty(self) -> "KVCacheBlocks":
-        """As many groups, no blocks."""
+        """As many groups, no blocks. O(groups)."""
         return KVCacheBlocks(tuple(() for _ in self.blocks))

@@ -47,7 +47,9 @@ class KVCacheManager(Exclusive):
 
     Raises:
         ConfigError: The configuration cannot work; the message says why.
+        DeviceError, MissingPackageError: The backend `triton` or `cuda` cannot be used.
 
+    Construction is O(blocks of the pool); `auto` measures lookups where there is a GPU, and waits for it.
     One manager belongs to one thread at a time, and one stream: docs/semantics.md says what may run beside
     what. A second thread gets a `ConcurrentUseError`.
     """
@@ -118,7 +120,7 @@ class KVCacheManager(Exclusive):
 
     @exclusive
     def make_prefix_cache_stats(self) -> PrefixCacheStats | None:
-        """Counts since the last call; None without `log_stats`."""
+        """Counts since the last call; None without `log_stats`. O(1)."""
         if not self.log_stats:
             return None
         stats, self.prefix_cache_stats = self.prefix_cache_stats, PrefixCacheStats()
@@ -130,10 +132,20 @@ class KVCacheManager(Exclusive):
 
         At least one token is left to compute, because the next one is drawn from its output.
 
+        Args:
+            request: Has `block_hashes`, `num_tokens` and `skip_reading_prefix_cache`, and `num_preemptions`
+                where lookups are counted.
+
         Returns:
             The blocks per group, and the number of tokens in them.
 
-        Complexity: O(blocks hit) for full attention, O(blocks) for a window without a hit.
+        Raises:
+            DeviceError: The index lies on a device that failed, or this process was forked from the one that
+                made it (not with `auto`, which goes on with the host).
+
+        Expected O(blocks hit) for full attention, O(blocks) for a window without a hit, and that for each pass
+        of a hybrid (fact 45). A list of hashes is converted first, O(hashes). A device looks up all hashes in
+        all groups, and the call waits for it.
         """
         if not self.enable_caching or request.skip_reading_prefix_cache:
             return self.empty_kv_cache_blocks, 0
@@ -177,10 +189,13 @@ class KVCacheManager(Exclusive):
             The new blocks per group; None if they do not fit, with hits left where they are.
 
         Raises:
-            ArgumentError: Nothing to allocate for.
+            ArgumentError: Nothing to allocate for, fewer block hashes than full blocks, or computed blocks
+                without prefix caching.
             RunningRequestError: Computed blocks for a running request. Both leave all unchanged.
+            BlockStateError: A block to be cached has a hash already.
 
-        O(1) while the request stays inside its blocks, else O(blocks that change).
+        O(1) while the request stays inside its blocks, else expected O(blocks that change). Never waits for a
+        device.
 
         Quirk kept (fact 53d): blocks outside the window are given back even if the call does not
         fit.
@@ -215,7 +230,10 @@ class KVCacheManager(Exclusive):
 
     @exclusive
     def remove_skipped_blocks(self, request_id: str, total_computed_tokens: int) -> None:
-        """Give back the blocks that no token after `total_computed_tokens` attends to."""
+        """Give back the blocks that no token after `total_computed_tokens` attends to (fact 27).
+
+        Null blocks take their places; nothing for an unknown request. O(blocks given back).
+        """
         self.coordinator.remove_skipped_blocks(request_id, total_computed_tokens)
 
     @exclusive
@@ -224,12 +242,14 @@ class KVCacheManager(Exclusive):
 
         Raises:
             BlockIdError: An id is outside the pool; nothing is evicted.
+
+        For each id expected O(blocks with the same key), usually one.
         """
         self.block_pool.evict_blocks(block_ids)
 
     @exclusive
     def reset_prefix_cache(self) -> bool:
-        """Forget all cached blocks; False while requests hold any."""
+        """Forget all cached blocks; False, and nothing changes, while requests hold any. O(blocks of the pool)."""
         if not self.block_pool.reset_prefix_cache():
             return False
         if self.prefix_cache_stats is not None:
@@ -238,12 +258,15 @@ class KVCacheManager(Exclusive):
 
     @exclusive
     def get_num_common_prefix_blocks(self, running_request_id: str) -> list[int]:
-        """Per group, leading blocks that all requests share (for cascade attention)."""
+        """Per group, leading blocks that all requests share (fact 51), for cascade attention.
+
+        0 without prefix caching, and for groups of another kind than full attention. O(blocks of the request).
+        """
         return self.coordinator.get_num_common_prefix_blocks(running_request_id)
 
     @exclusive
     def take_events(self) -> "list[KVCacheEvent]":
-        """Events since the last call, in order, with kind and window of their groups."""
+        """Events since the last call, in order, with kind and window of their groups (fact 59). O(events)."""
         events = self.block_pool.take_events()
         if not events:
             return events
@@ -252,26 +275,38 @@ class KVCacheManager(Exclusive):
         return annotate(events, self.kv_cache_config.kv_cache_groups, logger)
 
     def get_blocks(self, request_id: str) -> KVCacheBlocks:
-        """Blocks that a request holds."""
+        """Blocks that a request holds (live: they change with the next call); none for an unknown one.
+
+        O(groups).
+        """
         return self.create_kv_cache_blocks(self.coordinator.get_blocks(request_id))
 
     def get_block_ids(self, request_id: str) -> tuple[list[int], ...]:
-        """Ids of the blocks that a request holds, per group."""
+        """Ids of the blocks that a request holds, per group: a copy. O(blocks)."""
         return self.get_blocks(request_id).get_block_ids()
 
     @exclusive
     def cache_blocks(self, request: Any, num_computed_tokens: int) -> None:
-        """Cache the full blocks of the first `num_computed_tokens` tokens, after a delay."""
+        """Cache the full blocks of the first `num_computed_tokens` tokens, after a delay (fact 25).
+
+        Nothing happens without prefix caching.
+
+        Raises:
+            ArgumentError: The request has fewer block hashes than full blocks.
+            BlockStateError: A block has a hash already.
+
+        Expected O(blocks that become cached).
+        """
         if self.enable_caching:
             self.coordinator.cache_blocks(request, num_computed_tokens)
 
     def create_kv_cache_blocks(self, blocks: tuple[Sequence[KVCacheBlock], ...]) -> KVCacheBlocks:
-        """Wrap block lists; all empty ones are one shared object."""
+        """Wrap block lists, one per group; all empty ones are one shared object. O(groups)."""
         return KVCacheBlocks(blocks) if any(map(len, blocks)) else self.empty_kv_cache_blocks
 
     @exclusive
     def take_new_block_ids(self) -> list[int]:
-        """Ids of blocks handed out since the last call that an engine may want zeroed."""
+        """Ids of blocks handed out since the last call that an engine may want zeroed (fact 24). O(ids)."""
         ids: list[int] = []
         for manager in self.coordinator.single_type_managers:
             ids += manager.take_new_block_ids()
@@ -279,15 +314,19 @@ class KVCacheManager(Exclusive):
 
     @exclusive
     def new_step_starts(self) -> None:
-        """To be called at the start of every scheduler step."""
+        """To be called at the start of every scheduler step: states that Mamba groups cached in the last one
+        can be hit from now on. O(groups), and O(blocks cached in the last step) for Mamba."""
         self.coordinator.new_step_starts()
 
     @exclusive
     def check(self) -> None:
         """Compare all state: pool, index, and what requests hold. O(blocks).
 
+        Waits for the device where the index has one.
+
         Raises:
             InvariantError: Something does not hold; the message lists all that was found.
+            DeviceError: The index has a device, and this process was forked from the one that made it.
         """
         tables = [
             blocks.ids

@@ -15,7 +15,7 @@ MAX_QUERIES = 62
 
 
 class HitRule(NamedTuple):
-    """A rule with its parameters, as the index takes it.
+    """A rule with its parameters, as the index takes it (facts 28 to 35).
 
     kind: FULL, SLIDING_WINDOW, CHUNKED_LOCAL or MAMBA. block_size, alignment: tokens; a hit is a
     multiple of the alignment. drop: leave out the last block, as EAGLE needs. extent: number of
@@ -46,7 +46,7 @@ class HitQuery:
 
 @dataclass(frozen=True)
 class PrefixPlan:
-    """What to look up for a request in all its cache groups; made once, asked many times.
+    """What to look up for a request in all its cache groups (facts 45 and 46); made once, asked many times.
 
     Args:
         queries: One per distinct spec, full attention first.
@@ -60,6 +60,8 @@ class PrefixPlan:
 
     Raises:
         ConfigError: No query, or too many; a query without groups, or sizes below 1.
+
+    Construction is O(groups).
     """
 
     queries: tuple[HitQuery, ...]

@@ -42,9 +42,17 @@ class Request:
         mm_features: Multimodal items with `identifier` and `mm_position` (`offset`, `length`).
         lora_request: Object with `lora_name` and `adapter_id`.
         cache_salt: Only requests of equal salt share blocks.
-        priority: Kept for schedulers.
+        priority, client_index: Kept for schedulers.
         block_hasher: From `get_request_block_hasher`, or any function of a request; None leaves the request without hashes.
         arrival_time: Seconds; now if not given.
+
+    Raises:
+        ArgumentError: Neither a prompt nor embeddings.
+        ArgumentError, ArgumentTypeError: Token ids that the hash function does not take, or an array of
+            something else than integers.
+        NoneHashError: A block is to be hashed, and `init_none_hash` was not called.
+
+    Construction is O(tokens): full blocks of the prompt are hashed.
     """
 
     def __init__(
@@ -97,20 +105,22 @@ class Request:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of prompt and output."""
+        """Tokens of prompt and output. O(1)."""
         return len(self.all_token_ids)
 
     @property
     def num_tokens_with_spec(self) -> int:
-        """`num_tokens` plus the drafted ones."""
+        """`num_tokens` plus the drafted ones. O(1)."""
         return len(self.all_token_ids) + len(self.spec_token_ids)
 
     @property
     def num_output_tokens(self) -> int:
+        """Tokens that were generated. O(1)."""
         return len(self.all_token_ids) - self.num_prompt_tokens
 
     @property
     def output_token_ids(self) -> list[int]:
+        """Tokens that were generated: a copy. O(num_output_tokens)."""
         return self.all_token_ids[self.num_prompt_tokens :]
 
     def append_output_token_ids(self, token_ids: int | Sequence[int]) -> None:
@@ -119,6 +129,9 @@ class Request:
         Raises:
             ArgumentError, ArgumentTypeError: Token ids that the hash function does not take. Nothing is appended,
                 and nothing when a serialiser raises an error of its own.
+            NoneHashError: As at construction. Nothing is appended.
+
+        Amortised O(len(token_ids) + tokens of a block).
         """
         before = len(self.all_token_ids)
         self.append_unhashed(token_ids)
@@ -129,21 +142,33 @@ class Request:
             raise
 
     def append_unhashed(self, token_ids: int | Sequence[int]) -> None:
-        """Append generated tokens; `update_block_hashes` has to follow."""
+        """Append generated tokens; `update_block_hashes` has to follow. Amortised O(len(token_ids)).
+
+        Raises:
+            ArgumentError, ArgumentTypeError: The prompt was an array, and these are no integers of 64 bits.
+                Nothing is appended.
+        """
         if isinstance(token_ids, int):
             self.all_token_ids.append(token_ids)
         else:
             self.all_token_ids.extend(token_ids)
 
     def update_block_hashes(self) -> None:
-        """Hash the full blocks that have no hash yet."""
+        """Hash the full blocks that have no hash yet; nothing without a `block_hasher`.
+
+        Raises:
+            ArgumentError, ArgumentTypeError: Token ids that the hash function does not take.
+            NoneHashError: As at construction. No hash is appended by any.
+
+        Amortised O(tokens without a hash).
+        """
         if isinstance(self.block_hasher, RequestBlockHasher):
             self.block_hasher.update([self])
         elif self.block_hasher is not None:
             append_hashes(self, self.block_hasher(self))
 
     def get_skip_reading_prefix_cache(self) -> bool:
-        """True if the request must not reuse cached blocks (it may still fill some)."""
+        """True if the request must not reuse cached blocks (it may still fill some). O(1)."""
         return self.skip_reading_prefix_cache
 
     def __lt__(self, other: "Request") -> bool:

@@ -38,7 +38,7 @@ def cdiv(a: int, b: int) -> int:
 
 @dataclass(frozen=True)
 class KVCacheSpec:
-    """Base of all specs. `block_size` is the number of tokens in one block."""
+    """Base of all specs. `block_size` is the number of tokens in one block; below 1 it is a ConfigError."""
 
     block_size: int
     kind: ClassVar[KVCacheSpecKind] = KVCacheSpecKind.UNKNOWN
@@ -48,7 +48,7 @@ class KVCacheSpec:
             raise ConfigError(f"block_size must be at least 1 token, got {self.block_size}")
 
     def copy_with_new_block_size(self, block_size: int) -> Self:
-        """The same spec with another block size (tokens)."""
+        """The same spec with another block size (tokens); below 1 it is a ConfigError. O(1)."""
         return replace(self, block_size=block_size)
 
 
@@ -71,7 +71,7 @@ class FullAttentionSpec(AttentionSpec):
     """Every token attends to all before it.
 
     `sliding_window` and `attention_chunk_size` (tokens) record a window of layers that are kept
-    like full attention all the same; they decide nothing here.
+    like full attention all the same; they decide nothing here. A `block_size` below 1 token is a ConfigError.
     """
 
     kind = KVCacheSpecKind.FULL_ATTENTION
@@ -94,7 +94,7 @@ class TQFullAttentionSpec(FullAttentionSpec):
 
 @dataclass(frozen=True)
 class MLAAttentionSpec(FullAttentionSpec):
-    """Multi-head latent attention; hits like full attention."""
+    """Multi-head latent attention; hits like full attention. A `block_size` below 1 token is a ConfigError."""
 
     kind = KVCacheSpecKind.MLA_ATTENTION
     cache_dtype_str: str | None = field(default=None, kw_only=True)
@@ -110,7 +110,11 @@ class HiddenStateCacheSpec(MLAAttentionSpec):
 
 @dataclass(frozen=True)
 class SinkFullAttentionSpec(FullAttentionSpec):
-    """Full attention with `sink_len` tokens at the front that every request shares."""
+    """Full attention with `sink_len` tokens at the front that every request shares.
+
+    A `block_size` below 1 token is a ConfigError; so is, when a manager is made, a `sink_len` that is no
+    positive multiple of it.
+    """
 
     kind = KVCacheSpecKind.SINK_FULL_ATTENTION
     sink_len: int | None = None
@@ -118,7 +122,10 @@ class SinkFullAttentionSpec(FullAttentionSpec):
 
 @dataclass(frozen=True)
 class ChunkedLocalAttentionSpec(AttentionSpec):
-    """A token attends to its own chunk of `attention_chunk_size` tokens only."""
+    """A token attends to its own chunk of `attention_chunk_size` tokens only.
+
+    A `block_size` below 1 token is a ConfigError.
+    """
 
     kind = KVCacheSpecKind.CHUNKED_LOCAL_ATTENTION
     attention_chunk_size: int = field(kw_only=True)
@@ -126,14 +133,24 @@ class ChunkedLocalAttentionSpec(AttentionSpec):
     def max_admission_blocks_per_request(
         self, max_num_batched_tokens: int, max_model_len: int
     ) -> int:
-        """Most blocks that one request holds at any time, in this group."""
+        """Most blocks that one request holds at any time, in this group (fact 50).
+
+        Args:
+            max_num_batched_tokens: Most tokens of one scheduler step.
+            max_model_len: Longest sequence, in tokens.
+
+        O(1).
+        """
         tokens = min(self.attention_chunk_size + max_num_batched_tokens, max_model_len)
         return cdiv(tokens, self.block_size)
 
 
 @dataclass(frozen=True)
 class SlidingWindowSpec(AttentionSpec):
-    """A token attends to the last `sliding_window` tokens, itself included."""
+    """A token attends to the last `sliding_window` tokens, itself included.
+
+    A `block_size` or a window below 1 token is a ConfigError.
+    """
 
     kind = KVCacheSpecKind.SLIDING_WINDOW
     sliding_window: int = field(kw_only=True)
@@ -149,9 +166,15 @@ class SlidingWindowSpec(AttentionSpec):
     def max_admission_blocks_per_request(
         self, max_num_batched_tokens: int, max_model_len: int
     ) -> int:
-        """Most blocks that one request holds at any time, in this group.
+        """Most blocks that one request holds at any time, in this group (fact 50).
 
         One more than the tokens need: a window need not start at a block boundary.
+
+        Args:
+            max_num_batched_tokens: Most tokens of one scheduler step.
+            max_model_len: Longest sequence, in tokens.
+
+        O(1).
         """
         tokens = min(self.sliding_window - 1 + max_num_batched_tokens, max_model_len)
         return cdiv(tokens, self.block_size) + 1
@@ -159,7 +182,7 @@ class SlidingWindowSpec(AttentionSpec):
 
 @dataclass(frozen=True)
 class SlidingWindowMLASpec(SlidingWindowSpec):
-    """Sliding window over latent attention."""
+    """Sliding window over latent attention. A `block_size` or a window below 1 token is a ConfigError."""
 
     kind = KVCacheSpecKind.SLIDING_WINDOW_MLA
     cache_dtype_str: str | None = field(default=None, kw_only=True)
@@ -173,7 +196,8 @@ class MambaSpec(KVCacheSpec):
     """Layers with a recurrent state; a block holds the state at its last token.
 
     `mamba_cache_mode`: `none` (no reuse), `all` (the state of every block is kept) or `align` (only
-    states at block boundaries of scheduler steps). `num_speculative_blocks` are held for drafts.
+    states at block boundaries of scheduler steps). `num_speculative_blocks` are held for drafts (facts 37
+    to 42). A `block_size` below 1 token, or another mode, is a ConfigError.
     """
 
     kind = KVCacheSpecKind.MAMBA
@@ -202,7 +226,10 @@ class EncoderOnlyAttentionSpec(AttentionSpec):
 
 @dataclass(frozen=True)
 class CrossAttentionSpec(AttentionSpec):
-    """Attention to the encoder's tokens; blocks are allocated for those and never shared."""
+    """Attention to the encoder's tokens; blocks are allocated for those and never shared.
+
+    A `block_size` below 1 token is a ConfigError; so is prefix caching beside such a group.
+    """
 
     kind = KVCacheSpecKind.CROSS_ATTENTION
 

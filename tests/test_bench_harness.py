@@ -102,7 +102,7 @@ def test_rows_that_are_kept_keep_everything(harness, path, monkeypatch):
 
 
 def test_rows_say_which_command_made_them_without_paths(harness, path, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["x", "/data/trace.jsonl", "--rounds", "3"])
+    monkeypatch.setattr(sys, "argv", ["x", "/a/trace.jsonl", "--data", "/b", "--rounds", "3"])
     harness.save([row(harness)], path)
     assert read(path)[0]["command"] == "python bench/figures.py trace.jsonl --rounds 3"
 

@@ -37,7 +37,7 @@ class BatchManager(TrackedRequests):
         max_hashes: Hashes of all of them together.
 
     Raises:
-        ConfigError: A capacity below 1.
+        ConfigError: A capacity below 1, or a model without cache groups.
 
     ::
 
@@ -103,8 +103,10 @@ class BatchManager(TrackedRequests):
             ArgumentTypeError: Arrays of another dtype.
             BlockStateError: A block to be cached has a hash already. Nothing is changed by any.
 
-        One pass over rows that stay inside their blocks, else O(blocks that change). Never waits for a
-        device. Requests with tokens computed elsewhere go through `KVCacheManager.allocate_slots`.
+        One pass over rows that stay inside their blocks, else expected O(blocks that change) and the lookups of
+        rows without blocks. Never waits for a device, except where single calls serve the batch (see
+        `kvgpu.batch.single`) and their lookups ask one. Requests with tokens computed elsewhere go through
+        `KVCacheManager.allocate_slots`.
         """
         rows, stamp = self.rows.as_rows(rows)
         num_new = integers("num_new_tokens", num_new_tokens, len(rows))
@@ -241,7 +243,15 @@ class BatchManager(TrackedRequests):
                 self.rows.requests[row].num_preemptions += 1
 
     def write(self, rows: RowIds, starts: npt.NDArray[np.int64], out: Sequence[Any]) -> None:
-        """Write blocks of rows from `starts` int64 [n, groups] on to block tables that were checked."""
+        """Write blocks of rows from `starts` int64 [n, groups] on to block tables that were checked.
+
+        Args:
+            rows: int64 [n]; those without blocks are passed over.
+            starts: First block of each row to be written, per group.
+            out: As in `allocate_batch`.
+
+        O(n + blocks written). Never waits for a device.
+        """
         holding = self.rows.records["serial"][rows] != 0
         rows, starts = rows[holding], starts[holding]
         write_tables(out, self.manager.block_pool.tables, self.tables[rows], rows, starts)

@@ -45,17 +45,19 @@ class BatchQueries(Exclusive):
 
     @exclusive
     def track(self, requests: Sequence[Any]) -> RowIds:
-        """Give each request a row; see `RequestRows.track`."""
+        """Give each request a row; see `RequestRows.track`. O(max_requests + hashes), and O(all hashes)
+        where the arena is packed."""
         return self.rows.track(requests)
 
     @exclusive
     def extend(self, rows: RowIds | None = None) -> None:
-        """Take over what requests have become; see `RequestRows.extend`."""
+        """Take over what requests have become; see `RequestRows.extend`. O(max_requests + new hashes), and
+        O(all hashes) where the arena is packed."""
         self.rows.extend(rows)
 
     @exclusive
     def untrack(self, rows: RowIds) -> None:
-        """Release rows; see `RequestRows.untrack`."""
+        """Release rows; see `RequestRows.untrack`. O(rows)."""
         self.rows.untrack(rows)
 
     @exclusive
@@ -74,9 +76,11 @@ class BatchQueries(Exclusive):
         Raises:
             ArgumentError: A row that is not tracked, or comes twice; `out` of another shape.
             ArgumentTypeError: `out` of another dtype. Nothing is written.
+            DeviceError: The index lies on a device that failed, or this process was forked from the one that
+                made it (not with `auto`, which goes on with the host).
 
         One call of compiled code, or one flush and two launches and a copy on a device: it waits.
-        Expected O(blocks hit) for full attention.
+        Expected O(blocks hit) for full attention; on a device O(hashes * groups) lookups, all independent.
         """
         spans = self.rows.spans(rows)
         if out is not None:
@@ -118,6 +122,8 @@ class BatchQueries(Exclusive):
     ) -> "PrefixBuffers":
         """`match` on a device without waiting; lengths and block ids stay there.
 
+        A call that makes the table, or brings the plan to it, waits: the first, and the first after a failure.
+
         Args:
             rows: As in `match`.
             out: From an earlier call for as many rows, to be written again.
@@ -128,7 +134,11 @@ class BatchQueries(Exclusive):
 
         Raises:
             ArgumentError: The manager's index is not on a device, or nothing was ever cached, or
-                keys are cached that a device does not hold.
+                keys are cached that a device does not hold; a row that is not tracked, or comes twice.
+            DeviceError: The device failed, or this process was forked from the one that made the index.
+
+        O(rows + changes since the last lookup + new hashes) here, O(hashes * groups) lookups on the device, all
+        independent. After a reset or a failure the whole table is made again, O(blocks of the pool).
         """
         from kvgpu.index.device import DeviceIndex
 

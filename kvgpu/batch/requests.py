@@ -48,7 +48,7 @@ class TrackedRequests(BatchQueries):
 
     @exclusive
     def track(self, requests: Sequence[Any]) -> RowIds:
-        """Give each request a row; one that holds blocks goes on with them. See `RequestRows.track`."""
+        """Give each request a row; one that holds blocks goes on with them. See `RequestRows.track`. O(hashes)."""
         rows = super().track(requests)
         self.bind(rows)
         self.unwritten.update(rows[self.rows.records["serial"][rows] != 0].tolist())
@@ -56,7 +56,7 @@ class TrackedRequests(BatchQueries):
 
     @exclusive
     def extend(self, rows: RowIds | None = None) -> None:
-        """Take over what requests have become; see `RequestRows.extend`."""
+        """Take over what requests have become; see `RequestRows.extend`. O(new hashes and tokens)."""
         valid = self.rows.valid(rows)
         self.rows.refuse_shorter(valid.tolist())
         self._flush(valid)
@@ -69,6 +69,8 @@ class TrackedRequests(BatchQueries):
 
         Raises:
             ArgumentError: A row that is not tracked, or comes twice. Nothing is changed.
+
+        O(rows and pending tokens).
         """
         self.sync(rows)
         super().untrack(rows)
@@ -76,7 +78,7 @@ class TrackedRequests(BatchQueries):
 
     @exclusive
     def grow(self, max_requests: int, max_hashes: int) -> None:
-        """Reserve more; see `RequestRows.grow`."""
+        """Reserve more; see `RequestRows.grow`. O(capacity)."""
         self.rows.grow(max_requests, max_hashes)
         more = max_requests - len(self.tables)
         self.tables = np.concatenate(
@@ -168,6 +170,8 @@ class TrackedRequests(BatchQueries):
         Raises:
             ArgumentError: A row that is not tracked or comes twice, or fewer tokens that are computed.
             ArgumentTypeError: Numbers of another kind or shape. Nothing is changed.
+
+        O(rows).
         """
         rows = self.rows.valid(rows)
         given = integers("num_tokens", num_tokens, len(rows))
@@ -192,7 +196,7 @@ class TrackedRequests(BatchQueries):
             self.rows.requests[row].num_computed_tokens = num_computed
 
     def bind(self, rows: RowIds) -> None:
-        """Note where the blocks lie that requests of these rows hold."""
+        """Note where the blocks lie that requests of these rows hold. O(rows)."""
         store = self.manager.block_pool.tables
         tables = [m.req_to_blocks for m in self.manager.coordinator.single_type_managers]
         for row in rows.tolist():

@@ -242,5 +242,7 @@ def get_request_block_hasher(block_size: int, caching_hash_fn: HashFunction) -> 
     Args:
         block_size: Tokens per hash block.
         caching_hash_fn: As in `RequestBlockHasher`.
+
+    O(1).
     """
     return RequestBlockHasher(block_size, caching_hash_fn)

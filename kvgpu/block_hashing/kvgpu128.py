@@ -37,6 +37,9 @@ _NO_EXTRAS = np.zeros((0, 3), np.uint64)
 class Kvgpu128:
     """The hash function under one key; call it like any of `kvgpu.hashing`, or `rows` for many blocks.
 
+    What it computes and promises: docs/hashing.md. Its parts: SHAKE-256 (FIPS 202) for the keys, BLAKE2b
+    (RFC 7693) of CBOR (RFC 8949) for extra keys, Speck128/256 (IACR ePrint 2013/404) for the last step.
+
     Args:
         key: Secret, 32 bytes. Processes that share hashes need the same one.
 
@@ -46,6 +49,8 @@ class Kvgpu128:
     Raises:
         ArgumentError: A key of another length.
         ArgumentTypeError: A key that is not bytes.
+
+    Construction is O(1).
     """
 
     width = WIDTH
@@ -67,7 +72,10 @@ class Kvgpu128:
         self._keys = np.zeros((0, 2), np.uint64)
 
     def keys(self, num_tokens: int) -> npt.NDArray[np.uint64]:
-        """Keys of the words of blocks of so many tokens, uint64 [words, 2]. O(1) once they are made."""
+        """Keys of the words of blocks of so many tokens, and maybe more behind: uint64 [>= words, 2].
+
+        O(1) once they are made, O(num_tokens) before.
+        """
         count = TOKEN_WORDS + (num_tokens + 1) // 2
         if count > len(self._keys):
             stream = self._stream.digest(_HEAD_BYTES + _WORD_BYTES * 2 * count)[_HEAD_BYTES:]
@@ -95,7 +103,10 @@ class Kvgpu128:
         ).digest()
 
     def extra_words(self, extras: Sequence[ExtraKeys]) -> npt.NDArray[np.uint64]:
-        """Digests of the extra keys of blocks and 1, or 0 three times where there are none: uint64 [blocks, 3]."""
+        """Digests of the extra keys of blocks and 1, or 0 three times where there are none: uint64 [blocks, 3].
+
+        O(blocks + bytes of the extra keys).
+        """
         import cbor2
 
         words = np.zeros((len(extras), 3), np.uint64)
@@ -112,12 +123,13 @@ class Kvgpu128:
         return words
 
     def pays(self, counts: Sequence[int]) -> bool:
-        """See `Chains`: one by one is the same call."""
+        """See `Chains`: one by one is the same call. O(len(counts))."""
         return sum(counts) > 0
 
     @staticmethod
     def check(tokens: Tokens) -> None:
-        """
+        """See that tokens can be hashed.
+
         Raises:
             ArgumentError: A token that does not fit into 32 bits.
 
