@@ -69,6 +69,10 @@ class ArgumentTypeError(ArgumentError, TypeError):
     """An array of the wrong dtype, or an argument of the wrong type. The state is as before."""
 
 
+class GroupCountError(ArgumentError, AssertionError):
+    """Something was given, or asked, for another number of cache groups than there are."""
+
+
 class ConcurrentUseError(KVGPUError, RuntimeError):
     """A second thread called a manager while a first one was inside. Nothing was changed."""
 

@@ -6,6 +6,7 @@ from typing import Literal, overload
 
 from kvgpu.block_list import BlockList
 from kvgpu.blocks import KVCacheBlock
+from kvgpu.errors import GroupCountError
 
 
 def _ids(blocks: Sequence[KVCacheBlock]) -> list[int]:
@@ -45,8 +46,15 @@ class KVCacheBlocks:
         return tuple(_ids(group) for group in self.blocks)
 
     def get_unhashed_block_ids(self) -> list[int]:
-        """Ids of the blocks without a hash; for a single group only, else an AssertionError. O(blocks)."""
-        assert len(self.blocks) == 1, "several groups: use get_unhashed_block_ids_all_groups()"
+        """Ids of the blocks without a hash; for a single group only. O(blocks).
+
+        Raises:
+            GroupCountError: There are several groups.
+        """
+        if len(self.blocks) != 1:
+            raise GroupCountError(
+                f"{len(self.blocks)} groups, not 1: use get_unhashed_block_ids_all_groups()"
+            )
         return [block.block_id for block in self.blocks[0] if block.block_hash is None]
 
     def get_unhashed_block_ids_all_groups(self) -> list[list[int]]:

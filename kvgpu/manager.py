@@ -191,7 +191,8 @@ class KVCacheManager(Exclusive):
         Raises:
             ArgumentError: Nothing to allocate for, fewer block hashes than full blocks, or computed blocks
                 without prefix caching.
-            RunningRequestError: Computed blocks for a running request. Both leave all unchanged.
+            GroupCountError: Computed blocks of another number of groups.
+            RunningRequestError: Computed blocks for a running request. All three leave all unchanged.
             BlockStateError: A block to be cached has a hash already.
 
         O(1) while the request stays inside its blocks, else expected O(blocks that change). Never waits for a

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from kvgpu.blocks import KVCacheBlock
-from kvgpu.errors import ArgumentError, RunningRequestError
+from kvgpu.errors import ArgumentError, GroupCountError, RunningRequestError
 from kvgpu.exclusive import exclusive
 from kvgpu.kv_cache_blocks import KVCacheBlocks
 
@@ -99,6 +99,11 @@ def _refuse_bad_hits(
     """Bad input must be noticed before anything is given back or taken."""
     if not manager.enable_caching and any(map(len, computed)):
         raise ArgumentError(f"request {request_id}: computed blocks without prefix caching")
+    num_groups = len(manager.coordinator.single_type_managers)
+    if len(computed) != num_groups:
+        raise GroupCountError(
+            f"request {request_id}: computed blocks of {len(computed)} groups, there are {num_groups}"
+        )
     for single, blocks in zip(manager.coordinator.single_type_managers, computed, strict=True):
         if len(blocks) and request_id in single.num_cached_block:
             raise RunningRequestError(

@@ -124,11 +124,18 @@ class SinkFullAttentionSpec(FullAttentionSpec):
 class ChunkedLocalAttentionSpec(AttentionSpec):
     """A token attends to its own chunk of `attention_chunk_size` tokens only.
 
-    A `block_size` below 1 token is a ConfigError.
+    A `block_size` or a chunk below 1 token is a ConfigError.
     """
 
     kind = KVCacheSpecKind.CHUNKED_LOCAL_ATTENTION
     attention_chunk_size: int = field(kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.attention_chunk_size <= 0:
+            raise ConfigError(
+                f"attention_chunk_size must be at least 1 token, got {self.attention_chunk_size}"
+            )
 
     def max_admission_blocks_per_request(
         self, max_num_batched_tokens: int, max_model_len: int

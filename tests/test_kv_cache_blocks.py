@@ -4,6 +4,7 @@ import pytest
 from managers import admit, full, make_manager, make_request, window
 
 from kvgpu.blocks import KVCacheBlock
+from kvgpu.errors import GroupCountError
 from kvgpu.kv_cache_blocks import KVCacheBlocks
 
 
@@ -56,7 +57,7 @@ def test_unhashed_blocks_are_those_that_are_not_full():
 
 def test_unhashed_blocks_of_several_groups_need_the_other_name():
     _, blocks = admitted()
-    with pytest.raises(AssertionError, match="get_unhashed_block_ids_all_groups"):
+    with pytest.raises(GroupCountError, match="get_unhashed_block_ids_all_groups"):
         blocks.get_unhashed_block_ids()
 
 

@@ -61,6 +61,8 @@ def running(manager, tokens=10, size=4):
         (errors.TraceError, [ValueError]),
         (errors.SampleRateError, [AssertionError, ValueError]),
         (errors.RunningRequestError, [AssertionError, ValueError]),
+        (errors.GroupCountError, [AssertionError, ValueError]),
+        (errors.NoneHashError, [AttributeError]),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
@@ -152,6 +154,18 @@ def test_hits_for_a_running_request_are_refused_before_its_window_moves(backend)
         manager.allocate_slots(request, 4, num_hits, computed)
     unchanged.verify()
     assert held(manager, request, 1)[:4] == [6, 7, 8, 9]
+
+
+@per_backend
+def test_hits_of_another_number_of_groups_are_refused(backend):
+    manager = make_manager(full(4), window(4, 4), backend=backend)
+    running(manager, 20)
+    request = make_request("twin", 20, 4)
+    computed, num_hits = manager.get_computed_blocks(request)
+    unchanged = Unchanged(manager)
+    with pytest.raises(errors.GroupCountError, match="of 1 groups, there are 2"):
+        manager.allocate_slots(request, 4, num_hits, KVCacheBlocks(computed.blocks[:1]))
+    unchanged.verify()
 
 
 @per_backend

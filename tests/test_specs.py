@@ -91,6 +91,7 @@ def test_encoder_only_attention_has_a_kind_but_no_manager():
         (lambda: full(0), "block_size"),
         (lambda: mamba(-1), "block_size"),
         (lambda: window(4, 0), "sliding_window"),
+        (lambda: chunked(4, 0), "attention_chunk_size"),
         (lambda: mamba(4, "some"), "one of none, all, align, got 'some'"),
     ],
 )

@@ -8,10 +8,11 @@ from typing import Any
 
 from kvgpu import hashing
 from kvgpu.block_hashes import BlockHashes
-from kvgpu.block_hashing.blocks import Blocks, Chains
+from kvgpu.block_hashing.blocks import Blocks, Chains, Rows
 from kvgpu.block_hashing.chains import message_chains
 from kvgpu.block_hashing.kvgpu128 import Kvgpu128, checked_tokens, process_hash
 from kvgpu.block_hashing.messages import CBOR, PICKLE
+from kvgpu.errors import ConfigError
 from kvgpu.extra_keys import ExtraKeys, generate_block_hash_extra_keys, need_extra_keys
 from kvgpu.hashing import BlockHash, HashFunction
 from kvgpu.token_ids import TokenIds, Tokens, token_array
@@ -49,9 +50,14 @@ class RequestBlockHasher:
         block_size: Tokens per hash block.
         hash_fn: One of the functions of `kvgpu.hashing`, a `Kvgpu128`, or any function of
             ``(parent, tokens, extra keys)``, which is then called block by block.
+
+    Raises:
+        ConfigError: A block size below 1.
     """
 
     def __init__(self, block_size: int, hash_fn: HashFunction) -> None:
+        if block_size < 1:
+            raise ConfigError(f"the block size must be at least 1 token, got {block_size}")
         self.block_size = block_size
         self.hash_fn = hash_fn
 
@@ -79,8 +85,20 @@ class RequestBlockHasher:
 
         O(new blocks).
         """
-        for request, new in zip(requests, self._new(requests), strict=True):
-            append_hashes(request, new)
+        bulk = self._in_bulk(requests)
+        if bulk is None:
+            for request, new in zip(requests, self._new(requests), strict=True):
+                append_hashes(request, new)
+            return
+        width, rows, ends = bulk
+        begin = 0
+        for request, end in zip(requests, ends, strict=True):
+            held = request.block_hashes
+            if type(held) is BlockHashes and held.width in (0, width):
+                held.extend_rows(rows[begin:end], width)
+            else:
+                append_hashes(request, BlockHashes.of_rows(rows[begin:end], width))
+            begin = end
 
     def chained(
         self, tokens: Tokens, counts: list[int], parents: list[BlockHash | None]
@@ -99,7 +117,7 @@ class RequestBlockHasher:
         """
         chains = chains_of(self.hash_fn)
         if chains is not None and chains.pays(counts):
-            heads = [parent or hashing.NONE_HASH for parent in parents]
+            heads = [parent or hashing.none_hash() for parent in parents]
             rows = chains.rows(Blocks(tokens, counts, sum(counts), self.block_size, heads, None))
             if rows is not None:
                 return BlockHashes.of_rows(rows, chains.width)
@@ -130,46 +148,57 @@ class RequestBlockHasher:
             if len(tail):
                 Kvgpu128.check(checked_tokens(tail))
 
-    def _num_new(self, request: Any) -> int:
-        return max(0, int(request.num_tokens // self.block_size) - len(request.block_hashes))
-
-    def _new(self, requests: Sequence[Any]) -> list[BlockHashes | list[BlockHash]]:
-        """New hashes of each request."""
-        counts = [self._num_new(request) for request in requests]
-        chains = chains_of(self.hash_fn)
-        if isinstance(chains, Kvgpu128):
-            for request, count in zip(requests, counts, strict=True):
-                self._check_tail(request, len(request.block_hashes) + count)
-        if chains is not None and not chains.pays(counts):
-            chains = None
-        blocks = None if chains is None else self._blocks(requests, counts)
-        rows = None if chains is None or blocks is None else chains.rows(blocks)
-        if chains is not None and rows is not None:
-            ends = list(accumulate(counts))
-            return [
-                BlockHashes.of_rows(rows[end - count : end], chains.width)
-                for end, count in zip(ends, counts, strict=True)
-            ]
-        if len(requests) > 1 and chains is not None:
-            # One of them may be the reason.
-            return [self._new([request])[0] for request in requests]
-        return [
-            self._one_by_one(request, count)
-            for request, count in zip(requests, counts, strict=True)
+    def _counts(self, requests: Sequence[Any]) -> tuple[list[int], list[int]]:
+        """Hashes that each request has, and how many it lacks."""
+        firsts = [len(request.block_hashes) for request in requests]
+        size = self.block_size
+        return firsts, [
+            max(0, int(request.num_tokens // size) - first)
+            for request, first in zip(requests, firsts, strict=True)
         ]
 
-    def _blocks(self, requests: Sequence[Any], counts: list[int]) -> Blocks | None:
+    def _in_bulk(self, requests: Sequence[Any]) -> tuple[int, Rows, list[int]] | None:
+        """New hashes of all requests: bytes of one, all of them, and where those of each request end.
+
+        None for what has to be hashed one by one, or is as fast so.
+        """
+        firsts, counts = self._counts(requests)
+        chains = chains_of(self.hash_fn)
+        if isinstance(chains, Kvgpu128):
+            for request, first, count in zip(requests, firsts, counts, strict=True):
+                self._check_tail(request, first + count)
+        if chains is None or not chains.pays(counts):
+            return None
+        blocks = self._blocks(requests, firsts, counts)
+        rows = None if blocks is None else chains.rows(blocks)
+        return None if rows is None else (chains.width, rows, list(accumulate(counts)))
+
+    def _new(self, requests: Sequence[Any]) -> list[BlockHashes | list[BlockHash]]:
+        """New hashes of each request, each alone: one of them may be the reason why it is not done in bulk."""
+        made: list[BlockHashes | list[BlockHash]] = []
+        for request in requests:
+            bulk = self._in_bulk([request])
+            if bulk is None:
+                (first,), (count,) = self._counts([request])
+                made.append(self._one_by_one(request, first, count))
+            else:
+                made.append(BlockHashes.of_rows(bulk[1], bulk[0]))
+        return made
+
+    def _blocks(
+        self, requests: Sequence[Any], firsts: list[int], counts: list[int]
+    ) -> Blocks | None:
         """New blocks of requests; None if there are token ids that do not fit into an array."""
+        none_hash = hashing.none_hash() if 0 in firsts else hashing.BlockHash(b"")
         tokens: list[Tokens] = []
         extras: list[list[ExtraKeys] | None] = []
         parents: list[BlockHash] = []
-        for request, count in zip(requests, counts, strict=True):
-            first = len(request.block_hashes)
+        for request, first, count in zip(requests, firsts, counts, strict=True):
             ids = self._tokens(request, first, count)
             if ids is None:
                 return None
             tokens.append(ids)
-            parents.append((request.block_hashes[-1] if first else None) or hashing.none_hash())
+            parents.append((request.block_hashes[-1] if first else None) or none_hash)
             extras.append(self._extras(request, first, count) if need_extra_keys(request) else None)
         every: list[ExtraKeys] | None = None
         if any(extras):
@@ -202,10 +231,9 @@ class RequestBlockHasher:
             extras.append(extra)
         return extras
 
-    def _one_by_one(self, request: Any, count: int) -> list[BlockHash]:
+    def _one_by_one(self, request: Any, first: int, count: int) -> list[BlockHash]:
         if not count:
             return []
-        first = len(request.block_hashes)
         parent = request.block_hashes[-1] if first else None
         tokens = request.all_token_ids
         hashes: list[BlockHash] = []
@@ -242,6 +270,9 @@ def get_request_block_hasher(block_size: int, caching_hash_fn: HashFunction) -> 
     Args:
         block_size: Tokens per hash block.
         caching_hash_fn: As in `RequestBlockHasher`.
+
+    Raises:
+        ConfigError: A block size below 1.
 
     O(1).
     """

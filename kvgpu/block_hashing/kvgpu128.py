@@ -85,17 +85,17 @@ class Kvgpu128:
 
     def states(self, parents: Sequence[bytes]) -> npt.NDArray[np.uint64]:
         """The elements that parents stand for, uint64 [n, 2]; parents of any length have one. O(n)."""
-        data = bytearray().join(parent[:WIDTH].ljust(WIDTH, b"\0") for parent in parents)
+        # New prompts all have the same.
+        places: dict[bytes, int] = {}
+        at = [places.setdefault(parent, len(places)) for parent in parents]
+        data = bytearray().join(parent[:WIDTH].ljust(WIDTH, b"\0") for parent in places)
         words = np.frombuffer(data, "<u8").reshape(-1, 2)
         states: npt.NDArray[np.uint64] = universal.unmix(words, self.mix_keys)
-        known: dict[bytes, list[int]] = {}
-        for place, parent in enumerate(parents):
+        for parent, place in places.items():
             if len(parent) != WIDTH:
-                if parent not in known:
-                    element = int.from_bytes(self._digest(b"parent", parent), "little") % PRIME
-                    known[parent] = [element & ((1 << 64) - 1), element >> 64]
-                states[place] = known[parent]
-        return states
+                element = int.from_bytes(self._digest(b"parent", parent), "little") % PRIME
+                states[place] = element & ((1 << 64) - 1), element >> 64
+        return states if len(places) == len(at) else states[at]
 
     def _digest(self, purpose: bytes, data: bytes) -> bytes:
         return hashlib.blake2b(
@@ -149,7 +149,7 @@ class Kvgpu128:
         for tokens in [blocks.tokens] if isinstance(blocks.tokens, np.ndarray) else blocks.tokens:
             self.check(tokens)
         extras = _NO_EXTRAS if blocks.extras is None else self.extra_words(blocks.extras)
-        out = np.zeros((blocks.total, KEY_WORDS), np.uint64)
+        out = np.empty((blocks.total, KEY_WORDS), np.uint64)
         _kept, arrays, like = addresses(blocks.tokens)
         universal.hash_chains(
             like, arrays, np.array(blocks.counts, np.int64), blocks.size, self.states(blocks.parents), extras,

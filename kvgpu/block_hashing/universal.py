@@ -163,7 +163,7 @@ def hash_chains(
         states: uint64 [n, 2], s of what is in front of each chain.
         extras: uint64 [blocks, 3], digest of the extra keys and 1 or 0 for whether there are any, chain by
             chain; [0, 3]: no block has any.
-        out: uint64 [blocks, >= 2], the hashes, chain by chain, low word first.
+        out: uint64 [blocks, >= 2], the hashes, chain by chain, low word first; 0 in all words behind.
     """
     all_highs, all_lows = np.empty(PASS_BLOCKS, np.uint64), np.empty(PASS_BLOCKS, np.uint64)
     base = 0
@@ -180,6 +180,8 @@ def hash_chains(
             mixed(mix_keys, highs, lows)
             for block in range(length):
                 out[base + block, 0], out[base + block, 1] = lows[block], highs[block]
+                for word in range(2, out.shape[1]):
+                    out[base + block, word] = ZERO
             base += length
 
 

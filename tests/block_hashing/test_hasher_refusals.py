@@ -9,7 +9,7 @@ from managers import full, make_request
 
 from kvgpu.block_hashing.hasher import get_request_block_hasher
 from kvgpu.block_hashing.kvgpu128 import Kvgpu128
-from kvgpu.errors import ArgumentError, ArgumentTypeError
+from kvgpu.errors import ArgumentError, ArgumentTypeError, ConfigError
 from kvgpu.request import Request
 
 # Tokens that the hash function does not take
@@ -134,3 +134,9 @@ def test_a_batch_that_is_refused_for_a_bad_token_is_not_changed(name):
     batch.sync()
     assert batch.rows.records["num_tokens"][rows].tolist() == [3, 3]
     assert [request.all_token_ids for request in requests] == [[0, 1, 2]] * 2
+
+
+@pytest.mark.parametrize("size", [0, -16])
+def test_a_block_size_below_one_token_is_refused(size):
+    with pytest.raises(ConfigError, match=f"at least 1 token, got {size}"):
+        get_request_block_hasher(size, Kvgpu128(bytes(32)))
