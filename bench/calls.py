@@ -1,6 +1,6 @@
 """Cost per block of the calls of a manager, one request at a time, beside vLLM 0.23.0 in one process.
 
-    python bench/calls.py [TRACE] [--requests 1000] [--rounds 5] [--peers] [--json -]
+    python bench/calls.py [TRACE] [--requests 1000] [--rounds 3] [--peers] [--json -]
 
 Each prompt is looked up and allocated in full, in the order of the trace; at most 32 requests hold
 blocks, the oldest is freed first, also when the pool is full; statistics are on. Then the last 200
@@ -116,7 +116,7 @@ def measure(sides: list[Side], case: str, load: Workload, rounds: int) -> list[R
 
 def main() -> int:
     """Compare, measure, print, save."""
-    options = trace_options(__doc__, rounds=5).parse_args()
+    options = trace_options(__doc__, rounds=3).parse_args()
     os.environ["PYTHONHASHSEED"] = "0"
     load = workload(options.trace, options.requests)
     rows: list[Row] = []

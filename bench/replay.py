@@ -1,6 +1,6 @@
 """Serving a trace end to end: cost by phase, hit rate, and bytes per block of the pool.
 
-    python bench/replay.py [TRACE] [--requests 2000] [--rounds 3] [--json -]
+    python bench/replay.py [TRACE] [--requests 250] [--rounds 3] [--json -]
 
 A scheduler with chunked prefill, decoding and preemption, one call a request, as `kvgpu replay` runs it. What
 came out (hits, evictions, preemptions) is compared with that of the reference, a plain dict, before a time is printed.
@@ -65,7 +65,7 @@ def measure(trace: Trace, groups: str, rounds: int) -> list[Row]:
 def main() -> int:
     """Check, measure, print, save."""
     parser = trace_options(__doc__, rounds=3, peers=False)
-    parser.set_defaults(requests=2000)
+    parser.set_defaults(requests=250)
     options = parser.parse_args()
     trace = conversations() if options.trace is None else read_trace(options.trace)
     rows: list[Row] = []

@@ -1,6 +1,6 @@
 """What the host's table costs per key: insert, erase, find, longest prefix, and the buckets that a search reads.
 
-    python bench/table.py [--most 16777216] [--rounds 7] [--json -]
+    python bench/table.py [--most 4194304] [--rounds 5] [--json -]
 
 One axis varies at a time: entries, load factor, share of hits, keys of a call, blocks of a request, cache groups,
 warm or cold caches. Every answer is compared with what it has to be before it is timed. The peer of a row is
@@ -46,7 +46,7 @@ LARGER_THAN_CACHES = np.zeros(1 << 25, np.int64)
 def axes(most: int) -> Axes:
     """The cases, none with more than so many entries."""
     middle, small = min(MIDDLE, most), min(1 << 13, most)
-    entries = tuple(n for n in (1 << 13, 1 << 16, 1 << 20, 1 << 24, 1 << 26) if n <= most)
+    entries = tuple(n for n in (1 << 13, 1 << 16, 1 << 20, 1 << 22, 1 << 24, 1 << 26) if n <= most)
     hashes = middle // 4
     lengths = [n for n in (16, 256, 8192) if n <= hashes]
     prefixes = [Prefix(hashes // n, n) for n in lengths]
@@ -228,9 +228,9 @@ def prefixes(case: Prefix, rounds: int) -> Row:
 
 def main() -> int:
     """Check, measure, print, save."""
-    parser = benchmark_options(__doc__, rounds=7)
+    parser = benchmark_options(__doc__, rounds=5)
     parser.add_argument(
-        "--most", type=int, default=1 << 24, help="entries; at most 2**26 are tried"
+        "--most", type=int, default=1 << 22, help="entries; up to 2**26 are tried"
     )
     options = parser.parse_args()
     cases = axes(options.most)
