@@ -44,6 +44,8 @@ class Row:
     peer_low: float | None = None
     peer_high: float | None = None
     ratio_low: float | None = None
+    ratio_middle: float | None = None
+    """Median of the ratios round by round, where both sides took turns."""
     ratio_high: float | None = None
 
     @property
@@ -53,6 +55,8 @@ class Row:
 
     @property
     def ratio(self) -> float | None:
+        if self.ratio_middle is not None:
+            return self.ratio_middle
         return None if self.peer is None else self.peer / self.kvgpu
 
     def hold_against(self, goal: float) -> "Row":
@@ -74,14 +78,14 @@ def compared(
     metric: str, case: str, unit: str, times: Sequence[float], peer: Sequence[float] = (),
     peer_name: str = "", goal: float | None = None,
 ) -> Row:  # fmt: skip
-    """Medians of both sides, which took turns, with 20th and 80th percentiles; the goal is a ratio."""
+    """Medians of both sides, which took turns, and of their ratio, with 20th and 80th percentiles."""
     low, middle, high = np.quantile(times, QUANTILES).tolist()
     row = Row(metric, case, unit, middle, low=low, high=high)
     if len(peer):
         row = Row(metric, case, unit, middle, peer_name=peer_name, low=low, high=high)
         row.peer_low, row.peer, row.peer_high = np.quantile(peer, QUANTILES).tolist()
-        ratios = np.divide(peer, times)
-        row.ratio_low, row.ratio_high = np.quantile(ratios, (0.2, 0.8)).tolist()
+        ratios = np.quantile(np.divide(peer, times), QUANTILES)
+        row.ratio_low, row.ratio_middle, row.ratio_high = ratios.tolist()
     return row if goal is None else row.hold_against(goal)
 
 

@@ -229,9 +229,7 @@ def prefixes(case: Prefix, rounds: int) -> Row:
 def main() -> int:
     """Check, measure, print, save."""
     parser = benchmark_options(__doc__, rounds=5)
-    parser.add_argument(
-        "--most", type=int, default=1 << 22, help="entries; up to 2**26 are tried"
-    )
+    parser.add_argument("--most", type=int, default=1 << 22, help="entries; up to 2**26 are tried")
     options = parser.parse_args()
     cases = axes(options.most)
     rows: list[Row] = []

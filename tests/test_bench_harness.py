@@ -152,7 +152,7 @@ def test_rounds_become_medians_with_their_spread(harness):
     assert (made.low, made.kvgpu, made.high) == (2, 3.5, 5)
     assert (made.peer_low, made.peer, made.peer_high) == (9, 16, 24)
     # Round by round: 6, 6, 3, 6, 4, 5.
-    assert (made.ratio_low, made.ratio_high) == (4, 6)
+    assert (made.ratio_low, made.ratio, made.ratio_high) == (4, 5.5, 6)
 
 
 def test_without_rounds_of_a_peer_its_name_is_left_out(harness):
