@@ -76,8 +76,9 @@ def ratios(axes: Any) -> None:
     values = [float(row["ratio"]) for _, row in rows]
     axes.barh(places, values, color=[THEIRS if "SGLang" in name else OURS for name, _ in rows])
     for place, value, (_, row) in zip(places, values, rows, strict=True):
-        axes.text(value * 1.05, place, f"{value:.3g}x", va="center", fontsize=8)
         goal = re.search(r">= ([\d.]+)x", row["goal"])
+        end = max(value, float(goal[1])) if goal else value
+        axes.text(end * 1.05, place, f"{value:.3g}x", va="center", fontsize=8)
         if goal:
             axes.plot([float(goal[1])] * 2, [place - 0.4, place + 0.4], color="black", lw=2)
     axes.axvline(1, color=GREY, lw=0.8)
@@ -112,8 +113,8 @@ def entries(axes: Any) -> None:
     ):
         rows = records("table", pattern)
         curve(axes, rows, r"([\d,]+) entries", name, color)
-        curve(axes, rows, r"([\d,]+) entries", f"{name}: random lines", GREY, "peer")
-        axes.lines[-1].set_linestyle("--")
+    curve(axes, rows, r"([\d,]+) entries", "limit: two random lines", GREY, "peer")
+    axes.lines[-1].set_linestyle("--")
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.set_xlabel("entries")
