@@ -11,9 +11,11 @@ Exit status: 0 all goals met, 1 a goal missed, 2 the results differ, or a peer i
 that `--peers` asks for.
 """
 
+import argparse
 import gc
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from time import perf_counter as now
 from typing import Any
@@ -114,20 +116,19 @@ def measure(sides: list[Side], case: str, load: Workload, rounds: int) -> list[R
     ]  # fmt: skip
 
 
+def made(options: argparse.Namespace) -> Iterator[Row]:
+    """All rows."""
+    load = workload(options.trace, options.requests)
+    sides = two_sides("sha256", options.peers)
+    for case in BLOCKS:
+        yield from measure(sides, case, load, options.rounds)
+
+
 def main() -> int:
     """Compare, measure, print, save."""
     options = trace_options(__doc__, rounds=3).parse_args()
     os.environ["PYTHONHASHSEED"] = "0"
-    load = workload(options.trace, options.requests)
-    rows: list[Row] = []
-    try:
-        sides = two_sides("sha256", options.peers)
-        for case in BLOCKS:
-            rows += measure(sides, case, load, options.rounds)
-    except (AssertionError, ImportError) as error:
-        print(f"nothing is printed: {error}", file=sys.stderr)
-        return 2
-    return finish("calls", rows, options)
+    return finish("calls", made(options), options)
 
 
 if __name__ == "__main__":

@@ -72,6 +72,7 @@ class Row:
 
 
 QUANTILES = (0.2, 0.5, 0.8)
+EXIT_WRONG = 2
 
 
 def compared(
@@ -212,13 +213,22 @@ def benchmark_options(doc: str | None, rounds: int | None = None) -> argparse.Ar
 
 
 def finish(
-    name: str, rows: Sequence[Row], options: argparse.Namespace, machine_words: str | None = None
+    name: str, made: Iterable[Row], options: argparse.Namespace, machine_words: str | None = None
 ) -> int:
-    """Print the table, save the rows, write them as JSON if asked to ('-': standard output).
+    """Make all rows, print the table, save them, write them as JSON if asked to ('-': standard output).
+
+    Args:
+        made: Raises an AssertionError where an answer is wrong, an ImportError where a peer is missing; nothing is
+            printed or saved then.
 
     Returns:
-        The exit status: 1 if a goal is missed.
+        The exit status: 1 if a goal is missed, 2 if there are no rows.
     """
+    try:
+        rows = list(made)
+    except (AssertionError, ImportError) as error:
+        print(f"nothing is printed: {error}", file=sys.stderr)
+        return EXIT_WRONG
     to_stdout = str(options.json) == "-"
     print(table(rows), file=sys.stderr if to_stdout else sys.stdout)
     save(rows, options.data / f"{name}.csv", machine_words)

@@ -13,9 +13,10 @@ Exit status: 0 all goals met, 1 a goal missed, 2 the results differ, or a peer i
 that `--peers` asks for.
 """
 
+import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from time import perf_counter as now
 from typing import Any
@@ -26,6 +27,7 @@ sys.path[:0] = [str(HERE.parent), str(HERE)]
 import numpy as np  # noqa: E402
 from harness import Row, beside_limit, compared, finish  # noqa: E402
 from limits import ns_per_byte, sha256_ns  # noqa: E402
+from sglang_cache import NAME, sglang_cache  # noqa: E402
 from sides import BLOCK, Side, Workload, make_requests, trace_options, two_sides, workload  # noqa: E402
 from steps import replay_batched, replay_single, settle  # noqa: E402
 from tqdm import tqdm  # noqa: E402
@@ -158,7 +160,8 @@ def replay(sides: list[Side], load: Workload, rounds: int, with_peers: bool) -> 
     num_blocks = sum(len(prompt) // BLOCK for prompt in prompts)
     times: list[list[float]] = [[], []]
     found: list[Any] = [None, None]
-    sglang = _sglang(prompts, with_peers)
+    cache = sglang_cache(with_peers)
+    keys = [] if cache is None else cache.keys(prompts)
     others: list[float] = []
     for _ in tqdm(range(rounds + 1), disable=None, unit="replay"):
         requests = [bare_requests(sides[0], arrays), bare_requests(sides[1], prompts)]
@@ -177,62 +180,36 @@ def replay(sides: list[Side], load: Workload, rounds: int, with_peers: bool) -> 
         times[1].append((hashed + sum(seconds.values())) / num_blocks * 1e9)
         if found[0] != found[1]:
             raise AssertionError("the replays differ in hits or blocks")
-        if sglang is not None:
-            others.append(sglang() / num_blocks * 1e9)
+        if cache is not None:
+            cache.clear()
+            settle()
+            start = now()
+            cache.replay(keys)
+            others.append((now() - start) / num_blocks * 1e9)
     for taken in (*times, others):
         del taken[:1]  # the first compiles
     case = f"full, hashing included, {load}"
     theirs = times[1] if sides[1].timed else ()
     rows = [compared("whole replay", case, "ns/block", times[0], theirs, sides[1].name, 20)]
     if others:
-        rows.append(
-            compared("whole replay", case, "ns/block", times[0], others, "sglang 0.5.23", 3)
-        )
+        rows.append(compared("whole replay", case, "ns/block", times[0], others, NAME, 3))
     return rows
 
 
-def _sglang(prompts: list[list[int]], with_peers: bool) -> Callable[[], float] | None:
-    """Seconds of a whole replay of SGLang's cache, if it can be imported.
-
-    Raises:
-        ImportError: It cannot, although it was asked for.
-    """
-    try:
-        from sglang_cache import RadixCache
-
-        cache = RadixCache()
-    except ImportError as error:
-        if with_peers:
-            raise
-        print(f"SGLang cannot be imported, its row is left out: {error}", file=sys.stderr)
-        return None
-    keys = cache.keys(prompts)
-
-    def run() -> float:
-        cache.clear()
-        settle()
-        start = now()
-        cache.replay(keys)
-        return now() - start
-
-    return run
+def made(options: argparse.Namespace) -> Iterator[Row]:
+    """All rows."""
+    load = workload(options.trace, options.requests)
+    sides = two_sides("sha256", options.peers)
+    for name in tqdm(PEER_OF, disable=None, unit="function"):
+        yield from hashing(sides, name, load, options.rounds)
+    yield from replay(sides, load, options.rounds, options.peers)
 
 
 def main() -> int:
     """Compare, measure, print, save."""
     options = trace_options(__doc__, rounds=3).parse_args()
     os.environ["PYTHONHASHSEED"] = "0"
-    load = workload(options.trace, options.requests)
-    rows: list[Row] = []
-    try:
-        sides = two_sides("sha256", options.peers)
-        for name in tqdm(PEER_OF, disable=None, unit="function"):
-            rows += hashing(sides, name, load, options.rounds)
-        rows += replay(sides, load, options.rounds, options.peers)
-    except (AssertionError, ImportError) as error:
-        print(f"nothing is printed: {error}", file=sys.stderr)
-        return 2
-    return finish("hashing", rows, options)
+    return finish("hashing", made(options), options)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,9 @@ Prompts only, on a pool that does not hold them all; the computation of a token 
 With every policy each request is served once, and no policy hits more than an endless cache, or nothing is printed.
 """
 
+import argparse
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -46,23 +48,22 @@ def served(trace: Trace, policy: str, token_us: float, num_blocks: int) -> list[
     ]
 
 
+def made(options: argparse.Namespace) -> Iterator[Row]:
+    """All rows."""
+    trace = conversations() if options.trace is None else read_trace(options.trace)
+    trace = trace.head(options.requests)
+    cases = [(policy, speed) for speed in SPEEDS for policy in POLICIES]
+    for policy, speed in tqdm(cases, disable=None, unit="replay"):
+        yield from served(trace, policy, speed, options.num_blocks)
+
+
 def main() -> int:
     """Serve, print, save."""
     parser = trace_options(__doc__, peers=False)
     parser.add_argument("--num-blocks", type=int, default=60_000)
     parser.set_defaults(requests=2000)
     options = parser.parse_args()
-    trace = conversations() if options.trace is None else read_trace(options.trace)
-    trace = trace.head(options.requests)
-    cases = [(policy, speed) for speed in SPEEDS for policy in POLICIES]
-    rows: list[Row] = []
-    try:
-        for policy, speed in tqdm(cases, disable=None, unit="replay"):
-            rows += served(trace, policy, speed, options.num_blocks)
-    except AssertionError as error:
-        print(f"nothing is printed: {error}", file=sys.stderr)
-        return 2
-    return finish("policies", rows, options)
+    return finish("policies", made(options), options)
 
 
 if __name__ == "__main__":

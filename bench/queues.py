@@ -11,10 +11,11 @@ Exit status: 0 all goals met, 1 a goal missed, 2 the results differ, or a peer i
 that `--peers` asks for.
 """
 
+import argparse
 import gc
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from time import perf_counter as now
 from types import SimpleNamespace
@@ -157,36 +158,36 @@ def decode(sides: list[Side], running: int) -> list[Row]:
     return rows
 
 
+def made(options: argparse.Namespace) -> Iterator[Row]:
+    """All rows."""
+    load = workload(options.trace, options.requests)
+    asked = min(200, len(load.prompts))
+    words = f"the last {asked} of {load}, warm"
+    sides = two_sides("xxhash", options.peers)
+    queue = Queue(sides, load.prompts, asked)
+    row = queue.row(words, options.rounds, goal=100)
+    yield row
+    queue.queries.untrack(queue.rows)
+    # A hash and the record of a block.
+    yield beside_limit(row, (32 + 64) * ns_per_byte("read in order"), "96 bytes in order")
+    yield from track(queue.queries, queue.waiting[0], words, options.rounds)
+    del queue
+    queues = [shape for shape in QUEUES if shape[0] <= options.most]
+    for count, blocks in tqdm(queues, disable=None, unit="queue"):
+        rng = np.random.default_rng(count)
+        prompts = rng.integers(0, 128_000, (count, blocks * BLOCK + 1)).tolist()
+        case = f"{count:,} requests of {blocks:,} blocks"
+        yield Queue(sides, prompts, count).row(case, options.rounds)
+    yield from decode(sides, min(RUNNING, options.most))
+
+
 def main() -> int:
     """Compare, measure, print, save."""
     parser = trace_options(__doc__, rounds=7)
     parser.add_argument("--most", type=int, default=10_000, help="requests of a queue")
     options = parser.parse_args()
     os.environ["PYTHONHASHSEED"] = "0"
-    load = workload(options.trace, options.requests)
-    asked = min(200, len(load.prompts))
-    words = f"the last {asked} of {load}, warm"
-    try:
-        sides = two_sides("xxhash", options.peers)
-        queue = Queue(sides, load.prompts, asked)
-        rows = [queue.row(words, options.rounds, goal=100)]
-        queue.queries.untrack(queue.rows)
-        # A hash and the record of a block.
-        limit = (32 + 64) * ns_per_byte("read in order")
-        rows.append(beside_limit(rows[0], limit, "96 bytes in order"))
-        rows += track(queue.queries, queue.waiting[0], words, options.rounds)
-        del queue
-        queues = [shape for shape in QUEUES if shape[0] <= options.most]
-        for count, blocks in tqdm(queues, disable=None, unit="queue"):
-            rng = np.random.default_rng(count)
-            made = rng.integers(0, 128_000, (count, blocks * BLOCK + 1)).tolist()
-            case = f"{count:,} requests of {blocks:,} blocks"
-            rows.append(Queue(sides, made, count).row(case, options.rounds))
-        rows += decode(sides, min(RUNNING, options.most))
-    except (AssertionError, ImportError) as error:
-        print(f"nothing is printed: {error}", file=sys.stderr)
-        return 2
-    return finish("queues", rows, options)
+    return finish("queues", made(options), options)
 
 
 if __name__ == "__main__":

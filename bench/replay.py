@@ -7,7 +7,9 @@ came out (hits, evictions, preemptions) is compared with that of the reference, 
 Exit status: 0, or 2 if they differ.
 """
 
+import argparse
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,20 +64,19 @@ def measure(trace: Trace, groups: str, rounds: int) -> list[Row]:
     return rows
 
 
+def made(options: argparse.Namespace) -> Iterator[Row]:
+    """All rows."""
+    trace = conversations() if options.trace is None else read_trace(options.trace)
+    for groups in BLOCKS:
+        yield from measure(trace.head(options.requests), groups, options.rounds)
+
+
 def main() -> int:
     """Check, measure, print, save."""
     parser = trace_options(__doc__, rounds=3, peers=False)
     parser.set_defaults(requests=250)
     options = parser.parse_args()
-    trace = conversations() if options.trace is None else read_trace(options.trace)
-    rows: list[Row] = []
-    try:
-        for groups in BLOCKS:
-            rows += measure(trace.head(options.requests), groups, options.rounds)
-    except AssertionError as error:
-        print(f"nothing is printed: {error}", file=sys.stderr)
-        return 2
-    return finish("replay", rows, options)
+    return finish("replay", made(options), options)
 
 
 if __name__ == "__main__":

@@ -128,3 +128,18 @@ class RadixCache:
     def insert(self, key: Any, value: Any) -> None:
         """Cache a whole prompt."""
         self._cache.insert(self._module.InsertParams(key=key, value=value))
+
+
+def sglang_cache(asked_for: bool) -> RadixCache | None:
+    """A cache, or None where SGLang cannot be imported.
+
+    Raises:
+        ImportError: It cannot, although it was asked for.
+    """
+    try:
+        return RadixCache()
+    except ImportError as error:
+        if asked_for:
+            raise
+        print(f"SGLang cannot be imported, its rows are left out: {error}", file=sys.stderr)
+        return None

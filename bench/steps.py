@@ -13,10 +13,12 @@ Exit status: 0 all goals met, 1 a goal missed, 2 the results differ, or a peer i
 that `--peers` asks for.
 """
 
+import argparse
 import gc
 import os
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from time import perf_counter as now
 from typing import Any
@@ -27,6 +29,7 @@ sys.path[:0] = [str(HERE.parent), str(HERE)]
 import numpy as np  # noqa: E402
 from harness import Row, beside_limit, compared, finish  # noqa: E402
 from limits import lines_of, ns_per_byte, ns_per_line  # noqa: E402
+from sglang_cache import NAME, RadixCache, sglang_cache  # noqa: E402
 from sides import BLOCK, Side, Workload, make_requests, trace_options, two_sides, workload  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
@@ -173,14 +176,11 @@ def cheapest(table_bytes: int) -> tuple[float, str]:
     return ns, f"{lines} random lines of the table changed, {in_order} bytes in order"
 
 
-def beside_sglang(side: Side, load: Workload, rounds: int) -> list[Row]:
+def beside_sglang(cache: RadixCache, side: Side, load: Workload, rounds: int) -> list[Row]:
     """The whole replay, and a warm queue, beside SGLang's cache."""
-    prompts, asked = load.prompts, min(ASKED, len(load.prompts))
-    from sglang_cache import NAME, RadixCache
-
     from kvgpu.batch.manager import BatchManager
 
-    cache = RadixCache()
+    prompts, asked = load.prompts, min(ASKED, len(load.prompts))
     keys = cache.keys(prompts)
     requests = make_requests(side, prompts)
     again = make_requests(side, prompts[-asked:], "again")
@@ -295,31 +295,27 @@ def decode_row(name: str, case: str, peer: Side, mine: Any, others: Any, goal: f
     )  # fmt: skip
 
 
+def made(options: argparse.Namespace) -> Iterator[Row]:
+    """All rows."""
+    load = workload(options.trace, options.requests)
+    sides = two_sides("xxhash", options.peers)
+    for case in POOLS:
+        yield from replay(sides, case, load, options.rounds)
+    for running in tqdm([n for n in RUNNING if n <= options.most], disable=None, unit="decode"):
+        yield from decode(sides, running, spread=True)
+    yield from decode(sides, min(IN_STEP, options.most), spread=False)
+    cache = sglang_cache(options.peers)
+    if cache is not None:
+        yield from beside_sglang(cache, sides[0], load, options.rounds)
+
+
 def main() -> int:
     """Compare, measure, print, save."""
     parser = trace_options(__doc__, rounds=5)
     parser.add_argument("--most", type=int, default=max(RUNNING), help="requests that decode")
     options = parser.parse_args()
     os.environ["PYTHONHASHSEED"] = "0"
-    load = workload(options.trace, options.requests)
-    rows: list[Row] = []
-    try:
-        sides = two_sides("xxhash", options.peers)
-        for case in POOLS:
-            rows += replay(sides, case, load, options.rounds)
-        for running in tqdm([n for n in RUNNING if n <= options.most], disable=None, unit="decode"):
-            rows += decode(sides, running, spread=True)
-        rows += decode(sides, min(IN_STEP, options.most), spread=False)
-        try:
-            rows += beside_sglang(sides[0], load, options.rounds)
-        except ImportError as error:
-            if options.peers:
-                raise
-            print(f"SGLang cannot be imported, its rows are left out: {error}", file=sys.stderr)
-    except (AssertionError, ImportError) as error:
-        print(f"nothing is printed: {error}", file=sys.stderr)
-        return 2
-    return finish("steps", rows, options)
+    return finish("steps", made(options), options)
 
 
 if __name__ == "__main__":
