@@ -163,7 +163,8 @@ class Request:
         Amortised O(tokens without a hash).
         """
         if isinstance(self.block_hasher, RequestBlockHasher):
-            self.block_hasher.update([self])
+            if not self.block_hasher.is_idle(self):
+                self.block_hasher.update([self])
         elif self.block_hasher is not None:
             append_hashes(self, self.block_hasher(self))
 

@@ -17,6 +17,11 @@ _MARSHAL_HEAD = 5
 _SHORT = 64
 
 
+def fit_32_bits(tokens: Sequence[Any]) -> bool:
+    """Whether all are plain integers within 32 bits, as almost all are; True for none. O(n)."""
+    return all(type(token) is int and -(1 << 31) <= token < 1 << 31 for token in tokens)
+
+
 def token_array(tokens: Any) -> Tokens | None:
     """Token ids as int32 or int64 [n], or None if they are not all plain integers of 64 bits.
 
@@ -126,7 +131,12 @@ class TokenIds(Sequence[int]):
         Raises:
             ArgumentError, ArgumentTypeError: As in `extend`.
         """
-        self.extend((token,))
+        ids, length = self._ids, self._length
+        if length < len(ids) and fit_32_bits((token,)):
+            ids[length] = token
+            self._length = length + 1
+        else:
+            self.extend((token,))
 
     def extend(self, tokens: Sequence[int] | npt.NDArray[Any]) -> None:
         """Append many. Amortised O(len(tokens)).

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvgpu.errors import ArgumentError, ArgumentTypeError, KVGPUError
-from kvgpu.token_ids import TokenIds, token_array
+from kvgpu.token_ids import TokenIds, fit_32_bits, token_array
 
 EDGES = [0, 1, -1, 2**31 - 1, 2**31, -(2**31), -(2**31) - 1, 2**63 - 1, -(2**63)]
 
@@ -327,3 +327,19 @@ def test_anything_else_among_the_integers_makes_no_array(odd, place):
 @pytest.mark.parametrize("values", [[True], [True, 1.5], [True] * 5, [1.5, True, b""], [Ellipsis]])
 def test_what_is_as_long_as_integers_when_written_is_still_told_from_them(values):
     assert token_array(values) is None
+
+
+@pytest.mark.parametrize(
+    ("tokens", "fit"),
+    [
+        ([], True),
+        ([0, 2**31 - 1, -(2**31)], True),
+        ([2**31], False),
+        ([-(2**31) - 1], False),
+        ([True], False),
+        ([1.0], False),
+        ([np.int32(1)], False),
+    ],
+)
+def test_plain_integers_of_32_bits_are_told_from_all_else(tokens, fit):
+    assert fit_32_bits(tokens) is fit

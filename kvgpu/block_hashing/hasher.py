@@ -3,8 +3,7 @@
 import hashlib
 from collections.abc import Callable, Sequence
 from functools import cache
-from itertools import accumulate
-from typing import Any
+from typing import Any, NamedTuple
 
 from kvgpu import hashing
 from kvgpu.block_hashes import BlockHashes
@@ -15,7 +14,7 @@ from kvgpu.block_hashing.messages import CBOR, PICKLE
 from kvgpu.errors import ConfigError
 from kvgpu.extra_keys import ExtraKeys, generate_block_hash_extra_keys, need_extra_keys
 from kvgpu.hashing import BlockHash, HashFunction
-from kvgpu.token_ids import TokenIds, Tokens, token_array
+from kvgpu.token_ids import TokenIds, Tokens, fit_32_bits, token_array
 
 BlockHasher = Callable[[Any], BlockHashes | list[BlockHash]]
 
@@ -43,6 +42,14 @@ def chains_called(name: str) -> Chains | None:
     return message_chains(kind, xxhash.xxh3_128_digest, 16)
 
 
+class _InBulk(NamedTuple):
+    """Hashes of several requests. width: bytes of one. rows: all of them, request by request. counts: of each."""
+
+    width: int
+    rows: Rows
+    counts: list[int]
+
+
 class RequestBlockHasher:
     """Gives the hashes of full blocks that have none yet.
 
@@ -60,6 +67,7 @@ class RequestBlockHasher:
             raise ConfigError(f"the block size must be at least 1 token, got {block_size}")
         self.block_size = block_size
         self.hash_fn = hash_fn
+        self._checks = isinstance(hash_fn, Kvgpu128) or hash_fn is hashing.kvgpu128
 
     def __call__(self, request: Any) -> list[BlockHash]:
         """The new hashes of one request of any engine; the caller appends them.
@@ -69,7 +77,19 @@ class RequestBlockHasher:
 
         O(new blocks).
         """
-        return self._new([request])[0][:]
+        return self._of_one(request)[:]
+
+    def is_idle(self, request: Any) -> bool:
+        """Whether `update` has nothing to do for a request: no block is full, and no token is to be refused.
+
+        O(tokens behind the last hash).
+        """
+        tokens, hashed = request.all_token_ids, len(request.block_hashes) * self.block_size
+        return len(tokens) < hashed + self.block_size and (
+            not self._checks
+            or (type(tokens) is TokenIds and tokens.itemsize == 4)
+            or fit_32_bits(tokens[hashed:])
+        )
 
     def update(self, requests: Sequence[Any]) -> None:
         """Append to `block_hashes` of each request what it lacks.
@@ -85,20 +105,19 @@ class RequestBlockHasher:
 
         O(new blocks).
         """
-        bulk = self._in_bulk(requests)
-        if bulk is None:
-            for request, new in zip(requests, self._new(requests), strict=True):
+        found = self._new(requests)
+        if isinstance(found, list):
+            for request, new in zip(requests, found, strict=True):
                 append_hashes(request, new)
             return
-        width, rows, ends = bulk
         begin = 0
-        for request, end in zip(requests, ends, strict=True):
-            held = request.block_hashes
-            if type(held) is BlockHashes and held.width in (0, width):
-                held.extend_rows(rows[begin:end], width)
+        for request, count in zip(requests, found.counts, strict=True):
+            held, rows = request.block_hashes, found.rows[begin : begin + count]
+            if type(held) is BlockHashes and held.width in (0, found.width):
+                held.extend_rows(rows, found.width)
             else:
-                append_hashes(request, BlockHashes.of_rows(rows[begin:end], width))
-            begin = end
+                append_hashes(request, BlockHashes.of_rows(rows, found.width))
+            begin += count
 
     def chained(
         self, tokens: Tokens, counts: list[int], parents: list[BlockHash | None]
@@ -145,7 +164,7 @@ class RequestBlockHasher:
         tokens = request.all_token_ids
         if not isinstance(tokens, TokenIds) or tokens.itemsize > 4:
             tail = tokens[num_blocks * self.block_size :]
-            if len(tail):
+            if not fit_32_bits(tail):
                 Kvgpu128.check(checked_tokens(tail))
 
     def _counts(self, requests: Sequence[Any]) -> tuple[list[int], list[int]]:
@@ -157,33 +176,30 @@ class RequestBlockHasher:
             for request, first in zip(requests, firsts, strict=True)
         ]
 
-    def _in_bulk(self, requests: Sequence[Any]) -> tuple[int, Rows, list[int]] | None:
-        """New hashes of all requests: bytes of one, all of them, and where those of each request end.
-
-        None for what has to be hashed one by one, or is as fast so.
-        """
+    def _new(self, requests: Sequence[Any]) -> "_InBulk | list[BlockHashes | list[BlockHash]]":
+        """New hashes of all requests together, or of each where that cannot be, or does not pay."""
         firsts, counts = self._counts(requests)
-        chains = chains_of(self.hash_fn)
-        if isinstance(chains, Kvgpu128):
+        if self._checks:
             for request, first, count in zip(requests, firsts, counts, strict=True):
                 self._check_tail(request, first + count)
-        if chains is None or not chains.pays(counts):
-            return None
-        blocks = self._blocks(requests, firsts, counts)
-        rows = None if blocks is None else chains.rows(blocks)
-        return None if rows is None else (chains.width, rows, list(accumulate(counts)))
+        chains = chains_of(self.hash_fn) if any(counts) else None
+        if chains is not None and chains.pays(counts):
+            blocks = self._blocks(requests, firsts, counts)
+            rows = None if blocks is None else chains.rows(blocks)
+            if rows is not None:
+                return _InBulk(chains.width, rows, counts)
+            if len(requests) > 1:
+                # One of them may be the reason.
+                return [self._of_one(request) for request in requests]
+        return [
+            self._one_by_one(request, first, count)
+            for request, first, count in zip(requests, firsts, counts, strict=True)
+        ]
 
-    def _new(self, requests: Sequence[Any]) -> list[BlockHashes | list[BlockHash]]:
-        """New hashes of each request, each alone: one of them may be the reason why it is not done in bulk."""
-        made: list[BlockHashes | list[BlockHash]] = []
-        for request in requests:
-            bulk = self._in_bulk([request])
-            if bulk is None:
-                (first,), (count,) = self._counts([request])
-                made.append(self._one_by_one(request, first, count))
-            else:
-                made.append(BlockHashes.of_rows(bulk[1], bulk[0]))
-        return made
+    def _of_one(self, request: Any) -> BlockHashes | list[BlockHash]:
+        """New hashes of one request."""
+        found = self._new([request])
+        return found[0] if isinstance(found, list) else BlockHashes.of_rows(found.rows, found.width)
 
     def _blocks(
         self, requests: Sequence[Any], firsts: list[int], counts: list[int]
