@@ -7,8 +7,10 @@ of one that depends on the one before. Each by size of the working set. Then rea
 SHA-256 of messages of blocks that are ready, by the function that kvgpu calls.
 """
 
+import argparse
 import hashlib
 import sys
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from time import perf_counter as now
@@ -160,27 +162,27 @@ def sha256_ns(kind: int) -> float:
     return float(np.median(sha256_of_ready_messages(kind, 5)))
 
 
+def made(options: argparse.Namespace) -> Iterator[Row]:
+    """All rows."""
+    for nbytes in tqdm([n for n in SIZES if n <= options.most], disable=None, unit="size"):
+        for kind in KINDS:
+            times = measure(kind, nbytes, options.rounds)
+            case = f"working set of {nbytes >> 10:,} KiB"
+            yield compared(f"random line, {kind}", case, "ns/line", times)
+    for name, times in in_order(options.rounds).items():
+        yield compared(name, f"{COPIED >> 20} MiB", "ns/byte", times)
+    if available():
+        for kind, name in ((PICKLE, "sha256"), (CBOR, "sha256_cbor")):
+            times = sha256_of_ready_messages(kind, options.rounds)
+            yield compared("SHA-256", f"ready messages of {name}", "ns/block", times)
+
+
 def main() -> int:
     """Measure, print, save."""
     parser = benchmark_options(__doc__, rounds=5)
     parser.add_argument("--most", type=int, default=SIZES[-1], help="bytes of a working set")
     options = parser.parse_args()
-    rows: list[Row] = []
-    for nbytes in tqdm([n for n in SIZES if n <= options.most], disable=None, unit="size"):
-        for kind in KINDS:
-            case = f"working set of {nbytes >> 10:,} KiB"
-            rows.append(
-                compared(
-                    f"random line, {kind}", case, "ns/line", measure(kind, nbytes, options.rounds)
-                )
-            )
-    for name, times in in_order(options.rounds).items():
-        rows.append(compared(name, f"{COPIED >> 20} MiB", "ns/byte", times))
-    if available():
-        for kind, name in ((PICKLE, "sha256"), (CBOR, "sha256_cbor")):
-            times = sha256_of_ready_messages(kind, options.rounds)
-            rows.append(compared("SHA-256", f"ready messages of {name}", "ns/block", times))
-    return finish("limits", rows, options)
+    return finish("limits", made(options), options)
 
 
 if __name__ == "__main__":

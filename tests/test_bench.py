@@ -31,6 +31,8 @@ PLANTED = {
     "    made.get_computed_blocks = lambda request: (made.empty_kv_cache_blocks, 0)\n"
     "    return made\n"
     "sides.Reference.manager = manager\n",
+    "limits": "import limits\nlimits._change = limits.KINDS['change'] = limits._read\n",
+    "pool": "import pool\npool.ONE = pool.ONE.replace('range(1, count)', 'range(2, count)')\n",
     "hashing": "import kvgpu.hashing as h\n"
     "real = h.hash_block_tokens\n"
     "h.hash_block_tokens = lambda fn, parent, ids, extra=None: real(fn, parent, [1, *ids], extra)\n",
