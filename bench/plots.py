@@ -103,6 +103,15 @@ def curve(
         )  # fmt: skip
 
 
+def by_size(axes: Any, x: str, y: str) -> None:
+    """Both axes in powers, with their names and a legend."""
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.legend(fontsize=8)
+
+
 def entries(axes: Any) -> None:
     """The host's table by size, beside what the memory allows."""
     asked = r"(?:entries, load 0.7, 100% hit, (?:8,192|65,536|1,048,576) keys, limit)"
@@ -115,11 +124,7 @@ def entries(axes: Any) -> None:
         curve(axes, rows, r"([\d,]+) entries", name, color)
     curve(axes, rows, r"([\d,]+) entries", "limit: two random lines", GREY, "peer")
     axes.lines[-1].set_linestyle("--")
-    axes.set_xscale("log", base=2)
-    axes.set_yscale("log")
-    axes.set_xlabel("entries")
-    axes.set_ylabel("ns a key")
-    axes.legend(fontsize=7)
+    by_size(axes, "entries", "ns a key")
 
 
 def loads(axes: Any) -> None:
@@ -140,11 +145,7 @@ def decoding(axes: Any) -> None:
         curve(axes, rows, r"([\d,]+) running", f"kvgpu, {name}", color)
         curve(axes, rows, r"([\d,]+) running", f"vLLM, {name}", color, "peer")
         axes.lines[-1].set_linestyle("--")
-    axes.set_xscale("log", base=2)
-    axes.set_yscale("log")
-    axes.set_xlabel("running requests")
-    axes.set_ylabel("us a step")
-    axes.legend(fontsize=8)
+    by_size(axes, "running requests", "us a step")
 
 
 def hashes(axes: Any) -> None:
@@ -174,11 +175,7 @@ def gpu_entries(axes: Any) -> None:
         curve(axes, rows, r"([\d,]+) entries", engine, color)
         curve(axes, rows, r"([\d,]+) entries", f"{engine}: random lines", GREY, "peer")
         axes.lines[-1].set_linestyle("--")
-    axes.set_xscale("log", base=2)
-    axes.set_yscale("log")
-    axes.set_xlabel("entries")
-    axes.set_ylabel("ns a key")
-    axes.legend()
+    by_size(axes, "entries", "ns a key")
 
 
 PLOTS: dict[str, Callable[[Any], None]] = {
