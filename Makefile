@@ -30,7 +30,8 @@ lint: $(VENV)/.dev
 # On the CPU, without peers, under ten minutes. Rows go to bench/data; missed goals are shown and are no failure.
 bench: $(VENV)/.dev
 	$(call in-turn,limits pool table,$(BIN)/python,--rounds 3 $(ARGS))
-	$(call in-turn,replay calls steps queues hashing,$(BIN)/python,$(TRACE) --rounds 3 $(ARGS))
+	$(call in-turn,replay,$(BIN)/python,$(TRACE) --rounds 3 $(ARGS))
+	$(call in-turn,calls steps queues hashing,$(BIN)/python,$(TRACE) --rounds 3 --requests 500 $(ARGS))
 
 # Beside vLLM 0.23.0 and SGLang 0.5.23: PYTHON= has both on its path, and the packages of kvgpu.
 bench-peers:
