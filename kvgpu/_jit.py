@@ -101,6 +101,20 @@ def leaf(function: F) -> F:
     return cast(F, compiler(error_model="numpy", forceinline=True, _nrt=False)(function))
 
 
+def _load_ahead(builder: Any, address: Any) -> None:
+    """Emit the instruction that starts loading a line."""
+    lowering: Any = cgutils
+    word = ir.IntType(32)
+    hint = lowering.get_or_insert_function(
+        builder.module,
+        ir.FunctionType(ir.VoidType(), [lowering.voidptr_t, word, word, word]),
+        "llvm.prefetch.p0",
+    )
+    for_reading, keep, data = word(0), word(3), word(1)
+    address = builder.bitcast(address, lowering.voidptr_t)
+    builder.call(hint, [address, for_reading, keep, data])
+
+
 @intrinsic
 def _prefetch(typing_context: Any, array: Any, index: Any) -> Any:
     """Start loading element or row `index` (int64) of a C-contiguous array into the cache.
@@ -108,20 +122,10 @@ def _prefetch(typing_context: Any, array: Any, index: Any) -> Any:
     A loop that calls this some rounds ahead overlaps cache misses that would come one by one.
     """
 
-    lowering: Any = cgutils
-
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         array_type, index_type = signature.args
         address = _address(context, builder, array_type, arguments[0], index_type, arguments[1])
-        word = ir.IntType(32)
-        hint = lowering.get_or_insert_function(
-            builder.module,
-            ir.FunctionType(ir.VoidType(), [lowering.voidptr_t, word, word, word]),
-            "llvm.prefetch.p0",
-        )
-        for_reading, keep, data = word(0), word(3), word(1)
-        address = builder.bitcast(address, lowering.voidptr_t)
-        builder.call(hint, [address, for_reading, keep, data])
+        _load_ahead(builder, address)
         return context.get_dummy_value()
 
     return types.void(array, index), generate
@@ -164,6 +168,27 @@ def _pointer(typing_context: Any, address: Any, like: Any) -> Any:
         return builder.inttoptr(arguments[0], kind)
 
     return cast(Any, types).CPointer(like.dtype)(types.int64, like), generate
+
+
+@intrinsic
+def _word_from(typing_context: Any, address: Any) -> Any:
+    """Eight bytes of memory, lowest first, from an address (int64) that is a multiple of eight."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.load(builder.inttoptr(arguments[0], ir.IntType(64).as_pointer()))
+
+    return types.int64(types.int64), generate
+
+
+@intrinsic
+def _prefetch_at(typing_context: Any, address: Any) -> Any:
+    """`prefetch` for an address (int64)."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        _load_ahead(builder, builder.inttoptr(arguments[0], ir.IntType(8).as_pointer()))
+        return context.get_dummy_value()
+
+    return types.void(types.int64), generate
 
 
 @intrinsic
@@ -214,6 +239,8 @@ def _lowest_bit(typing_context: Any, mask: Any) -> Any:
 prefetch: Callable[[Any, int], None] = cast(Any, _prefetch)
 put_word: Callable[[Any, int, Any], None] = cast(Any, _put_word)
 word_at: Callable[[Any, int], Any] = cast(Any, _word_at)
+word_from: Callable[[int], int] = cast(Any, _word_from)
+prefetch_at: Callable[[int], None] = cast(Any, _prefetch_at)
 pointer: Callable[[int, Any], Any] = cast(Any, _pointer)
 carray: Callable[..., Any] = cast(Any, numba).carray  # its stubs do not export it
 lanes_equal: Callable[[Any, int, int, int], int] = cast(Any, _lanes_equal)

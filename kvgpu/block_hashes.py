@@ -12,8 +12,18 @@ from kvgpu.blocks import HASH_WIDTHS
 from kvgpu.errors import ArgumentError
 from kvgpu.hashing import BlockHash
 from kvgpu.kernels.layout import KEY_WORDS
+from kvgpu.list_items import LONG, hashes_of_list
 
 _ROW_BYTES = 8 * KEY_WORDS
+
+
+def rows_if_of_width(hashes: Sequence[bytes], width: int) -> npt.NDArray[np.int64] | None:
+    """`rows_from_bytes` if all hashes have `width` bytes, 16 or 32, else None. O(n)."""
+    if type(hashes) is list and len(hashes) >= LONG:
+        rows = hashes_of_list(hashes, width)
+        if rows is not None:
+            return rows
+    return rows_from_bytes(hashes, width) if all_of_width(hashes, width) else None
 
 
 def rows_from_bytes(hashes: Sequence[bytes], width: int) -> npt.NDArray[np.int64]:

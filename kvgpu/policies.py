@@ -1,9 +1,10 @@
 """What counts as a prefix hit, per kind of attention: pure functions of "is block i cached".
 
 Each rule is stated once, as Python that Numba also compiles. ``hit(ctx, i)`` says whether logical
-block `i` is cached; a rule returns ``(first, length)``: blocks [first, length) are hits, the ones
-before `first` are not needed (null), `length` is the hit in blocks. Rules pull lazily and stop as
-soon as the answer is known. Source of the behaviour: facts 28 to 35 in docs/semantics.md.
+block `i` is cached, ``run(ctx, i, end)`` which is the first block of [i, end) that is not, else `end`;
+a rule returns ``(first, length)``: blocks [first, length) are hits, the ones before `first` are not
+needed (null), `length` is the hit in blocks. Rules pull lazily and stop as soon as the answer is
+known. Source of the behaviour: facts 28 to 35 in docs/semantics.md.
 """
 
 from collections.abc import Callable
@@ -36,13 +37,11 @@ def aligned_down(length: int, block_size: int, alignment: int) -> int:
 
 @leaf
 def full_attention_hit(
-    hit: Any, ctx: Any, max_length: int, block_size: int, alignment: int, drop: bool, extent: int
-) -> tuple[int, int]:
+    hit: Any, run: Any, ctx: Any, max_length: int, block_size: int, alignment: int, drop: bool,
+    extent: int,
+) -> tuple[int, int]:  # fmt: skip
     """The leading run (fact 28)."""
-    limit = max_length // block_size
-    length = 0
-    while length < limit and hit(ctx, length):
-        length += 1
+    length = run(ctx, 0, max_length // block_size)
     if drop and length > 0:
         length -= 1
     return 0, aligned_down(length, block_size, alignment)
@@ -50,8 +49,9 @@ def full_attention_hit(
 
 @leaf
 def sliding_window_hit(
-    hit: Any, ctx: Any, max_length: int, block_size: int, alignment: int, drop: bool, extent: int
-) -> tuple[int, int]:
+    hit: Any, run: Any, ctx: Any, max_length: int, block_size: int, alignment: int, drop: bool,
+    extent: int,
+) -> tuple[int, int]:  # fmt: skip
     """The right-most aligned run of `extent` blocks, else the leading run (facts 29 and 30).
 
     With `drop` the run is one block longer. Quirk kept (fact 31): a leading run is aligned down
@@ -84,21 +84,19 @@ def sliding_window_hit(
 
 @leaf
 def chunked_local_hit(
-    hit: Any, ctx: Any, max_length: int, block_size: int, alignment: int, drop: bool, extent: int
-) -> tuple[int, int]:
+    hit: Any, run: Any, ctx: Any, max_length: int, block_size: int, alignment: int, drop: bool,
+    extent: int,
+) -> tuple[int, int]:  # fmt: skip
     """Nothing before the current chunk is needed; then the run from its start (fact 34)."""
-    limit = max_length // block_size
     first = max_length // extent * extent // block_size
-    length = first
-    while length < limit and hit(ctx, length):
-        length += 1
-    return first, length
+    return first, run(ctx, first, max_length // block_size)
 
 
 @leaf
 def mamba_hit(
-    hit: Any, ctx: Any, max_length: int, block_size: int, alignment: int, drop: bool, extent: int
-) -> tuple[int, int]:
+    hit: Any, run: Any, ctx: Any, max_length: int, block_size: int, alignment: int, drop: bool,
+    extent: int,
+) -> tuple[int, int]:  # fmt: skip
     """The right-most aligned state; it stands for everything before it (fact 35)."""
     i = max_length // block_size - 1
     while i >= 0:
@@ -110,22 +108,22 @@ def mamba_hit(
 
 @leaf
 def apply_rule(
-    hit: Any, ctx: Any, kind: int, max_length: int, block_size: int, alignment: int, drop: bool,
+    hit: Any, run: Any, ctx: Any, kind: int, max_length: int, block_size: int, alignment: int, drop: bool,
     extent: int,
 ) -> tuple[int, int]:  # fmt: skip
     """The rule of a kind."""
     if kind == FULL:
-        return full_attention_hit(hit, ctx, max_length, block_size, alignment, drop, extent)
+        return full_attention_hit(hit, run, ctx, max_length, block_size, alignment, drop, extent)
     if kind == SLIDING_WINDOW:
-        return sliding_window_hit(hit, ctx, max_length, block_size, alignment, drop, extent)
+        return sliding_window_hit(hit, run, ctx, max_length, block_size, alignment, drop, extent)
     if kind == CHUNKED_LOCAL:
-        return chunked_local_hit(hit, ctx, max_length, block_size, alignment, drop, extent)
-    return mamba_hit(hit, ctx, max_length, block_size, alignment, drop, extent)
+        return chunked_local_hit(hit, run, ctx, max_length, block_size, alignment, drop, extent)
+    return mamba_hit(hit, run, ctx, max_length, block_size, alignment, drop, extent)
 
 
 @inline
 def common_hit(
-    apply: Any, bind: Any, hit: Any, ctx: Any, words: Any, num_hashes: int, max_length: int,
+    apply: Any, bind: Any, hit: Any, run: Any, ctx: Any, words: Any, num_hashes: int, max_length: int,
     firsts: Any, lengths: Any,
 ) -> int:  # fmt: skip
     """The longest hit that suits all queries of a plan: a fixed point (facts 45 and 46).
@@ -137,6 +135,7 @@ def common_hit(
         apply: `apply_rule`, compiled or in plain Python.
         bind: ``bind(ctx, q)`` gives what `hit` takes for query `q`.
         hit: ``hit(bound, i)``: whether block `i` is cached in all groups of the query.
+        run: ``run(bound, i, end)``: the first block of [i, end) that is not, else `end`.
         ctx: For `bind`.
         words: `PrefixPlan.words`.
         num_hashes: Hashes that the request has.
@@ -165,7 +164,7 @@ def common_hit(
             limit = min(current + size, max_length) if drop else current
             limit = min(limit, num_hashes // words[base + QUERY_STRIDE] * size)
             first, length = apply(
-                hit, bind(ctx, q), kind, limit, size, words[base + QUERY_ALIGNMENT], drop,
+                hit, run, bind(ctx, q), kind, limit, size, words[base + QUERY_ALIGNMENT], drop,
                 words[base + QUERY_EXTENT],
             )  # fmt: skip
             firsts[q] = first
@@ -207,10 +206,16 @@ def decide(
     Returns:
         The length in tokens; for each query the first block that is needed, and the blocks hit.
     """
+
+    def run(query: int, i: int, end: int) -> int:
+        while i < end and hit(query, i):
+            i += 1
+        return i
+
     firsts, lengths = [0] * len(plan.queries), [0] * len(plan.queries)
     found = python_of(common_hit)(
-        lambda hit, ctx, kind, *rest: _PYTHON_RULES[kind](hit, ctx, *rest),
-        lambda _, query: query, lambda query, i: hit(query, i), None, plan.words.tolist(),
-        num_hashes, max_length, firsts, lengths,
+        lambda hit, run, ctx, kind, *rest: _PYTHON_RULES[kind](hit, run, ctx, *rest),
+        lambda _, query: query, hit, run, None, plan.words.tolist(), num_hashes, max_length, firsts,
+        lengths,
     )  # fmt: skip
     return found, firsts, lengths

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kvgpu._jit import jit
-from kvgpu.block_hashes import BlockHashes, all_of_width, rows_from_bytes
+from kvgpu.block_hashes import BlockHashes, rows_if_of_width
 from kvgpu.block_map import BlockHashToBlockMap
 from kvgpu.blocks import COARSE, HAS_HASH, BlockState, Ids, KVCacheBlock
 from kvgpu.errors import BlockStateError
@@ -186,6 +186,4 @@ class PrefixCache:
         if isinstance(hashes, BlockHashes):
             return hashes.rows[start:stop] if hashes.width == width else None
         part = hashes[start:stop]
-        if width is None or not all_of_width(part, width):
-            return None
-        return rows_from_bytes(part, width)
+        return None if width is None else rows_if_of_width(part, width)

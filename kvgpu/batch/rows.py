@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from kvgpu.batch.row_hashes import RowHashes
 from kvgpu.batch.row_record import ROW_RECORD, UNTRACKED, RowIds, check_rows, spans_of
-from kvgpu.block_hashes import BlockHashes, all_of_width, rows_from_bytes
+from kvgpu.block_hashes import BlockHashes, rows_if_of_width
 from kvgpu.blocks import HASH_WIDTHS
 from kvgpu.errors import ArgumentError
 from kvgpu.index.base import Spans
@@ -215,11 +215,12 @@ class RequestRows(RowHashes):
         if not part:
             return self.arena.words[:0]
         width = len(part[0])
-        if width not in HASH_WIDTHS or not all_of_width(part, width):
+        rows = rows_if_of_width(part, width) if width in HASH_WIDTHS else None
+        if rows is None:
             raise ArgumentError(
                 f"request {request.request_id}: hashes of 16 or of 32 bytes can be tracked"
             )
-        return rows_from_bytes(part, width)
+        return rows
 
     def refuse_shorter(self, rows: list[int]) -> None:
         """

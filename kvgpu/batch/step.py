@@ -13,7 +13,7 @@ from kvgpu.allocation import FITS, allocate_request, free_request
 from kvgpu.batch.row_record import check_row, longest_hit
 from kvgpu.groups.rules import blocks_of
 from kvgpu.groups.steps import TALLY_WORDS, Ask, first_hashed, full_blocks
-from kvgpu.index.matching import bind_query, probe
+from kvgpu.index.matching import bind_query, probe, probe_run
 from kvgpu.index.table import RING
 from kvgpu.kernels.layout import PLAN_HEADER, PLAN_NUM_QUERIES, QUERY_WORDS
 from kvgpu.policies import apply_rule, common_hit
@@ -174,6 +174,7 @@ def allocate_rows(
                     apply_rule,
                     bind_query,
                     probe,
+                    probe_run,
                     ctx,
                     plan,
                     end - begin,

@@ -29,7 +29,7 @@ from kvgpu.plan import PrefixPlan
 class HostIndex(BlockIndex):
     """Open addressing, seven slots and an overflow count per 64-byte bucket, no tombstones.
 
-    About 13 bytes per block at the default load factor of 0.7. A lookup that hits reads two cache
+    About 18 bytes per block at the default load factor of 0.5. A lookup that hits reads two cache
     lines; one that follows a successor hint, one.
     """
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from kvgpu._jit import inline, jit, leaf
+from kvgpu._jit import AHEAD, inline, jit, leaf, prefetch
 from kvgpu.blocks import FIRST
 from kvgpu.index.table import find_first, same_key, slot_hash
 from kvgpu.kernels.layout import (
@@ -19,8 +19,8 @@ from kvgpu.policies import apply_rule, common_hit
 
 
 @leaf
-def probe(ctx: Any, block: int) -> bool:
-    """Is `block` of the request cached in every group? Notes the ids that were found.
+def probe_line(ctx: Any, line: int, block: int) -> int:
+    """Id of `block` of the request in one group, or -1. Notes what was found.
 
     The block that followed the previous one last time is tried first: one cache line instead of
     two. A successor is a hint, so its key and flags are verified.
@@ -28,25 +28,73 @@ def probe(ctx: Any, block: int) -> bool:
     records, table, rows, stride, groups, ids, last, seed = ctx
     place = (block + 1) * stride - 1
     k0, k1, k2, k3 = rows[place, 0], rows[place, 1], rows[place, 2], rows[place, 3]
-    for line in range(len(groups)):
-        group = groups[line]
-        follows = last[line, 0] == block - 1
-        row = -1
-        if follows:
-            hint = records[last[line, 1]].successor
-            if records[hint].flags & FIRST and same_key(records[hint], k0, k1, k2, k3, group):
-                row = hint
+    group = groups[line]
+    follows = last[line, 0] == block - 1
+    row = -1
+    if follows:
+        hint = records[last[line, 1]].successor
+        if records[hint].flags & FIRST and same_key(records[hint], k0, k1, k2, k3, group):
+            row = hint
+    if row < 0:
+        h = slot_hash(k0, k1, k2, k3, group, seed)
+        row = find_first(records, table, k0, k1, k2, k3, group, h)
         if row < 0:
-            h = slot_hash(k0, k1, k2, k3, group, seed)
-            row = find_first(records, table, k0, k1, k2, k3, group, h)
-            if row < 0:
-                return False
-            if follows:
-                records[last[line, 1]].successor = row
-        ids[line, block] = row
-        last[line, 0] = block
-        last[line, 1] = row
+            return -1
+        if follows:
+            records[last[line, 1]].successor = row
+    ids[line, block] = row
+    last[line, 0] = block
+    last[line, 1] = row
+    return row
+
+
+@leaf
+def probe(ctx: Any, block: int) -> bool:
+    """Is `block` of the request cached in every group?"""
+    for line in range(len(ctx[4])):  # noqa: SIM110 - Numba knows no generators here
+        if probe_line(ctx, line, block) < 0:
+            return False
     return True
+
+
+@leaf
+def follow(ctx: Any, line: int, row: int, block: int, end: int) -> int:
+    """Blocks [block, end) as far as each is the successor of the one before it, of which `row` is the first.
+
+    Blocks that were handed out together lie side by side, so the record some steps further on is guessed
+    and loaded.
+    """
+    records, _, rows, stride, groups, ids, last, _ = ctx
+    group = groups[line]
+    while block < end:
+        hint = records[row].successor
+        guess = hint + AHEAD * (hint - row)
+        if 0 <= guess < len(records):
+            prefetch(records, guess)
+        place = (block + 1) * stride - 1
+        k0, k1, k2, k3 = rows[place, 0], rows[place, 1], rows[place, 2], rows[place, 3]
+        if not (records[hint].flags & FIRST and same_key(records[hint], k0, k1, k2, k3, group)):
+            break
+        ids[line, block] = hint
+        row = hint
+        block += 1
+    last[line, 0] = block - 1
+    last[line, 1] = row
+    return block
+
+
+@leaf
+def probe_run(ctx: Any, block: int, end: int) -> int:
+    """The first block of [block, end) that is not cached in every group, else `end`."""
+    for line in range(len(ctx[4])):
+        place = block
+        while place < end:
+            row = probe_line(ctx, line, place)
+            if row < 0:
+                end = place
+            else:
+                place = follow(ctx, line, row, place + 1, end)
+    return end
 
 
 @inline
@@ -82,7 +130,7 @@ def match_rows(
     last[:] = -2
     ctx = (records, table, rows, words, ids, last, seed)
     num_tokens = common_hit(
-        apply_rule, bind_query, probe, ctx, words, len(rows), max_length, firsts, lengths
+        apply_rule, bind_query, probe, probe_run, ctx, words, len(rows), max_length, firsts, lengths
     )
     size = 1 + num_queries
     for q in range(num_queries):
@@ -121,7 +169,16 @@ def match_batch_rows(
         last[:] = -2
         ctx = (records, table, mine, words, ids, last, seed)
         num_tokens[r] = common_hit(
-            apply_rule, bind_query, probe, ctx, words, len(mine), max_lengths[r], firsts, found
+            apply_rule,
+            bind_query,
+            probe,
+            probe_run,
+            ctx,
+            words,
+            len(mine),
+            max_lengths[r],
+            firsts,
+            found,
         )
         for q in range(num_queries):
             lengths[r, q] = found[q]
