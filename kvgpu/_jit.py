@@ -62,10 +62,11 @@ def numba_cache_dir() -> str:
 def jit(function: F) -> F:
     """Compile an entry point that Python calls; the machine code is kept on disk."""
     settings: Any = numba.config
+    compiler: Any = numba.njit  # its stubs do not know `_nrt`, which a `leaf` that calls would pass on
     previous = settings.CACHE_DIR
     settings.CACHE_DIR = numba_cache_dir()
     try:
-        return cast(F, numba.njit(cache=True, error_model="numpy")(function))
+        return cast(F, compiler(cache=True, error_model="numpy", _nrt=True)(function))
     finally:
         settings.CACHE_DIR = previous
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from kvgpu._jit import inline, jit
+from kvgpu._jit import inline, jit, leaf
 from kvgpu.free_list import release_all
 from kvgpu.groups.block_tables import split_ids
 from kvgpu.groups.rules import blocks_of, quiet_tokens
@@ -36,7 +36,7 @@ FITS, NO_ROOM, HASHED_BEFORE = 0, 1, 2
 """What became of a call. HASHED_BEFORE: a block that should be cached has a hash already; nothing was done."""
 
 
-@inline
+@leaf
 def allocate_request(
     pool: Any, store: Any, groups: Any, mine: Any, hits: Any, ends: Any, hashes: Any, ask: Any,
     starts: Any, tally: Any,

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from itertools import accumulate
 
 import numpy as np
-import numpy.typing as npt
 
 from kvgpu.allocation import FITS, HASHED_BEFORE, allocate_one
 from kvgpu.block_hashes import BlockHashes
@@ -166,7 +165,7 @@ class ArrayAllocator:
             if status == HASHED_BEFORE:
                 raise BlockStateError(f"block {tally[OFFENDER]} has a hash already")
             return None
-        self.account(tally)
+        self.account(tally.tolist())
         blocks_of[0].quiet_until = int(store.rows[blocks_of[0].row, QUIET])
         result = []
         for manager, blocks, new, external in zip(
@@ -178,8 +177,7 @@ class ArrayAllocator:
             result.append(BlockList(state, ids[new - external :] if new > external else ids))
         return tuple(result)
 
-    def account(self, tally: npt.NDArray[np.int64]) -> None:
-        """Take over what compiled code counted."""
-        counted = tally.tolist()
+    def account(self, counted: list[int]) -> None:
+        """Take over the tally of compiled code."""
         self.index.count_keys(counted[KEYS])
         self.pool.num_evictions += counted[EVICTED]

@@ -96,6 +96,7 @@ class TableStore:
         rows: int64 [rows, ROW_WORDS].
         ids: int32, the memory of all rows.
         heads: int64, end of the used part and free segments by size.
+        num_closed: Rows that `close` has closed: those who keep rows look whether theirs are among them.
         mirrors: Rows that are written back to lists of others after every change.
     """
 
@@ -105,6 +106,7 @@ class TableStore:
         self.heads: npt.NDArray[np.int64] = np.full(32, -1, np.int64)
         self.heads[TOP] = 0
         self.mirrors = 0
+        self.num_closed = 0
         self._idle = list(range(len(self.rows) - 1, -1, -1))
         self._serial = 0
 
@@ -129,6 +131,7 @@ class TableStore:
         """Give a row and its memory back; returns the ids that it had. O(ids)."""
         taken: Ids = _take(self.rows, self.ids, self.heads, row)
         self._idle.append(row)
+        self.num_closed += 1
         return taken
 
     def close_many(self, opened: list[int]) -> None:

@@ -6,22 +6,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from kvgpu.batch import step
+from kvgpu.batch import check, step
 from kvgpu.batch.requests import TrackedRequests
 from kvgpu.batch.result import BatchAllocation
 from kvgpu.batch.row_record import TWICE, UNTRACKED, RowIds, integers
 from kvgpu.batch.single import allocate_one_by_one, refuse_hashed
 from kvgpu.batch.tables import check_tables, write_tables
-from kvgpu.blocks import NO_IDS
 from kvgpu.errors import ArgumentError, BlockStateError
 from kvgpu.exclusive import exclusive
-from kvgpu.table_store import LENGTH
+from kvgpu.index.journal import NO_LOG
+from kvgpu.kernels.layout import BUCKET_WORDS
 
 if TYPE_CHECKING:
     from kvgpu.manager import KVCacheManager
 
 NO_PLAN = np.zeros(0, np.int64)
-NO_CHANGES = np.zeros(0, np.int64)
+NO_ROWS = np.zeros(0, np.int64)
+NO_WIDTHS = np.zeros(0, np.int64)
+NO_TABLE = np.zeros((0, BUCKET_WORDS), np.int64)
+NO_LIMIT = 1 << 62
 
 
 class BatchManager(TrackedRequests):
@@ -52,8 +55,9 @@ class BatchManager(TrackedRequests):
 
     def __init__(self, manager: "KVCacheManager", max_requests: int, max_hashes: int) -> None:
         super().__init__(manager, max_requests, max_hashes)
-        num_groups = self.tables.shape[1]
-        self._no_offsets = np.zeros((num_groups, 1), np.int64)
+        self._num_groups = num_groups = self.tables.shape[1]
+        self._num_closed = manager.block_pool.tables.num_closed
+        self._head = np.zeros(check.HEAD_WORDS, np.int64)
         plan = self._plan()
         self._plan_words = NO_PLAN if plan is None else plan.words
         self._lines = np.zeros((2, num_groups), np.int64)
@@ -109,98 +113,104 @@ class BatchManager(TrackedRequests):
         `KVCacheManager.allocate_slots`.
         """
         rows, stamp = self.rows.as_rows(rows)
-        num_new = integers("num_new_tokens", num_new_tokens, len(rows))
-        manager, store, pool = self.manager, self.manager.block_pool.tables, self.manager.block_pool
-        caching = manager.enable_caching
-        options = np.array(
-            [pool.state.null_id, getattr(pool.index, "seed", 0), num_lookahead_tokens,
-             manager.max_model_len, reserved_blocks, manager.coordinator.hash_block_size,
-             full_sequence_must_fit, caching and not delay_cache_blocks, caching, stop_when_full,
-             stamp],
-            np.int64,
-        )  # fmt: skip
+        given = integers("num_new_tokens", num_new_tokens, len(rows))
+        manager, pool, caching = self.manager, self.manager.block_pool, self.manager.enable_caching
+        widths = NO_WIDTHS if out is None else check_tables(out, len(self.tables), self._num_groups)
         arrays = manager.arrays
         if arrays is not None and not (arrays.ready() and self._fits_records()):
             arrays = None
-        # Single calls find out for themselves what they need of each group.
-        groups = manager.coordinator.group_records[: None if arrays is not None else 0]
-        status, place, bounds = step.bounds_of(
-            pool.state.records, store.rows, store.ids, store.heads, groups, self.rows.records, rows,
-            self.tables, num_new, options,
+        caches = caching and not delay_cache_blocks
+        adopts = caches and pool.state.width is None and self.rows.width > 0
+        log = NO_LOG if arrays is None else arrays.index.log_for(0)
+        log_room = -1 if adopts else NO_LIMIT if log is NO_LOG else 0
+        options = np.array(
+            [pool.state.null_id, getattr(pool.index, "seed", 0), num_lookahead_tokens,
+             manager.max_model_len, reserved_blocks, manager.coordinator.hash_block_size,
+             full_sequence_must_fit, caches, caching, stop_when_full, stamp, arrays is not None, False,
+             log_room, self._trusts()],
+            np.int64,
         )  # fmt: skip
-        if status:
-            raise self._complaint(status, int(rows[place]))
-        waiting = None
-        if bounds[step.WAITING]:
-            waiting = np.flatnonzero(self.rows.records["serial"][rows] == 0)
-            self._refuse_strangers(rows[waiting])
-        if out is not None:
-            check_tables(out, len(self.tables), self._columns(rows, num_new, num_lookahead_tokens))
-        if arrays is not None and not bounds[step.BUSY]:
-            result = self._advance(rows, num_new)
-        elif arrays is None:
+        found, head = self._step(rows, given, widths, options, log)
+        status = head[check.STATUS]
+        if status not in (check.DONE, check.UNPREPARED):
+            raise self._complaint(status, int(rows[head[check.PLACE]]))
+        waiting = NO_ROWS
+        if head[check.WAITING]:
+            waiting = rows[self.rows.records["serial"][rows] == 0]
+            self._refuse_strangers(waiting)
+        if arrays is None:
+            num_new = np.full(len(rows), given, np.int64)
             refuse_hashed(self, rows, num_new, options)
             result = allocate_one_by_one(self, rows, num_new, options, out)
         else:
-            result = self._allocate(rows, waiting, num_new, options, bounds, out)
+            if status == check.UNPREPARED:
+                if adopts:
+                    pool.state.adopt_width(self.rows.width)
+                log = self._prepare(waiting, head)
+                options[check.CHECKED] = True
+                found, head = self._step(rows, given, widths, options, log)
+            result = self._result(rows, found, head, waiting, out)
         if out is not None and self.unwritten:
             came = np.array([row for row in rows.tolist() if row in self.unwritten], np.int64)
             self.write(came, np.zeros((len(came), self.tables.shape[1]), np.int64), out)
             self.unwritten.difference_update(came.tolist())
         return result
 
-    def _advance(self, rows: RowIds, num_new: npt.NDArray[np.int64]) -> BatchAllocation:
-        """Every row stays inside its blocks."""
-        step.advance_rows(self.rows.records, rows, num_new)
-        count = len(rows)
-        fits, no_hits = np.ones(count, np.bool_), np.zeros(count, np.int64)
-        return BatchAllocation(
-            self, rows, fits, no_hits, num_new, count, NO_CHANGES, NO_IDS, self._no_offsets
-        )
+    def _trusts(self) -> bool:
+        """Whether no tracked request can have lost its blocks to single calls."""
+        store = self.manager.block_pool.tables
+        if self._num_closed != store.num_closed:
+            rows = self.rows.all()
+            if step.foreign_row(store.rows, self.rows.records, rows, self.tables) >= 0:
+                return False
+            self._num_closed = store.num_closed
+        return True
 
-    def _allocate(
-        self, rows: RowIds, waiting: npt.NDArray[np.int64] | None, num_new: npt.NDArray[np.int64],
-        options: npt.NDArray[np.int64], bounds: npt.NDArray[np.int64], out: Sequence[Any] | None,
-    ) -> BatchAllocation:  # fmt: skip
-        manager, pool = self.manager, self.manager.block_pool
-        arrays, store = manager.arrays, pool.tables
-        assert arrays is not None
-        records, count = self.rows.records, len(rows)
-        if options[step.CACHES] and pool.state.width is None and self.rows.width:
-            pool.state.adopt_width(self.rows.width)
-        if waiting is not None:
-            opened = store.open_many(len(waiting) * self.tables.shape[1])
-            self.tables[rows[waiting]] = opened.reshape(len(waiting), -1)
-        store.reserve(int(bounds[step.SEGMENTS]))
-        fits, hit_tokens = np.zeros(count, np.bool_), np.zeros(count, np.int64)
-        statistics = np.zeros((2, step.STATISTICS), np.int64)
-        tried, changed, starts, tally = step.allocate_rows(
-            pool.state.records, arrays.index.table, arrays.index.log_for(int(bounds[step.CHANGES])),
-            store.rows, store.ids, store.heads, arrays.groups, records, rows, self.tables,
-            self.rows.arena.words, num_new, self._plan_words, self._lines, options, bounds, fits,
-            hit_tokens, statistics,
+    def _step(
+        self, rows: RowIds, given: npt.NDArray[np.int64], widths: npt.NDArray[np.int64],
+        options: npt.NDArray[np.int64], log: npt.NDArray[np.int64],
+    ) -> tuple[tuple[Any, ...], list[int]]:  # fmt: skip
+        """`take_step`: what it returns, and its head."""
+        pool, store = self.manager.block_pool, self.manager.block_pool.tables
+        found = step.take_step(
+            pool.state.records, getattr(pool.index, "table", NO_TABLE), log, store.rows, store.ids,
+            store.heads, self.manager.coordinator.group_records, self.rows.records, rows, self.tables,
+            self.rows.arena.words, given, self._plan_words, self._lines, widths, options, self._head,
         )  # fmt: skip
-        if waiting is not None:
-            self._admit(rows[waiting], fits[waiting])
-            num_new[waiting] = np.minimum(
-                num_new[waiting], records["num_tokens"][rows[waiting]] - hit_tokens[waiting]
-            )
-            self._count(statistics)
-        all_fit = bool(fits.all())
-        if not all_fit:
-            num_new[~fits] = 0
-        arrays.account(tally)
-        kept, kept_starts = changed, starts
-        if not all_fit:
-            changed_fits = fits[changed]
-            kept, kept_starts = changed[changed_fits], starts[changed_fits]
-        ids, offsets = step.new_blocks(store.rows, store.ids, self.tables, rows, kept, kept_starts)
-        for group, single in enumerate(manager.coordinator.single_type_managers):
-            if single.records_new_blocks and offsets[group, -1] > offsets[group, 0]:
-                single.note_new(ids[offsets[group, 0] : offsets[group, -1]])
-        if out is not None:
-            self.write(rows[changed], starts[:, 2], out)
-        return BatchAllocation(self, rows, fits, hit_tokens, num_new, tried, kept, ids, offsets)
+        return found, self._head.tolist()
+
+    def _prepare(self, waiting: RowIds, head: list[int]) -> npt.NDArray[np.int64]:
+        """Make room for what a step that was checked can take; the log to note changes in."""
+        manager, pool = self.manager, self.manager.block_pool
+        assert manager.arrays is not None
+        opened = pool.tables.open_many(len(waiting) * self._num_groups)
+        self.tables[waiting] = opened.reshape(-1, self._num_groups)
+        pool.tables.reserve(head[check.SEGMENTS])
+        return manager.arrays.index.log_for(head[check.CHANGES])
+
+    def _result(
+        self, rows: RowIds, found: tuple[Any, ...], head: list[int], waiting: RowIds,
+        out: Sequence[Any] | None,
+    ) -> BatchAllocation:  # fmt: skip
+        """Take note of what a step did."""
+        fits, (num_new, hit_tokens), changed, starts, kept, offsets, ids = found
+        num_kept = head[check.KEPT]
+        if len(waiting):
+            self._admit(waiting)
+            self._count(head)
+        if head[check.CHANGED]:
+            assert self.manager.arrays is not None
+            self.manager.arrays.account(head[check.TALLY :])
+            offsets = offsets[:, : num_kept + 1]
+            for group, single in enumerate(self.manager.coordinator.single_type_managers):
+                if single.records_new_blocks and len(ids):
+                    single.note_new(ids[offsets[group, 0] : offsets[group, -1]])
+            if out is not None:
+                some = slice(head[check.CHANGED])
+                self.write(rows[changed[some]], starts[some, 2], out)
+        return BatchAllocation(
+            self, rows, fits, hit_tokens, num_new, head[check.TRIED], kept[:num_kept], ids, offsets
+        )
 
     @exclusive
     def free_batch(self, rows: RowIds, *, preempt: bool = False) -> None:
@@ -221,7 +231,7 @@ class BatchManager(TrackedRequests):
         store = pool.tables
         place = step.foreign_row(store.rows, records, rows, self.tables)
         if place >= 0:
-            raise self._complaint(step.FREED, int(rows[place]))
+            raise self._complaint(check.FREED, int(rows[place]))
         holding = rows[records["serial"][rows] != 0]
         names = [self.rows.requests[row].request_id for row in holding.tolist()]
         if manager.arrays is None or not manager.arrays.ready():
@@ -267,47 +277,34 @@ class BatchManager(TrackedRequests):
                         f"request {name} was given blocks beside the batch: untrack() and track() it"
                     )
 
-    def _admit(self, rows: RowIds, fits: npt.NDArray[np.bool_]) -> None:
+    def _admit(self, waiting: RowIds) -> None:
         """Enter requests that got blocks in the tables of the groups; the others' rows go back."""
         managers = self.manager.coordinator.single_type_managers
-        for row in rows[fits].tolist():
+        got = self.rows.records["serial"][waiting] != 0
+        for row in waiting[got].tolist():
             name = self.rows.requests[row].request_id
             for single, place in zip(managers, self.tables[row].tolist(), strict=True):
                 single.req_to_blocks.adopt(name, place)
-        self.manager.block_pool.tables.close_many(self.tables[rows[~fits]].reshape(-1).tolist())
+        self.manager.block_pool.tables.close_many(self.tables[waiting[~got]].reshape(-1).tolist())
 
-    def _count(self, statistics: npt.NDArray[np.int64]) -> None:
+    def _count(self, head: list[int]) -> None:
         stats = self.manager.prefix_cache_stats
-        if stats is not None:
-            for preempted, (requests, queries, hits) in enumerate(statistics.tolist()):
-                stats.record(queries, hits, bool(preempted), requests)
-
-    def _columns(self, rows: RowIds, num_new: npt.NDArray[np.int64], lookahead: int) -> list[int]:
-        """Most blocks that any of the rows has, or will have with so many more tokens, per group."""
-        records, held = self.rows.records[rows], self.manager.block_pool.tables.rows[:, LENGTH]
-        bound = records["serial"] != 0
-        tokens = (
-            records["num_computed"] + np.where(bound, num_new, records["num_tokens"]) + lookahead
-        )
-        longest = int(tokens.max(initial=0))
-        return [
-            max(-(-longest // single.block_size), int(held[mine].max(initial=0)))
-            for single, mine in zip(
-                self.manager.coordinator.single_type_managers,
-                self.tables[rows[bound]].T,
-                strict=True,
-            )
-        ]
+        if stats is None:
+            return
+        for preempted, begin in enumerate((check.FIRST_ATTEMPTS, check.AFTER_PREEMPTION)):
+            requests, queries, hits = head[begin : begin + check.STATISTICS]
+            stats.record(queries, hits, bool(preempted), requests)
 
     def _complaint(self, status: int, row: int) -> ArgumentError | BlockStateError:
         if status in (UNTRACKED, TWICE):
             return self.rows.complaint(status, row)
         name = self.rows.requests[row].request_id
-        if status == step.HASHED:
+        if status == check.HASHED:
             return BlockStateError(f"request {name}: a block to be cached has a hash already")
         reasons = {
-            step.FREED: "has lost its blocks to KVCacheManager.free: untrack() and track() it",
-            step.NO_TOKENS: "needs at least 1 new token",
-            step.NO_HASHES: "has fewer block hashes than full blocks: give it a block_hasher",
+            check.FREED: "has lost its blocks to KVCacheManager.free: untrack() and track() it",
+            check.NO_TOKENS: "needs at least 1 new token",
+            check.NO_HASHES: "has fewer block hashes than full blocks: give it a block_hasher",
+            check.NARROW: "needs more blocks than `out` has columns",
         }
         return ArgumentError(f"request {name} {reasons[status]}")

@@ -14,7 +14,7 @@ from kvgpu.block_hashing.hasher import append_hashes
 from kvgpu.errors import ArgumentError, ConfigError
 from kvgpu.exclusive import exclusive
 from kvgpu.request import append_and_hash, check_tokens
-from kvgpu.table_store import LENGTH, SERIAL
+from kvgpu.table_store import LENGTH, QUIET, SERIAL
 from kvgpu.token_ids import Tokens
 
 if TYPE_CHECKING:
@@ -205,8 +205,10 @@ class TrackedRequests(BatchQueries):
             if not any(held):
                 continue
             self.tables[row] = [table[name].row for table in tables]
-            serial = int(store.rows[self.tables[row, 0], SERIAL])
-            self.rows.records["serial"][row] = serial
+            first = store.rows[self.tables[row, 0]]
+            self.rows.records["serial"][row], self.rows.records["quiet"][row] = first[
+                [SERIAL, QUIET]
+            ]
 
     def _flush(self, rows: RowIds) -> None:
         """Give requests the tokens, and the hashes, that they have not got yet."""

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kvgpu._jit import jit
-from kvgpu.batch.row_record import ROW_RECORD, RowIds
+from kvgpu.batch.row_record import MOST, ROW_RECORD, RowIds
 from kvgpu.block_hashes import BlockHashes
 from kvgpu.errors import ArgumentError, ConfigError
 from kvgpu.hashing import BlockHash
@@ -97,7 +97,7 @@ class RowHashes:
 
     Attributes:
         arena: The hashes.
-        begins, ends: int64 [max_requests]: hashes of a row in the arena.
+        begins, ends: int32 [max_requests]: hashes of a row in the arena.
         width: Bytes of a hash; 0 while there is none.
         epoch: Counts packing, and new arenas: places in the arena are valid within one epoch.
 
@@ -106,8 +106,10 @@ class RowHashes:
     """
 
     def __init__(self, max_requests: int, max_hashes: int) -> None:
-        if max_requests < 1 or max_hashes < 1:
-            raise ConfigError(f"capacities must be at least 1: {max_requests}, {max_hashes}")
+        if max_requests < 1 or not 1 <= max_hashes <= MOST:
+            raise ConfigError(
+                f"capacities must be at least 1, and hashes at most {MOST}: {max_requests}, {max_hashes}"
+            )
         self.arena = HashArena(max_hashes)
         self._table = np.zeros(max_requests, ROW_RECORD)
         self.width = 0
@@ -119,11 +121,11 @@ class RowHashes:
         return self._table
 
     @property
-    def begins(self) -> npt.NDArray[np.int64]:
+    def begins(self) -> npt.NDArray[np.int32]:
         return self._table["begin"]
 
     @property
-    def ends(self) -> npt.NDArray[np.int64]:
+    def ends(self) -> npt.NDArray[np.int32]:
         return self._table["end"]
 
     @property

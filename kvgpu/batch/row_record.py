@@ -11,14 +11,15 @@ from kvgpu.errors import ArgumentTypeError
 RowIds = npt.NDArray[np.int64]
 
 ROW_RECORD = np.dtype(
-    [("begin", "<i8"), ("end", "<i8"), ("limit", "<i8"), ("num_tokens", "<i8"),
-     ("num_computed", "<i8"), ("num_prompt", "<i8"), ("serial", "<i8"), ("num_pending", "<i8"),
-     ("num_kept", "<i8"), ("num_ahead", "<i8"), ("stamp", "<i8"), ("way", "i1"), ("reads", "?"),
+    [("serial", "<i8"), ("stamp", "<i8"), ("begin", "<i4"), ("end", "<i4"), ("limit", "<i4"),
+     ("num_tokens", "<i4"), ("num_computed", "<i4"), ("num_prompt", "<i4"), ("num_pending", "<i4"),
+     ("num_kept", "<i4"), ("num_ahead", "<i4"), ("quiet", "<i4"), ("way", "i1"), ("reads", "?"),
      ("preempted", "?"), ("tracked", "?")], align=True,
 )  # fmt: skip
-"""begin, end: hashes in the arena; up to limit there is room for more. num_tokens, num_computed,
+"""In one line of the processor's cache, or two. begin, end: hashes in the arena; up to limit there is room for more. num_tokens, num_computed,
 num_prompt: tokens of the request, those with slots, those of the prompt (-1: not known). serial: of its
-block table in the first group, 0 while it holds none. num_pending, num_ahead: tokens and hashes that its
+block table in the first group, 0 while it holds none. quiet: tokens up to which it needs nothing of any group, as
+its table said when the row was last served: less than is true if single calls came between. num_pending, num_ahead: tokens and hashes that its
 request object has not got yet. num_kept: tokens in front of the pending ones that it has got, back to the
 last block of which it has the hash. way: how blocks are hashed, see below. stamp: of the last `check_row`.
 reads: it may reuse cached blocks. preempted: its next lookup counts as one after a preemption."""
@@ -26,16 +27,21 @@ reads: it may reuse cached blocks. preempted: its next lookup counts as one afte
 UNDECIDED, FROM_ROW, BY_REQUEST = 0, 1, 2
 """Ways to hash what a row fills: not asked yet, from the tokens that the row keeps, by its request object."""
 
+MOST = (1 << 31) - 1
+"""Hashes of all rows, and tokens of one, that a record can count."""
+
 UNTRACKED = 1
 TWICE = 2
 
 
 def integers(name: str, values: npt.ArrayLike, count: int) -> npt.NDArray[np.int64]:
-    """One integer for each of `count` rows, int64 [count], from as many or from one.
+    """Integers int64 [count], one for each row, or int64 [1], one for all.
 
     Raises:
         ArgumentTypeError: Of another dtype or shape.
     """
+    if values.__class__ is int and abs(values) <= MOST:
+        return np.array([values], np.int64)
     given = np.asarray(values)
     if given.size == 0 and given.ndim == 1:
         given = given.astype(np.int64)
@@ -43,7 +49,7 @@ def integers(name: str, values: npt.ArrayLike, count: int) -> npt.NDArray[np.int
         raise ArgumentTypeError(
             f"{name}: integers [{count}] are expected, got {given.dtype} {list(given.shape)}"
         )
-    return np.full(count, given, np.int64)
+    return given.astype(np.int64, order="C").reshape(-1)
 
 
 @leaf

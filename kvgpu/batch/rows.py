@@ -7,11 +7,13 @@ import numpy as np
 import numpy.typing as npt
 
 from kvgpu.batch.row_hashes import RowHashes
-from kvgpu.batch.row_record import ROW_RECORD, UNTRACKED, RowIds, check_rows, spans_of
+from kvgpu.batch.row_record import MOST, ROW_RECORD, UNTRACKED, RowIds, check_rows, spans_of
 from kvgpu.block_hashes import BlockHashes, rows_if_of_width
 from kvgpu.blocks import HASH_WIDTHS
 from kvgpu.errors import ArgumentError
 from kvgpu.index.base import Spans
+
+INT64 = np.dtype(np.int64)
 
 
 def _known(request: Any, name: str) -> int:
@@ -27,7 +29,7 @@ class RequestRows(RowHashes):
         max_hashes: Hashes of all rows together, 32 bytes each.
 
     Attributes:
-        num_tokens: int64 [max_requests].
+        num_tokens: int32 [max_requests].
         reads: bool [max_requests]: whether the request may reuse cached blocks.
         requests: The request of each row, or None.
 
@@ -43,7 +45,7 @@ class RequestRows(RowHashes):
         self._stamp = 0
 
     @property
-    def num_tokens(self) -> npt.NDArray[np.int64]:
+    def num_tokens(self) -> npt.NDArray[np.int32]:
         return self._table["num_tokens"]
 
     @property
@@ -157,10 +159,13 @@ class RequestRows(RowHashes):
         Raises:
             ArgumentError: Not integers [n].
         """
+        self._stamp += 1
+        ready = rows.__class__ is np.ndarray and rows.dtype is INT64 and rows.ndim == 1
+        if ready and rows.flags.c_contiguous:
+            return rows, self._stamp
         given = np.asarray(rows)
         if given.ndim != 1 or given.dtype.kind not in "iu":
             raise ArgumentError(f"rows: integers [n] are expected, got {given.dtype} {given.shape}")
-        self._stamp += 1
         return np.ascontiguousarray(given, np.int64), self._stamp
 
     def valid(self, rows: RowIds | None) -> RowIds:
@@ -198,8 +203,8 @@ class RequestRows(RowHashes):
         Raises:
             ArgumentError: Less than now.
         """
-        if max_requests < len(self.requests) or max_hashes < len(self.arena):
-            raise ArgumentError("capacities can only grow")
+        if max_requests < len(self.requests) or not len(self.arena) <= max_hashes <= MOST:
+            raise ArgumentError(f"capacities can only grow, hashes up to {MOST}")
         more = max_requests - len(self.requests)
         self._idle = [*range(max_requests - 1, len(self.requests) - 1, -1), *self._idle]
         self.requests += [None] * more

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kvgpu._jit import python_of
-from kvgpu.batch import step
+from kvgpu.batch import check
 from kvgpu.batch.result import BatchAllocation
 from kvgpu.batch.row_record import RowIds
 from kvgpu.errors import BlockStateError
@@ -30,7 +30,7 @@ def refuse_hashed(
     Raises:
         BlockStateError: A block that a row holds and that should be cached has a hash already.
     """
-    if not options[step.CACHES]:
+    if not options[check.CACHES]:
         return
     coordinator, pool = batch.manager.coordinator, batch.manager.block_pool
     store = pool.tables
@@ -83,10 +83,10 @@ def allocate_one_by_one(
             hit_tokens[i] = num_hits
             new = min(new, request.num_tokens - num_hits)
         blocks = manager.allocate_slots(
-            request, new, int(hit_tokens[i]), hits, int(options[step.LOOKAHEAD]),
-            delay_cache_blocks=bool(options[step.CACHING] and not options[step.CACHES]),
-            full_sequence_must_fit=bool(options[step.WHOLE]),
-            reserved_blocks=int(options[step.RESERVED]),
+            request, new, int(hit_tokens[i]), hits, int(options[check.LOOKAHEAD]),
+            delay_cache_blocks=bool(options[check.CACHING] and not options[check.CACHES]),
+            full_sequence_must_fit=bool(options[check.WHOLE]),
+            reserved_blocks=int(options[check.RESERVED]),
         )  # fmt: skip
         if blocks is not None:
             fits[i] = True
@@ -99,7 +99,7 @@ def allocate_one_by_one(
                 ends[group].append(len(ids[group]))
         if out is not None and record["serial"] != 0:
             batch.write(rows[i : i + 1], np.zeros((1, num_groups), np.int64), out)
-        if blocks is None and options[step.STOPS]:
+        if blocks is None and options[check.STOPS]:
             break
     num_new[~fits] = 0
     begins = np.cumsum([0, *map(len, ids[:-1])])

@@ -30,37 +30,42 @@ def _changes(store_rows: Any, store_ids: Any, mine: Any, rows: Any, starts: Any,
     return places, values
 
 
-def check_tables(tables: Sequence[Any], max_requests: int, num_blocks: Sequence[int]) -> None:
+def check_tables(
+    tables: Sequence[Any], max_requests: int, num_groups: int
+) -> npt.NDArray[np.int64]:
     """See that block tables can be written.
 
     Args:
         tables: One per group: a NumPy array or a torch tensor on any device.
         max_requests: Rows that there must be.
-        num_blocks: Columns that there must be, per group.
+        num_groups: Groups.
+
+    Returns:
+        int64 [groups], columns that there are.
 
     Raises:
         ArgumentError: Their number or a shape does not fit, or one is not contiguous.
         ArgumentTypeError: One is not of int32.
     """
-    num_groups = len(num_blocks)
     if not isinstance(tables, list | tuple) or len(tables) != num_groups:
         raise ArgumentError(
             f"out: a sequence of {num_groups} block tables is expected, one per group"
         )
-    for group, (table, blocks) in enumerate(zip(tables, num_blocks, strict=True)):
+    for group, table in enumerate(tables):
         if not hasattr(table, "dtype") or str(table.dtype).removeprefix("torch.") != "int32":
             kind = getattr(table, "dtype", type(table).__name__)
             raise ArgumentTypeError(f"out[{group}]: an int32 block table is expected, got {kind}")
         shape = tuple(table.shape)
-        if len(shape) != 2 or shape[0] < max_requests or shape[1] < blocks:
+        if len(shape) != 2 or shape[0] < max_requests:
             raise ArgumentError(
-                f"out[{group}]: at least [{max_requests}, {blocks}] is needed, got {list(shape)}"
+                f"out[{group}]: at least {max_requests} rows are needed, got {list(shape)}"
             )
         contiguous = (
             table.flags.c_contiguous if isinstance(table, np.ndarray) else table.is_contiguous()
         )
         if not contiguous:
             raise ArgumentError(f"out[{group}]: a contiguous block table is expected")
+    return np.array([table.shape[1] for table in tables], np.int64)
 
 
 def write_tables(

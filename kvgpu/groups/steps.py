@@ -62,7 +62,7 @@ def take_free(pool: Any, out: Any, tally: Any) -> None:
         tally[KEYS] -= erase_all(records, table, out, True, seed, log, ring)
 
 
-@inline
+@leaf
 def extend(pool: Any, store: Any, row: int, count: int, tally: Any) -> None:
     """Append so many new blocks to a row."""
     if count <= 0:
@@ -121,7 +121,7 @@ def drop_skipped(pool: Any, store: Any, group: Any, row: int, total: int) -> int
     return first
 
 
-@inline
+@leaf
 def take_hits(pool: Any, store: Any, group: Any, row: int, hits: Any, ask: Any, tally: Any) -> int:
     """`SingleTypeKVCacheManager.allocate_new_computed_blocks`; blocks before those for external tokens."""
     records, _, _, _, null_id, _ = pool
@@ -141,7 +141,8 @@ def take_hits(pool: Any, store: Any, group: Any, row: int, hits: Any, ask: Any, 
     begin = rows[row, BEGIN] + length
     ids[begin : begin + skipped] = null_id
     touch_all(records, hits, null_id)
-    ids[begin + skipped : begin + skipped + len(hits)] = hits
+    for i in range(len(hits)):
+        ids[begin + skipped + i] = hits[i]
     length += skipped + len(hits)
     rows[row, LENGTH] = length
     rows[row, NUM_CACHED] = length
@@ -159,7 +160,24 @@ def full_blocks(store: Any, group: Any, row: int, num_cacheable: int) -> tuple[i
     return first, num_tokens // size
 
 
-@inline
+@jit
+def insert_reachable(
+    pool: Any, group: Any, chosen: Any, hashes: Any, first: int, num_prompt: int
+) -> int:
+    """`insert_all` for blocks of a row from place `first` on, without null blocks and those that no hit needs."""
+    records, table, seed, log, null_id, ring = pool
+    needed = chosen.copy()
+    for i in range(len(needed)):
+        reachable = group.keep_all or is_reachable(
+            first + i, group.block_size, group.shift, group.need, group.period,
+            group.prompt_ends != 0, group.hit_alignment, num_prompt,
+        )  # fmt: skip
+        if needed[i] == null_id or not reachable:
+            needed[i] = -1
+    return insert_all(records, table, needed, hashes, 1, group.group_id, 0, seed, log, ring)
+
+
+@leaf
 def cache_full(
     pool: Any, store: Any, group: Any, row: int, hashes: Any, first_hash: int, first: int, full: int,
     num_prompt: int, tally: Any,
@@ -168,24 +186,18 @@ def cache_full(
 
     `hashes` begins with that of block `first_hash`.
     """
-    records, table, seed, log, null_id, ring = pool
+    records, table, seed, log, _, ring = pool
     rows, ids, _ = store
     # A request longer than the model allows has fewer blocks than full ones.
     begin = rows[row, BEGIN]
     chosen = ids[begin + first : begin + min(full, rows[row, LENGTH])]
-    if not group.keep_all or group.kind != FULL:
-        chosen = chosen.copy()
-        for i in range(len(chosen)):
-            reachable = group.keep_all or is_reachable(
-                first + i, group.block_size, group.shift, group.need, group.period,
-                group.prompt_ends != 0, group.hit_alignment, num_prompt,
-            )  # fmt: skip
-            if chosen[i] == null_id or not reachable:
-                chosen[i] = -1
-    tally[KEYS] += insert_all(
-        records, table, chosen, hashes[first - first_hash : full - first_hash], 1, group.group_id,
-        0, seed, log, ring,
-    )  # fmt: skip
+    mine = hashes[first - first_hash : full - first_hash]
+    if group.keep_all and group.kind == FULL:
+        tally[KEYS] += insert_all(
+            records, table, chosen, mine, 1, group.group_id, 0, seed, log, ring
+        )
+    else:
+        tally[KEYS] += insert_reachable(pool, group, chosen, mine, first, num_prompt)
     rows[row, NUM_CACHED] = full
 
 

@@ -61,6 +61,20 @@ class TestRows:
         with refused(served, ArgumentError, "lost its blocks"):
             call(served, ROWS)
 
+    @pytest.mark.parametrize("call", [CALLS["allocate_batch"], CALLS["free_batch"]])
+    def test_it_is_refused_as_well_after_batches_without_it(self, served, call):
+        served.manager.free(served.rows.requests[1])
+        for _ in range(2):
+            assert served.allocate_batch(ROWS[:1], 1).fits.all()
+        with refused(served, ArgumentError, "lost its blocks"):
+            call(served, ROWS)
+
+    def test_requests_that_were_never_tracked_may_be_freed_beside_the_batch(self, served):
+        other = make_request("other", 9, 4)
+        served.manager.allocate_slots(other, 9)
+        served.manager.free(other)
+        assert served.allocate_batch(ROWS, 1).fits.all()
+
     def test_a_row_whose_blocks_were_freed_beside_the_batch_can_be_untracked(self, served):
         request = served.rows.requests[1]
         served.manager.free(request)
@@ -144,6 +158,11 @@ class TestRequests:
     @pytest.mark.parametrize("capacity", [(3, 100), (100, 3)])
     def test_shrinking_is_refused(self, served, capacity):
         with refused(served, ArgumentError, "only grow"):
+            served.grow(*capacity)
+
+    @pytest.mark.parametrize("capacity", [(4, 1 << 31), (8, 1 << 40)])
+    def test_more_hashes_than_a_record_can_count_are_refused(self, served, capacity):
+        with refused(served, ArgumentError, "hashes up to"):
             served.grow(*capacity)
 
     def test_a_request_without_hashes_is_refused(self, served):
