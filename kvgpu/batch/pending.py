@@ -116,7 +116,9 @@ class PendingTokens:
     """
 
     def __init__(self, max_requests: int, block_size: int) -> None:
-        self._tokens: npt.NDArray[np.int64] = np.zeros((max_requests, block_size + SPARE), np.int64)
+        self._tokens: npt.NDArray[np.int64] = np.full(
+            (max_requests, block_size + SPARE), 0, np.int64
+        )
         self._block_size = block_size
 
     def grow(self, max_requests: int) -> None:

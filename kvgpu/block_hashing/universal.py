@@ -63,15 +63,23 @@ def summed(
 
 
 @leaf
-def block_value(
-    tokens: Any, start: int, size: int, extra_high: Any, extra_low: Any, has_extra: bool, keys: Any
-) -> Any:
-    """v of the block tokens[start : start + size]."""
+def counted(size: int, has_extra: bool, keys: Any) -> Any:
+    """Products with both limbs of the word that counts the tokens of a block."""
     count = np.uint64(size)
     if has_extra:
         count |= EXTRA_FLAG
     low_high, low_low = add_product(ZERO, ZERO, count, keys[COUNT_WORD, 0])
     high_high, high_low = add_product(ZERO, ZERO, count, keys[COUNT_WORD, 1])
+    return low_high, low_low, high_high, high_low
+
+
+@leaf
+def block_value(
+    tokens: Any, start: int, size: int, extra_high: Any, extra_low: Any, has_extra: bool, keys: Any,
+    count: Any,
+) -> Any:  # fmt: skip
+    """v of the block tokens[start : start + size]; `count` is what is `counted`."""
+    low_high, low_low, high_high, high_low = count
     if has_extra:
         low_high, low_low = add_product(low_high, low_low, extra_low, keys[EXTRA_WORDS, 0])
         high_high, high_low = add_product(high_high, high_low, extra_low, keys[EXTRA_WORDS, 1])
@@ -118,9 +126,10 @@ def prefixes(
     """
     if size == COMMON_SIZE and len(extras) == 0:
         # The same with a constant, which the compiler unrolls: half of the time.
+        count = counted(COMMON_SIZE, False, keys)
         for block in range(len(highs)):
             first = start + block * COMMON_SIZE
-            v_high, v_low = block_value(tokens, first, COMMON_SIZE, ZERO, ZERO, False, keys)
+            v_high, v_low = block_value(tokens, first, COMMON_SIZE, ZERO, ZERO, False, keys, count)
             high, low = combined(high, low, v_high, v_low, point)
             highs[block], lows[block] = high, low
         return high, low
@@ -130,7 +139,16 @@ def prefixes(
         extra_high, extra_low = ZERO, ZERO
         if has_extra:
             extra_high, extra_low = extras[place, 1], extras[place, 0]
-        v_high, v_low = block_value(tokens, first, size, extra_high, extra_low, has_extra, keys)
+        v_high, v_low = block_value(
+            tokens,
+            first,
+            size,
+            extra_high,
+            extra_low,
+            has_extra,
+            keys,
+            counted(size, has_extra, keys),
+        )
         high, low = combined(high, low, v_high, v_low, point)
         highs[block], lows[block] = high, low
     return high, low

@@ -28,7 +28,8 @@ class HashArena:
     """
 
     def __init__(self, capacity: int) -> None:
-        self.words: npt.NDArray[np.int64] = np.zeros((capacity, KEY_WORDS), np.int64)
+        # Written to, so that the first use of a page does not fall to whoever needs it.
+        self.words: npt.NDArray[np.int64] = np.full((capacity, KEY_WORDS), 0, np.int64)
         self.copy: Any = None
         self._written: list[tuple[int, int]] = []
         self._top = 0

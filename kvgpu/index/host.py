@@ -37,7 +37,9 @@ class HostIndex(BlockIndex):
 
     def __init__(self, state: BlockState, journal: Journal | None = None) -> None:
         super().__init__(state, journal)
-        self.table = np.zeros((num_buckets_for(state.num_blocks), BUCKET_WORDS), np.int64)
+        # Written to, not only asked for: the first use of a page costs as much as entering a hundred blocks.
+        buckets = num_buckets_for(state.num_blocks)
+        self.table = np.full((buckets, BUCKET_WORDS), EMPTY_WORD, np.int64)
         self.seed = secrets.randbits(63)
         self._num_keys = 0
 
