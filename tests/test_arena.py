@@ -15,6 +15,13 @@ def fill(arena, begin, end, value):
     arena.wrote(begin, end)
 
 
+def copied(capacity):
+    """An arena of which somebody keeps a copy."""
+    arena = HashArena(capacity)
+    arena.copy = arena.words.copy()
+    return arena
+
+
 @pytest.mark.parametrize(("count", "room"), [(1, 8), (8, 8), (9, 16), (16, 16), (17, 32)])
 def test_a_piece_has_room_to_grow_up_to_a_power_of_two(count, room):
     assert HashArena(100).take(count) == (0, max(SMALLEST_PIECE, room))
@@ -72,14 +79,14 @@ def test_packing_keeps_hashes_and_leaves_gaps_behind_them():
 
 
 def test_packing_counts_all_that_is_held_as_changed():
-    arena = HashArena(40)
+    arena = copied(40)
     arena.take_written()
     arena.pack([(4, 7), (12, 20)], [0, 0])
     assert arena.take_written() == [(0, 11)]
 
 
 def test_a_larger_arena_has_the_same_hashes_and_pieces():
-    arena = HashArena(20)
+    arena = copied(20)
     first, second = arena.take(8), arena.take(8)
     fill(arena, *second, 7)
     arena.give(*first)
@@ -89,35 +96,42 @@ def test_a_larger_arena_has_the_same_hashes_and_pieces():
 
 
 def test_a_larger_arena_counts_all_that_is_held_as_changed():
-    arena = HashArena(20)
+    arena = copied(20)
     arena.take(9)
     arena.take_written()
     assert arena.grown(50).take_written() == [(0, 16)]
 
 
 def test_neighbouring_changes_are_one():
-    arena = HashArena(40)
+    arena = copied(40)
     for begin, end in ((0, 4), (4, 8), (2, 6), (20, 22)):
         arena.wrote(begin, end)
     assert arena.take_written() == [(0, 8), (20, 22)]
 
 
-def test_changes_are_told_once():
+def test_changes_that_nobody_copies_are_not_noted():
     arena = HashArena(40)
+    arena.wrote(0, 4)
+    arena.wrote_all(np.array([[10, 20], [12, 22]]))
+    assert arena.take_written() == []
+
+
+def test_changes_are_told_once():
+    arena = copied(40)
     arena.wrote(0, 4)
     arena.take_written()
     assert arena.take_written() == []
 
 
 def test_changes_of_many_pieces_are_told_together():
-    arena = HashArena(40)
+    arena = copied(40)
     arena.wrote(0, 4)
     arena.wrote_all(np.array([[10, 20], [12, 22]]))
     assert arena.take_written() == [(0, 4), (10, 12), (20, 22)]
 
 
 def test_too_many_pieces_become_one():
-    arena = HashArena(4 * MOST_PIECES)
+    arena = copied(4 * MOST_PIECES)
     arena.wrote(0, 1)
     begins = np.arange(3, 4 * MOST_PIECES, 4)
     arena.wrote_all(np.stack([begins, begins + 1]))
@@ -125,7 +139,7 @@ def test_too_many_pieces_become_one():
 
 
 def test_too_many_changes_become_one():
-    arena = HashArena(4 * MOST_PIECES)
+    arena = copied(4 * MOST_PIECES)
     for begin in range(0, 4 * MOST_PIECES, 3):
         arena.wrote(begin, begin + 1)
     pieces = arena.take_written()

@@ -48,13 +48,16 @@ def hash_full_blocks(rows: RequestRows, pending: PendingTokens, full: RowIds) ->
     counts, tokens = pending.full_blocks(rows.records, full)
     parents = rows.last_hashes(full)
     hashers = [rows.requests[row].block_hasher for row in full.tolist()]
-    made = []
-    for hasher in dict.fromkeys(hashers):
-        chosen = np.array([each is hasher for each in hashers])
-        mine, numbers = full[chosen], counts[chosen]
-        heads = list(compress(parents, chosen.tolist()))
-        made.append((mine, numbers, hasher.chained(tokens[chosen], numbers.tolist(), heads)))
+    distinct = dict.fromkeys(hashers)
+    if len(distinct) == 1:
+        made = [(full, counts, hashers[0].chained(tokens, counts.tolist(), parents))]
+    else:
+        made = []
+        for hasher in distinct:
+            chosen = np.array([each is hasher for each in hashers])
+            numbers, heads = counts[chosen], list(compress(parents, chosen.tolist()))
+            hashes = hasher.chained(tokens[chosen], numbers.tolist(), heads)
+            made.append((full[chosen], numbers, hashes))
     rows.width = rows.common_width([hashes for _, _, hashes in made])
     for mine, numbers, hashes in made:
-        rows.append_hashes(mine, numbers, hashes.rows)
-        rows.records["num_ahead"][mine] += numbers
+        rows.append_hashes(mine, numbers, hashes.rows, ahead=True)

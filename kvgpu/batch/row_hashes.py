@@ -52,9 +52,10 @@ def without_room(table: Any, rows: Any, counts: Any) -> npt.NDArray[np.int64]:
 
 @jit
 def write_hashes(
-    table: Any, rows: Any, counts: Any, words: Any, arena: Any
+    table: Any, rows: Any, counts: Any, words: Any, arena: Any, ahead: bool
 ) -> npt.NDArray[np.int64]:
-    """Write words int64 [sum(counts), KEY_WORDS] behind the hashes of rows; begins and ends of what was written, int64 [2, n]."""
+    """Write words int64 [sum(counts), KEY_WORDS] behind the hashes of rows, and whether these are ahead of their
+    requests; begins and ends of what was written, int64 [2, n]."""
     written = np.empty((2, len(rows)), np.int64)
     done = 0
     for i in range(len(rows)):
@@ -65,6 +66,7 @@ def write_hashes(
             for word in range(words.shape[1]):
                 arena[begin + place, word] = words[done + place, word]
         done += counts[i]
+        record.num_ahead += counts[i] if ahead else 0
         written[0, i], written[1, i] = begin, record.end
     return written
 
@@ -134,21 +136,25 @@ class RowHashes:
         return int(count_hashes(self._table))
 
     def append_hashes(
-        self, rows: RowIds, counts: npt.NDArray[np.int64], words: npt.NDArray[np.int64]
-    ) -> None:
+        self, rows: RowIds, counts: npt.NDArray[np.int64], words: npt.NDArray[np.int64],
+        ahead: bool = False,
+    ) -> None:  # fmt: skip
         """Append hashes that are known to fit into the arena; rows whose pieces they outgrow move.
 
         Args:
             rows: int64 [n], valid ones.
             counts: int64 [n], hashes for each, at least one.
             words: int64 [sum(counts), KEY_WORDS], row by row.
+            ahead: The request objects have not got them.
 
         O(hashes), those of rows that move counted too; amortised O(new hashes).
         """
         outgrown = without_room(self._table, rows, counts)
         if len(outgrown):
             self._move(rows[outgrown], counts[outgrown])
-        self.arena.wrote_all(write_hashes(self._table, rows, counts, words, self.arena.words))
+        self.arena.wrote_all(
+            write_hashes(self._table, rows, counts, words, self.arena.words, ahead)
+        )
 
     def last_hashes(self, rows: RowIds) -> list[BlockHash | None]:
         """Last hash of each row; None where there is none. O(n)."""

@@ -24,7 +24,7 @@ class HashArena:
 
     Attributes:
         words: int64 [capacity, KEY_WORDS], on the CPU; `wrote` must be told of changes.
-        copy: The copy of whoever keeps one (a tensor), or None.
+        copy: The copy of whoever keeps one (a tensor), or None; changes are noted while there is one.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -92,6 +92,8 @@ class HashArena:
 
     def wrote(self, begin: int, end: int) -> None:
         """Hashes [begin, end) have changed. Amortised O(1)."""
+        if self.copy is None:
+            return
         written = self._written
         if written and begin <= written[-1][1] and end >= written[-1][0]:
             last = written.pop()
@@ -102,6 +104,8 @@ class HashArena:
 
     def wrote_all(self, pieces: npt.NDArray[np.int64]) -> None:
         """Hashes of pieces have changed; their begins and ends, int64 [2, n], n at least 1. O(n)."""
+        if self.copy is None:
+            return
         begins, ends = pieces
         if len(self._written) + len(begins) <= MOST_PIECES:
             self._written += zip(begins.tolist(), ends.tolist(), strict=True)
@@ -109,6 +113,6 @@ class HashArena:
             self.wrote(int(begins.min()), int(ends.max()))
 
     def take_written(self) -> list[tuple[int, int]]:
-        """Pieces that have changed since the last call."""
+        """Pieces that the copy has not got yet."""
         pieces, self._written = self._written, []
         return pieces

@@ -248,8 +248,7 @@ def test_who_copies_the_arena_is_told_of_new_hashes(held):
     """All that a row has is among what was written since its hashes were copied, or in its old place."""
     batch = make_batch(full(SIZE))
     rows = batch.track([make_request(name, held * SIZE, SIZE) for name in "ab"])
-    copy = batch.rows.arena.words.copy()
-    batch.rows.arena.take_written()
+    copy = batch.rows.arena.copy = batch.rows.arena.words.copy()
     batch.append_batch(rows, [*range(SIZE)] * 2, [SIZE, SIZE])
     words = batch.rows.arena.words
     for begin, end in batch.rows.arena.take_written():
