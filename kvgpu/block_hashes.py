@@ -12,18 +12,33 @@ from kvgpu.blocks import HASH_WIDTHS
 from kvgpu.errors import ArgumentError
 from kvgpu.hashing import BlockHash
 from kvgpu.kernels.layout import KEY_WORDS
-from kvgpu.list_items import LONG, hashes_of_list
+from kvgpu.list_items import LONG, copy_hashes
 
 _ROW_BYTES = 8 * KEY_WORDS
 
 
+def write_rows(hashes: Sequence[bytes], width: int, rows: npt.NDArray[np.int64]) -> bool:
+    """Write hashes of `width` bytes, 16 or 32, to key words int64 [n, KEY_WORDS], zero padded.
+
+    False, and the words are of no use, if one has another width. O(n).
+    """
+    if not len(hashes):
+        return True
+    if isinstance(hashes, BlockHashes):
+        rows[:] = hashes.rows
+        return hashes.width == width
+    if type(hashes) is list and len(hashes) >= LONG and copy_hashes(hashes, width, rows):
+        return True
+    if not all_of_width(hashes, width):
+        return False
+    rows[:] = rows_from_bytes(hashes, width)
+    return True
+
+
 def rows_if_of_width(hashes: Sequence[bytes], width: int) -> npt.NDArray[np.int64] | None:
-    """`rows_from_bytes` if all hashes have `width` bytes, 16 or 32, else None. O(n)."""
-    if type(hashes) is list and len(hashes) >= LONG:
-        rows = hashes_of_list(hashes, width)
-        if rows is not None:
-            return rows
-    return rows_from_bytes(hashes, width) if all_of_width(hashes, width) else None
+    """Hashes of `width` bytes, 16 or 32, as key words int64 [n, KEY_WORDS]; None if one has another width. O(n)."""
+    rows = np.empty((len(hashes), KEY_WORDS), np.int64)
+    return rows if write_rows(hashes, width, rows) else None
 
 
 def rows_from_bytes(hashes: Sequence[bytes], width: int) -> npt.NDArray[np.int64]:

@@ -11,13 +11,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kvgpu._jit import AHEAD, jit, prefetch_at, word_from
-from kvgpu.kernels.layout import KEY_WORDS, LOW_32
+from kvgpu._jit import jit, prefetch_at, word_from
+from kvgpu.kernels.layout import LOW_32
 
 TYPE, SIZE, ITEMS, BYTES, DIGIT = 8, 16, 24, 32, 24
 """Bytes from the address of an object to its type, to the size of what it holds (of an int, with its sign), to
 the pointer to the items of a list, to the data of bytes, and to the lowest digit of an int: PyVarObject,
 PyListObject, PyBytesObject and PyLongObject of CPython's Include/."""
+
+AHEAD = 16
+"""Items between asking for one and reading it: they come from memory, not from a cache."""
 
 LONG = 16
 """Items from which on a call of compiled code pays."""
@@ -74,17 +77,17 @@ def _copy_digits(listed: int, count: int, example: int, zero: int, out: Any) -> 
     return count
 
 
-def hashes_of_list(listed: list[Any], width: int) -> npt.NDArray[np.int64] | None:
-    """Hashes of `width` bytes, 16 or 32, as key words int64 [n, KEY_WORDS], zero padded.
+def copy_hashes(listed: list[Any], width: int, rows: npt.NDArray[np.int64]) -> bool:
+    """Write hashes of `width` bytes, 16 or 32, to key words int64 [n, KEY_WORDS], zero padded.
 
-    None where an item is not `bytes` itself, of that width, or objects may be laid out otherwise. O(n).
+    False, and the words are of no use, where an item is not `bytes` itself, of that width, or objects may be laid
+    out otherwise. O(n).
     """
     if not KNOWN_LAYOUT:
-        return None
-    rows = np.empty((len(listed), KEY_WORDS), np.int64)
+        return False
     rows[:, width // 8 :] = 0
-    copied = _copy_bytes(id(listed), len(listed), id(bytes), rows[:, : width // 8])
-    return rows if copied == len(listed) else None
+    count = len(listed)
+    return _copy_bytes(id(listed), count, id(bytes), rows[:, : width // 8]) == count
 
 
 def integers_of_list(listed: list[Any]) -> npt.NDArray[np.int32] | None:

@@ -5,13 +5,19 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvgpu import list_items
 from kvgpu.block_hashes import BlockHashes, rows_if_of_width
-from kvgpu.list_items import LONG, hashes_of_list, integers_of_list
+from kvgpu.kernels.layout import KEY_WORDS
+from kvgpu.list_items import LONG, copy_hashes, integers_of_list
 from kvgpu.token_ids import TokenIds, token_array
+
+
+def hashes_of_list(listed, width):
+    rows = np.full((len(listed), KEY_WORDS), -1, np.int64)
+    return rows if copy_hashes(listed, width, rows) else None
 
 
 class Bytes(bytes):
@@ -25,6 +31,7 @@ class Integer(int):
 pytestmark = pytest.mark.skipif(not list_items.KNOWN_LAYOUT, reason="another layout of objects")
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, (1 << 30) - 1), max_size=100))
 def test_integers_are_those_of_the_list(listed):
     found = integers_of_list(listed)
@@ -32,6 +39,7 @@ def test_integers_are_those_of_the_list(listed):
     assert found.tolist() == listed
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(-(1 << 70), 1 << 70), min_size=1, max_size=40))
 def test_integers_are_right_or_refused(listed):
     fit = all(0 <= number < 1 << 30 for number in listed)
@@ -55,6 +63,7 @@ def test_one_odd_item_among_integers_refuses_the_list(odd, place):
 
 
 @pytest.mark.parametrize("width", [16, 32])
+@settings(deadline=None)
 @given(data=st.data())
 def test_hashes_are_those_of_the_list(width, data):
     listed = data.draw(st.lists(st.binary(min_size=width, max_size=width), max_size=50))

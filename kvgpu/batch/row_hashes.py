@@ -1,5 +1,7 @@
 """`RowHashes`: the hashes of rows, in one arena."""
 
+from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any, cast
 
 import numpy as np
@@ -7,7 +9,7 @@ import numpy.typing as npt
 
 from kvgpu._jit import jit
 from kvgpu.batch.row_record import MOST, ROW_RECORD, RowIds
-from kvgpu.block_hashes import BlockHashes
+from kvgpu.block_hashes import BlockHashes, write_rows
 from kvgpu.errors import ArgumentError, ConfigError
 from kvgpu.hashing import BlockHash
 from kvgpu.index.arena import HashArena
@@ -196,29 +198,41 @@ class RowHashes:
                 f"{self.num_hashes}: grow() first"
             )
 
-    def put(self, hashes: list[npt.NDArray[np.int64]]) -> npt.NDArray[np.int64]:
-        """Put hashes, which are known to fit, into the arena: begin, end, limit, int64 [n, 3]."""
+    def put(self, hashes: list[Sequence[BlockHash]], width: int) -> npt.NDArray[np.int64] | int:
+        """Put hashes of requests, which are known to fit, into the arena: begin, end, limit, int64 [n, 3].
+
+        Or the place of the first request with hashes of another width than so many bytes, 16 or 32; the arena
+        holds what it held then.
+        """
+        pieces = self._pieces([len(part) for part in hashes])
+        written = 0
+        try:
+            for part, (begin, end, _) in zip(hashes, pieces, strict=True):
+                if not write_rows(part, width, self.arena.words[begin:end]):
+                    return written
+                self.arena.wrote(begin, end)
+                written += 1
+        finally:
+            if written < len(hashes):
+                for begin, _, limit in reversed(pieces):
+                    self.arena.give(begin, limit)
+        return np.array(pieces, np.int64).reshape(-1, 3)
+
+    def _pieces(self, counts: list[int]) -> list[tuple[int, int, int]]:
+        """Pieces for so many hashes each, which are known to fit: begin, end, limit."""
         arena = self.arena
-        pieces = []
-        for words in hashes:
-            count = len(words)
+        pieces: list[tuple[int, int, int]] = []
+        for count in counts:
             piece = arena.take(count) if count else (0, 0)
             if piece is None:
-                # Those that were just written have no rows yet, so they are written again.
-                total = sum(map(len, hashes))
-                self._pack(total)
-                piece = arena.take(total)
+                # Packing forgets the pieces that were just taken.
+                self._pack(sum(counts))
+                piece = arena.take(sum(counts))
                 assert piece is not None
-                ends = piece[0] + np.cumsum([len(part) for part in hashes])
-                arena.words[piece[0] : piece[0] + total] = np.concatenate(hashes)
-                arena.wrote(piece[0], piece[0] + total)
-                begins = ends - [len(part) for part in hashes]
-                return np.stack([begins, ends, ends], 1).astype(np.int64)
-            begin, limit = piece
-            arena.words[begin : begin + count] = words
-            arena.wrote(begin, begin + count)
-            pieces.append((begin, begin + count, limit))
-        return np.array(pieces, np.int64).reshape(-1, 3)
+                ends = [piece[0] + end for end in accumulate(counts)]
+                return [(end - count, end, end) for end, count in zip(ends, counts, strict=True)]
+            pieces.append((piece[0], piece[0] + count, piece[1]))
+        return pieces
 
     def _move(self, rows: RowIds, counts: npt.NDArray[np.int64]) -> None:
         """Move rows to pieces with room for so many more hashes, which are known to fit."""

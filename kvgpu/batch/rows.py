@@ -65,7 +65,7 @@ class RequestRows(RowHashes):
         return self._row_of.get(request_id)
 
     def track(self, requests: Sequence[Any]) -> RowIds:
-        """Give each request a row; O(hashes), several times as long where they are a list of bytes.
+        """Give each request a row; O(hashes), twice as long where they are a list of bytes.
 
         Args:
             requests: Any objects with `request_id`, `block_hashes`, `num_tokens` and
@@ -84,16 +84,20 @@ class RequestRows(RowHashes):
         known = next((name for name in names if name in self._row_of), None)
         if known is not None:
             raise ArgumentError(f"request {known} is tracked already; extend() its row instead")
-        hashes = [self._words(request) for request in requests]
-        width = self.common_width([request.block_hashes for request in requests])
+        hashes = [request.block_hashes for request in requests]
+        width = self.common_width(hashes)
         if len(requests) > len(self._idle):
             raise ArgumentError(
                 f"{len(requests)} more requests do not fit into {len(self.requests)} rows: grow() first"
             )
         self.refuse_too_many(sum(map(len, hashes)))
+        if width and width not in HASH_WIDTHS:
+            raise self._odd_hashes(next(r for r in requests if len(r.block_hashes)))
+        pieces = self.put(hashes, width)
+        if isinstance(pieces, int):
+            raise self._odd_hashes(requests[pieces])
         self.width = width
         rows = np.array([self._idle.pop() for _ in requests], np.int64)
-        pieces = self.put(hashes)
         records = np.zeros(len(rows), ROW_RECORD)
         records["begin"], records["end"], records["limit"] = pieces.T
         records["num_tokens"] = [request.num_tokens for request in requests]
@@ -222,10 +226,14 @@ class RequestRows(RowHashes):
         width = len(part[0])
         rows = rows_if_of_width(part, width) if width in HASH_WIDTHS else None
         if rows is None:
-            raise ArgumentError(
-                f"request {request.request_id}: hashes of 16 or of 32 bytes can be tracked"
-            )
+            raise self._odd_hashes(request)
         return rows
+
+    @staticmethod
+    def _odd_hashes(request: Any) -> ArgumentError:
+        return ArgumentError(
+            f"request {request.request_id}: hashes of 16 or of 32 bytes can be tracked, all of one width"
+        )
 
     def refuse_shorter(self, rows: list[int]) -> None:
         """
