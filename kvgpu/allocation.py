@@ -4,13 +4,11 @@ The same functions serve single calls and batches. They cover what lies in array
 kinds that `kvgpu.groups.rules` knows, one hash per block, nobody to be told of every block. The rest goes
 through the managers of the groups, with the same rules.
 
-`pool` is (records, table, seed, log, null_id, ring); `store` is (rows, ids, heads) of a `TableStore`; `groups`
+`pool` is (records, table, seed, log, null_id, marks); `store` is (rows, ids, heads) of a `TableStore`; `groups`
 GROUP_RECORD [groups]; `mine` int64 [groups], the rows of the request in the store.
 """
 
 from typing import Any
-
-import numpy as np
 
 from kvgpu._jit import inline, jit, leaf
 from kvgpu.free_list import release_all
@@ -28,7 +26,6 @@ from kvgpu.groups.steps import (
     needed_in_group,
     take_hits,
 )
-from kvgpu.index.table import RING
 from kvgpu.kernels.layout import FULL, SLIDING_WINDOW
 from kvgpu.table_store import LENGTH, NUM_CACHED, QUIET, make_room, release_segment
 
@@ -147,11 +144,11 @@ def free_request(pool: Any, store: Any, groups: Any, mine: Any) -> None:
 
 @jit
 def allocate_one(
-    records: Any, table: Any, log: Any, rows: Any, ids: Any, heads: Any, groups: Any, mine: Any,
+    records: Any, table: Any, log: Any, marks: Any, rows: Any, ids: Any, heads: Any, groups: Any, mine: Any,
     hits: Any, ends: Any, hashes: Any, words: Any, starts: Any, tally: Any, seed: int,
 ) -> int:  # fmt: skip
     """`allocate_request` for Python; `words` are the null block and the fields of an `Ask`."""
-    pool = (records, table, seed, log, words[0], np.empty(RING, np.int64))
+    pool = (records, table, seed, log, words[0], marks)
     ask = Ask(
         words[1], words[2], words[3], words[4], words[5], words[6], words[7], words[8], words[9],
         words[10], words[11] != 0, words[12] != 0, words[13] != 0, words[14] != 0,

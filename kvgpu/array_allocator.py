@@ -155,8 +155,8 @@ class ArrayAllocator:
         tally = np.zeros(TALLY_WORDS, np.int64)
         given = [state.null_id, *words[:-3], first_hash, *words[-3:], self.pool.enable_caching]
         status = allocate_one(
-            state.records, self.index.table, self.index.log_for(changes), store.rows,
-            store.ids, store.heads, self.groups, mine, hits, ends, rows, np.array(given, np.int64),
+            state.records, self.index.table, self.index.log_for(changes), state.marks,
+            store.rows, store.ids, store.heads, self.groups, mine, hits, ends, rows, np.array(given, np.int64),
             starts, tally, self.index.seed,
         )  # fmt: skip
         if status != FITS:

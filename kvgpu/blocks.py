@@ -17,6 +17,7 @@ from kvgpu.hashing import (
     get_group_id,
 )
 from kvgpu.kernels.layout import KEY_WORDS, MAX_GROUP_ID
+from kvgpu.marks import LEFT, REGION_SHIFT, make_marks
 
 Ids = npt.NDArray[np.int32]
 
@@ -77,6 +78,7 @@ class BlockState:
     def __init__(self, num_blocks: int) -> None:
         self.num_blocks = num_blocks
         self.records = _aligned_records(num_blocks + 1)
+        self.marks = make_marks(num_blocks)
         self.null_id = -1
         self.width: int | None = None
         self.odd_hashes: dict[int, BlockHashWithGroupId] = {}
@@ -169,6 +171,8 @@ class BlockState:
         group = get_group_id(key)
         block_hash = get_block_hash(key)
         if self.adopt_width(len(block_hash)) and group <= MAX_GROUP_ID:
+            if record["flags"] & FIRST:
+                self.marks[LEFT + (block_id >> int(self.marks[REGION_SHIFT]))] += 1
             words = np.frombuffer(block_hash.ljust(8 * KEY_WORDS, b"\0"), "<i8")
             for name, word in zip(("k0", "k1", "k2", "k3"), words, strict=True):
                 record[name] = word

@@ -173,8 +173,9 @@ class BatchManager(TrackedRequests):
         """`take_step`: what it returns, and its head."""
         pool, store = self.manager.block_pool, self.manager.block_pool.tables
         found = step.take_step(
-            pool.state.records, getattr(pool.index, "table", NO_TABLE), log, store.rows, store.ids,
-            store.heads, self.manager.coordinator.group_records, self.rows.records, rows, self.tables,
+            pool.state.records, getattr(pool.index, "table", NO_TABLE), log,
+            pool.state.marks, store.rows, store.ids, store.heads,
+            self.manager.coordinator.group_records, self.rows.records, rows, self.tables,
             self.rows.arena.words, given, self._plan_words, self._lines, widths, options, self._head,
         )  # fmt: skip
         return found, self._head.tolist()

@@ -94,7 +94,7 @@ def held_back(
 
     O(n**2) comparisons of one hash; 1,024 requests take a millisecond or two.
     """
-    begins, ends, _ = rows.spans(queue)
+    begins, ends, _ = rows.spans(rows.valid(queue))
     missing = np.asarray(hit_hashes).astype(np.int64)
     may = np.ones(len(begins), np.bool_)
     if may_wait is not None:

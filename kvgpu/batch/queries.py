@@ -9,7 +9,7 @@ from kvgpu.batch.row_record import RowIds
 from kvgpu.batch.rows import RequestRows
 from kvgpu.errors import ArgumentError, ArgumentTypeError
 from kvgpu.exclusive import Exclusive, exclusive
-from kvgpu.index.base import BatchHits, Spans
+from kvgpu.index.base import BatchHits, Memo, Spans
 from kvgpu.plan import PrefixPlan
 
 if TYPE_CHECKING:
@@ -80,28 +80,29 @@ class BatchQueries(Exclusive):
                 made it (not with `auto`, which goes on with the host).
 
         One call of compiled code, or one flush and two launches and a copy on a device: it waits.
-        Expected O(blocks hit) for full attention; on a device O(hashes * groups) lookups, all independent.
+        Expected O(blocks hit) for full attention the first time; then O(1) for a request none of whose blocks, nor
+        many neighbours of theirs, were evicted since, and O(new hits). On a device O(hashes * groups) lookups, all independent.
         """
-        spans = self.rows.spans(rows)
+        checked = self.rows.valid(rows)
         if out is not None:
-            self._check_hits(out, spans.shape[1])
-        hits = self._match(rows, spans)
+            self._check_hits(out, len(checked))
+        hits = self._match(checked)
         if out is None:
             return hits
         out.num_tokens[:] = hits.num_tokens
         out.lengths[:] = hits.lengths
         return out
 
-    def _match(self, rows: RowIds | None, spans: Spans) -> BatchHits:
+    def _match(self, rows: RowIds) -> BatchHits:
         plan = self._plan()
         if plan is None:
-            return BatchHits(
-                np.zeros(spans.shape[1], np.int64), np.zeros((spans.shape[1], 0), np.int32)
-            )
+            return BatchHits(np.zeros(len(rows), np.int64), np.zeros((len(rows), 0), np.int32))
+        begins, ends, limits = self.rows.spans(rows)
         cache = self.manager.block_pool.prefix_cache
         if cache.map.extras or not self._fits_records():
-            return self._match_one_by_one(plan, self.rows.valid(rows).tolist(), spans[2])
-        return cache.index.match_batch(plan, self.rows.arena, *spans)
+            return self._match_one_by_one(plan, rows.tolist(), limits)
+        memo = Memo(self.rows.memo, rows)
+        return cache.index.match_batch(plan, self.rows.arena, begins, ends, limits, memo)
 
     def _check_hits(self, out: BatchHits, count: int) -> None:
         plan = self._plan()
@@ -142,7 +143,7 @@ class BatchQueries(Exclusive):
         """
         from kvgpu.index.device import DeviceIndex
 
-        spans = self.rows.spans(rows)
+        spans = self.rows.spans(self.rows.valid(rows))
         plan, cache = self._plan(), self.manager.block_pool.prefix_cache
         index = cache.index
         if plan is None or not isinstance(index, DeviceIndex) or not index.answers:

@@ -232,6 +232,7 @@ class TrackedRequests(BatchQueries):
             elif request.num_tokens != num_tokens or len(request.block_hashes) != known:
                 # It was given tokens beside its row, whose own hashes are of other blocks: `extend` is to follow.
                 records["end"][row] -= ahead
+                self.rows.forget([row])
                 self._pending.forget(records, [row])
                 alone.append((request, tokens))
             else:

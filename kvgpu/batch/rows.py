@@ -12,6 +12,7 @@ from kvgpu.block_hashes import BlockHashes, rows_if_of_width
 from kvgpu.blocks import HASH_WIDTHS
 from kvgpu.errors import ArgumentError
 from kvgpu.index.base import Spans
+from kvgpu.index.matching import MEMO_WORDS
 
 INT64 = np.dtype(np.int64)
 
@@ -32,6 +33,7 @@ class RequestRows(RowHashes):
         num_tokens: int32 [max_requests].
         reads: bool [max_requests]: whether the request may reuse cached blocks.
         requests: The request of each row, or None.
+        memo: int64 [max_requests, MEMO_WORDS], what lookups have learnt of each row: see `kvgpu.index.matching`.
 
     Raises:
         ConfigError: A capacity below 1.
@@ -43,6 +45,7 @@ class RequestRows(RowHashes):
         self._row_of: dict[str, int] = {}
         self._idle = list(range(max_requests - 1, -1, -1))
         self._stamp = 0
+        self.memo: npt.NDArray[np.int64] = np.zeros((max_requests, MEMO_WORDS), np.int64)
 
     @property
     def num_tokens(self) -> npt.NDArray[np.int32]:
@@ -107,6 +110,7 @@ class RequestRows(RowHashes):
         records["preempted"] = [getattr(r, "num_preemptions", 0) > 0 for r in requests]
         records["tracked"] = True
         self._table[rows] = records
+        self.forget(rows)
         for name, row, request in zip(names, rows.tolist(), requests, strict=True):
             self._row_of[name] = row
             self.requests[row] = request
@@ -192,14 +196,14 @@ class RequestRows(RowHashes):
         what = "is not tracked" if status == UNTRACKED else "comes twice in one batch"
         return ArgumentError(f"row {row} {what}")
 
-    def spans(self, rows: RowIds | None) -> Spans:
-        """First hash, hash after the last and longest hit allowed of rows (all if None), int64 [3, n].
-
-        Raises:
-            ArgumentError: A row that is not tracked, or comes twice.
-        """
-        spans: Spans = spans_of(self._table, self.valid(rows))
+    def spans(self, rows: RowIds) -> Spans:
+        """First hash, hash after the last and longest hit allowed of valid rows, int64 [3, n]. O(n)."""
+        spans: Spans = spans_of(self._table, rows)
         return spans
+
+    def forget(self, rows: RowIds | list[int] | None = None) -> None:
+        """Forget what lookups have learnt of rows (all if None): the next ones look at every block. O(rows)."""
+        self.memo[slice(None) if rows is None else rows] = 0
 
     def grow(self, max_requests: int, max_hashes: int) -> None:
         """Reserve more; what was captured with the old arrays is no longer valid (see `epoch`).
@@ -213,6 +217,7 @@ class RequestRows(RowHashes):
         self._idle = [*range(max_requests - 1, len(self.requests) - 1, -1), *self._idle]
         self.requests += [None] * more
         self._table = np.concatenate([self._table, np.zeros(more, ROW_RECORD)])
+        self.memo = np.concatenate([self.memo, np.zeros((more, MEMO_WORDS), np.int64)])
         self.arena = self.arena.grown(max_hashes)
         self.epoch += 1
 

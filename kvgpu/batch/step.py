@@ -40,8 +40,7 @@ from kvgpu.batch.check import (
 )
 from kvgpu.batch.row_record import longest_hit
 from kvgpu.groups.steps import TALLY_WORDS, Ask
-from kvgpu.index.matching import bind_query, probe, probe_run
-from kvgpu.index.table import RING
+from kvgpu.index.matching import MEMO_WORDS, bind_query, probe, probe_run
 from kvgpu.kernels.layout import PLAN_HEADER, PLAN_NUM_QUERIES, QUERY_WORDS
 from kvgpu.policies import apply_rule, common_hit
 from kvgpu.table_store import BEGIN, LENGTH, QUIET, SERIAL
@@ -63,14 +62,15 @@ def collect_hits(
 @inline
 def make_scratch(plan: Any, num_groups: int, longest: int) -> Any:
     """What lookups of requests with up to so many hashes write to: the plan's number of queries, ids of each line,
-    hits of all groups and where each group's end, what `probe` keeps, and first block and length of each query."""
+    hits of all groups and where each group's end, what `probe` keeps, first block and length of each query, and what
+    `probe_run` learns."""
     num_queries = plan[PLAN_NUM_QUERIES] if len(plan) else 0
     num_lines = len(plan) - PLAN_HEADER - num_queries * QUERY_WORDS if len(plan) else 0
     return (
         num_queries, np.empty((num_lines, longest), np.int32),
         np.empty(num_lines * longest, np.int32), np.zeros(num_groups + 1, np.int64),
         np.empty((num_lines, 2), np.int64), np.zeros(num_queries, np.int64),
-        np.zeros(num_queries, np.int64),
+        np.zeros(num_queries, np.int64), np.empty((2, MEMO_WORDS), np.int64),
     )  # fmt: skip
 
 
@@ -79,10 +79,11 @@ def look_up(
     pool: Any, record: Any, hashes: Any, plan: Any, lines: Any, scratch: Any, head: Any
 ) -> int:
     """Cached tokens of a request that holds nothing; its blocks are left in the scratch, the lookup is counted."""
-    records, index, seed, _, null_id, _ = pool
-    _, ids, hits, ends, last, firsts, found = scratch
+    records, index, seed, _, null_id, marks = pool
+    _, ids, hits, ends, last, firsts, found, run = scratch
     last[:] = -2
-    ctx = (records, index, hashes, plan, ids, last, seed)
+    run[:] = 0
+    ctx = (records, index, hashes, plan, ids, last, seed, marks, run)
     hit = common_hit(
         apply_rule, bind_query, probe, probe_run, ctx, plan, len(hashes), longest_hit(record), firsts,
         found,
@@ -179,7 +180,7 @@ def collect_new(
 
 @jit
 def take_step(
-    records: Any, index: Any, log: Any, store_rows: Any, store_ids: Any, heads: Any, groups: Any,
+    records: Any, index: Any, log: Any, marks: Any, store_rows: Any, store_ids: Any, heads: Any, groups: Any,
     table: Any, rows: Any, tables: Any, arena: Any, given: Any, plan: Any, lines: Any, widths: Any,
     options: Any, head: Any,
 ) -> Any:  # fmt: skip
@@ -214,8 +215,7 @@ def take_step(
     kept = np.empty(busy, np.int64)
     offsets = np.zeros((len(groups), busy + 1), np.int64)
     if count > 0:
-        ring = np.empty(RING, np.int64)
-        pool = (records, index, options[SEED], log, options[NULL_ID], ring)
+        pool = (records, index, options[SEED], log, options[NULL_ID], marks)
         allocate_rows(
             pool, store, groups, table, rows, tables, arena, given, plan, lines, options,
             make_scratch(plan, len(groups), head[LONGEST]), fits, numbers[0], numbers[1], changed,

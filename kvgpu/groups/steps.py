@@ -1,6 +1,6 @@
 """Compiled steps of an allocation in one cache group.
 
-`pool` is (records, table, seed, log, null_id, ring); `store` is (rows, ids, heads) of a `TableStore`; `group` a
+`pool` is (records, table, seed, log, null_id, marks); `store` is (rows, ids, heads) of a `TableStore`; `group` a
 GROUP_RECORD; `row` the row of the request in the store.
 """
 
@@ -55,11 +55,11 @@ def ids_of_row(store: Any, row: int) -> Any:
 @leaf
 def take_free(pool: Any, out: Any, tally: Any) -> None:
     """Fill `out` with blocks from the head of the free queue; cached ones among them are evicted."""
-    records, table, seed, log, _, ring = pool
+    records, table, seed, log, _, marks = pool
     cached = pop_into(records, out, 1)
     if cached > 0:
         tally[EVICTED] += cached
-        tally[KEYS] -= erase_all(records, table, out, True, seed, log, ring)
+        tally[KEYS] -= erase_all(records, table, out, True, seed, log, marks)
 
 
 @leaf
@@ -165,7 +165,7 @@ def insert_reachable(
     pool: Any, group: Any, chosen: Any, hashes: Any, first: int, num_prompt: int
 ) -> int:
     """`insert_all` for blocks of a row from place `first` on, without null blocks and those that no hit needs."""
-    records, table, seed, log, null_id, ring = pool
+    records, table, seed, log, null_id, marks = pool
     needed = chosen.copy()
     for i in range(len(needed)):
         reachable = group.keep_all or is_reachable(
@@ -174,7 +174,7 @@ def insert_reachable(
         )  # fmt: skip
         if needed[i] == null_id or not reachable:
             needed[i] = -1
-    return insert_all(records, table, needed, hashes, 1, group.group_id, 0, seed, log, ring)
+    return insert_all(records, table, needed, hashes, 1, group.group_id, 0, seed, log, marks)
 
 
 @leaf
@@ -186,7 +186,7 @@ def cache_full(
 
     `hashes` begins with that of block `first_hash`.
     """
-    records, table, seed, log, _, ring = pool
+    records, table, seed, log, _, marks = pool
     rows, ids, _ = store
     # A request longer than the model allows has fewer blocks than full ones.
     begin = rows[row, BEGIN]
@@ -194,7 +194,7 @@ def cache_full(
     mine = hashes[first - first_hash : full - first_hash]
     if group.keep_all and group.kind == FULL:
         tally[KEYS] += insert_all(
-            records, table, chosen, mine, 1, group.group_id, 0, seed, log, ring
+            records, table, chosen, mine, 1, group.group_id, 0, seed, log, marks
         )
     else:
         tally[KEYS] += insert_reachable(pool, group, chosen, mine, first, num_prompt)

@@ -9,7 +9,7 @@ from kvgpu.blocks import BlockState
 from kvgpu.config import crossover_blocks
 from kvgpu.errors import DeviceError, MissingPackageError
 from kvgpu.index.arena import HashArena
-from kvgpu.index.base import BatchHits, PrefixHits, Rows, Spans
+from kvgpu.index.base import BatchHits, Memo, PrefixHits, Rows, Spans
 from kvgpu.index.device import DeviceIndex
 from kvgpu.index.host import HostIndex
 from kvgpu.index.journal import Journal
@@ -102,14 +102,15 @@ class AutoIndex(DeviceIndex):
         return HostIndex.match(self, plan, rows, max_length)
 
     def match_batch(
-        self, plan: PrefixPlan, arena: HashArena, begins: Spans, ends: Spans, max_lengths: Spans
-    ) -> BatchHits:
+        self, plan: PrefixPlan, arena: HashArena, begins: Spans, ends: Spans, max_lengths: Spans,
+        memo: Memo | None = None,
+    ) -> BatchHits:  # fmt: skip
         if self._asks_device(int((ends - begins).sum()) * len(plan.groups)):
             try:
-                return super().match_batch(plan, arena, begins, ends, max_lengths)
+                return super().match_batch(plan, arena, begins, ends, max_lengths, memo)
             except DeviceError as error:
                 self._give_up(error)
-        return HostIndex.match_batch(self, plan, arena, begins, ends, max_lengths)
+        return HostIndex.match_batch(self, plan, arena, begins, ends, max_lengths, memo)
 
     @property
     def answers(self) -> bool:

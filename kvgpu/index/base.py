@@ -33,6 +33,16 @@ a named one takes 0.3 us to make, and a lookup that finds nothing 4.
 Spans = npt.NDArray[np.int64]
 
 
+class Memo(NamedTuple):
+    """What lookups have learnt of requests (see `kvgpu.index.matching`); zeros know nothing.
+
+    words: int64 [any, MEMO_WORDS]; places int64 [requests], the row of each request in it.
+    """
+
+    words: npt.NDArray[np.int64]
+    places: npt.NDArray[np.int64]
+
+
 class BatchHits(NamedTuple):
     """Cached prefixes of many requests.
 
@@ -123,8 +133,9 @@ class BlockIndex(ABC):
         """
 
     def match_batch(
-        self, plan: PrefixPlan, arena: HashArena, begins: Spans, ends: Spans, max_lengths: Spans
-    ) -> BatchHits:
+        self, plan: PrefixPlan, arena: HashArena, begins: Spans, ends: Spans, max_lengths: Spans,
+        memo: Memo | None = None,
+    ) -> BatchHits:  # fmt: skip
         """`match` for many requests in one call.
 
         Args:
@@ -132,6 +143,7 @@ class BlockIndex(ABC):
             arena: Hashes of all requests.
             begins, ends: int64 [requests]: request r has ``arena.words[begins[r]:ends[r]]``.
             max_lengths: int64 [requests], longest hit allowed, in tokens.
+            memo: What is known from earlier calls; used and brought up to date by indexes that answer on the CPU.
 
         Expected O(blocks hit) for full attention. Waits for the device where there is one.
         """

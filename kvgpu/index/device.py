@@ -16,7 +16,7 @@ from kvgpu.block_hash_table import BlockHashTable
 from kvgpu.blocks import FIRST, BlockState
 from kvgpu.errors import ArgumentError, DeviceError, InvariantError, KVGPUError
 from kvgpu.index.arena import HashArena
-from kvgpu.index.base import BatchHits, PrefixHits, Rows, Spans
+from kvgpu.index.base import BatchHits, Memo, PrefixHits, Rows, Spans
 from kvgpu.index.host import HostIndex
 from kvgpu.index.journal import NO_LOG, Journal
 from kvgpu.plan import PrefixPlan
@@ -75,10 +75,11 @@ class DeviceIndex(HostIndex):
             return self._match(plan, rows, max_length)
 
     def match_batch(
-        self, plan: PrefixPlan, arena: HashArena, begins: Spans, ends: Spans, max_lengths: Spans
-    ) -> BatchHits:
+        self, plan: PrefixPlan, arena: HashArena, begins: Spans, ends: Spans, max_lengths: Spans,
+        memo: Memo | None = None,
+    ) -> BatchHits:  # fmt: skip
         if self.state.width is None or not len(begins):
-            return super().match_batch(plan, arena, begins, ends, max_lengths)
+            return super().match_batch(plan, arena, begins, ends, max_lengths, memo)
         out = self.start_batch(plan, arena, begins, ends, max_lengths, with_ids=False)
         with self._typed_errors():
             found = self._torch.cat(

@@ -10,9 +10,9 @@ import numpy as np
 
 from kvgpu.blocks import BlockState, Ids
 from kvgpu.index.arena import HashArena
-from kvgpu.index.base import BatchHits, BlockIndex, PrefixHits, Rows, Spans
+from kvgpu.index.base import BatchHits, BlockIndex, Memo, PrefixHits, Rows, Spans
 from kvgpu.index.journal import NO_LOG, Journal
-from kvgpu.index.matching import match_batch_rows, match_rows
+from kvgpu.index.matching import MEMO_WORDS, match_batch_rows, match_rows
 from kvgpu.index.table import enter_one, erase_rows, first_of, hash_of, insert_rows
 from kvgpu.kernels.layout import (
     BUCKET_WORDS,
@@ -23,6 +23,7 @@ from kvgpu.kernels.layout import (
     TAG_SHIFT,
     num_buckets_for,
 )
+from kvgpu.marks import LEFT
 from kvgpu.plan import PrefixPlan
 
 
@@ -53,7 +54,7 @@ class HostIndex(BlockIndex):
     def insert(self, ids: Ids, rows: Rows, stride: int, group: int, flags: int) -> None:
         self._num_keys += insert_rows(
             self.state.records, self.table, ids, rows, stride, group, flags, self.seed,
-            self.log_for(len(ids)),
+            self.log_for(len(ids)), self.state.marks,
         )  # fmt: skip
 
     def enter(self, block_id: int) -> None:
@@ -63,7 +64,13 @@ class HostIndex(BlockIndex):
 
     def erase(self, ids: Ids, forget: bool = True) -> None:
         self._num_keys -= erase_rows(
-            self.state.records, self.table, ids, forget, self.seed, self.log_for(len(ids))
+            self.state.records,
+            self.table,
+            ids,
+            forget,
+            self.seed,
+            self.log_for(len(ids)),
+            self.state.marks,
         )
 
     def first(self, words: Rows, group: int) -> int:
@@ -72,7 +79,14 @@ class HostIndex(BlockIndex):
     def match(self, plan: PrefixPlan, rows: Rows, max_length: int) -> PrefixHits:
         state = self.state
         found = match_rows(
-            state.records, self.table, rows, plan.words, max_length, state.null_id, self.seed
+            state.records,
+            self.table,
+            rows,
+            plan.words,
+            max_length,
+            state.null_id,
+            self.seed,
+            state.marks,
         )
         if len(plan.groups) == 1:
             # The common case without a loop.
@@ -87,17 +101,21 @@ class HostIndex(BlockIndex):
         return num_tokens, ids
 
     def match_batch(
-        self, plan: PrefixPlan, arena: HashArena, begins: Spans, ends: Spans, max_lengths: Spans
-    ) -> BatchHits:
+        self, plan: PrefixPlan, arena: HashArena, begins: Spans, ends: Spans, max_lengths: Spans,
+        memo: Memo | None = None,
+    ) -> BatchHits:  # fmt: skip
         hits = BatchHits.empty(len(begins), len(plan.queries))
+        if memo is None:
+            memo = Memo(np.zeros((len(begins), MEMO_WORDS), np.int64), np.arange(len(begins)))
         match_batch_rows(
             self.state.records, self.table, arena.words, begins, ends, plan.words, max_lengths, self.seed,
-            *hits,
+            self.state.marks, *memo, *hits,
         )  # fmt: skip
         return hits
 
     def clear(self) -> None:
         self.table[:] = EMPTY_WORD
+        self.state.marks[LEFT:] += 1
         self._num_keys = 0
         if self.journal is not None:
             self.journal.discard()

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from kvgpu._jit import AHEAD, inline, jit, leaf, prefetch
+from kvgpu._jit import AHEAD, inline, jit, leaf, lowest_bit, prefetch
 from kvgpu.blocks import FIRST
 from kvgpu.index.table import find_first, same_key, slot_hash
 from kvgpu.kernels.layout import (
@@ -15,7 +15,12 @@ from kvgpu.kernels.layout import (
     QUERY_STRIDE,
     QUERY_WORDS,
 )
+from kvgpu.marks import LEFT, region_of
 from kvgpu.policies import apply_rule, common_hit
+
+KNOWN, REGIONS_OF, SUM, MEMO_WORDS = 0, 1, 2, 4
+"""What is known of a request since its last lookup: so many leading blocks are cached in all groups of the first
+query of the plan, they lie in these regions (one bit each), and the marks of these regions came to this sum."""
 
 
 @leaf
@@ -25,7 +30,7 @@ def probe_line(ctx: Any, line: int, block: int) -> int:
     The block that followed the previous one last time is tried first: one cache line instead of
     two. A successor is a hint, so its key and flags are verified.
     """
-    records, table, rows, stride, groups, ids, last, seed = ctx
+    records, table, rows, stride, groups, ids, last, seed, _, _ = ctx
     place = (block + 1) * stride - 1
     k0, k1, k2, k3 = rows[place, 0], rows[place, 1], rows[place, 2], rows[place, 3]
     group = groups[line]
@@ -64,7 +69,7 @@ def follow(ctx: Any, line: int, row: int, block: int, end: int) -> int:
     Blocks that were handed out together lie side by side, so the record some steps further on is guessed
     and loaded.
     """
-    records, _, rows, stride, groups, ids, last, _ = ctx
+    records, _, rows, stride, groups, ids, last, _, marks, run = ctx
     group = groups[line]
     while block < end:
         hint = records[row].successor
@@ -76,6 +81,7 @@ def follow(ctx: Any, line: int, row: int, block: int, end: int) -> int:
         if not (records[hint].flags & FIRST and same_key(records[hint], k0, k1, k2, k3, group)):
             break
         ids[line, block] = hint
+        run[REGIONS_OF] |= 1 << region_of(marks, hint)
         row = hint
         block += 1
     last[line, 0] = block - 1
@@ -85,36 +91,54 @@ def follow(ctx: Any, line: int, row: int, block: int, end: int) -> int:
 
 @leaf
 def probe_run(ctx: Any, block: int, end: int) -> int:
-    """The first block of [block, end) that is not cached in every group, else `end`."""
+    """The first block of [block, end) that is not cached in every group, else `end`.
+
+    Blocks before `run[KNOWN]` are cached and not looked at; `run` learns how far they are, and in which regions.
+    """
+    marks, run = ctx[8], ctx[9]
+    known = min(run[KNOWN], end)
     for line in range(len(ctx[4])):
-        place = block
+        place = max(block, known)
         while place < end:
             row = probe_line(ctx, line, place)
             if row < 0:
                 end = place
             else:
+                run[REGIONS_OF] |= 1 << region_of(marks, row)
                 place = follow(ctx, line, row, place + 1, end)
+    if block == 0:
+        run[KNOWN] = max(run[KNOWN], end)
     return end
 
 
 @inline
 def bind_query(ctx: Any, query: int) -> Any:
     """What `probe` takes for one query of a plan."""
-    records, table, rows, words, ids, last, seed = ctx
+    records, table, rows, words, ids, last, seed, marks, run = ctx
     base = PLAN_HEADER + query * QUERY_WORDS
     begin = words[base + QUERY_FIRST_LINE]
     end = begin + words[base + QUERY_NUM_LINES]
     groups = words[PLAN_HEADER + words[PLAN_NUM_QUERIES] * QUERY_WORDS :]
     return (
         records, table, rows, words[base + QUERY_STRIDE], groups[begin:end], ids[begin:end],
-        last[begin:end], seed,
+        last[begin:end], seed, marks, run[min(query, 1)],
     )  # fmt: skip
+
+
+@leaf
+def sum_of_regions(marks: Any, regions: int) -> int:
+    """Sum of what has left some regions."""
+    total = 0
+    while regions:
+        total += marks[LEFT + lowest_bit(regions)]
+        regions &= regions - 1
+    return total
 
 
 @jit
 def match_rows(
-    records: Any, table: Any, rows: Any, words: Any, max_length: int, null_id: int, seed: int
-) -> Any:
+    records: Any, table: Any, rows: Any, words: Any, max_length: int, null_id: int, seed: int, marks: Any
+) -> Any:  # fmt: skip
     """`BlockIndex.match`; `words` are those of the plan.
 
     Returns int32: length in tokens, blocks hit per query, then the ids of each line, one after the
@@ -124,11 +148,13 @@ def match_rows(
     num_lines = len(words) - PLAN_HEADER - num_queries * QUERY_WORDS
     ids = np.empty((num_lines, len(rows)), np.int32)
     # One allocation for what is small: each costs as much as ten hits.
-    scratch = np.empty(2 * (num_queries + num_lines), np.int64)
+    scratch = np.empty(2 * (num_queries + num_lines + MEMO_WORDS), np.int64)
     firsts, lengths = scratch[:num_queries], scratch[num_queries : 2 * num_queries]
-    last = scratch[2 * num_queries :].reshape((num_lines, 2))
+    last = scratch[2 * num_queries : 2 * (num_queries + num_lines)].reshape((num_lines, 2))
     last[:] = -2
-    ctx = (records, table, rows, words, ids, last, seed)
+    run = scratch[2 * (num_queries + num_lines) :].reshape((2, MEMO_WORDS))
+    run[:] = 0
+    ctx = (records, table, rows, words, ids, last, seed, marks, run)
     num_tokens = common_hit(
         apply_rule, bind_query, probe, probe_run, ctx, words, len(rows), max_length, firsts, lengths
     )
@@ -152,9 +178,13 @@ def match_rows(
 @jit
 def match_batch_rows(
     records: Any, table: Any, rows: Any, begins: Any, ends: Any, words: Any, max_lengths: Any,
-    seed: int, num_tokens: Any, lengths: Any,
+    seed: int, marks: Any, memo: Any, places: Any, num_tokens: Any, lengths: Any,
 ) -> None:  # fmt: skip
-    """`BlockIndex.match_batch`; fills `num_tokens` and `lengths`."""
+    """`BlockIndex.match_batch`; fills `num_tokens` and `lengths`.
+
+    memo: int64 [any, MEMO_WORDS], that of request i at places[i]; taken where nothing has left its regions, and
+    brought up to date.
+    """
     num_queries = words[PLAN_NUM_QUERIES]
     num_lines = len(words) - PLAN_HEADER - num_queries * QUERY_WORDS
     longest = 0
@@ -164,10 +194,15 @@ def match_batch_rows(
     last = np.empty((num_lines, 2), np.int64)
     firsts = np.empty(num_queries, np.int64)
     found = np.empty(num_queries, np.int64)
+    run = np.empty((2, MEMO_WORDS), np.int64)
     for r in range(len(begins)):
         mine = rows[begins[r] : ends[r]]
         last[:] = -2
-        ctx = (records, table, mine, words, ids, last, seed)
+        run[:] = 0
+        kept = memo[places[r]]
+        if kept[KNOWN] > 0 and sum_of_regions(marks, kept[REGIONS_OF]) == kept[SUM]:
+            run[0, KNOWN], run[0, REGIONS_OF] = kept[KNOWN], kept[REGIONS_OF]
+        ctx = (records, table, mine, words, ids, last, seed, marks, run)
         num_tokens[r] = common_hit(
             apply_rule,
             bind_query,
@@ -182,3 +217,5 @@ def match_batch_rows(
         )
         for q in range(num_queries):
             lengths[r, q] = found[q]
+        kept[KNOWN], kept[REGIONS_OF] = run[0, KNOWN], run[0, REGIONS_OF]
+        kept[SUM] = sum_of_regions(marks, run[0, REGIONS_OF])

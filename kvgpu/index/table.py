@@ -6,8 +6,6 @@ inlined.
 
 from typing import Any
 
-import numpy as np
-
 from kvgpu._jit import AHEAD, jit, lanes_equal, leaf, lowest_bit, prefetch
 from kvgpu.blocks import FIRST, HAS_HASH, IN_TABLE, SHARED
 from kvgpu.index.journal import note
@@ -20,13 +18,10 @@ from kvgpu.kernels.layout import (
     SLOTS_PER_BUCKET,
     TAG_SHIFT,
 )
+from kvgpu.marks import LEFT, RING_MASK, region_of
 
 ALL_SLOTS = (1 << SLOTS_PER_BUCKET) - 1
 assert BUCKET_WORDS == SLOTS_PER_BUCKET + 1 == 8  # the lanes that are compared at once
-
-RING = 2 * AHEAD
-RING_MASK = RING - 1
-"""A loop that looks `AHEAD` rounds ahead keeps what it found in a ring of so many words."""
 
 
 @leaf
@@ -174,11 +169,11 @@ def enter_one(records: Any, table: Any, row: int, seed: int, log: Any) -> int:
 @leaf
 def insert_all(
     records: Any, table: Any, ids: Any, rows: Any, stride: int, group: int, flags: int, seed: int,
-    log: Any, ring: Any,
+    log: Any, marks: Any,
 ) -> int:  # fmt: skip
     """Write keys and enter blocks in order; returns the number of keys new to the table.
 
-    Lines are loaded `AHEAD` rounds before they are needed; `ring` int64 [RING] keeps slot hashes so long.
+    Lines are loaded `AHEAD` rounds before they are needed; the ring in `marks` keeps slot hashes so long.
     """
     count = len(ids)
     new_keys = 0
@@ -188,7 +183,7 @@ def insert_all(
         if far < count and ids[far] >= 0:
             last = (far + 1) * stride - 1
             h = slot_hash(rows[last, 0], rows[last, 1], rows[last, 2], rows[last, 3], group, seed)
-            ring[far & RING_MASK] = h
+            marks[far & RING_MASK] = h
             prefetch(records, ids[far])
             prefetch(table, bucket_of(h, len(table)))
         if i < 0:
@@ -205,7 +200,7 @@ def insert_all(
             record.group = group
             record.flags = HAS_HASH | flags
             new_keys += enter_row(
-                records, table, row, k0, k1, k2, k3, group, ring[i & RING_MASK], log
+                records, table, row, k0, k1, k2, k3, group, marks[i & RING_MASK], log
             )
             if before >= 0:
                 records[before].successor = row
@@ -216,15 +211,16 @@ def insert_all(
 @jit
 def insert_rows(
     records: Any, table: Any, ids: Any, rows: Any, stride: int, group: int, flags: int, seed: int,
-    log: Any,
+    log: Any, marks: Any,
 ) -> int:  # fmt: skip
     """`insert_all` for Python."""
-    ring = np.empty(RING, np.int64)
-    return insert_all(records, table, ids, rows, stride, group, flags, seed, log, ring)
+    return insert_all(records, table, ids, rows, stride, group, flags, seed, log, marks)
 
 
 @leaf
-def erase_row(records: Any, table: Any, row: int, h: int, forget: bool, log: Any) -> int:
+def erase_row(
+    records: Any, table: Any, row: int, h: int, forget: bool, log: Any, marks: Any
+) -> int:
     """Take a block of slot hash `h` out, if it is in; returns 1 if the table lost its key."""
     record = records[row]
     flags = record.flags
@@ -233,6 +229,7 @@ def erase_row(records: Any, table: Any, row: int, h: int, forget: bool, log: Any
     lost_keys = 0
     after = record.same_next
     if flags & FIRST:
+        marks[LEFT + region_of(marks, row)] += 1
         k0, k1, k2, k3, group = record.k0, record.k1, record.k2, record.k3, record.group
         if after == row:
             swap_word(table, h, word_of(h, row), EMPTY_WORD)
@@ -258,7 +255,7 @@ def hash_of_record(records: Any, row: int, seed: int) -> int:
 
 @leaf
 def erase_all(
-    records: Any, table: Any, ids: Any, forget: bool, seed: int, log: Any, ring: Any
+    records: Any, table: Any, ids: Any, forget: bool, seed: int, log: Any, marks: Any
 ) -> int:
     """Take blocks out; returns the number of keys that the table lost.
 
@@ -271,17 +268,19 @@ def erase_all(
             prefetch(records, ids[i + 2 * AHEAD])
         if 0 <= i + AHEAD < count:
             h = hash_of_record(records, ids[i + AHEAD], seed)
-            ring[(i + AHEAD) & RING_MASK] = h
+            marks[(i + AHEAD) & RING_MASK] = h
             prefetch(table, bucket_of(h, len(table)))
         if i >= 0:
-            lost_keys += erase_row(records, table, ids[i], ring[i & RING_MASK], forget, log)
+            lost_keys += erase_row(records, table, ids[i], marks[i & RING_MASK], forget, log, marks)
     return lost_keys
 
 
 @jit
-def erase_rows(records: Any, table: Any, ids: Any, forget: bool, seed: int, log: Any) -> int:
+def erase_rows(
+    records: Any, table: Any, ids: Any, forget: bool, seed: int, log: Any, marks: Any
+) -> int:
     """`erase_all` for Python."""
-    return erase_all(records, table, ids, forget, seed, log, np.empty(RING, np.int64))
+    return erase_all(records, table, ids, forget, seed, log, marks)
 
 
 @jit
