@@ -3,7 +3,9 @@
     python bench/queues.py [TRACE] [--requests 1000] [--rounds 7] [--peers] [--json -]
 
 The queue: the last 200 of the first requests of the trace, all cached; then queues of 1 to 10,000 requests of 16
-to 8,192 blocks, all cached. kvgpu answers in one call, vLLM one request at a time. The decode step: 1,024 running
+to 8,192 blocks, all cached. kvgpu answers in one call, vLLM one request at a time. Every call looks at every block,
+as if the queue had just come, but for rows that say `again`: there kvgpu may remember, as it does from step to step,
+and a request of 850 new blocks came and went in between, on both sides. The decode step: 1,024 running
 requests get a slot for one token each, call by call on both sides; the median step stays inside its blocks, sixteen
 steps hold the one that does not. Hit lengths and block ids of the two are compared before a time is printed, or,
 where vLLM is not installed, those of kvgpu's reference.
@@ -53,7 +55,7 @@ class Queue:
 
     def __init__(self, sides: list[Side], prompts: list[list[int]], asked: int) -> None:
         self.managers, self.waiting = [], []
-        self.peer = sides[1]
+        self.sides, self.peer = sides, sides[1]
         for side in sides:
             manager = side.manager("full", 200_000)
             serve(manager, make_requests(side, prompts, "first"))
@@ -74,18 +76,37 @@ class Queue:
         return [ask(request)[1] for request in self.waiting[1]]
 
     def row(self, case: str, rounds: int, goal: float | None = None) -> Row:
-        """Nanoseconds per block that hits."""
+        """Nanoseconds per block that hits, nothing being remembered."""
         if self.ours() != self.theirs():
             raise AssertionError(f"{case}: hit lengths differ")
-        num_hits = sum(self.ours()) // BLOCK
-        gc.collect()
         times: list[list[float]] = [[], []]
+        gc.collect()
         for _ in range(rounds):
-            for place, ask in enumerate((self.ours, self.theirs)[: 1 + self.peer.timed]):
-                start = now()
-                ask()
-                times[place].append((now() - start) / num_hits * 1e9)
+            self.queries.rows.forget()
+            self._ask(times)
         return compared("match a queue", case, "ns/hit", *times, self.peer.name, goal)
+
+    def again(self, case: str, rounds: int) -> Row:
+        """The same from step to step."""
+        times: list[list[float]] = [[], []]
+        rng = np.random.default_rng(0)
+        self.ours()
+        for number in range(rounds):
+            tokens = rng.integers(0, 128_000, 850 * BLOCK).tolist()
+            for side, manager in zip(self.sides, self.managers, strict=True):
+                serve(manager, [side.request(f"between{number}", tokens)], max_live=0)
+            if self._ask(times):
+                raise AssertionError(f"{case}: hit lengths differ")
+        return compared("match a queue again", case, "ns/hit", *times, self.peer.name)
+
+    def _ask(self, times: list[list[float]]) -> bool:
+        """One round; whether the sides differ, where both are timed."""
+        hits = []
+        for place, ask in enumerate((self.ours, self.theirs)[: 1 + self.peer.timed]):
+            start = now()
+            hits.append(ask())
+            times[place].append((now() - start) / (sum(hits[0]) // BLOCK) * 1e9)
+        return hits[0] != hits[-1]
 
 
 def track(queries: Any, requests: list[Any], words: str, rounds: int) -> list[Row]:
@@ -167,6 +188,7 @@ def made(options: argparse.Namespace) -> Iterator[Row]:
     queue = Queue(sides, load.prompts, asked)
     row = queue.row(words, options.rounds, goal=100)
     yield row
+    yield queue.again(words, options.rounds)
     queue.queries.untrack(queue.rows)
     # A hash and the record of a block.
     yield beside_limit(row, (32 + 64) * ns_per_byte("read in order"), "96 bytes in order")
@@ -177,7 +199,9 @@ def made(options: argparse.Namespace) -> Iterator[Row]:
         rng = np.random.default_rng(count)
         prompts = rng.integers(0, 128_000, (count, blocks * BLOCK + 1)).tolist()
         case = f"{count:,} requests of {blocks:,} blocks"
-        yield Queue(sides, prompts, count).row(case, options.rounds)
+        queue = Queue(sides, prompts, count)
+        yield queue.row(case, options.rounds)
+        yield queue.again(case, options.rounds)
     yield from decode(sides, min(RUNNING, options.most))
 
 

@@ -193,6 +193,7 @@ def beside_sglang(cache: RadixCache, side: Side, load: Workload, rounds: int) ->
         batch = BatchManager(manager, asked, sum(len(r.block_hashes) for r in again))
         rows = batch.track(again)
         batch.match(rows)
+        batch.rows.forget()
         start = now()
         ours = batch.match(rows).num_tokens
         taken = now() - start

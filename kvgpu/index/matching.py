@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from kvgpu._jit import AHEAD, inline, jit, leaf, lowest_bit, prefetch
+from kvgpu._jit import inline, jit, leaf, lowest_bit, prefetch
 from kvgpu.blocks import FIRST
 from kvgpu.index.table import find_first, same_key, slot_hash
 from kvgpu.kernels.layout import (
@@ -15,8 +15,11 @@ from kvgpu.kernels.layout import (
     QUERY_STRIDE,
     QUERY_WORDS,
 )
-from kvgpu.marks import LEFT, region_of
+from kvgpu.marks import LEFT, REGION_SHIFT, region_of
 from kvgpu.policies import apply_rule, common_hit
+
+FAR = 32
+"""Blocks of a run between asking for a line and using it: a run is short, and its lines come from memory."""
 
 KNOWN, REGIONS_OF, SUM, MEMO_WORDS = 0, 1, 2, 4
 """What is known of a request since its last lookup: so many leading blocks are cached in all groups of the first
@@ -71,19 +74,23 @@ def follow(ctx: Any, line: int, row: int, block: int, end: int) -> int:
     """
     records, _, rows, stride, groups, ids, last, _, marks, run = ctx
     group = groups[line]
+    # Kept in registers: compiled code must expect every store to change what lies in arrays.
+    regions, shift = 0, marks[REGION_SHIFT]
     while block < end:
         hint = records[row].successor
-        guess = hint + AHEAD * (hint - row)
+        guess = hint + FAR * (hint - row)
         if 0 <= guess < len(records):
             prefetch(records, guess)
         place = (block + 1) * stride - 1
+        prefetch(rows, place + FAR)
         k0, k1, k2, k3 = rows[place, 0], rows[place, 1], rows[place, 2], rows[place, 3]
         if not (records[hint].flags & FIRST and same_key(records[hint], k0, k1, k2, k3, group)):
             break
         ids[line, block] = hint
-        run[REGIONS_OF] |= 1 << region_of(marks, hint)
+        regions |= 1 << (hint >> shift)
         row = hint
         block += 1
+    run[REGIONS_OF] |= regions
     last[line, 0] = block - 1
     last[line, 1] = row
     return block
