@@ -70,7 +70,7 @@ def make_scratch(plan: Any, num_groups: int, longest: int) -> Any:
         num_queries, np.empty((num_lines, longest), np.int32),
         np.empty(num_lines * longest, np.int32), np.zeros(num_groups + 1, np.int64),
         np.empty((num_lines, 2), np.int64), np.zeros(num_queries, np.int64),
-        np.zeros(num_queries, np.int64), np.empty((2, MEMO_WORDS), np.int64),
+        np.zeros(num_queries, np.int64), np.empty((num_queries, MEMO_WORDS), np.int64),
     )  # fmt: skip
 
 

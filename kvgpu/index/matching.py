@@ -128,7 +128,7 @@ def bind_query(ctx: Any, query: int) -> Any:
     groups = words[PLAN_HEADER + words[PLAN_NUM_QUERIES] * QUERY_WORDS :]
     return (
         records, table, rows, words[base + QUERY_STRIDE], groups[begin:end], ids[begin:end],
-        last[begin:end], seed, marks, run[min(query, 1)],
+        last[begin:end], seed, marks, run[query],
     )  # fmt: skip
 
 
@@ -155,11 +155,11 @@ def match_rows(
     num_lines = len(words) - PLAN_HEADER - num_queries * QUERY_WORDS
     ids = np.empty((num_lines, len(rows)), np.int32)
     # One allocation for what is small: each costs as much as ten hits.
-    scratch = np.empty(2 * (num_queries + num_lines + MEMO_WORDS), np.int64)
+    scratch = np.empty(2 * (num_queries + num_lines) + num_queries * MEMO_WORDS, np.int64)
     firsts, lengths = scratch[:num_queries], scratch[num_queries : 2 * num_queries]
     last = scratch[2 * num_queries : 2 * (num_queries + num_lines)].reshape((num_lines, 2))
     last[:] = -2
-    run = scratch[2 * (num_queries + num_lines) :].reshape((2, MEMO_WORDS))
+    run = scratch[2 * (num_queries + num_lines) :].reshape((num_queries, MEMO_WORDS))
     run[:] = 0
     ctx = (records, table, rows, words, ids, last, seed, marks, run)
     num_tokens = common_hit(
@@ -201,7 +201,7 @@ def match_batch_rows(
     last = np.empty((num_lines, 2), np.int64)
     firsts = np.empty(num_queries, np.int64)
     found = np.empty(num_queries, np.int64)
-    run = np.empty((2, MEMO_WORDS), np.int64)
+    run = np.empty((num_queries, MEMO_WORDS), np.int64)
     for r in range(len(begins)):
         mine = rows[begins[r] : ends[r]]
         last[:] = -2

@@ -12,6 +12,7 @@ MODELS = {
     "full": ((full(4),), {}),
     "full_eagle": ((full(4),), {"use_eagle": True}),
     "two_full": ((full(4), window(4, 8), full(4)), {}),
+    "sizes": ((full(4), full(8), full(16)), {}),
     "window": ((window(4, 12),), {}),
     "chunked": ((chunked(4, 16),), {}),
     "hybrid": ((full(8), window(4, 8), window(4, 8)), {}),

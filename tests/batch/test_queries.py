@@ -15,6 +15,7 @@ MODELS = {
     "window": ((window(4, 12),), {}),
     "chunked": ((chunked(4, 16),), {}),
     "mamba": ((mamba(4),), {}),
+    "sizes": ((full(4), full(8), full(16)), {}),
     "hybrid": ((full(8), window(4, 8), window(4, 8)), {}),
     "hybrid_eagle": ((full(4), window(4, 12)), {"eagle_groups": [0]}),
     "hybrid_mamba": ((full(4), mamba(8)), {}),

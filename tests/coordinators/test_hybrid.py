@@ -50,6 +50,19 @@ def test_each_group_hits_what_its_attention_needs(backend):
 
 
 @per_backend
+@pytest.mark.parametrize("specs", [(full(4), full(8)), (full(8), full(4), full(16), window(4, 8))])
+def test_full_attention_of_several_block_sizes_hits_its_own_blocks(backend, specs):
+    manager = make_manager(*specs, backend=backend)
+    first = make_request("a", 70, 4)
+    admit(manager, first)
+    blocks, length = lookup(manager, 70, 4)
+    assert length == 64
+    for group, (spec, ids) in enumerate(zip(specs, blocks, strict=True)):
+        if spec == full(spec.block_size):
+            assert ids == held(manager, first, group)[: length // spec.block_size]
+
+
+@per_backend
 @pytest.mark.parametrize(
     ("evicted", "num_blocks"),
     [
