@@ -19,8 +19,8 @@ DONE, FREED, NO_TOKENS, NO_HASHES, HASHED, NARROW, UNPREPARED = 0, 3, 4, 5, 6, 7
 
 (
     NULL_ID, SEED, LOOKAHEAD, MAX_MODEL_LEN, RESERVED, HASH_SIZE, WHOLE, CACHES, CACHING, STOPS, STAMP,
-    ARRAYS, CHECKED, LOG_ROOM, TRUSTS,
-) = range(15)  # fmt: skip
+    ARRAYS, CHECKED, LOG_ROOM, TRUSTS, OPTION_WORDS,
+) = range(16)  # fmt: skip
 """Words of the options of a step. ARRAYS: whether compiled code serves it, or is asked for a check only. CHECKED:
 all was checked and prepared before. LOG_ROOM: notes that the journal has room for; below 0, something else has
 to be prepared if any block changes. TRUSTS: nobody else has freed blocks of any row."""

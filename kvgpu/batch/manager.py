@@ -9,7 +9,7 @@ import numpy.typing as npt
 from kvgpu.batch import check, step
 from kvgpu.batch.requests import TrackedRequests
 from kvgpu.batch.result import BatchAllocation
-from kvgpu.batch.row_record import TWICE, UNTRACKED, RowIds, integers
+from kvgpu.batch.row_record import MOST, TWICE, UNTRACKED, RowIds, integers
 from kvgpu.batch.single import allocate_one_by_one, refuse_hashed
 from kvgpu.batch.tables import check_tables, write_tables
 from kvgpu.errors import ArgumentError, BlockStateError
@@ -58,6 +58,15 @@ class BatchManager(TrackedRequests):
         self._num_groups = num_groups = self.tables.shape[1]
         self._num_closed = manager.block_pool.tables.num_closed
         self._head = np.zeros(check.HEAD_WORDS, np.int64)
+        # Written anew by every call: making an array costs more than filling it, above all when nothing of the code
+        # is in the processor's caches.
+        self._one_number = np.zeros(1, np.int64)
+        self._options = options = np.zeros(check.OPTION_WORDS, np.int64)
+        options[check.NULL_ID] = manager.block_pool.state.null_id
+        options[check.SEED] = getattr(manager.block_pool.index, "seed", 0)
+        options[check.MAX_MODEL_LEN] = manager.max_model_len
+        options[check.HASH_SIZE] = manager.coordinator.hash_block_size
+        options[check.CACHING] = manager.enable_caching
         plan = self._plan()
         self._plan_words = NO_PLAN if plan is None else plan.words
         self._lines = np.zeros((2, num_groups), np.int64)
@@ -113,23 +122,30 @@ class BatchManager(TrackedRequests):
         `KVCacheManager.allocate_slots`.
         """
         rows, stamp = self.rows.as_rows(rows)
-        given = integers("num_new_tokens", num_new_tokens, len(rows))
-        manager, pool, caching = self.manager, self.manager.block_pool, self.manager.enable_caching
+        if num_new_tokens.__class__ is int and -MOST <= num_new_tokens <= MOST:
+            given = self._one_number
+            given[0] = num_new_tokens
+        else:
+            given = integers("num_new_tokens", num_new_tokens, len(rows))
+        manager, pool = self.manager, self.manager.block_pool
         widths = NO_WIDTHS if out is None else check_tables(out, len(self.tables), self._num_groups)
         arrays = manager.arrays
         if arrays is not None and not (arrays.ready() and self._fits_records()):
             arrays = None
-        caches = caching and not delay_cache_blocks
+        caches = manager.enable_caching and not delay_cache_blocks
         adopts = caches and pool.state.width is None and self.rows.width > 0
         log = NO_LOG if arrays is None else arrays.index.log_for(0)
-        log_room = -1 if adopts else NO_LIMIT if log is NO_LOG else 0
-        options = np.array(
-            [pool.state.null_id, getattr(pool.index, "seed", 0), num_lookahead_tokens,
-             manager.max_model_len, reserved_blocks, manager.coordinator.hash_block_size,
-             full_sequence_must_fit, caches, caching, stop_when_full, stamp, arrays is not None, False,
-             log_room, self._trusts()],
-            np.int64,
-        )  # fmt: skip
+        options = self._options
+        options[check.LOOKAHEAD] = num_lookahead_tokens
+        options[check.RESERVED] = reserved_blocks
+        options[check.WHOLE] = full_sequence_must_fit
+        options[check.CACHES] = caches
+        options[check.STOPS] = stop_when_full
+        options[check.STAMP] = stamp
+        options[check.ARRAYS] = arrays is not None
+        options[check.CHECKED] = False
+        options[check.LOG_ROOM] = -1 if adopts else NO_LIMIT if log is NO_LOG else 0
+        options[check.TRUSTS] = self._trusts()
         found, head = self._step(rows, given, widths, options, log)
         status = head[check.STATUS]
         if status not in (check.DONE, check.UNPREPARED):

@@ -40,8 +40,6 @@ def integers(name: str, values: npt.ArrayLike, count: int) -> npt.NDArray[np.int
     Raises:
         ArgumentTypeError: Of another dtype or shape.
     """
-    if values.__class__ is int and abs(values) <= MOST:
-        return np.array([values], np.int64)
     given = np.asarray(values)
     if given.size == 0 and given.ndim == 1:
         given = given.astype(np.int64)
