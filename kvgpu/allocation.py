@@ -13,7 +13,7 @@ from typing import Any
 from kvgpu._jit import inline, jit, leaf
 from kvgpu.free_list import release_all
 from kvgpu.groups.block_tables import split_ids
-from kvgpu.groups.rules import blocks_of, quiet_tokens
+from kvgpu.groups.rules import blocks_beyond, quiet_tokens
 from kvgpu.groups.steps import (
     OFFENDER,
     Ask,
@@ -27,7 +27,7 @@ from kvgpu.groups.steps import (
     take_hits,
 )
 from kvgpu.kernels.layout import FULL, SLIDING_WINDOW
-from kvgpu.table_store import LENGTH, NUM_CACHED, QUIET, make_room, release_segment
+from kvgpu.table_store import LENGTH, LIMIT, NUM_CACHED, QUIET, make_room, release_segment
 
 FITS, NO_ROOM, HASHED_BEFORE = 0, 1, 2
 """What became of a call. HASHED_BEFORE: a block that should be cached has a hash already; nothing was done."""
@@ -95,13 +95,15 @@ def allocate_request(
         return NO_ROOM
     for g in range(num_groups):
         # All at once, so that a row moves at most once.
-        make_room(store[0], store[1], store[2], mine[g], blocks_of(longest, groups[g].block_size))
+        room = store[0][mine[g], LIMIT]
+        room += blocks_beyond(longest, room, groups[g].block_size)
+        make_room(store[0], store[1], store[2], mine[g], room)
         if ask.takes_hits or ask.num_external > 0:
             mine_hits = hits[ends[g] : ends[g + 1]]
             starts[1, g] = take_hits(pool, store, groups[g], mine[g], mine_hits, ask, tally)
     for g in range(num_groups):
         starts[0, g] = store[0][mine[g], LENGTH]
-        missing = blocks_of(num_slots, groups[g].block_size) - starts[0, g]
+        missing = blocks_beyond(num_slots, starts[0, g], groups[g].block_size)
         extend(pool, store, mine[g], missing, tally)
     if ask.caches:
         for g in range(num_groups):

@@ -9,7 +9,7 @@ import numpy as np
 
 from kvgpu._jit import inline, leaf, prefetch
 from kvgpu.batch.row_record import check_row
-from kvgpu.groups.rules import blocks_of
+from kvgpu.groups.rules import blocks_beyond, blocks_of
 from kvgpu.groups.steps import TALLY_WORDS, first_hashed, full_blocks
 from kvgpu.index.table import bucket_of, slot_hash
 from kvgpu.table_store import BEGIN, LENGTH, LIMIT, SERIAL, TOP, segment_class
@@ -74,7 +74,7 @@ def status_of(table: Any, row: int, new: int, options: Any, head: Any) -> int:
         head[WAITING] += 1
         head[LONGEST] = max(head[LONGEST], record.end - record.begin)
     num_cacheable = min(num_main, record.num_tokens)
-    if options[CACHES] and record.end - record.begin < num_cacheable // options[HASH_SIZE]:
+    if options[CACHES] and num_cacheable >= (record.end - record.begin + 1) * options[HASH_SIZE]:
         return NO_HASHES
     return DONE
 
@@ -106,8 +106,9 @@ def add_bounds(
     num_cacheable = min(num_main, record.num_tokens)
     pool = (records, rows, 0, rows, options[NULL_ID], rows)
     for g in range(len(groups)):
-        required = blocks_of(num_main + options[LOOKAHEAD], groups[g].block_size)
         held = rows[mine[g], LENGTH] if bound else 0
+        num_slots = num_main + options[LOOKAHEAD]
+        required = held + blocks_beyond(num_slots, held, groups[g].block_size)
         if not bound or required > rows[mine[g], LIMIT]:
             head[SEGMENTS] += 1 << segment_class(required)
         head[CHANGES] += max(required - held, 0)

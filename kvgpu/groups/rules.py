@@ -28,6 +28,12 @@ def blocks_of(num_tokens: int, block_size: int) -> int:
 
 
 @leaf
+def blocks_beyond(num_tokens: int, held: int, block_size: int) -> int:
+    """Blocks that so many tokens take beyond those held; without a division, the dearest step here, where none do."""
+    return 0 if num_tokens <= held * block_size else blocks_of(num_tokens, block_size) - held
+
+
+@leaf
 def skipped_tokens(kind: int, extent: int, num_computed: int) -> int:
     """Tokens at the front that the next token does not attend to."""
     if kind == FULL:

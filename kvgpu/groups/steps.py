@@ -12,6 +12,7 @@ from kvgpu.free_list import count_free, pop_into, release_all, touch_all
 from kvgpu.groups.block_tables import split_ids
 from kvgpu.groups.rules import (
     NO_CAP,
+    blocks_beyond,
     blocks_missing,
     blocks_of,
     cacheable_tokens,
@@ -90,12 +91,14 @@ def needed_in_group(
     records, _, _, _, null_id, _ = pool
     rows = store[0]
     size = group.block_size
-    required = blocks_of(num_tokens, size)
+    held = rows[row, LENGTH]
+    required = held + blocks_beyond(num_tokens, held, size)
     if capped and group.cap != NO_CAP:
         required = min(required, group.cap)
-    held = rows[row, LENGTH]
     running = rows[row, NUM_CACHED] >= 0
-    skipped = skipped_tokens(group.kind, group.extent, total) // size
+    skipped = skipped_tokens(group.kind, group.extent, total)
+    if skipped > 0:
+        skipped //= size
     needed = blocks_missing(required, held, running, skipped, len(hits))
     if not running and len(hits) > 0:
         needed += count_free(records, hits[max(0, skipped - held) :], null_id)
@@ -156,6 +159,8 @@ def full_blocks(store: Any, group: Any, row: int, num_cacheable: int) -> tuple[i
     """Blocks that caching has not handled and that become full: [first, behind the last)."""
     size = group.block_size
     first = max(store[0][row, NUM_CACHED], 0)
+    if num_cacheable < (first + 1) * size:
+        return first, first
     num_tokens = cacheable_tokens(num_cacheable, group.alignment, group.eagle != 0, size)
     return first, num_tokens // size
 
