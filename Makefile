@@ -27,7 +27,7 @@ test: $(VENV)/.kernels
 lint: $(VENV)/.dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
-# On the CPU, without peers, some ten minutes. Rows go to bench/data; missed goals are shown and are no failure.
+# On the CPU, without peers, in under ten minutes. Rows go to bench/data; missed goals are shown and are no failure.
 bench: $(VENV)/.dev
 	$(call in-turn,limits pool table,$(BIN)/python,--rounds 3 $(ARGS))
 	$(call in-turn,replay,$(BIN)/python,$(TRACE) --rounds 3 $(ARGS))

@@ -114,11 +114,11 @@ def by_size(axes: Any, x: str, y: str) -> None:
 
 def entries(axes: Any) -> None:
     """The host's table by size, beside what the memory allows."""
-    asked = r"(?:entries, load 0.7, 100% hit, (?:8,192|65,536|1,048,576) keys, limit)"
+    asked = r"(?:entries, load 0.5, 100% hit, (?:8,192|65,536|1,048,576) keys, limit)"
     for name, pattern, color in (
         ("find, hits", f"^find, .*{asked}", OURS),
-        ("insert", r"^insert, .* load 0.7,", "#2ca02c"),
-        ("erase", r"^erase, .* load 0.7,", "#9467bd"),
+        ("insert", r"^insert, .* load 0.5,", "#2ca02c"),
+        ("erase", r"^erase, .* load 0.5,", "#9467bd"),
     ):
         rows = records("table", pattern)
         curve(axes, rows, r"([\d,]+) entries", name, color)
