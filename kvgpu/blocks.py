@@ -168,11 +168,11 @@ class BlockState:
             raise BlockStateError(
                 f"block {block_id} already has a hash; reset_hash() it before it gets another"
             )
+        if record["flags"] & FIRST:
+            self.marks[LEFT + (block_id >> int(self.marks[REGION_SHIFT]))] += 1
         group = get_group_id(key)
         block_hash = get_block_hash(key)
         if self.adopt_width(len(block_hash)) and group <= MAX_GROUP_ID:
-            if record["flags"] & FIRST:
-                self.marks[LEFT + (block_id >> int(self.marks[REGION_SHIFT]))] += 1
             words = np.frombuffer(block_hash.ljust(8 * KEY_WORDS, b"\0"), "<i8")
             for name, word in zip(("k0", "k1", "k2", "k3"), words, strict=True):
                 record[name] = word

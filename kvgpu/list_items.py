@@ -28,6 +28,7 @@ LONG = 16
 _SIZES = (object.__basicsize__, list.__basicsize__, bytes.__basicsize__, int.__basicsize__)
 KNOWN_LAYOUT = (
     sys.implementation.name == "cpython"
+    and sys.byteorder == "little"
     and sys.maxsize > 1 << 32
     and (*_SIZES, sys.int_info.bits_per_digit) == (16, ITEMS + 16, BYTES + 1, DIGIT, 30)
     and not sysconfig.get_config_var("Py_GIL_DISABLED")
@@ -37,7 +38,12 @@ KNOWN_LAYOUT = (
 
 @jit
 def _copy_bytes(listed: int, count: int, kind: int, out: Any) -> int:
-    """Copy items of the list at an address, as far as they are of a type and fill a row of `out`; how many."""
+    """Copy items of the list at an address, as far as they are of a type and fill a row of `out`; how many.
+
+    -1 if they are not `count`: the list may have changed since its caller looked, but cannot while this runs.
+    """
+    if word_from(listed + SIZE) != count:
+        return -1
     items = word_from(listed + ITEMS)
     words = out.shape[1]
     for i in range(-AHEAD, count):
@@ -56,10 +62,13 @@ def _copy_bytes(listed: int, count: int, kind: int, out: Any) -> int:
 
 
 @jit
-def _copy_digits(listed: int, count: int, example: int, zero: int, out: Any) -> int:
-    """Copy items of the list at an address, as far as they are 0 or of the sign and size of an example; how many."""
+def _copy_digits(listed: int, count: int, one: int, large: int, zero: int, out: Any) -> int:
+    """Copy items of the list at an address, as far as they are 0 or of the sign and size of 1 or of a large number of
+    one digit (CPython may mark small ones); how many. -1 if they are not `count`, as in `_copy_bytes`."""
+    if word_from(listed + SIZE) != count:
+        return -1
     items = word_from(listed + ITEMS)
-    kind, size = word_from(example + TYPE), word_from(example + SIZE)
+    kind, size, small_size = word_from(one + TYPE), word_from(large + SIZE), word_from(one + SIZE)
     for i in range(-AHEAD, count):
         if i + AHEAD < count:
             prefetch_at(word_from(items + 8 * (i + AHEAD)))
@@ -68,7 +77,7 @@ def _copy_digits(listed: int, count: int, example: int, zero: int, out: Any) -> 
         item = word_from(items + 8 * i)
         if word_from(item + TYPE) != kind:
             return i
-        if word_from(item + SIZE) == size:
+        if word_from(item + SIZE) == size or word_from(item + SIZE) == small_size:
             out[i] = word_from(item + DIGIT) & LOW_32
         elif item == zero:
             out[i] = 0
@@ -86,8 +95,7 @@ def copy_hashes(listed: list[Any], width: int, rows: npt.NDArray[np.int64]) -> b
     if not KNOWN_LAYOUT:
         return False
     rows[:, width // 8 :] = 0
-    count = len(listed)
-    return _copy_bytes(id(listed), count, id(bytes), rows[:, : width // 8]) == count
+    return _copy_bytes(id(listed), len(rows), id(bytes), rows[:, : width // 8]) == len(rows)
 
 
 def integers_of_list(listed: list[Any]) -> npt.NDArray[np.int32] | None:
@@ -98,6 +106,6 @@ def integers_of_list(listed: list[Any]) -> npt.NDArray[np.int32] | None:
     if not KNOWN_LAYOUT:
         return None
     out = np.empty(len(listed), np.int32)
-    example, zero = 1 << 29, 0
-    copied = _copy_digits(id(listed), len(listed), id(example), id(zero), out)
-    return out if copied == len(listed) else None
+    one, large, zero = 1, 1 << 29, 0
+    copied = _copy_digits(id(listed), len(out), id(one), id(large), id(zero), out)
+    return out if copied == len(out) else None

@@ -59,24 +59,24 @@ def sliding_window_hit(
     """
     need = extent + 1 if drop else extent
     first = 0
-    run = 0
+    streak = 0
     length = 0
     found = False
     i = max_length // block_size - 1
     while i >= 0 and not found:
         if hit(ctx, i):
             end = i if drop else i + 1
-            if run > 0 or end * block_size % alignment == 0:
-                run += 1
-                if run >= need:
+            if streak > 0 or end * block_size % alignment == 0:
+                streak += 1
+                if streak >= need:
                     first = i
-                    length = i + run
+                    length = i + streak
                     found = True
         else:
-            run = 0
+            streak = 0
         i -= 1
     if not found:
-        length = aligned_down(run, block_size, alignment)
+        length = aligned_down(streak, block_size, alignment)
     if drop and length > 0:
         length = aligned_down(length - 1, block_size, alignment)
     return min(first, length), length

@@ -96,7 +96,7 @@ class TableStore:
         rows: int64 [rows, ROW_WORDS].
         ids: int32, the memory of all rows.
         heads: int64, end of the used part and free segments by size.
-        num_closed: Rows that `close` has closed: those who keep rows look whether theirs are among them.
+        num_closed: Rows that were closed: those who keep rows look whether theirs are among them.
         mirrors: Rows that are written back to lists of others after every change.
     """
 
@@ -138,6 +138,7 @@ class TableStore:
         """Give back rows that hold no memory. O(len(opened))."""
         self.rows[opened] = 0
         self._idle += opened
+        self.num_closed += len(opened)
 
     def num_used(self) -> int:
         """Rows that are open."""

@@ -2,6 +2,7 @@
 
 import importlib.util
 import shutil
+import sys
 from pathlib import Path
 
 import numba
@@ -29,6 +30,21 @@ COMPILED_FROM = [
 
 def add(a, b):
     return a + b
+
+
+@_jit.inline
+def first_two(values):
+    return values[:2]
+
+
+@_jit.leaf
+def sum_of_first_two(values):
+    return sum_in_parts(values)
+
+
+@_jit.inline
+def sum_in_parts(values):
+    return first_two(values).sum()
 
 
 @_jit.inline
@@ -189,3 +205,16 @@ def test_the_python_function_behind_a_compiled_one_can_be_had(fresh, kept_in):
 
 def test_the_python_function_behind_a_python_function_is_itself():
     assert _jit.python_of(add) is add
+
+
+def test_code_that_a_leaf_has_compiled_first_counts_references_all_the_same():
+    """Numba passes options on to what it compiles on the way; code that does not count takes what it never gave."""
+    from_leaf = _jit.jit(lambda values: sum_of_first_two(values))
+    directly = _jit.jit(lambda values: first_two(values))
+    values = np.arange(5)
+    before = sys.getrefcount(values)
+    assert from_leaf(values) == 1
+    for _ in range(100):
+        assert directly(values).tolist() == [0, 1]
+    after = sys.getrefcount(values)
+    assert after == before

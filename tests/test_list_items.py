@@ -97,6 +97,14 @@ def test_arrays_are_the_same_where_the_layout_is_not_known(monkeypatch, known):
     assert rows_if_of_width(hashes, 32) is None
 
 
+@pytest.mark.parametrize("length", [0, 10, 19, 21, 40])
+def test_a_list_that_has_changed_since_its_length_was_taken_is_refused(length):
+    listed = [bytes([i]) * 32 for i in range(length)]
+    rows = np.zeros((40, KEY_WORDS), np.int64)
+    assert not copy_hashes(listed, 32, rows[:20])
+    assert not rows.any()
+
+
 def test_subclasses_of_bytes_are_taken_all_the_same():
     hashes = [Bytes([i]) * 32 for i in range(2 * LONG)]
     hashes[3] = Bytes(hashes[3])

@@ -292,3 +292,18 @@ def test_foreign_requests_and_our_own_hit_each_others_blocks(backend):
     assert manager.get_computed_blocks(own)[1] == 8
     admit(manager, own)
     assert manager.get_computed_blocks(foreign(make_request("c", 13, 4)))[1] == 12
+
+
+@per_backend
+def test_a_request_without_tokens_hits_no_less_than_its_limit(backend):
+    manager = make_manager(full(4), backend=backend)
+    admit(manager, make_request("a", 40, 4))
+    empty = SimpleNamespace(
+        request_id="e",
+        block_hashes=[],
+        num_tokens=0,
+        skip_reading_prefix_cache=False,
+        num_preemptions=0,
+    )
+    blocks, length = manager.get_computed_blocks(empty)
+    assert (blocks.get_block_ids(), length) == (([],), -1)

@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from kvgpu._jit import inline, leaf, prefetch
-from kvgpu.batch.row_record import check_row
+from kvgpu.batch.row_record import MOST, check_row
 from kvgpu.groups.rules import blocks_beyond, blocks_of
 from kvgpu.groups.steps import TALLY_WORDS, first_hashed, full_blocks
 from kvgpu.index.table import bucket_of, slot_hash
 from kvgpu.table_store import BEGIN, LENGTH, LIMIT, SERIAL, TOP, segment_class
 
-DONE, FREED, NO_TOKENS, NO_HASHES, HASHED, NARROW, UNPREPARED = 0, 3, 4, 5, 6, 7, 8
+DONE, FREED, NO_TOKENS, NO_HASHES, HASHED, NARROW, TOO_MANY, UNPREPARED = 0, 3, 4, 5, 6, 7, 8, 9
 """Ends of a step, beside those of `check_row`: what is wrong with a row, or that `prepare` has to be called."""
 
 (
@@ -67,6 +67,8 @@ def status_of(table: Any, row: int, new: int, options: Any, head: Any) -> int:
     if new <= 0 or (not bound and record.num_tokens == 0):
         return NO_TOKENS
     num_main = tokens_of(record, new)
+    if num_main > MOST:
+        return TOO_MANY
     if bound and is_quiet(record, num_main, options):
         return DONE
     head[BUSY] += 1

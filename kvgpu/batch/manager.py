@@ -182,6 +182,14 @@ class BatchManager(TrackedRequests):
             self._num_closed = store.num_closed
         return True
 
+    def _close(self, opened: npt.NDArray[np.int64]) -> None:
+        """Give back rows of the store that hold no memory, which no other row here is about."""
+        store = self.manager.block_pool.tables
+        known = self._num_closed == store.num_closed
+        store.close_many(opened.reshape(-1).tolist())
+        if known:
+            self._num_closed = store.num_closed
+
     def _step(
         self, rows: RowIds, given: npt.NDArray[np.int64], widths: npt.NDArray[np.int64],
         options: npt.NDArray[np.int64], log: npt.NDArray[np.int64],
@@ -263,7 +271,7 @@ class BatchManager(TrackedRequests):
                 pool.state.records, store.rows, store.ids, store.heads, manager.arrays.groups,
                 records, rows, self.tables, pool.state.null_id,
             )  # fmt: skip
-            store.close_many(self.tables[holding].reshape(-1).tolist())
+            self._close(self.tables[holding])
         if preempt:
             records["preempted"][holding] = True
             for row in holding.tolist():
@@ -302,7 +310,7 @@ class BatchManager(TrackedRequests):
             name = self.rows.requests[row].request_id
             for single, place in zip(managers, self.tables[row].tolist(), strict=True):
                 single.req_to_blocks.adopt(name, place)
-        self.manager.block_pool.tables.close_many(self.tables[waiting[~got]].reshape(-1).tolist())
+        self._close(self.tables[waiting[~got]])
 
     def _count(self, head: list[int]) -> None:
         stats = self.manager.prefix_cache_stats
@@ -322,6 +330,7 @@ class BatchManager(TrackedRequests):
             check.FREED: "has lost its blocks to KVCacheManager.free: untrack() and track() it",
             check.NO_TOKENS: "needs at least 1 new token",
             check.NO_HASHES: "has fewer block hashes than full blocks: give it a block_hasher",
+            check.TOO_MANY: f"would have more than {MOST} tokens",
             check.NARROW: "needs more blocks than `out` has columns",
         }
         return ArgumentError(f"request {name} {reasons[status]}")

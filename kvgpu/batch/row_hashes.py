@@ -258,7 +258,7 @@ class RowHashes:
         It is left in one piece, or behind each of `rows` for `counts` hashes.
         """
         more = np.zeros(len(self._table), np.int64)
-        kept = self.ends > self.begins
+        kept = self._table["limit"] > self.begins
         if rows is not None and counts is not None:
             more[rows] = counts
             kept[rows] = True

@@ -19,9 +19,10 @@ ROW_RECORD = np.dtype(
 """In one line of the processor's cache, or two. begin, end: hashes in the arena; up to limit there is room for more. num_tokens, num_computed,
 num_prompt: tokens of the request, those with slots, those of the prompt (-1: not known). serial: of its
 block table in the first group, 0 while it holds none. quiet: tokens up to which it needs nothing of any group, as
-its table said when the row was last served: less than is true if single calls came between. num_pending, num_ahead: tokens and hashes that its
-request object has not got yet. num_kept: tokens in front of the pending ones that it has got, back to the
-last block of which it has the hash. way: how blocks are hashed, see below. stamp: of the last `check_row`.
+its table said when the row was last served: at most what is true after single calls. num_pending, num_ahead:
+tokens and hashes that its request object has not got yet. num_kept: tokens in front of the pending ones that it has
+got, back to the last block of which it has the hash. way: how blocks are hashed, see below. stamp: of the last
+`check_row`.
 reads: it may reuse cached blocks. preempted: its next lookup counts as one after a preemption."""
 
 UNDECIDED, FROM_ROW, BY_REQUEST = 0, 1, 2

@@ -96,19 +96,19 @@ class RequestRows(RowHashes):
         self.refuse_too_many(sum(map(len, hashes)))
         if width and width not in HASH_WIDTHS:
             raise self._odd_hashes(next(r for r in requests if len(r.block_hashes)))
-        pieces = self.put(hashes, width)
-        if isinstance(pieces, int):
-            raise self._odd_hashes(requests[pieces])
-        self.width = width
-        rows = np.array([self._idle.pop() for _ in requests], np.int64)
-        records = np.zeros(len(rows), ROW_RECORD)
-        records["begin"], records["end"], records["limit"] = pieces.T
-        records["num_tokens"] = [request.num_tokens for request in requests]
+        records = np.zeros(len(requests), ROW_RECORD)
+        records["num_tokens"] = self._num_tokens(requests)
         records["num_prompt"] = [_known(request, "num_prompt_tokens") for request in requests]
         records["num_computed"] = [getattr(r, "num_computed_tokens", 0) for r in requests]
         records["reads"] = [not request.skip_reading_prefix_cache for request in requests]
         records["preempted"] = [getattr(r, "num_preemptions", 0) > 0 for r in requests]
         records["tracked"] = True
+        pieces = self.put(hashes, width)
+        if isinstance(pieces, int):
+            raise self._odd_hashes(requests[pieces])
+        records["begin"], records["end"], records["limit"] = pieces.T
+        self.width = width
+        rows = np.array([self._idle.pop() for _ in requests], np.int64)
         self._table[rows] = records
         self.forget(rows)
         for name, row, request in zip(names, rows.tolist(), requests, strict=True):
@@ -130,7 +130,7 @@ class RequestRows(RowHashes):
         records = self._table[checked]
         requests = [self.requests[row] for row in checked]
         counts = (records["end"] - records["begin"]).tolist()
-        num_tokens = [request.num_tokens for request in requests]
+        num_tokens = self._num_tokens(requests)
         new = [self._words(request, have) for request, have in zip(requests, counts, strict=True)]
         width = self.common_width([request.block_hashes for request in requests])
         self.refuse_too_many(sum(map(len, new)))
@@ -233,6 +233,14 @@ class RequestRows(RowHashes):
         if rows is None:
             raise self._odd_hashes(request)
         return rows
+
+    @staticmethod
+    def _num_tokens(requests: Sequence[Any]) -> list[int]:
+        counts = [int(request.num_tokens) for request in requests]
+        for request, count in zip(requests, counts, strict=True):
+            if count > MOST:
+                raise ArgumentError(f"request {request.request_id} has more than {MOST} tokens")
+        return counts
 
     @staticmethod
     def _odd_hashes(request: Any) -> ArgumentError:

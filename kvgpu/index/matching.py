@@ -6,8 +6,9 @@ import numpy as np
 
 from kvgpu._jit import inline, jit, leaf, lowest_bit, prefetch
 from kvgpu.blocks import FIRST
-from kvgpu.index.table import find_first, same_key, slot_hash
+from kvgpu.index.table import bucket_of, find_first, same_key, slot_hash, slots_of_tag
 from kvgpu.kernels.layout import (
+    LOW_32,
     PLAN_HEADER,
     PLAN_NUM_QUERIES,
     QUERY_FIRST_LINE,
@@ -20,6 +21,9 @@ from kvgpu.policies import apply_rule, common_hit
 
 FAR = 32
 """Blocks of a run between asking for a line and using it: a run is short, and its lines come from memory."""
+
+APART = 4
+"""Requests between the lines of a lookup that are asked for one after the other."""
 
 KNOWN, REGIONS_OF, SUM, MEMO_WORDS = 0, 1, 2, 4
 """What is known of a request since its last lookup: so many leading blocks are cached in all groups of the first
@@ -103,6 +107,7 @@ def probe_run(ctx: Any, block: int, end: int) -> int:
     Blocks before `run[KNOWN]` are cached and not looked at; `run` learns how far they are, and in which regions.
     """
     marks, run = ctx[8], ctx[9]
+    end = max(end, block)
     known = min(run[KNOWN], end)
     for line in range(len(ctx[4])):
         place = max(block, known)
@@ -130,6 +135,37 @@ def bind_query(ctx: Any, query: int) -> Any:
         records, table, rows, words[base + QUERY_STRIDE], groups[begin:end], ids[begin:end],
         last[begin:end], seed, marks, run[query],
     )  # fmt: skip
+
+
+@leaf
+def load_first(
+    records: Any, table: Any, rows: Any, begins: Any, ends: Any, memo: Any, places: Any, words: Any,
+    seed: int, r: int,
+) -> None:  # fmt: skip
+    """Ask for what the lookup of request r will begin with, and those behind it: each line tells where the next lies.
+
+    That is the first block in the first group, unless it is known: right for full attention, no harm for others.
+    """
+    stride = words[PLAN_HEADER + QUERY_STRIDE]
+    group = words[PLAN_HEADER + words[PLAN_NUM_QUERIES] * QUERY_WORDS]
+    for stage in range(3):
+        far = r + (3 - stage) * APART
+        if far >= len(begins):
+            continue
+        place = begins[far] + stride - 1
+        if place >= ends[far] or memo[places[far], KNOWN] > 0:
+            continue
+        if stage == 0:
+            prefetch(rows, place)
+            continue
+        h = slot_hash(rows[place, 0], rows[place, 1], rows[place, 2], rows[place, 3], group, seed)
+        bucket = bucket_of(h, len(table))
+        if stage == 1:
+            prefetch(table, bucket)
+            continue
+        found = slots_of_tag(table, bucket, h & LOW_32)
+        if found:
+            prefetch(records, (table[bucket, lowest_bit(found)] & LOW_32) - 1)
 
 
 @leaf
@@ -203,6 +239,7 @@ def match_batch_rows(
     found = np.empty(num_queries, np.int64)
     run = np.empty((num_queries, MEMO_WORDS), np.int64)
     for r in range(len(begins)):
+        load_first(records, table, rows, begins, ends, memo, places, words, seed, r)
         mine = rows[begins[r] : ends[r]]
         last[:] = -2
         run[:] = 0

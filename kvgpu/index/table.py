@@ -198,6 +198,9 @@ def insert_all(
             record.k2 = k2
             record.k3 = k3
             record.group = group
+            if record.flags & FIRST:
+                # Somebody has reset the hash of a block that was in.
+                marks[LEFT + region_of(marks, row)] += 1
             record.flags = HAS_HASH | flags
             new_keys += enter_row(
                 records, table, row, k0, k1, k2, k3, group, marks[i & RING_MASK], log

@@ -349,3 +349,19 @@ def test_a_prefix_is_found_by_hashes_that_the_request_has_not_got():
     )
     assert manager.block_pool.prefix_cache.map.extras
     assert batch.match(row).num_tokens.tolist() == [8]
+
+
+def test_a_row_that_has_lost_its_hashes_keeps_its_piece_when_the_arena_is_packed():
+    batch = make_batch(full(SIZE), max_hashes=40)
+    short = make_request("short", 3, SIZE)
+    rows = batch.track([short])
+    batch.append_batch(rows, [7])
+    other = make_request("other", list(range(200, 200 + 8 * SIZE)), SIZE)
+    row_of_other = batch.track([other])
+    short.append_output_token_ids(9)
+    batch.sync(rows)
+    long = make_request("long", list(range(300, 300 + 28 * SIZE)), SIZE)
+    row_of_long = batch.track([long])
+    batch.extend(rows)
+    for row, request in ((rows, short), (row_of_other, other), (row_of_long, long)):
+        assert list(batch.rows.hashes(row[0])) == list(request.block_hashes)

@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+from batch_tools import requests_of
 from managers import admit, chunked, full, make_manager, make_request, mamba, window
 
 from kvgpu.batch.queries import BatchQueries
+from kvgpu.hashing import BlockHash, make_block_hash_with_group_id
 from kvgpu.index.matching import KNOWN
 from kvgpu.marks import REGIONS, make_marks, region_of
 
@@ -120,6 +122,24 @@ def test_they_are_not_after_a_block_of_another_region_has_left(asked):
     assert asked.match().num_tokens.tolist() == [36]
     manager.evict_blocks({9})
     assert asked.match().num_tokens.tolist() == [0]
+
+
+def test_a_block_that_gets_another_hash_by_hand_is_noticed(asked):
+    """Even so: its old key is still in the index, and names a block of another one."""
+    pool = asked.manager.block_pool
+    block = pool.blocks[5]
+    block.reset_hash()
+    pool.cache_full_blocks(make_request("other", [9] * 4, 4), [block], 0, 1, 4, 0)
+    assert asked.match().num_tokens.tolist() == fresh_hits(asked.manager, requests_of(asked))[0]
+
+
+@pytest.mark.parametrize("widths", [(32,), (20, 32), (20,)])
+def test_a_hash_that_is_set_by_hand_is_noticed(asked, widths):
+    block = asked.manager.block_pool.blocks[5]
+    for width in widths:
+        block.reset_hash()
+        block.block_hash = make_block_hash_with_group_id(BlockHash(b"x" * width), 0)
+    assert asked.match().num_tokens.tolist() == fresh_hits(asked.manager, requests_of(asked))[0]
 
 
 def test_a_row_that_is_handed_out_again_knows_nothing(asked):

@@ -1,10 +1,13 @@
 """Bad input of batches: a typed error, and everything as it was, even if only the last row is bad."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from batch_tools import make_batch, poisoned, refused, requests_of, track
 from managers import full, make_request, per_backend, window
 
+from kvgpu.batch.manager import BatchManager
 from kvgpu.errors import ArgumentError, ArgumentTypeError, BlockStateError
 from kvgpu.request import Request
 
@@ -69,6 +72,15 @@ class TestRows:
         with refused(served, ArgumentError, "lost its blocks"):
             call(served, ROWS)
 
+    @pytest.mark.parametrize("call", [CALLS["allocate_batch"], CALLS["free_batch"]])
+    def test_a_row_whose_blocks_another_batch_has_freed_is_refused(self, served, call):
+        served.sync()
+        other = BatchManager(served.manager, 4, 100)
+        other.free_batch(other.track([served.rows.requests[1]]))
+        assert other.allocate_batch(other.track([make_request("t", 9, 4)]), 9).fits.all()
+        with refused(served, ArgumentError, "lost its blocks"):
+            call(served, ROWS)
+
     def test_requests_that_were_never_tracked_may_be_freed_beside_the_batch(self, served):
         other = make_request("other", 9, 4)
         served.manager.allocate_slots(other, 9)
@@ -92,6 +104,11 @@ class TestTokens:
     @pytest.mark.parametrize("tokens", [1.0, [1.0] * 3, True, "one", [1, 2], [[1, 2, 3]], [1] * 4])
     def test_new_tokens_that_are_not_one_integer_a_row_are_refused(self, served, tokens):
         with refused(served, ArgumentTypeError, "num_new_tokens"):
+            served.allocate_batch(ROWS, tokens)
+
+    @pytest.mark.parametrize("tokens", [(1 << 31) - 1, 1 << 32, [1, (1 << 31) - 8, 1]])
+    def test_more_tokens_than_a_record_can_count_are_refused(self, served, tokens):
+        with refused(served, ArgumentError, "more than"):
             served.allocate_batch(ROWS, tokens)
 
     def test_a_request_without_tokens_is_refused(self, served):
@@ -135,6 +152,19 @@ class TestRequests:
     def test_tracking_a_tracked_request_is_refused(self, served):
         with refused(served, ArgumentError, "tracked already"):
             served.track([make_request("new", 4, 4), served.rows.requests[0]])
+
+    @pytest.mark.parametrize("num_tokens", [1 << 31, 1 << 70])
+    def test_tracking_more_tokens_than_a_record_can_count_is_refused(self, served, num_tokens):
+        long = SimpleNamespace(
+            request_id="long",
+            block_hashes=[],
+            num_tokens=num_tokens,
+            skip_reading_prefix_cache=False,
+        )
+        for _ in range(3):
+            with refused(served, ArgumentError, "more than"):
+                served.track([long])
+        assert len(served.track([make_request("one more", 4, 4)])) == 1
 
     def test_tracking_more_requests_than_rows_is_refused(self, served):
         with refused(served, ArgumentError, "grow"):
