@@ -139,12 +139,12 @@ def bind_query(ctx: Any, query: int) -> Any:
 
 @leaf
 def load_first(
-    records: Any, table: Any, rows: Any, begins: Any, ends: Any, memo: Any, places: Any, words: Any,
-    seed: int, r: int,
-) -> None:  # fmt: skip
-    """Ask for what the lookup of request r will begin with, and those behind it: each line tells where the next lies.
+    records: Any, table: Any, rows: Any, begins: Any, ends: Any, words: Any, seed: int, r: int
+) -> None:
+    """Ask for what lookups some requests behind r will begin with, one line after the other: each tells where the next
+    lies.
 
-    That is the first block in the first group, unless it is known: right for full attention, no harm for others.
+    That is the first block in the first group: right for full attention, no harm for others.
     """
     stride = words[PLAN_HEADER + QUERY_STRIDE]
     group = words[PLAN_HEADER + words[PLAN_NUM_QUERIES] * QUERY_WORDS]
@@ -153,7 +153,7 @@ def load_first(
         if far >= len(begins):
             continue
         place = begins[far] + stride - 1
-        if place >= ends[far] or memo[places[far], KNOWN] > 0:
+        if place >= ends[far]:
             continue
         if stage == 0:
             prefetch(rows, place)
@@ -239,12 +239,13 @@ def match_batch_rows(
     found = np.empty(num_queries, np.int64)
     run = np.empty((num_queries, MEMO_WORDS), np.int64)
     for r in range(len(begins)):
-        load_first(records, table, rows, begins, ends, memo, places, words, seed, r)
         mine = rows[begins[r] : ends[r]]
         last[:] = -2
         run[:] = 0
         kept = memo[places[r]]
-        if kept[KNOWN] > 0 and sum_of_regions(marks, kept[REGIONS_OF]) == kept[SUM]:
+        if kept[KNOWN] == 0:
+            load_first(records, table, rows, begins, ends, words, seed, r)
+        elif sum_of_regions(marks, kept[REGIONS_OF]) == kept[SUM]:
             run[0, KNOWN], run[0, REGIONS_OF] = kept[KNOWN], kept[REGIONS_OF]
         ctx = (records, table, mine, words, ids, last, seed, marks, run)
         num_tokens[r] = common_hit(
