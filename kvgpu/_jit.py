@@ -62,9 +62,7 @@ def numba_cache_dir() -> str:
 def jit(function: F) -> F:
     """Compile an entry point that Python calls; the machine code is kept on disk."""
     settings: Any = numba.config
-    compiler: Any = (
-        numba.njit
-    )  # its stubs do not know `_nrt`, which a `leaf` that calls would pass on
+    compiler: Any = numba.njit  # its stubs do not know `_nrt`
     previous = settings.CACHE_DIR
     settings.CACHE_DIR = numba_cache_dir()
     try:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kvgpu._jit import python_of
 from kvgpu.errors import BlockStateError
 from kvgpu.hashing import (
     GROUP_ID_BYTES,
@@ -17,9 +18,11 @@ from kvgpu.hashing import (
     get_group_id,
 )
 from kvgpu.kernels.layout import KEY_WORDS, MAX_GROUP_ID
-from kvgpu.marks import LEFT, REGION_SHIFT, make_marks
+from kvgpu.marks import LEFT, make_marks, region_of
 
 Ids = npt.NDArray[np.int32]
+
+_region_of = python_of(region_of)
 
 BLOCK_RECORD = np.dtype(
     [
@@ -169,7 +172,7 @@ class BlockState:
                 f"block {block_id} already has a hash; reset_hash() it before it gets another"
             )
         if record["flags"] & FIRST:
-            self.marks[LEFT + (block_id >> int(self.marks[REGION_SHIFT]))] += 1
+            self.marks[LEFT + _region_of(self.marks, block_id)] += 1
         group = get_group_id(key)
         block_hash = get_block_hash(key)
         if self.adopt_width(len(block_hash)) and group <= MAX_GROUP_ID:

@@ -15,7 +15,7 @@ from kvgpu.index.table import bucket_of, slot_hash
 from kvgpu.table_store import BEGIN, LENGTH, LIMIT, SERIAL, TOP, segment_class
 
 DONE, FREED, NO_TOKENS, NO_HASHES, HASHED, NARROW, TOO_MANY, UNPREPARED = 0, 3, 4, 5, 6, 7, 8, 9
-"""Ends of a step, beside those of `check_row`: what is wrong with a row, or that `prepare` has to be called."""
+"""Ends of a step, beside those of `check_row`: what is wrong with a row, or that room has to be made before (`BatchManager._prepare`)."""
 
 (
     NULL_ID, SEED, LOOKAHEAD, MAX_MODEL_LEN, RESERVED, HASH_SIZE, WHOLE, CACHES, CACHING, STOPS, STAMP,

@@ -81,7 +81,8 @@ class BatchQueries(Exclusive):
 
         One call of compiled code, or one flush and two launches and a copy on a device: it waits.
         Expected O(blocks hit) for full attention the first time; then O(new hits) for a request while no block was
-        evicted from the regions that its hits lie in, each a 64th of the pool. On a device O(hashes * groups) lookups, all independent.
+        evicted from the regions that its hits lie in, each a 64th of the pool. On a device O(hashes * groups)
+        lookups, all independent.
         """
         checked = self.rows.valid(rows)
         if out is not None:

@@ -16,7 +16,8 @@ ROW_RECORD = np.dtype(
      ("num_kept", "<i4"), ("num_ahead", "<i4"), ("quiet", "<i4"), ("way", "i1"), ("reads", "?"),
      ("preempted", "?"), ("tracked", "?")], align=True,
 )  # fmt: skip
-"""In one line of the processor's cache, or two. begin, end: hashes in the arena; up to limit there is room for more. num_tokens, num_computed,
+"""64 bytes, as a line of the processor's cache. begin, end: hashes in the arena; up to limit there is room for
+more. num_tokens, num_computed,
 num_prompt: tokens of the request, those with slots, those of the prompt (-1: not known). serial: of its
 block table in the first group, 0 while it holds none. quiet: tokens up to which it needs nothing of any group, as
 its table said when the row was last served: at most what is true after single calls. num_pending, num_ahead:

@@ -16,7 +16,7 @@ from kvgpu.kernels.layout import (
     QUERY_STRIDE,
     QUERY_WORDS,
 )
-from kvgpu.marks import LEFT, REGION_SHIFT, region_of
+from kvgpu.marks import LEFT, region_of
 from kvgpu.policies import apply_rule, common_hit
 
 FAR = 32
@@ -78,8 +78,7 @@ def follow(ctx: Any, line: int, row: int, block: int, end: int) -> int:
     """
     records, _, rows, stride, groups, ids, last, _, marks, run = ctx
     group = groups[line]
-    # Kept in registers: compiled code must expect every store to change what lies in arrays.
-    regions, shift = 0, marks[REGION_SHIFT]
+    regions = 0
     while block < end:
         hint = records[row].successor
         guess = hint + FAR * (hint - row)
@@ -91,7 +90,7 @@ def follow(ctx: Any, line: int, row: int, block: int, end: int) -> int:
         if not (records[hint].flags & FIRST and same_key(records[hint], k0, k1, k2, k3, group)):
             break
         ids[line, block] = hint
-        regions |= 1 << (hint >> shift)
+        regions |= 1 << region_of(marks, hint)
         row = hint
         block += 1
     run[REGIONS_OF] |= regions
