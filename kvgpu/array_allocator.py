@@ -95,6 +95,8 @@ class ArrayAllocator:
             return NO_ROWS, 0
         if state.width is None:
             state.adopt_width(len(hashes[0]))
+        if not (isinstance(hashes, BlockHashes) and hashes.linked):
+            self.index.settle_for_good()
         if isinstance(hashes, BlockHashes):
             return (hashes.rows if hashes.width == state.width else None), 0
         held = [table.get(request_id) for table in self._tables]

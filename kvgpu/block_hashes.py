@@ -64,6 +64,8 @@ class BlockHashes(Sequence[BlockHash]):
 
     Attributes:
         width: Bytes per hash; 0 while empty.
+        linked: Each is known to say what came before it, so that two of the same follow the same. Hashes that
+            are appended without saying so end it.
 
     Raises:
         ArgumentError: They are not all of 16 or all of 32 bytes.
@@ -71,26 +73,30 @@ class BlockHashes(Sequence[BlockHash]):
     Construction is O(hashes).
     """
 
-    __slots__ = ("_length", "_rows", "width")
+    __slots__ = ("_length", "_rows", "linked", "width")
     __hash__ = None  # type: ignore[assignment]
 
     def __init__(self, hashes: Iterable[BlockHash] = ()) -> None:
         self.width = 0
+        self.linked = True
         self._length = 0
         self._rows = np.empty((0, KEY_WORDS), np.int64)
         self.extend(list(hashes))
 
     @classmethod
-    def of_rows(cls, rows: npt.NDArray[np.int64], width: int) -> "BlockHashes":
+    def of_rows(
+        cls, rows: npt.NDArray[np.int64], width: int, linked: bool = False
+    ) -> "BlockHashes":
         """Hashes of `width` bytes from key words int64 [n, KEY_WORDS]; the array is kept. O(1)."""
         made = cls.__new__(cls)
         made.width = width if len(rows) else 0
+        made.linked = linked
         made._rows, made._length = rows, len(rows)
         return made
 
     def copy(self) -> "BlockHashes":
         """The same hashes in an array of their own. O(n)."""
-        return self.of_rows(self.rows.copy(), self.width)
+        return self.of_rows(self.rows.copy(), self.width, self.linked)
 
     @property
     def rows(self) -> npt.NDArray[np.int64]:
@@ -120,12 +126,12 @@ class BlockHashes(Sequence[BlockHash]):
             )
         self.extend_accepted(hashes)
 
-    def extend_accepted(self, hashes: Sequence[BlockHash]) -> None:
+    def extend_accepted(self, hashes: Sequence[BlockHash], linked: bool = False) -> None:
         """`extend` for hashes that it `accepts`, at least one. Amortised O(len(hashes))."""
         width = len(hashes[0])
-        self.extend_rows(rows_from_bytes(hashes, width), width)
+        self.extend_rows(rows_from_bytes(hashes, width), width, linked)
 
-    def extend_rows(self, rows: npt.NDArray[np.int64], width: int) -> None:
+    def extend_rows(self, rows: npt.NDArray[np.int64], width: int, linked: bool = False) -> None:
         """Append key words int64 [n, KEY_WORDS] of hashes of `width` bytes; an empty one keeps the array.
 
         Nothing is checked. Amortised O(n).
@@ -133,6 +139,7 @@ class BlockHashes(Sequence[BlockHash]):
         if not len(rows):
             return
         self.width = width
+        self.linked = self.linked and linked
         if not self._length:
             self._rows, self._length = rows, len(rows)
             return

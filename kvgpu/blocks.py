@@ -3,7 +3,7 @@
 The records are the state; a `KVCacheBlock` is a view of one, made when somebody asks for it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -41,8 +41,8 @@ BLOCK_RECORD = np.dtype(
     ]
 )
 """k0..k3: block hash, 16-byte hashes padded with 0. prev, next: neighbours in the free queue, -1
-outside it. same_prev, same_next: ring of the blocks with the same key. successor: the block that
-was cached after this one, a hint to be verified."""
+outside it. same_prev, same_next: ring of the blocks with the same key; same_prev of a LED block is the
+block that leads to it. successor: the block that was cached after this one, a hint to be verified."""
 
 CACHE_LINE = 64
 assert BLOCK_RECORD.itemsize == CACHE_LINE
@@ -59,9 +59,18 @@ ODD = 16
 """The hash is of another width than the pool's; it lies in `odd_hashes` and not in the index."""
 COARSE = 32
 """The block spans several hash blocks: the record's key is the last of them, all are in `coarse`."""
+LED, LEADS = 64, 128
+"""The index holds the block without a word in its table: one that LEADS has it as its successor. See
+`kvgpu.index.runs`."""
+COUNTED = 256
+"""The filter of the table counts the key of this block, the first with it."""
 
 HASH_WIDTHS = frozenset({16, 32})
 NO_IDS: Ids = np.empty(0, np.int32)
+
+
+def _nothing_led() -> None:
+    """What an index that leads to no block does in place of settling."""
 
 
 def _aligned_records(num_rows: int) -> np.ndarray:
@@ -76,6 +85,8 @@ class BlockState:
 
     The extra row (`records[num_blocks]`) is the head and tail of the circular free queue; its
     `ref_cnt` counts the free blocks.
+
+    `settle` belongs to the index: it makes records independent of each other before hashes are changed by hand.
     """
 
     def __init__(self, num_blocks: int) -> None:
@@ -89,6 +100,7 @@ class BlockState:
         self.views: dict[int, KVCacheBlock] = {}
         self.foreign: list[KVCacheBlock] = []
         self.queue: Any = None
+        self.settle: Callable[[], None] = _nothing_led
 
     def view(self, block_id: int) -> "KVCacheBlock":
         """The one `KVCacheBlock` of this id; the same object every time. O(1).
@@ -171,6 +183,7 @@ class BlockState:
             raise BlockStateError(
                 f"block {block_id} already has a hash; reset_hash() it before it gets another"
             )
+        self._settle_if_led(record)
         if record["flags"] & FIRST:
             self.marks[LEFT + _region_of(self.marks, block_id)] += 1
         group = get_group_id(key)
@@ -192,9 +205,15 @@ class BlockState:
         self.coarse.clear()
         self.width = None
 
+    def _settle_if_led(self, record: Any) -> None:
+        if record["flags"] & (LED | LEADS):
+            self.settle()
+
     def reset_key(self, block_id: int) -> None:
-        """Forget the hash of a block; the index is not touched."""
-        self.records[block_id]["flags"] &= IN_TABLE | FIRST | SHARED
+        """Forget the hash of a block; the index goes on holding it, if it does."""
+        record = self.records[block_id]
+        self._settle_if_led(record)
+        record["flags"] &= IN_TABLE | FIRST | SHARED | COUNTED
         self.odd_hashes.pop(block_id, None)
         self.coarse.pop(block_id, None)
 

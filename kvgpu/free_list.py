@@ -56,39 +56,45 @@ def link_all(records: Any, start: int) -> None:
 
 
 @leaf
-def pop_into(records: Any, ids: Any, ref_cnt: int) -> int:
-    """Fill `ids` with blocks from the head and give them `ref_cnt`; returns how many the index still holds.
+def leave(records: Any, row: int, ref_cnt: int) -> int:
+    """Give the head of the queue `ref_cnt`; returns the block behind it. `cut` has to follow.
 
-    The caller has checked that there are enough. The list can only be walked one by one, but blocks that
-    were freed together lie side by side, so the record some steps further on is guessed and loaded.
+    The list can only be walked one by one, but blocks that were freed together lie side by side, so the record some
+    steps further on is guessed and loaded.
     """
+    record = records[row]
+    after = record.next
+    guess = after + AHEAD * (after - row)
+    if 0 <= guess < len(records) - 1:
+        prefetch(records, guess)
+    record.prev = -1
+    record.next = -1
+    record.ref_cnt = ref_cnt
+    return int(after)
+
+
+@leaf
+def cut(records: Any, head: int, count: int) -> None:
+    """Let the queue begin with `head`, after so many members have left."""
     sentinel = len(records) - 1
-    cached = 0
-    row = records[sentinel].next
-    for i in range(len(ids)):
-        record = records[row]
-        after = record.next
-        guess = after + AHEAD * (after - row)
-        if 0 <= guess < sentinel:
-            prefetch(records, guess)
-        record.prev = -1
-        record.next = -1
-        record.ref_cnt = ref_cnt
-        if record.flags & IN_TABLE:
-            cached += 1
-        ids[i] = row
-        row = after
-    records[sentinel].next = row
-    records[row].prev = sentinel
-    records[sentinel].ref_cnt -= len(ids)
-    return cached
+    records[sentinel].next = head
+    records[head].prev = sentinel
+    records[sentinel].ref_cnt -= count
 
 
 @jit
 def pop_free(records: Any, count: int, ref_cnt: int) -> Any:
     """Take `count` blocks from the head; returns their ids, and how many of them the index still holds."""
     ids = np.empty(count, np.int32)
-    return ids, pop_into(records, ids, ref_cnt)
+    cached = 0
+    row = records[len(records) - 1].next
+    for i in range(count):
+        ids[i] = row
+        if records[row].flags & IN_TABLE:
+            cached += 1
+        row = leave(records, row, ref_cnt)
+    cut(records, row, count)
+    return ids, cached
 
 
 @leaf

@@ -1,11 +1,20 @@
 """What must hold of the records at any time; each function lists what does not, in words."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
-from kvgpu.blocks import NO_IDS, BlockState, Ids
+from kvgpu._jit import jit
+from kvgpu.blocks import COUNTED, FIRST, HAS_HASH, IN_TABLE, LEADS, LED, NO_IDS, BlockState, Ids
 from kvgpu.free_list import free_ids
+from kvgpu.marks import CELL_MASK, CELLS, FULL_CELL, NUM_LED, cell_of
+
+
+@jit
+def _cell_of(marks: Any, k0: int, group: int) -> int:
+    """`cell_of` for Python."""
+    return cell_of(marks, k0, group)
 
 
 def queue_violations(state: BlockState) -> list[str]:
@@ -29,6 +38,46 @@ def queue_violations(state: BlockState) -> list[str]:
     found += [
         f"block {bad} has no users and is not free" for bad in np.flatnonzero(unused & ~in_queue)
     ]
+    return found
+
+
+def led_violations(state: BlockState) -> list[str]:
+    """A led block is the only one with its key and the successor of one first block, which says so; the filter
+    counts exactly the keys whose blocks say so. O(num_blocks)."""
+    records = state.records[:-1]
+    flags, same_prev, successor = (records[n] for n in ("flags", "same_prev", "successor"))
+    led, leading = np.flatnonzero(flags & LED), np.flatnonzero(flags & LEADS)
+    needed = FIRST | IN_TABLE | HAS_HASH
+    found = []
+    for row in led.tolist():
+        head = int(same_prev[row])
+        if flags[row] & needed != needed or records["same_next"][row] != row:
+            found.append(f"led block {row} is not the only one in the index with its key")
+        if not (0 <= head < state.num_blocks and flags[head] & LEADS and successor[head] == row):
+            found.append(f"led block {row} is the successor of none")
+    for row in leading.tolist():
+        child = int(successor[row])
+        if not flags[row] & FIRST:
+            found.append(f"block {row} leads and is not the first with its key")
+        if not (0 <= child < state.num_blocks and flags[child] & LED and same_prev[child] == row):
+            found.append(f"block {row} leads to no led block")
+    if state.marks[NUM_LED] != len(led):
+        found.append(f"{len(led)} blocks are led, {state.marks[NUM_LED]} are counted")
+    counted = np.flatnonzero(flags & COUNTED)
+    if (flags[counted] & (FIRST | LED) != FIRST).any():
+        found.append("the filter counts a block that has no word in the table")
+    cells = [
+        _cell_of(state.marks, int(records["k0"][row]), int(records["group"][row]))
+        for row in counted.tolist()
+    ]
+    expected = np.bincount(np.array(cells, np.int64), minlength=int(state.marks[CELL_MASK]) + 1)
+    held = state.marks[CELLS:].view(np.uint8)
+    if ((held != expected) & (held != FULL_CELL)).any():
+        found.append("the filter counts other keys than its blocks have")
+    heads = records[flags & FIRST != 0]
+    keys = np.unique(heads[["k0", "k1", "k2", "k3", "group"]])
+    if len(keys) != len(heads):
+        found.append("two blocks are the first with one key")
     return found
 
 

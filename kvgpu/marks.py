@@ -4,26 +4,68 @@ import numpy as np
 import numpy.typing as npt
 
 from kvgpu._jit import AHEAD, leaf
+from kvgpu.kernels.layout import HASH_MULTIPLIER
+
+Marks = npt.NDArray[np.int64]
 
 RING = 2 * AHEAD
 RING_MASK = RING - 1
 REGIONS = 64
-REGION_SHIFT = RING
-LEFT = RING + 1
-MARK_WORDS = LEFT + REGIONS
-"""Marks are int64 [MARK_WORDS]: the ring in which a loop that looks `AHEAD` rounds ahead keeps what it found; by how
-many bits to shift the id of a block to have its region; and, from LEFT on, how often a block of each region has
-stopped being the first under a key. A block that was first is still, if nothing has left its region."""
+REGION_SHIFT, CELL_MASK, NUM_LED, EAGER, NEXT_EAGER = range(RING, RING + 5)
+LEFT = RING + 5
+CELLS = LEFT + REGIONS
+"""Marks are int64: first the ring in which a loop that looks `AHEAD` rounds ahead keeps what it found. REGION_SHIFT:
+by how many bits to shift the id of a block to have its region. LEFT on: how often a block of each region has stopped
+being the first under a key. A block that was first is still, if nothing has left its region. NUM_LED, EAGER,
+NEXT_EAGER: see `kvgpu.index.runs`. CELLS on: a filter of the keys in the table, eight counts of a byte in a word, so
+many as CELL_MASK and one; a count that once came to 255 stays."""
+
+BLOCKS_PER_CELL = 4
+FULL_CELL = 255
+FOR_GOOD = 1 << 61
+"""More entries than will ever be made: what EAGER holds at least, when no block is ever to be led."""
 
 
-def make_marks(num_blocks: int) -> npt.NDArray[np.int64]:
+def make_marks(num_blocks: int) -> Marks:
     """Marks of a pool of so many blocks."""
-    marks = np.zeros(MARK_WORDS, np.int64)
+    cells = max(8, 1 << (num_blocks // BLOCKS_PER_CELL).bit_length())
+    marks = np.zeros(CELLS + cells // 8, np.int64)
     marks[REGION_SHIFT] = max(0, (num_blocks - 1).bit_length() - (REGIONS - 1).bit_length())
+    marks[CELL_MASK] = cells - 1
+    forget_keys(marks)
     return marks
 
 
+def forget_keys(marks: Marks) -> None:
+    """Nothing is in the table, and nothing is led."""
+    marks[NUM_LED] = marks[EAGER] = 0
+    marks[NEXT_EAGER] = marks[CELL_MASK] + 1
+    marks[CELLS:] = 0
+
+
 @leaf
-def region_of(marks: npt.NDArray[np.int64], row: int) -> int:
+def region_of(marks: Marks, row: int) -> int:
     """The region of a block, below REGIONS."""
     return int(row >> marks[REGION_SHIFT])
+
+
+@leaf
+def cell_of(marks: Marks, k0: int, group: int) -> int:
+    """The cell of a key: hashes are spread evenly, so that their first word says enough."""
+    return int((((k0 ^ group) * HASH_MULTIPLIER) >> 32) & marks[CELL_MASK])
+
+
+@leaf
+def may_hold(marks: Marks, k0: int, group: int) -> bool:
+    """False if the table holds no key of this first word that was counted."""
+    cell = cell_of(marks, k0, group)
+    return bool((marks[CELLS + (cell >> 3)] >> ((cell & 7) << 3)) & FULL_CELL != 0)
+
+
+@leaf
+def count_key(marks: Marks, k0: int, group: int, change: int) -> None:
+    """Count a key that came to the table (1) or left it (-1)."""
+    cell = cell_of(marks, k0, group)
+    place, shift = CELLS + (cell >> 3), (cell & 7) << 3
+    if (marks[place] >> shift) & FULL_CELL != FULL_CELL:
+        marks[place] += change << shift

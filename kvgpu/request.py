@@ -166,7 +166,8 @@ class Request:
             if not self.block_hasher.is_idle(self):
                 self.block_hasher.update([self])
         elif self.block_hasher is not None:
-            append_hashes(self, self.block_hasher(self))
+            new = self.block_hasher(self)
+            append_hashes(self, new, isinstance(new, BlockHashes) and new.linked)
 
     def get_skip_reading_prefix_cache(self) -> bool:
         """True if the request must not reuse cached blocks (it may still fill some). O(1)."""

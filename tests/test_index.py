@@ -18,7 +18,7 @@ from index_tools import (
 )
 from managers import CPU_BACKENDS
 
-from kvgpu.blocks import FIRST, HAS_HASH, IN_TABLE, NO_IDS, SHARED
+from kvgpu.blocks import COUNTED, FIRST, HAS_HASH, IN_TABLE, NO_IDS, SHARED
 from kvgpu.kernels.layout import CHUNKED_LOCAL, FULL, MAMBA, SLIDING_WINDOW
 from kvgpu.plan import HitRule
 
@@ -71,7 +71,7 @@ class TestIndex:
         index.insert(ids_of(5), row[None], 1, 9, 32)
         record = index.state.records[5]
         assert [record[name] for name in ("k0", "k1", "k2", "k3", "group")] == [*row, 9]
-        assert record["flags"] == HAS_HASH | 32 | IN_TABLE | FIRST
+        assert record["flags"] & ~COUNTED == HAS_HASH | 32 | IN_TABLE | FIRST
 
     def test_erasing_absent_blocks_changes_nothing(self, backend):
         index = make_index(backend, 8)

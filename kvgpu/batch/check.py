@@ -12,6 +12,7 @@ from kvgpu.batch.row_record import MOST, check_row
 from kvgpu.groups.rules import blocks_beyond, blocks_of
 from kvgpu.groups.steps import TALLY_WORDS, first_hashed, full_blocks
 from kvgpu.index.table import bucket_of, slot_hash
+from kvgpu.marks import EAGER, may_hold
 from kvgpu.table_store import BEGIN, LENGTH, LIMIT, SERIAL, TOP, segment_class
 
 DONE, FREED, NO_TOKENS, NO_HASHES, HASHED, NARROW, TOO_MANY, UNPREPARED = 0, 3, 4, 5, 6, 7, 8, 9
@@ -126,8 +127,8 @@ def add_bounds(
 
 @leaf
 def load_ahead(
-    records: Any, index: Any, store: Any, groups: Any, table: Any, rows: Any, tables: Any, arena: Any,
-    given: Any, busy: Any, options: Any,
+    records: Any, index: Any, marks: Any, store: Any, groups: Any, table: Any, rows: Any, tables: Any,
+    arena: Any, given: Any, busy: Any, options: Any,
 ) -> None:  # fmt: skip
     """Ask for the lines that running requests of a step will touch, one kind after the other.
 
@@ -156,15 +157,18 @@ def load_ahead(
                     prefetch(arena, record.begin + first)
                     continue
                 prefetch(records, store_ids[begin + first])
+                if first > 0:
+                    prefetch(records, store_ids[begin + first - 1])
                 k0, k1, k2, k3 = arena[record.begin + first]
-                h = slot_hash(k0, k1, k2, k3, groups[g].group_id, options[SEED])
-                prefetch(index, bucket_of(h, len(index)))
+                if marks[EAGER] > 0 or may_hold(marks, k0, groups[g].group_id):
+                    h = slot_hash(k0, k1, k2, k3, groups[g].group_id, options[SEED])
+                    prefetch(index, bucket_of(h, len(index)))
 
 
 @inline
 def check_step(
-    records: Any, index: Any, store: Any, groups: Any, table: Any, rows: Any, tables: Any, arena: Any,
-    given: Any, widths: Any, options: Any, head: Any,
+    records: Any, index: Any, marks: Any, store: Any, groups: Any, table: Any, rows: Any, tables: Any,
+    arena: Any, given: Any, widths: Any, options: Any, head: Any,
 ) -> None:  # fmt: skip
     """Fill a head with status, place of a bad row, and bounds."""
     head[:] = 0
@@ -188,7 +192,9 @@ def check_step(
     if not options[ARRAYS]:
         return
     busy = busy[: head[BUSY]]
-    load_ahead(records, index, store, groups, table, rows, tables, arena, given, busy, options)
+    load_ahead(
+        records, index, marks, store, groups, table, rows, tables, arena, given, busy, options
+    )
     for place in busy:
         record, mine, new = table[rows[place]], tables[rows[place]], given[place * next_given]
         head[STATUS] = add_bounds(records, store, groups, record, mine, new, options, head)

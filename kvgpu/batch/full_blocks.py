@@ -59,5 +59,6 @@ def hash_full_blocks(rows: RequestRows, pending: PendingTokens, full: RowIds) ->
             hashes = hasher.chained(tokens[chosen], numbers.tolist(), heads)
             made.append((full[chosen], numbers, hashes))
     rows.width = rows.common_width([hashes for _, _, hashes in made])
+    rows.linked = rows.linked and all(hashes.linked for _, _, hashes in made)
     for mine, numbers, hashes in made:
         rows.append_hashes(mine, numbers, hashes.rows, ahead=True)

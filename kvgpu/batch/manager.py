@@ -132,6 +132,8 @@ class BatchManager(TrackedRequests):
         arrays = manager.arrays
         if arrays is not None and not (arrays.ready() and self._fits_records()):
             arrays = None
+        if arrays is not None and not self.rows.linked:
+            arrays.index.settle_for_good()
         caches = manager.enable_caching and not delay_cache_blocks
         adopts = caches and pool.state.width is None and self.rows.width > 0
         log = NO_LOG if arrays is None else arrays.index.log_for(0)

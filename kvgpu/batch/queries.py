@@ -102,6 +102,8 @@ class BatchQueries(Exclusive):
         cache = self.manager.block_pool.prefix_cache
         if cache.map.extras or not self._fits_records():
             return self._match_one_by_one(plan, rows.tolist(), limits)
+        if not self.rows.linked:
+            cache.index.settle_for_good()
         memo = Memo(self.rows.memo, rows)
         return cache.index.match_batch(plan, self.rows.arena, begins, ends, limits, memo)
 

@@ -237,5 +237,5 @@ class TrackedRequests(BatchQueries):
                 alone.append((request, tokens))
             else:
                 request.append_unhashed(tokens)
-                append_hashes(request, self.rows.hashes(row, known).copy())
+                append_hashes(request, self.rows.hashes(row, known).copy(), self.rows.linked)
         append_and_hash(alone)

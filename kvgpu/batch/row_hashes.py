@@ -103,6 +103,7 @@ class RowHashes:
         arena: The hashes.
         begins, ends: int32 [max_requests]: hashes of a row in the arena.
         width: Bytes of a hash; 0 while there is none.
+        linked: All of them are known to be `BlockHashes.linked`.
         epoch: Counts packing, and new arenas: places in the arena are valid within one epoch.
 
     Raises:
@@ -117,6 +118,7 @@ class RowHashes:
         self.arena = HashArena(max_hashes)
         self._table = np.zeros(max_requests, ROW_RECORD)
         self.width = 0
+        self.linked = True
         self.epoch = 0
 
     @property
@@ -172,7 +174,7 @@ class RowHashes:
         """Hashes of a row from place `start` on, a view that is valid until the next change. O(1)."""
         record = self._table[row]
         part = self.arena.words[record["begin"] + start : record["end"]]
-        return BlockHashes.of_rows(part, self.width)
+        return BlockHashes.of_rows(part, self.width, self.linked)
 
     def common_width(self, hashes: list[Any]) -> int:
         """Bytes of these hashes of requests and of those that are here; 0 for none.

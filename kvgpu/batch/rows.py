@@ -108,6 +108,7 @@ class RequestRows(RowHashes):
             raise self._odd_hashes(requests[pieces])
         records["begin"], records["end"], records["limit"] = pieces.T
         self.width = width
+        self.linked = (self.linked or not self._row_of) and self._are_linked(hashes)
         rows = np.array([self._idle.pop() for _ in requests], np.int64)
         self._table[rows] = records
         self.forget(rows)
@@ -132,9 +133,11 @@ class RequestRows(RowHashes):
         counts = (records["end"] - records["begin"]).tolist()
         num_tokens = self._num_tokens(requests)
         new = [self._words(request, have) for request, have in zip(requests, counts, strict=True)]
-        width = self.common_width([request.block_hashes for request in requests])
+        hashes = [request.block_hashes for request in requests]
+        width = self.common_width(hashes)
         self.refuse_too_many(sum(map(len, new)))
         self.width = width
+        self.linked = self.linked and self._are_linked(hashes)
         self._table["num_tokens"][checked] = num_tokens
         grown = [place for place, words in enumerate(new) if len(words)]
         if grown:
@@ -233,6 +236,10 @@ class RequestRows(RowHashes):
         if rows is None:
             raise self._odd_hashes(request)
         return rows
+
+    @staticmethod
+    def _are_linked(hashes: Sequence[Any]) -> bool:
+        return all(h.linked if isinstance(h, BlockHashes) else not h for h in hashes)
 
     @staticmethod
     def _num_tokens(requests: Sequence[Any]) -> list[int]:

@@ -202,7 +202,19 @@ def take_step(
     store = (store_rows, store_ids, heads)
     if not options[CHECKED]:
         check_step(
-            records, index, store, groups, table, rows, tables, arena, given, widths, options, head
+            records,
+            index,
+            marks,
+            store,
+            groups,
+            table,
+            rows,
+            tables,
+            arena,
+            given,
+            widths,
+            options,
+            head,
         )
     else:
         head[STATUS] = DONE

@@ -42,6 +42,12 @@ def chains_called(name: str) -> Chains | None:
     return message_chains(kind, xxhash.xxh3_128_digest, 16)
 
 
+def links(hash_fn: HashFunction) -> bool:
+    """Whether nobody can find two prefixes that have the same hash: then it says all that came before. O(1)."""
+    known = (hashing.sha256, hashing.sha256_cbor, hashing.kvgpu128)
+    return isinstance(hash_fn, Kvgpu128) or any(hash_fn is each for each in known)
+
+
 class _InBulk(NamedTuple):
     """Hashes of several requests. width: bytes of one. rows: all of them, request by request. counts: of each."""
 
@@ -67,6 +73,7 @@ class RequestBlockHasher:
             raise ConfigError(f"the block size must be at least 1 token, got {block_size}")
         self.block_size = block_size
         self.hash_fn = hash_fn
+        self._links = links(hash_fn)
         self._checks = isinstance(hash_fn, Kvgpu128) or hash_fn is hashing.kvgpu128
 
     def __call__(self, request: Any) -> list[BlockHash]:
@@ -108,15 +115,15 @@ class RequestBlockHasher:
         found = self._new(requests)
         if isinstance(found, list):
             for request, new in zip(requests, found, strict=True):
-                append_hashes(request, new)
+                append_hashes(request, new, self._links)
             return
         begin = 0
         for request, count in zip(requests, found.counts, strict=True):
             held, rows = request.block_hashes, found.rows[begin : begin + count]
             if type(held) is BlockHashes and held.width in (0, found.width):
-                held.extend_rows(rows, found.width)
+                held.extend_rows(rows, found.width, self._links)
             else:
-                append_hashes(request, BlockHashes.of_rows(rows, found.width))
+                append_hashes(request, BlockHashes.of_rows(rows, found.width), self._links)
             begin += count
 
     def chained(
@@ -139,14 +146,16 @@ class RequestBlockHasher:
             heads = [parent or hashing.none_hash() for parent in parents]
             rows = chains.rows(Blocks(tokens, counts, sum(counts), self.block_size, heads, None))
             if rows is not None:
-                return BlockHashes.of_rows(rows, chains.width)
+                return BlockHashes.of_rows(rows, chains.width, self._links)
         hashes: list[BlockHash] = []
         for line, count, parent in zip(tokens.tolist(), counts, parents, strict=True):
             for start in range(0, count * self.block_size, self.block_size):
                 ids = line[start : start + self.block_size]
                 parent = hashing.hash_block_tokens(self.hash_fn, parent, ids)
                 hashes.append(parent)
-        return BlockHashes(hashes)
+        made = BlockHashes(hashes)
+        made.linked = self._links
+        return made
 
     def check(self, tokens: Tokens) -> None:
         """
@@ -199,7 +208,9 @@ class RequestBlockHasher:
     def _of_one(self, request: Any) -> BlockHashes | list[BlockHash]:
         """New hashes of one request."""
         found = self._new([request])
-        return found[0] if isinstance(found, list) else BlockHashes.of_rows(found.rows, found.width)
+        if isinstance(found, list):
+            return found[0]
+        return BlockHashes.of_rows(found.rows, found.width, self._links)
 
     def _blocks(
         self, requests: Sequence[Any], firsts: list[int], counts: list[int]
@@ -260,17 +271,20 @@ class RequestBlockHasher:
         return hashes
 
 
-def append_hashes(request: Any, new: BlockHashes | list[BlockHash]) -> None:
-    """Append hashes to a request; those of another width turn its array into a list."""
+def append_hashes(request: Any, new: BlockHashes | list[BlockHash], linked: bool = False) -> None:
+    """Append hashes to a request; those of another width turn its array into a list.
+
+    `linked`: as in `BlockHashes`, to those that the request has.
+    """
     held = request.block_hashes
     if not len(new):
         return
     if isinstance(held, BlockHashes) and isinstance(new, BlockHashes):
         if held.width in (0, new.width):
-            held.extend_rows(new.rows, new.width)
+            held.extend_rows(new.rows, new.width, linked)
             return
     elif isinstance(held, BlockHashes) and held.accepts(new):
-        held.extend_accepted(new)
+        held.extend_accepted(new, linked)
         return
     if isinstance(held, BlockHashes):
         # A hash function of another width: served, without the speed of arrays.

@@ -7,8 +7,8 @@ GROUP_RECORD; `row` the row of the request in the store.
 from typing import Any, NamedTuple
 
 from kvgpu._jit import inline, jit, leaf
-from kvgpu.blocks import HAS_HASH
-from kvgpu.free_list import count_free, pop_into, release_all, touch_all
+from kvgpu.blocks import HAS_HASH, IN_TABLE, LEADS, LED
+from kvgpu.free_list import count_free, cut, leave, release_all, touch_all
 from kvgpu.groups.block_tables import split_ids
 from kvgpu.groups.rules import (
     NO_CAP,
@@ -19,8 +19,11 @@ from kvgpu.groups.rules import (
     is_reachable,
     skipped_tokens,
 )
-from kvgpu.index.table import erase_all, insert_all
+from kvgpu.index.entries import erase_all, erase_row, insert_all, leave_lead
+from kvgpu.index.runs import ROOT, UNKNOWN, insert_run
+from kvgpu.index.table import same_key
 from kvgpu.kernels.layout import FULL
+from kvgpu.marks import RING, RING_MASK
 from kvgpu.table_store import BEGIN, LENGTH, NUM_CACHED, make_room
 
 KEYS, EVICTED, OFFENDER, TALLY_WORDS = 0, 1, 2, 3
@@ -55,12 +58,34 @@ def ids_of_row(store: Any, row: int) -> Any:
 
 @leaf
 def take_free(pool: Any, out: Any, tally: Any) -> None:
-    """Fill `out` with blocks from the head of the free queue; cached ones among them are evicted."""
+    """Fill `out` with blocks from the head of the free queue; cached ones among them are evicted.
+
+    Led blocks at once; few others one by one; many together, which loads their buckets ahead.
+    """
     records, table, seed, log, _, marks = pool
-    cached = pop_into(records, out, 1)
-    if cached > 0:
-        tally[EVICTED] += cached
+    row = records[len(records) - 1].next
+    led = 0
+    others = 0
+    for i in range(len(out)):
+        after = leave(records, row, 1)
+        flags = records[row].flags
+        if flags & (LED | LEADS) == LED:
+            leave_lead(records, row, log, marks)
+            records[row].flags = 0
+            led += 1
+        elif flags & IN_TABLE:
+            marks[others & RING_MASK] = row
+            others += 1
+        out[i] = row
+        row = after
+    cut(records, row, len(out))
+    tally[EVICTED] += led + others
+    tally[KEYS] -= led
+    if others > RING:
         tally[KEYS] -= erase_all(records, table, out, True, seed, log, marks)
+    else:
+        for i in range(others):
+            tally[KEYS] -= erase_row(records, table, marks[i], 0, True, seed, log, marks)
 
 
 @leaf
@@ -179,7 +204,7 @@ def insert_reachable(
         )  # fmt: skip
         if needed[i] == null_id or not reachable:
             needed[i] = -1
-    return insert_all(records, table, needed, hashes, 1, group.group_id, 0, seed, log, marks)
+    return insert_all(records, table, needed, hashes, 1, group.group_id, 0, False, seed, log, marks)
 
 
 @leaf
@@ -191,15 +216,23 @@ def cache_full(
 
     `hashes` begins with that of block `first_hash`.
     """
-    records, table, seed, log, _, marks = pool
+    records, table, seed, log, null_id, marks = pool
     rows, ids, _ = store
     # A request longer than the model allows has fewer blocks than full ones.
     begin = rows[row, BEGIN]
     chosen = ids[begin + first : begin + min(full, rows[row, LENGTH])]
     mine = hashes[first - first_hash : full - first_hash]
     if group.keep_all and group.kind == FULL:
-        tally[KEYS] += insert_all(
-            records, table, chosen, mine, 1, group.group_id, 0, seed, log, marks
+        before = ROOT if first == 0 else UNKNOWN
+        if first_hash < first < rows[row, LENGTH]:
+            row_before = ids[begin + first - 1]
+            k0, k1, k2, k3 = hashes[first - first_hash - 1]
+            if row_before != null_id and same_key(
+                records[row_before], k0, k1, k2, k3, group.group_id
+            ):
+                before = row_before
+        tally[KEYS] += insert_run(
+            records, table, chosen, mine, before, group.group_id, seed, log, marks
         )
     else:
         tally[KEYS] += insert_reachable(pool, group, chosen, mine, first, num_prompt)

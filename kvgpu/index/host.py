@@ -8,12 +8,15 @@ import secrets
 
 import numpy as np
 
-from kvgpu.blocks import BlockState, Ids
+from kvgpu.blocks import LED, BlockState, Ids
 from kvgpu.index.arena import HashArena
 from kvgpu.index.base import BatchHits, BlockIndex, Memo, PrefixHits, Rows, Spans
+from kvgpu.index.entries import enter_one, erase_rows, insert_rows
 from kvgpu.index.journal import NO_LOG, Journal
 from kvgpu.index.matching import MEMO_WORDS, match_batch_rows, match_rows
-from kvgpu.index.table import enter_one, erase_rows, first_of, hash_of, insert_rows
+from kvgpu.index.runs import settle
+from kvgpu.index.table import first_of, hash_of
+from kvgpu.invariants import led_violations
 from kvgpu.kernels.layout import (
     BUCKET_WORDS,
     EMPTY_WORD,
@@ -23,15 +26,16 @@ from kvgpu.kernels.layout import (
     TAG_SHIFT,
     num_buckets_for,
 )
-from kvgpu.marks import LEFT
+from kvgpu.marks import CELLS, EAGER, FOR_GOOD, LEFT, NUM_LED, REGIONS, forget_keys
 from kvgpu.plan import PrefixPlan
 
 
 class HostIndex(BlockIndex):
     """Open addressing, seven slots and an overflow count per 64-byte bucket, no tombstones.
 
-    About 18 bytes per block at the default load factor of 0.5. A lookup that hits reads two cache
-    lines; one that follows a successor hint, one.
+    About 19 bytes per block at the default load factor of 0.5. A lookup that hits reads two cache
+    lines; one that follows a successor hint, one. Most blocks of a request are led to by the one before them and
+    have no word in the table (see `kvgpu.index.runs`).
     """
 
     name = "host"
@@ -43,23 +47,26 @@ class HostIndex(BlockIndex):
         self.table = np.full((buckets, BUCKET_WORDS), EMPTY_WORD, np.int64)
         self.seed = secrets.randbits(63)
         self._num_keys = 0
+        state.settle = self.settle
 
     def __len__(self) -> int:
         return self._num_keys
 
     @property
     def nbytes(self) -> int:
-        return self.table.nbytes
+        return self.table.nbytes + 8 * (len(self.state.marks) - CELLS)
 
     def insert(self, ids: Ids, rows: Rows, stride: int, group: int, flags: int) -> None:
+        self.settle()
         self._num_keys += insert_rows(
             self.state.records, self.table, ids, rows, stride, group, flags, self.seed,
             self.log_for(len(ids)), self.state.marks,
         )  # fmt: skip
 
     def enter(self, block_id: int) -> None:
+        self.settle()
         self._num_keys += enter_one(
-            self.state.records, self.table, block_id, self.seed, self.log_for(1)
+            self.state.records, self.table, block_id, self.seed, self.log_for(1), self.state.marks
         )
 
     def erase(self, ids: Ids, forget: bool = True) -> None:
@@ -74,6 +81,10 @@ class HostIndex(BlockIndex):
         )
 
     def first(self, words: Rows, group: int) -> int:
+        self.settle()
+        return self._as_found(words, group)
+
+    def _as_found(self, words: Rows, group: int) -> int:
         return first_of(self.state.records, self.table, words, group, self.seed)
 
     def match(self, plan: PrefixPlan, rows: Rows, max_length: int) -> PrefixHits:
@@ -115,10 +126,21 @@ class HostIndex(BlockIndex):
 
     def clear(self) -> None:
         self.table[:] = EMPTY_WORD
-        self.state.marks[LEFT:] += 1
+        self.state.marks[LEFT : LEFT + REGIONS] += 1
+        forget_keys(self.state.marks)
         self._num_keys = 0
         if self.journal is not None:
             self.journal.discard()
+
+    def settle(self) -> None:
+        """Give every block a word in the table. O(blocks of the pool), but each time half as often."""
+        state = self.state
+        if state.marks[NUM_LED]:
+            settle(state.records, self.table, self.seed, state.marks)
+
+    def settle_for_good(self) -> None:
+        self.settle()
+        self.state.marks[EAGER] = max(self.state.marks[EAGER], 2 * FOR_GOOD)
 
     def count_keys(self, more: int) -> None:
         """Take note of keys that compiled code added to the table (or, below 0, took out)."""
@@ -131,10 +153,11 @@ class HostIndex(BlockIndex):
     def _violations(self) -> list[str]:
         slots = self.table[:, :SLOTS_PER_BUCKET]
         buckets, places = np.nonzero(slots)
-        found = []
-        if len(buckets) != self._num_keys:
+        num_led = int(self.state.marks[NUM_LED])
+        found = led_violations(self.state)
+        if len(buckets) + num_led != self._num_keys:
             found.append(
-                f"{len(buckets)} words in the table, but {self._num_keys} keys are counted"
+                f"{len(buckets)} words in the table and {num_led} led blocks, but {self._num_keys} keys are counted"
             )
         overflow = np.zeros(len(self.table), np.int64)
         for bucket, place in zip(buckets.tolist(), places.tolist(), strict=True):
@@ -143,6 +166,8 @@ class HostIndex(BlockIndex):
             if not 0 <= row < self.state.num_blocks:
                 found.append(f"a word of bucket {bucket} names block {row}, which does not exist")
                 continue
+            if self.state.records["flags"][row] & LED:
+                found.append(f"a word of bucket {bucket} names block {row}, which is led")
             words, group = self._key_words(row)
             h = int(hash_of(words, group, self.seed))
             if (word >> TAG_SHIFT) & LOW_32 != h & LOW_32:

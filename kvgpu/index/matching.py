@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from kvgpu._jit import inline, jit, leaf, lowest_bit, prefetch
-from kvgpu.blocks import FIRST
+from kvgpu.blocks import FIRST, LEADS
 from kvgpu.index.table import bucket_of, find_first, same_key, slot_hash, slots_of_tag
 from kvgpu.kernels.layout import (
     LOW_32,
@@ -25,9 +25,12 @@ FAR = 32
 APART = 4
 """Requests between the lines of a lookup that are asked for one after the other."""
 
-KNOWN, REGIONS_OF, SUM, MEMO_WORDS = 0, 1, 2, 4
+KNOWN, REGIONS_OF, SUM, LAST = 0, 1, 2, 3
+MEMO_LINES = 5
+MEMO_WORDS = LAST + MEMO_LINES
 """What is known of a request since its last lookup: so many leading blocks are cached in all groups of the first
-query of the plan, they lie in these regions (one bit each), and the marks of these regions came to this sum."""
+query of the plan, they lie in these regions (one bit each), the marks of these regions came to this sum, and these
+are the last of the blocks, one for each group. Of a query with more groups nothing is remembered."""
 
 
 @leaf
@@ -52,7 +55,7 @@ def probe_line(ctx: Any, line: int, block: int) -> int:
         row = find_first(records, table, k0, k1, k2, k3, group, h)
         if row < 0:
             return -1
-        if follows:
+        if follows and not records[last[line, 1]].flags & LEADS:
             records[last[line, 1]].successor = row
     ids[line, block] = row
     last[line, 0] = block
@@ -237,6 +240,7 @@ def match_batch_rows(
     firsts = np.empty(num_queries, np.int64)
     found = np.empty(num_queries, np.int64)
     run = np.empty((num_queries, MEMO_WORDS), np.int64)
+    first_lines = words[PLAN_HEADER + QUERY_NUM_LINES]
     for r in range(len(begins)):
         mine = rows[begins[r] : ends[r]]
         last[:] = -2
@@ -246,6 +250,9 @@ def match_batch_rows(
             load_first(records, table, rows, begins, ends, words, seed, r)
         elif sum_of_regions(marks, kept[REGIONS_OF]) == kept[SUM]:
             run[0, KNOWN], run[0, REGIONS_OF] = kept[KNOWN], kept[REGIONS_OF]
+            for line in range(first_lines):
+                last[line, 0], last[line, 1] = kept[KNOWN] - 1, kept[LAST + line]
+        known = run[0, KNOWN]
         ctx = (records, table, mine, words, ids, last, seed, marks, run)
         num_tokens[r] = common_hit(
             apply_rule,
@@ -261,5 +268,10 @@ def match_batch_rows(
         )
         for q in range(num_queries):
             lengths[r, q] = found[q]
+        if first_lines > MEMO_LINES:
+            continue
         kept[KNOWN], kept[REGIONS_OF] = run[0, KNOWN], run[0, REGIONS_OF]
         kept[SUM] = sum_of_regions(marks, run[0, REGIONS_OF])
+        if run[0, KNOWN] > known:
+            for line in range(first_lines):
+                kept[LAST + line] = ids[line, run[0, KNOWN] - 1]

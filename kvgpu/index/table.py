@@ -1,14 +1,11 @@
-"""Compiled operations on the open-addressing table: find, put, swap, and whole batches of them.
+"""Compiled operations on the open-addressing table: find, put and swap one word.
 
-Layout: kvgpu/kernels/layout.py. A batch is one call from Python; what only compiled code calls is
-inlined.
+Layout: kvgpu/kernels/layout.py. What only compiled code calls is inlined.
 """
 
 from typing import Any
 
-from kvgpu._jit import AHEAD, jit, lanes_equal, leaf, lowest_bit, prefetch
-from kvgpu.blocks import FIRST, HAS_HASH, IN_TABLE, SHARED
-from kvgpu.index.journal import note
+from kvgpu._jit import jit, lanes_equal, leaf, lowest_bit
 from kvgpu.kernels.layout import (
     BUCKET_WORDS,
     EMPTY_WORD,
@@ -18,7 +15,6 @@ from kvgpu.kernels.layout import (
     SLOTS_PER_BUCKET,
     TAG_SHIFT,
 )
-from kvgpu.marks import LEFT, RING_MASK, region_of
 
 ALL_SLOTS = (1 << SLOTS_PER_BUCKET) - 1
 assert BUCKET_WORDS == SLOTS_PER_BUCKET + 1 == 8  # the lanes that are compared at once
@@ -133,157 +129,10 @@ def swap_word(table: Any, h: int, word: int, replacement: int) -> None:
 
 
 @leaf
-def enter_row(
-    records: Any, table: Any, row: int, k0: int, k1: int, k2: int, k3: int, group: int, h: int,
-    log: Any,
-) -> int:  # fmt: skip
-    """Enter a block under the key of its record, of slot hash `h`; returns 1 if the key is new."""
-    record = records[row]
-    head = find_first(records, table, k0, k1, k2, k3, group, h)
-    if head < 0:
-        record.flags |= IN_TABLE | FIRST
-        record.same_prev = row
-        record.same_next = row
-        put_word(table, h, word_of(h, row))
-        note(log, k0, k1, k2, k3, group, -1, row)
-        return 1
-    tail = records[head].same_prev
-    record.flags |= IN_TABLE | SHARED
-    record.same_prev = tail
-    record.same_next = head
-    records[tail].same_next = row
-    records[head].same_prev = row
-    records[head].flags |= SHARED
-    return 0
-
-
-@jit
-def enter_one(records: Any, table: Any, row: int, seed: int, log: Any) -> int:
-    """`enter_row` for Python."""
-    record = records[row]
-    k0, k1, k2, k3, group = record.k0, record.k1, record.k2, record.k3, record.group
-    h = slot_hash(k0, k1, k2, k3, group, seed)
-    return enter_row(records, table, row, k0, k1, k2, k3, group, h, log)
-
-
-@leaf
-def insert_all(
-    records: Any, table: Any, ids: Any, rows: Any, stride: int, group: int, flags: int, seed: int,
-    log: Any, marks: Any,
-) -> int:  # fmt: skip
-    """Write keys and enter blocks in order; returns the number of keys new to the table.
-
-    Lines are loaded `AHEAD` rounds before they are needed; the ring in `marks` keeps slot hashes so long.
-    """
-    count = len(ids)
-    new_keys = 0
-    before = -1
-    for i in range(-AHEAD, count):
-        far = i + AHEAD
-        if far < count and ids[far] >= 0:
-            last = (far + 1) * stride - 1
-            h = slot_hash(rows[last, 0], rows[last, 1], rows[last, 2], rows[last, 3], group, seed)
-            marks[far & RING_MASK] = h
-            prefetch(records, ids[far])
-            prefetch(table, bucket_of(h, len(table)))
-        if i < 0:
-            continue
-        row = ids[i]
-        if row >= 0:
-            record = records[row]
-            last = (i + 1) * stride - 1
-            k0, k1, k2, k3 = rows[last, 0], rows[last, 1], rows[last, 2], rows[last, 3]
-            record.k0 = k0
-            record.k1 = k1
-            record.k2 = k2
-            record.k3 = k3
-            record.group = group
-            if record.flags & FIRST:
-                # Somebody has reset the hash of a block that was in.
-                marks[LEFT + region_of(marks, row)] += 1
-            record.flags = HAS_HASH | flags
-            new_keys += enter_row(
-                records, table, row, k0, k1, k2, k3, group, marks[i & RING_MASK], log
-            )
-            if before >= 0:
-                records[before].successor = row
-        before = row
-    return new_keys
-
-
-@jit
-def insert_rows(
-    records: Any, table: Any, ids: Any, rows: Any, stride: int, group: int, flags: int, seed: int,
-    log: Any, marks: Any,
-) -> int:  # fmt: skip
-    """`insert_all` for Python."""
-    return insert_all(records, table, ids, rows, stride, group, flags, seed, log, marks)
-
-
-@leaf
-def erase_row(
-    records: Any, table: Any, row: int, h: int, forget: bool, log: Any, marks: Any
-) -> int:
-    """Take a block of slot hash `h` out, if it is in; returns 1 if the table lost its key."""
-    record = records[row]
-    flags = record.flags
-    if not flags & IN_TABLE:
-        return 0
-    lost_keys = 0
-    after = record.same_next
-    if flags & FIRST:
-        marks[LEFT + region_of(marks, row)] += 1
-        k0, k1, k2, k3, group = record.k0, record.k1, record.k2, record.k3, record.group
-        if after == row:
-            swap_word(table, h, word_of(h, row), EMPTY_WORD)
-            note(log, k0, k1, k2, k3, group, row, -1)
-            lost_keys = 1
-        else:
-            swap_word(table, h, word_of(h, row), word_of(h, after))
-            records[after].flags |= FIRST
-            note(log, k0, k1, k2, k3, group, row, after)
-    before = record.same_prev
-    records[before].same_next = after
-    records[after].same_prev = before
-    record.flags = 0 if forget else flags & ~(IN_TABLE | FIRST | SHARED)
-    return lost_keys
-
-
-@leaf
 def hash_of_record(records: Any, row: int, seed: int) -> int:
     """`slot_hash` of the key that a record holds."""
     record = records[row]
     return slot_hash(record.k0, record.k1, record.k2, record.k3, record.group, seed)
-
-
-@leaf
-def erase_all(
-    records: Any, table: Any, ids: Any, forget: bool, seed: int, log: Any, marks: Any
-) -> int:
-    """Take blocks out; returns the number of keys that the table lost.
-
-    Records are loaded twice `AHEAD` rounds before they are needed, buckets `AHEAD` rounds.
-    """
-    count = len(ids)
-    lost_keys = 0
-    for i in range(-2 * AHEAD, count):
-        if i + 2 * AHEAD < count:
-            prefetch(records, ids[i + 2 * AHEAD])
-        if 0 <= i + AHEAD < count:
-            h = hash_of_record(records, ids[i + AHEAD], seed)
-            marks[(i + AHEAD) & RING_MASK] = h
-            prefetch(table, bucket_of(h, len(table)))
-        if i >= 0:
-            lost_keys += erase_row(records, table, ids[i], marks[i & RING_MASK], forget, log, marks)
-    return lost_keys
-
-
-@jit
-def erase_rows(
-    records: Any, table: Any, ids: Any, forget: bool, seed: int, log: Any, marks: Any
-) -> int:
-    """`erase_all` for Python."""
-    return erase_all(records, table, ids, forget, seed, log, marks)
 
 
 @jit
