@@ -260,15 +260,14 @@ class BatchManager(TrackedRequests):
         if place >= 0:
             raise self._complaint(check.FREED, int(rows[place]))
         holding = rows[records["serial"][rows] != 0]
-        names = [self.rows.requests[row].request_id for row in holding.tolist()]
+        names = self._names(holding)
         if manager.arrays is None or not manager.arrays.ready():
             for row in rows.tolist():
                 manager.free(self.rows.requests[row])
             records["serial"][rows] = records["num_computed"][rows] = 0
         else:
             for single in manager.coordinator.single_type_managers:
-                for name in names:
-                    single.req_to_blocks.leave(name)
+                single.req_to_blocks.leave_all(names)
             step.free_rows(
                 pool.state.records, store.rows, store.ids, store.heads, manager.arrays.groups,
                 records, rows, self.tables, pool.state.null_id,
@@ -295,24 +294,29 @@ class BatchManager(TrackedRequests):
 
     def _refuse_strangers(self, rows: RowIds) -> None:
         """Refuse rows without blocks whose requests got some from single calls."""
-        tables = [m.req_to_blocks for m in self.manager.coordinator.single_type_managers]
-        for row in rows.tolist():
-            name = self.rows.requests[row].request_id
-            for table in tables:
-                if name in table and len(table[name]):
+        names = set(self._names(rows))
+        for manager in self.manager.coordinator.single_type_managers:
+            table = manager.req_to_blocks
+            for name in table.keys() & names:
+                if len(table[name]):
                     raise ArgumentError(
                         f"request {name} was given blocks beside the batch: untrack() and track() it"
                     )
+
+    def _names(self, rows: RowIds) -> list[str]:
+        requests = self.rows.requests
+        return [requests[row].request_id for row in rows.tolist()]
 
     def _admit(self, waiting: RowIds) -> None:
         """Enter requests that got blocks in the tables of the groups; the others' rows go back."""
         managers = self.manager.coordinator.single_type_managers
         got = self.rows.records["serial"][waiting] != 0
-        for row in waiting[got].tolist():
-            name = self.rows.requests[row].request_id
-            for single, place in zip(managers, self.tables[row].tolist(), strict=True):
-                single.req_to_blocks.adopt(name, place)
-        self._close(self.tables[waiting[~got]])
+        admitted = waiting[got]
+        names = self._names(admitted)
+        for single, places in zip(managers, self.tables[admitted].T.tolist(), strict=True):
+            single.req_to_blocks.adopt(names, places)
+        if len(admitted) < len(waiting):
+            self._close(self.tables[waiting[~got]])
 
     def _count(self, head: list[int]) -> None:
         stats = self.manager.prefix_cache_stats

@@ -96,16 +96,22 @@ class BlockTables(dict[str, Any]):
         blocks = super().__getitem__(request_id)
         return int(blocks.row if type(blocks) is RequestBlocks else blocks)
 
-    def adopt(self, request_id: str, row: int) -> None:
-        """Give a request that holds nothing a row of the store that is filled already."""
-        if request_id in self:
-            self.pop(request_id)
-        super().__setitem__(request_id, row)
+    def adopt(self, names: Sequence[str], rows: Sequence[int]) -> None:
+        """Give requests that hold nothing rows of the store that are filled already."""
+        for name in self.keys() & set(names):
+            self.pop(name)
+        self.update(zip(names, rows, strict=True))
 
     def leave(self, request_id: str) -> int:
         """Forget a request; its row is the caller's to close."""
         blocks = super().pop(request_id)
         return int(blocks.leave() if type(blocks) is RequestBlocks else blocks)
+
+    def leave_all(self, names: Sequence[str]) -> None:
+        """`leave` for many."""
+        for blocks in list(map(super().pop, names)):
+            if type(blocks) is RequestBlocks:
+                blocks.leave()
 
     def take(self, request_id: str) -> Ids | None:
         """Forget a request; returns its ids, or None if there is no such request."""

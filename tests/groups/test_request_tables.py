@@ -24,7 +24,7 @@ def adopted(tables, store, name="a", ids=(3, 4)):
     row = store.open()
     store.append(row, np.array(ids, np.int32))
     store.rows[row, NUM_CACHED] = 1
-    tables.adopt(name, row)
+    tables.adopt([name], [row])
     return row
 
 
