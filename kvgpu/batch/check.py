@@ -11,6 +11,7 @@ from kvgpu._jit import inline, leaf, prefetch
 from kvgpu.batch.row_record import MOST, check_row
 from kvgpu.groups.rules import blocks_beyond, blocks_of
 from kvgpu.groups.steps import TALLY_WORDS, first_hashed, full_blocks
+from kvgpu.index.arena import hashes_at
 from kvgpu.index.table import bucket_of, slot_hash
 from kvgpu.marks import EAGER, may_hold
 from kvgpu.table_store import BEGIN, LENGTH, LIMIT, SERIAL, TOP, segment_class
@@ -154,12 +155,13 @@ def load_ahead(
                 if not options[CACHES] or first >= min(full, length):
                     continue
                 if kind == 0:
-                    prefetch(arena, record.begin + first)
+                    prefetch(hashes_at(arena, record.lent, record.begin, record.end), first)
                     continue
                 prefetch(records, store_ids[begin + first])
                 if first > 0:
                     prefetch(records, store_ids[begin + first - 1])
-                k0, k1, k2, k3 = arena[record.begin + first]
+                mine_hashes = hashes_at(arena, record.lent, record.begin, record.end)
+                k0, k1, k2, k3 = mine_hashes[first]
                 if marks[EAGER] > 0 or may_hold(marks, k0, groups[g].group_id):
                     h = slot_hash(k0, k1, k2, k3, groups[g].group_id, options[SEED])
                     prefetch(index, bucket_of(h, len(index)))

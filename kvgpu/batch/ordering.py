@@ -8,6 +8,7 @@ import numpy.typing as npt
 from kvgpu._jit import jit
 from kvgpu.batch.row_record import RowIds
 from kvgpu.batch.rows import RequestRows
+from kvgpu.index.arena import hashes_at
 from kvgpu.kernels.layout import KEY_WORDS
 
 Order = npt.NDArray[np.int64]
@@ -47,20 +48,22 @@ def num_that_fit(needed_blocks: npt.ArrayLike, free_blocks: int) -> int:
 
 
 @jit
-def _about_to_be_filled(arena: Any, begins: Any, ends: Any, missing: Any, may_wait: Any) -> Any:
+def _about_to_be_filled(arena: Any, spans: Any, missing: Any, may_wait: Any) -> Any:
+    begins, ends, lent = spans[0], spans[1], spans[3]
     held = np.zeros(len(begins), np.bool_)
     for i in range(len(begins)):
-        at = begins[i] + missing[i]
-        if not may_wait[i] or at >= ends[i]:
+        at = missing[i]
+        if not may_wait[i] or begins[i] + at >= ends[i]:
             continue
+        mine = hashes_at(arena, lent[i], begins[i], ends[i])
         for j in range(i):
-            other = begins[j] + missing[i]
             # Who is past this place will not fill it: what left a window would be waited for in vain.
-            if held[j] or missing[j] > missing[i] or other >= ends[j]:
+            if held[j] or missing[j] > at or begins[j] + at >= ends[j]:
                 continue
+            other = hashes_at(arena, lent[j], begins[j], ends[j])
             same = True
             for word in range(KEY_WORDS):
-                same = same and arena[at, word] == arena[other, word]
+                same = same and mine[at, word] == other[at, word]
             if same:
                 held[i] = True
                 break
@@ -94,10 +97,10 @@ def held_back(
 
     O(n**2) comparisons of one hash; 1,024 requests take a millisecond or two.
     """
-    begins, ends, _ = rows.spans(rows.valid(queue))
+    spans = rows.spans(rows.valid(queue))
     missing = np.asarray(hit_hashes).astype(np.int64)
-    may = np.ones(len(begins), np.bool_)
+    may = np.ones(len(missing), np.bool_)
     if may_wait is not None:
         may[:] = may_wait
-    held: npt.NDArray[np.bool_] = _about_to_be_filled(rows.arena.words, begins, ends, missing, may)
+    held: npt.NDArray[np.bool_] = _about_to_be_filled(rows.arena.words, spans, missing, may)
     return held

@@ -41,7 +41,7 @@ class BatchQueries(Exclusive):
     def __init__(self, manager: "KVCacheManager", max_requests: int, max_hashes: int) -> None:
         super().__init__(manager.busy)
         self.manager = manager
-        self.rows = RequestRows(max_requests, max_hashes)
+        self.rows = RequestRows(max_requests, max_hashes, manager.block_pool.index.reads_in_place)
 
     @exclusive
     def track(self, requests: Sequence[Any]) -> RowIds:
@@ -98,14 +98,14 @@ class BatchQueries(Exclusive):
         plan = self._plan()
         if plan is None:
             return BatchHits(np.zeros(len(rows), np.int64), np.zeros((len(rows), 0), np.int32))
-        begins, ends, limits = self.rows.spans(rows)
+        begins, ends, limits, lent = self.rows.spans(rows)
         cache = self.manager.block_pool.prefix_cache
         if cache.map.extras or not self._fits_records():
             return self._match_one_by_one(plan, rows.tolist(), limits)
         if not self.rows.linked:
             cache.index.settle_for_good()
         memo = Memo(self.rows.memo, rows)
-        return cache.index.match_batch(plan, self.rows.arena, begins, ends, limits, memo)
+        return cache.index.match_batch(plan, self.rows.arena, begins, ends, limits, memo, lent)
 
     def _check_hits(self, out: BatchHits, count: int) -> None:
         plan = self._plan()
@@ -146,7 +146,7 @@ class BatchQueries(Exclusive):
         """
         from kvgpu.index.device import DeviceIndex
 
-        spans = self.rows.spans(self.rows.valid(rows))
+        begins, ends, limits, _ = self.rows.spans(self.rows.valid(rows))
         plan, cache = self._plan(), self.manager.block_pool.prefix_cache
         index = cache.index
         if plan is None or not isinstance(index, DeviceIndex) or not index.answers:
@@ -155,7 +155,7 @@ class BatchQueries(Exclusive):
             raise ArgumentError("keys are cached that a device does not hold: use match()")
         if cache.state.width is None or not self._fits_records():
             raise ArgumentError("no block of this width was cached yet: use match()")
-        return index.start_batch(plan, self.rows.arena, *spans, out=out)
+        return index.start_batch(plan, self.rows.arena, begins, ends, limits, out=out)
 
     def _plan(self) -> PrefixPlan | None:
         plan: PrefixPlan | None = getattr(self.manager.coordinator, "plan", None)

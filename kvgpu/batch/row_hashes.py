@@ -12,7 +12,7 @@ from kvgpu.batch.row_record import MOST, ROW_RECORD, RowIds
 from kvgpu.block_hashes import BlockHashes, write_rows
 from kvgpu.errors import ArgumentError, ConfigError
 from kvgpu.hashing import BlockHash
-from kvgpu.index.arena import HashArena
+from kvgpu.index.arena import HashArena, hashes_at
 from kvgpu.kernels.layout import KEY_WORDS
 
 
@@ -34,19 +34,19 @@ def last_words(table: Any, rows: Any, arena: Any) -> Any:
         record = table[rows[i]]
         has[i] = record.end > record.begin
         if has[i]:
+            mine = hashes_at(arena, record.lent, record.begin, record.end)
             for word in range(arena.shape[1]):
-                words[i, word] = arena[record.end - 1, word]
+                words[i, word] = mine[len(mine) - 1, word]
     return words, has
 
 
 @jit
-def without_room(table: Any, rows: Any, counts: Any) -> npt.NDArray[np.int64]:
+def without_room(table: Any, limits: Any, rows: Any, counts: Any) -> npt.NDArray[np.int64]:
     """Places of rows whose pieces have no room for so many more hashes."""
     places = np.empty(len(rows), np.int64)
     found = 0
     for i in range(len(rows)):
-        record = table[rows[i]]
-        if record.end + counts[i] > record.limit:
+        if table[rows[i]].end + counts[i] > limits[rows[i]]:
             places[found] = i
             found += 1
     return places[:found]
@@ -74,34 +74,39 @@ def write_hashes(
 
 
 @jit
-def move_hashes(table: Any, rows: Any, pieces: Any, arena: Any) -> npt.NDArray[np.int64]:
+def move_hashes(
+    table: Any, limits: Any, rows: Any, pieces: Any, arena: Any
+) -> npt.NDArray[np.int64]:
     """Move the hashes of rows to pieces (begin, limit) int64 [n, 2], now theirs; begins and ends of what was
     written, int64 [2, n]."""
     written = np.empty((2, len(rows)), np.int64)
     for i in range(len(rows)):
         record = table[rows[i]]
         to = pieces[i, 0]
-        count = record.end - record.begin
-        for place in range(count):
+        mine = hashes_at(arena, record.lent, record.begin, record.end)
+        for place in range(len(mine)):
             for word in range(arena.shape[1]):
-                arena[to + place, word] = arena[record.begin + place, word]
-        record.begin, record.end, record.limit = to, to + count, pieces[i, 1]
-        written[0, i], written[1, i] = to, to + count
+                arena[to + place, word] = mine[place, word]
+        record.lent = 0
+        record.begin, record.end, limits[rows[i]] = to, to + len(mine), pieces[i, 1]
+        written[0, i], written[1, i] = to, record.end
     return written
 
 
 class RowHashes:
     """Hashes of rows: each row's lie in one piece of an arena.
 
-    A piece that is outgrown moves, and the arena is packed when no piece is long enough.
+    A piece that is outgrown moves, and the arena is packed when no piece is long enough. Hashes that a request has
+    in an array of its own may be lent: they stay there until the row is given more than the request has.
 
     Args:
         max_requests: Rows.
-        max_hashes: Hashes of all rows together, 32 bytes each.
+        max_hashes: Hashes of all rows together, 32 bytes each; lent ones count, since they may have to move here.
+        lends: Hashes are read by the CPU alone, so that requests may lend theirs.
 
     Attributes:
         arena: The hashes.
-        begins, ends: int32 [max_requests]: hashes of a row in the arena.
+        limits: int32 [max_requests]: how far a row may grow in the arena.
         width: Bytes of a hash; 0 while there is none.
         linked: All of them are known to be `BlockHashes.linked`.
         epoch: Counts packing, and new arenas: places in the arena are valid within one epoch.
@@ -110,13 +115,16 @@ class RowHashes:
         ConfigError: A capacity below 1.
     """
 
-    def __init__(self, max_requests: int, max_hashes: int) -> None:
+    def __init__(self, max_requests: int, max_hashes: int, lends: bool = False) -> None:
         if max_requests < 1 or not 1 <= max_hashes <= MOST:
             raise ConfigError(
                 f"capacities must be at least 1, and hashes at most {MOST}: {max_requests}, {max_hashes}"
             )
         self.arena = HashArena(max_hashes)
         self._table = np.zeros(max_requests, ROW_RECORD)
+        self.limits: npt.NDArray[np.int32] = np.zeros(max_requests, np.int32)
+        self._lends = lends
+        self._lent: dict[int, npt.NDArray[np.int64]] = {}
         self.width = 0
         self.linked = True
         self.epoch = 0
@@ -125,14 +133,6 @@ class RowHashes:
     def records(self) -> npt.NDArray[Any]:
         """Of all rows, ROW_RECORD [max_requests]; what the properties show parts of."""
         return self._table
-
-    @property
-    def begins(self) -> npt.NDArray[np.int32]:
-        return self._table["begin"]
-
-    @property
-    def ends(self) -> npt.NDArray[np.int32]:
-        return self._table["end"]
 
     @property
     def num_hashes(self) -> int:
@@ -153,7 +153,7 @@ class RowHashes:
 
         O(hashes), those of rows that move counted too; amortised O(new hashes).
         """
-        outgrown = without_room(self._table, rows, counts)
+        outgrown = without_room(self._table, self.limits, rows, counts)
         if len(outgrown):
             self._move(rows[outgrown], counts[outgrown])
         self.arena.wrote_all(
@@ -173,7 +173,8 @@ class RowHashes:
     def hashes(self, row: int, start: int = 0) -> BlockHashes:
         """Hashes of a row from place `start` on, a view that is valid until the next change. O(1)."""
         record = self._table[row]
-        part = self.arena.words[record["begin"] + start : record["end"]]
+        words = self._lent[row] if record["lent"] else self.arena.words
+        part = words[record["begin"] + start : record["end"]]
         return BlockHashes.of_rows(part, self.width, self.linked)
 
     def common_width(self, hashes: list[Any]) -> int:
@@ -206,6 +207,8 @@ class RowHashes:
         Or the place of the first request with hashes of another width than so many bytes, 16 or 32; the arena
         holds what it held then.
         """
+        if not any(map(len, hashes)):
+            return np.zeros((len(hashes), 3), np.int64)
         pieces = self._pieces([len(part) for part in hashes])
         written = 0
         try:
@@ -238,6 +241,12 @@ class RowHashes:
 
     def _move(self, rows: RowIds, counts: npt.NDArray[np.int64]) -> None:
         """Move rows to pieces with room for so many more hashes, which are known to fit."""
+        lent = self._table["lent"][rows] != 0
+        if lent.any():
+            self._take_over(rows[lent], counts[lent])
+            rows, counts = rows[~lent], counts[~lent]
+            if not len(rows):
+                return
         records, arena = self._table[rows], self.arena
         sizes = records["end"] - records["begin"] + counts
         pieces: list[tuple[int, int]] = []
@@ -248,9 +257,23 @@ class RowHashes:
                 self._pack(int(counts.sum()), rows, counts)
                 return
             pieces.append(piece)
-        arena.wrote_all(move_hashes(self._table, rows, np.array(pieces, np.int64), arena.words))
-        for begin, limit in zip(records["begin"].tolist(), records["limit"].tolist(), strict=True):
+        limits = self.limits[rows]
+        self._move_to(rows, np.array(pieces, np.int64))
+        for begin, limit in zip(records["begin"].tolist(), limits.tolist(), strict=True):
             arena.give(begin, limit)
+
+    def _move_to(self, rows: RowIds, pieces: npt.NDArray[np.int64]) -> None:
+        """Move rows to pieces (begin, limit), int64 [n, 2]."""
+        words = self.arena.words
+        self.arena.wrote_all(move_hashes(self._table, self.limits, rows, pieces, words))
+
+    def _take_over(self, rows: RowIds, counts: npt.NDArray[np.int64]) -> None:
+        """Copy hashes that are lent to pieces with room for so many more, which are known to fit."""
+        records = self._table[rows]
+        pieces = self._pieces((records["end"] - records["begin"] + counts).tolist())
+        self._move_to(rows, np.array(pieces, np.int64)[:, [0, 2]])
+        for row in rows.tolist():
+            del self._lent[row]
 
     def _pack(
         self, needed: int, rows: RowIds | None = None, counts: npt.NDArray[np.int64] | None = None
@@ -260,20 +283,20 @@ class RowHashes:
         It is left in one piece, or behind each of `rows` for `counts` hashes.
         """
         more = np.zeros(len(self._table), np.int64)
-        kept = self._table["limit"] > self.begins
+        begins, ends = self._table["begin"], self._table["end"]
+        kept = self.limits > begins
         if rows is not None and counts is not None:
             more[rows] = counts
             kept[rows] = True
         held = np.flatnonzero(kept)
-        held = held[np.argsort(self.begins[held])]
-        begins, ends = self.begins[held], self.ends[held]
-        sizes = ends - begins
+        held = held[np.argsort(begins[held])]
+        sizes = ends[held] - begins[held]
         # Half of what is left goes to the rows: the next ones to grow need not move.
         gap = (len(self.arena) - int(sizes.sum()) - needed) // (2 * max(1, len(held)))
         gaps = more[held] + gap
-        pieces = list(zip(begins.tolist(), ends.tolist(), strict=True))
+        pieces = list(zip(begins[held].tolist(), ends[held].tolist(), strict=True))
         packed = np.array(self.arena.pack(pieces, gaps.tolist()), np.int64)
-        self.begins[held] = packed
-        self.ends[held] = packed + sizes
-        self._table["limit"][held] = packed + sizes + gaps
+        begins[held] = packed
+        ends[held] = packed + sizes
+        self.limits[held] = packed + sizes + gaps
         self.epoch += 1

@@ -11,14 +11,13 @@ from kvgpu.errors import ArgumentTypeError
 RowIds = npt.NDArray[np.int64]
 
 ROW_RECORD = np.dtype(
-    [("serial", "<i8"), ("stamp", "<i8"), ("begin", "<i4"), ("end", "<i4"), ("limit", "<i4"),
+    [("serial", "<i8"), ("stamp", "<i8"), ("lent", "<i8"), ("begin", "<i4"), ("end", "<i4"),
      ("num_tokens", "<i4"), ("num_computed", "<i4"), ("num_prompt", "<i4"), ("num_pending", "<i4"),
      ("num_kept", "<i4"), ("num_ahead", "<i4"), ("quiet", "<i4"), ("way", "i1"), ("reads", "?"),
      ("preempted", "?"), ("tracked", "?")], align=True,
 )  # fmt: skip
-"""64 bytes, as a line of the processor's cache. begin, end: hashes in the arena; up to limit there is room for
-more. num_tokens, num_computed,
-num_prompt: tokens of the request, those with slots, those of the prompt (-1: not known). serial: of its
+"""64 bytes, as a line of the processor's cache. begin, end: hashes in the arena, or, where lent is not 0, at that
+address, which belongs to the request. num_tokens, num_computed, num_prompt: tokens of the request, those with slots, those of the prompt (-1: not known). serial: of its
 block table in the first group, 0 while it holds none. quiet: tokens up to which it needs nothing of any group, as
 its table said when the row was last served: at most what is true after single calls. num_pending, num_ahead:
 tokens and hashes that its request object has not got yet. num_kept: tokens in front of the pending ones that it has
@@ -81,11 +80,12 @@ def longest_hit(record: Any) -> int:
 
 @jit
 def spans_of(table: Any, rows: Any) -> Any:
-    """First hash, hash after the last, and longest hit allowed of each row: int64 [3, n]."""
-    spans = np.empty((3, len(rows)), np.int64)
+    """First hash, hash after the last, longest hit allowed and `lent` of each row: int64 [4, n]."""
+    spans = np.empty((4, len(rows)), np.int64)
     for i in range(len(rows)):
         record = table[rows[i]]
         spans[0, i] = record.begin
         spans[1, i] = record.end
         spans[2, i] = longest_hit(record)
+        spans[3, i] = record.lent
     return spans

@@ -15,6 +15,7 @@ from kvgpu.index.base import Spans
 from kvgpu.index.matching import MEMO_WORDS
 
 INT64 = np.dtype(np.int64)
+NO_ROW = np.zeros((), ROW_RECORD)
 
 
 def _known(request: Any, name: str) -> int:
@@ -27,7 +28,7 @@ class RequestRows(RowHashes):
 
     Args:
         max_requests: Rows.
-        max_hashes: Hashes of all rows together, 32 bytes each.
+        max_hashes, lends: See `RowHashes`.
 
     Attributes:
         num_tokens: int32 [max_requests].
@@ -39,8 +40,8 @@ class RequestRows(RowHashes):
         ConfigError: A capacity below 1.
     """
 
-    def __init__(self, max_requests: int, max_hashes: int) -> None:
-        super().__init__(max_requests, max_hashes)
+    def __init__(self, max_requests: int, max_hashes: int, lends: bool = False) -> None:
+        super().__init__(max_requests, max_hashes, lends)
         self.requests: list[Any] = [None] * max_requests
         self._row_of: dict[str, int] = {}
         self._idle = list(range(max_requests - 1, -1, -1))
@@ -68,7 +69,7 @@ class RequestRows(RowHashes):
         return self._row_of.get(request_id)
 
     def track(self, requests: Sequence[Any]) -> RowIds:
-        """Give each request a row; O(hashes), twice as long where they are a list of bytes.
+        """Give each request a row; O(hashes), and O(1) for a request that lends them.
 
         Args:
             requests: Any objects with `request_id`, `block_hashes`, `num_tokens` and
@@ -103,18 +104,26 @@ class RequestRows(RowHashes):
         records["reads"] = [not request.skip_reading_prefix_cache for request in requests]
         records["preempted"] = [getattr(r, "num_preemptions", 0) > 0 for r in requests]
         records["tracked"] = True
-        pieces = self.put(hashes, width)
+        lent = [self._address_of(h) for h in hashes]
+        counts = [len(h) if address else 0 for h, address in zip(hashes, lent, strict=True)]
+        own = [() if count else h for h, count in zip(hashes, counts, strict=True)]
+        pieces = self.put(own, width)
         if isinstance(pieces, int):
             raise self._odd_hashes(requests[pieces])
-        records["begin"], records["end"], records["limit"] = pieces.T
+        records["begin"], records["end"], limits = pieces.T
+        records["end"] += np.array(counts, np.int32)
+        records["lent"] = lent
         self.width = width
         self.linked = (self.linked or not self._row_of) and self._are_linked(hashes)
         rows = np.array([self._idle.pop() for _ in requests], np.int64)
         self._table[rows] = records
+        self.limits[rows] = limits
         self.forget(rows)
-        for name, row, request in zip(names, rows.tolist(), requests, strict=True):
+        for name, row, request, address in zip(names, rows.tolist(), requests, lent, strict=True):
             self._row_of[name] = row
             self.requests[row] = request
+            if address:
+                self._lent[row] = request.block_hashes.rows
         return rows
 
     def extend(self, rows: RowIds | None = None) -> None:
@@ -138,6 +147,12 @@ class RequestRows(RowHashes):
         self.refuse_too_many(sum(map(len, new)))
         self.width = width
         self.linked = self.linked and self._are_linked(hashes)
+        for place in np.flatnonzero(records["lent"]).tolist():
+            if address := self._address_of(hashes[place]):
+                row = checked[place]
+                self._table["lent"][row], self._lent[row] = address, hashes[place].rows
+                self._table["end"][row] = len(hashes[place])
+                new[place] = new[place][:0]
         self._table["num_tokens"][checked] = num_tokens
         grown = [place for place, words in enumerate(new) if len(words)]
         if grown:
@@ -154,14 +169,16 @@ class RequestRows(RowHashes):
             ArgumentError: A row that is not tracked, or comes twice. Nothing is changed.
         """
         checked = self.valid(rows).tolist()
-        records = self._table[checked]
-        for row, begin, limit in zip(
-            checked, records["begin"].tolist(), records["limit"].tolist(), strict=True
-        ):
+        begins, limits = self._table["begin"][checked].tolist(), self.limits[checked].tolist()
+        for row, begin, limit in zip(checked, begins, limits, strict=True):
             del self._row_of[self.requests[row].request_id]
             self.requests[row] = None
-            self.arena.give(begin, limit)
-        self._table[checked] = np.zeros((), ROW_RECORD)
+            if limit:
+                self.arena.give(begin, limit)
+            else:
+                self._lent.pop(row, None)
+        self._table[checked] = NO_ROW
+        self.limits[checked] = 0
         self._idle += checked
 
     def as_rows(self, rows: RowIds) -> tuple[RowIds, int]:
@@ -200,7 +217,7 @@ class RequestRows(RowHashes):
         return ArgumentError(f"row {row} {what}")
 
     def spans(self, rows: RowIds) -> Spans:
-        """First hash, hash after the last and longest hit allowed of valid rows, int64 [3, n]. O(n)."""
+        """First hash, hash after the last, longest hit allowed and `lent` of valid rows, int64 [4, n]. O(n)."""
         spans: Spans = spans_of(self._table, rows)
         return spans
 
@@ -220,6 +237,7 @@ class RequestRows(RowHashes):
         self._idle = [*range(max_requests - 1, len(self.requests) - 1, -1), *self._idle]
         self.requests += [None] * more
         self._table = np.concatenate([self._table, np.zeros(more, ROW_RECORD)])
+        self.limits = np.concatenate([self.limits, np.zeros(more, np.int32)])
         self.memo = np.concatenate([self.memo, np.zeros((more, MEMO_WORDS), np.int64)])
         self.arena = self.arena.grown(max_hashes)
         self.epoch += 1
@@ -236,6 +254,11 @@ class RequestRows(RowHashes):
         if rows is None:
             raise self._odd_hashes(request)
         return rows
+
+    def _address_of(self, hashes: Sequence[Any]) -> int:
+        """Where hashes lie that a request lends; 0 if it does not."""
+        lends = self._lends and type(hashes) is BlockHashes and len(hashes)
+        return hashes.address if lends else 0  # type: ignore[attr-defined]
 
     @staticmethod
     def _are_linked(hashes: Sequence[Any]) -> bool:

@@ -40,6 +40,7 @@ from kvgpu.batch.check import (
 )
 from kvgpu.batch.row_record import longest_hit
 from kvgpu.groups.steps import TALLY_WORDS, Ask
+from kvgpu.index.arena import hashes_at
 from kvgpu.index.matching import MEMO_WORDS, bind_query, probe, probe_run
 from kvgpu.kernels.layout import PLAN_HEADER, PLAN_NUM_QUERIES, QUERY_WORDS
 from kvgpu.policies import apply_rule, common_hit
@@ -117,7 +118,7 @@ def allocate_rows(
             record.num_computed += new
             continue
         mine = tables[rows[i]]
-        hashes = arena[record.begin : record.end]
+        hashes = hashes_at(arena, record.lent, record.begin, record.end)
         hit = 0
         ends[:] = 0
         if not bound:

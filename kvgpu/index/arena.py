@@ -6,7 +6,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kvgpu._jit import carray, inline, pointer
 from kvgpu.kernels.layout import KEY_WORDS
+
+
+@inline
+def hashes_at(words: Any, lent: int, begin: int, end: int) -> Any:
+    """Hashes [begin, end) of an arena, or so many from an address where they are lent (not 0); nobody owns the view."""
+    here: Any = np.int64(words.ctypes.data) + np.int64(begin) * (8 * KEY_WORDS)
+    address: Any = here if lent == 0 else np.int64(lent)
+    return carray(pointer(address, words), (np.int64(end - begin), np.int64(words.shape[1])))
+
 
 MOST_PIECES = 256
 """Pieces that are kept apart; beyond, everything between the first and the last counts as changed."""

@@ -103,14 +103,14 @@ class AutoIndex(DeviceIndex):
 
     def match_batch(
         self, plan: PrefixPlan, arena: HashArena, begins: Spans, ends: Spans, max_lengths: Spans,
-        memo: Memo | None = None,
+        memo: Memo | None = None, lent: Spans | None = None,
     ) -> BatchHits:  # fmt: skip
         if self._asks_device(int((ends - begins).sum()) * len(plan.groups)):
             try:
-                return super().match_batch(plan, arena, begins, ends, max_lengths, memo)
+                return super().match_batch(plan, arena, begins, ends, max_lengths, memo, lent)
             except DeviceError as error:
                 self._give_up(error)
-        return HostIndex.match_batch(self, plan, arena, begins, ends, max_lengths, memo)
+        return HostIndex.match_batch(self, plan, arena, begins, ends, max_lengths, memo, lent)
 
     @property
     def answers(self) -> bool:

@@ -105,6 +105,11 @@ class BlockIndex(ABC):
         """Number of different keys. O(1)."""
 
     @property
+    def reads_in_place(self) -> bool:
+        """Whether `match_batch` takes hashes that are `lent`, now and from now on."""
+        return False
+
+    @property
     @abstractmethod
     def nbytes(self) -> int:
         """Bytes of the table itself."""
@@ -145,7 +150,7 @@ class BlockIndex(ABC):
 
     def match_batch(
         self, plan: PrefixPlan, arena: HashArena, begins: Spans, ends: Spans, max_lengths: Spans,
-        memo: Memo | None = None,
+        memo: Memo | None = None, lent: Spans | None = None,
     ) -> BatchHits:  # fmt: skip
         """`match` for many requests in one call.
 
@@ -155,6 +160,8 @@ class BlockIndex(ABC):
             begins, ends: int64 [requests]: request r has ``arena.words[begins[r]:ends[r]]``.
             max_lengths: int64 [requests], longest hit allowed, in tokens.
             memo: What is known from earlier calls; used and brought up to date by indexes that answer on the CPU.
+            lent: int64 [requests], addresses of hashes that are not in the arena, which a `HostIndex` reads; 0 for
+                the others.
 
         Expected O(blocks hit) for full attention. Waits for the device where there is one.
         """

@@ -51,6 +51,10 @@ class DeviceIndex(HostIndex):
         self._stream: Any = None
 
     @property
+    def reads_in_place(self) -> bool:
+        return not self.answers
+
+    @property
     def nbytes(self) -> int:
         return super().nbytes + (0 if self._copy is None else self._copy.nbytes)
 
@@ -76,10 +80,10 @@ class DeviceIndex(HostIndex):
 
     def match_batch(
         self, plan: PrefixPlan, arena: HashArena, begins: Spans, ends: Spans, max_lengths: Spans,
-        memo: Memo | None = None,
+        memo: Memo | None = None, lent: Spans | None = None,
     ) -> BatchHits:  # fmt: skip
         if self.state.width is None or not len(begins):
-            return super().match_batch(plan, arena, begins, ends, max_lengths, memo)
+            return super().match_batch(plan, arena, begins, ends, max_lengths, memo, lent)
         out = self.start_batch(plan, arena, begins, ends, max_lengths, with_ids=False)
         with self._typed_errors():
             found = self._torch.cat(

@@ -53,6 +53,10 @@ class HostIndex(BlockIndex):
         return self._num_keys
 
     @property
+    def reads_in_place(self) -> bool:
+        return True
+
+    @property
     def nbytes(self) -> int:
         return self.table.nbytes + 8 * (len(self.state.marks) - CELLS)
 
@@ -113,14 +117,16 @@ class HostIndex(BlockIndex):
 
     def match_batch(
         self, plan: PrefixPlan, arena: HashArena, begins: Spans, ends: Spans, max_lengths: Spans,
-        memo: Memo | None = None,
+        memo: Memo | None = None, lent: Spans | None = None,
     ) -> BatchHits:  # fmt: skip
         hits = BatchHits.empty(len(begins), len(plan.queries))
         if memo is None:
             memo = Memo(np.zeros((len(begins), MEMO_WORDS), np.int64), np.arange(len(begins)))
+        if lent is None:
+            lent = np.zeros(len(begins), np.int64)
         match_batch_rows(
-            self.state.records, self.table, arena.words, begins, ends, plan.words, max_lengths, self.seed,
-            self.state.marks, *memo, *hits,
+            self.state.records, self.table, arena.words, lent, begins, ends, plan.words, max_lengths,
+            self.seed, self.state.marks, *memo, *hits,
         )  # fmt: skip
         return hits
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from kvgpu._jit import inline, jit, leaf, lowest_bit, prefetch
 from kvgpu.blocks import FIRST, LEADS
+from kvgpu.index.arena import hashes_at
 from kvgpu.index.table import bucket_of, find_first, same_key, slot_hash, slots_of_tag
 from kvgpu.kernels.layout import (
     LOW_32,
@@ -141,7 +142,15 @@ def bind_query(ctx: Any, query: int) -> Any:
 
 @leaf
 def load_first(
-    records: Any, table: Any, rows: Any, begins: Any, ends: Any, words: Any, seed: int, r: int
+    records: Any,
+    table: Any,
+    rows: Any,
+    lent: Any,
+    begins: Any,
+    ends: Any,
+    words: Any,
+    seed: int,
+    r: int,
 ) -> None:
     """Ask for what lookups some requests behind r will begin with, one line after the other: each tells where the next
     lies.
@@ -154,13 +163,14 @@ def load_first(
         far = r + (3 - stage) * APART
         if far >= len(begins):
             continue
-        place = begins[far] + stride - 1
-        if place >= ends[far]:
+        mine = hashes_at(rows, lent[far], begins[far], ends[far])
+        if len(mine) < stride:
             continue
         if stage == 0:
-            prefetch(rows, place)
+            prefetch(mine, stride - 1)
             continue
-        h = slot_hash(rows[place, 0], rows[place, 1], rows[place, 2], rows[place, 3], group, seed)
+        place = stride - 1
+        h = slot_hash(mine[place, 0], mine[place, 1], mine[place, 2], mine[place, 3], group, seed)
         bucket = bucket_of(h, len(table))
         if stage == 1:
             prefetch(table, bucket)
@@ -222,7 +232,7 @@ def match_rows(
 
 @jit
 def match_batch_rows(
-    records: Any, table: Any, rows: Any, begins: Any, ends: Any, words: Any, max_lengths: Any,
+    records: Any, table: Any, rows: Any, lent: Any, begins: Any, ends: Any, words: Any, max_lengths: Any,
     seed: int, marks: Any, memo: Any, places: Any, num_tokens: Any, lengths: Any,
 ) -> None:  # fmt: skip
     """`BlockIndex.match_batch`; fills `num_tokens` and `lengths`.
@@ -242,12 +252,12 @@ def match_batch_rows(
     run = np.empty((num_queries, MEMO_WORDS), np.int64)
     first_lines = words[PLAN_HEADER + QUERY_NUM_LINES]
     for r in range(len(begins)):
-        mine = rows[begins[r] : ends[r]]
+        mine = hashes_at(rows, lent[r], begins[r], ends[r])
         last[:] = -2
         run[:] = 0
         kept = memo[places[r]]
         if kept[KNOWN] == 0:
-            load_first(records, table, rows, begins, ends, words, seed, r)
+            load_first(records, table, rows, lent, begins, ends, words, seed, r)
         elif sum_of_regions(marks, kept[REGIONS_OF]) == kept[SUM]:
             run[0, KNOWN], run[0, REGIONS_OF] = kept[KNOWN], kept[REGIONS_OF]
             for line in range(first_lines):

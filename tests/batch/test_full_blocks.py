@@ -228,11 +228,18 @@ def test_hashes_stay_when_rows_outgrow_their_pieces(max_hashes):
     pairs.check_requests()
 
 
+def with_a_list(*args):
+    """A request whose hashes are a list, which a row copies."""
+    request = make_request(*args)
+    request.block_hashes = list(request.block_hashes)
+    return request
+
+
 def test_the_first_hash_of_a_row_finds_room_in_a_full_arena():
     """There is a gap that is used again after packing only."""
     batch = make_batch(full(SIZE), max_hashes=12)
     gap, other = batch.track(
-        [make_request("gap", 9 * SIZE, SIZE), make_request("other", 2 * SIZE, SIZE)]
+        [with_a_list("gap", 9 * SIZE, SIZE), with_a_list("other", 2 * SIZE, SIZE)]
     )
     (new,) = batch.track([make_request("new", 3, SIZE)])
     batch.untrack([gap])
@@ -243,17 +250,21 @@ def test_the_first_hash_of_a_row_finds_room_in_a_full_arena():
     assert list(batch.rows.hashes(other)) == chain(hashing.sha256, range(2 * SIZE), SIZE)
 
 
-@pytest.mark.parametrize("held", [3, 8], ids=["in place", "moved"])
-def test_who_copies_the_arena_is_told_of_new_hashes(held):
+@pytest.mark.parametrize(
+    ("held", "make"),
+    [(3, with_a_list), (8, with_a_list), (8, make_request)],
+    ids=["in place", "moved", "lent"],
+)
+def test_who_copies_the_arena_is_told_of_new_hashes(held, make):
     """All that a row has is among what was written since its hashes were copied, or in its old place."""
     batch = make_batch(full(SIZE))
-    rows = batch.track([make_request(name, held * SIZE, SIZE) for name in "ab"])
+    rows = batch.track([make(name, held * SIZE, SIZE) for name in "ab"])
     copy = batch.rows.arena.copy = batch.rows.arena.words.copy()
     batch.append_batch(rows, [*range(SIZE)] * 2, [SIZE, SIZE])
     words = batch.rows.arena.words
     for begin, end in batch.rows.arena.take_written():
         copy[begin:end] = words[begin:end]
-    for begin, end in zip(batch.rows.begins[rows], batch.rows.ends[rows], strict=True):
+    for begin, end in batch.rows.records[["begin", "end"]][rows].tolist():
         assert end - begin == held + 1
         assert (copy[begin:end] == words[begin:end]).all()
 

@@ -150,7 +150,7 @@ def test_results_left_on_the_device_are_the_same():
     ids = started.ids.cpu()
     for place, row in enumerate(rows.tolist()):
         blocks, _ = manager.get_computed_blocks(waiting[place])
-        begin = int(queries.rows.begins[row])
+        begin = int(queries.rows.records["begin"][row])
         for group, line in enumerate(manager.coordinator.plan.groups):
             mine = blocks.get_block_ids()[line] if any(map(len, blocks.blocks)) else []
             assert ids[group, begin : begin + len(mine)].tolist() == mine

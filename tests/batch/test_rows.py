@@ -1,5 +1,6 @@
 """Rows of tracked requests: what they hold, what they refuse, and that nothing is half changed."""
 
+import gc
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,12 +13,12 @@ from kvgpu import hashing
 from kvgpu.batch.rows import RequestRows
 from kvgpu.errors import ArgumentError, ConfigError
 from kvgpu.index.arena import MOST_PIECES
+from kvgpu.kernels.layout import KEY_WORDS
 
 
 def hashes_in(rows, row):
     """Hashes of a row as its request has them."""
-    words = rows.arena.words[rows.begins[row] : rows.ends[row]]
-    return [line.tobytes()[: rows.width] for line in words]
+    return rows.hashes(row)[:]
 
 
 def state(rows):
@@ -37,9 +38,9 @@ def holds(rows, requests):
     )
 
 
-@pytest.fixture
-def rows():
-    return RequestRows(4, 100)
+@pytest.fixture(params=[False, True], ids=["copied", "lent"])
+def rows(request):
+    return RequestRows(4, 100, lends=request.param)
 
 
 @pytest.fixture
@@ -68,7 +69,7 @@ def test_hashes_of_16_bytes_are_padded(rows):
     request = make_request("a", 9, 4, hashing.xxhash)
     rows.track([request])
     assert rows.width == 16
-    assert (rows.arena.words[:2, 2:] == 0).all()
+    assert (rows.hashes(0).rows[:, 2:] == 0).all()
     assert holds(rows, [request])
 
 
@@ -86,6 +87,64 @@ def test_a_row_can_be_given_to_another_request(rows, requests):
     again = make_request("d", 20, 4)
     assert rows.track([again]).tolist() == [1]
     assert holds(rows, [requests[0], requests[2], again])
+
+
+def words(count, fill):
+    """Key words of so many hashes, all of one number."""
+    return np.full((count, KEY_WORDS), fill, np.int64)
+
+
+def test_what_is_lent_takes_no_place_in_the_arena(requests):
+    rows = RequestRows(4, 100, lends=True)
+    rows.track(requests)
+    assert rows.arena.take_written() == []
+    assert rows.num_hashes == 10 // 4 + 33 // 4
+
+
+def test_what_was_lent_stays_when_its_request_has_moved_on_and_left():
+    rows = RequestRows(4, 10_000, lends=True)
+    request = make_request("a", 4 * 50, 4)
+    expected = list(request.block_hashes)
+    handed_out = rows.track([request])
+    request.append_output_token_ids([1] * 4 * 500)
+    request.block_hashes = None
+    gc.collect()
+    make_request("other", 4 * 50, 4, hashing.sha256_cbor)
+    assert hashes_in(rows, 0) == expected
+    assert rows.last_hashes(handed_out) == expected[-1:]
+
+
+def test_a_row_that_outgrows_its_request_takes_a_place_of_its_own(requests):
+    rows = RequestRows(4, 100, lends=True)
+    handed_out = rows.track(requests)
+    rows.append_hashes(handed_out[[0, 2]], np.array([1, 2]), words(3, 7), ahead=True)
+    as_bytes = words(1, 7).tobytes()
+    for request, row, more in zip(requests, handed_out.tolist(), [1, 0, 2], strict=True):
+        assert hashes_in(rows, row) == [*request.block_hashes, *[as_bytes] * more]
+    rows.untrack(handed_out)
+    assert rows.num_hashes == 0
+    rows.track([make_request("all", 4 * 100, 4)])
+
+
+def test_rows_that_outgrow_their_requests_share_what_room_there_is():
+    rows = RequestRows(4, 30, lends=True)
+    gap, *requests = [make_request(name, 4 * 9, 4) for name in "abc"]
+    gap.block_hashes = list(gap.block_hashes)
+    handed_out = rows.track([gap, *requests])
+    rows.append_hashes(handed_out[:1], np.array([1]), words(1, 7))
+    rows.append_hashes(handed_out[1:], np.array([1, 1]), words(2, 7))
+    as_bytes = words(1, 7).tobytes()
+    for request, row in zip([gap, *requests], handed_out.tolist(), strict=True):
+        assert hashes_in(rows, row) == [*request.block_hashes, as_bytes]
+
+
+def test_hashes_that_become_a_list_are_no_longer_lent(requests):
+    rows = RequestRows(4, 100, lends=True)
+    handed_out = rows.track(requests)
+    requests[0].append_output_token_ids([1] * 9)
+    requests[0].block_hashes = list(requests[0].block_hashes)
+    rows.extend(handed_out)
+    assert holds(rows, requests)
 
 
 def test_the_arena_is_packed_when_its_end_is_reached():
@@ -125,7 +184,7 @@ def test_a_piece_that_is_given_back_is_handed_out_again():
     begins = set()
     for turn in range(20):
         handed_out = rows.track([make_request(f"r{turn}", 4 * 7, 4)])
-        begins.add(int(rows.begins[handed_out[0]]))
+        begins.add(int(rows.records["begin"][handed_out[0]]))
         rows.untrack(handed_out)
     assert begins == {0}
 
@@ -182,14 +241,17 @@ def test_growing_keeps_all_rows_and_counts_an_epoch(rows, requests):
     assert rows.epoch == 1
 
 
+@pytest.mark.parametrize("lends", [False, True])
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
-def test_any_sequence_of_calls_keeps_what_requests_have(data):
-    rows, alive = RequestRows(6, 60), {}
+def test_any_sequence_of_calls_keeps_what_requests_have(lends, data):
+    rows, alive = RequestRows(6, 60, lends), {}
     for step in range(data.draw(st.integers(1, 15))):
         what = data.draw(st.sampled_from(["track", "extend", "untrack"]))
         if what == "track" and len(alive) < 6:
             request = make_request(f"r{step}", data.draw(st.integers(1, 30)), 4)
+            if data.draw(st.booleans()):
+                request.block_hashes = list(request.block_hashes)
             try:
                 alive[int(rows.track([request])[0])] = request
             except ArgumentError:
