@@ -184,7 +184,7 @@ def made(options: argparse.Namespace) -> Iterator[Row]:
     load = workload(options.trace, options.requests)
     asked = min(200, len(load.prompts))
     words = f"the last {asked} of {load}, warm"
-    sides = two_sides("xxhash", options.peers)
+    sides = two_sides("sha256", options.peers)
     queue = Queue(sides, load.prompts, asked)
     row = queue.row(words, options.rounds, goal=100)
     yield row

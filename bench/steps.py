@@ -299,7 +299,7 @@ def decode_row(name: str, case: str, peer: Side, mine: Any, others: Any, goal: f
 def made(options: argparse.Namespace) -> Iterator[Row]:
     """All rows."""
     load = workload(options.trace, options.requests)
-    sides = two_sides("xxhash", options.peers)
+    sides = two_sides("sha256", options.peers)
     for case in POOLS:
         yield from replay(sides, case, load, options.rounds)
     for running in tqdm([n for n in RUNNING if n <= options.most], disable=None, unit="decode"):
