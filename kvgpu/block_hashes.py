@@ -3,12 +3,11 @@
 import reprlib
 from collections.abc import Iterable, Iterator, Sequence
 from operator import countOf
-from typing import Any, overload
+from typing import overload
 
 import numpy as np
 import numpy.typing as npt
 
-from kvgpu._jit import jit
 from kvgpu.blocks import HASH_WIDTHS
 from kvgpu.errors import ArgumentError
 from kvgpu.hashing import BlockHash
@@ -16,12 +15,6 @@ from kvgpu.kernels.layout import KEY_WORDS
 from kvgpu.list_items import LONG, copy_hashes
 
 _ROW_BYTES = 8 * KEY_WORDS
-
-
-@jit
-def _address_of(words: Any) -> int:
-    """A tenth of the time that numpy takes to say it."""
-    return int(words.ctypes.data)
 
 
 def write_rows(hashes: Sequence[bytes], width: int, rows: npt.NDArray[np.int64]) -> bool:
@@ -94,11 +87,11 @@ class BlockHashes(Sequence[BlockHash]):
     def of_rows(
         cls, rows: npt.NDArray[np.int64], width: int, linked: bool = False
     ) -> "BlockHashes":
-        """Hashes of `width` bytes from key words int64 [n, KEY_WORDS]; the array is kept. O(1)."""
+        """Hashes of `width` bytes from key words int64 [n, KEY_WORDS]; a contiguous array is kept. O(1)."""
         made = cls.__new__(cls)
         made.width = width if len(rows) else 0
         made.linked = linked
-        made._rows, made._length = rows, len(rows)
+        made._rows, made._length = np.ascontiguousarray(rows), len(rows)
         return made
 
     def copy(self) -> "BlockHashes":
@@ -111,13 +104,12 @@ class BlockHashes(Sequence[BlockHash]):
         return self._rows[: self._length]
 
     @property
-    def address(self) -> int:
-        """Where the key words lie in memory, for compiled code that reads them there; 0 if not in one piece. O(1).
+    def storage(self) -> npt.NDArray[np.int64]:
+        """The contiguous array that `rows` is the front of; a longer one takes its place when it is outgrown. O(1).
 
-        Hashes at the front never change; who keeps the address keeps `rows`, too.
+        Hashes at the front never change, so who keeps the array may read them there.
         """
-        words = self._rows
-        return int(_address_of(words)) if words.flags.c_contiguous else 0
+        return self._rows
 
     def accepts(self, hashes: Sequence[bytes]) -> bool:
         """True if all have the width of those here (or 16 or 32 bytes while this is empty). O(len(hashes))."""
@@ -148,7 +140,7 @@ class BlockHashes(Sequence[BlockHash]):
         self.extend_rows(rows_from_bytes(hashes, width), width, linked)
 
     def extend_rows(self, rows: npt.NDArray[np.int64], width: int, linked: bool = False) -> None:
-        """Append key words int64 [n, KEY_WORDS] of hashes of `width` bytes; an empty one keeps the array.
+        """Append key words int64 [n, KEY_WORDS] of hashes of `width` bytes; an empty one keeps a contiguous array.
 
         Nothing is checked. Amortised O(n).
         """
@@ -157,7 +149,7 @@ class BlockHashes(Sequence[BlockHash]):
         self.width = width
         self.linked = self.linked and linked
         if not self._length:
-            self._rows, self._length = rows, len(rows)
+            self._rows, self._length = np.ascontiguousarray(rows), len(rows)
             return
         length = self._length + len(rows)
         if length > len(self._rows):

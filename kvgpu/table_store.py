@@ -67,6 +67,13 @@ def make_room(rows: Any, ids: Any, heads: Any, row: int, length: int) -> None:
 
 
 @jit
+def _open(rows: Any, opened: Any, serial: int) -> None:
+    for i in range(len(opened)):
+        rows[opened[i], NUM_CACHED] = -1
+        rows[opened[i], SERIAL] = serial + 1 + i
+
+
+@jit
 def _append(rows: Any, ids: Any, heads: Any, row: int, new: Any) -> None:
     length = rows[row, LENGTH]
     make_room(rows, ids, heads, row, length + len(new))
@@ -122,8 +129,7 @@ class TableStore:
             self._idle[:0] = range(2 * length - 1, length - 1, -1)
         opened = np.array(self._idle[len(self._idle) - count :], np.int64)
         del self._idle[len(self._idle) - count :]
-        self.rows[opened, NUM_CACHED] = -1
-        self.rows[opened, SERIAL] = np.arange(self._serial + 1, self._serial + 1 + count)
+        _open(self.rows, opened, self._serial)
         self._serial += count
         return opened
 

@@ -1,6 +1,7 @@
 """`BatchManager`: slots for many requests in one call."""
 
 from collections.abc import Sequence
+from itertools import compress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from kvgpu.manager import KVCacheManager
 
 NO_PLAN = np.zeros(0, np.int64)
+NO_NAMES: list[str] = []
 NO_ROWS = np.zeros(0, np.int64)
 NO_WIDTHS = np.zeros(0, np.int64)
 NO_TABLE = np.zeros((0, BUCKET_WORDS), np.int64)
@@ -152,10 +154,11 @@ class BatchManager(TrackedRequests):
         status = head[check.STATUS]
         if status not in (check.DONE, check.UNPREPARED):
             raise self._complaint(status, int(rows[head[check.PLACE]]))
-        waiting = NO_ROWS
+        waiting, names = NO_ROWS, NO_NAMES
         if head[check.WAITING]:
             waiting = rows[self.rows.records["serial"][rows] == 0]
-            self._refuse_strangers(waiting)
+            names = self.names(waiting)
+            self._refuse_strangers(names)
         if arrays is None:
             num_new = np.full(len(rows), given, np.int64)
             refuse_hashed(self, rows, num_new, options)
@@ -167,7 +170,10 @@ class BatchManager(TrackedRequests):
                 log = self._prepare(waiting, head)
                 options[check.CHECKED] = True
                 found, head = self._step(rows, given, widths, options, log)
-            result = self._result(rows, found, head, waiting, out)
+            if names:
+                self._admit(waiting, names)
+                self._count(head)
+            result = self._result(rows, found, head, out)
         if out is not None and self.unwritten:
             came = np.array([row for row in rows.tolist() if row in self.unwritten], np.int64)
             self.write(came, np.zeros((len(came), self.tables.shape[1]), np.int64), out)
@@ -216,15 +222,11 @@ class BatchManager(TrackedRequests):
         return manager.arrays.index.log_for(head[check.CHANGES])
 
     def _result(
-        self, rows: RowIds, found: tuple[Any, ...], head: list[int], waiting: RowIds,
-        out: Sequence[Any] | None,
-    ) -> BatchAllocation:  # fmt: skip
+        self, rows: RowIds, found: tuple[Any, ...], head: list[int], out: Sequence[Any] | None
+    ) -> BatchAllocation:
         """Take note of what a step did."""
         fits, (num_new, hit_tokens), changed, starts, kept, offsets, ids = found
         num_kept = head[check.KEPT]
-        if len(waiting):
-            self._admit(waiting)
-            self._count(head)
         if head[check.CHANGED]:
             assert self.manager.arrays is not None
             self.manager.arrays.account(head[check.TALLY :])
@@ -260,7 +262,7 @@ class BatchManager(TrackedRequests):
         if place >= 0:
             raise self._complaint(check.FREED, int(rows[place]))
         holding = rows[records["serial"][rows] != 0]
-        names = self._names(holding)
+        names = self.names(holding)
         if manager.arrays is None or not manager.arrays.ready():
             for row in rows.tolist():
                 manager.free(self.rows.requests[row])
@@ -292,31 +294,27 @@ class BatchManager(TrackedRequests):
         rows, starts = rows[holding], starts[holding]
         write_tables(out, self.manager.block_pool.tables, self.tables[rows], rows, starts)
 
-    def _refuse_strangers(self, rows: RowIds) -> None:
-        """Refuse rows without blocks whose requests got some from single calls."""
-        names = set(self._names(rows))
+    def _refuse_strangers(self, names: list[str]) -> None:
+        """Refuse requests without blocks in their rows that got some from single calls."""
         for manager in self.manager.coordinator.single_type_managers:
             table = manager.req_to_blocks
-            for name in table.keys() & names:
-                if len(table[name]):
+            if table.keys().isdisjoint(names):
+                continue
+            for name in names:
+                if name in table and len(table[name]):
                     raise ArgumentError(
                         f"request {name} was given blocks beside the batch: untrack() and track() it"
                     )
 
-    def _names(self, rows: RowIds) -> list[str]:
-        requests = self.rows.requests
-        return [requests[row].request_id for row in rows.tolist()]
-
-    def _admit(self, waiting: RowIds) -> None:
+    def _admit(self, waiting: RowIds, names: list[str]) -> None:
         """Enter requests that got blocks in the tables of the groups; the others' rows go back."""
-        managers = self.manager.coordinator.single_type_managers
         got = self.rows.records["serial"][waiting] != 0
-        admitted = waiting[got]
-        names = self._names(admitted)
-        for single, places in zip(managers, self.tables[admitted].T.tolist(), strict=True):
-            single.req_to_blocks.adopt(names, places)
-        if len(admitted) < len(waiting):
+        if not got.all():
             self._close(self.tables[waiting[~got]])
+            waiting, names = waiting[got], list(compress(names, got.tolist()))
+        managers = self.manager.coordinator.single_type_managers
+        for single, places in zip(managers, self.tables[waiting].T.tolist(), strict=True):
+            single.req_to_blocks.adopt(names, places)
 
     def _count(self, head: list[int]) -> None:
         stats = self.manager.prefix_cache_stats

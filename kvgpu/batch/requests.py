@@ -50,8 +50,7 @@ class TrackedRequests(BatchQueries):
     def track(self, requests: Sequence[Any]) -> RowIds:
         """Give each request a row; one that holds blocks goes on with them. See `RequestRows.track`. O(hashes)."""
         rows = super().track(requests)
-        self.bind(rows)
-        self.unwritten.update(rows[self.rows.records["serial"][rows] != 0].tolist())
+        self.unwritten.update(self.bind(rows))
         return rows
 
     @exclusive
@@ -195,12 +194,14 @@ class TrackedRequests(BatchQueries):
         for row, num_computed in zip(checked.tolist(), computed, strict=True):
             self.rows.requests[row].num_computed_tokens = num_computed
 
-    def bind(self, rows: RowIds) -> None:
-        """Note where the blocks lie that requests of these rows hold. O(rows)."""
-        store = self.manager.block_pool.tables
+    def bind(self, rows: RowIds) -> list[int]:
+        """Note where the blocks lie that requests of these rows hold; the rows of those that hold some. O(rows)."""
         tables = [m.req_to_blocks for m in self.manager.coordinator.single_type_managers]
-        for row in rows.tolist():
-            name = self.rows.requests[row].request_id
+        names = self.names(rows)
+        if all(table.keys().isdisjoint(names) for table in tables):
+            return []
+        store, holding = self.manager.block_pool.tables, []
+        for row, name in zip(rows.tolist(), names, strict=True):
             held = [store.rows[table.row_of(name), LENGTH] for table in tables if name in table]
             if not any(held):
                 continue
@@ -209,6 +210,13 @@ class TrackedRequests(BatchQueries):
             self.rows.records["serial"][row], self.rows.records["quiet"][row] = first[
                 [SERIAL, QUIET]
             ]
+            holding.append(row)
+        return holding
+
+    def names(self, rows: RowIds) -> list[str]:
+        """Names of the requests of rows. O(rows)."""
+        requests = self.rows.requests
+        return [requests[row].request_id for row in rows.tolist()]
 
     def _flush(self, rows: RowIds) -> None:
         """Give requests the tokens, and the hashes, that they have not got yet."""

@@ -124,7 +124,7 @@ class RowHashes:
         self._table = np.zeros(max_requests, ROW_RECORD)
         self.limits: npt.NDArray[np.int32] = np.zeros(max_requests, np.int32)
         self._lends = lends
-        self._lent: dict[int, npt.NDArray[np.int64]] = {}
+        self._lent: list[npt.NDArray[np.int64] | None] = [None] * max_requests
         self.width = 0
         self.linked = True
         self.epoch = 0
@@ -173,7 +173,8 @@ class RowHashes:
     def hashes(self, row: int, start: int = 0) -> BlockHashes:
         """Hashes of a row from place `start` on, a view that is valid until the next change. O(1)."""
         record = self._table[row]
-        words = self._lent[row] if record["lent"] else self.arena.words
+        lent = self._lent[row]
+        words = self.arena.words if lent is None else lent
         part = words[record["begin"] + start : record["end"]]
         return BlockHashes.of_rows(part, self.width, self.linked)
 
@@ -184,8 +185,10 @@ class RowHashes:
             ArgumentError: They are not all of one width.
         """
         widths = {
-            h.width if isinstance(h, BlockHashes) else len(h[0]) for h in hashes if len(h)
-        } | ({self.width} - {0})
+            h.width if isinstance(h, BlockHashes) else len(h[0]) if len(h) else 0 for h in hashes
+        }
+        widths.add(self.width)
+        widths.discard(0)
         if len(widths) > 1:
             raise ArgumentError(f"hashes of different widths cannot be tracked together: {widths}")
         return widths.pop() if widths else 0
@@ -273,7 +276,7 @@ class RowHashes:
         pieces = self._pieces((records["end"] - records["begin"] + counts).tolist())
         self._move_to(rows, np.array(pieces, np.int64)[:, [0, 2]])
         for row in rows.tolist():
-            del self._lent[row]
+            self._lent[row] = None
 
     def _pack(
         self, needed: int, rows: RowIds | None = None, counts: npt.NDArray[np.int64] | None = None

@@ -89,3 +89,51 @@ def spans_of(table: Any, rows: Any) -> Any:
         spans[2, i] = longest_hit(record)
         spans[3, i] = record.lent
     return spans
+
+
+@jit
+def enter_rows(
+    table: Any, limits: Any, memo: Any, rows: Any, numbers: Any, lent: Any, not_lent: int, pieces: Any
+) -> None:  # fmt: skip
+    """Fill rows, all of whose records are zeros.
+
+    Args:
+        numbers: int64 [6, n], of each request hashes, tokens, those of its prompt, those with slots, whether it may
+            reuse blocks, and whether its next lookup counts as one after a preemption.
+        lent: int64 [n], where its hashes lie; `not_lent` for those that have a piece (begin, end, limit) of the arena
+            instead, int64 [any, 3].
+    """
+    piece = 0
+    for i in range(len(rows)):
+        record = table[rows[i]]
+        limit = 0
+        if lent[i] == not_lent:
+            record.begin, record.end, limit = pieces[piece, 0], pieces[piece, 1], pieces[piece, 2]
+            piece += 1
+        else:
+            record.lent = lent[i]
+            record.end = numbers[0, i]
+        limits[rows[i]] = limit
+        record.num_tokens = numbers[1, i]
+        record.num_prompt = numbers[2, i]
+        record.num_computed = numbers[3, i]
+        record.reads = numbers[4, i] != 0
+        record.preempted = numbers[5, i] != 0
+        record.tracked = True
+        memo[rows[i]] = 0
+
+
+@jit
+def leave_rows(table: Any, limits: Any, rows: Any) -> Any:
+    """Empty rows; begins and limits of their pieces of the arena, int64 [2, n]."""
+    pieces = np.empty((2, len(rows)), np.int64)
+    for i in range(len(rows)):
+        record = table[rows[i]]
+        pieces[0, i] = record.begin
+        pieces[1, i] = limits[rows[i]]
+        record.serial = record.stamp = record.lent = 0
+        record.begin = record.end = record.num_tokens = record.num_computed = record.num_prompt = 0
+        record.num_pending = record.num_kept = record.num_ahead = record.quiet = record.way = 0
+        record.reads = record.preempted = record.tracked = False
+        limits[rows[i]] = 0
+    return pieces

@@ -6,8 +6,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kvgpu.addresses import addresses_of
 from kvgpu.batch.row_hashes import RowHashes
-from kvgpu.batch.row_record import MOST, ROW_RECORD, UNTRACKED, RowIds, check_rows, spans_of
+from kvgpu.batch.row_record import (
+    MOST,
+    ROW_RECORD,
+    UNTRACKED,
+    RowIds,
+    check_rows,
+    enter_rows,
+    leave_rows,
+    spans_of,
+)
 from kvgpu.block_hashes import BlockHashes, rows_if_of_width
 from kvgpu.blocks import HASH_WIDTHS
 from kvgpu.errors import ArgumentError
@@ -15,7 +25,8 @@ from kvgpu.index.base import Spans
 from kvgpu.index.matching import MEMO_WORDS
 
 INT64 = np.dtype(np.int64)
-NO_ROW = np.zeros((), ROW_RECORD)
+NOT_LENT = np.empty(0, np.int64)
+"""Its address stands for hashes that nobody lends."""
 
 
 def _known(request: Any, name: str) -> int:
@@ -85,45 +96,47 @@ class RequestRows(RowHashes):
         names = [request.request_id for request in requests]
         if len(set(names)) < len(names):
             raise ArgumentError("a request comes twice; track each once")
-        known = next((name for name in names if name in self._row_of), None)
-        if known is not None:
+        if not self._row_of.keys().isdisjoint(names):
+            known = next(name for name in names if name in self._row_of)
             raise ArgumentError(f"request {known} is tracked already; extend() its row instead")
-        hashes = [request.block_hashes for request in requests]
-        width = self.common_width(hashes)
         if len(requests) > len(self._idle):
             raise ArgumentError(
                 f"{len(requests)} more requests do not fit into {len(self.requests)} rows: grow() first"
             )
-        self.refuse_too_many(sum(map(len, hashes)))
+        hashes = [request.block_hashes for request in requests]
+        width = self.common_width(hashes)
+        counts = [len(part) for part in hashes]
+        self.refuse_too_many(sum(counts))
         if width and width not in HASH_WIDTHS:
             raise self._odd_hashes(next(r for r in requests if len(r.block_hashes)))
-        records = np.zeros(len(requests), ROW_RECORD)
-        records["num_tokens"] = self._num_tokens(requests)
-        records["num_prompt"] = [_known(request, "num_prompt_tokens") for request in requests]
-        records["num_computed"] = [getattr(r, "num_computed_tokens", 0) for r in requests]
-        records["reads"] = [not request.skip_reading_prefix_cache for request in requests]
-        records["preempted"] = [getattr(r, "num_preemptions", 0) > 0 for r in requests]
-        records["tracked"] = True
-        lent = [self._address_of(h) for h in hashes]
-        counts = [len(h) if address else 0 for h, address in zip(hashes, lent, strict=True)]
-        own = [() if count else h for h, count in zip(hashes, counts, strict=True)]
-        pieces = self.put(own, width)
+        numbers = np.array(
+            [
+                counts,
+                self._num_tokens(requests),
+                [_known(request, "num_prompt_tokens") for request in requests],
+                [getattr(request, "num_computed_tokens", 0) for request in requests],
+                [not request.skip_reading_prefix_cache for request in requests],
+                [getattr(request, "num_preemptions", 0) > 0 for request in requests],
+            ],
+            np.int64,
+        )
+        lent = [self._lent_by(part) for part in hashes]
+        addresses = addresses_of([NOT_LENT if part is None else part for part in lent])
+        pieces = self.put([h for h, kept in zip(hashes, lent, strict=True) if kept is None], width)
         if isinstance(pieces, int):
-            raise self._odd_hashes(requests[pieces])
-        records["begin"], records["end"], limits = pieces.T
-        records["end"] += np.array(counts, np.int32)
-        records["lent"] = lent
+            copied = [r for r, kept in zip(requests, lent, strict=True) if kept is None]
+            raise self._odd_hashes(copied[pieces])
         self.width = width
         self.linked = (self.linked or not self._row_of) and self._are_linked(hashes)
-        rows = np.array([self._idle.pop() for _ in requests], np.int64)
-        self._table[rows] = records
-        self.limits[rows] = limits
-        self.forget(rows)
-        for name, row, request, address in zip(names, rows.tolist(), requests, lent, strict=True):
-            self._row_of[name] = row
+        listed = [self._idle.pop() for _ in requests]
+        rows = np.array(listed, np.int64)
+        enter_rows(
+            self._table, self.limits, self.memo, rows, numbers, addresses, NOT_LENT.ctypes.data, pieces
+        )  # fmt: skip
+        self._row_of.update(zip(names, listed, strict=True))
+        for row, request, kept in zip(listed, requests, lent, strict=True):
             self.requests[row] = request
-            if address:
-                self._lent[row] = request.block_hashes.rows
+            self._lent[row] = kept
         return rows
 
     def extend(self, rows: RowIds | None = None) -> None:
@@ -148,9 +161,10 @@ class RequestRows(RowHashes):
         self.width = width
         self.linked = self.linked and self._are_linked(hashes)
         for place in np.flatnonzero(records["lent"]).tolist():
-            if address := self._address_of(hashes[place]):
+            kept = self._lent_by(hashes[place])
+            if kept is not None:
                 row = checked[place]
-                self._table["lent"][row], self._lent[row] = address, hashes[place].rows
+                self._table["lent"][row], self._lent[row] = addresses_of([kept])[0], kept
                 self._table["end"][row] = len(hashes[place])
                 new[place] = new[place][:0]
         self._table["num_tokens"][checked] = num_tokens
@@ -168,18 +182,15 @@ class RequestRows(RowHashes):
         Raises:
             ArgumentError: A row that is not tracked, or comes twice. Nothing is changed.
         """
-        checked = self.valid(rows).tolist()
-        begins, limits = self._table["begin"][checked].tolist(), self.limits[checked].tolist()
-        for row, begin, limit in zip(checked, begins, limits, strict=True):
+        rows = self.valid(rows)
+        begins, limits = leave_rows(self._table, self.limits, rows).tolist()
+        listed = rows.tolist()
+        for row, begin, limit in zip(listed, begins, limits, strict=True):
             del self._row_of[self.requests[row].request_id]
-            self.requests[row] = None
+            self.requests[row] = self._lent[row] = None
             if limit:
                 self.arena.give(begin, limit)
-            else:
-                self._lent.pop(row, None)
-        self._table[checked] = NO_ROW
-        self.limits[checked] = 0
-        self._idle += checked
+        self._idle += listed
 
     def as_rows(self, rows: RowIds) -> tuple[RowIds, int]:
         """Rows as int64 [n], and a stamp for `check_row`, which has still to be asked.
@@ -238,6 +249,7 @@ class RequestRows(RowHashes):
         self.requests += [None] * more
         self._table = np.concatenate([self._table, np.zeros(more, ROW_RECORD)])
         self.limits = np.concatenate([self.limits, np.zeros(more, np.int32)])
+        self._lent += [None] * more
         self.memo = np.concatenate([self.memo, np.zeros((more, MEMO_WORDS), np.int64)])
         self.arena = self.arena.grown(max_hashes)
         self.epoch += 1
@@ -255,10 +267,9 @@ class RequestRows(RowHashes):
             raise self._odd_hashes(request)
         return rows
 
-    def _address_of(self, hashes: Sequence[Any]) -> int:
-        """Where hashes lie that a request lends; 0 if it does not."""
-        lends = self._lends and type(hashes) is BlockHashes and len(hashes)
-        return hashes.address if lends else 0  # type: ignore[attr-defined]
+    def _lent_by(self, hashes: Sequence[Any]) -> npt.NDArray[np.int64] | None:
+        """The array in which a request's hashes stay; None where the row has to copy them."""
+        return hashes.storage if self._lends and isinstance(hashes, BlockHashes) else None
 
     @staticmethod
     def _are_linked(hashes: Sequence[Any]) -> bool:

@@ -1,12 +1,12 @@
 """`Blocks`, what is hashed in bulk, and `Chains`, what hashes it: each block after its parent."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from kvgpu._jit import jit
+from kvgpu.addresses import addresses_of
 from kvgpu.extra_keys import ExtraKeys
 from kvgpu.token_ids import Tokens
 
@@ -33,13 +33,6 @@ class Blocks(NamedTuple):
     extras: Sequence[ExtraKeys] | None
 
 
-@jit
-def _address(array: Any) -> int:
-    """Where an array begins; asking NumPy takes ten times as long."""
-    begin: int = array.ctypes.data
-    return begin
-
-
 def addresses(
     tokens: Sequence[Tokens] | Tokens,
 ) -> tuple[Sequence[Tokens] | Tokens, npt.NDArray[np.int64], Tokens]:
@@ -54,8 +47,7 @@ def addresses(
     wide = any(array.itemsize > 4 for array in tokens)
     if wide:
         tokens = [array.astype(np.int64, copy=False) for array in tokens]
-    at = np.array([_address(array) for array in tokens], np.int64)
-    return tokens, at, _EMPTY_64 if wide else _EMPTY_32
+    return tokens, addresses_of(tokens), _EMPTY_64 if wide else _EMPTY_32
 
 
 class Chains(Protocol):

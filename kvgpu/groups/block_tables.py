@@ -98,8 +98,9 @@ class BlockTables(dict[str, Any]):
 
     def adopt(self, names: Sequence[str], rows: Sequence[int]) -> None:
         """Give requests that hold nothing rows of the store that are filled already."""
-        for name in self.keys() & set(names):
-            self.pop(name)
+        if not self.keys().isdisjoint(names):
+            for name in names:
+                self.pop(name, None)
         self.update(zip(names, rows, strict=True))
 
     def leave(self, request_id: str) -> int:
