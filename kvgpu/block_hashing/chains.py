@@ -24,6 +24,7 @@ from kvgpu.block_hashing.messages import (
     serialised_extra,
     trusted,
 )
+from kvgpu.block_hashing.row_memory import hash_memory
 from kvgpu.extra_keys import ExtraKeys, written_alike
 from kvgpu.kernels.layout import KEY_WORDS
 
@@ -194,13 +195,13 @@ class Sha256Chains:
             return None
         parents, lengths = packed
         room = padded(longest_message(parents.shape[1], blocks.size, endings.longest))
-        out = np.empty((blocks.total, self.width), np.uint8)
+        rows = hash_memory.take(blocks.total)
         _kept, arrays, like = addresses(blocks.tokens)
         _hash_messages(
             self._kind, like, arrays, np.array(blocks.counts, np.int64), blocks.size, parents,
-            lengths, endings.data, endings.spans, np.empty(room, np.uint8), out,
+            lengths, endings.data, endings.spans, np.empty(room, np.uint8), rows.view(np.uint8),
         )  # fmt: skip
-        return out.view("<i8")
+        return rows
 
 
 class MessageChains:

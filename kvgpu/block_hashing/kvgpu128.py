@@ -14,12 +14,13 @@ import numpy.typing as npt
 from kvgpu.block_hashing import universal
 from kvgpu.block_hashing.blocks import Blocks, Rows, addresses
 from kvgpu.block_hashing.field import PRIME
+from kvgpu.block_hashing.row_memory import hash_memory
 from kvgpu.block_hashing.speck import KEY_BYTES as MIX_KEY_BYTES
 from kvgpu.block_hashing.speck import round_keys
 from kvgpu.config import hash_key
 from kvgpu.errors import ArgumentError, ArgumentTypeError
 from kvgpu.extra_keys import ExtraKeys, written_alike
-from kvgpu.kernels.layout import KEY_WORDS, TOKEN_WORDS
+from kvgpu.kernels.layout import TOKEN_WORDS
 from kvgpu.token_ids import Tokens, token_array
 
 KEY_BYTES = 32
@@ -149,13 +150,13 @@ class Kvgpu128:
         for tokens in [blocks.tokens] if isinstance(blocks.tokens, np.ndarray) else blocks.tokens:
             self.check(tokens)
         extras = _NO_EXTRAS if blocks.extras is None else self.extra_words(blocks.extras)
-        out = np.empty((blocks.total, KEY_WORDS), np.uint64)
+        out = hash_memory.take(blocks.total)
         _kept, arrays, like = addresses(blocks.tokens)
         universal.hash_chains(
             like, arrays, np.array(blocks.counts, np.int64), blocks.size, self.states(blocks.parents), extras,
-            self.keys(blocks.size), self.point, self.mix_keys, out,
+            self.keys(blocks.size), self.point, self.mix_keys, out.view(np.uint64),
         )  # fmt: skip
-        return out.view(np.int64)
+        return out
 
     def __call__(self, input: Any) -> bytes:
         """Hash of ``(parent, tokens, extra keys or None)``: 16 bytes, those that `rows` gives. O(tokens).

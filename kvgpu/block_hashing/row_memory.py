@@ -1,0 +1,72 @@
+"""Memory for hashes that is used again when nobody has them any longer."""
+
+import sys
+import sysconfig
+from threading import Lock
+
+import numpy as np
+
+from kvgpu.block_hashing.blocks import Rows
+from kvgpu.kernels.layout import KEY_WORDS
+
+SLAB_ROWS = 1 << 17
+"""4 MB: from there on NumPy asks for huge pages."""
+
+MOST_FREE = 8
+"""Slabs that are kept though nobody has a hash in them."""
+
+COUNTS_REFERENCES = sys.implementation.name == "cpython" and not sysconfig.get_config_var(
+    "Py_GIL_DISABLED"
+)
+"""Whether `sys.getrefcount` tells of all that know an object."""
+
+_OWN = 4
+"""References to a slab while it is looked at: those of its list, of the loop, and two of arguments."""
+
+
+def _is_free(slab: Rows) -> bool:
+    """Whether no view of a slab is left: each refers to the slab, and so does each view of a view."""
+    return COUNTS_REFERENCES and sys.getrefcount(slab) == _OWN
+
+
+class RowMemory:
+    """Hands out key words for hashes, from slabs of many; a slab of which nobody has any is used again.
+
+    Fresh memory is slow: to use a page for the first time takes longer than to hash what it holds by kvgpu128. And what a
+    call takes is so much that it is given back to the system when it is freed. One hash that somebody keeps keeps its
+    slab. Threads may share it.
+    """
+
+    def __init__(self) -> None:
+        self._slabs: list[Rows] = []
+        self._used = 0
+        self._lock = Lock()
+
+    def take(self, count: int) -> Rows:
+        """Rows for so many hashes, int64 [count, KEY_WORDS], of any contents: the caller's while it has the array, or
+        a view of it.
+
+        O(1); O(slabs) where the last one is full, and O(count) for more than half a slab.
+        """
+        if 2 * count > SLAB_ROWS:
+            return np.empty((count, KEY_WORDS), np.int64)
+        with self._lock:
+            if not self._slabs or self._used + count > SLAB_ROWS:
+                self._turn()
+            begin = self._used
+            self._used += count
+            return self._slabs[-1][begin : self._used]
+
+    def _turn(self) -> None:
+        """Let the last slab be one that nobody uses."""
+        held: list[Rows] = []
+        free: list[Rows] = []
+        for slab in self._slabs:
+            (free if _is_free(slab) else held).append(slab)
+        last = free.pop() if free else np.empty((SLAB_ROWS, KEY_WORDS), np.int64)
+        self._slabs = [*held, *free[:MOST_FREE], last]
+        self._used = 0
+
+
+hash_memory = RowMemory()
+"""That of all hash functions of this process."""

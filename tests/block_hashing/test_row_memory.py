@@ -1,0 +1,106 @@
+"""Memory of hashes: nobody is handed what somebody has, and what nobody has is handed out again."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kvgpu import hashing
+from kvgpu.block_hashes import BlockHashes
+from kvgpu.block_hashing import row_memory
+from kvgpu.block_hashing.hasher import get_request_block_hasher
+from kvgpu.block_hashing.row_memory import RowMemory
+from kvgpu.kernels.layout import KEY_WORDS
+from kvgpu.request import Request
+
+SLAB = 64
+
+
+@pytest.fixture(autouse=True)
+def small_slabs(monkeypatch):
+    monkeypatch.setattr(row_memory, "SLAB_ROWS", SLAB)
+
+
+def address(rows):
+    return rows.__array_interface__["data"][0]
+
+
+def test_rows_are_contiguous_words_of_keys():
+    rows = RowMemory().take(5)
+    assert (rows.shape, rows.dtype, rows.flags.c_contiguous) == ((5, KEY_WORDS), np.int64, True)
+    assert RowMemory().take(0).shape == (0, KEY_WORDS)
+
+
+@settings(deadline=None, max_examples=100)
+@given(data=st.data())
+def test_nobody_is_handed_what_somebody_has(data):
+    memory, held = RowMemory(), []
+    for mark in range(data.draw(st.integers(1, 60))):
+        if held and data.draw(st.booleans()):
+            held.pop(data.draw(st.integers(0, len(held) - 1)))
+            continue
+        rows = memory.take(data.draw(st.integers(0, SLAB)))
+        rows[:] = mark
+        # Who keeps a part, a view of a view or a view of other items keeps it all.
+        view = data.draw(
+            st.sampled_from([lambda r: r, lambda r: r[1:][:3], lambda r: r.view(np.uint8)])
+        )
+        held.append((view(rows), view(rows).tobytes()))
+        assert all(part.tobytes() == expected for part, expected in held)
+
+
+def test_what_nobody_has_is_handed_out_again():
+    memory = RowMemory()
+    places = {address(memory.take(SLAB // 2)) for _ in range(100)}
+    assert len(places) == 2
+
+
+def test_one_view_keeps_a_slab():
+    memory = RowMemory()
+    kept = memory.take(1)
+    begin, end = address(kept), address(kept) + SLAB * 8 * KEY_WORDS
+    memory.take(SLAB // 2)
+    assert not any(begin <= address(memory.take(SLAB // 2)) < end for _ in range(10))
+
+
+def test_nothing_is_used_again_where_references_are_not_counted(monkeypatch):
+    monkeypatch.setattr(row_memory, "COUNTS_REFERENCES", False)
+    memory = RowMemory()
+    slabs = [memory.take(SLAB // 2).base for _ in range(8)]
+    assert len({id(slab) for slab in slabs}) == 4
+
+
+def test_few_slabs_are_kept_that_nobody_uses():
+    memory = RowMemory()
+    held = [memory.take(SLAB // 2) for _ in range(100)]
+    assert len(memory._slabs) == 50
+    del held
+    memory.take(SLAB // 2)
+    memory.take(SLAB // 2)
+    assert len(memory._slabs) == row_memory.MOST_FREE + 1
+
+
+@pytest.mark.parametrize("name", ["sha256", "kvgpu128"])
+def test_hashes_of_requests_stay_what_they_were(monkeypatch, name):
+    """Requests come and go; copies, pickled ones and those that have grown are like the others."""
+    monkeypatch.setattr("kvgpu.block_hashing.kvgpu128.hash_memory", RowMemory())
+    monkeypatch.setattr("kvgpu.block_hashing.chains.hash_memory", RowMemory())
+    hasher = get_request_block_hasher(4, hashing.get_hash_fn_by_name(name))
+    rng, held = np.random.default_rng(0), []
+    for step in range(200):
+        request = Request(f"r{step}", rng.integers(0, 9, 4 * 11), block_hasher=hasher)
+        expected = list(request.block_hashes)
+        keep = [
+            lambda r: r.block_hashes,
+            lambda r: copy.copy(r.block_hashes),
+            lambda r: pickle.loads(pickle.dumps(r.block_hashes)),
+            lambda r: BlockHashes.of_rows(r.block_hashes.rows[:5], r.block_hashes.width),
+        ][step % 4]
+        held.append((keep(request), expected))
+        if step % 3:
+            held.pop(rng.integers(len(held)))
+        for hashes, expected in held:
+            assert list(hashes) == expected[: len(hashes)]
