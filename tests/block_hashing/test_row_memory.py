@@ -88,6 +88,7 @@ def test_hashes_of_requests_stay_what_they_were(monkeypatch, name):
     """Requests come and go; copies, pickled ones and those that have grown are like the others."""
     monkeypatch.setattr("kvgpu.block_hashing.kvgpu128.hash_memory", RowMemory())
     monkeypatch.setattr("kvgpu.block_hashing.chains.hash_memory", RowMemory())
+    hashing.init_none_hash(hashing.sha256)
     hasher = get_request_block_hasher(4, hashing.get_hash_fn_by_name(name))
     rng, held = np.random.default_rng(0), []
     for step in range(200):
