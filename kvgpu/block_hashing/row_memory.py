@@ -20,13 +20,13 @@ COUNTS_REFERENCES = sys.implementation.name == "cpython" and not sysconfig.get_c
 )
 """Whether `sys.getrefcount` tells of all that know an object."""
 
-_OWN = 4
-"""References to a slab while it is looked at: those of its list, of the loop, and two of arguments."""
+
+def _references(slabs: list[Rows]) -> list[int]:
+    """How many references there are to each; more than _OWN where a view of it is left, or a view of a view."""
+    return [sys.getrefcount(slab) for slab in slabs]
 
 
-def _is_free(slab: Rows) -> bool:
-    """Whether no view of a slab is left: each refers to the slab, and so does each view of a view."""
-    return COUNTS_REFERENCES and sys.getrefcount(slab) == _OWN
+(_OWN,) = _references([np.empty((0, KEY_WORDS), np.int64)])
 
 
 class RowMemory:
@@ -61,8 +61,8 @@ class RowMemory:
         """Let the last slab be one that nobody uses."""
         held: list[Rows] = []
         free: list[Rows] = []
-        for slab in self._slabs:
-            (free if _is_free(slab) else held).append(slab)
+        for slab, count in zip(self._slabs, _references(self._slabs), strict=True):
+            (free if COUNTS_REFERENCES and count == _OWN else held).append(slab)
         last = free.pop() if free else np.empty((SLAB_ROWS, KEY_WORDS), np.int64)
         self._slabs = [*held, *free[:MOST_FREE], last]
         self._used = 0
