@@ -21,7 +21,7 @@ from numba.extending import intrinsic
 
 from kvgpu.config import cache_dir
 
-_COMPILED = re.compile(r"^@(jit|inline|leaf)$", re.MULTILINE)
+_COMPILED = re.compile(r"^@(jit|nogil|inline|leaf)$", re.MULTILINE)
 _IMPORTED = re.compile(r"^from kvgpu\.([\w.]+) import", re.MULTILINE)
 
 AHEAD = 8
@@ -59,16 +59,25 @@ def numba_cache_dir() -> str:
     return tempfile.mkdtemp(prefix="kvgpu-numba-")
 
 
-def jit(function: F) -> F:
-    """Compile an entry point that Python calls; the machine code is kept on disk."""
+def _entry_point(function: F, **options: bool) -> F:
     settings: Any = numba.config
     compiler: Any = numba.njit  # its stubs do not know `_nrt`
     previous = settings.CACHE_DIR
     settings.CACHE_DIR = numba_cache_dir()
     try:
-        return cast(F, compiler(cache=True, error_model="numpy", _nrt=True)(function))
+        return cast(F, compiler(cache=True, error_model="numpy", _nrt=True, **options)(function))
     finally:
         settings.CACHE_DIR = previous
+
+
+def jit(function: F) -> F:
+    """Compile an entry point that Python calls; the machine code is kept on disk."""
+    return _entry_point(function)
+
+
+def nogil(function: F) -> F:
+    """`jit` for what other threads may run beside: nobody may change its arrays meanwhile."""
+    return _entry_point(function, nogil=True)
 
 
 def inline(function: F) -> F:

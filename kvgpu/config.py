@@ -34,11 +34,24 @@ def crossover_blocks() -> int | None:
     Raises:
         ConfigError: The value is no positive integer.
     """
-    value = os.environ.get("KVGPU_CROSSOVER_BLOCKS")
+    return _positive("KVGPU_CROSSOVER_BLOCKS")
+
+
+def hash_threads() -> int:
+    """`KVGPU_HASH_THREADS`: threads that hash the requests of one call; unset: 1.
+
+    Raises:
+        ConfigError: The value is no positive integer.
+    """
+    return _positive("KVGPU_HASH_THREADS") or 1
+
+
+def _positive(name: str) -> int | None:
+    value = os.environ.get(name)
     if not value:
         return None
     if not value.isdigit() or int(value) == 0:
-        raise ConfigError(f"KVGPU_CROSSOVER_BLOCKS must be a positive integer, got {value!r}")
+        raise ConfigError(f"{name} must be a positive integer, got {value!r}")
     return int(value)
 
 

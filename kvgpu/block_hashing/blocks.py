@@ -62,7 +62,7 @@ class Chains(Protocol):
         """Whether so many blocks of each request are hashed faster than one by one."""
         ...
 
-    def rows(self, blocks: Blocks) -> Rows | None:
-        """Hashes as key words int64 [blocks, KEY_WORDS], request by request; None for what has to be hashed
-        block by block."""
+    def rows(self, blocks: Blocks, threads: int = 1) -> Rows | None:
+        """Hashes as key words int64 [blocks, KEY_WORDS], request by request, by at most so many threads; None for
+        what has to be hashed block by block."""
         ...

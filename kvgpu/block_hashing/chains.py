@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from kvgpu._jit import carray, jit, pointer
+from kvgpu._jit import carray, jit, nogil, pointer
 from kvgpu.block_hashing.blocks import Blocks, Chains, Rows, addresses
 from kvgpu.block_hashing.digests import CONTEXT_WORDS, DIGEST_BYTES, available, digest, padded
 from kvgpu.block_hashing.messages import (
@@ -25,6 +25,7 @@ from kvgpu.block_hashing.messages import (
     trusted,
 )
 from kvgpu.block_hashing.row_memory import hash_memory
+from kvgpu.block_hashing.threads import in_threads
 from kvgpu.extra_keys import ExtraKeys, written_alike
 from kvgpu.kernels.layout import KEY_WORDS
 
@@ -36,7 +37,7 @@ PASS_BLOCKS = 1024
 """Messages that are written before they are hashed, unless one chain has more."""
 
 
-@jit
+@nogil
 def _hash_messages(
     kind: int, like: Any, arrays: Any, counts: Any, size: int, parents: Any, lengths: Any,
     endings: Any, spans: Any, data: Any, out: Any,
@@ -185,7 +186,7 @@ class Sha256Chains:
         """See `Chains`: a call costs as much as some blocks."""
         return sum(counts) >= FEWEST
 
-    def rows(self, blocks: Blocks) -> Rows | None:
+    def rows(self, blocks: Blocks, threads: int = 1) -> Rows | None:
         """See `Chains`."""
         if not _regular(self._kind, blocks):
             return None
@@ -197,10 +198,17 @@ class Sha256Chains:
         room = padded(longest_message(parents.shape[1], blocks.size, endings.longest))
         rows = hash_memory.take(blocks.total)
         _kept, arrays, like = addresses(blocks.tokens)
-        _hash_messages(
-            self._kind, like, arrays, np.array(blocks.counts, np.int64), blocks.size, parents,
-            lengths, endings.data, endings.spans, np.empty(room, np.uint8), rows.view(np.uint8),
-        )  # fmt: skip
+        counts = np.array(blocks.counts, np.int64)
+        spans, digests = endings.spans, rows.view(np.uint8)
+
+        def hash_part(chains: slice, mine: slice) -> None:
+            _hash_messages(
+                self._kind, like, arrays[chains], counts[chains], blocks.size, parents[chains],
+                lengths[chains], endings.data, spans if len(spans) == 1 else spans[mine],
+                np.empty(room, np.uint8), digests[mine],
+            )  # fmt: skip
+
+        in_threads(blocks.counts, threads, hash_part)
         return rows
 
 
@@ -223,8 +231,8 @@ class MessageChains:
         """See `Chains`: with a digest that takes no time, half of what a call costs."""
         return sum(counts) >= 2 * FEWEST
 
-    def rows(self, blocks: Blocks) -> Rows | None:
-        """See `Chains`."""
+    def rows(self, blocks: Blocks, threads: int = 1) -> Rows | None:
+        """See `Chains`; one thread, since the digest is called from Python."""
         if not _regular(self._kind, blocks):
             return None
         endings = block_endings(self._kind, blocks.extras)

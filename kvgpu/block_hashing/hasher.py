@@ -11,6 +11,7 @@ from kvgpu.block_hashing.blocks import Blocks, Chains, Rows
 from kvgpu.block_hashing.chains import message_chains
 from kvgpu.block_hashing.kvgpu128 import Kvgpu128, checked_tokens, process_hash
 from kvgpu.block_hashing.messages import CBOR, PICKLE
+from kvgpu.config import hash_threads
 from kvgpu.errors import ConfigError
 from kvgpu.extra_keys import ExtraKeys, generate_block_hash_extra_keys, need_extra_keys
 from kvgpu.hashing import BlockHash, HashFunction
@@ -64,13 +65,20 @@ class RequestBlockHasher:
         hash_fn: One of the functions of `kvgpu.hashing`, a `Kvgpu128`, or any function of
             ``(parent, tokens, extra keys)``, which is then called block by block.
 
+        threads: That hash the requests of one call; None for those of `KVGPU_HASH_THREADS`.
+
     Raises:
-        ConfigError: A block size below 1.
+        ConfigError: A block size or a number of threads below 1.
     """
 
-    def __init__(self, block_size: int, hash_fn: HashFunction) -> None:
+    def __init__(
+        self, block_size: int, hash_fn: HashFunction, *, threads: int | None = None
+    ) -> None:
         if block_size < 1:
             raise ConfigError(f"the block size must be at least 1 token, got {block_size}")
+        if threads is not None and threads < 1:
+            raise ConfigError(f"at least 1 thread is needed to hash, got {threads}")
+        self.threads = hash_threads() if threads is None else threads
         self.block_size = block_size
         self.hash_fn = hash_fn
         self._links = links(hash_fn)
@@ -144,7 +152,8 @@ class RequestBlockHasher:
         chains = chains_of(self.hash_fn)
         if chains is not None and chains.pays(counts):
             heads = [parent or hashing.none_hash() for parent in parents]
-            rows = chains.rows(Blocks(tokens, counts, sum(counts), self.block_size, heads, None))
+            blocks = Blocks(tokens, counts, sum(counts), self.block_size, heads, None)
+            rows = chains.rows(blocks, self.threads)
             if rows is not None:
                 return BlockHashes.of_rows(rows, chains.width, self._links)
         hashes: list[BlockHash] = []
@@ -194,7 +203,7 @@ class RequestBlockHasher:
         chains = chains_of(self.hash_fn) if any(counts) else None
         if chains is not None and chains.pays(counts):
             blocks = self._blocks(requests, firsts, counts)
-            rows = None if blocks is None else chains.rows(blocks)
+            rows = None if blocks is None else chains.rows(blocks, self.threads)
             if rows is not None:
                 return _InBulk(chains.width, rows, counts)
             if len(requests) > 1:
@@ -292,18 +301,20 @@ def append_hashes(request: Any, new: BlockHashes | list[BlockHash], linked: bool
     held.extend(new)
 
 
-def get_request_block_hasher(block_size: int, caching_hash_fn: HashFunction) -> RequestBlockHasher:
+def get_request_block_hasher(
+    block_size: int, caching_hash_fn: HashFunction, *, threads: int | None = None
+) -> RequestBlockHasher:
     """A function that gives the hashes of a request's full blocks that have none yet.
 
     Requests that have the same one can be hashed in one call.
 
     Args:
         block_size: Tokens per hash block.
-        caching_hash_fn: As in `RequestBlockHasher`.
+        caching_hash_fn, threads: As in `RequestBlockHasher`.
 
     Raises:
-        ConfigError: A block size below 1.
+        ConfigError: A block size or a number of threads below 1.
 
     O(1).
     """
-    return RequestBlockHasher(block_size, caching_hash_fn)
+    return RequestBlockHasher(block_size, caching_hash_fn, threads=threads)

@@ -17,6 +17,7 @@ from kvgpu.block_hashing.field import PRIME
 from kvgpu.block_hashing.row_memory import hash_memory
 from kvgpu.block_hashing.speck import KEY_BYTES as MIX_KEY_BYTES
 from kvgpu.block_hashing.speck import round_keys
+from kvgpu.block_hashing.threads import in_threads
 from kvgpu.config import hash_key
 from kvgpu.errors import ArgumentError, ArgumentTypeError
 from kvgpu.extra_keys import ExtraKeys, written_alike
@@ -139,7 +140,7 @@ class Kvgpu128:
         if tokens.dtype != np.int32 and not universal.all_fit(tokens.reshape(-1)):
             raise ArgumentError(_OUTSIDE)
 
-    def rows(self, blocks: Blocks) -> Rows:
+    def rows(self, blocks: Blocks, threads: int = 1) -> Rows:
         """Hashes of blocks as key words int64 [blocks, KEY_WORDS]; see `Chains`.
 
         Raises:
@@ -152,10 +153,16 @@ class Kvgpu128:
         extras = _NO_EXTRAS if blocks.extras is None else self.extra_words(blocks.extras)
         out = hash_memory.take(blocks.total)
         _kept, arrays, like = addresses(blocks.tokens)
-        universal.hash_chains(
-            like, arrays, np.array(blocks.counts, np.int64), blocks.size, self.states(blocks.parents), extras,
-            self.keys(blocks.size), self.point, self.mix_keys, out.view(np.uint64),
-        )  # fmt: skip
+        counts, words = np.array(blocks.counts, np.int64), out.view(np.uint64)
+        states, keys = self.states(blocks.parents), self.keys(blocks.size)
+
+        def hash_part(chains: slice, mine: slice) -> None:
+            universal.hash_chains(
+                like, arrays[chains], counts[chains], blocks.size, states[chains], extras[mine], keys,
+                self.point, self.mix_keys, words[mine],
+            )  # fmt: skip
+
+        in_threads(blocks.counts, threads, hash_part)
         return out
 
     def __call__(self, input: Any) -> bytes:

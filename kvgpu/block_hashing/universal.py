@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from kvgpu._jit import carray, jit, leaf, pointer
+from kvgpu._jit import carray, jit, leaf, nogil, pointer
 from kvgpu.block_hashing.field import (
     LOW_63_BITS,
     ONE,
@@ -167,7 +167,7 @@ def mixed(mix_keys: Any, highs: Any, lows: Any) -> None:
             highs[block], lows[block] = encrypt_round(high, low, second)
 
 
-@jit
+@nogil
 def hash_chains(
     like: Any, arrays: Any, counts: Any, size: int, states: Any, extras: Any, keys: Any,
     point: Any, mix_keys: Any, out: Any,

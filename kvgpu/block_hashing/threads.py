@@ -1,0 +1,54 @@
+"""Chains hashed by several threads at once: compiled code runs without the lock of the interpreter."""
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from functools import cache
+from itertools import accumulate, pairwise
+
+FEWEST = 1024
+"""Blocks of a thread for which it pays to wake it, with the fastest hash."""
+
+
+@cache
+def _workers(count: int, process: int) -> ThreadPoolExecutor:
+    """Threads of this process: those of the one it was forked from are not here."""
+    return ThreadPoolExecutor(count, thread_name_prefix="kvgpu-hash")
+
+
+def parts_of(counts: Sequence[int], threads: int) -> list[tuple[slice, slice]]:
+    """Chains, and the blocks of these among all, for each of at most so many threads.
+
+    Chains stay whole and in order; parts have at least FEWEST blocks on average, and about as many each as chains allow.
+    O(len(counts)).
+    """
+    ends = [0, *accumulate(counts)]
+    total = ends[-1]
+    num_parts = max(1, min(threads, total // FEWEST))
+    bounds, chain = [0], 0
+    for part in range(1, num_parts):
+        while ends[chain] * num_parts < part * total:
+            chain += 1
+        if bounds[-1] < chain < len(counts):
+            bounds.append(chain)
+    bounds.append(len(counts))
+    return [(slice(i, j), slice(ends[i], ends[j])) for i, j in pairwise(bounds)]
+
+
+def in_threads(counts: Sequence[int], threads: int, call: Callable[[slice, slice], None]) -> None:
+    """Call `call` with each of the `parts_of` chains with so many blocks, in a thread each, this one among them.
+
+    Returns, or raises what a call raised, when all are done.
+    """
+    first, *others = parts_of(counts, threads)
+    running = (
+        [_workers(threads - 1, os.getpid()).submit(call, *part) for part in others]
+        if others
+        else []
+    )
+    try:
+        call(*first)
+    finally:
+        wait(running)
+    for done in running:
+        done.result()
