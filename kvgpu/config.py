@@ -34,7 +34,7 @@ def crossover_blocks() -> int | None:
     Raises:
         ConfigError: The value is no positive integer.
     """
-    return _positive("KVGPU_CROSSOVER_BLOCKS")
+    return _positive("KVGPU_CROSSOVER_BLOCKS", os.environ.get("KVGPU_CROSSOVER_BLOCKS"))
 
 
 def hash_threads() -> int:
@@ -43,11 +43,10 @@ def hash_threads() -> int:
     Raises:
         ConfigError: The value is no positive integer.
     """
-    return _positive("KVGPU_HASH_THREADS") or 1
+    return _positive("KVGPU_HASH_THREADS", os.environ.get("KVGPU_HASH_THREADS")) or 1
 
 
-def _positive(name: str) -> int | None:
-    value = os.environ.get(name)
+def _positive(name: str, value: str | None) -> int | None:
     if not value:
         return None
     if not value.isdigit() or int(value) == 0:
