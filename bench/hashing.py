@@ -3,8 +3,8 @@
     python bench/hashing.py [TRACE] [--requests 1000] [--rounds 3] [--peers] [--json -]
 
 Hashing: all full blocks of each prompt, one request at a time or 64 at once. vLLM hashes a list of token ids;
-kvgpu hashes a list, or an array (int32), which is what an engine that uses it would keep. Hashes are compared
-with vLLM's, those of kvgpu128 with its own block by block form, before a time is printed.
+kvgpu hashes a list, or an array (int32), which is what an engine that uses it would keep; one row more is of two
+threads. Hashes are compared with vLLM's, those of kvgpu128 with its own block by block form, before a time is printed.
 The replay: hash, look up, allocate, cache and free, as in steps.py; vLLM with sha256, kvgpu with kvgpu128 from
 arrays, 16 requests at a time; SGLang hashes nothing. Where vLLM is not installed, hashes are compared with the block by
 block form, and the replay with kvgpu's reference; without SGLang its row is left out. The output says so;
@@ -41,7 +41,11 @@ PEER_OF = {
     "kvgpu128": "sha256",
 }  # fmt: skip
 """The hash function of vLLM that each is compared with."""
+RELEASED = ("sha256", "sha256_cbor", "kvgpu128")
+"""Those that are hashed without the interpreter's lock, as far as libcrypto can be reached."""
 ONE, BATCH = "one request at a time", f"batches of {AT_ONCE}"
+THREADS = 2
+SHARED = f"batches of {AT_ONCE}, {THREADS} threads"
 LIST, ARRAY = "from lists", "from arrays"
 GOALS = {
     ("sha256", ONE, LIST): 4,
@@ -69,8 +73,16 @@ def bare_requests(side: Side, prompts: Sequence[Any]) -> list[Any]:
         side.hasher = hasher
 
 
+def shared(side: Side) -> Any:
+    """The hasher of our side with more threads."""
+    return side.modules.get_request_block_hasher(BLOCK, side.hash_fn, threads=THREADS)
+
+
 def hash_ours(side: Side, way: str, requests: list[Any]) -> None:
-    """Hash requests one by one, or all in one call."""
+    """Hash requests one by one, or all in one call, by one thread or more."""
+    if way == SHARED:
+        shared(side).update(requests)
+        return
     if way == BATCH:
         side.hasher.update(requests)
         return
@@ -95,6 +107,15 @@ def check(sides: list[Side], name: str, prompt: list[int]) -> None:
         raise AssertionError(f"{name}: hashes differ")
 
 
+def check_threads(side: Side, prompts: Sequence[Any]) -> None:
+    """Compare hashes of several threads with those of one."""
+    made = [bare_requests(side, prompts) for _ in range(2)]
+    for way, requests in zip((BATCH, SHARED), made, strict=True):
+        hash_ours(side, way, requests)
+    if any(one.block_hashes != other.block_hashes for one, other in zip(*made, strict=True)):
+        raise AssertionError("several threads give other hashes than one")
+
+
 def hashing(sides: list[Side], name: str, load: Workload, rounds: int) -> list[Row]:
     """Rows of one hash function."""
     prompts = load.prompts
@@ -104,6 +125,9 @@ def hashing(sides: list[Side], name: str, load: Workload, rounds: int) -> list[R
         check(sides, name, prompt)
     arrays = [np.array(prompt, np.int32) for prompt in prompts]
     ways = [(way, kind) for way in (ONE, BATCH) for kind in (LIST, ARRAY)]
+    if name in RELEASED:
+        ways.append((SHARED, ARRAY))
+    check_threads(sides[0], arrays[:AT_ONCE])
     num_blocks = sum(len(prompt) // BLOCK for prompt in prompts)
     times: dict[tuple[str, str], list[float]] = {way: [] for way in ways}
     peer: list[float] = []
@@ -140,7 +164,7 @@ def hashing(sides: list[Side], name: str, load: Workload, rounds: int) -> list[R
         )
         for way, taken in times.items()
     ]
-    best = rows[-1]
+    best = rows[ways.index((BATCH, ARRAY))]
     if name == "kvgpu128":
         limit = 4 * BLOCK * ns_per_byte("read in order")
         rows.append(beside_limit(best, limit, "reading the tokens"))
@@ -159,41 +183,59 @@ def replay(sides: list[Side], load: Workload, rounds: int, with_peers: bool) -> 
     arrays = [np.array(prompt, np.int32) for prompt in prompts]
     num_blocks = sum(len(prompt) // BLOCK for prompt in prompts)
     times: list[list[float]] = [[], []]
-    found: list[Any] = [None, None]
+    with_threads: list[float] = []
     cache = sglang_cache(with_peers)
     keys = [] if cache is None else cache.keys(prompts)
     others: list[float] = []
-    for _ in tqdm(range(rounds + 1), disable=None, unit="replay"):
+    for turn in tqdm(range(rounds + 1), disable=None, unit="replay"):
         requests = [bare_requests(sides[0], arrays), bare_requests(sides[1], prompts)]
+        twice = bare_requests(sides[0], arrays)
         settle()
-        start = now()
-        for at in range(0, len(prompts), 16):
-            sides[0].hasher.update(requests[0][at : at + 16])
-        mine = now() - start
+        mine = seconds_to_hash(sides[0].hasher, requests[0])
+        together = seconds_to_hash(shared(sides[0]), twice)
+        del twice
         start = now()
         for request in requests[1]:
             request.block_hashes.extend(sides[1].hasher(request))
         hashed = now() - start
-        seconds, found[0], _ = replay_batched(sides[0], "full", requests[0], keep=True)
-        times[0].append((mine + sum(seconds.values())) / num_blocks * 1e9)
-        seconds, found[1], _ = replay_single(sides[1], "full", requests[1], keep=True)
-        times[1].append((hashed + sum(seconds.values())) / num_blocks * 1e9)
-        if found[0] != found[1]:
+        # The first turn compares, and compiles; it is not timed.
+        ours, found, _ = replay_batched(sides[0], "full", requests[0], keep=turn == 0)
+        theirs, expected, _ = replay_single(sides[1], "full", requests[1], keep=turn == 0)
+        if found != expected:
             raise AssertionError("the replays differ in hits or blocks")
+        rest = sum(ours.values())
+        times[0].append((mine + rest) / num_blocks * 1e9)
+        with_threads.append((together + rest) / num_blocks * 1e9)
+        times[1].append((hashed + sum(theirs.values())) / num_blocks * 1e9)
         if cache is not None:
             cache.clear()
             settle()
             start = now()
             cache.replay(keys)
             others.append((now() - start) / num_blocks * 1e9)
-    for taken in (*times, others):
-        del taken[:1]  # the first compiles
-    case = f"full, hashing included, {load}"
-    theirs = times[1] if sides[1].timed else ()
-    rows = [compared("whole replay", case, "ns/block", times[0], theirs, sides[1].name, 20)]
+    for taken in (*times, with_threads, others):
+        del taken[:1]
+    case, peer = "full, hashing included", times[1] if sides[1].timed else ()
+    rows = [
+        compared("whole replay", f"{case}, {load}", "ns/block", times[0], peer, sides[1].name, 20)
+    ]
     if others:
-        rows.append(compared("whole replay", case, "ns/block", times[0], others, NAME, 3))
+        rows.append(
+            compared("whole replay", f"{case}, {load}", "ns/block", times[0], others, NAME, 3)
+        )
+        case += f", {THREADS} threads hash"
+        rows.append(
+            compared("whole replay", f"{case}, {load}", "ns/block", with_threads, others, NAME)
+        )
     return rows
+
+
+def seconds_to_hash(hasher: Any, requests: list[Any]) -> float:
+    """Time for 16 requests at once."""
+    start = now()
+    for at in range(0, len(requests), 16):
+        hasher.update(requests[at : at + 16])
+    return now() - start
 
 
 def made(options: argparse.Namespace) -> Iterator[Row]:

@@ -39,23 +39,24 @@ PASS_BLOCKS = 1024
 
 @nogil
 def _hash_messages(
-    kind: int, like: Any, arrays: Any, counts: Any, size: int, parents: Any, lengths: Any,
-    endings: Any, spans: Any, data: Any, out: Any,
+    kind: int, like: Any, arrays: Any, counts: Any, begin: int, stop: int, base: int, size: int,
+    parents: Any, lengths: Any, endings: Any, spans: Any, data: Any, out: Any,
 ) -> None:  # fmt: skip
-    """SHA-256 of every block; arrays, like: from `addresses`; out is uint8 [blocks, DIGEST_BYTES].
+    """SHA-256 of every block of the chains [begin, stop), in front of which are `base` blocks; arrays, like: from
+    `addresses`; out is uint8 [blocks, DIGEST_BYTES].
 
     A few requests at a time, block by block, so that the processor has chains that do not wait for each other.
     """
     context = np.empty(CONTEXT_WORDS, np.uint32)
-    bases = np.cumsum(counts) - counts
-    for first in range(0, len(counts), TOGETHER):
-        last = min(first + TOGETHER, len(counts))
+    bases = base + np.cumsum(counts[begin:stop]) - counts[begin:stop]
+    for first in range(begin, stop, TOGETHER):
+        last = min(first + TOGETHER, stop)
         for block in range(counts[first:last].max()):
             for chain in range(first, last):
                 if block >= counts[chain]:
                     continue
                 tokens = carray(pointer(arrays[chain], like), (counts[chain] * size,))
-                place = bases[chain] + block
+                place = bases[chain - begin] + block
                 parent, length = parents[chain], lengths[chain]
                 if block > 0:
                     parent, length = out[place - 1], DIGEST_BYTES
@@ -198,14 +199,12 @@ class Sha256Chains:
         room = padded(longest_message(parents.shape[1], blocks.size, endings.longest))
         rows = hash_memory.take(blocks.total)
         _kept, arrays, like = addresses(blocks.tokens)
-        counts = np.array(blocks.counts, np.int64)
-        spans, digests = endings.spans, rows.view(np.uint8)
+        counts, digests = np.array(blocks.counts, np.int64), rows.view(np.uint8)
 
-        def hash_part(chains: slice, mine: slice) -> None:
+        def hash_part(first: int, last: int, base: int) -> None:
             _hash_messages(
-                self._kind, like, arrays[chains], counts[chains], blocks.size, parents[chains],
-                lengths[chains], endings.data, spans if len(spans) == 1 else spans[mine],
-                np.empty(room, np.uint8), digests[mine],
+                self._kind, like, arrays, counts, first, last, base, blocks.size, parents, lengths,
+                endings.data, endings.spans, np.empty(room, np.uint8), digests,
             )  # fmt: skip
 
         in_threads(blocks.counts, threads, hash_part)

@@ -156,10 +156,10 @@ class Kvgpu128:
         counts, words = np.array(blocks.counts, np.int64), out.view(np.uint64)
         states, keys = self.states(blocks.parents), self.keys(blocks.size)
 
-        def hash_part(chains: slice, mine: slice) -> None:
+        def hash_part(first: int, last: int, base: int) -> None:
             universal.hash_chains(
-                like, arrays[chains], counts[chains], blocks.size, states[chains], extras[mine], keys,
-                self.point, self.mix_keys, words[mine],
+                like, arrays, counts, first, last, base, blocks.size, states, extras, keys, self.point,
+                self.mix_keys, words,
             )  # fmt: skip
 
         in_threads(blocks.counts, threads, hash_part)

@@ -12,6 +12,9 @@ from kvgpu.kernels.layout import KEY_WORDS
 SLAB_ROWS = 1 << 17
 """4 MB: from there on NumPy asks for huge pages."""
 
+FEW_ROWS = 16
+"""Fewer are left to NumPy: most of them are copied behind the hashes of a request at once."""
+
 MOST_FREE = 8
 """Slabs that are kept though nobody has a hash in them."""
 
@@ -48,7 +51,7 @@ class RowMemory:
 
         O(1); O(slabs) where the last one is full, and O(count) for more than half a slab.
         """
-        if 2 * count > SLAB_ROWS:
+        if not FEW_ROWS <= count <= SLAB_ROWS // 2:
             return np.empty((count, KEY_WORDS), np.int64)
         with self._lock:
             if not self._slabs or self._used + count > SLAB_ROWS:

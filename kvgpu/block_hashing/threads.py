@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
 from itertools import accumulate, pairwise
+from typing import NamedTuple
 
 FEWEST = 1024
 """Blocks of a thread for which it pays to wake it, with the fastest hash."""
@@ -16,8 +17,16 @@ def _workers(count: int, process: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(count, thread_name_prefix="kvgpu-hash")
 
 
-def parts_of(counts: Sequence[int], threads: int) -> list[tuple[slice, slice]]:
-    """Chains, and the blocks of these among all, for each of at most so many threads.
+class Part(NamedTuple):
+    """Chains [first, last), and how many blocks those in front have."""
+
+    first: int
+    last: int
+    base: int
+
+
+def parts_of(counts: Sequence[int], threads: int) -> list[Part]:
+    """Chains with so many blocks, shared out among at most so many threads.
 
     Chains stay whole and in order; parts have at least FEWEST blocks on average, and about as many each as chains allow.
     O(len(counts)).
@@ -32,20 +41,20 @@ def parts_of(counts: Sequence[int], threads: int) -> list[tuple[slice, slice]]:
         if bounds[-1] < chain < len(counts):
             bounds.append(chain)
     bounds.append(len(counts))
-    return [(slice(i, j), slice(ends[i], ends[j])) for i, j in pairwise(bounds)]
+    return [Part(first, last, ends[first]) for first, last in pairwise(bounds)]
 
 
-def in_threads(counts: Sequence[int], threads: int, call: Callable[[slice, slice], None]) -> None:
+def in_threads(counts: Sequence[int], threads: int, call: Callable[[int, int, int], None]) -> None:
     """Call `call` with each of the `parts_of` chains with so many blocks, in a thread each, this one among them.
 
     Returns, or raises what a call raised, when all are done.
     """
+    if threads == 1:
+        call(0, len(counts), 0)
+        return
     first, *others = parts_of(counts, threads)
-    running = (
-        [_workers(threads - 1, os.getpid()).submit(call, *part) for part in others]
-        if others
-        else []
-    )
+    workers = _workers(threads - 1, os.getpid())
+    running = [workers.submit(call, *part) for part in others]
     try:
         call(*first)
     finally:

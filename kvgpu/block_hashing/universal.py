@@ -169,10 +169,10 @@ def mixed(mix_keys: Any, highs: Any, lows: Any) -> None:
 
 @nogil
 def hash_chains(
-    like: Any, arrays: Any, counts: Any, size: int, states: Any, extras: Any, keys: Any,
-    point: Any, mix_keys: Any, out: Any,
+    like: Any, arrays: Any, counts: Any, first: int, last: int, base: int, size: int, states: Any,
+    extras: Any, keys: Any, point: Any, mix_keys: Any, out: Any,
 ) -> None:  # fmt: skip
-    """Hashes of all blocks of several chains.
+    """Hashes of all blocks of the chains [first, last) of several; those in front have `base` blocks.
 
     Args:
         like: Empty, int32 or int64: what the tokens are, all of them within 32 bits.
@@ -184,8 +184,7 @@ def hash_chains(
         out: uint64 [blocks, >= 2], the hashes, chain by chain, low word first; 0 in all words behind.
     """
     all_highs, all_lows = np.empty(PASS_BLOCKS, np.uint64), np.empty(PASS_BLOCKS, np.uint64)
-    base = 0
-    for chain in range(len(counts)):
+    for chain in range(first, last):
         high, low = states[chain, 1], states[chain, 0]
         tokens = carray(pointer(arrays[chain], like), (counts[chain] * size,))
         for begin in range(0, counts[chain], PASS_BLOCKS):

@@ -22,6 +22,7 @@ SLAB = 64
 @pytest.fixture(autouse=True)
 def small_slabs(monkeypatch):
     monkeypatch.setattr(row_memory, "SLAB_ROWS", SLAB)
+    monkeypatch.setattr(row_memory, "FEW_ROWS", 1)
 
 
 def address(rows):

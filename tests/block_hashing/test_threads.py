@@ -1,6 +1,7 @@
 """Hashing with several threads: the same hashes, from parts that cover all chains once."""
 
 import os
+import threading
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from hasher_tools import FUNCTIONS, by_function, drawn_tokens
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kvgpu import hashing
 from kvgpu.block_hashing import threads as module
 from kvgpu.block_hashing.hasher import RequestBlockHasher, get_request_block_hasher
 from kvgpu.block_hashing.threads import in_threads, parts_of
@@ -15,6 +17,8 @@ from kvgpu.errors import ArgumentError, ConfigError
 from kvgpu.request import Request
 
 SIZE = 4
+
+hashing.init_none_hash(hashing.sha256)
 
 
 @pytest.fixture(autouse=True)
@@ -55,24 +59,22 @@ def test_hashes_are_those_of_one_thread(name, count, extras):
 def test_parts_cover_all_chains_once_and_in_order(counts, threads):
     parts = parts_of(counts, threads)
     assert 1 <= len(parts) <= threads
-    assert [i for chains, _ in parts for i in range(*chains.indices(99))] == [*range(len(counts))]
-    for chains, blocks in parts:
-        begin = sum(counts[: chains.start])
-        assert (blocks.start, blocks.stop) == (begin, begin + sum(counts[chains]))
+    assert [i for part in parts for i in range(part.first, part.last)] == [*range(len(counts))]
+    assert [part.base for part in parts] == [sum(counts[: part.first]) for part in parts]
     assert len(parts) == 1 or sum(counts) >= module.FEWEST * len(parts)
 
 
 def test_equal_chains_are_shared_out_evenly():
-    assert [chains.stop - chains.start for chains, _ in parts_of([10] * 12, 4)] == [3, 3, 3, 3]
+    assert [part.last - part.first for part in parts_of([10] * 12, 4)] == [3, 3, 3, 3]
 
 
 def test_an_error_of_any_part_is_raised_when_all_are_done():
     done = []
 
-    def call(chains, blocks):
-        if chains.start == 1:
+    def call(first, last, base):
+        if first == 1:
             raise ValueError("of a part")
-        done.append(chains.start)
+        done.append(first)
 
     with pytest.raises(ValueError, match="of a part"):
         in_threads([10, 10, 10], 3, call)
@@ -80,10 +82,8 @@ def test_an_error_of_any_part_is_raised_when_all_are_done():
 
 
 def test_parts_run_in_threads_of_their_own():
-    import threading
-
     together = threading.Barrier(3, timeout=20)
-    in_threads([10, 10, 10], 3, lambda chains, blocks: together.wait() and None)
+    in_threads([10, 10, 10], 3, lambda first, last, base: together.wait() and None)
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
