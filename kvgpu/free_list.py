@@ -11,6 +11,9 @@ import numpy as np
 from kvgpu._jit import AHEAD, jit, leaf, prefetch
 from kvgpu.blocks import IN_TABLE
 
+GUESSED = 4 * AHEAD
+"""Steps of a walk from a record to the one that is loaded: each takes a few cycles."""
+
 
 @leaf
 def unlink(records: Any, row: int) -> None:
@@ -62,9 +65,10 @@ def leave(records: Any, row: int, ref_cnt: int) -> int:
     The list can only be walked one by one, but blocks that were freed together lie side by side, so the record some
     steps further on is guessed and loaded.
     """
-    record = records[row]
+    # Unsigned, here and in what calls this: compiled code does not ask whether an index counts from the end.
+    record = records[np.uint64(row)]
     after = record.next
-    guess = after + AHEAD * (after - row)
+    guess = after + GUESSED * (after - row)
     if 0 <= guess < len(records) - 1:
         prefetch(records, guess)
     record.prev = -1

@@ -6,6 +6,8 @@ GROUP_RECORD; `row` the row of the request in the store.
 
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from kvgpu._jit import inline, jit, leaf
 from kvgpu.blocks import HAS_HASH, IN_TABLE, LEADS, LED
 from kvgpu.free_list import count_free, cut, leave, release_all, touch_all
@@ -68,15 +70,16 @@ def take_free(pool: Any, out: Any, tally: Any) -> None:
     others = 0
     for i in range(len(out)):
         after = leave(records, row, 1)
-        flags = records[row].flags
+        record = records[np.uint64(row)]
+        flags = record.flags
         if flags & (LED | LEADS) == LED:
             leave_lead(records, row, log, marks)
-            records[row].flags = 0
+            record.flags = 0
             led += 1
         elif flags & IN_TABLE:
             marks[others & RING_MASK] = row
             others += 1
-        out[i] = row
+        out[np.uint64(i)] = row
         row = after
     cut(records, row, len(out))
     tally[EVICTED] += led + others

@@ -5,6 +5,8 @@ Each batch is one call from Python; what only compiled code calls is inlined.
 
 from typing import Any
 
+import numpy as np
+
 from kvgpu._jit import AHEAD, jit, leaf, prefetch
 from kvgpu.blocks import COUNTED, FIRST, HAS_HASH, IN_TABLE, LEADS, LED, SHARED
 from kvgpu.index.journal import note
@@ -149,8 +151,8 @@ def settle_row(records: Any, table: Any, row: int, seed: int, marks: Any) -> Non
 @leaf
 def leave_lead(records: Any, row: int, log: Any, marks: Any) -> None:
     """Take out a led block, whose key is lost; its flags are the caller's."""
-    record = records[row]
-    records[record.same_prev].flags &= ~LEADS
+    record = records[np.uint64(row)]
+    records[np.uint64(record.same_prev)].flags &= ~LEADS
     marks[NUM_LED] -= 1
     marks[LEFT + region_of(marks, row)] += 1
     note(log, record.k0, record.k1, record.k2, record.k3, record.group, row, -1)
