@@ -153,9 +153,7 @@ class RowHashes:
 
         O(hashes), those of rows that move counted too; amortised O(new hashes).
         """
-        outgrown = without_room(self._table, self.limits, rows, counts)
-        if len(outgrown):
-            self._move(rows[outgrown], counts[outgrown])
+        self._make_room(rows, counts)
         self.arena.wrote_all(
             write_hashes(self._table, rows, counts, words, self.arena.words, ahead)
         )
@@ -242,26 +240,27 @@ class RowHashes:
             pieces.append((piece[0], piece[0] + count, piece[1]))
         return pieces
 
-    def _move(self, rows: RowIds, counts: npt.NDArray[np.int64]) -> None:
-        """Move rows to pieces with room for so many more hashes, which are known to fit."""
-        lent = self._table["lent"][rows] != 0
-        if lent.any():
+    def _make_room(self, rows: RowIds, counts: npt.NDArray[np.int64]) -> None:
+        """Move rows whose pieces have no room for so many more hashes, which are known to fit."""
+        outgrown = without_room(self._table, self.limits, rows, counts)
+        if not len(outgrown):
+            return
+        lent = outgrown[self._table["lent"][rows[outgrown]] != 0]
+        if len(lent):
             self._take_over(rows[lent], counts[lent])
-            rows, counts = rows[~lent], counts[~lent]
-            if not len(rows):
-                return
-        records, arena = self._table[rows], self.arena
-        sizes = records["end"] - records["begin"] + counts
+            outgrown = without_room(self._table, self.limits, rows, counts)
+        arena, moved = self.arena, rows[outgrown]
+        records, limits = self._table[moved], self.limits[moved]
         pieces: list[tuple[int, int]] = []
-        for size in sizes.tolist():
+        for size in (records["end"] - records["begin"] + counts[outgrown]).tolist():
             piece = arena.take(size)
             if piece is None:
-                # Which forgets the pieces that were just taken.
+                # Which forgets the pieces that were just taken, and moves those that had room, too.
                 self._pack(int(counts.sum()), rows, counts)
                 return
             pieces.append(piece)
-        limits = self.limits[rows]
-        self._move_to(rows, np.array(pieces, np.int64))
+        if pieces:
+            self._move_to(moved, np.array(pieces, np.int64))
         for begin, limit in zip(records["begin"].tolist(), limits.tolist(), strict=True):
             arena.give(begin, limit)
 

@@ -138,6 +138,18 @@ def test_rows_that_outgrow_their_requests_share_what_room_there_is():
         assert hashes_in(rows, row) == [*request.block_hashes, as_bytes]
 
 
+@pytest.mark.parametrize("copied", ["none", "the one with room", "both"])
+def test_a_row_with_room_keeps_it_when_another_has_the_arena_packed(copied):
+    rows = RequestRows(2, 17, lends=True)
+    requests = [make_request("with room", 4 * 7, 4), make_request("without", 4 * 8, 4)]
+    for request in requests[: ["none", "the one with room", "both"].index(copied)]:
+        request.block_hashes = list(request.block_hashes)
+    handed_out = rows.track(requests)
+    rows.append_hashes(handed_out, np.array([1, 1]), words(2, 7))
+    for request, row in zip(requests, handed_out.tolist(), strict=True):
+        assert hashes_in(rows, row) == [*request.block_hashes, words(1, 7).tobytes()]
+
+
 def test_hashes_that_become_a_list_are_no_longer_lent(requests):
     rows = RequestRows(4, 100, lends=True)
     handed_out = rows.track(requests)
