@@ -154,14 +154,14 @@ def load_ahead(
                 first, full = full_blocks(store, groups[g], mine, num_tokens)
                 if not options[CACHES] or first >= min(full, length):
                     continue
+                hashes = hashes_at(arena, record.lent, record.begin, record.end)
                 if kind == 0:
-                    prefetch(hashes_at(arena, record.lent, record.begin, record.end), first)
+                    prefetch(hashes, first)
                     continue
                 prefetch(records, store_ids[begin + first])
                 if first > 0:
                     prefetch(records, store_ids[begin + first - 1])
-                mine_hashes = hashes_at(arena, record.lent, record.begin, record.end)
-                k0, k1, k2, k3 = mine_hashes[first]
+                k0, k1, k2, k3 = hashes[first]
                 if marks[EAGER] > 0 or may_hold(marks, k0, groups[g].group_id):
                     h = slot_hash(k0, k1, k2, k3, groups[g].group_id, options[SEED])
                     prefetch(index, bucket_of(h, len(index)))

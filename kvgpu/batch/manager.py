@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from kvgpu.manager import KVCacheManager
 
 NO_PLAN = np.zeros(0, np.int64)
-NO_NAMES: list[str] = []
 NO_ROWS = np.zeros(0, np.int64)
 NO_WIDTHS = np.zeros(0, np.int64)
 NO_TABLE = np.zeros((0, BUCKET_WORDS), np.int64)
@@ -154,7 +153,8 @@ class BatchManager(TrackedRequests):
         status = head[check.STATUS]
         if status not in (check.DONE, check.UNPREPARED):
             raise self._complaint(status, int(rows[head[check.PLACE]]))
-        waiting, names = NO_ROWS, NO_NAMES
+        waiting = NO_ROWS
+        names: list[str] = []
         if head[check.WAITING]:
             waiting = rows[self.rows.records["serial"][rows] == 0]
             names = self.names(waiting)

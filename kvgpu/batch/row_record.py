@@ -124,16 +124,12 @@ def enter_rows(
 
 
 @jit
-def leave_rows(table: Any, limits: Any, rows: Any) -> Any:
-    """Empty rows; begins and limits of their pieces of the arena, int64 [2, n]."""
+def leave_rows(table: Any, limits: Any, rows: Any, empty: Any) -> Any:
+    """Let rows be like the first of `empty`; begins and limits of their pieces of the arena, int64 [2, n]."""
     pieces = np.empty((2, len(rows)), np.int64)
     for i in range(len(rows)):
-        record = table[rows[i]]
-        pieces[0, i] = record.begin
+        pieces[0, i] = table[rows[i]].begin
         pieces[1, i] = limits[rows[i]]
-        record.serial = record.stamp = record.lent = 0
-        record.begin = record.end = record.num_tokens = record.num_computed = record.num_prompt = 0
-        record.num_pending = record.num_kept = record.num_ahead = record.quiet = record.way = 0
-        record.reads = record.preempted = record.tracked = False
+        table[rows[i]] = empty[0]
         limits[rows[i]] = 0
     return pieces

@@ -25,6 +25,7 @@ from kvgpu.index.base import Spans
 from kvgpu.index.matching import MEMO_WORDS
 
 INT64 = np.dtype(np.int64)
+NO_ROW = np.zeros(1, ROW_RECORD)
 NOT_LENT = np.empty(0, np.int64)
 """Its address stands for hashes that nobody lends."""
 
@@ -183,7 +184,7 @@ class RequestRows(RowHashes):
             ArgumentError: A row that is not tracked, or comes twice. Nothing is changed.
         """
         rows = self.valid(rows)
-        begins, limits = leave_rows(self._table, self.limits, rows).tolist()
+        begins, limits = leave_rows(self._table, self.limits, rows, NO_ROW).tolist()
         listed = rows.tolist()
         for row, begin, limit in zip(listed, begins, limits, strict=True):
             del self._row_of[self.requests[row].request_id]

@@ -31,6 +31,8 @@ from kvgpu.kernels.layout import KEY_WORDS
 
 FEWEST = 8
 """Blocks for which a compiled call takes as long as hashing them one by one."""
+FEWEST_OF_THREAD = 512
+"""Blocks of a thread for which it pays to wake it (measured: 256 take longer so, 512 a tenth less)."""
 TOGETHER = 2
 """Chains that are hashed alternately."""
 PASS_BLOCKS = 1024
@@ -207,7 +209,7 @@ class Sha256Chains:
                 endings.data, endings.spans, np.empty(room, np.uint8), digests,
             )  # fmt: skip
 
-        in_threads(blocks.counts, threads, hash_part)
+        in_threads(blocks.counts, threads, FEWEST_OF_THREAD, hash_part)
         return rows
 
 

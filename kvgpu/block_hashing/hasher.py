@@ -64,7 +64,6 @@ class RequestBlockHasher:
         block_size: Tokens per hash block.
         hash_fn: One of the functions of `kvgpu.hashing`, a `Kvgpu128`, or any function of
             ``(parent, tokens, extra keys)``, which is then called block by block.
-
         threads: That hash the requests of one call; None for those of `KVGPU_HASH_THREADS`.
 
     Raises:

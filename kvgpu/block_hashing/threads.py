@@ -7,9 +7,6 @@ from functools import cache
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
-FEWEST = 1024
-"""Blocks of a thread for which it pays to wake it, with the fastest hash."""
-
 
 @cache
 def _workers(count: int, process: int) -> ThreadPoolExecutor:
@@ -25,15 +22,15 @@ class Part(NamedTuple):
     base: int
 
 
-def parts_of(counts: Sequence[int], threads: int) -> list[Part]:
+def parts_of(counts: Sequence[int], threads: int, fewest: int) -> list[Part]:
     """Chains with so many blocks, shared out among at most so many threads.
 
-    Chains stay whole and in order; parts have at least FEWEST blocks on average, and about as many each as chains allow.
+    Chains stay whole and in order; parts have at least `fewest` blocks on average, and about as many each as chains allow.
     O(len(counts)).
     """
     ends = [0, *accumulate(counts)]
     total = ends[-1]
-    num_parts = max(1, min(threads, total // FEWEST))
+    num_parts = max(1, min(threads, total // fewest))
     bounds, chain = [0], 0
     for part in range(1, num_parts):
         while ends[chain] * num_parts < part * total:
@@ -44,7 +41,9 @@ def parts_of(counts: Sequence[int], threads: int) -> list[Part]:
     return [Part(first, last, ends[first]) for first, last in pairwise(bounds)]
 
 
-def in_threads(counts: Sequence[int], threads: int, call: Callable[[int, int, int], None]) -> None:
+def in_threads(
+    counts: Sequence[int], threads: int, fewest: int, call: Callable[[int, int, int], None]
+) -> None:
     """Call `call` with each of the `parts_of` chains with so many blocks, in a thread each, this one among them.
 
     Returns, or raises what a call raised, when all are done.
@@ -52,9 +51,8 @@ def in_threads(counts: Sequence[int], threads: int, call: Callable[[int, int, in
     if threads == 1:
         call(0, len(counts), 0)
         return
-    first, *others = parts_of(counts, threads)
-    workers = _workers(threads - 1, os.getpid())
-    running = [workers.submit(call, *part) for part in others]
+    first, *others = parts_of(counts, threads, fewest)
+    running = [_workers(threads - 1, os.getpid()).submit(call, *part) for part in others]
     try:
         call(*first)
     finally:

@@ -10,20 +10,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvgpu import hashing
-from kvgpu.block_hashing import threads as module
+from kvgpu.block_hashing import chains, kvgpu128
 from kvgpu.block_hashing.hasher import RequestBlockHasher, get_request_block_hasher
 from kvgpu.block_hashing.threads import in_threads, parts_of
 from kvgpu.errors import ArgumentError, ConfigError
 from kvgpu.request import Request
 
-SIZE = 4
+SIZE, FEWEST = 4, 8
 
 hashing.init_none_hash(hashing.sha256)
 
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch):
-    monkeypatch.setattr(module, "FEWEST", 8)
+    for module in (chains, kvgpu128):
+        monkeypatch.setattr(module, "FEWEST_OF_THREAD", FEWEST)
 
 
 def requests(extras=True):
@@ -57,15 +58,15 @@ def test_hashes_are_those_of_one_thread(name, count, extras):
 
 @given(counts=st.lists(st.integers(0, 60), max_size=12), threads=st.integers(1, 6))
 def test_parts_cover_all_chains_once_and_in_order(counts, threads):
-    parts = parts_of(counts, threads)
+    parts = parts_of(counts, threads, FEWEST)
     assert 1 <= len(parts) <= threads
     assert [i for part in parts for i in range(part.first, part.last)] == [*range(len(counts))]
     assert [part.base for part in parts] == [sum(counts[: part.first]) for part in parts]
-    assert len(parts) == 1 or sum(counts) >= module.FEWEST * len(parts)
+    assert len(parts) == 1 or sum(counts) >= FEWEST * len(parts)
 
 
 def test_equal_chains_are_shared_out_evenly():
-    assert [part.last - part.first for part in parts_of([10] * 12, 4)] == [3, 3, 3, 3]
+    assert [part.last - part.first for part in parts_of([10] * 12, 4, FEWEST)] == [3, 3, 3, 3]
 
 
 def test_an_error_of_any_part_is_raised_when_all_are_done():
@@ -77,13 +78,13 @@ def test_an_error_of_any_part_is_raised_when_all_are_done():
         done.append(first)
 
     with pytest.raises(ValueError, match="of a part"):
-        in_threads([10, 10, 10], 3, call)
+        in_threads([10, 10, 10], 3, FEWEST, call)
     assert sorted(done) == [0, 2]
 
 
 def test_parts_run_in_threads_of_their_own():
     together = threading.Barrier(3, timeout=20)
-    in_threads([10, 10, 10], 3, lambda first, last, base: together.wait() and None)
+    in_threads([10, 10, 10], 3, FEWEST, lambda *_: together.wait())
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
