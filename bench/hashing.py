@@ -6,7 +6,7 @@ Hashing: all full blocks of each prompt, one request at a time or 64 at once. vL
 kvgpu hashes a list, or an array (int32), which is what an engine that uses it would keep; one row more is of two
 threads. Hashes are compared with vLLM's, those of kvgpu128 with its own block by block form, before a time is printed.
 The replay: hash, look up, allocate, cache and free, as in steps.py; vLLM with sha256, kvgpu with kvgpu128 from
-arrays, 16 requests at a time; SGLang hashes nothing. Where vLLM is not installed, hashes are compared with the block by
+arrays, 16 or 64 requests at a time; SGLang hashes nothing. Where vLLM is not installed, hashes are compared with the block by
 block form, and the replay with kvgpu's reference; without SGLang its row is left out. The output says so;
 `--peers` makes it an error.
 Exit status: 0 all goals met, 1 a goal missed, 2 the results differ, or a peer is missing
@@ -19,7 +19,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from time import perf_counter as now
-from typing import Any
+from typing import Any, NamedTuple
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]
@@ -29,7 +29,7 @@ from harness import Row, beside_limit, compared, finish  # noqa: E402
 from limits import ns_per_byte, sha256_ns  # noqa: E402
 from sglang_cache import NAME, sglang_cache  # noqa: E402
 from sides import BLOCK, Side, Workload, make_requests, trace_options, two_sides, workload  # noqa: E402
-from steps import replay_batched, replay_single, settle  # noqa: E402
+from steps import replay_batched, replay_single, settle, turns  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from kvgpu.block_hashing.digests import available  # noqa: E402
@@ -45,6 +45,8 @@ RELEASED = ("sha256", "sha256_cbor", "kvgpu128")
 """Those that are hashed without the interpreter's lock, as far as libcrypto can be reached."""
 ONE, BATCH = "one request at a time", f"batches of {AT_ONCE}"
 THREADS = 2
+REPLAYED = (16, AT_ONCE)
+"""Requests at a time of the replays; goals are for the last, as those of hashing."""
 SHARED = f"batches of {AT_ONCE}, {THREADS} threads"
 LIST, ARRAY = "from lists", "from arrays"
 GOALS = {
@@ -54,6 +56,14 @@ GOALS = {
     ("sha256_cbor", BATCH, ARRAY): 20,
     ("kvgpu128", BATCH, ARRAY): 75,
 }
+
+
+class Replays(NamedTuple):
+    """ns a block of each turn: ours, ours with more threads that hash, the peer's."""
+
+    alone: list[float]
+    with_threads: list[float]
+    peer: list[float]
 
 
 def with_hash(side: Side, name: str) -> Side:
@@ -182,59 +192,67 @@ def replay(sides: list[Side], load: Workload, rounds: int, with_peers: bool) -> 
     with_hash(sides[1], "sha256")
     arrays = [np.array(prompt, np.int32) for prompt in prompts]
     num_blocks = sum(len(prompt) // BLOCK for prompt in prompts)
-    times: list[list[float]] = [[], []]
-    with_threads: list[float] = []
+    times = {at_once: Replays([], [], []) for at_once in REPLAYED}
     cache = sglang_cache(with_peers)
     keys = [] if cache is None else cache.keys(prompts)
     others: list[float] = []
     for turn in tqdm(range(rounds + 1), disable=None, unit="replay"):
-        requests = [bare_requests(sides[0], arrays), bare_requests(sides[1], prompts)]
-        twice = bare_requests(sides[0], arrays)
+        # The first turn compares, and compiles; it is not timed.
+        first = turn == 0
+        requests = bare_requests(sides[1], prompts)
         settle()
-        mine = seconds_to_hash(sides[0].hasher, requests[0])
-        together = seconds_to_hash(shared(sides[0]), twice)
-        del twice
         start = now()
-        for request in requests[1]:
+        for request in requests:
             request.block_hashes.extend(sides[1].hasher(request))
         hashed = now() - start
-        # The first turn compares, and compiles; it is not timed.
-        ours, found, _ = replay_batched(sides[0], "full", requests[0], keep=turn == 0)
-        theirs, expected, _ = replay_single(sides[1], "full", requests[1], keep=turn == 0)
-        if turn == 0 and found != expected:
-            raise AssertionError("the replays differ in hits or blocks")
-        rest = sum(ours.values())
-        times[0].append((mine + rest) / num_blocks * 1e9)
-        with_threads.append((together + rest) / num_blocks * 1e9)
-        times[1].append((hashed + sum(theirs.values())) / num_blocks * 1e9)
+        for at_once, taken in times.items():
+            mine, twice = (bare_requests(sides[0], arrays) for _ in range(2))
+            settle()
+            alone = seconds_to_hash(sides[0].hasher, mine, at_once)
+            together = seconds_to_hash(shared(sides[0]), twice, at_once)
+            del twice
+            ours, found, _ = replay_batched(sides[0], "full", mine, first, at_once)
+            theirs, expected, _ = replay_single(sides[1], "full", requests, first, at_once)
+            if first and found != expected:
+                raise AssertionError("the replays differ in hits or blocks")
+            rest = sum(ours.values())
+            taken.alone.append((alone + rest) / num_blocks * 1e9)
+            taken.with_threads.append((together + rest) / num_blocks * 1e9)
+            taken.peer.append((hashed + sum(theirs.values())) / num_blocks * 1e9)
         if cache is not None:
             cache.clear()
             settle()
             start = now()
             cache.replay(keys)
             others.append((now() - start) / num_blocks * 1e9)
-    for taken in (*times, with_threads, others):
-        del taken[:1]
-    case, peer = "full, hashing included", times[1] if sides[1].timed else ()
-    rows = [
-        compared("whole replay", f"{case}, {load}", "ns/block", times[0], peer, sides[1].name, 20)
-    ]
-    if others:
-        rows.append(
-            compared("whole replay", f"{case}, {load}", "ns/block", times[0], others, NAME, 3)
-        )
-        case += f", {THREADS} threads hash"
-        rows.append(
-            compared("whole replay", f"{case}, {load}", "ns/block", with_threads, others, NAME)
-        )
+    del others[:1]
+    rows = []
+    for at_once, taken in times.items():
+        for each in taken:
+            del each[:1]
+        named = at_once == AT_ONCE
+        case = f"full, hashing included, {at_once} at once"
+        peer = taken.peer if sides[1].timed else ()
+        for suffix, ours, beside, name, goal in (
+            ("", taken.alone, peer, sides[1].name, 20),
+            ("", taken.alone, others, NAME, 3),
+            (f", {THREADS} threads hash", taken.with_threads, others, NAME, None),
+        ):
+            if name != NAME or others:
+                rows.append(
+                    compared(
+                        "whole replay", f"{case}{suffix}, {load}", "ns/block", ours, beside, name,
+                        goal if named else None,
+                    )
+                )  # fmt: skip
     return rows
 
 
-def seconds_to_hash(hasher: Any, requests: list[Any]) -> float:
-    """Time for 16 requests at once."""
+def seconds_to_hash(hasher: Any, requests: list[Any], at_once: int) -> float:
+    """Time for so many requests at once."""
     start = now()
-    for at in range(0, len(requests), 16):
-        hasher.update(requests[at : at + 16])
+    for part in turns(requests, at_once):
+        hasher.update(part)
     return now() - start
 
 

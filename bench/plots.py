@@ -66,8 +66,8 @@ def ratios(axes: Any) -> None:
         "decode step, 1,024 spread": ("steps", r"^decode step, allocate, 1,024 .*spread, vllm"),
         "replay without hashing": ("steps", r"^whole replay, full, .*vllm"),
         "... beside SGLang, no hashing": ("steps", r"^whole replay, full, .*sglang"),
-        "replay, kvgpu128 / sha256": ("hashing", r"^whole replay, .*vllm"),
-        "... beside SGLang, kvgpu128": ("hashing", r"^whole replay, .*sglang"),
+        "replay, kvgpu128 / sha256": ("hashing", r"^whole replay, .*64 at once, .*vllm"),
+        "... beside SGLang, kvgpu128": ("hashing", r"^whole replay, .*64 at once, .*sglang"),
         "hash, sha256 from arrays": ("hashing", r"^hash, sha256, batches .* arrays, .*vllm"),
         "hash, kvgpu128 / sha256": ("hashing", r"^hash, kvgpu128, batches .* arrays, .*vllm"),
     }

@@ -56,23 +56,23 @@ def settle() -> None:
     gc.freeze()
 
 
-def turns(requests: list[Any]) -> list[list[Any]]:
+def turns(requests: list[Any], at_once: int) -> list[list[Any]]:
     """The requests, so many at a time."""
-    return [requests[i : i + AT_ONCE] for i in range(0, len(requests), AT_ONCE)]
+    return [requests[i : i + at_once] for i in range(0, len(requests), at_once)]
 
 
 def replay_batched(
-    side: Side, case: str, requests: list[Any], keep: bool = False
+    side: Side, case: str, requests: list[Any], keep: bool = False, at_once: int = AT_ONCE
 ) -> tuple[Any, Any, Any]:
     """Seconds by operation, (hits, new block ids) of each request if wanted, and the manager."""
     from kvgpu.batch.manager import BatchManager
 
     manager = side.manager(case, POOLS[case])
-    batch = BatchManager(manager, AT_ONCE + MAX_LIVE, (AT_ONCE + MAX_LIVE) * 8192)
+    batch = BatchManager(manager, at_once + MAX_LIVE, (at_once + MAX_LIVE) * 8192)
     seconds: Counter[str] = Counter()
     got, live = [], np.empty(0, np.int64)
     settle()
-    for part in turns(requests):
+    for part in turns(requests, at_once):
         start = now()
         rows = batch.track(part)
         seconds["track"] += now() - start
@@ -100,14 +100,14 @@ def replay_batched(
 
 
 def replay_single(
-    side: Side, case: str, requests: list[Any], keep: bool = False
+    side: Side, case: str, requests: list[Any], keep: bool = False, at_once: int = AT_ONCE
 ) -> tuple[Any, Any, Any]:
     """The same with one call a request."""
     manager = side.manager(case, POOLS[case])
     seconds: Counter[str] = Counter()
     results, live = [], []
     settle()
-    for part in turns(requests):
+    for part in turns(requests, at_once):
         for request in part:
             start = now()
             blocks, hit = manager.get_computed_blocks(request)

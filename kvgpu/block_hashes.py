@@ -63,6 +63,9 @@ class BlockHashes(Sequence[BlockHash]):
         hashes: Hashes of 16 or of 32 bytes, all of one width.
 
     Attributes:
+        length: Hashes; `len` in a tenth of the time.
+        storage: int64 [>= length, KEY_WORDS], contiguous, on the CPU: the hashes are its front, which never changes,
+            so who keeps the array may read them there. A longer one takes its place when it is outgrown.
         width: Bytes per hash; 0 while empty.
         linked: Each is known to say what came before it, so that two of the same follow the same. Hashes that
             are appended without saying so end it.
@@ -73,14 +76,14 @@ class BlockHashes(Sequence[BlockHash]):
     Construction is O(hashes).
     """
 
-    __slots__ = ("_length", "_rows", "linked", "width")
+    __slots__ = ("length", "linked", "storage", "width")
     __hash__ = None  # type: ignore[assignment]
 
     def __init__(self, hashes: Iterable[BlockHash] = ()) -> None:
         self.width = 0
         self.linked = True
-        self._length = 0
-        self._rows = np.empty((0, KEY_WORDS), np.int64)
+        self.length = 0
+        self.storage = np.empty((0, KEY_WORDS), np.int64)
         self.extend(list(hashes))
 
     @classmethod
@@ -91,7 +94,7 @@ class BlockHashes(Sequence[BlockHash]):
         made = cls.__new__(cls)
         made.width = width if len(rows) else 0
         made.linked = linked
-        made._rows, made._length = np.ascontiguousarray(rows), len(rows)
+        made.storage, made.length = np.ascontiguousarray(rows), len(rows)
         return made
 
     def copy(self) -> "BlockHashes":
@@ -101,15 +104,7 @@ class BlockHashes(Sequence[BlockHash]):
     @property
     def rows(self) -> npt.NDArray[np.int64]:
         """Key words, int64 [len, KEY_WORDS], on the CPU; a live view. O(1)."""
-        return self._rows[: self._length]
-
-    @property
-    def storage(self) -> npt.NDArray[np.int64]:
-        """The contiguous array that `rows` is the front of; a longer one takes its place when it is outgrown. O(1).
-
-        Hashes at the front never change, so who keeps the array may read them there.
-        """
-        return self._rows
+        return self.storage[: self.length]
 
     def accepts(self, hashes: Sequence[bytes]) -> bool:
         """True if all have the width of those here (or 16 or 32 bytes while this is empty). O(len(hashes))."""
@@ -140,7 +135,7 @@ class BlockHashes(Sequence[BlockHash]):
         self.extend_rows(rows_from_bytes(hashes, width), width, linked)
 
     def extend_rows(self, rows: npt.NDArray[np.int64], width: int, linked: bool = False) -> None:
-        """Append key words int64 [n, KEY_WORDS] of hashes of `width` bytes; an empty one keeps a contiguous array.
+        """Append contiguous key words int64 [n, KEY_WORDS] of hashes of `width` bytes; an empty one keeps the array.
 
         Nothing is checked. Amortised O(n).
         """
@@ -148,19 +143,19 @@ class BlockHashes(Sequence[BlockHash]):
             return
         self.width = width
         self.linked = self.linked and linked
-        if not self._length:
-            self._rows, self._length = np.ascontiguousarray(rows), len(rows)
+        if not self.length:
+            self.storage, self.length = rows, len(rows)
             return
-        length = self._length + len(rows)
-        if length > len(self._rows):
+        length = self.length + len(rows)
+        if length > len(self.storage):
             grown = np.empty((max(length, length + length // 8), KEY_WORDS), np.int64)
-            grown[: self._length] = self.rows
-            self._rows = grown
-        self._rows[self._length : length] = rows
-        self._length = length
+            grown[: self.length] = self.rows
+            self.storage = grown
+        self.storage[self.length : length] = rows
+        self.length = length
 
     def __len__(self) -> int:
-        return self._length
+        return self.length
 
     @overload
     def __getitem__(self, index: int) -> BlockHash: ...

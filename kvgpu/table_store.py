@@ -140,10 +140,10 @@ class TableStore:
         self.num_closed += 1
         return taken
 
-    def close_many(self, opened: list[int]) -> None:
-        """Give back rows that hold no memory. O(len(opened))."""
+    def close_many(self, opened: npt.NDArray[np.int64]) -> None:
+        """Give back rows that hold no memory, int64 [n]. O(n)."""
         self.rows[opened] = 0
-        self._idle += opened
+        self._idle += opened.tolist()
         self.num_closed += len(opened)
 
     def num_used(self) -> int:

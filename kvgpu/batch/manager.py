@@ -156,7 +156,8 @@ class BatchManager(TrackedRequests):
         waiting = NO_ROWS
         names: list[str] = []
         if head[check.WAITING]:
-            waiting = rows[self.rows.records["serial"][rows] == 0]
+            all_wait = head[check.WAITING] == len(rows)
+            waiting = rows if all_wait else rows[self.rows.records["serial"][rows] == 0]
             names = self.names(waiting)
             self._refuse_strangers(names)
         if arrays is None:
@@ -171,7 +172,7 @@ class BatchManager(TrackedRequests):
                 options[check.CHECKED] = True
                 found, head = self._step(rows, given, widths, options, log)
             if names:
-                self._admit(waiting, names)
+                self._admit(waiting, names, head)
                 self._count(head)
             result = self._result(rows, found, head, out)
         if out is not None and self.unwritten:
@@ -194,7 +195,7 @@ class BatchManager(TrackedRequests):
         """Give back rows of the store that hold no memory, which no other row here is about."""
         store = self.manager.block_pool.tables
         known = self._num_closed == store.num_closed
-        store.close_many(opened.reshape(-1).tolist())
+        store.close_many(opened.reshape(-1))
         if known:
             self._num_closed = store.num_closed
 
@@ -306,10 +307,10 @@ class BatchManager(TrackedRequests):
                         f"request {name} was given blocks beside the batch: untrack() and track() it"
                     )
 
-    def _admit(self, waiting: RowIds, names: list[str]) -> None:
+    def _admit(self, waiting: RowIds, names: list[str], head: list[int]) -> None:
         """Enter requests that got blocks in the tables of the groups; the others' rows go back."""
-        got = self.rows.records["serial"][waiting] != 0
-        if not got.all():
+        if head[check.KEPT] < head[check.BUSY]:
+            got = self.rows.records["serial"][waiting] != 0
             self._close(self.tables[waiting[~got]])
             waiting, names = waiting[got], list(compress(names, got.tolist()))
         managers = self.manager.coordinator.single_type_managers

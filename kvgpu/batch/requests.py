@@ -73,7 +73,8 @@ class TrackedRequests(BatchQueries):
         """
         self.sync(rows)
         super().untrack(rows)
-        self.unwritten.difference_update(np.asarray(rows).tolist())
+        if self.unwritten:
+            self.unwritten.difference_update(np.asarray(rows).tolist())
 
     @exclusive
     def grow(self, max_requests: int, max_hashes: int) -> None:

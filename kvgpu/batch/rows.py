@@ -30,11 +30,6 @@ NOT_LENT = np.empty(0, np.int64)
 """Its address stands for hashes that nobody lends."""
 
 
-def _known(request: Any, name: str) -> int:
-    value = getattr(request, name, None)
-    return -1 if value is None else int(value)
-
-
 class RequestRows(RowHashes):
     """`RowHashes` of requests, with their counters. Capacity grows only when `grow` is called.
 
@@ -110,11 +105,12 @@ class RequestRows(RowHashes):
         self.refuse_too_many(sum(counts))
         if width and width not in HASH_WIDTHS:
             raise self._odd_hashes(next(r for r in requests if len(r.block_hashes)))
+        prompts = [getattr(request, "num_prompt_tokens", None) for request in requests]
         numbers = np.array(
             [
                 counts,
                 self._num_tokens(requests),
-                [_known(request, "num_prompt_tokens") for request in requests],
+                [-1 if known is None else known for known in prompts],
                 [getattr(request, "num_computed_tokens", 0) for request in requests],
                 [not request.skip_reading_prefix_cache for request in requests],
                 [getattr(request, "num_preemptions", 0) > 0 for request in requests],
@@ -279,9 +275,11 @@ class RequestRows(RowHashes):
     @staticmethod
     def _num_tokens(requests: Sequence[Any]) -> list[int]:
         counts = [int(request.num_tokens) for request in requests]
-        for request, count in zip(requests, counts, strict=True):
-            if count > MOST:
-                raise ArgumentError(f"request {request.request_id} has more than {MOST} tokens")
+        if max(counts, default=0) > MOST:
+            name = next(
+                r.request_id for r, count in zip(requests, counts, strict=True) if count > MOST
+            )
+            raise ArgumentError(f"request {name} has more than {MOST} tokens")
         return counts
 
     @staticmethod

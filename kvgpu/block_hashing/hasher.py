@@ -100,9 +100,7 @@ class RequestBlockHasher:
         """
         tokens, hashed = request.all_token_ids, len(request.block_hashes) * self.block_size
         return len(tokens) < hashed + self.block_size and (
-            not self._checks
-            or (type(tokens) is TokenIds and tokens.itemsize == 4)
-            or fit_32_bits(tokens[hashed:])
+            not self._checks or _all_fit_32_bits(tokens) or fit_32_bits(tokens[hashed:])
         )
 
     def update(self, requests: Sequence[Any]) -> None:
@@ -176,29 +174,33 @@ class RequestBlockHasher:
         if isinstance(chains, Kvgpu128):
             chains.check(tokens)
 
-    def _check_tail(self, request: Any, num_blocks: int) -> None:
+    def _check_tail(self, tokens: Any, num_blocks: int) -> None:
         """Refuse tokens behind the full blocks now: later they would be refused together with good ones."""
-        tokens = request.all_token_ids
-        if not isinstance(tokens, TokenIds) or tokens.itemsize > 4:
-            tail = tokens[num_blocks * self.block_size :]
-            if not fit_32_bits(tail):
-                Kvgpu128.check(checked_tokens(tail))
+        tail = tokens[num_blocks * self.block_size :]
+        if not fit_32_bits(tail):
+            Kvgpu128.check(checked_tokens(tail))
 
     def _counts(self, requests: Sequence[Any]) -> tuple[list[int], list[int]]:
-        """Hashes that each request has, and how many it lacks."""
-        firsts = [len(request.block_hashes) for request in requests]
-        size = self.block_size
-        return firsts, [
-            max(0, int(request.num_tokens // size) - first)
-            for request, first in zip(requests, firsts, strict=True)
-        ]
+        """Hashes that each request has, and how many it lacks.
+
+        Raises:
+            ArgumentError, ArgumentTypeError: Token ids that the hash function does not take.
+        """
+        firsts, counts, size = [], [], self.block_size
+        for request in requests:
+            held, tokens = request.block_hashes, request.all_token_ids
+            first = held.length if type(held) is BlockHashes else len(held)
+            num_tokens = tokens.length if type(tokens) is TokenIds else request.num_tokens
+            count = max(0, int(num_tokens // size) - first)
+            if self._checks and not _all_fit_32_bits(tokens):
+                self._check_tail(tokens, first + count)
+            firsts.append(first)
+            counts.append(count)
+        return firsts, counts
 
     def _new(self, requests: Sequence[Any]) -> "_InBulk | list[BlockHashes | list[BlockHash]]":
         """New hashes of all requests together, or of each where that cannot be, or does not pay."""
         firsts, counts = self._counts(requests)
-        if self._checks:
-            for request, first, count in zip(requests, firsts, counts, strict=True):
-                self._check_tail(request, first + count)
         chains = chains_of(self.hash_fn) if any(counts) else None
         if chains is not None and chains.pays(counts):
             blocks = self._blocks(requests, firsts, counts)
@@ -248,6 +250,10 @@ class RequestBlockHasher:
         """The tokens of new blocks; more may follow them."""
         held, size = request.all_token_ids, self.block_size
         if isinstance(held, TokenIds):
+            if not first and _all_fit_32_bits(held):
+                return (
+                    held.storage
+                )  # nothing behind these is looked at, and to cut costs more than to hash one
             return held.part(first * size, (first + count) * size)
         if first == 0 and type(held) is list:
             return token_array(held)  # no copy of the list
@@ -277,6 +283,11 @@ class RequestBlockHasher:
             parent = hashing.hash_block_tokens(self.hash_fn, parent, ids, extra)
             hashes.append(parent)
         return hashes
+
+
+def _all_fit_32_bits(tokens: Any) -> bool:
+    """Whether it is known at once that all token ids do."""
+    return type(tokens) is TokenIds and tokens.storage.itemsize == 4
 
 
 def append_hashes(request: Any, new: BlockHashes | list[BlockHash], linked: bool = False) -> None:

@@ -74,6 +74,8 @@ class Kvgpu128:
         self.point = np.array([point & ((1 << 64) - 1), point >> 64], np.uint64)
         self._digest_key = head[MIX_KEY_BYTES + _POINT_BYTES :]
         self._keys = np.zeros((0, 2), np.uint64)
+        self._root: tuple[bytes | None, npt.NDArray[np.uint64]] = None, np.zeros(2, np.uint64)
+        """The parent that many calls had in common, as that of new prompts, and its element."""
 
     def keys(self, num_tokens: int) -> npt.NDArray[np.uint64]:
         """Keys of the words of blocks of so many tokens, and maybe more behind: uint64 [>= words, 2].
@@ -89,7 +91,9 @@ class Kvgpu128:
 
     def states(self, parents: Sequence[bytes]) -> npt.NDArray[np.uint64]:
         """The elements that parents stand for, uint64 [n, 2]; parents of any length have one. O(n)."""
-        # New prompts all have the same.
+        root, element = self._root
+        if parents.count(root) == len(parents):
+            return np.full((len(parents), 2), element)
         places: dict[bytes, int] = {}
         at = [places.setdefault(parent, len(places)) for parent in parents]
         data = bytearray().join(parent[:WIDTH].ljust(WIDTH, b"\0") for parent in places)
@@ -97,9 +101,13 @@ class Kvgpu128:
         states: npt.NDArray[np.uint64] = universal.unmix(words, self.mix_keys)
         for parent, place in places.items():
             if len(parent) != WIDTH:
-                element = int.from_bytes(self._digest(b"parent", parent), "little") % PRIME
-                states[place] = element & ((1 << 64) - 1), element >> 64
-        return states if len(places) == len(at) else states[at]
+                value = int.from_bytes(self._digest(b"parent", parent), "little") % PRIME
+                states[place] = value & ((1 << 64) - 1), value >> 64
+        if len(places) == len(at):
+            return states
+        if len(places) == 1:
+            self._root = parents[0], states[0]
+        return states[at]
 
     def _digest(self, purpose: bytes, data: bytes) -> bytes:
         return hashlib.blake2b(
@@ -139,7 +147,7 @@ class Kvgpu128:
 
         O(tokens).
         """
-        if tokens.dtype != np.int32 and not universal.all_fit(tokens.reshape(-1)):
+        if tokens.itemsize > 4 and not universal.all_fit(tokens.reshape(-1)):
             raise ArgumentError(_OUTSIDE)
 
     def rows(self, blocks: Blocks, threads: int = 1) -> Rows:
@@ -150,11 +158,12 @@ class Kvgpu128:
 
         O(tokens).
         """
-        for tokens in [blocks.tokens] if isinstance(blocks.tokens, np.ndarray) else blocks.tokens:
-            self.check(tokens)
+        kept, arrays, like = addresses(blocks.tokens)
+        if like.itemsize > 4:
+            for tokens in kept:
+                self.check(tokens)
         extras = _NO_EXTRAS if blocks.extras is None else self.extra_words(blocks.extras)
         out = hash_memory.take(blocks.total)
-        _kept, arrays, like = addresses(blocks.tokens)
         counts, words = np.array(blocks.counts, np.int64), out.view(np.uint64)
         states, keys = self.states(blocks.parents), self.keys(blocks.size)
 

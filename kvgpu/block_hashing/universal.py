@@ -24,7 +24,7 @@ from kvgpu.block_hashing.field import (
     reduced,
     times,
 )
-from kvgpu.block_hashing.speck import ROUNDS, decrypt, encrypt_round
+from kvgpu.block_hashing.speck import LANES, decrypt, encrypt_lanes
 from kvgpu.kernels.layout import SUM_WORDS, TOKEN_WORDS
 
 LIMB_BITS = 59
@@ -42,8 +42,8 @@ LOW_32_BITS = np.uint64(0xFFFFFFFF)
 HALF = np.uint64(32)
 COMMON_SIZE = 16
 """Tokens of a block in most engines."""
-PASS_BLOCKS = 256
-"""Blocks that are combined before they are mixed, so that the mix runs in vector lanes."""
+PASS_BLOCKS = 16 * LANES
+"""Blocks that are combined before they are mixed: of as many chains as it takes, so that all lanes are full."""
 
 
 @leaf
@@ -155,16 +155,16 @@ def prefixes(
 
 
 @leaf
-def mixed(mix_keys: Any, highs: Any, lows: Any) -> None:
-    """Hashes in the place of s of prefixes."""
-    for block in range(len(highs)):
+def write_mixed(mix_keys: Any, highs: Any, lows: Any, count: int, out: Any, base: int) -> None:
+    """Hashes for the first `count` s of prefixes, which are overwritten, to out[base : base + count]."""
+    for block in range(count):
         highs[block], lows[block] = canonical(highs[block], lows[block])
-    # Two rounds of all blocks at a time: the loop within runs in vector lanes, and two take as long as one (measured).
-    for place in range(0, ROUNDS, 2):
-        first, second = mix_keys[place], mix_keys[place + 1]
-        for block in range(len(highs)):
-            high, low = encrypt_round(highs[block], lows[block], first)
-            highs[block], lows[block] = encrypt_round(high, low, second)
+    for place in range(0, count, LANES):
+        encrypt_lanes(highs, lows, place, mix_keys)
+    for block in range(count):
+        out[base + block, 0], out[base + block, 1] = lows[block], highs[block]
+        for word in range(2, out.shape[1]):
+            out[base + block, word] = ZERO
 
 
 @nogil
@@ -183,23 +183,25 @@ def hash_chains(
             chain; [0, 3]: no block has any.
         out: uint64 [blocks, >= 2], the hashes, chain by chain, low word first; 0 in all words behind.
     """
-    all_highs, all_lows = np.empty(PASS_BLOCKS, np.uint64), np.empty(PASS_BLOCKS, np.uint64)
+    highs, lows = np.zeros(PASS_BLOCKS, np.uint64), np.zeros(PASS_BLOCKS, np.uint64)
+    filled = 0
     for chain in range(first, last):
         high, low = states[chain, 1], states[chain, 0]
         tokens = carray(pointer(arrays[chain], like), (counts[chain] * size,))
-        for begin in range(0, counts[chain], PASS_BLOCKS):
-            length = min(PASS_BLOCKS, counts[chain] - begin)
-            highs, lows = all_highs[:length], all_lows[:length]
+        begin = 0
+        while begin < counts[chain]:
+            end = filled + min(PASS_BLOCKS - filled, counts[chain] - begin)
             high, low = prefixes(
-                tokens, begin * size, size, base, extras, keys, point, high, low,
-                highs, lows,
+                tokens, begin * size, size, base + filled, extras, keys, point, high, low,
+                highs[filled:end], lows[filled:end],
             )  # fmt: skip
-            mixed(mix_keys, highs, lows)
-            for block in range(length):
-                out[base + block, 0], out[base + block, 1] = lows[block], highs[block]
-                for word in range(2, out.shape[1]):
-                    out[base + block, word] = ZERO
-            base += length
+            begin += end - filled
+            filled = end
+            if filled == PASS_BLOCKS:
+                write_mixed(mix_keys, highs, lows, filled, out, base)
+                base += filled
+                filled = 0
+    write_mixed(mix_keys, highs, lows, filled, out, base)
 
 
 @jit

@@ -135,6 +135,23 @@ def test_a_chain_goes_on_from_its_own_hashes(fn):
     assert hashes_of(fn, tokens[112:], parents=[whole[6]]) == [whole[7:]]
 
 
+@pytest.mark.parametrize("counts", [[1] * 300, [255, 1, 1], [256, 3], [100] * 6, [0, 15, 0, 2, 1]])
+def test_chains_of_any_length_are_mixed_together(fn, counts):
+    chains = [drawn_tokens(16 * n, seed) for seed, n in enumerate(counts)]
+    expected = [chained(called(fn), chain, 16) for chain in chains]
+    assert hashes_of(fn, *chains) == expected
+
+
+def test_a_parent_that_chains_have_in_common_is_remembered_for_itself_alone():
+    fn = Kvgpu128(KEY)
+    tokens = drawn_tokens(32)
+    for parent in (b"", PARENT, b"", b"p" * 40, PARENT, b"q" * 16):
+        expected = chained(definition(), tokens, 16, parent)
+        assert hashes_of(fn, tokens, parents=[parent]) == [expected]
+        assert hashes_of(fn, *[tokens] * 3, parents=[parent] * 3) == [expected] * 3
+    assert hashes_of(fn) == []
+
+
 def test_many_chains_at_once_are_each_hashed_alone(fn):
     chains = [drawn_tokens(16 * n + n % 16, n) for n in (3, 0, 300, 1, 0, 17)]
     parents = [b"", PARENT, b"p" * 16, PARENT, PARENT, b"q" * 16]

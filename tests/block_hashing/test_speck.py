@@ -2,8 +2,16 @@
 
 import numba
 import numpy as np
+import pytest
 
-from kvgpu.block_hashing.speck import KEY_BYTES, ROUNDS, decrypt, encrypt_round, round_keys
+from kvgpu.block_hashing.speck import (
+    KEY_BYTES,
+    LANES,
+    ROUNDS,
+    decrypt,
+    encrypt_lanes,
+    round_keys,
+)
 
 # Appendix C of the paper.
 KEY_WORDS = "1f1e1d1c1b1a1918 1716151413121110 0f0e0d0c0b0a0908 0706050403020100"
@@ -16,12 +24,8 @@ EDGES = [0, 1, 2**63 - 1, 2**63, 2**64 - 1]
 
 
 @numba.njit
-def encrypt_all(blocks, keys):
-    for i in range(len(blocks)):
-        high, low = blocks[i, 0], blocks[i, 1]
-        for place in range(ROUNDS):
-            high, low = encrypt_round(high, low, keys[place])
-        blocks[i, 0], blocks[i, 1] = high, low
+def encrypt_from(highs, lows, place, keys):
+    encrypt_lanes(highs, lows, place, keys)
 
 
 @numba.njit
@@ -31,9 +35,12 @@ def decrypt_all(blocks, keys):
 
 
 def encrypted(blocks, key=KEY):
-    out = np.array(blocks, np.uint64)
-    encrypt_all(out, round_keys(key))
-    return out
+    given = np.array(blocks, np.uint64)
+    highs, lows = np.zeros((2, len(given) + LANES), np.uint64)
+    highs[: len(given)], lows[: len(given)] = given.T
+    for place in range(0, len(given), LANES):
+        encrypt_from(highs, lows, place, round_keys(key))
+    return np.stack([highs, lows], 1)[: len(given)]
 
 
 def decrypted(blocks, key=KEY):
@@ -54,6 +61,17 @@ def test_the_published_vector_is_encrypted():
 
 def test_the_published_vector_is_decrypted():
     assert decrypted([CIPHER]).tolist() == [list(PLAIN)]
+
+
+@pytest.mark.parametrize("place", [0, 1, 7, LANES])
+def test_blocks_outside_the_lanes_stay_as_they_are(place):
+    highs, lows = np.arange(1, 4 * LANES + 1, dtype=np.uint64).reshape(2, -1).copy()
+    before = highs.copy(), lows.copy()
+    encrypt_from(highs, lows, place, round_keys(KEY))
+    others = np.delete(np.arange(2 * LANES), np.arange(place, place + LANES))
+    assert np.array_equal(highs[others], before[0][others])
+    assert np.array_equal(lows[others], before[1][others])
+    assert (highs[place : place + LANES] != before[0][place : place + LANES]).all()
 
 
 def test_there_is_a_key_for_each_round():
