@@ -11,8 +11,11 @@ import numpy as np
 from kvgpu._jit import AHEAD, jit, leaf, prefetch
 from kvgpu.blocks import IN_TABLE
 
-GUESSED = 4 * AHEAD
+GUESSED = 2 * AHEAD
 """Steps of a walk from a record to the one that is loaded: each takes a few cycles."""
+
+LONGEST_STRIDE = 8
+"""From a block to the one that was freed next to it; more is the way from one run of them to another."""
 
 
 @leaf
@@ -59,18 +62,35 @@ def link_all(records: Any, start: int) -> None:
 
 
 @leaf
-def leave(records: Any, row: int, ref_cnt: int) -> int:
-    """Give the head of the queue `ref_cnt`; returns the block behind it. `cut` has to follow.
+def load_ahead(records: Any, row: int, after: int, stride: int, left: int) -> int:
+    """Start loading what a walk of the list is going to see behind `after`, which follows `row`; returns the stride.
 
     The list can only be walked one by one, but blocks that were freed together lie side by side, so the record some
-    steps further on is guessed and loaded.
+    strides further on is guessed. Where a run of them ends, the next one is taken to go the same way, and as much of
+    it loaded at once: its records would be waited for one after the other.
+
+    Args:
+        stride: From one record of the run to the next, 0 if not known.
+        left: Records that the walk is still to see.
     """
+    first, last = GUESSED, GUESSED
+    if after - row != stride:
+        if abs(after - row) <= LONGEST_STRIDE:
+            stride = after - row
+        first, last = 1, min(left, GUESSED)
+    for steps in range(first, last + 1):
+        guess = after + steps * stride
+        if 0 <= guess < len(records) - 1:
+            prefetch(records, guess)
+    return stride
+
+
+@leaf
+def leave(records: Any, row: int, ref_cnt: int) -> int:
+    """Give the head of the queue `ref_cnt`; returns the block behind it. `cut` has to follow."""
     # Unsigned, here and in what calls this: compiled code does not ask whether an index counts from the end.
     record = records[np.uint64(row)]
     after = record.next
-    guess = after + GUESSED * (after - row)
-    if 0 <= guess < len(records) - 1:
-        prefetch(records, guess)
     record.prev = -1
     record.next = -1
     record.ref_cnt = ref_cnt
@@ -91,12 +111,14 @@ def pop_free(records: Any, count: int, ref_cnt: int) -> Any:
     """Take `count` blocks from the head; returns their ids, and how many of them the index still holds."""
     ids = np.empty(count, np.int32)
     cached = 0
-    row = records[len(records) - 1].next
+    row, stride = records[len(records) - 1].next, 0
     for i in range(count):
         ids[i] = row
         if records[row].flags & IN_TABLE:
             cached += 1
-        row = leave(records, row, ref_cnt)
+        after = leave(records, row, ref_cnt)
+        stride = load_ahead(records, row, after, stride, count - i)
+        row = after
     cut(records, row, count)
     return ids, cached
 

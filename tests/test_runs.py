@@ -163,6 +163,21 @@ def test_a_count_that_is_full_stays_so():
     manager.check()
 
 
+def test_blocks_are_led_even_if_the_filter_can_rule_nothing_out():
+    manager = make_manager(full(SIZE), num_blocks=64, backend="host")
+    manager.block_pool.state.marks[CELLS:].view(np.uint8)[:] = FULL_CELL
+    request = make_request("a", list(range(9 * SIZE)), SIZE)
+    assert admit(manager, request) is not None
+    assert words_in(manager.block_pool.index) == 1
+    other = make_request("b", [*range(4 * SIZE), *range(100, 100 + 4 * SIZE)], SIZE)
+    assert admit(manager, other) is not None
+    # The block that leads to another child leads to no second one.
+    assert words_in(manager.block_pool.index) == 2
+    for each, hit in ((request, 8), (other, 7)):
+        assert manager.get_computed_blocks(each)[1] == hit * SIZE
+    manager.check()
+
+
 def test_a_request_beyond_the_length_of_the_model_reads_no_block_that_it_lacks():
     manager = make_manager(full(SIZE), num_blocks=64, backend="host", max_model_len=5 * SIZE)
     request = make_request("a", list(range(9 * SIZE)), SIZE)

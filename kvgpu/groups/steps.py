@@ -10,7 +10,7 @@ import numpy as np
 
 from kvgpu._jit import inline, jit, leaf
 from kvgpu.blocks import HAS_HASH, IN_TABLE, LEADS, LED
-from kvgpu.free_list import count_free, cut, leave, release_all, touch_all
+from kvgpu.free_list import count_free, cut, leave, load_ahead, release_all, touch_all
 from kvgpu.groups.block_tables import split_ids
 from kvgpu.groups.rules import (
     NO_CAP,
@@ -65,11 +65,12 @@ def take_free(pool: Any, out: Any, tally: Any) -> None:
     Led blocks at once; few others one by one; many together, which loads their buckets ahead.
     """
     records, table, seed, log, _, marks = pool
-    row = records[len(records) - 1].next
+    row, stride = records[len(records) - 1].next, 0
     led = 0
     others = 0
     for i in range(len(out)):
         after = leave(records, row, 1)
+        stride = load_ahead(records, row, after, stride, len(out) - i)
         record = records[np.uint64(row)]
         flags = record.flags
         if flags & (LED | LEADS) == LED:

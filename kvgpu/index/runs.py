@@ -8,7 +8,8 @@ first block on. For all else the blocks are *settled* first: they get their word
 to the table at once, twice as many each time, so that settling stays cheap however often it is needed.
 
 Whether a key is in the table already is asked of the filter in the marks: a run of new blocks reads a few bytes of it
-in place of buckets.
+in place of buckets. Where the filter cannot rule it out the table is asked, before a block is given a word there: or
+else each cell of the filter that is in use would draw every new block that falls into it to the table.
 """
 
 from typing import Any
@@ -17,7 +18,7 @@ from kvgpu._jit import AHEAD, jit, leaf, prefetch
 from kvgpu.blocks import FIRST, HAS_HASH, IN_TABLE, LEADS, LED
 from kvgpu.index.entries import enter_row, insert_all, settle_row, write_key
 from kvgpu.index.journal import note
-from kvgpu.index.table import bucket_of, same_key, slot_hash
+from kvgpu.index.table import bucket_of, find_first, same_key, slot_hash
 from kvgpu.marks import EAGER, NEXT_EAGER, NUM_LED, RING_MASK, may_hold
 
 ROOT, UNKNOWN = -1, -2
@@ -69,7 +70,7 @@ def insert_run(
     """`insert_all` for blocks that follow each other in a request, the first of them `before`, ROOT or UNKNOWN.
 
     Lines are loaded `AHEAD` rounds before they are needed; the ring in `marks` keeps slot hashes so long, 0 where
-    the filter says that there is nothing to find.
+    the filter says that the table has nothing to find.
     """
     count = len(ids)
     head = first_like(records, before) if before >= 0 else before
@@ -95,7 +96,11 @@ def insert_run(
         write_key(records, row, k0, k1, k2, k3, group, marks)
         h = marks[i & RING_MASK]
         leads = head >= 0 and records[head].flags & LEADS != 0
-        if h == 0 and head >= 0 and not leads:
+        if (
+            head >= 0
+            and not leads
+            and (h == 0 or find_first(records, table, k0, k1, k2, k3, group, h) < 0)
+        ):
             lead(records, head, row, marks)
             note(log, k0, k1, k2, k3, group, -1, row)
             new_keys += 1
