@@ -59,7 +59,8 @@ def cell_of(marks: Marks, k0: int, group: int) -> int:
 def may_hold(marks: Marks, k0: int, group: int) -> bool:
     """False if the table holds no key of this first word that was counted."""
     cell = cell_of(marks, k0, group)
-    return bool((marks[CELLS + (cell >> 3)] >> ((cell & 7) << 3)) & FULL_CELL != 0)
+    # Unsigned: compiled code does not ask whether an index counts from the end.
+    return bool((marks[np.uint64(CELLS + (cell >> 3))] >> ((cell & 7) << 3)) & FULL_CELL != 0)
 
 
 @leaf

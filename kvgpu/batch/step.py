@@ -172,8 +172,10 @@ def collect_new(
     for g in range(tables.shape[1]):
         for k in range(count):
             begin = store_rows[tables[rows[changed[kept[k]]], g], BEGIN] + starts[kept[k], 0, g]
-            size = offsets[g, k + 1] - offsets[g, k]
-            ids[offsets[g, k] : offsets[g, k + 1]] = store_ids[begin : begin + size]
+            first = offsets[g, k]
+            # As slices one id would be copied at a time.
+            for place in range(offsets[g, k + 1] - first):
+                ids[np.uint64(first + place)] = store_ids[np.uint64(begin + place)]
     for k in range(count):
         kept[k] = changed[kept[k]]
     return ids
