@@ -6,6 +6,7 @@ The replay: the requests of the trace in order, 16 at a time; each is looked up,
 and its full blocks are cached; the oldest leave when more than 32 hold blocks. vLLM does the same with one call
 a request, in the same order; SGLang matches each prompt, makes slots for it (torch.arange) and inserts it, and
 frees nothing. No hashing anywhere.
+The same in a pool that has served twelve times as many requests before.
 The decode step: a slot for one token of each running request. Hit lengths, block ids and the order of the free
 queue are compared before a time is printed. Where vLLM is not installed they are compared with kvgpu's reference,
 one call a request; without SGLang its rows are left out. The output says so; `--peers` makes it an error.
@@ -14,10 +15,8 @@ that `--peers` asks for.
 """
 
 import argparse
-import gc
 import os
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from time import perf_counter as now
@@ -29,105 +28,33 @@ sys.path[:0] = [str(HERE.parent), str(HERE)]
 import numpy as np  # noqa: E402
 from harness import Row, beside_limit, compared, finish  # noqa: E402
 from limits import ns_per_byte  # noqa: E402
+from serving import (  # noqa: E402
+    ALL_BUT_FREE,
+    AT_ONCE,
+    POOLS,
+    WHOLE,
+    free_order,
+    replay_batched,
+    replay_single,
+    settle,
+)
 from sglang_cache import NAME, RadixCache, sglang_cache  # noqa: E402
 from sides import BLOCK, Side, Workload, make_requests, trace_options, two_sides, workload  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-AT_ONCE, MAX_LIVE = 16, 32
-POOLS = {"full": 200_000, "hybrid": 400_000}
 RUNNING = (1, 16, 128, 1024, 8192)
 IN_STEP = 1024
 ASKED = 200
 STEPS, WARM = 5 * BLOCK, 2
-WHOLE = 1 << 30
+AGE = 12
+"""Replays that a pool has seen before its cost is measured."""
+NEW_TOKEN = 1 << 20
 GOALS = {
-    ("full", "look up + allocate + cache"): 25,
+    ("full", ALL_BUT_FREE): 25,
     ("full", "free"): 10,
     ("full", "whole replay"): 15,
-    ("hybrid", "look up + allocate + cache"): 20,
+    ("hybrid", ALL_BUT_FREE): 20,
 }
-
-
-def settle() -> None:
-    """Leave what was made so far, all prompts above all, out of collections: they would be charged to whoever
-    makes the most objects."""
-    gc.unfreeze()
-    gc.collect()
-    gc.freeze()
-
-
-def turns(requests: list[Any], at_once: int) -> list[list[Any]]:
-    """The requests, so many at a time."""
-    return [requests[i : i + at_once] for i in range(0, len(requests), at_once)]
-
-
-def replay_batched(
-    side: Side, case: str, requests: list[Any], keep: bool = False, at_once: int = AT_ONCE
-) -> tuple[Any, Any, Any]:
-    """Seconds by operation, (hits, new block ids) of each request if wanted, and the manager."""
-    from kvgpu.batch.manager import BatchManager
-
-    manager = side.manager(case, POOLS[case])
-    batch = BatchManager(manager, at_once + MAX_LIVE, (at_once + MAX_LIVE) * 8192)
-    seconds: Counter[str] = Counter()
-    got, live = [], np.empty(0, np.int64)
-    settle()
-    for part in turns(requests, at_once):
-        start = now()
-        rows = batch.track(part)
-        seconds["track"] += now() - start
-        start = now()
-        given = batch.allocate_batch(rows, WHOLE)
-        seconds["look up + allocate + cache"] += now() - start
-        assert given.fits.all()
-        if keep:
-            got.append(given)
-        live = np.concatenate([live, rows])
-        if len(live) > MAX_LIVE:
-            oldest, live = live[: len(live) - MAX_LIVE], live[len(live) - MAX_LIVE :]
-            start = now()
-            batch.free_batch(oldest)
-            seconds["free"] += now() - start
-            start = now()
-            batch.untrack(oldest)
-            seconds["track"] += now() - start
-    results = [
-        (int(hit), given.get_block_ids(i))
-        for given in got
-        for i, hit in enumerate(given.num_hit_tokens)
-    ]
-    return seconds, results, manager
-
-
-def replay_single(
-    side: Side, case: str, requests: list[Any], keep: bool = False, at_once: int = AT_ONCE
-) -> tuple[Any, Any, Any]:
-    """The same with one call a request."""
-    manager = side.manager(case, POOLS[case])
-    seconds: Counter[str] = Counter()
-    results, live = [], []
-    settle()
-    for part in turns(requests, at_once):
-        for request in part:
-            start = now()
-            blocks, hit = manager.get_computed_blocks(request)
-            new = manager.allocate_slots(request, request.num_tokens - hit, hit, blocks)
-            seconds["look up + allocate + cache"] += now() - start
-            if keep:
-                results.append((hit, new.get_block_ids()))
-        live += part
-        while len(live) > MAX_LIVE:
-            oldest = live.pop(0)
-            start = now()
-            manager.free(oldest)
-            seconds["free"] += now() - start
-    return seconds, results, manager
-
-
-def free_order(manager: Any) -> list[int]:
-    """Ids in the free queue."""
-    blocks = manager.block_pool.free_block_queue.get_all_free_blocks()
-    return [block.block_id for block in blocks]
 
 
 def replay(sides: list[Side], case: str, load: Workload, rounds: int) -> list[Row]:
@@ -165,6 +92,32 @@ def replay(sides: list[Side], case: str, load: Workload, rounds: int) -> list[Ro
             )
         )
     return [*rows, beside_limit(rows[1], *cheapest())] if case == "full" else rows
+
+
+def long_life(sides: list[Side], load: Workload, rounds: int) -> list[Row]:
+    """The replay in a pool that has served many requests: its free blocks lie in short runs."""
+    managers = [side.manager("full", POOLS["full"]) for side in sides]
+    times: list[list[float]] = [[], []]
+    ways = (replay_batched, replay_single)
+    for turn in tqdm(range(AGE + rounds), disable=None, unit="replay"):
+        # Nothing of the turns before is hit.
+        prompts = [[NEW_TOKEN + turn, *prompt[1:]] for prompt in load.prompts]
+        timed, results = turn >= AGE, []
+        for side, way, manager, taken in zip(sides, ways, managers, times, strict=True):
+            requests = make_requests(side, prompts, f"{turn}-")
+            num_blocks = sum(len(request.block_hashes) for request in requests)
+            seconds, found, _ = way(side, "full", requests, keep=timed, aged=manager)
+            results.append(found)
+            if timed:
+                taken.append(seconds[ALL_BUT_FREE] / num_blocks * 1e9)
+        if results[0] != results[1] or free_order(managers[0]) != free_order(managers[1]):
+            raise AssertionError(
+                f"replay {turn} in one pool: hits, blocks or the free queue differ"
+            )
+    managers[0].check()
+    case = f"full, after {AGE * len(load.prompts):,} requests, {load}, {AT_ONCE} at once"
+    peer = times[1] if sides[1].timed else ()
+    return [compared(ALL_BUT_FREE, case, "ns/block", times[0], peer, sides[1].name)]
 
 
 def cheapest() -> tuple[float, str]:
@@ -301,6 +254,7 @@ def made(options: argparse.Namespace) -> Iterator[Row]:
     sides = two_sides("sha256", options.peers)
     for case in POOLS:
         yield from replay(sides, case, load, options.rounds)
+    yield from long_life(sides, load, min(options.rounds, 3))
     for running in tqdm([n for n in RUNNING if n <= options.most], disable=None, unit="decode"):
         yield from decode(sides, running, spread=True)
     yield from decode(sides, min(IN_STEP, options.most), spread=False)
