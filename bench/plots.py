@@ -83,7 +83,7 @@ def ratios(axes: Any) -> None:
             axes.plot([float(goal[1])] * 2, [place - 0.4, place + 0.4], color="black", lw=2)
     axes.axvline(1, color=GREY, lw=0.8)
     axes.set_xscale("log")
-    axes.set_xlim(0.5, 200)
+    axes.set_xlim(0.5, 300)
     axes.set_yticks(list(places), [name for name, _ in rows], fontsize=8)
     axes.set_xlabel("times as fast as vLLM 0.23.0 (blue), SGLang 0.5.23 (red); black: the goal")
 
