@@ -251,9 +251,8 @@ class RequestBlockHasher:
         held, size = request.all_token_ids, self.block_size
         if isinstance(held, TokenIds):
             if not first and _all_fit_32_bits(held):
-                return (
-                    held.storage
-                )  # nothing behind these is looked at, and to cut costs more than to hash one
+                # Nothing behind these is looked at, and to cut it off costs more than to hash some blocks.
+                return held.storage
             return held.part(first * size, (first + count) * size)
         if first == 0 and type(held) is list:
             return token_array(held)  # no copy of the list
