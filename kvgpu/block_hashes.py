@@ -101,6 +101,9 @@ class BlockHashes(Sequence[BlockHash]):
         """The same hashes in an array of their own. O(n)."""
         return self.of_rows(self.rows.copy(), self.width, self.linked)
 
+    def __copy__(self) -> "BlockHashes":
+        return self.copy()
+
     @property
     def rows(self) -> npt.NDArray[np.int64]:
         """Key words, int64 [len, KEY_WORDS], on the CPU; a live view. O(1)."""

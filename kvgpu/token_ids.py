@@ -122,6 +122,9 @@ class TokenIds(Sequence[int]):
         self.storage: Tokens = given.astype(np.int32) if narrow else given.astype(np.int64)
         self.length = len(given)
 
+    def __copy__(self) -> "TokenIds":
+        return TokenIds(self.array)
+
     @property
     def array(self) -> Tokens:
         """int32 or int64 [len]; a live view until more are appended. O(1)."""

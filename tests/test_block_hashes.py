@@ -1,5 +1,7 @@
 """Block hashes of one request, kept as rows of key words."""
 
+import copy
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -139,3 +141,13 @@ def test_hashes_of_another_width_differ_even_where_their_rows_are_equal():
 def test_it_has_no_hash_of_its_own():
     with pytest.raises(TypeError):
         hash(BlockHashes())
+
+
+def test_a_shallow_copy_grows_by_itself():
+    hashes = BlockHashes([bytes([i]) * 16 for i in range(9)])
+    hashes.extend([b"a" * 16])
+    other = copy.copy(hashes)
+    other.extend([b"o" * 16])
+    hashes.extend([b"h" * 16])
+    assert (hashes[-1], other[-1]) == (b"h" * 16, b"o" * 16)
+    assert hashes[:-1] == other[:-1]

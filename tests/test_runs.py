@@ -10,7 +10,7 @@ from kvgpu import hashing
 from kvgpu.block_hashes import BlockHashes
 from kvgpu.blocks import COUNTED, FIRST, LEADS, LED
 from kvgpu.errors import InvariantError
-from kvgpu.hashing import BlockHash
+from kvgpu.hashing import BlockHash, make_block_hash_with_group_id
 from kvgpu.kernels.layout import SLOTS_PER_BUCKET
 from kvgpu.marks import CELLS, EAGER, FULL_CELL, NUM_LED
 
@@ -130,6 +130,20 @@ def test_a_hash_may_be_changed_by_hand(place):
     block.block_hash = key
     hashes = list(request.block_hashes)
     assert [block_of(manager, h) for h in hashes] == list(range(1, 10))
+
+
+def test_a_block_goes_on_after_one_whose_like_was_changed_by_hand():
+    manager = make_manager(full(SIZE), num_blocks=64, backend="host")
+    requests = [make_request(name, list(range(3 * SIZE)), SIZE) for name in "ab"]
+    for request in requests:
+        assert manager.allocate_slots(request, request.num_tokens) is not None
+        request.num_computed_tokens = request.num_tokens
+    block = manager.block_pool.blocks[manager.get_block_ids("a")[0][-1]]
+    block.reset_hash()
+    block.block_hash = make_block_hash_with_group_id(BlockHash(b"x" * 32), 0)
+    requests[1].append_output_token_ids(list(range(SIZE)))
+    assert manager.allocate_slots(requests[1], SIZE) is not None
+    assert block_of(manager, requests[1].block_hashes[-1]) == manager.get_block_ids("b")[0][-1]
 
 
 def test_after_a_reset_blocks_are_led_again():

@@ -1,5 +1,6 @@
 """Token ids as an array: what a list of integers does, and what is no array of integers."""
 
+import copy
 from enum import IntEnum
 
 import numpy as np
@@ -343,3 +344,12 @@ def test_what_is_as_long_as_integers_when_written_is_still_told_from_them(values
 )
 def test_plain_integers_of_32_bits_are_told_from_all_else(tokens, fit):
     assert fit_32_bits(tokens) is fit
+
+
+def test_a_shallow_copy_grows_by_itself():
+    tokens = TokenIds([1, 2, 3])
+    tokens.append(4)
+    other = copy.copy(tokens)
+    other.append(6)
+    tokens.append(5)
+    assert (tokens, other) == ([1, 2, 3, 4, 5], [1, 2, 3, 4, 6])

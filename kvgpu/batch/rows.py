@@ -161,6 +161,9 @@ class RequestRows(RowHashes):
             kept = self._lent_by(hashes[place])
             if kept is not None:
                 row = checked[place]
+                if kept is not self._lent[row]:
+                    # Maybe not only longer: the request may have been given others.
+                    self.forget([row])
                 self._table["lent"][row], self._lent[row] = addresses_of([kept])[0], kept
                 self._table["end"][row] = len(hashes[place])
                 new[place] = new[place][:0]

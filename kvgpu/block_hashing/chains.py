@@ -200,10 +200,10 @@ class Sha256Chains:
         parents, lengths = packed
         room = padded(longest_message(parents.shape[1], blocks.size, endings.longest))
         rows = hash_memory.take(blocks.total)
-        _kept, arrays, like = addresses(blocks.tokens)
+        kept, arrays, like = addresses(blocks.tokens)
         counts, digests = np.array(blocks.counts, np.int64), rows.view(np.uint8)
 
-        def hash_part(first: int, last: int, base: int) -> None:
+        def hash_part(first: int, last: int, base: int, _kept: Any = kept) -> None:
             _hash_messages(
                 self._kind, like, arrays, counts, first, last, base, blocks.size, parents, lengths,
                 endings.data, endings.spans, np.empty(room, np.uint8), digests,

@@ -83,11 +83,13 @@ class Kvgpu128:
         O(1) once they are made, O(num_tokens) before.
         """
         count = TOKEN_WORDS + (num_tokens + 1) // 2
-        if count > len(self._keys):
+        # Another thread may store fewer at any time.
+        keys = self._keys
+        if count > len(keys):
             stream = self._stream.digest(_HEAD_BYTES + _WORD_BYTES * 2 * count)[_HEAD_BYTES:]
             limbs = np.frombuffer(stream, "<u8").reshape(-1, 2)
-            self._keys = limbs >> np.uint64(64 - universal.LIMB_BITS)
-        return self._keys
+            self._keys = keys = limbs >> np.uint64(64 - universal.LIMB_BITS)
+        return keys
 
     def states(self, parents: Sequence[bytes]) -> npt.NDArray[np.uint64]:
         """The elements that parents stand for, uint64 [n, 2]; parents of any length have one. O(n)."""
@@ -167,7 +169,7 @@ class Kvgpu128:
         counts, words = np.array(blocks.counts, np.int64), out.view(np.uint64)
         states, keys = self.states(blocks.parents), self.keys(blocks.size)
 
-        def hash_part(first: int, last: int, base: int) -> None:
+        def hash_part(first: int, last: int, base: int, _kept: Any = kept) -> None:
             universal.hash_chains(
                 like, arrays, counts, first, last, base, blocks.size, states, extras, keys, self.point,
                 self.mix_keys, words,

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cache
 from itertools import accumulate, pairwise
 from typing import NamedTuple
@@ -46,14 +46,18 @@ def in_threads(
 ) -> None:
     """Call `call` with each of the `parts_of` chains with so many blocks, in a thread each, this one among them.
 
-    Returns, or raises what a call raised, when all are done.
+    Returns, or raises what a call raised, when all are done. Where a thread cannot be started, or waiting is
+    interrupted, calls may go on: they have to hold what they use.
     """
     if threads == 1:
         call(0, len(counts), 0)
         return
     first, *others = parts_of(counts, threads, fewest)
-    running = [_workers(threads - 1, os.getpid()).submit(call, *part) for part in others]
+    running: list[Future[None]] = []
     try:
+        for part in others:
+            # One by one: what was started is waited for, if the next one cannot be.
+            running.append(_workers(threads - 1, os.getpid()).submit(call, *part))  # noqa: PERF401
         call(*first)
     finally:
         wait(running)

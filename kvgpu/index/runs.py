@@ -44,12 +44,14 @@ def settle(records: Any, table: Any, seed: int, marks: Any) -> None:
 
 @leaf
 def first_like(records: Any, row: int) -> int:
-    """The first block with the key of `row`; UNKNOWN if that is not in the index."""
-    if not records[row].flags & IN_TABLE:
+    """The first block with the key of `row`; UNKNOWN if that is not in the index, or its hash was changed by hand."""
+    record, first = records[row], row
+    while records[first].flags & (IN_TABLE | FIRST) == IN_TABLE:
+        first = records[first].same_next
+    if not records[first].flags & IN_TABLE:
         return UNKNOWN
-    while not records[row].flags & FIRST:
-        row = records[row].same_next
-    return row
+    is_same = same_key(records[first], record.k0, record.k1, record.k2, record.k3, record.group)
+    return first if is_same else UNKNOWN
 
 
 @leaf
@@ -67,7 +69,7 @@ def lead(records: Any, head: int, row: int, marks: Any) -> None:
 def insert_run(
     records: Any, table: Any, ids: Any, rows: Any, before: int, group: int, seed: int, log: Any, marks: Any
 ) -> int:  # fmt: skip
-    """`insert_all` for blocks that follow each other in a request, the first of them `before`, ROOT or UNKNOWN.
+    """`insert_all` for blocks that follow each other in a request, the first of them behind `before`, ROOT or UNKNOWN.
 
     Lines are loaded `AHEAD` rounds before they are needed; the ring in `marks` keeps slot hashes so long, 0 where
     the filter says that the table has nothing to find.

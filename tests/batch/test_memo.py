@@ -174,3 +174,15 @@ def test_every_block_has_a_region(num_blocks):
     assert regions[0] == 0
     assert regions[-1] < REGIONS
     assert regions[-1] >= min(num_blocks, REGIONS // 2) - 1
+
+
+def test_nothing_is_remembered_of_hashes_that_a_request_has_no_longer():
+    manager = make_manager(full(4), num_blocks=100)
+    assert admit(manager, make_request("warm", list(range(80)), 4)) is not None
+    request = make_request("a", list(range(81)), 4)
+    queries = BatchQueries(manager, 8, 1000)
+    rows = queries.track([request])
+    assert queries.match(rows).num_tokens.tolist() == [80]
+    request.block_hashes = make_request("b", [9] * 81, 4).block_hashes
+    queries.extend(rows)
+    assert queries.match(rows).num_tokens.tolist() == [manager.get_computed_blocks(request)[1]]

@@ -206,6 +206,22 @@ def test_equal_keys_give_equal_hashes():
     assert Kvgpu128(KEY)((PARENT, (1, 2), None)) == Kvgpu128(KEY)((PARENT, (1, 2), None))
 
 
+class Raced(Kvgpu128):
+    """Whatever keys are stored, another thread stores fewer at once."""
+
+    @property
+    def _keys(self):
+        return self.stored
+
+    @_keys.setter
+    def _keys(self, keys):
+        self.stored = keys[:5]
+
+
+def test_keys_are_enough_whatever_another_thread_stores():
+    assert np.array_equal(Raced(KEY).keys(512), Kvgpu128(KEY).keys(512))
+
+
 def test_every_bit_of_the_key_counts():
     values = [Kvgpu128(KEY)((PARENT, (1, 2), ("salt",)))]
     for bit in range(256):

@@ -72,6 +72,26 @@ def test_nothing_is_used_again_where_references_are_not_counted(monkeypatch):
     memory = RowMemory()
     slabs = [memory.take(SLAB // 2).base for _ in range(8)]
     assert len({id(slab) for slab in slabs}) == 4
+    assert len(memory._slabs) == 1
+
+
+def test_a_slab_is_not_taken_for_free_where_references_were_counted_too_high(monkeypatch):
+    monkeypatch.setattr(row_memory, "_OWN", row_memory._OWN + 1)
+    memory = RowMemory()
+    kept = memory.take(SLAB // 2)
+    kept[:] = 7
+    for _ in range(10):
+        memory.take(SLAB // 2)[:] = 1
+    assert (kept == 7).all()
+
+
+def test_who_finds_another_inside_is_given_memory_of_its_own():
+    memory = RowMemory()
+    memory.take(20)
+    with memory._lock:
+        rows = memory.take(20)
+    assert rows.base is None
+    assert memory.take(20).base is memory._slabs[-1]
 
 
 def test_few_slabs_are_kept_that_nobody_uses():

@@ -2,6 +2,8 @@
 
 import os
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kvgpu import hashing
-from kvgpu.block_hashing import chains, kvgpu128
+from kvgpu.block_hashing import chains, kvgpu128, threads
 from kvgpu.block_hashing.hasher import RequestBlockHasher, get_request_block_hasher
 from kvgpu.block_hashing.threads import in_threads, parts_of
 from kvgpu.errors import ArgumentError, ConfigError
@@ -103,6 +105,30 @@ def test_a_forked_process_has_threads_of_its_own():
         )
         os._exit(0 if same else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_parts_that_were_started_are_waited_for_if_the_next_one_cannot_be(monkeypatch):
+    started, done = threading.Event(), []
+
+    class Workers:
+        def __init__(self):
+            self.pool = ThreadPoolExecutor(1)
+
+        def submit(self, *part):
+            if started.is_set():
+                raise RuntimeError("can't start new thread")
+            started.set()
+            return self.pool.submit(*part)
+
+    def call(first, last, base):
+        time.sleep(0.05)
+        done.append(first)
+
+    workers = Workers()
+    monkeypatch.setattr(threads, "_workers", lambda count, process: workers)
+    with pytest.raises(RuntimeError, match="new thread"):
+        in_threads([10, 10, 10], 3, 1, call)
+    assert done == [1]
 
 
 def test_threads_may_be_chosen_by_the_environment(monkeypatch):
