@@ -14,8 +14,9 @@ from kvgpu.blocks import IN_TABLE
 GUESSED = 2 * AHEAD
 """Steps of a walk from a record to the one that is loaded: each takes a few cycles."""
 
-LONGEST_STRIDE = 8
-"""From a block to the one that was freed next to it; more is the way from one run of them to another."""
+SHORT_STRIDE = 8
+"""A step that begins a run when it is seen once; longer ones, which may lead from one run to another, when they come
+twice."""
 
 
 @leaf
@@ -62,27 +63,45 @@ def link_all(records: Any, start: int) -> None:
 
 
 @leaf
-def load_ahead(records: Any, row: int, after: int, stride: int, left: int) -> int:
-    """Start loading what a walk of the list is going to see behind `after`, which follows `row`; returns the stride.
+def load_guess(records: Any, guess: int) -> None:
+    """Start loading a record, if there is one."""
+    if 0 <= guess < len(records) - 1:
+        prefetch(records, guess)
 
-    The list can only be walked one by one, but blocks that were freed together lie side by side, so the record some
-    strides further on is guessed. Where a run of them ends, the next one is taken to go the same way, and as much of
-    it loaded at once: its records would be waited for one after the other.
+
+@leaf
+def load_ahead(
+    records: Any, row: int, after: int, stride: int, before: int, left: int
+) -> tuple[int, int]:
+    """Start loading what a walk of the list is going to see behind `after`, which follows `row`.
+
+    The list can only be walked one by one. But blocks that were freed together often lie side by side, or as far from
+    each other as the requests that grew in step with theirs are many, so the record some strides further on is
+    guessed. Where such a run begins or ends, much of the next one, which is taken to go the same way, is loaded at
+    once: its records would be waited for one after the other.
 
     Args:
         stride: From one record of the run to the next, 0 if not known.
-        left: Records that the walk is still to see.
+        before: The step to `row`, 0 if not known.
+        left: Records that the walk takes from `row` on.
+
+    Returns:
+        The stride, and the step to `after`.
     """
-    first, last = GUESSED, GUESSED
-    if after - row != stride:
-        if abs(after - row) <= LONGEST_STRIDE:
-            stride = after - row
-        first, last = 1, min(left, GUESSED)
-    for steps in range(first, last + 1):
-        guess = after + steps * stride
-        if 0 <= guess < len(records) - 1:
-            prefetch(records, guess)
-    return stride
+    step = after - row
+    ahead, at_once = stride, 0
+    if step != stride:
+        if step == before or abs(step) <= SHORT_STRIDE:
+            ahead = stride = step
+            at_once = min(left, GUESSED - 1)
+        elif before == stride != 0:
+            at_once = min(left, GUESSED - 1)
+        else:
+            ahead = step
+    for steps in range(1, at_once + 1):
+        load_guess(records, after + steps * ahead)
+    load_guess(records, after + GUESSED * ahead)
+    return stride, step
 
 
 @leaf
@@ -111,13 +130,13 @@ def pop_free(records: Any, count: int, ref_cnt: int) -> Any:
     """Take `count` blocks from the head; returns their ids, and how many of them the index still holds."""
     ids = np.empty(count, np.int32)
     cached = 0
-    row, stride = records[len(records) - 1].next, 0
+    row, stride, step = records[len(records) - 1].next, 0, 0
     for i in range(count):
         ids[i] = row
         if records[row].flags & IN_TABLE:
             cached += 1
         after = leave(records, row, ref_cnt)
-        stride = load_ahead(records, row, after, stride, count - i)
+        stride, step = load_ahead(records, row, after, stride, step, count - i)
         row = after
     cut(records, row, count)
     return ids, cached

@@ -276,3 +276,17 @@ class TestCompiledOperations:
         pop_free(state.records, 2, 1)
         assert count_unused(state.records, ids_of(0, 1, 2, 3), 3) == 1
         assert count_unused(state.records, np.empty(0, np.int32), 3) == 0
+
+
+@pytest.mark.parametrize("stride", [1, 3, 9, 64, 0], ids=str)
+def test_blocks_are_taken_in_order_however_far_apart_they_lie(stride):
+    """Guesses of what comes next, which may lie outside the pool, change nothing."""
+    state = BlockState(200)
+    queue = FreeKVCacheBlockQueue.of_state(state)
+    order = np.random.default_rng(0).permutation(200)
+    if stride:
+        order = np.concatenate([np.arange(200)[start::stride][::-1] for start in range(stride)])
+    blocks = queue.popleft_n(200)
+    queue.append_n([blocks[i] for i in order])
+    taken = [queue.popleft_n(count) for count in (1, 2, 60, 137)]
+    assert [block.block_id for part in taken for block in part] == order.tolist()

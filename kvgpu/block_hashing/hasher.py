@@ -190,7 +190,9 @@ class RequestBlockHasher:
         for request in requests:
             held, tokens = request.block_hashes, request.all_token_ids
             first = held.length if type(held) is BlockHashes else len(held)
-            num_tokens = tokens.length if type(tokens) is TokenIds else request.num_tokens
+            num_tokens = request.num_tokens
+            if type(tokens) is TokenIds:
+                num_tokens = min(num_tokens, tokens.length)  # what is read without asking
             count = max(0, int(num_tokens // size) - first)
             if self._checks and not _all_fit_32_bits(tokens):
                 self._check_tail(tokens, first + count)

@@ -149,7 +149,7 @@ class Kvgpu128:
 
         O(tokens).
         """
-        if tokens.itemsize > 4 and not universal.all_fit(tokens.reshape(-1)):
+        if tokens.dtype != np.int32 and not universal.all_fit(tokens.reshape(-1)):
             raise ArgumentError(_OUTSIDE)
 
     def rows(self, blocks: Blocks, threads: int = 1) -> Rows:

@@ -65,12 +65,12 @@ def take_free(pool: Any, out: Any, tally: Any) -> None:
     Led blocks at once; few others one by one; many together, which loads their buckets ahead.
     """
     records, table, seed, log, _, marks = pool
-    row, stride = records[len(records) - 1].next, 0
+    row, stride, step = records[len(records) - 1].next, 0, 0
     led = 0
     others = 0
     for i in range(len(out)):
         after = leave(records, row, 1)
-        stride = load_ahead(records, row, after, stride, len(out) - i)
+        stride, step = load_ahead(records, row, after, stride, step, len(out) - i)
         record = records[np.uint64(row)]
         flags = record.flags
         if flags & (LED | LEADS) == LED:
