@@ -11,9 +11,8 @@ GROUP_RECORD [groups]; `mine` int64 [groups], the rows of the request in the sto
 from typing import Any
 
 from kvgpu._jit import inline, jit, leaf
-from kvgpu.free_list import release_all
-from kvgpu.groups.block_tables import split_ids
-from kvgpu.groups.rules import blocks_beyond, quiet_tokens
+from kvgpu.free_list import release_all, release_split
+from kvgpu.groups.rules import blocks_beyond, blocks_of, quiet_tokens, skipped_tokens
 from kvgpu.groups.steps import (
     OFFENDER,
     Ask,
@@ -22,6 +21,7 @@ from kvgpu.groups.steps import (
     extend,
     first_hashed,
     full_blocks,
+    hit_fault,
     ids_of_row,
     needed_in_group,
     take_hits,
@@ -29,8 +29,16 @@ from kvgpu.groups.steps import (
 from kvgpu.kernels.layout import FULL, SLIDING_WINDOW
 from kvgpu.table_store import LENGTH, LIMIT, NUM_CACHED, QUIET, make_room, release_segment
 
-FITS, NO_ROOM, HASHED_BEFORE = 0, 1, 2
-"""What became of a call. HASHED_BEFORE: a block that should be cached has a hash already; nothing was done."""
+FITS, NO_ROOM, HASHED_BEFORE, BAD_HITS = 0, 1, 2, 3
+"""What became of a call. HASHED_BEFORE: a block that should be cached has a hash already; BAD_HITS: hits are none; nothing
+was done in both cases."""
+
+
+@leaf
+def blocks_with_external(group: Any, total: int, ask: Ask) -> int:
+    """Blocks of a request that holds `total` tokens, those that come from elsewhere among them; 0 if none do."""
+    skipped = skipped_tokens(group.kind, group.extent, total)
+    return blocks_of(total, group.block_size) if min(total - skipped, ask.num_external) > 0 else 0
 
 
 @leaf
@@ -98,9 +106,16 @@ def allocate_request(
         room = store[0][mine[g], LIMIT]
         room += blocks_beyond(longest, room, groups[g].block_size)
         make_room(store[0], store[1], store[2], mine[g], room)
-        if ask.takes_hits or ask.num_external > 0:
+    if ask.takes_hits or ask.num_external > 0:
+        # All hits before the first block for external tokens, which might be one of them.
+        for g in range(num_groups):
+            fresh = store[0][mine[g], NUM_CACHED] < 0
             mine_hits = hits[ends[g] : ends[g + 1]]
-            starts[1, g] = take_hits(pool, store, groups[g], mine[g], mine_hits, ask, tally)
+            starts[1, g] = take_hits(pool, store, groups[g], mine[g], mine_hits, ask)
+            starts[0, g] = blocks_with_external(groups[g], num_elsewhere, ask) if fresh else 0
+        if ask.num_external > 0:
+            for g in range(num_groups):
+                extend(pool, store, mine[g], starts[0, g] - starts[1, g], tally)
     for g in range(num_groups):
         starts[0, g] = store[0][mine[g], LENGTH]
         missing = blocks_beyond(num_slots, starts[0, g], groups[g].block_size)
@@ -135,10 +150,7 @@ def free_request(pool: Any, store: Any, groups: Any, mine: Any) -> None:
     for g in range(len(groups)):
         held = ids_of_row(store, mine[g])
         if groups[g].kind == SLIDING_WINDOW:
-            # Blocks that were never cached are reused before every cached one.
-            hashed, unhashed = split_ids(records, held, null_id, False)
-            release_all(records, hashed, null_id, False, False)
-            release_all(records, unhashed, null_id, False, True)
+            release_split(records, held, null_id)
         else:
             release_all(records, held, null_id, True, False)
         release_segment(rows, ids, heads, mine[g])
@@ -149,8 +161,14 @@ def allocate_one(
     records: Any, table: Any, log: Any, marks: Any, rows: Any, ids: Any, heads: Any, groups: Any, mine: Any,
     hits: Any, ends: Any, hashes: Any, words: Any, starts: Any, tally: Any, seed: int,
 ) -> int:  # fmt: skip
-    """`allocate_request` for Python; `words` are the null block and the fields of an `Ask`."""
+    """`allocate_request` for Python; `words` are the null block and the fields of an `Ask`. Hits are checked first."""
     pool = (records, table, seed, log, words[0], marks)
+    for g in range(len(groups)):
+        mine_hits = hits[ends[g] : ends[g + 1]]
+        fault = hit_fault(records, mine_hits, words[0], groups[g].kind != FULL, True)
+        if fault >= 0:
+            tally[OFFENDER] = mine_hits[fault]
+            return BAD_HITS
     ask = Ask(
         words[1], words[2], words[3], words[4], words[5], words[6], words[7], words[8], words[9],
         words[10], words[11] != 0, words[12] != 0, words[13] != 0, words[14] != 0,

@@ -5,10 +5,10 @@ from itertools import accumulate
 
 import numpy as np
 
-from kvgpu.allocation import FITS, HASHED_BEFORE, allocate_one
+from kvgpu.allocation import BAD_HITS, FITS, HASHED_BEFORE, allocate_one
 from kvgpu.block_hashes import BlockHashes
 from kvgpu.block_list import BlockList
-from kvgpu.blocks import NO_IDS, KVCacheBlock
+from kvgpu.blocks import NO_IDS, Ids
 from kvgpu.coordinators.base import KVCacheCoordinator
 from kvgpu.errors import BlockStateError
 from kvgpu.groups.chunked_local import ChunkedLocalAttentionManager
@@ -19,6 +19,7 @@ from kvgpu.groups.steps import EVICTED, KEYS, OFFENDER, TALLY_WORDS
 from kvgpu.index.base import Rows
 from kvgpu.index.host import HostIndex
 from kvgpu.kernels.layout import KEY_WORDS
+from kvgpu.slots import SlotNumbers, raise_bad_hit
 from kvgpu.table_store import QUIET
 
 COMPILED = (
@@ -82,7 +83,7 @@ class ArrayAllocator:
         self,
         request_id: str,
         hashes: Sequence[bytes],
-        computed: Sequence[Sequence[KVCacheBlock]],
+        computed: Sequence[Ids],
         takes_hits: bool,
         stop: int,
     ) -> tuple[Rows | None, int]:
@@ -100,9 +101,10 @@ class ArrayAllocator:
         if isinstance(hashes, BlockHashes):
             return (hashes.rows if hashes.width == state.width else None), 0
         held = [table.get(request_id) for table in self._tables]
+        lengths = map(len, computed) if takes_hits else [0] * len(held)
         first = min(
-            max(0 if blocks is None else blocks.num_cached, len(hits) if takes_hits else 0)
-            for blocks, hits in zip(held, computed, strict=True)
+            max(0 if blocks is None else blocks.num_cached, num_hits)
+            for blocks, num_hits in zip(held, lengths, strict=True)
         )
         return self.pool.prefix_cache.rows_of(hashes, min(first, stop), stop), first
 
@@ -110,17 +112,25 @@ class ArrayAllocator:
         self,
         request_id: str,
         hashes: Sequence[bytes],
-        computed: Sequence[Sequence[KVCacheBlock]],
-        words: list[int],
+        computed: Sequence[Ids],
+        numbers: SlotNumbers,
+        max_model_len: int,
+        must_fit: bool,
+        takes_hits: bool,
+        caches: bool,
         num_cacheable: int,
     ) -> tuple[BlockList, ...] | bool | None:
-        """Slots for one request.
+        """Slots for one request, whose arguments were checked.
 
         Args:
             request_id: The request.
             hashes: Its block hashes.
-            computed: Its hits, per group.
-            words: Fields of an `Ask` up to `reserved_blocks`, then `whole`, `takes_hits`, `caches`.
+            computed: Its hits, int32 ids per group; looked at only with `takes_hits`.
+            numbers: What is asked for it.
+            max_model_len: Longest sequence, in tokens.
+            must_fit: Refuse unless the whole sequence would fit now.
+            takes_hits: Whether there are hits.
+            caches: Whether full blocks are cached.
             num_cacheable: Tokens of the request that may be cached.
 
         Returns:
@@ -128,22 +138,25 @@ class ArrayAllocator:
             width, and nothing was done.
 
         Raises:
-            BlockStateError: A block to be cached has a hash already. Nothing is changed.
+            ArgumentError: A hit is none.
+            BlockStateError: A block to be cached has a hash already. Nothing is changed by either.
         """
-        state, store, tables = self.pool.state, self.store, self._tables
-        takes_hits, caches = words[-2], words[-1]
+        state, store, tables = self.pool.state, self.pool.tables, self._tables
         stop = num_cacheable // self.pool.hash_block_size if caches else 0
-        rows, first_hash = self._rows(request_id, hashes, computed, bool(takes_hits), stop)
+        rows, first_hash = self._rows(request_id, hashes, computed, takes_hits, stop)
         if rows is None:
             return False
         hits, ends = NO_IDS, self._no_ends
         if takes_hits:
-            parts = [state.ids_of(blocks) for blocks in computed]
-            hits = parts[0] if len(parts) == 1 else np.concatenate(parts)
-            ends = np.array([0, *accumulate(map(len, parts))], np.int64)
+            hits = computed[0] if len(computed) == 1 else np.concatenate(computed)
+            ends = np.array([0, *accumulate(map(len, computed))], np.int64)
         fresh = [table for table in tables if request_id not in table]
         blocks_of = [table[request_id] for table in tables]
-        num_tokens = sum(words[:5])
+        num_main = (
+            numbers.num_computed_tokens + numbers.num_new_computed_tokens
+            + numbers.num_external_computed_tokens + numbers.num_new_tokens
+        )  # fmt: skip
+        num_tokens = min(num_main + numbers.num_lookahead_tokens, max_model_len)
         segments, changes = len(hits) + 4 * len(tables), 0
         for manager, blocks in zip(self.managers, blocks_of, strict=True):
             needed, num_held = -(-num_tokens // manager.block_size), len(blocks)
@@ -155,7 +168,12 @@ class ArrayAllocator:
         mine = np.array([blocks.row for blocks in blocks_of], np.int64)
         starts = np.zeros((3, len(tables)), np.int64)
         tally = np.zeros(TALLY_WORDS, np.int64)
-        given = [state.null_id, *words[:-3], first_hash, *words[-3:], self.pool.enable_caching]
+        given = [
+            state.null_id, numbers.num_computed_tokens, numbers.num_new_computed_tokens,
+            numbers.num_external_computed_tokens, numbers.num_new_tokens, numbers.num_lookahead_tokens,
+            numbers.num_tokens, numbers.num_prompt_tokens, max_model_len, numbers.reserved_blocks,
+            first_hash, must_fit, takes_hits, caches, self.pool.enable_caching,
+        ]  # fmt: skip
         status = allocate_one(
             state.records, self.index.table, self.index.log_for(changes), state.marks,
             store.rows, store.ids, store.heads, self.groups, mine, hits, ends, rows, np.array(given, np.int64),
@@ -164,6 +182,8 @@ class ArrayAllocator:
         if status != FITS:
             for table in fresh:
                 del table[request_id]
+            if status == BAD_HITS:
+                raise_bad_hit(request_id, int(tally[OFFENDER]), state.num_blocks)
             if status == HASHED_BEFORE:
                 raise BlockStateError(f"block {tally[OFFENDER]} has a hash already")
             return None
@@ -175,7 +195,7 @@ class ArrayAllocator:
         ):
             ids = NO_IDS if len(blocks) == external else blocks.ids[external:].copy()
             if len(ids) and manager.records_new_blocks:
-                manager.note_new(ids)
+                manager.new_ids.note(ids)
             result.append(BlockList(state, ids[new - external :] if new > external else ids))
         return tuple(result)
 

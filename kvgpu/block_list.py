@@ -113,19 +113,15 @@ class RequestBlocks(BlockList):
         if self._mirror is not None:
             self._mirror[:] = list(self)
 
-    def leave(self) -> int:
-        """Keep a copy of the ids and let go of the row, which the caller has to close."""
-        self._ids = self.ids.copy()
+    def detach(self) -> int:
+        """Keep a copy of the ids, if there is memory for it, and let go of the row, which the caller has to close."""
+        try:
+            self._ids = self.ids.copy()
+        except MemoryError:
+            self._ids = NO_IDS  # who still looks at them sees none; giving them back goes on
         self._forget_mirror()
         row, self.row = self.row, -1
         return row
-
-    def detach(self) -> Ids:
-        """Give the row back and keep the ids, which are returned."""
-        self._forget_mirror()
-        self._ids = self._store.close(self.row)
-        self.row = -1
-        return self._ids
 
     def _forget_mirror(self) -> None:
         if self._mirror is not None:

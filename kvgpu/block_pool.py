@@ -4,34 +4,64 @@ import logging
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
+from kvgpu.arguments import (
+    integers,
+    listed_ids,
+    outside_pool,
+    own_blocks,
+    shown,
+    size_of,
+    whole_number,
+)
 from kvgpu.block_list import AllBlocks, BlockList
 from kvgpu.blocks import IN_TABLE, NO_IDS, BlockState, Ids, KVCacheBlock
 from kvgpu.config import backend_name, int_block_hashes
 from kvgpu.errors import (
     ArgumentError,
-    BlockIdError,
-    ConfigError,
+    ArgumentTypeError,
+    BlockStateError,
     InvariantError,
     NotEnoughBlocksError,
 )
-from kvgpu.free_list import pop_free, release, touch
+from kvgpu.exclusive import Exclusive, exclusive
+from kvgpu.free_list import (
+    hand_back,
+    hand_out,
+    pop_free,
+    recount,
+    release,
+    release_by_hash,
+    touch,
+)
 from kvgpu.free_queue import FreeKVCacheBlockQueue
-from kvgpu.hashing import BlockHash
+from kvgpu.hashing import GROUP_ID_BYTES, BlockHash
 from kvgpu.index.journal import Journal
 from kvgpu.index.registry import backend_by_name
-from kvgpu.invariants import queue_violations
+from kvgpu.invariants import queue_violations, use_violations
 from kvgpu.metrics import KVCacheMetricsCollector
 from kvgpu.prefix_cache import NO_MASK, BlockMask, PrefixCache
 from kvgpu.table_store import TableStore
 
+if TYPE_CHECKING:
+    from kvgpu.groups.block_tables import BlockTables
+
 logger = logging.getLogger(__name__)
 
 
-class BlockPool:
+MAX_GROUP_NUMBER = (1 << 8 * GROUP_ID_BYTES) - 1
+
+
+def _group_of(group: Any) -> int:
+    """The number of a cache group, which takes four bytes of a key."""
+    return whole_number("the number of a group", group, 0, MAX_GROUP_NUMBER)
+
+
+class BlockPool(Exclusive):
     """All blocks of the KV cache.
 
     Args:
@@ -48,7 +78,12 @@ class BlockPool:
             that `kvgpu.config` reads.
         DeviceError, MissingPackageError: The backend `triton` or `cuda` cannot be used.
 
-    Construction is O(num_gpu_blocks); a block costs 64 bytes and its share of the table.
+    Construction is O(num_gpu_blocks); a block costs 68 bytes and its share of the table.
+
+    Attributes:
+        request_tables: Block tables of all groups: who holds which blocks.
+        handed_out: int32 [num_gpu_blocks]: uses of blocks that `get_new_blocks` and `touch` have given to callers,
+            who have to give them back by `free_blocks`.
     """
 
     def __init__(
@@ -62,10 +97,9 @@ class BlockPool:
         backend: str | None = None,
         journal: Journal | None = None,
     ) -> None:
-        if not isinstance(num_gpu_blocks, int) or num_gpu_blocks <= 0:
-            raise ConfigError(f"a pool needs at least one block, got {num_gpu_blocks!r}")
-        if hash_block_size <= 0:
-            raise ConfigError(f"hash_block_size must be at least 1 token, got {hash_block_size}")
+        super().__init__()
+        num_gpu_blocks = size_of("num_gpu_blocks: blocks of a pool", num_gpu_blocks)
+        hash_block_size = size_of("hash_block_size", hash_block_size)
         if enable_kv_cache_events:
             int_block_hashes()  # a bad value is noticed now, not when the first event is made
         index_type = backend_by_name(backend or backend_name())
@@ -80,6 +114,9 @@ class BlockPool:
         self.free_block_queue = FreeKVCacheBlockQueue.of_state(self.state)
         self.prefix_cache = PrefixCache(self.state, self.index)
         self.tables = TableStore()
+        self.request_tables: list[BlockTables] = []
+        self.handed_out: npt.NDArray[np.int32] = np.zeros(num_gpu_blocks, np.int32)
+        self.turn.restore = self._restore
         self.cached_block_hash_to_block = self.prefix_cache.map
         self.kv_event_queue: list[Any] = []
         self.num_reserved_blocks = 0
@@ -99,10 +136,17 @@ class BlockPool:
     ) -> list[KVCacheBlock] | None:
         """The first cached block of this hash in each group (fact 12); None unless every group has one.
 
+        Raises:
+            ArgumentError, ArgumentTypeError: Something else than a hash in bytes, and numbers of groups.
+
         Asks the host's table. Expected O(groups).
         """
-        return self.prefix_cache.find_all(block_hash, kv_cache_group_ids)
+        if not isinstance(block_hash, bytes):
+            raise ArgumentTypeError(f"a block hash in bytes is expected, got {shown(block_hash)}")
+        groups = [_group_of(group) for group in integers("groups", kv_cache_group_ids).tolist()]
+        return self.prefix_cache.find_all(block_hash, groups)
 
+    @exclusive
     def cache_full_blocks(
         self,
         request: Any,
@@ -126,56 +170,95 @@ class BlockPool:
             block_mask: Which of the new ones to keep; None for all.
 
         Raises:
-            ArgumentError: The block size is no multiple of the hash block size, or the mask or
-                the hashes are too short.
-            BlockStateError: A block has a hash already. Nothing is changed by either.
+            ArgumentError: A number is out of range, the block size is no multiple of the hash block size, or the
+                mask or the hashes are too short.
+            ArgumentTypeError: Something else than numbers, blocks and truth values.
+            BlockIdError: A block that was made by hand has an id outside the pool.
+            BlockStateError: A block has a hash already. Nothing is changed by any.
+            Exception: What the code that makes events raised. The blocks are cached, without an event.
 
         Null blocks are skipped. Expected O(number of new blocks), and with events O(tokens in them):
         one is queued even if no block is kept (fact 57).
         """
-        if num_cached_blocks >= num_full_blocks:
+        first = whole_number("num_cached_blocks", num_cached_blocks)
+        full = whole_number("num_full_blocks", num_full_blocks)
+        size = whole_number("block_size", block_size, 1)
+        group = _group_of(kv_cache_group_id)
+        if first >= full:
             return
-        stride, rest = divmod(block_size, self.hash_block_size)
+        stride, rest = divmod(size, self.hash_block_size)
         if rest:
             raise ArgumentError(
-                f"block_size {block_size} is no multiple of hash_block_size {self.hash_block_size}"
+                f"block_size {size} is no multiple of hash_block_size {self.hash_block_size}"
             )
-        hashes = request.block_hashes
-        if len(hashes) < num_full_blocks * stride:
+        try:
+            hashes = request.block_hashes
+            num_hashes, chosen_blocks = len(hashes), blocks[first:full]
+        except (AttributeError, TypeError) as error:
+            raise ArgumentTypeError(
+                f"a request with block_hashes and a sequence of blocks are expected: {error}"
+            ) from None
+        if num_hashes < full * stride:
             raise ArgumentError(
-                f"request {request.request_id} has {len(hashes)} block hashes, "
-                f"{num_full_blocks * stride} are needed; give it a block_hasher"
+                f"request {request.request_id} has {num_hashes} block hashes, "
+                f"{full * stride} are needed; give it a block_hasher"
             )
         if isinstance(blocks, BlockList) and blocks.state is self.state:
-            ids = blocks.ids[num_cached_blocks:num_full_blocks]
+            ids = blocks.ids[first:full]
         else:
-            ids = self.state.ids_of(blocks[num_cached_blocks:num_full_blocks])
+            ids = self._ids_to_cache(chosen_blocks)
         mask = NO_MASK if block_mask is None else np.asarray(block_mask, np.bool_)
-        if block_mask is not None and len(mask) < len(ids):
-            raise ArgumentError(f"a mask of {len(mask)} for {len(ids)} blocks: make them equal")
-        chosen = self.prefix_cache.insert(
-            ids, hashes, num_cached_blocks * stride, stride, kv_cache_group_id, mask
-        )
+        if block_mask is not None and (mask.ndim != 1 or len(mask) < len(ids)):
+            raise ArgumentError(f"a mask of {mask.shape} for {len(ids)} blocks: make them equal")
+        chosen = self.prefix_cache.insert(ids, hashes, first * stride, stride, group, mask)
         if self.enable_kv_cache_events:
-            self.kv_event_queue.append(
-                self._events.block_stored(
-                    request, np.flatnonzero(chosen != -1).tolist(), num_cached_blocks,
-                    num_full_blocks, block_size, stride, kv_cache_group_id,
-                )
+            self._note(
+                self._events.block_stored, request, np.flatnonzero(chosen != -1).tolist(), first,
+                full, size, stride, group,
             )  # fmt: skip
 
+    def _ids_to_cache(self, blocks: Any) -> Ids:
+        """Ids of blocks, those made by hand included, which are negative then (see `BlockState.id_of`)."""
+        for block in blocks:
+            if not isinstance(block, KVCacheBlock):
+                raise ArgumentTypeError(f"blocks are expected, got {shown(block)} among them")
+            if not 0 <= block.block_id < self.num_gpu_blocks:
+                raise outside_pool(block.block_id, self.num_gpu_blocks)
+        return self.state.ids_of(blocks)
+
+    @exclusive
     def get_new_blocks(self, num_blocks: int) -> list[KVCacheBlock]:
         """Take `num_blocks` from the head of the free queue; cached ones among them are evicted (fact 14).
+
+        Raises:
+            ArgumentError, ArgumentTypeError: Fewer than 0, or no number.
+            NotEnoughBlocksError: Fewer are free; none is taken.
+            Exception: What the metrics collector raised, or the code that makes events. None is taken, but some
+                may have been evicted.
+
+        Expected O(num_blocks).
+        """
+        return list(BlockList(self.state, self.allocate(num_blocks)))
+
+    @exclusive
+    def allocate(self, num_blocks: int) -> Ids:
+        """`get_new_blocks` as int32 ids [num_blocks]; raises as that does. Expected O(num_blocks)."""
+        ids = self.take_free(whole_number("num_blocks", num_blocks))
+        if self.turn.complaints:
+            # Who called gets an exception, and could not give them back.
+            self.give_back(ids, backwards=True, prepend=True)
+            self.turn.raise_complaint()
+        hand_out(self.handed_out, ids, self.state.null_id)
+        return ids
+
+    def take_free(self, num_blocks: int) -> Ids:
+        """Blocks for a block table that is about to hold them, int32 [num_blocks]; none for fewer than 0.
 
         Raises:
             NotEnoughBlocksError: Fewer are free; none is taken.
 
         Expected O(num_blocks).
         """
-        return list(BlockList(self.state, self.allocate(num_blocks)))
-
-    def allocate(self, num_blocks: int) -> Ids:
-        """`get_new_blocks` as int32 ids [num_blocks]; raises as that does. Expected O(num_blocks)."""
         if num_blocks <= 0:
             return NO_IDS
         if num_blocks > self.get_num_free_blocks():
@@ -202,7 +285,7 @@ class BlockPool:
             if self.enable_caching:
                 self._maybe_evict_cached_block(block)
             if self.metrics_collector is not None:
-                self.metrics_collector.on_block_allocated(block)
+                self.turn.tell(self.metrics_collector.on_block_allocated, block)
 
     def _maybe_evict_cached_block(self, block: KVCacheBlock) -> bool:
         """Forget a cached block; False if it was not cached.
@@ -210,7 +293,7 @@ class BlockPool:
         Quirk kept (fact 14): a hash that the map does not hold stays on the block.
         """
         if self.metrics_collector is not None:
-            self.metrics_collector.on_block_evicted(block)
+            self.turn.tell(self.metrics_collector.on_block_evicted, block)
         key = block.block_hash
         if key is None:
             return False
@@ -225,20 +308,38 @@ class BlockPool:
     def _note_removed(self, block_id: int) -> None:
         key = self.state.key_of(block_id)
         assert key is not None
-        self.kv_event_queue.append(self._events.block_removed(key))
+        self._note(self._events.block_removed, key)
 
+    def _note(self, make: Any, *about: Any) -> None:
+        """Queue an event; one that cannot be made is left out, and the call raises why when it is complete."""
+        event = self.turn.tell(make, *about)
+        if event is not None:
+            self.kv_event_queue.append(event)
+
+    @exclusive
     def touch(self, blocks: Iterable[KVCacheBlock] | Ids) -> None:
-        """Count one more user of each block; free ones leave the free queue (fact 15). O(len(blocks))."""
-        ids = self.state.ids_of(blocks)
-        if self.state.foreign:
-            for block_id in ids[ids < 0].tolist():
-                self.state.view(block_id).incr_ref()
-            ids = ids[ids >= 0]
+        """Count one more user of each block; free ones leave the free queue (fact 15).
+
+        Raises:
+            ArgumentError: A block of another pool, or made by hand.
+            ArgumentTypeError: Something else than blocks, or ids.
+            BlockIdError: An id is outside the pool. Nothing is changed by any.
+            Exception: What the metrics collector raised; the blocks are touched.
+
+        O(len(blocks)).
+        """
+        ids = own_blocks(self.state, blocks)
+        hand_out(self.handed_out, ids, self.state.null_id)
+        self.take_hits(ids)
+
+    def take_hits(self, ids: Ids) -> None:
+        """`touch` for blocks, int32 [n], that a block table is about to hold. O(n)."""
         touch(self.state.records, ids, self.state.null_id)
         if self.metrics_collector is not None:
             for block_id in ids.tolist():
-                self.metrics_collector.on_block_accessed(self.state.view(block_id))
+                self.turn.tell(self.metrics_collector.on_block_accessed, self.state.view(block_id))
 
+    @exclusive
     def free_blocks(
         self,
         ordered_blocks: Iterable[KVCacheBlock] | Ids,
@@ -246,44 +347,71 @@ class BlockPool:
         *,
         backwards: bool = False,
     ) -> None:
-        """Count one user less of each block; those without any become free, still cached (fact 16).
+        """Give back blocks from `get_new_blocks` or `touch`; those without users become free, still cached (fact 16).
 
         Args:
-            ordered_blocks: Blocks, or their ids, int32 [n]; the first is evicted first.
+            ordered_blocks: Blocks, or their ids, int [n]; the first is evicted first. Null blocks are passed over.
             prepend: Put them before all other free blocks instead of behind.
             backwards: Take them in reversed order.
 
+        Raises:
+            ArgumentError: A block of another pool, or made by hand.
+            ArgumentTypeError: Something else than blocks, or ids.
+            BlockIdError: An id is outside the pool.
+            BlockStateError: A block was not handed out so often: it is free, or requests hold it, which
+                `KVCacheManager.free` is for. Nothing is changed by any.
+
         O(blocks).
         """
-        ids = self.state.ids_of(ordered_blocks)
-        if self.state.foreign:
-            for block_id in ids[ids < 0].tolist():
-                self.state.view(block_id).decr_ref()
-            ids = ids[ids >= 0]
-        release(self.state.records, ids, self.state.null_id, backwards, prepend)
+        ids = own_blocks(self.state, ordered_blocks)
+        place = hand_back(self.handed_out, ids, self.state.null_id)
+        if place >= 0:
+            raise BlockStateError(
+                f"block {ids[place]} was not handed out by get_new_blocks() or touch(), or is given back already; "
+                "blocks of a request are freed by KVCacheManager.free()"
+            )
+        self.give_back(ids, prepend, backwards=backwards)
 
+    def give_back(self, ids: Ids, prepend: bool = False, *, backwards: bool = False) -> None:
+        """`free_blocks` for blocks, int32 [n], that a block table has held. O(n), without memory."""
+        release(self.state.records, self._own(ids), self.state.null_id, backwards, bool(prepend))
+
+    def give_back_by_hash(self, ids: Ids) -> None:
+        """`give_back`, the last first, in two parts: blocks without a hash are evicted before all others, those with
+        one behind them (fact 27). O(n), without memory."""
+        release_by_hash(self.state.records, self._own(ids), self.state.null_id)
+
+    def _own(self, ids: Ids) -> Ids:
+        """The blocks of this pool; of others, which a suite may have put into a block table, users are counted here."""
+        if not self.state.foreign:
+            return ids
+        for block_id in ids[ids < 0].tolist():
+            self.state.view(block_id).decr_ref()
+        return ids[ids >= 0]
+
+    @exclusive
     def evict_blocks(self, block_ids: Iterable[int]) -> None:
         """Make blocks unfindable; those in use stay in use.
 
         Raises:
-            BlockIdError: An id is outside the pool; nothing is evicted.
+            ArgumentTypeError: Something else than integers.
+            BlockIdError: An id is outside the pool. Nothing is evicted by either.
+            Exception: What the metrics collector raised, or the code that makes events. All are evicted.
 
         For each id expected O(blocks with the same key), usually one.
         """
-        block_ids = list(block_ids)
-        for block_id in block_ids:
-            if not 0 <= block_id < self.num_gpu_blocks:
-                raise BlockIdError(
-                    f"block id {block_id} is outside the pool of {self.num_gpu_blocks} blocks"
-                )
-        for block_id in block_ids:
+        for block_id in listed_ids(block_ids, self.num_gpu_blocks):
             self._maybe_evict_cached_block(self.state.view(block_id))
 
+    @exclusive
     def reset_prefix_cache(self) -> bool:
         """Forget all cached blocks, for example after new weights. O(num_gpu_blocks).
 
         Returns:
             False, with a warning and nothing changed, while a request holds blocks.
+
+        Raises:
+            Exception: What the metrics collector raised, or the code that makes events. All is forgotten.
         """
         used = self.num_gpu_blocks - self.get_num_free_blocks() - self.num_reserved_blocks
         if used != 1:
@@ -294,9 +422,9 @@ class BlockPool:
             return False
         self.prefix_cache.clear()
         if self.metrics_collector is not None:
-            self.metrics_collector.reset()
+            self.turn.tell(self.metrics_collector.reset)
         if self.enable_kv_cache_events:
-            self.kv_event_queue.append(self._events.all_blocks_cleared())
+            self._note(self._events.all_blocks_cleared)
         logger.info("The prefix cache was reset")
         return True
 
@@ -309,6 +437,7 @@ class BlockPool:
         total = self.num_gpu_blocks - 1
         return 1.0 - self.get_num_free_blocks() / total if total else 0.0
 
+    @exclusive
     def take_events(self) -> list[Any]:
         """Events since the last call, in the order in which things happened; none if they are off. O(1)."""
         if not self.enable_kv_cache_events:
@@ -330,10 +459,32 @@ class BlockPool:
             InvariantError: Something does not hold; the message lists all that was found.
             DeviceError: The index has a device, and this process was forked from the one that made it.
         """
+        found = self._check()
+        if found:
+            raise InvariantError("; ".join(found))
+
+    @exclusive
+    def _check(self) -> list[str]:
         found = queue_violations(self.state)
+        found += use_violations(self.state, self._tables_held(), self.handed_out)
         try:
             self.index.check()
         except InvariantError as error:
             found.append(str(error))
-        if found:
-            raise InvariantError("; ".join(found))
+        return found
+
+    def _tables_held(self) -> list[Ids]:
+        """Ids of all block tables."""
+        return [blocks.ids for tables in self.request_tables for blocks in tables.values()]
+
+    def _restore(self) -> None:
+        """Make all counts agree again, after an exception from outside has cut a call short. O(num_gpu_blocks).
+
+        What block tables hold, and what was handed out, is what counts: every other block is free. Memory of
+        tables that nobody knows any longer is given back.
+        """
+        self.tables.close_all_but({row for tables in self.request_tables for row in tables.rows()})
+        held = np.concatenate([NO_IDS, *self._tables_held()])
+        users = np.bincount(held[held >= 0], minlength=self.num_gpu_blocks) + self.handed_out
+        recount(self.state.records, users, self.state.null_id)
+        self.prefix_cache.restore()

@@ -64,6 +64,8 @@ LED, LEADS = 64, 128
 `kvgpu.index.runs`."""
 COUNTED = 256
 """The filter of the table counts the key of this block, the first with it."""
+SEEN = 512
+"""Set for the length of one compiled pass: the block has come by already."""
 
 HASH_WIDTHS = frozenset({16, 32})
 NO_IDS: Ids = np.empty(0, np.int32)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from kvgpu._jit import AHEAD, jit, leaf, prefetch
-from kvgpu.blocks import IN_TABLE
+from kvgpu.blocks import HAS_HASH, IN_TABLE
 
 GUESSED = 2 * AHEAD
 """Steps of a walk from a record to the one that is loaded: each takes a few cycles."""
@@ -203,6 +203,87 @@ def release_all(records: Any, ids: Any, null_id: int, backwards: bool, prepend: 
 def release(records: Any, ids: Any, null_id: int, backwards: bool, prepend: bool) -> None:
     """`release_all` for Python."""
     release_all(records, ids, null_id, backwards, prepend)
+
+
+@leaf
+def release_kind(records: Any, ids: Any, null_id: int, with_hash: bool, prepend: bool) -> None:
+    """`release_all`, the last first, of the blocks that have a hash, or of those that have none.
+
+    Two passes take the place of two lists: giving back must not need memory.
+    """
+    sentinel = len(records) - 1
+    end = records[sentinel].next if prepend else sentinel
+    tail = records[end].prev
+    num_freed = 0
+    for i in range(len(ids) + AHEAD - 1, -1, -1):
+        if i >= AHEAD:
+            prefetch(records, ids[i - AHEAD])
+        if i >= len(ids):
+            continue
+        row = ids[i]
+        if row == null_id or (records[row].flags & HAS_HASH != 0) != with_hash:
+            continue
+        users = records[row].ref_cnt - 1
+        records[row].ref_cnt = users
+        if users == 0:
+            records[row].prev = tail
+            records[tail].next = row
+            tail = row
+            num_freed += 1
+    records[tail].next = end
+    records[end].prev = tail
+    records[sentinel].ref_cnt += num_freed
+
+
+@leaf
+def release_split(records: Any, ids: Any, null_id: int) -> None:
+    """Count one user less of each block; those never cached are reused before all others, the cached ones last."""
+    release_kind(records, ids, null_id, True, False)
+    release_kind(records, ids, null_id, False, True)
+
+
+@jit
+def release_by_hash(records: Any, ids: Any, null_id: int) -> None:
+    """`release_split` for Python."""
+    release_split(records, ids, null_id)
+
+
+@jit
+def hand_out(uses: Any, ids: Any, null_id: int) -> None:
+    """Count one use more of each block that the pool has handed out to somebody without a block table."""
+    for i in range(len(ids)):
+        if ids[i] != null_id:
+            uses[ids[i]] += 1
+
+
+@jit
+def hand_back(uses: Any, ids: Any, null_id: int) -> int:
+    """Count one use less of each block; place of the first that has none, and nothing is changed then, else -1."""
+    for i in range(len(ids)):
+        if ids[i] == null_id:
+            continue
+        if uses[ids[i]] == 0:
+            for j in range(i):
+                if ids[j] != null_id:
+                    uses[ids[j]] += 1
+            return i
+        uses[ids[i]] -= 1
+    return -1
+
+
+@jit
+def recount(records: Any, users: Any, null_id: int) -> None:
+    """Give every block so many users, and let exactly those without any be in the queue."""
+    sentinel = len(records) - 1
+    for row in range(sentinel):
+        if row == null_id:
+            continue
+        records[row].ref_cnt = users[row]
+        is_free = records[row].next >= 0
+        if users[row] > 0 and is_free:
+            unlink(records, row)
+        elif users[row] == 0 and not is_free:
+            link_after(records, row, records[sentinel].prev)
 
 
 @leaf

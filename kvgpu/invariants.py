@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from kvgpu._jit import jit
 from kvgpu.blocks import COUNTED, FIRST, HAS_HASH, IN_TABLE, LEADS, LED, NO_IDS, BlockState, Ids
@@ -81,19 +82,25 @@ def led_violations(state: BlockState) -> list[str]:
     return found
 
 
-def table_violations(state: BlockState, tables: Sequence[Ids]) -> list[str]:
-    """A block counts as many users as there are places in block tables that hold it.
+def use_violations(
+    state: BlockState, tables: Sequence[Ids], handed_out: npt.NDArray[np.int32]
+) -> list[str]:
+    """A block counts as many users as there are places in block tables that hold it, and uses that were handed out.
 
     Args:
         state: Records of the pool.
         tables: int32 ids of each block table; negative ones, of other pools, are passed over.
+        handed_out: int32 [num_blocks], uses by others than block tables.
+
+    O(num_blocks + ids).
     """
     held = np.concatenate([NO_IDS, *tables])
     users = np.bincount(held[held >= 0], minlength=state.num_blocks)
     users[state.null_id] = 0
-    count = state.records["ref_cnt"][:-1]
-    # Blocks handed out directly by the pool are in no table.
+    count = state.records["ref_cnt"][:-1].copy()
+    count[state.null_id] = 0
     return [
         f"block {bad} is in {users[bad]} block tables, but counts {count[bad]} users"
-        for bad in np.flatnonzero((users > 0) & (users != count))
+        + (f"; it was handed out {handed_out[bad]} times" if handed_out[bad] else "")
+        for bad in np.flatnonzero(users + handed_out != count)
     ]

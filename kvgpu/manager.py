@@ -4,17 +4,17 @@ import logging
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from kvgpu.arguments import checked_name, name_of, size_of, whole_number
 from kvgpu.array_allocator import ArrayAllocator
 from kvgpu.block_list import RequestBlocks
 from kvgpu.blocks import KVCacheBlock
 from kvgpu.coordinators.registry import get_kv_cache_coordinator
-from kvgpu.errors import ConfigError, InvariantError
+from kvgpu.errors import ArgumentTypeError
 from kvgpu.exclusive import Exclusive, exclusive
-from kvgpu.invariants import table_violations
 from kvgpu.kv_cache_blocks import KVCacheBlocks
 from kvgpu.metrics import KVCacheMetricsCollector, PrefixCacheStats
 from kvgpu.request import Request
-from kvgpu.slots import allocate_slots
+from kvgpu.slots import allocate_slots, hashes_of
 from kvgpu.specs import KVCacheConfig
 
 __all__ = ["KVCacheBlocks", "KVCacheManager", "Request"]
@@ -44,6 +44,8 @@ class KVCacheManager(Exclusive):
         metrics_collector: Told of allocations, accesses and evictions of blocks.
         backend: Index backend: `host`, `reference`, `triton`, `cuda` or `auto`; None for
             `KVGPU_BACKEND`, else `host`.
+        counts_admissions: Count a request in the statistics when it is given its first blocks, not at each lookup:
+            a request that waits is looked up again and again.
 
     Raises:
         ConfigError: The configuration cannot work; the message says why.
@@ -70,18 +72,18 @@ class KVCacheManager(Exclusive):
         metrics_collector: KVCacheMetricsCollector | None = None,
         *,
         backend: str | None = None,
+        counts_admissions: bool = False,
     ) -> None:
-        super().__init__()
-        if max_model_len <= 0:
-            raise ConfigError(f"max_model_len must be at least 1 token, got {max_model_len}")
-        if scheduler_block_size <= 0:
-            raise ConfigError(
-                f"scheduler_block_size must be at least 1, got {scheduler_block_size}"
-            )
+        max_model_len = size_of("max_model_len", max_model_len)
+        scheduler_block_size = size_of("scheduler_block_size", scheduler_block_size)
+        hash_block_size = size_of("hash_block_size", hash_block_size)
+        if max_num_batched_tokens is not None:
+            max_num_batched_tokens = size_of("max_num_batched_tokens", max_num_batched_tokens)
         self.max_model_len = max_model_len
         self.enable_caching = enable_caching
         self.use_eagle = use_eagle
         self.log_stats = log_stats
+        self.counts_admissions = counts_admissions
         self.metrics_collector = metrics_collector
         self.prefix_cache_stats = PrefixCacheStats() if log_stats else None
         self.kv_cache_config = kv_cache_config
@@ -94,13 +96,14 @@ class KVCacheManager(Exclusive):
             ),
             use_eagle=use_eagle,
             enable_kv_cache_events=enable_kv_cache_events,
-            dcp_world_size=dcp_world_size,
-            pcp_world_size=pcp_world_size,
+            dcp_world_size=size_of("dcp_world_size", dcp_world_size),
+            pcp_world_size=size_of("pcp_world_size", pcp_world_size),
             scheduler_block_size=scheduler_block_size,
             hash_block_size=hash_block_size,
             metrics_collector=metrics_collector,
             backend=backend,
         )
+        super().__init__(self.coordinator.block_pool.turn)
         self.num_kv_cache_groups = len(kv_cache_config.kv_cache_groups)
         self.block_pool = self.coordinator.block_pool
         # The first group's, for a guard that saves the others from being asked.
@@ -140,6 +143,7 @@ class KVCacheManager(Exclusive):
             The blocks per group, and the number of tokens in them.
 
         Raises:
+            ArgumentError, ArgumentTypeError: The request lacks an attribute, or has one of another kind.
             DeviceError: The index lies on a device that failed, or this process was forked from the one that
                 made it (not with `auto`, which goes on with the host).
 
@@ -147,15 +151,20 @@ class KVCacheManager(Exclusive):
         of a hybrid (fact 45). A list of hashes is converted first, O(hashes). A device looks up all hashes in
         all groups, and the call waits for it.
         """
-        if not self.enable_caching or request.skip_reading_prefix_cache:
-            return self.empty_kv_cache_blocks, 0
-        blocks, num_hits = self.coordinator.find_longest_cache_hit(
-            request.block_hashes, request.num_tokens - 1
-        )
-        if self.prefix_cache_stats is not None:
-            self.prefix_cache_stats.record(
-                request.num_tokens, num_hits, request.num_preemptions > 0
-            )
+        try:
+            if not self.enable_caching or request.skip_reading_prefix_cache:
+                return self.empty_kv_cache_blocks, 0
+            hashes, num_tokens = request.block_hashes, request.num_tokens
+            preempted = self.prefix_cache_stats is not None and request.num_preemptions > 0
+            len(hashes)
+        except (AttributeError, TypeError, ValueError) as error:
+            raise ArgumentTypeError(
+                f"a request that can be looked up is expected: {error}"
+            ) from None
+        num_tokens = whole_number("num_tokens", num_tokens)
+        blocks, num_hits = self.coordinator.find_longest_cache_hit(hashes, max(num_tokens - 1, 0))
+        if self.prefix_cache_stats is not None and not self.counts_admissions:
+            self.prefix_cache_stats.record(num_tokens, num_hits, preempted)
         return self.create_kv_cache_blocks(blocks), num_hits
 
     def allocate_slots(
@@ -175,7 +184,7 @@ class KVCacheManager(Exclusive):
 
         Args:
             request: The request.
-            num_new_tokens: Tokens to compute next.
+            num_new_tokens: Tokens to compute next. With those before, at most `max_model_len`.
             num_new_computed_tokens: Tokens of `new_computed_blocks`.
             new_computed_blocks: What `get_computed_blocks` found, for a request that is new.
             num_lookahead_tokens: Draft tokens that need slots as well; they are never cached.
@@ -189,11 +198,16 @@ class KVCacheManager(Exclusive):
             The new blocks per group; None if they do not fit, with hits left where they are.
 
         Raises:
-            ArgumentError: Nothing to allocate for, fewer block hashes than full blocks, or computed blocks
-                without prefix caching.
+            ArgumentError: A number is out of range, there is nothing to allocate for, the request would be longer
+                than the model allows, it has fewer block hashes than full blocks, or computed blocks cannot be its
+                hits: blocks of other pools, none, or twice, fewer than `num_new_computed_tokens`, or without prefix
+                caching.
+            ArgumentTypeError: Something else than numbers, a request and `KVCacheBlocks`.
+            BlockIdError: The id of a computed block is outside the pool.
             GroupCountError: Computed blocks of another number of groups.
-            RunningRequestError: Computed blocks for a running request. All three leave all unchanged.
+            RunningRequestError: Computed blocks for a running request. All these leave all unchanged.
             BlockStateError: A block to be cached has a hash already.
+            Exception: What a metrics collector raised, or code that makes events: the call is complete all the same.
 
         O(1) while the request stays inside its blocks, else expected O(blocks that change). Never waits for a
         device.
@@ -201,23 +215,32 @@ class KVCacheManager(Exclusive):
         Quirk kept (fact 53d): blocks outside the window are given back even if the call does not
         fit.
         """
-        if (
-            new_computed_blocks is None
-            and num_new_tokens > 0
-            and not num_new_computed_tokens
-            and not num_external_computed_tokens
-            and not full_sequence_must_fit
-            and not reserved_blocks
-        ):
-            table = (
-                None
-                if self.first_tables is None
-                else dict.get(self.first_tables, request.request_id)
-            )
-            num_slots = request.num_computed_tokens + num_new_tokens + num_lookahead_tokens
-            # A request that only a batch has served is a number here.
-            if type(table) is RequestBlocks and num_slots <= table.quiet_until:
-                return self.empty_kv_cache_blocks
+        try:
+            if (
+                new_computed_blocks is None
+                and num_new_tokens > 0
+                and not num_new_computed_tokens
+                and not num_external_computed_tokens
+                and not full_sequence_must_fit
+                and not reserved_blocks
+            ):
+                table = (
+                    None
+                    if self.first_tables is None
+                    else dict.get(self.first_tables, request.request_id)
+                )
+                num_computed = request.num_computed_tokens
+                num_slots = num_computed + num_new_tokens + num_lookahead_tokens
+                # A request that only a batch has served is a number here. Only sums of ints are one.
+                if (
+                    type(table) is RequestBlocks
+                    and num_slots <= table.quiet_until
+                    and num_slots.__class__ is int
+                    and num_computed >= 0 <= num_lookahead_tokens
+                ):
+                    return self.empty_kv_cache_blocks
+        except (AttributeError, TypeError, ValueError):
+            pass  # the arguments are looked at one by one now, and refused
         return allocate_slots(
             self, request, num_new_tokens, num_new_computed_tokens, new_computed_blocks,
             num_lookahead_tokens, num_external_computed_tokens, delay_cache_blocks,
@@ -227,22 +250,28 @@ class KVCacheManager(Exclusive):
     @exclusive
     def free(self, request: Any) -> None:
         """Give back all blocks of a request; nothing for an unknown one. O(blocks)."""
-        self.coordinator.free(request.request_id)
+        self.coordinator.free(name_of(request))
 
     @exclusive
     def remove_skipped_blocks(self, request_id: str, total_computed_tokens: int) -> None:
         """Give back the blocks that no token after `total_computed_tokens` attends to (fact 27).
 
+        Raises:
+            ArgumentError, ArgumentTypeError: The number is below 0, or none.
+
         Null blocks take their places; nothing for an unknown request. O(blocks given back).
         """
-        self.coordinator.remove_skipped_blocks(request_id, total_computed_tokens)
+        num_tokens = whole_number("total_computed_tokens", total_computed_tokens)
+        self.coordinator.remove_skipped_blocks(checked_name(request_id), num_tokens)
 
     @exclusive
     def evict_blocks(self, block_ids: Iterable[int]) -> None:
         """Make blocks unfindable, for example because their data could not be loaded.
 
         Raises:
-            BlockIdError: An id is outside the pool; nothing is evicted.
+            ArgumentTypeError: Something else than integers.
+            BlockIdError: An id is outside the pool. Nothing is evicted by either.
+            Exception: What a metrics collector raised, or code that makes events. All are evicted.
 
         For each id expected O(blocks with the same key), usually one.
         """
@@ -261,9 +290,10 @@ class KVCacheManager(Exclusive):
     def get_num_common_prefix_blocks(self, running_request_id: str) -> list[int]:
         """Per group, leading blocks that all requests share (fact 51), for cascade attention.
 
-        0 without prefix caching, and for groups of another kind than full attention. O(blocks of the request).
+        0 without prefix caching, for groups of another kind than full attention, and for an unknown request. O(blocks
+        of the request).
         """
-        return self.coordinator.get_num_common_prefix_blocks(running_request_id)
+        return self.coordinator.get_num_common_prefix_blocks(checked_name(running_request_id))
 
     @exclusive
     def take_events(self) -> "list[KVCacheEvent]":
@@ -280,7 +310,7 @@ class KVCacheManager(Exclusive):
 
         O(groups).
         """
-        return self.create_kv_cache_blocks(self.coordinator.get_blocks(request_id))
+        return self.create_kv_cache_blocks(self.coordinator.get_blocks(checked_name(request_id)))
 
     def get_block_ids(self, request_id: str) -> tuple[list[int], ...]:
         """Ids of the blocks that a request holds, per group: a copy. O(blocks)."""
@@ -290,16 +320,24 @@ class KVCacheManager(Exclusive):
     def cache_blocks(self, request: Any, num_computed_tokens: int) -> None:
         """Cache the full blocks of the first `num_computed_tokens` tokens, after a delay (fact 25).
 
-        Nothing happens without prefix caching.
+        Nothing happens without prefix caching, and for a request that holds nothing.
 
         Raises:
-            ArgumentError: The request has fewer block hashes than full blocks.
-            BlockStateError: A block has a hash already.
+            ArgumentError: The request has fewer block hashes than full blocks, or the number is below 0.
+            ArgumentTypeError: Something else than a number, and a request.
+            BlockStateError: A block has a hash already. Nothing is changed by any of these.
+            Exception: What the code that makes events raised. The blocks are cached, without an event.
 
         Expected O(blocks that become cached).
         """
-        if self.enable_caching:
-            self.coordinator.cache_blocks(request, num_computed_tokens)
+        num_tokens = whole_number("num_computed_tokens", num_computed_tokens)
+        name = name_of(request)
+        tables = [single.req_to_blocks for single in self.coordinator.single_type_managers]
+        if not self.enable_caching or not any(name in table for table in tables):
+            return
+        hashes_of(request, name, num_tokens // self.coordinator.hash_block_size)
+        self.coordinator.refuse_hashed(name, num_tokens)
+        self.coordinator.cache_blocks(request, num_tokens)
 
     def create_kv_cache_blocks(self, blocks: tuple[Sequence[KVCacheBlock], ...]) -> KVCacheBlocks:
         """Wrap block lists, one per group; all empty ones are one shared object. O(groups)."""
@@ -319,7 +357,6 @@ class KVCacheManager(Exclusive):
         can be hit from now on. O(groups), and O(blocks cached in the last step) for Mamba."""
         self.coordinator.new_step_starts()
 
-    @exclusive
     def check(self) -> None:
         """Compare all state: pool, index, and what requests hold. O(blocks).
 
@@ -329,15 +366,4 @@ class KVCacheManager(Exclusive):
             InvariantError: Something does not hold; the message lists all that was found.
             DeviceError: The index has a device, and this process was forked from the one that made it.
         """
-        tables = [
-            blocks.ids
-            for manager in self.coordinator.single_type_managers
-            for blocks in manager.req_to_blocks.values()
-        ]
-        found = table_violations(self.block_pool.state, tables)
-        try:
-            self.block_pool.check()
-        except InvariantError as error:
-            found.append(str(error))
-        if found:
-            raise InvariantError("; ".join(found))
+        self.block_pool.check()

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from kvgpu._jit import jit
 from kvgpu.block_hashes import BlockHashes, rows_if_of_width
 from kvgpu.block_map import BlockHashToBlockMap
-from kvgpu.blocks import COARSE, HAS_HASH, BlockState, Ids, KVCacheBlock
+from kvgpu.blocks import COARSE, HAS_HASH, IN_TABLE, BlockState, Ids, KVCacheBlock
 from kvgpu.errors import BlockStateError
 from kvgpu.hashing import BlockHash, BlockHashWithGroupId, make_block_hash_with_group_id
 from kvgpu.index.base import BlockIndex, PrefixHits, Rows, decided
@@ -181,6 +181,22 @@ class PrefixCache:
         """Forget everything, the hashes of all blocks included. O(number of blocks)."""
         self.map.clear()
         self.state.forget_keys()
+
+    def restore(self) -> None:
+        """Make index and records agree again, after a call that was cut short. O(number of blocks).
+
+        A hash that no lookup finds is forgotten: its block may have been about to be cached.
+        """
+        self.index.restore()
+        flags = self.state.records["flags"][:-1]
+        kept = {
+            block_id
+            for entry in self.map.extras.values()
+            for block_id in (entry if isinstance(entry, dict) else [entry.block_id])
+        }
+        for block_id in np.flatnonzero(flags & (HAS_HASH | IN_TABLE) == HAS_HASH).tolist():
+            if block_id not in kept:
+                self.state.reset_key(block_id)
 
     def rows_of(self, hashes: Sequence[bytes], start: int, stop: int) -> Rows | None:
         """Key words of hashes [start, stop); None where the records cannot hold them."""

@@ -1,15 +1,54 @@
 """Slots for one request: what `KVCacheManager.allocate_slots` does once a guard has not answered."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-from kvgpu.blocks import KVCacheBlock
-from kvgpu.errors import ArgumentError, GroupCountError, RunningRequestError
+from kvgpu.arguments import name_of, own_blocks, ready, shown, switch, whole_numbers
+from kvgpu.block_list import BlockList
+from kvgpu.blocks import Ids
+from kvgpu.errors import ArgumentError, ArgumentTypeError, GroupCountError, RunningRequestError
 from kvgpu.exclusive import exclusive
+from kvgpu.groups.steps import find_hit_fault
+from kvgpu.kernels.layout import FULL
 from kvgpu.kv_cache_blocks import KVCacheBlocks
 
 if TYPE_CHECKING:
     from kvgpu.manager import KVCacheManager
+
+NO_HITS: tuple[Ids, ...] = ()
+
+
+class SlotNumbers(NamedTuple):
+    """What is asked for a request, in tokens: integers of 0 to `MOST`."""
+
+    num_computed_tokens: int
+    """Tokens that the request has, by what it says itself."""
+    num_tokens: int
+    num_prompt_tokens: int
+    """-1 where the request does not say."""
+    num_new_tokens: int
+    num_new_computed_tokens: int
+    num_lookahead_tokens: int
+    num_external_computed_tokens: int
+    num_encoder_tokens: int
+    reserved_blocks: int
+
+    @classmethod
+    def checked(cls, request: Any, *asked: Any) -> "SlotNumbers":
+        """The numbers of a request, and what is asked for it. O(1).
+
+        Raises:
+            ArgumentTypeError: The request has no such number, or one is no integer.
+            ArgumentError: One is out of range.
+        """
+        try:
+            prompt = getattr(request, "num_prompt_tokens", None)
+            values = (
+                request.num_computed_tokens, request.num_tokens, 0 if prompt is None else prompt, *asked,
+            )  # fmt: skip
+        except AttributeError as error:
+            raise ArgumentTypeError(f"request {name_of(request)} is none: {error}") from None
+        made = cls(*whole_numbers(cls._fields, values))
+        return made._replace(num_prompt_tokens=-1) if prompt is None else made
 
 
 @exclusive
@@ -27,85 +66,191 @@ def allocate_slots(
     reserved_blocks: int,
 ) -> KVCacheBlocks | None:
     """`KVCacheManager.allocate_slots` for a request that may need something; the arguments are its."""
-    if num_new_tokens == 0 and num_external_computed_tokens == 0:
+    numbers = SlotNumbers.checked(
+        request, num_new_tokens, num_new_computed_tokens, num_lookahead_tokens,
+        num_external_computed_tokens, num_encoder_tokens, reserved_blocks,
+    )  # fmt: skip
+    if numbers.num_new_tokens == 0 and numbers.num_external_computed_tokens == 0:
         raise ArgumentError(
             "num_new_tokens must be above 0 unless there are external computed tokens"
         )
-    coordinator = manager.coordinator
-    request_id = request.request_id
-    computed = (new_computed_blocks or manager.empty_kv_cache_blocks).blocks
-    if computed is not manager.empty_kv_cache_blocks.blocks:
-        _refuse_bad_hits(manager, request_id, computed)
-    num_local = request.num_computed_tokens + num_new_computed_tokens
-    num_elsewhere = num_local + num_external_computed_tokens
-    total_computed = min(num_elsewhere, manager.max_model_len)
-    caches = manager.enable_caching and not delay_cache_blocks
-    # Draft tokens may be rejected, so only what the request has is cached.
-    num_cacheable = min(total_computed + num_new_tokens, request.num_tokens) if caches else 0
-    if len(request.block_hashes) < num_cacheable // coordinator.hash_block_size:
+    must_fit = switch("full_sequence_must_fit", full_sequence_must_fit)
+    coordinator, longest = manager.coordinator, manager.max_model_len
+    request_id = name_of(request)
+    num_local = numbers.num_computed_tokens + numbers.num_new_computed_tokens
+    total_computed = num_local + numbers.num_external_computed_tokens
+    num_main = total_computed + numbers.num_new_tokens
+    if num_main > longest:
         raise ArgumentError(
-            f"request {request_id} has {len(request.block_hashes)} block hashes, "
-            f"{num_cacheable // coordinator.hash_block_size} are needed; give it a block_hasher"
+            f"request {request_id} would have {num_main} tokens, max_model_len is {longest}: those beyond have no slots"
         )
-    if manager.arrays is not None and manager.arrays.ready():
-        num_prompt = getattr(request, "num_prompt_tokens", None)
-        words = [
-            request.num_computed_tokens, num_new_computed_tokens, num_external_computed_tokens,
-            num_new_tokens, num_lookahead_tokens, request.num_tokens,
-            -1 if num_prompt is None else num_prompt, manager.max_model_len, reserved_blocks,
-            full_sequence_must_fit, computed is not manager.empty_kv_cache_blocks.blocks, caches,
-        ]  # fmt: skip
-        done = manager.arrays.allocate(
-            request_id, request.block_hashes, computed, words, num_cacheable
-        )
-        if done is None or isinstance(done, tuple):
-            return None if done is None else manager.create_kv_cache_blocks(done)
+    caches = manager.enable_caching and not switch("delay_cache_blocks", delay_cache_blocks)
+    # Draft tokens may be rejected, so only what the request has is cached.
+    num_cacheable = min(num_main, numbers.num_tokens) if caches else 0
+    hashes = hashes_of(request, request_id, num_cacheable // coordinator.hash_block_size)
+    computed = _computed_of(manager, request_id, new_computed_blocks)
+    _refuse_uncovered(manager, request_id, computed, numbers.num_new_computed_tokens)
+    takes_hits = computed is not NO_HITS
+    arrays = manager.arrays if manager.arrays is not None and manager.arrays.ready() else None
+    admits = manager.counts_admissions and _is_new(manager, request, request_id)
+    if arrays is not None:
+        done = arrays.allocate(
+            request_id, hashes, computed, numbers, longest, must_fit, takes_hits, caches, num_cacheable
+        )  # fmt: skip
+        if done is None:
+            return None
+        if isinstance(done, tuple):
+            if admits:
+                _count(manager, request, numbers)
+            return manager.create_kv_cache_blocks(done)
+    if takes_hits:
+        refuse_bad_hits(manager, request_id, computed)
+    if caches:
+        coordinator.refuse_hashed(request_id, num_cacheable)
+    hits = computed if takes_hits else manager.empty_kv_cache_blocks.blocks
     num_free = manager.block_pool.get_num_free_blocks()
-    if full_sequence_must_fit:
-        full = min(request.num_tokens, manager.max_model_len)
+    if must_fit:
+        full = min(numbers.num_tokens, longest)
         needed = coordinator.get_num_blocks_to_allocate(
-            request_id, full, computed, num_encoder_tokens, total_computed, full, True
+            request_id, full, hits, numbers.num_encoder_tokens, total_computed, full, True
         )
         if needed > num_free:
             return None
     coordinator.remove_skipped_blocks(request_id, total_computed)
-    num_main = total_computed + num_new_tokens
-    num_slots = min(num_main + num_lookahead_tokens, manager.max_model_len)
-    # Blocks for external tokens are not cut to the length of the model, so they are counted.
+    num_slots = min(num_main + numbers.num_lookahead_tokens, longest)
     needed = coordinator.get_num_blocks_to_allocate(
-        request_id, max(num_slots, num_elsewhere), computed, num_encoder_tokens,
-        total_computed, num_main,
-    )  # fmt: skip
-    if needed > manager.block_pool.get_num_free_blocks() - reserved_blocks:
+        request_id, num_slots, hits, numbers.num_encoder_tokens, total_computed, num_main
+    )
+    if needed > manager.block_pool.get_num_free_blocks() - numbers.reserved_blocks:
         return None
-    if computed is not manager.empty_kv_cache_blocks.blocks or num_external_computed_tokens > 0:
+    if takes_hits or numbers.num_external_computed_tokens > 0:
         coordinator.allocate_new_computed_blocks(
-            request_id, computed, num_local, num_external_computed_tokens
+            request_id, hits, num_local, numbers.num_external_computed_tokens
         )
     new_blocks = coordinator.allocate_new_blocks(
-        request_id, num_slots, num_main, num_encoder_tokens
+        request_id, num_slots, num_main, numbers.num_encoder_tokens
     )
     if caches:
         coordinator.cache_blocks(request, num_cacheable)
     if manager.first_tables is not None:
         quiet = coordinator.quiet_until(request_id, total_computed)
         manager.first_tables[request_id].quiet_until = quiet
+    if admits:
+        _count(manager, request, numbers)
     return manager.create_kv_cache_blocks(new_blocks)
 
 
-def _refuse_bad_hits(
-    manager: "KVCacheManager", request_id: str, computed: tuple[Sequence[KVCacheBlock], ...]
-) -> None:
-    """Bad input must be noticed before anything is given back or taken."""
-    if not manager.enable_caching and any(map(len, computed)):
-        raise ArgumentError(f"request {request_id}: computed blocks without prefix caching")
-    num_groups = len(manager.coordinator.single_type_managers)
-    if len(computed) != num_groups:
-        raise GroupCountError(
-            f"request {request_id}: computed blocks of {len(computed)} groups, there are {num_groups}"
+def _is_new(manager: "KVCacheManager", request: Any, request_id: Any) -> bool:
+    """Whether a request holds nothing yet, and looks for cached blocks."""
+    tables = manager.first_tables
+    reads = manager.enable_caching and not getattr(request, "skip_reading_prefix_cache", False)
+    return bool(reads and tables is not None and not len(tables.get(request_id, ())))
+
+
+def _count(manager: "KVCacheManager", request: Any, numbers: SlotNumbers) -> None:
+    """Count a request that was admitted in the statistics."""
+    if manager.prefix_cache_stats is not None:
+        manager.prefix_cache_stats.record(
+            numbers.num_tokens, numbers.num_new_computed_tokens,
+            getattr(request, "num_preemptions", 0) > 0,
+        )  # fmt: skip
+
+
+def hashes_of(request: Any, request_id: Any, needed: int) -> Any:
+    """The hashes of a request, at least so many.
+
+    Raises:
+        ArgumentError: It has fewer.
+        ArgumentTypeError: It has none.
+    """
+    try:
+        hashes = request.block_hashes
+        count = len(hashes)
+    except (AttributeError, TypeError) as error:
+        raise ArgumentTypeError(f"request {request_id} has no block_hashes: {error}") from None
+    if count < needed:
+        raise ArgumentError(
+            f"request {request_id} has {count} block hashes, {needed} are needed; give it a block_hasher"
         )
-    for single, blocks in zip(manager.coordinator.single_type_managers, computed, strict=True):
-        if len(blocks) and request_id in single.num_cached_block:
+    return hashes
+
+
+def _computed_of(
+    manager: "KVCacheManager", request_id: Any, new_computed_blocks: KVCacheBlocks | None
+) -> tuple[Ids, ...]:
+    """Ids of computed blocks, per group; `NO_HITS` itself for none at all.
+
+    Bad input must be noticed before anything is given back or taken.
+    """
+    if new_computed_blocks is None or new_computed_blocks is manager.empty_kv_cache_blocks:
+        return NO_HITS
+    groups = getattr(new_computed_blocks, "blocks", None)
+    if not isinstance(groups, tuple | list):
+        raise ArgumentTypeError(
+            f"new_computed_blocks: KVCacheBlocks are expected, got {shown(new_computed_blocks)}"
+        )
+    singles, state = manager.coordinator.single_type_managers, manager.block_pool.state
+    if len(groups) != len(singles):
+        raise GroupCountError(
+            f"request {request_id}: computed blocks of {len(groups)} groups, there are {len(singles)}"
+        )
+    # Ranges are looked at by `hit_fault`; a list of the pool's own is an array that compiled code takes.
+    computed = tuple(
+        blocks.ids
+        if isinstance(blocks, BlockList) and blocks.state is state and blocks.ids.flags.carray
+        else ready(own_blocks(state, blocks), "int32")
+        for blocks in groups
+    )
+    for single, ids in zip(singles, computed, strict=True):
+        if not len(ids):
+            continue
+        if not manager.enable_caching:
+            raise ArgumentError(f"request {request_id}: computed blocks without prefix caching")
+        if request_id in single.num_cached_block:
             raise RunningRequestError(
                 f"request {request_id} is running: it cannot take computed blocks; free it first"
             )
+    return computed
+
+
+def _refuse_uncovered(
+    manager: "KVCacheManager", request_id: Any, computed: tuple[Ids, ...], num_tokens: int
+) -> None:
+    """Tokens without blocks would be cached as if they had been computed."""
+    if not num_tokens:
+        return
+    singles = manager.coordinator.single_type_managers
+    covered = [len(ids) * single.block_size for single, ids in zip(singles, computed, strict=False)]
+    if num_tokens > min(covered, default=0):
+        raise ArgumentError(
+            f"request {request_id}: num_new_computed_tokens is {num_tokens}, the computed blocks hold "
+            f"{min(covered, default=0)} tokens"
+        )
+
+
+def refuse_bad_hits(manager: "KVCacheManager", request_id: Any, computed: tuple[Ids, ...]) -> None:
+    """
+    Raises:
+        ArgumentError: A block cannot be a hit of the request.
+    """
+    pool = manager.block_pool
+    # Keys that were entered by hand need not be those of their blocks.
+    cached_only = not pool.cached_block_hash_to_block.extras
+    for single, ids in zip(manager.coordinator.single_type_managers, computed, strict=True):
+        place = find_hit_fault(
+            pool.state.records, ids, pool.state.null_id, single.rule_kind != FULL, cached_only
+        )
+        if place >= 0:
+            raise_bad_hit(request_id, int(ids[place]), pool.num_gpu_blocks)
+
+
+def raise_bad_hit(request_id: Any, block_id: int, num_blocks: int) -> NoReturn:
+    """
+    Raises:
+        ArgumentError: Always; says why a block cannot be a hit.
+    """
+    raise ArgumentError(
+        f"request {request_id}: block {block_id} cannot be a computed block. Those are cached blocks of this pool, "
+        f"with ids below {num_blocks}, each once; null blocks stand only where the group's mask puts them. "
+        "Give what get_computed_blocks() has found"
+    )

@@ -84,13 +84,11 @@ def _append(rows: Any, ids: Any, heads: Any, row: int, new: Any) -> None:
 
 
 @jit
-def _take(rows: Any, ids: Any, heads: Any, row: int) -> Any:
-    """Ids of a row; its memory is given back and its words are cleared."""
-    taken = ids[rows[row, BEGIN] : rows[row, BEGIN] + rows[row, LENGTH]].copy()
+def _close(rows: Any, ids: Any, heads: Any, row: int) -> None:
+    """Give the memory of a row back, and clear its words."""
     release_segment(rows, ids, heads, row)
     for word in range(ROW_WORDS):
         rows[row, word] = 0
-    return taken
 
 
 class TableStore:
@@ -129,22 +127,30 @@ class TableStore:
             self._idle[:0] = range(2 * length - 1, length - 1, -1)
         opened = np.array(self._idle[len(self._idle) - count :], np.int64)
         del self._idle[len(self._idle) - count :]
-        _open(self.rows, opened, self._serial)
-        self._serial += count
+        serial, self._serial = self._serial, self._serial + count
+        _open(self.rows, opened, serial)
         return opened
 
-    def close(self, row: int) -> Ids:
-        """Give a row and its memory back; returns the ids that it had. O(ids)."""
-        taken: Ids = _take(self.rows, self.ids, self.heads, row)
+    def close(self, row: int) -> None:
+        """Give a row and its memory back. O(1)."""
+        _close(self.rows, self.ids, self.heads, row)
         self._idle.append(row)
         self.num_closed += 1
-        return taken
 
     def close_many(self, opened: npt.NDArray[np.int64]) -> None:
         """Give back rows that hold no memory, int64 [n]. O(n)."""
         self.rows[opened] = 0
         self._idle += opened.tolist()
         self.num_closed += len(opened)
+
+    def close_all_but(self, used: set[int]) -> None:
+        """Give back rows that nobody knows any longer, as after a call that was cut short. O(rows)."""
+        unused = set(range(len(self.rows))) - used
+        for row in unused.difference(self._idle):
+            _close(self.rows, self.ids, self.heads, row)
+        self.rows[:, QUIET] = 0
+        self._idle = sorted(unused, reverse=True)
+        self.num_closed += 1
 
     def num_used(self) -> int:
         """Rows that are open."""

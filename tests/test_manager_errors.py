@@ -7,7 +7,6 @@ from managers import (
     HEADS,
     accounts_balance,
     admit,
-    decode,
     full,
     held,
     make_config,
@@ -232,6 +231,37 @@ def test_a_result_for_another_number_of_groups_is_refused():
     unchanged.verify()
 
 
+# A request that grows beyond the model
+
+
+@per_backend
+def test_tokens_beyond_the_model_have_no_slots_and_are_refused(backend):
+    manager = make_manager(full(4), max_model_len=8, backend=backend)
+    request = running(manager, 8)
+    request.append_output_token_ids(7)
+    unchanged = Unchanged(manager)
+    with pytest.raises(errors.ArgumentError, match="would have 9 tokens, max_model_len is 8"):
+        manager.allocate_slots(request, 1)
+    unchanged.verify()
+
+
+@per_backend
+def test_tokens_from_elsewhere_beyond_the_model_are_refused(backend):
+    manager = make_manager(full(4), max_model_len=8, backend=backend)
+    unchanged = Unchanged(manager)
+    with pytest.raises(errors.ArgumentError, match="max_model_len is 8"):
+        manager.allocate_slots(make_request("a", 40, 4), 0, num_external_computed_tokens=40)
+    unchanged.verify()
+
+
+@per_backend
+def test_drafts_beyond_the_model_get_no_slots_and_are_no_error(backend):
+    manager = make_manager(full(4), max_model_len=8, backend=backend)
+    request = make_request("a", 7, 4)
+    assert admit(manager, request, num_lookahead_tokens=20).get_block_ids() == ([1, 2],)
+    manager.check()
+
+
 # What is no error
 
 
@@ -254,28 +284,11 @@ def test_freeing_twice_is_freeing_once(backend):
     unchanged.verify()
 
 
-def test_a_request_longer_than_the_model_allows_gets_what_is_allowed():
-    manager = make_manager(full(4), max_model_len=8)
-    request = make_request("a", 11, 4)
-    assert admit(manager, request).get_block_ids() == ([1, 2],)
-    assert decode(manager, request, 3) is manager.empty_kv_cache_blocks
-    assert accounts_balance(manager)
-    manager.check()
-
-
 @per_backend
 def test_a_call_that_does_not_fit_is_no_error(backend):
     manager = make_manager(full(4), num_blocks=4, backend=backend)
     unchanged = Unchanged(manager)
     assert manager.allocate_slots(make_request("a", 100, 4), 100) is None
-    unchanged.verify()
-
-
-def test_external_tokens_beyond_the_longest_sequence_that_do_not_fit_are_no_error():
-    manager = make_manager(full(4), num_blocks=4, max_model_len=8)
-    unchanged = Unchanged(manager)
-    request = make_request("a", 40, 4)
-    assert manager.allocate_slots(request, 0, num_external_computed_tokens=40) is None
     unchanged.verify()
 
 

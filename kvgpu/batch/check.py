@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from kvgpu._jit import inline, leaf, prefetch
-from kvgpu.batch.row_record import MOST, check_row
+from kvgpu.arguments import MOST
+from kvgpu.batch.row_record import check_row
 from kvgpu.groups.rules import blocks_beyond, blocks_of
 from kvgpu.groups.steps import TALLY_WORDS, first_hashed, full_blocks
 from kvgpu.index.arena import hashes_at
@@ -21,11 +22,12 @@ DONE, FREED, NO_TOKENS, NO_HASHES, HASHED, NARROW, TOO_MANY, UNPREPARED = 0, 3, 
 
 (
     NULL_ID, SEED, LOOKAHEAD, MAX_MODEL_LEN, RESERVED, HASH_SIZE, WHOLE, CACHES, CACHING, STOPS, STAMP,
-    ARRAYS, CHECKED, LOG_ROOM, TRUSTS, OPTION_WORDS,
-) = range(16)  # fmt: skip
+    ARRAYS, CHECKED, LOG_ROOM, TRUSTS, ADMITS, OPTION_WORDS,
+) = range(17)  # fmt: skip
 """Words of the options of a step. ARRAYS: whether compiled code serves it, or is asked for a check only. CHECKED:
 all was checked and prepared before. LOG_ROOM: notes that the journal has room for; below 0, something else has
-to be prepared if any block changes. TRUSTS: nobody else has freed blocks of any row."""
+to be prepared if any block changes. TRUSTS: nobody else has freed blocks of any row. ADMITS: lookups count when the
+request is given its slots."""
 
 STATUS, PLACE, TRIED, CHANGED, KEPT, SEGMENTS, CHANGES, WAITING, LONGEST, BUSY = range(10)
 """Words of the head of a step: how it ended, and the place of the first bad row; rows that were tried, whose
@@ -59,6 +61,12 @@ def tokens_of(record: Any, new: int) -> int:
 
 
 @leaf
+def slots_of(record: Any, new: int, options: Any) -> int:
+    """Slots that a request has in the end: drafts get none beyond the length of the model."""
+    return int(min(tokens_of(record, new) + options[LOOKAHEAD], options[MAX_MODEL_LEN]))
+
+
+@leaf
 def status_of(table: Any, row: int, new: int, options: Any, head: Any) -> int:
     """What its record tells about a row: what is wrong with it, or DONE; counts those that need something."""
     status = check_row(table, row, options[STAMP])
@@ -68,8 +76,10 @@ def status_of(table: Any, row: int, new: int, options: Any, head: Any) -> int:
     bound = record.serial != 0
     if new <= 0 or (not bound and record.num_tokens == 0):
         return NO_TOKENS
+    if new > MOST:
+        return TOO_MANY
     num_main = tokens_of(record, new)
-    if num_main > MOST:
+    if num_main > options[MAX_MODEL_LEN]:
         return TOO_MANY
     if bound and is_quiet(record, num_main, options):
         return DONE
@@ -90,7 +100,7 @@ def table_status(store: Any, groups: Any, record: Any, mine: Any, new: int, widt
     bound = record.serial != 0
     if bound and not options[TRUSTS] and rows[mine[0], SERIAL] != record.serial:
         return FREED
-    num_slots = tokens_of(record, new) + options[LOOKAHEAD]
+    num_slots = slots_of(record, new, options)
     narrow = False
     for g in range(len(widths)):
         held = rows[mine[g], LENGTH] if bound else 0
@@ -111,7 +121,7 @@ def add_bounds(
     pool = (records, rows, 0, rows, options[NULL_ID], rows)
     for g in range(len(groups)):
         held = rows[mine[g], LENGTH] if bound else 0
-        num_slots = num_main + options[LOOKAHEAD]
+        num_slots = slots_of(record, new, options)
         required = held + blocks_beyond(num_slots, held, groups[g].block_size)
         if not bound or required > rows[mine[g], LIMIT]:
             head[SEGMENTS] += 1 << segment_class(required)

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from kvgpu.arguments import MOST, switch, whole_number
 from kvgpu.batch import check, step
 from kvgpu.batch.requests import TrackedRequests
 from kvgpu.batch.result import BatchAllocation
-from kvgpu.batch.row_record import MOST, TWICE, UNTRACKED, RowIds, integers
+from kvgpu.batch.row_record import TWICE, UNTRACKED, RowIds, integers
 from kvgpu.batch.single import allocate_one_by_one, refuse_hashed
 from kvgpu.batch.tables import check_tables, write_tables
 from kvgpu.errors import ArgumentError, BlockStateError
@@ -68,6 +69,7 @@ class BatchManager(TrackedRequests):
         options[check.MAX_MODEL_LEN] = manager.max_model_len
         options[check.HASH_SIZE] = manager.coordinator.hash_block_size
         options[check.CACHING] = manager.enable_caching
+        options[check.ADMITS] = manager.counts_admissions
         plan = self._plan()
         self._plan_words = NO_PLAN if plan is None else plan.words
         self._lines = np.zeros((2, num_groups), np.int64)
@@ -99,7 +101,8 @@ class BatchManager(TrackedRequests):
 
         Args:
             rows: int64 [n].
-            num_new_tokens: Integers [n] or one for all, at least 1: tokens to compute next.
+            num_new_tokens: Integers [n] or one for all, at least 1: tokens to compute next. A row that holds
+                blocks gets exactly so many.
             num_lookahead_tokens: Draft tokens of each row that need slots as well.
             delay_cache_blocks, full_sequence_must_fit, reserved_blocks: As in `allocate_slots`, for each row.
             stop_when_full: Do not try rows behind the first that does not fit.
@@ -112,10 +115,12 @@ class BatchManager(TrackedRequests):
 
         Raises:
             ArgumentError: A row that is not tracked, comes twice, has lost its blocks to
-                `KVCacheManager.free` or was given some by `allocate_slots`; no new tokens; hashes that are
-                missing; tables that do not fit.
+                `KVCacheManager.free` or was given some by `allocate_slots`, or would have more tokens than the model
+                allows (a row without blocks: its whole request); a number out of range, or no new tokens; hashes that
+                are missing; tables that do not fit, or cannot be written.
             ArgumentTypeError: Arrays of another dtype.
             BlockStateError: A block to be cached has a hash already. Nothing is changed by any.
+            Exception: What a metrics collector raised, or code that makes events: the batch is complete all the same.
 
         One pass over rows that stay inside their blocks, else expected O(blocks that change) and the lookups of
         rows without blocks. Never waits for a device, except where single calls serve the batch (see
@@ -135,15 +140,15 @@ class BatchManager(TrackedRequests):
             arrays = None
         if arrays is not None and not self.rows.linked:
             arrays.index.settle_for_good()
-        caches = manager.enable_caching and not delay_cache_blocks
+        caches = manager.enable_caching and not switch("delay_cache_blocks", delay_cache_blocks)
         adopts = caches and pool.state.width is None and self.rows.width > 0
         log = NO_LOG if arrays is None else arrays.index.log_for(0)
         options = self._options
-        options[check.LOOKAHEAD] = num_lookahead_tokens
-        options[check.RESERVED] = reserved_blocks
-        options[check.WHOLE] = full_sequence_must_fit
+        options[check.LOOKAHEAD] = whole_number("num_lookahead_tokens", num_lookahead_tokens)
+        options[check.RESERVED] = whole_number("reserved_blocks", reserved_blocks)
+        options[check.WHOLE] = switch("full_sequence_must_fit", full_sequence_must_fit)
         options[check.CACHES] = caches
-        options[check.STOPS] = stop_when_full
+        options[check.STOPS] = switch("stop_when_full", stop_when_full)
         options[check.STAMP] = stamp
         options[check.ARRAYS] = arrays is not None
         options[check.CHECKED] = False
@@ -160,6 +165,7 @@ class BatchManager(TrackedRequests):
             waiting = rows if all_wait else rows[self.rows.records["serial"][rows] == 0]
             names = self.names(waiting)
             self._refuse_strangers(names)
+        self.changes += 1
         if arrays is None:
             num_new = np.full(len(rows), given, np.int64)
             refuse_hashed(self, rows, num_new, options)
@@ -234,7 +240,7 @@ class BatchManager(TrackedRequests):
             offsets = offsets[:, : num_kept + 1]
             for group, single in enumerate(self.manager.coordinator.single_type_managers):
                 if single.records_new_blocks and len(ids):
-                    single.note_new(ids[offsets[group, 0] : offsets[group, -1]])
+                    single.new_ids.note(ids[offsets[group, 0] : offsets[group, -1]])
             if out is not None:
                 some = slice(head[check.CHANGED])
                 self.write(rows[changed[some]], starts[some, 2], out)
@@ -252,11 +258,13 @@ class BatchManager(TrackedRequests):
 
         Raises:
             ArgumentError: A row that is not tracked, comes twice, or has lost its blocks to
-                `KVCacheManager.free`. Nothing is changed.
+                `KVCacheManager.free`.
+            ArgumentTypeError: A request to be preempted has no count of preemptions. Nothing is changed by either.
 
         O(blocks).
         """
         rows = self.rows.valid(rows)
+        preempt = switch("preempt", preempt)
         manager, pool, records = self.manager, self.manager.block_pool, self.rows.records
         store = pool.tables
         place = step.foreign_row(store.rows, records, rows, self.tables)
@@ -264,9 +272,11 @@ class BatchManager(TrackedRequests):
             raise self._complaint(check.FREED, int(rows[place]))
         holding = rows[records["serial"][rows] != 0]
         names = self.names(holding)
+        counts = self._preemptions(holding) if preempt else []
+        self.changes += 1
         if manager.arrays is None or not manager.arrays.ready():
-            for row in rows.tolist():
-                manager.free(self.rows.requests[row])
+            for name in names:
+                manager.coordinator.free(name)
             records["serial"][rows] = records["num_computed"][rows] = 0
         else:
             for single in manager.coordinator.single_type_managers:
@@ -278,8 +288,18 @@ class BatchManager(TrackedRequests):
             self._close(self.tables[holding])
         if preempt:
             records["preempted"][holding] = True
-            for row in holding.tolist():
-                self.rows.requests[row].num_preemptions += 1
+            for row, count in zip(holding.tolist(), counts, strict=True):
+                self.turn.tell(setattr, self.rows.requests[row], "num_preemptions", count + 1)
+
+    def _preemptions(self, rows: RowIds) -> list[int]:
+        """How often the requests of rows were preempted."""
+        return [
+            whole_number(
+                f"request {self.rows.names[row]}: num_preemptions",
+                getattr(self.rows.requests[row], "num_preemptions", None),
+            )
+            for row in rows.tolist()
+        ]
 
     def write(self, rows: RowIds, starts: npt.NDArray[np.int64], out: Sequence[Any]) -> None:
         """Write blocks of rows from `starts` int64 [n, groups] on to block tables that were checked.
@@ -328,14 +348,15 @@ class BatchManager(TrackedRequests):
     def _complaint(self, status: int, row: int) -> ArgumentError | BlockStateError:
         if status in (UNTRACKED, TWICE):
             return self.rows.complaint(status, row)
-        name = self.rows.requests[row].request_id
+        name = self.rows.names[row]
         if status == check.HASHED:
             return BlockStateError(f"request {name}: a block to be cached has a hash already")
         reasons = {
             check.FREED: "has lost its blocks to KVCacheManager.free: untrack() and track() it",
             check.NO_TOKENS: "needs at least 1 new token",
             check.NO_HASHES: "has fewer block hashes than full blocks: give it a block_hasher",
-            check.TOO_MANY: f"would have more than {MOST} tokens",
+            check.TOO_MANY: f"would have more than max_model_len = {self.manager.max_model_len} tokens: those beyond "
+            "have no slots",
             check.NARROW: "needs more blocks than `out` has columns",
         }
         return ArgumentError(f"request {name} {reasons[status]}")

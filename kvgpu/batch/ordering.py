@@ -6,8 +6,10 @@ import numpy as np
 import numpy.typing as npt
 
 from kvgpu._jit import jit
+from kvgpu.arguments import integers, numbers, truths, whole_number
 from kvgpu.batch.row_record import RowIds
 from kvgpu.batch.rows import RequestRows
+from kvgpu.errors import ArgumentError
 from kvgpu.index.arena import hashes_at
 from kvgpu.kernels.layout import KEY_WORDS
 
@@ -27,11 +29,15 @@ def longest_prefix_first(
     Returns:
         int64 [n]: places of the queue, first to be served first; equal prefixes keep their order.
 
+    Raises:
+        ArgumentTypeError: Something else than numbers [n].
+
     O(n log n).
     """
-    hits, age = np.asarray(hit_tokens), np.asarray(waited, np.float64)
+    hits = numbers("hit_tokens", hit_tokens)
+    age = numbers("waited", waited, len(hits))
     old = age > age_limit
-    keys = np.where(old, -age, -hits.astype(np.float64))
+    keys = np.where(old, -age, -hits)
     return np.lexsort((np.arange(len(hits)), keys, ~old)).astype(np.int64)
 
 
@@ -42,9 +48,14 @@ def num_that_fit(needed_blocks: npt.ArrayLike, free_blocks: int) -> int:
         needed_blocks: [n], blocks that each would take, hits left out.
         free_blocks: Blocks that are free.
 
+    Raises:
+        ArgumentError, ArgumentTypeError: Something else than integers [n], and a number of 0 and more.
+
     An estimate: requests may share what they fill, and hits that nobody uses leave the free queue. O(n).
     """
-    return int(np.searchsorted(np.cumsum(np.asarray(needed_blocks)), free_blocks, side="right"))
+    needed = integers("needed_blocks", needed_blocks)
+    free = whole_number("free_blocks", free_blocks)
+    return int(np.searchsorted(np.cumsum(needed), free, side="right"))
 
 
 @jit
@@ -93,14 +104,17 @@ def held_back(
         bool [n].
 
     Raises:
-        ArgumentError: A row that is not tracked, or comes twice.
+        ArgumentError: A row that is not tracked, or comes twice; numbers below 0.
+        ArgumentTypeError: Something else than integers [n], and truth values [n].
 
     O(n**2) comparisons of one hash; 1,024 requests take a millisecond or two.
     """
     spans = rows.spans(rows.valid(queue))
-    missing = np.asarray(hit_hashes).astype(np.int64)
+    missing = integers("hit_hashes", hit_hashes, spans.shape[1])
+    if (missing < 0).any():
+        raise ArgumentError("hit_hashes: numbers of 0 and more are expected")
     may = np.ones(len(missing), np.bool_)
     if may_wait is not None:
-        may[:] = may_wait
+        may[:] = truths("may_wait", may_wait, len(missing))
     held: npt.NDArray[np.bool_] = _about_to_be_filled(rows.arena.words, spans, missing, may)
     return held

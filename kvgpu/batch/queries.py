@@ -39,7 +39,7 @@ class BatchQueries(Exclusive):
     """
 
     def __init__(self, manager: "KVCacheManager", max_requests: int, max_hashes: int) -> None:
-        super().__init__(manager.busy)
+        super().__init__(manager.turn)
         self.manager = manager
         self.rows = RequestRows(max_requests, max_hashes, manager.block_pool.index.reads_in_place)
 
@@ -110,15 +110,23 @@ class BatchQueries(Exclusive):
     def _check_hits(self, out: BatchHits, count: int) -> None:
         plan = self._plan()
         expected = BatchHits.empty(count, 0 if plan is None else len(plan.queries))
+        if not isinstance(out, BatchHits):
+            raise ArgumentTypeError(f"out: BatchHits are expected, got {type(out).__name__}")
         parts: list[tuple[str, Any, Any]] = [
             ("num_tokens", out.num_tokens, expected.num_tokens),
             ("lengths", out.lengths, expected.lengths),
         ]
         for name, given, like in parts:
+            if not isinstance(given, np.ndarray):
+                raise ArgumentTypeError(
+                    f"out.{name}: an array is expected, got {type(given).__name__}"
+                )
             if given.dtype != like.dtype:
                 raise ArgumentTypeError(f"out.{name}: {like.dtype} is expected, got {given.dtype}")
             if given.shape != like.shape:
                 raise ArgumentError(f"out.{name}: {like.shape} is expected, got {given.shape}")
+            if not given.flags.writeable:
+                raise ArgumentError(f"out.{name}: the array is read-only")
 
     @exclusive
     def match_async(

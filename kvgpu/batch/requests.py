@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from kvgpu.arguments import MOST
 from kvgpu.batch.full_blocks import hash_full_blocks, unhashed_tail
 from kvgpu.batch.pending import Appended, PendingTokens
 from kvgpu.batch.queries import BatchQueries
@@ -32,6 +33,7 @@ class TrackedRequests(BatchQueries):
     Attributes:
         tables: int64 [max_requests, groups]: rows of each request in the pool's `TableStore`.
         unwritten: Rows that came with blocks that no block table of the caller shows yet.
+        changes: How often slots of rows may have changed.
 
     Raises:
         ConfigError: A capacity below 1, or a model without cache groups.
@@ -44,6 +46,7 @@ class TrackedRequests(BatchQueries):
             raise ConfigError("a model without cache groups has no blocks to hand out")
         self.tables: npt.NDArray[np.int64] = np.zeros((max_requests, num_groups), np.int64)
         self.unwritten: set[int] = set()
+        self.changes = 0
         self._pending = PendingTokens(max_requests, manager.coordinator.hash_block_size)
 
     @exclusive
@@ -55,12 +58,28 @@ class TrackedRequests(BatchQueries):
 
     @exclusive
     def extend(self, rows: RowIds | None = None) -> None:
-        """Take over what requests have become; see `RequestRows.extend`. O(new hashes and tokens)."""
+        """Take over what requests have become; see `RequestRows.extend`.
+
+        A request whose `num_computed_tokens` was changed since it was last synchronised, as when keys and values have
+        arrived from elsewhere, takes its row along.
+
+        Raises:
+            ArgumentError: As in `RequestRows.extend`; or the request says of its computed tokens something else than
+                the row, which was changed as well, or more than has slots. Nothing is changed.
+
+        O(new hashes and tokens).
+        """
         valid = self.rows.valid(rows)
         self.rows.refuse_shorter(valid.tolist())
+        records = self.rows.records
+        computed = self.rows.computed_by(valid)
+        changed = computed != records["num_computed"][valid]
+        self._refuse_without_slots(valid[changed], computed[changed])
         self._flush(valid)
-        self._pending.forget(self.rows.records, valid)
+        self._pending.forget(records, valid)
         super().extend(rows)
+        records["num_computed"][valid] = self.rows.seen[valid] = computed
+        self.changes += int(changed.any())
 
     @exclusive
     def untrack(self, rows: RowIds) -> None:
@@ -72,6 +91,7 @@ class TrackedRequests(BatchQueries):
         O(rows and pending tokens).
         """
         self.sync(rows)
+        self.changes += 1
         super().untrack(rows)
         if self.unwritten:
             self.unwritten.difference_update(np.asarray(rows).tolist())
@@ -179,6 +199,46 @@ class TrackedRequests(BatchQueries):
         if (computed < 0).any() or (given < 0).any():
             raise ArgumentError("only tokens that were computed can be taken back")
         self.rows.records["num_computed"][rows] = computed
+        self.changes += 1
+
+    @exclusive
+    def set_computed(self, rows: RowIds, num_tokens: npt.ArrayLike) -> None:
+        """Say how many tokens of rows are computed, as when keys and values have arrived from elsewhere.
+
+        Args:
+            rows: int64 [n], of requests that hold blocks.
+            num_tokens: Integers [n] or one for all: at most the tokens of the request, and those that have slots.
+
+        Raises:
+            ArgumentError: A row that is not tracked or comes twice, or more tokens than it has.
+            ArgumentTypeError: Numbers of another kind or shape. Nothing is changed.
+
+        O(rows).
+        """
+        rows = self.rows.valid(rows)
+        given = np.broadcast_to(integers("num_tokens", num_tokens, len(rows)), rows.shape)
+        self._refuse_without_slots(rows, given)
+        if (given > self.rows.records["num_tokens"][rows]).any():
+            raise ArgumentError("a request cannot have more computed tokens than tokens")
+        self.rows.records["num_computed"][rows] = given
+        self.changes += 1
+
+    def _refuse_without_slots(self, rows: RowIds, num_computed: npt.NDArray[np.int64]) -> None:
+        """
+        Raises:
+            ArgumentError: A row would have more computed tokens than slots.
+        """
+        records, store = self.rows.records[rows], self.manager.block_pool.tables
+        most = np.full(len(rows), MOST, np.int64)
+        for group, single in enumerate(self.manager.coordinator.single_type_managers):
+            slots = store.rows[self.tables[rows, group], LENGTH] * single.block_size
+            most = np.minimum(most, np.where(records["serial"] != 0, slots, 0))
+        bad = np.flatnonzero((num_computed < 0) | (num_computed > most))
+        if len(bad):
+            raise ArgumentError(
+                f"request {self.rows.names[rows[bad[0]]]} has slots for {most[bad[0]]} tokens: "
+                f"{num_computed[bad[0]]} cannot be computed"
+            )
 
     @exclusive
     def sync(self, rows: RowIds | None = None) -> None:
@@ -193,7 +253,9 @@ class TrackedRequests(BatchQueries):
         self._flush(checked)
         computed = self.rows.records["num_computed"][checked].tolist()
         for row, num_computed in zip(checked.tolist(), computed, strict=True):
-            self.rows.requests[row].num_computed_tokens = num_computed
+            request = self.rows.requests[row]
+            self.turn.tell(setattr, request, "num_computed_tokens", num_computed)
+        self.rows.seen[checked] = computed
 
     def bind(self, rows: RowIds) -> list[int]:
         """Note where the blocks lie that requests of these rows hold; the rows of those that hold some. O(rows)."""
@@ -216,8 +278,8 @@ class TrackedRequests(BatchQueries):
 
     def names(self, rows: RowIds) -> list[str]:
         """Names of the requests of rows. O(rows)."""
-        requests = self.rows.requests
-        return [requests[row].request_id for row in rows.tolist()]
+        names = self.rows.names
+        return [names[row] for row in rows.tolist()]
 
     def _flush(self, rows: RowIds) -> None:
         """Give requests the tokens, and the hashes, that they have not got yet."""

@@ -6,13 +6,14 @@ import numpy as np
 import numpy.typing as npt
 
 from kvgpu._jit import jit
+from kvgpu.arguments import whole_number
 from kvgpu.batch.row_record import RowIds
 from kvgpu.blocks import Ids
-from kvgpu.errors import ArgumentError
+from kvgpu.errors import ArgumentError, ArgumentTypeError
 from kvgpu.table_store import BEGIN, LENGTH
 
 NO_SLOT = -1
-"""What a slot mapping holds for tokens beyond the length of the model, which have no slot."""
+"""What a slot mapping holds for tokens without a block, which cannot be written."""
 
 
 @jit
@@ -55,15 +56,25 @@ class BatchAllocation:
         self.num_tried = num_tried
         self.block_ids = block_ids
         self._batch = batch
+        self._made = self._moment()
         self._changed = changed
         self._offsets = offsets
+
+    def _moment(self) -> tuple[int, int]:
+        """Differs once slots of tracked requests may have changed."""
+        return self._batch.changes, self._batch.manager.block_pool.tables.num_closed
 
     def __len__(self) -> int:
         """Rows that were asked for."""
         return len(self.rows)
 
     def get_block_ids(self, place: int) -> tuple[list[int], ...]:
-        """New blocks of the row at `place`, per group; O(log n + blocks)."""
+        """New blocks of the row at `place`, per group; O(log n + blocks).
+
+        Raises:
+            ArgumentError, ArgumentTypeError: There is no such place.
+        """
+        place = whole_number("place", place, 0, len(self.rows) - 1)
         at = int(np.searchsorted(self._changed, place))
         if at == len(self._changed) or self._changed[at] != place:
             return tuple([] for _ in self._offsets)
@@ -74,32 +85,40 @@ class BatchAllocation:
     ) -> npt.NDArray[np.int64]:
         """Where the keys and values of the new tokens go: block id * block size + place in the block.
 
-        To be asked before anything else is allocated or freed.
+        To be asked before anything else is allocated, freed or taken back.
 
         Args:
             group: Cache group.
             out: int64 [total new tokens] to be filled; a new array if None.
 
         Returns:
-            int64 [total new tokens], row by row; NO_SLOT for tokens beyond the length of the model.
+            int64 [total new tokens], row by row; NO_SLOT for tokens without a block.
 
         Raises:
-            ArgumentError: No such group, `out` of another shape or dtype, or blocks that are shared by
-                ranks of context parallelism.
+            ArgumentError: No such group, `out` of another shape or dtype, blocks that are shared by
+                ranks of context parallelism, or slots may have changed since.
+            ArgumentTypeError: `out` is no array.
 
         O(new tokens).
         """
         manager = self._batch.manager
         managers = manager.coordinator.single_type_managers
-        if not 0 <= group < len(managers):
-            raise ArgumentError(f"there is no group {group}; the model has {len(managers)}")
+        group = whole_number("group", group, 0, len(managers) - 1)
+        if self._moment() != self._made:
+            raise ArgumentError(
+                "requests were allocated, freed or taken back since: ask for the slot mapping before the next call"
+            )
         if managers[group].block_size != managers[group].kv_cache_spec.block_size:
             raise ArgumentError("blocks of several ranks: each rank has slots of its own")
         total = int(self.num_new_tokens.sum())
         if out is None:
             out = np.empty(total, np.int64)
-        elif out.shape != (total,) or out.dtype != np.int64:
-            raise ArgumentError(f"out: int64 [{total}] is expected, got {out.dtype} {out.shape}")
+        elif not isinstance(out, np.ndarray):
+            raise ArgumentTypeError(f"out: an array is expected, got {type(out).__name__}")
+        elif out.shape != (total,) or out.dtype != np.int64 or not out.flags.carray:
+            raise ArgumentError(
+                f"out: int64 [{total}] that is contiguous and writeable is expected, got {out.dtype} {out.shape}"
+            )
         got = self.num_new_tokens > 0
         rows, counts = self.rows[got], self.num_new_tokens[got]
         firsts = self._batch.rows.records["num_computed"][rows] - counts

@@ -8,9 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from kvgpu._jit import jit
-from kvgpu.batch.row_record import MOST, ROW_RECORD, RowIds
+from kvgpu.arguments import size_of
+from kvgpu.batch.row_record import ROW_RECORD, RowIds
 from kvgpu.block_hashes import BlockHashes, write_rows
-from kvgpu.errors import ArgumentError, ConfigError
+from kvgpu.errors import ArgumentError
 from kvgpu.hashing import BlockHash
 from kvgpu.index.arena import HashArena, hashes_at
 from kvgpu.kernels.layout import KEY_WORDS
@@ -116,10 +117,8 @@ class RowHashes:
     """
 
     def __init__(self, max_requests: int, max_hashes: int, lends: bool = False) -> None:
-        if max_requests < 1 or not 1 <= max_hashes <= MOST:
-            raise ConfigError(
-                f"capacities must be at least 1, and hashes at most {MOST}: {max_requests}, {max_hashes}"
-            )
+        max_requests = size_of("max_requests", max_requests)
+        max_hashes = size_of("max_hashes", max_hashes)
         self.arena = HashArena(max_hashes)
         self._table = np.zeros(max_requests, ROW_RECORD)
         self.limits: npt.NDArray[np.int32] = np.zeros(max_requests, np.int32)

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kvgpu._jit import jit, leaf
+from kvgpu.arguments import MOST
 from kvgpu.errors import ArgumentTypeError
 
 RowIds = npt.NDArray[np.int64]
@@ -28,9 +29,6 @@ reads: it may reuse cached blocks. preempted: its next lookup counts as one afte
 UNDECIDED, FROM_ROW, BY_REQUEST = 0, 1, 2
 """Ways to hash what a row fills: not asked yet, from the tokens that the row keeps, by its request object."""
 
-MOST = (1 << 31) - 1
-"""Hashes of all rows, and tokens of one, that a record can count."""
-
 UNTRACKED = 1
 TWICE = 2
 
@@ -41,13 +39,19 @@ def integers(name: str, values: npt.ArrayLike, count: int) -> npt.NDArray[np.int
     Raises:
         ArgumentTypeError: Of another dtype or shape.
     """
-    given = np.asarray(values)
+    try:
+        given = np.asarray(values)
+    except (TypeError, ValueError, OverflowError):
+        raise ArgumentTypeError(f"{name}: integers [{count}] are expected") from None
     if given.size == 0 and given.ndim == 1:
         given = given.astype(np.int64)
     if given.dtype.kind not in "iu" or given.shape not in ((), (1,), (count,)):
         raise ArgumentTypeError(
             f"{name}: integers [{count}] are expected, got {given.dtype} {list(given.shape)}"
         )
+    if given.dtype == np.uint64:
+        # Above 2**63 they would be negative.
+        given = np.minimum(given, np.uint64(MOST + 1))
     return given.astype(np.int64, order="C").reshape(-1)
 
 

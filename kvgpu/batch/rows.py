@@ -7,9 +7,17 @@ import numpy as np
 import numpy.typing as npt
 
 from kvgpu.addresses import addresses_of
+from kvgpu.arguments import (
+    MOST,
+    integers,
+    name_of,
+    shown,
+    switch,
+    whole_number,
+    whole_numbers,
+)
 from kvgpu.batch.row_hashes import RowHashes
 from kvgpu.batch.row_record import (
-    MOST,
     ROW_RECORD,
     UNTRACKED,
     RowIds,
@@ -20,12 +28,16 @@ from kvgpu.batch.row_record import (
 )
 from kvgpu.block_hashes import BlockHashes, rows_if_of_width
 from kvgpu.blocks import HASH_WIDTHS
-from kvgpu.errors import ArgumentError
+from kvgpu.errors import ArgumentError, ArgumentTypeError
 from kvgpu.index.base import Spans
 from kvgpu.index.matching import MEMO_WORDS
 
 INT64 = np.dtype(np.int64)
 NO_ROW = np.zeros(1, ROW_RECORD)
+NUMBERS = (
+    "block_hashes", "num_tokens", "num_prompt_tokens", "num_computed_tokens", "num_preemptions",
+)  # fmt: skip
+"""Of what a request must say how many there are."""
 NOT_LENT = np.empty(0, np.int64)
 """Its address stands for hashes that nobody lends."""
 
@@ -41,6 +53,8 @@ class RequestRows(RowHashes):
         num_tokens: int32 [max_requests].
         reads: bool [max_requests]: whether the request may reuse cached blocks.
         requests: The request of each row, or None.
+        names: Its request id when it was tracked, by which it goes from then on.
+        seen: int64 [max_requests], what the request of each row said of its computed tokens when the row last knew.
         memo: int64 [max_requests, MEMO_WORDS], what lookups have learnt of each row: see `kvgpu.index.matching`.
 
     Raises:
@@ -50,9 +64,11 @@ class RequestRows(RowHashes):
     def __init__(self, max_requests: int, max_hashes: int, lends: bool = False) -> None:
         super().__init__(max_requests, max_hashes, lends)
         self.requests: list[Any] = [None] * max_requests
+        self.names: list[Any] = [None] * max_requests
         self._row_of: dict[str, int] = {}
         self._idle = list(range(max_requests - 1, -1, -1))
         self._stamp = 0
+        self.seen: npt.NDArray[np.int64] = np.zeros(max_requests, np.int64)
         self.memo: npt.NDArray[np.int64] = np.zeros((max_requests, MEMO_WORDS), np.int64)
 
     @property
@@ -86,10 +102,13 @@ class RequestRows(RowHashes):
             int64 [n], the rows.
 
         Raises:
-            ArgumentError: A request is tracked already or comes twice, hashes are of different
-                widths, or there is no room. Nothing is changed.
+            ArgumentError: A request is tracked already or comes twice, a number of one is out of range, hashes are of
+                different widths, or there is no room.
+            ArgumentTypeError: A request lacks an attribute, or has one of another kind. The message names the
+                request; nothing is changed by either, so that the others can be tracked.
         """
-        names = [request.request_id for request in requests]
+        requests = self._listed(requests)
+        names = [name_of(request) for request in requests]
         if len(set(names)) < len(names):
             raise ArgumentError("a request comes twice; track each once")
         if not self._row_of.keys().isdisjoint(names):
@@ -99,24 +118,13 @@ class RequestRows(RowHashes):
             raise ArgumentError(
                 f"{len(requests)} more requests do not fit into {len(self.requests)} rows: grow() first"
             )
+        facts = [self._facts(request) for request in requests]
         hashes = [request.block_hashes for request in requests]
         width = self.common_width(hashes)
-        counts = [len(part) for part in hashes]
-        self.refuse_too_many(sum(counts))
+        self.refuse_too_many(sum(count for count, *_ in facts))
         if width and width not in HASH_WIDTHS:
             raise self._odd_hashes(next(r for r in requests if len(r.block_hashes)))
-        prompts = [getattr(request, "num_prompt_tokens", None) for request in requests]
-        numbers = np.array(
-            [
-                counts,
-                self._num_tokens(requests),
-                [-1 if known is None else known for known in prompts],
-                [getattr(request, "num_computed_tokens", 0) for request in requests],
-                [not request.skip_reading_prefix_cache for request in requests],
-                [getattr(request, "num_preemptions", 0) > 0 for request in requests],
-            ],
-            np.int64,
-        )
+        numbers = np.array(facts, np.int64).reshape(-1, 6).T.copy()
         lent = [self._lent_by(part) for part in hashes]
         addresses = addresses_of([NOT_LENT if part is None else part for part in lent])
         pieces = self.put([h for h, kept in zip(hashes, lent, strict=True) if kept is None], width)
@@ -131,8 +139,10 @@ class RequestRows(RowHashes):
             self._table, self.limits, self.memo, rows, numbers, addresses, NOT_LENT.ctypes.data, pieces
         )  # fmt: skip
         self._row_of.update(zip(names, listed, strict=True))
-        for row, request, kept in zip(listed, requests, lent, strict=True):
+        self.seen[rows] = numbers[3]
+        for row, request, name, kept in zip(listed, requests, names, lent, strict=True):
             self.requests[row] = request
+            self.names[row] = name
             self._lent[row] = kept
         return rows
 
@@ -186,8 +196,8 @@ class RequestRows(RowHashes):
         begins, limits = leave_rows(self._table, self.limits, rows, NO_ROW).tolist()
         listed = rows.tolist()
         for row, begin, limit in zip(listed, begins, limits, strict=True):
-            del self._row_of[self.requests[row].request_id]
-            self.requests[row] = self._lent[row] = None
+            del self._row_of[self.names[row]]
+            self.requests[row] = self.names[row] = self._lent[row] = None
             if limit:
                 self.arena.give(begin, limit)
         self._idle += listed
@@ -196,16 +206,17 @@ class RequestRows(RowHashes):
         """Rows as int64 [n], and a stamp for `check_row`, which has still to be asked.
 
         Raises:
-            ArgumentError: Not integers [n].
+            ArgumentTypeError: Not integers [n].
         """
         self._stamp += 1
-        ready = rows.__class__ is np.ndarray and rows.dtype is INT64 and rows.ndim == 1
-        if ready and rows.strides == (8,):
+        if (
+            rows.__class__ is np.ndarray
+            and rows.dtype is INT64
+            and rows.ndim == 1
+            and rows.flags.carray
+        ):
             return rows, self._stamp
-        given = np.asarray(rows)
-        if given.ndim != 1 or given.dtype.kind not in "iu":
-            raise ArgumentError(f"rows: integers [n] are expected, got {given.dtype} {given.shape}")
-        return np.ascontiguousarray(given, np.int64), self._stamp
+        return integers("rows", rows), self._stamp
 
     def valid(self, rows: RowIds | None) -> RowIds:
         """The rows, or all, as int64 [n]; every one tracked and none twice. O(n).
@@ -241,12 +252,17 @@ class RequestRows(RowHashes):
 
         Raises:
             ArgumentError: Less than now.
+            ArgumentTypeError: No numbers.
         """
+        max_requests = whole_number("max_requests", max_requests)
+        max_hashes = whole_number("max_hashes", max_hashes)
         if max_requests < len(self.requests) or not len(self.arena) <= max_hashes <= MOST:
             raise ArgumentError(f"capacities can only grow, hashes up to {MOST}")
         more = max_requests - len(self.requests)
         self._idle = [*range(max_requests - 1, len(self.requests) - 1, -1), *self._idle]
         self.requests += [None] * more
+        self.names += [None] * more
+        self.seen = np.concatenate([self.seen, np.zeros(more, np.int64)])
         self._table = np.concatenate([self._table, np.zeros(more, ROW_RECORD)])
         self.limits = np.concatenate([self.limits, np.zeros(more, np.int32)])
         self._lent += [None] * more
@@ -276,14 +292,64 @@ class RequestRows(RowHashes):
         return all(h.linked if isinstance(h, BlockHashes) else not h for h in hashes)
 
     @staticmethod
+    def _listed(requests: Sequence[Any]) -> Sequence[Any]:
+        if isinstance(requests, list | tuple):
+            return requests
+        try:
+            return list(requests)
+        except TypeError:
+            raise ArgumentTypeError(
+                f"a sequence of requests is expected, got {shown(requests)}"
+            ) from None
+
+    @staticmethod
+    def _facts(request: Any) -> tuple[int, int, int, int, bool, bool]:
+        """What `enter_rows` takes of a request: its numbers of hashes, of tokens and so on."""
+        known: tuple[Any, ...]
+        try:
+            prompt = getattr(request, "num_prompt_tokens", None)
+            known = (
+                len(request.block_hashes), request.num_tokens, 0 if prompt is None else prompt,
+                getattr(request, "num_computed_tokens", 0), getattr(request, "num_preemptions", 0),
+            )  # fmt: skip
+            skips = switch("skip_reading_prefix_cache", request.skip_reading_prefix_cache)
+        except (AttributeError, TypeError) as error:
+            raise ArgumentTypeError(f"request {name_of(request)} is none: {error}") from None
+        count, num_tokens, num_prompt, num_computed, num_preemptions = whole_numbers(
+            NUMBERS, known, f"request {name_of(request)}: "
+        )
+        return (
+            count, num_tokens, -1 if prompt is None else num_prompt, num_computed, not skips,
+            num_preemptions > 0,
+        )  # fmt: skip
+
+    @staticmethod
     def _num_tokens(requests: Sequence[Any]) -> list[int]:
-        counts = [int(request.num_tokens) for request in requests]
-        if max(counts, default=0) > MOST:
-            name = next(
-                r.request_id for r, count in zip(requests, counts, strict=True) if count > MOST
+        return [
+            whole_number(f"request {name_of(request)}: num_tokens", request.num_tokens)
+            for request in requests
+        ]
+
+    def computed_by(self, rows: RowIds) -> npt.NDArray[np.int64]:
+        """Computed tokens of rows, int64 [n]: what their requests say where these have changed it, else what the rows
+        say.
+
+        Raises:
+            ArgumentError: A row and its request have both been changed, or the request says no number.
+        """
+        mine, found = self._table["num_computed"][rows].tolist(), []
+        for row, have, seen in zip(rows.tolist(), mine, self.seen[rows].tolist(), strict=True):
+            said = whole_number(
+                f"request {self.names[row]}: num_computed_tokens",
+                getattr(self.requests[row], "num_computed_tokens", have),
             )
-            raise ArgumentError(f"request {name} has more than {MOST} tokens")
-        return counts
+            if said not in (seen, have) and have != seen:
+                raise ArgumentError(
+                    f"request {self.names[row]} has {said} computed tokens, its row {have}, and {seen} when they "
+                    "last agreed: sync() before the request is changed"
+                )
+            found.append(have if said == seen else said)
+        return np.array(found, np.int64)
 
     @staticmethod
     def _odd_hashes(request: Any) -> ArgumentError:
@@ -303,7 +369,7 @@ class RequestRows(RowHashes):
             request = self.requests[row]
             if len(request.block_hashes) < num_hashes or request.num_tokens < num_tokens:
                 raise ArgumentError(
-                    f"request {request.request_id} has become shorter; untrack() and track() it"
+                    f"request {self.names[row]} has become shorter; untrack() and track() it"
                 )
 
     def refuse_tokens(self, rows: RowIds, starts: npt.NDArray[np.int64], block_size: int) -> None:

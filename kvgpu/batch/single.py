@@ -6,18 +6,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from kvgpu._jit import python_of
 from kvgpu.batch import check
 from kvgpu.batch.result import BatchAllocation
 from kvgpu.batch.row_record import RowIds
-from kvgpu.errors import BlockStateError
-from kvgpu.groups import rules
-from kvgpu.table_store import NUM_CACHED
+from kvgpu.errors import ArgumentError
 
 if TYPE_CHECKING:
     from kvgpu.batch.manager import BatchManager
-
-_cacheable_tokens = python_of(rules.cacheable_tokens)
 
 
 def refuse_hashed(
@@ -32,29 +27,11 @@ def refuse_hashed(
     """
     if not options[check.CACHES]:
         return
-    coordinator, pool = batch.manager.coordinator, batch.manager.block_pool
-    store = pool.tables
     for row, new in zip(rows.tolist(), num_new.tolist(), strict=True):
         record = batch.rows.records[row]
-        if record["serial"] == 0:
-            continue
-        num_tokens = min(int(record["num_computed"]) + new, int(record["num_tokens"]))
-        for single, table in zip(
-            coordinator.single_type_managers, batch.tables[row].tolist(), strict=True
-        ):
-            num_full = (
-                _cacheable_tokens(
-                    num_tokens, coordinator.caching_alignment, single.use_eagle, single.block_size
-                )
-                // single.block_size
-            )
-            ids = store.of(table)[max(0, int(store.rows[table, NUM_CACHED])) : num_full]
-            for block_id in ids.tolist():
-                if block_id != pool.state.null_id and pool.state.key_of(block_id) is not None:
-                    raise BlockStateError(
-                        f"request {batch.rows.requests[row].request_id}: block {block_id} is to be "
-                        "cached and has a hash already"
-                    )
+        if record["serial"] != 0:
+            num_tokens = min(int(record["num_computed"]) + new, int(record["num_tokens"]))
+            batch.manager.coordinator.refuse_hashed(batch.rows.names[row], num_tokens)
 
 
 def allocate_one_by_one(
@@ -64,7 +41,17 @@ def allocate_one_by_one(
     options: npt.NDArray[np.int64],
     out: Sequence[Any] | None,
 ) -> BatchAllocation:
-    """`BatchManager.allocate_batch` through `KVCacheManager.allocate_slots`; arguments are checked."""
+    """`BatchManager.allocate_batch` through `KVCacheManager.allocate_slots`; arguments are checked.
+
+    Raises:
+        ArgumentError: A request goes by another name than when it was tracked.
+    """
+    for row in rows.tolist():
+        if batch.rows.requests[row].request_id != batch.rows.names[row]:
+            raise ArgumentError(
+                f"request {batch.rows.names[row]} is now called {batch.rows.requests[row].request_id}: "
+                "untrack() and track() it"
+            )
     manager, records = batch.manager, batch.rows.records
     num_groups = batch.tables.shape[1]
     fits, hit_tokens = np.zeros(len(rows), np.bool_), np.zeros(len(rows), np.int64)

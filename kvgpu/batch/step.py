@@ -11,6 +11,7 @@ import numpy as np
 from kvgpu._jit import inline, jit, leaf
 from kvgpu.allocation import FITS, allocate_request, free_request
 from kvgpu.batch.check import (
+    ADMITS,
     AFTER_PREEMPTION,
     ARRAYS,
     BUSY,
@@ -76,10 +77,8 @@ def make_scratch(plan: Any, num_groups: int, longest: int) -> Any:
 
 
 @leaf
-def look_up(
-    pool: Any, record: Any, hashes: Any, plan: Any, lines: Any, scratch: Any, head: Any
-) -> int:
-    """Cached tokens of a request that holds nothing; its blocks are left in the scratch, the lookup is counted."""
+def look_up(pool: Any, record: Any, hashes: Any, plan: Any, lines: Any, scratch: Any) -> int:
+    """Cached tokens of a request that holds nothing; its blocks are left in the scratch."""
     records, index, seed, _, null_id, marks = pool
     _, ids, hits, ends, last, firsts, found, run = scratch
     last[:] = -2
@@ -90,11 +89,16 @@ def look_up(
         found,
     )  # fmt: skip
     collect_hits(found, firsts, lines, ids, null_id, hits, ends)
+    return int(hit)
+
+
+@leaf
+def count_lookup(record: Any, hit: int, head: Any) -> None:
+    """Count a lookup in the statistics."""
     counts = AFTER_PREEMPTION if record.preempted else FIRST_ATTEMPTS
     head[counts + REQUESTS] += 1
     head[counts + QUERIES] += record.num_tokens
     head[counts + HITS] += hit
-    return int(hit)
 
 
 @leaf
@@ -121,9 +125,10 @@ def allocate_rows(
         hashes = hashes_at(arena, record.lent, record.begin, record.end)
         hit = 0
         ends[:] = 0
+        looks = not bound and num_queries > 0 and record.reads
         if not bound:
-            if num_queries > 0 and record.reads:
-                hit = look_up(pool, record, hashes, plan, lines, scratch, head)
+            if looks:
+                hit = look_up(pool, record, hashes, plan, lines, scratch)
             hit_tokens[i] = hit
             new = min(new, record.num_tokens - hit)
         ask = Ask(
@@ -138,6 +143,8 @@ def allocate_rows(
         )  # fmt: skip
         changed[place] = i
         head[CHANGED] += 1
+        if looks and (status == FITS or not options[ADMITS]):
+            count_lookup(record, hit, head)
         if status == FITS:
             fits[i] = True
             num_new[i] = new

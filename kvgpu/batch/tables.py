@@ -1,6 +1,8 @@
 """Block tables that attention kernels read, int32 [rows, max_blocks], kept up to date in place."""
 
+import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -30,6 +32,12 @@ def _changes(store_rows: Any, store_ids: Any, mine: Any, rows: Any, starts: Any,
     return places, values
 
 
+def _is_tensor(table: Any) -> bool:
+    """Whether it is one of torch, which nobody can have made without importing it."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(table, torch.Tensor)
+
+
 def check_tables(
     tables: Sequence[Any], max_requests: int, num_groups: int
 ) -> npt.NDArray[np.int64]:
@@ -44,27 +52,42 @@ def check_tables(
         int64 [groups], columns that there are.
 
     Raises:
-        ArgumentError: Their number or a shape does not fit, or one is not contiguous.
-        ArgumentTypeError: One is not of int32.
+        ArgumentError: Their number or a shape does not fit, one is not contiguous or cannot be written, or two share
+            memory.
+        ArgumentTypeError: One is not of int32, or no array.
     """
     if not isinstance(tables, list | tuple) or len(tables) != num_groups:
         raise ArgumentError(
             f"out: a sequence of {num_groups} block tables is expected, one per group"
         )
+    begins = []
     for group, table in enumerate(tables):
-        if not hasattr(table, "dtype") or str(table.dtype).removeprefix("torch.") != "int32":
-            kind = getattr(table, "dtype", type(table).__name__)
-            raise ArgumentTypeError(f"out[{group}]: an int32 block table is expected, got {kind}")
+        is_array = isinstance(table, np.ndarray)
+        if not is_array and not _is_tensor(table):
+            raise ArgumentTypeError(
+                f"out[{group}]: an int32 block table is expected, got {type(table).__name__}"
+            )
+        if str(table.dtype).removeprefix("torch.") != "int32":
+            raise ArgumentTypeError(
+                f"out[{group}]: an int32 block table is expected, got {table.dtype}"
+            )
         shape = tuple(table.shape)
         if len(shape) != 2 or shape[0] < max_requests:
             raise ArgumentError(
                 f"out[{group}]: at least {max_requests} rows are needed, got {list(shape)}"
             )
-        contiguous = (
-            table.flags.c_contiguous if isinstance(table, np.ndarray) else table.is_contiguous()
-        )
-        if not contiguous:
+        contiguous = table.flags.c_contiguous if is_array else table.is_contiguous()
+        if not contiguous or (is_array and not table.flags.aligned):
             raise ArgumentError(f"out[{group}]: a contiguous block table is expected")
+        if is_array and not table.flags.writeable:
+            raise ArgumentError(f"out[{group}]: the block table is read-only")
+        begins.append((table.ctypes.data if is_array else table.data_ptr(), table.nbytes))
+    begins.sort()
+    for (begin, nbytes), (after, _) in pairwise(begins):
+        if nbytes and begin + nbytes > after:
+            raise ArgumentError(
+                "out: two of the block tables share memory; give each group its own"
+            )
     return np.array([table.shape[1] for table in tables], np.int64)
 
 

@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kvgpu._jit import python_of
 from kvgpu.block_list import BlockList
 from kvgpu.block_pool import BlockPool
 from kvgpu.blocks import NO_IDS, KVCacheBlock
 from kvgpu.config import retention_interval
-from kvgpu.errors import ConfigError
+from kvgpu.errors import BlockStateError, ConfigError
+from kvgpu.groups import rules
 from kvgpu.groups.base import Blocks, SingleTypeKVCacheManager
 from kvgpu.groups.cross import CrossAttentionManager
 from kvgpu.groups.registry import get_manager_for_kv_cache_spec
@@ -21,6 +23,8 @@ from kvgpu.groups.sliding_window import SlidingWindowManager
 from kvgpu.hashing import BlockHash
 from kvgpu.metrics import KVCacheMetricsCollector
 from kvgpu.specs import KVCacheConfig
+
+_cacheable_tokens = python_of(rules.cacheable_tokens)
 
 Hits = tuple[tuple[Sequence[KVCacheBlock], ...], int]
 """Blocks per group and the length of the hit in tokens."""
@@ -165,11 +169,20 @@ class KVCacheCoordinator(ABC):
         num_local_computed_tokens: int,
         num_external_computed_tokens: int,
     ) -> None:
-        """Give a request its hits and blocks for externally computed tokens, group by group."""
-        for manager, computed in zip(self.single_type_managers, new_computed_blocks, strict=True):
-            manager.allocate_new_computed_blocks(
+        """Give a request its hits in all groups, then blocks for externally computed tokens.
+
+        Group by group a block for external tokens of one could be a hit of the next.
+        """
+        needed = [
+            manager.take_computed_blocks(
                 request_id, computed, num_local_computed_tokens, num_external_computed_tokens
             )
+            for manager, computed in zip(
+                self.single_type_managers, new_computed_blocks, strict=True
+            )
+        ]
+        for manager, num_blocks in zip(self.single_type_managers, needed, strict=True):
+            manager.allocate_external_blocks(request_id, num_blocks)
 
     def allocate_new_blocks(
         self,
@@ -185,6 +198,27 @@ class KVCacheCoordinator(ABC):
             else manager.allocate_new_blocks(request_id, num_tokens, num_tokens_main_model)
             for manager in self.single_type_managers
         )
+
+    def refuse_hashed(self, request_id: str, num_tokens: int) -> None:
+        """See that nothing stands in the way of caching the first `num_tokens` tokens, as far as there are blocks.
+
+        Raises:
+            BlockStateError: A block that is to be cached has a hash already.
+        """
+        state = self.block_pool.state
+        for manager in self.single_type_managers:
+            blocks = manager.req_to_blocks.get(request_id)
+            if blocks is None:
+                continue
+            num_cacheable = _cacheable_tokens(
+                num_tokens, self.caching_alignment, manager.use_eagle, manager.block_size
+            )
+            first, full = max(blocks.num_cached, 0), num_cacheable // manager.block_size
+            for block_id in blocks.ids[first:full].tolist() if first < full else ():
+                if block_id != state.null_id and state.view(block_id).block_hash is not None:
+                    raise BlockStateError(
+                        f"request {request_id}: block {block_id} is to be cached and has a hash already"
+                    )
 
     def quiet_until(self, request_id: str, num_computed_tokens: int) -> int:
         """Tokens up to which a call for the request would change nothing in any group."""

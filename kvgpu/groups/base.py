@@ -12,8 +12,9 @@ from kvgpu.blocks import Ids, KVCacheBlock
 from kvgpu.errors import ArgumentError, RunningRequestError
 from kvgpu.free_list import count_unused
 from kvgpu.groups import rules
-from kvgpu.groups.block_tables import BlockTables, CachedCounts, split_by_hash
+from kvgpu.groups.block_tables import BlockTables, CachedCounts
 from kvgpu.groups.hits import GroupHits
+from kvgpu.groups.new_ids import NewBlockIds
 from kvgpu.masks import MaskRule
 from kvgpu.specs import (
     FullAttentionSpec,
@@ -73,9 +74,10 @@ class SingleTypeKVCacheManager(GroupHits):
             TQFullAttentionSpec,
             MLAAttentionSpec,
         )
-        self._new_ids: list[Ids] = []
+        self.new_ids = NewBlockIds(block_pool.num_gpu_blocks)
         self.extent = 0
         self.req_to_blocks = BlockTables(block_pool.state, block_pool.tables)
+        block_pool.request_tables.append(self.req_to_blocks)
         self.num_cached_block = CachedCounts(self.req_to_blocks)
 
     # Allocation
@@ -127,13 +129,26 @@ class SingleTypeKVCacheManager(GroupHits):
         """Give a request its hits, and blocks for tokens that were computed elsewhere (fact 23).
 
         Nothing happens for a running request.
+        """
+        num_blocks = self.take_computed_blocks(
+            request_id, new_computed_blocks, num_local_computed_tokens, num_external_computed_tokens
+        )
+        self.allocate_external_blocks(request_id, num_blocks)
 
-        Quirk kept (fact 23): groups do this one after the other, so that blocks for external tokens of one
-        group can evict hits of the next.
+    def take_computed_blocks(
+        self,
+        request_id: str,
+        new_computed_blocks: Blocks,
+        num_local_computed_tokens: int,
+        num_external_computed_tokens: int,
+    ) -> int:
+        """Give a request its hits; returns how many blocks it needs for those and for the tokens from elsewhere.
+
+        0 for a running request, and where no token comes from elsewhere.
         """
         if request_id in self.num_cached_block:
             self._refuse_computed(request_id, new_computed_blocks)
-            return
+            return 0
         ids = self._ids(new_computed_blocks)
         if not self.enable_caching and len(ids):
             raise ArgumentError(f"request {request_id}: computed blocks without prefix caching")
@@ -145,11 +160,16 @@ class SingleTypeKVCacheManager(GroupHits):
             ids = ids[skipped:]
             num_external_computed_tokens = min(total - skipped_tokens, num_external_computed_tokens)
             blocks.extend_ids(self._nulls(skipped))
-        self.block_pool.touch(ids)
+        self.block_pool.take_hits(ids)
         blocks.extend_ids(ids)
         self.num_cached_block[request_id] = len(blocks)
-        if num_external_computed_tokens > 0:
-            self._extend(blocks, cdiv(total, self.block_size) - len(blocks))
+        return cdiv(total, self.block_size) if num_external_computed_tokens > 0 else 0
+
+    def allocate_external_blocks(self, request_id: str, num_blocks: int) -> None:
+        """Give a request new blocks until it has so many, of which 0 tells that it needs none."""
+        if num_blocks:
+            blocks = self.req_to_blocks[request_id]
+            self._extend(blocks, num_blocks - len(blocks))
 
     def allocate_new_blocks(
         self, request_id: str, num_tokens: int, num_tokens_main_model: int
@@ -161,12 +181,7 @@ class SingleTypeKVCacheManager(GroupHits):
 
     def take_new_block_ids(self) -> list[int]:
         """Ids of blocks that were handed out since the last call and may need zeroing."""
-        parts, self._new_ids = self._new_ids, []
-        return [block_id for ids in parts for block_id in ids.tolist()]
-
-    def note_new(self, ids: Ids) -> None:
-        """Remember blocks for `take_new_block_ids`."""
-        self._new_ids.append(ids)
+        return self.new_ids.take()
 
     def record(self, caching_alignment: int, retention_interval: int | None) -> tuple[int, ...]:
         """The group as compiled code reads it: the fields of a `GROUP_RECORD`.
@@ -202,7 +217,9 @@ class SingleTypeKVCacheManager(GroupHits):
     def cache_blocks(
         self, request: Any, num_tokens: int, retention_interval: int | None = None
     ) -> None:
-        """Make the full blocks of the first `num_tokens` tokens reusable (fact 25)."""
+        """Make the full blocks of the first `num_tokens` tokens reusable (fact 25); nothing for an unknown request."""
+        if request.request_id not in self.req_to_blocks:
+            return
         num_cached = self.num_cached_block.get(request.request_id, 0)
         num_full = num_tokens // self.block_size
         if num_cached >= num_full:
@@ -230,12 +247,13 @@ class SingleTypeKVCacheManager(GroupHits):
 
     def free(self, request_id: str) -> None:
         """Give all blocks of a request back, the last one first; nothing for an unknown request."""
-        ids = self.req_to_blocks.take(request_id)
-        if ids is not None:
-            self._give_back(ids)
+        if request_id in self.req_to_blocks:
+            store, row = self.block_pool.tables, self.req_to_blocks.leave(request_id)
+            self._give_back(store.of(row))
+            store.close(row)
 
     def _give_back(self, ids: Ids) -> None:
-        self.block_pool.free_blocks(ids, backwards=True)
+        self.block_pool.give_back(ids, backwards=True)
 
     def remove_skipped_blocks(self, request_id: str, total_computed_tokens: int) -> None:
         """Give back blocks that no later token attends to, and put null blocks in their place.
@@ -249,11 +267,12 @@ class SingleTypeKVCacheManager(GroupHits):
         end = min(skipped_tokens // self.block_size, len(blocks))
         if end == 0 or blocks.ids[end - 1] == self._null_id:
             return
-        hashed, unhashed = split_by_hash(self.block_pool.state, blocks.ids[:end], until_null=True)
-        blocks.ids[end - len(hashed) - len(unhashed) : end] = self._null_id
+        nulls = np.flatnonzero(blocks.ids[:end] == self._null_id)
+        first = int(nulls[-1]) + 1 if len(nulls) else 0
+        dropped = blocks.ids[first:end].copy()
+        blocks.ids[first:end] = self._null_id
         blocks.changed()
-        self.block_pool.free_blocks(hashed)
-        self.block_pool.free_blocks(unhashed, prepend=True)
+        self.block_pool.give_back_by_hash(dropped)
 
     def get_num_skipped_tokens(self, num_computed_tokens: int) -> int:
         """Tokens at the front that the next token does not attend to."""
@@ -300,9 +319,9 @@ class SingleTypeKVCacheManager(GroupHits):
 
     def _extend(self, blocks: RequestBlocks, count: int) -> Ids:
         """Append `count` blocks of the pool; returns their ids."""
-        ids = self.block_pool.allocate(count)
+        ids = self.block_pool.take_free(count)
         if len(ids):
             blocks.extend_ids(ids)
             if self.records_new_blocks:
-                self.note_new(ids)
+                self.new_ids.note(ids)
         return ids

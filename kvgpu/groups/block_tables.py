@@ -1,43 +1,11 @@
-"""Block tables of the requests of one group, and what happens to the blocks that leave them."""
+"""Block tables of the requests of one group."""
 
 from collections.abc import Iterator, MutableMapping, Sequence
 from typing import Any
 
-import numpy as np
-
-from kvgpu._jit import inline, jit
 from kvgpu.block_list import RequestBlocks
-from kvgpu.blocks import HAS_HASH, BlockState, Ids, KVCacheBlock
+from kvgpu.blocks import BlockState, KVCacheBlock
 from kvgpu.table_store import TableStore
-
-
-@inline
-def split_ids(records: Any, ids: Any, null_id: int, until_null: bool) -> Any:
-    """Blocks with and without a hash, each from the last to the first, without null blocks.
-
-    With `until_null` it stops at the first null block that it meets.
-    """
-    hashed = np.empty(len(ids), np.int32)
-    unhashed = np.empty(len(ids), np.int32)
-    num_hashed = 0
-    num_unhashed = 0
-    for i in range(len(ids) - 1, -1, -1):
-        row = ids[i]
-        if row == null_id:
-            if until_null:
-                break
-        elif records[row].flags & HAS_HASH:
-            hashed[num_hashed] = row
-            num_hashed += 1
-        else:
-            unhashed[num_unhashed] = row
-            num_unhashed += 1
-    return hashed[:num_hashed], unhashed[:num_unhashed]
-
-
-@jit
-def _split_own(records: Any, ids: Any, null_id: int, until_null: bool) -> Any:
-    return split_ids(records, ids, null_id, until_null)
 
 
 class BlockTables(dict[str, Any]):
@@ -106,20 +74,19 @@ class BlockTables(dict[str, Any]):
     def leave(self, request_id: str) -> int:
         """Forget a request; its row is the caller's to close."""
         blocks = super().pop(request_id)
-        return int(blocks.leave() if type(blocks) is RequestBlocks else blocks)
+        return int(blocks.detach() if type(blocks) is RequestBlocks else blocks)
 
     def leave_all(self, names: Sequence[str]) -> None:
         """`leave` for many."""
         for blocks in list(map(super().pop, names)):
             if type(blocks) is RequestBlocks:
-                blocks.leave()
+                blocks.detach()
 
-    def take(self, request_id: str) -> Ids | None:
-        """Forget a request; returns its ids, or None if there is no such request."""
-        blocks = super().pop(request_id, None)
-        if blocks is None:
-            return None
-        return blocks.detach() if type(blocks) is RequestBlocks else self._store.close(blocks)
+    def rows(self) -> list[int]:
+        """Rows of the store that requests have."""
+        return [
+            blocks.row if type(blocks) is RequestBlocks else blocks for blocks in super().values()
+        ]
 
 
 class CachedCounts(MutableMapping[str, int]):
@@ -146,24 +113,3 @@ class CachedCounts(MutableMapping[str, int]):
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
-
-
-def split_by_hash(state: BlockState, ids: Ids, until_null: bool) -> tuple[Ids, Ids]:
-    """Blocks with and without a hash, each from the last to the first, without null blocks.
-
-    Args:
-        state: Records of the pool.
-        ids: int32 [n], a part of a block table.
-        until_null: Stop at the first null block that is met, from the back.
-    """
-    if not state.foreign:
-        hashed, unhashed = _split_own(state.records, ids, state.null_id, until_null)
-        return hashed, unhashed
-    parts: tuple[list[int], list[int]] = ([], [])
-    for block_id in ids[::-1].tolist():
-        if block_id == state.null_id:
-            if until_null:
-                break
-            continue
-        parts[state.view(block_id).block_hash is None].append(block_id)
-    return np.array(parts[0], np.int32), np.array(parts[1], np.int32)

@@ -14,15 +14,16 @@ from kvgpu.specs import KVCacheSpec
 class CrossAttentionManager(SingleTypeKVCacheManager):
     """Blocks for the encoder's tokens, allocated once and never shared between requests."""
 
-    def allocate_new_computed_blocks(
+    def take_computed_blocks(
         self,
         request_id: str,
         new_computed_blocks: Blocks,
         num_local_computed_tokens: int,
         num_external_computed_tokens: int,
-    ) -> None:
+    ) -> int:
         if len(new_computed_blocks):
             raise ArgumentError("cross attention has no prefix cache: it cannot take hits")
+        return 0
 
     def quiet_until(self, request_id: str, num_computed_tokens: int) -> int:
         return 0

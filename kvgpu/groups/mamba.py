@@ -102,13 +102,15 @@ class MambaManager(SingleTypeKVCacheManager):
             return
         blocks = self.req_to_blocks[request_id]
         if blocks.ids[last_state] != self._null_id:
-            self.block_pool.free_blocks(blocks.ids[last_state : last_state + 1].copy())
+            self.block_pool.give_back(blocks.ids[last_state : last_state + 1].copy())
             blocks.ids[last_state] = self._null_id
             blocks.changed()
 
     def cache_blocks(
         self, request: Any, num_tokens: int, retention_interval: int | None = None
     ) -> None:
+        if request.request_id not in self.req_to_blocks:
+            return
         before = self.num_cached_block.get(request.request_id, 0)
         super().cache_blocks(request, num_tokens, retention_interval)
         after = self.num_cached_block.get(request.request_id, 0)

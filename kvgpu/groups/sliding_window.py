@@ -7,7 +7,6 @@ import numpy.typing as npt
 
 from kvgpu.blocks import Ids
 from kvgpu.groups.base import SingleTypeKVCacheManager
-from kvgpu.groups.block_tables import split_by_hash
 from kvgpu.kernels.layout import SLIDING_WINDOW
 from kvgpu.masks import MaskRule, mask_rule, sliding_window_mask, window_blocks
 from kvgpu.plan import HitRule
@@ -55,6 +54,4 @@ class SlidingWindowManager(SingleTypeKVCacheManager):
 
     def _give_back(self, ids: Ids) -> None:
         """Blocks that were never cached are reused before every cached one."""
-        hashed, unhashed = split_by_hash(self.block_pool.state, ids, until_null=False)
-        self.block_pool.free_blocks(hashed)
-        self.block_pool.free_blocks(unhashed, prepend=True)
+        self.block_pool.give_back_by_hash(ids)

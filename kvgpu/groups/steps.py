@@ -9,14 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kvgpu._jit import inline, jit, leaf
-from kvgpu.blocks import HAS_HASH, IN_TABLE, LEADS, LED
-from kvgpu.free_list import count_free, cut, leave, load_ahead, release_all, touch_all
-from kvgpu.groups.block_tables import split_ids
+from kvgpu.blocks import HAS_HASH, IN_TABLE, LEADS, LED, SEEN
+from kvgpu.free_list import count_free, cut, leave, load_ahead, release_split, touch_all
 from kvgpu.groups.rules import (
     NO_CAP,
     blocks_beyond,
     blocks_missing,
-    blocks_of,
     cacheable_tokens,
     is_reachable,
     skipped_tokens,
@@ -145,29 +143,62 @@ def drop_skipped(pool: Any, store: Any, group: Any, row: int, total: int) -> int
     end = min(skipped // group.block_size, length)
     if end == 0 or ids[begin + end - 1] == null_id:
         return length
-    hashed, unhashed = split_ids(records, ids[begin : begin + end], null_id, True)
-    first = int(end - len(hashed) - len(unhashed))
+    first = end - 1
+    while first > 0 and ids[begin + first - 1] != null_id:
+        first -= 1
+    release_split(records, ids[begin + first : begin + end], null_id)
     ids[begin + first : begin + end] = null_id
-    release_all(records, hashed, null_id, False, False)
-    release_all(records, unhashed, null_id, False, True)
-    return first
+    return int(first)
 
 
 @leaf
-def take_hits(pool: Any, store: Any, group: Any, row: int, hits: Any, ask: Any, tally: Any) -> int:
-    """`SingleTypeKVCacheManager.allocate_new_computed_blocks`; blocks before those for external tokens."""
+def hit_fault(records: Any, hits: Any, null_id: int, masked: bool, cached_only: bool) -> int:
+    """Place of the first of a request's hits that cannot be one, or -1.
+
+    A hit is a block of the pool, has a hash (where `cached_only`), and comes once. Null blocks stand in front of the
+    others, in groups whose mask puts them there.
+    """
+    sentinel = len(records) - 1
+    fault = -1
+    seen = len(hits)
+    for i in range(len(hits)):
+        row = hits[i]
+        if row < 0 or row >= sentinel:
+            fault = i
+        elif row == null_id:
+            if not masked or (i > 0 and hits[i - 1] != null_id):
+                fault = i
+        elif records[row].flags & SEEN or (cached_only and not records[row].flags & HAS_HASH):
+            fault = i
+        else:
+            records[row].flags |= SEEN
+        if fault >= 0:
+            seen = i
+            break
+    for i in range(seen):
+        if hits[i] != null_id:
+            records[hits[i]].flags &= ~SEEN
+    return fault
+
+
+@jit
+def find_hit_fault(records: Any, hits: Any, null_id: int, masked: bool, cached_only: bool) -> int:
+    """`hit_fault` for Python."""
+    return hit_fault(records, hits, null_id, masked, cached_only)
+
+
+@leaf
+def take_hits(pool: Any, store: Any, group: Any, row: int, hits: Any, ask: Any) -> int:
+    """`SingleTypeKVCacheManager.take_computed_blocks`; blocks that the row has then."""
     records, _, _, _, null_id, _ = pool
     rows, ids, heads = store
     if rows[row, NUM_CACHED] >= 0:
         return int(rows[row, LENGTH])
     size = group.block_size
-    num_external = ask.num_external
-    total = ask.num_computed + ask.num_hit_tokens + num_external
-    skipped_front = skipped_tokens(group.kind, group.extent, total)
-    skipped = max(skipped_front, 0) // size
+    total = ask.num_computed + ask.num_hit_tokens + ask.num_external
+    skipped = max(skipped_tokens(group.kind, group.extent, total), 0) // size
     if skipped > 0:
         hits = hits[min(skipped, len(hits)) :]
-        num_external = min(total - skipped_front, num_external)
     length = rows[row, LENGTH]
     make_room(rows, ids, heads, row, length + skipped + len(hits))
     begin = rows[row, BEGIN] + length
@@ -178,8 +209,6 @@ def take_hits(pool: Any, store: Any, group: Any, row: int, hits: Any, ask: Any, 
     length += skipped + len(hits)
     rows[row, LENGTH] = length
     rows[row, NUM_CACHED] = length
-    if num_external > 0:
-        extend(pool, store, row, blocks_of(total, size) - length, tally)
     return int(length)
 
 

@@ -183,6 +183,10 @@ class BlockIndex(ABC):
         """
 
     @abstractmethod
+    def restore(self) -> None:
+        """Make counts and records agree with the table again, after a call that was cut short. O(n)."""
+
+    @abstractmethod
     def clear(self) -> None:
         """Empty the table; the records are the caller's to clear."""
 

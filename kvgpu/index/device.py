@@ -71,6 +71,10 @@ class DeviceIndex(HostIndex):
         super().clear()
         self._stale = True
 
+    def restore(self) -> None:
+        super().restore()
+        self._stale = True
+
     def match(self, plan: PrefixPlan, rows: Rows, max_length: int) -> PrefixHits:
         if self.state.width is None:
             # No block was ever cached: there is no table to ask.

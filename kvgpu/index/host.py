@@ -8,7 +8,7 @@ import secrets
 
 import numpy as np
 
-from kvgpu.blocks import LED, BlockState, Ids
+from kvgpu.blocks import FIRST, LED, BlockState, Ids
 from kvgpu.index.arena import HashArena
 from kvgpu.index.base import BatchHits, BlockIndex, Memo, PrefixHits, Rows, Spans
 from kvgpu.index.entries import enter_one, erase_rows, insert_rows
@@ -137,6 +137,13 @@ class HostIndex(BlockIndex):
         self._num_keys = 0
         if self.journal is not None:
             self.journal.discard()
+
+    def restore(self) -> None:
+        # Compiled code changes table and records in one step; only `clear` takes several.
+        self._num_keys = int(np.count_nonzero(self.state.records["flags"][:-1] & FIRST))
+        words = int(np.count_nonzero(self.table[:, :SLOTS_PER_BUCKET]))
+        if words + int(self.state.marks[NUM_LED]) != self._num_keys:
+            self.rebuild()
 
     def settle(self) -> None:
         """Give every block a word in the table. O(blocks of the pool), but each time half as often."""

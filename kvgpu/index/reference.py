@@ -82,6 +82,19 @@ class ReferenceIndex(BlockIndex):
         if self.journal is not None:
             self.journal.discard()
 
+    def restore(self) -> None:
+        known = self._blocks
+        self._blocks = {}
+        self.state.records["flags"][:-1] &= ~np.int32(IN_TABLE | FIRST)
+        for key, chain in known.items():
+            kept = [block_id for block_id in dict.fromkeys(chain) if self._holds(block_id, key)]
+            if kept:
+                self._blocks[key] = kept
+                self._write(kept)
+
+    def _holds(self, block_id: int, key: Key) -> bool:
+        return bool(self.state.records[block_id]["flags"] & HAS_HASH) and self._key(block_id) == key
+
     def _key(self, block_id: int) -> Key:
         words, group = self._key_words(block_id)
         return words.tobytes(), group

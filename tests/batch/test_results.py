@@ -102,14 +102,14 @@ class TestSlots:
     def test_an_array_of_another_shape_or_dtype_is_refused(self, backend, out):
         batch = make_batch(full(4), backend=backend)
         got = batch.allocate_batch(track(batch, 3), 3)
-        with pytest.raises(ArgumentError, match=r"int64 \[3\] is expected"):
+        with pytest.raises(ArgumentError, match=r"int64 \[3\] that is contiguous and writeable"):
             got.slot_mapping(out=out)
 
     @pytest.mark.parametrize("group", [-1, 2])
     def test_a_group_that_does_not_exist_is_refused(self, backend, group):
         batch = make_batch(full(4), window(4, 5), backend=backend)
         got = batch.allocate_batch(track(batch, 3), 3)
-        with pytest.raises(ArgumentError, match="no group"):
+        with pytest.raises(ArgumentError, match="group must be 0 to 1"):
             got.slot_mapping(group)
 
     def test_blocks_of_several_ranks_are_refused(self, backend):

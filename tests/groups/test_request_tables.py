@@ -5,7 +5,7 @@ import pytest
 
 from kvgpu.block_list import RequestBlocks
 from kvgpu.blocks import BlockState
-from kvgpu.groups.block_tables import BlockTables, CachedCounts, split_by_hash
+from kvgpu.groups.block_tables import BlockTables, CachedCounts
 from kvgpu.table_store import NUM_CACHED, TableStore
 
 
@@ -98,10 +98,10 @@ class TestTables:
         del tables["a"]
         assert (list(tables), store.num_used()) == ([], 0)
 
-    def test_taking_returns_the_ids(self, tables, store):
-        adopted(tables, store)
-        assert tables.take("a").tolist() == [3, 4]
-        assert tables.take("a") is None
+    def test_rows_are_those_of_all_requests(self, tables, store):
+        rows = [adopted(tables, store, "a"), adopted(tables, store, "b")]
+        assert ids_of(tables["a"]) == [3, 4]
+        assert tables.rows() == rows
 
     def test_a_list_of_the_caller_is_written_back_to(self, tables, store):
         state = tables._state
@@ -138,16 +138,3 @@ class TestCounts:
     def test_deleting_an_unknown_count_is_an_error(self, tables):
         with pytest.raises(KeyError):
             del CachedCounts(tables)["a"]
-
-
-@pytest.mark.parametrize(
-    ("until_null", "expected"), [(True, ([6], [5])), (False, ([6, 2], [5, 1]))]
-)
-def test_blocks_are_split_by_hash_from_the_last_to_the_first(until_null, expected):
-    state = BlockState(20)
-    state.adopt_width(32)
-    for block_id in (2, 6):
-        state.view(block_id).block_hash = bytes([block_id] * 32) + bytes(4)
-    state.null_id = 0
-    ids = np.array([1, 2, 0, 5, 6], np.int32)
-    assert tuple(part.tolist() for part in split_by_hash(state, ids, until_null)) == expected

@@ -1,0 +1,272 @@
+"""Arguments of calls, checked before anything is changed: numbers, names, blocks and arrays.
+
+Compiled code takes what it is given: an index from the end, a number beyond its type and an array of another kind
+would be read and written all the same. All that comes from outside passes here first, in O(1) or one pass of
+compiled code.
+"""
+
+from collections.abc import Iterable, Sequence
+from functools import reduce
+from operator import index, or_
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kvgpu.block_list import BlockList
+from kvgpu.blocks import BlockState, Ids, KVCacheBlock
+from kvgpu.errors import ArgumentError, ArgumentTypeError, BlockIdError, ConfigError
+
+MOST = (1 << 31) - 1
+"""The most tokens of one request, blocks of one pool, and so on, that records can count."""
+
+
+def whole_number(name: str, value: Any, least: int = 0, most: int = MOST) -> int:
+    """`value` as an int. O(1).
+
+    Raises:
+        ArgumentTypeError: It is no integer.
+        ArgumentError: It is below `least` or above `most`.
+    """
+    if value.__class__ is not int:
+        try:
+            value = index(value)
+        except TypeError:
+            raise ArgumentTypeError(
+                f"{name} must be an integer, got {type(value).__name__}"
+            ) from None
+    if not least <= value <= most:
+        raise ArgumentError(f"{name} must be {least} to {most}, got {shown(value)}")
+    return int(value)
+
+
+def whole_numbers(
+    names: Sequence[str], values: tuple[Any, ...], about: str = ""
+) -> tuple[int, ...]:
+    """Values that are all ints of 0 to `MOST`. O(len(values)), a fraction of asking for each.
+
+    Args:
+        names: What they are, for the message.
+        values: As many.
+        about: What the message begins with.
+
+    Raises:
+        ArgumentTypeError: One is no integer.
+        ArgumentError: One is out of range.
+    """
+    try:
+        # Negative if one is, too long if one is, and no int unless all are.
+        bits = reduce(or_, values)
+    except TypeError:
+        bits = -1
+    if bits.__class__ is int and 0 <= bits <= MOST:
+        return values
+    return tuple(
+        whole_number(about + name, value) for name, value in zip(names, values, strict=True)
+    )
+
+
+def size_of(name: str, value: Any, least: int = 1, most: int = MOST) -> int:
+    """`whole_number` for a configuration. O(1).
+
+    Raises:
+        ConfigError: It is no integer, or out of range.
+    """
+    try:
+        return whole_number(name, value, least, most)
+    except ArgumentError as error:
+        what = f"{name} must be at least {least}" if least in (0, 1) else str(error)
+        raise ConfigError(f"{what}, got {shown(value)}; at most {most}") from None
+
+
+def shown(value: Any) -> str:
+    """A value for a message, never long. O(1) for plain numbers."""
+    if isinstance(value, int):
+        # The digits of a huge one would take long, or be refused.
+        return str(value) if value.bit_length() <= 256 else f"a number of {value.bit_length()} bits"
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def switch(name: str, value: Any) -> bool:
+    """Whether an option is on. O(1).
+
+    Raises:
+        ArgumentTypeError: It is neither true nor false, as an array of several.
+    """
+    try:
+        return bool(value)
+    except (TypeError, ValueError):
+        raise ArgumentTypeError(f"{name} must be true or false, got {shown(value)}") from None
+
+
+def name_of(request: Any) -> Any:
+    """The `request_id` of a request, good as a key. O(1).
+
+    Raises:
+        ArgumentTypeError: It has none, or one that cannot be a key.
+    """
+    try:
+        return checked_name(request.request_id)
+    except AttributeError:
+        raise ArgumentTypeError(
+            f"a request with a request_id is expected, got {type(request).__name__}"
+        ) from None
+
+
+def checked_name(request_id: Any) -> Any:
+    """A request id, good as a key. O(1).
+
+    Raises:
+        ArgumentTypeError: It cannot be a key.
+    """
+    if request_id.__class__ is not str:
+        try:
+            hash(request_id)
+        except TypeError:
+            raise ArgumentTypeError(
+                f"a request_id must be a string, got {type(request_id).__name__}"
+            ) from None
+    return request_id
+
+
+def integers(name: str, values: Any, count: int | None = None) -> npt.NDArray[np.int64]:
+    """Integers as int64 [n], an array that compiled code may be given: contiguous, aligned, writeable. O(n).
+
+    Args:
+        name: What they are.
+        values: A sequence, or an array of any integer dtype.
+        count: n; None for any.
+
+    Raises:
+        ArgumentTypeError: Something else, or another shape.
+        ArgumentError: A number that does not fit into 64 bits.
+    """
+    try:
+        given = np.asarray(values)
+    except (TypeError, ValueError, OverflowError):
+        raise ArgumentTypeError(f"{name}: integers are expected, got {shown(values)}") from None
+    if given.ndim == 1 and given.size == 0:
+        given = given.astype(np.int64)
+    wanted = "n" if count is None else count
+    if given.dtype.kind not in "iu" or given.ndim != 1 or count not in (None, len(given)):
+        raise ArgumentTypeError(
+            f"{name}: integers [{wanted}] are expected, got {given.dtype} {list(given.shape)}"
+        )
+    if given.dtype == np.uint64 and given.size and given.max() >= 1 << 63:
+        raise ArgumentError(f"{name}: integers below 2**63 are expected, got {given.max()}")
+    made: npt.NDArray[np.int64] = ready(given, np.int64)
+    return made
+
+
+def numbers(name: str, values: Any, count: int | None = None) -> npt.NDArray[np.float64]:
+    """Numbers as float64 [n]. O(n).
+
+    Raises:
+        ArgumentTypeError: Something else, or another shape.
+    """
+    try:
+        given = np.asarray(values, np.float64)
+    except (TypeError, ValueError, OverflowError):
+        raise ArgumentTypeError(f"{name}: numbers are expected, got {shown(values)}") from None
+    if given.ndim != 1 or count not in (None, len(given)):
+        raise ArgumentTypeError(
+            f"{name}: numbers [{'n' if count is None else count}] are expected, got {list(given.shape)}"
+        )
+    return given
+
+
+def truths(name: str, values: Any, count: int) -> npt.NDArray[np.bool_]:
+    """Truth values as bool [count], or [] for one that holds for all. O(count).
+
+    Raises:
+        ArgumentTypeError: Something else, or another shape.
+    """
+    try:
+        given = np.asarray(values, np.bool_)
+    except (TypeError, ValueError):
+        raise ArgumentTypeError(f"{name}: truth values are expected, got {shown(values)}") from None
+    if given.shape not in ((), (count,)):
+        raise ArgumentTypeError(
+            f"{name}: truth values [{count}] are expected, got {list(given.shape)}"
+        )
+    return given
+
+
+def ready(array: npt.NDArray[Any], dtype: Any) -> Any:
+    """An array of this dtype as compiled code is compiled for: contiguous, aligned and writeable; the same if it is.
+
+    Any other kind would be a type of its own, and have all that takes it compiled anew in the middle of serving. O(1),
+    O(n) where it is copied.
+    """
+    if array.dtype == dtype and array.flags.carray:
+        return array
+    return np.array(array, dtype, order="C")
+
+
+def block_ids(ids: Any, num_blocks: int) -> Ids:
+    """Ids of blocks of a pool, int32 [n]. O(n).
+
+    Raises:
+        ArgumentTypeError: They are no integers [n].
+        BlockIdError: One is outside the pool.
+    """
+    given = integers("block ids", ids)
+    if given.size:
+        outside = (given < 0) | (given >= num_blocks)
+        if outside.any():
+            raise outside_pool(int(given[outside][0]), num_blocks)
+    return given.astype(np.int32)
+
+
+def outside_pool(block_id: int, num_blocks: int) -> BlockIdError:
+    """The error for an id that no block of a pool has."""
+    return BlockIdError(f"block id {block_id} is outside the pool of {num_blocks} blocks")
+
+
+def own_blocks(state: BlockState, blocks: Iterable[KVCacheBlock] | Ids) -> Ids:
+    """Ids of blocks, or ids, that are all of this pool: int32 [n]. O(n).
+
+    Raises:
+        ArgumentTypeError: Something else than blocks.
+        ArgumentError: A block of another pool, or made by hand.
+        BlockIdError: An id outside the pool.
+    """
+    if isinstance(blocks, BlockList) and blocks.state is state:
+        return block_ids(blocks.ids, state.num_blocks)
+    if isinstance(blocks, np.ndarray):
+        return block_ids(blocks, state.num_blocks)
+    try:
+        listed = list(blocks)
+    except TypeError:
+        raise ArgumentTypeError(f"blocks are expected, got {shown(blocks)}") from None
+    ids = np.empty(len(listed), np.int32)
+    for place, block in enumerate(listed):
+        if not isinstance(block, KVCacheBlock):
+            raise ArgumentTypeError(f"blocks are expected, got {shown(block)} among them")
+        if block._state is not state:
+            raise ArgumentError(
+                f"block {block.block_id} belongs to another pool, or was made by hand: "
+                "only blocks that this pool has handed out can be used"
+            )
+        ids[place] = block._row
+    return block_ids(ids, state.num_blocks)
+
+
+def listed_ids(block_ids: Iterable[int], num_blocks: int) -> list[int]:
+    """Ids of blocks of a pool as plain ints. O(n).
+
+    Raises:
+        ArgumentTypeError: They are no integers.
+        BlockIdError: One is outside the pool.
+    """
+    try:
+        listed: Sequence[int] = [index(block_id) for block_id in block_ids]
+    except TypeError:
+        raise ArgumentTypeError(
+            f"block ids: integers are expected, got {shown(block_ids)}"
+        ) from None
+    for block_id in listed:
+        if not 0 <= block_id < num_blocks:
+            raise outside_pool(block_id, num_blocks)
+    return list(listed)
