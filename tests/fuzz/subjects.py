@@ -1,0 +1,278 @@
+"""What is attacked: managers of all kinds in a small pool, with the public calls of their parts."""
+
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import numpy as np
+from managers import admit, chunked, full, make_manager, make_request, mamba, snapshot, window
+
+from kvgpu.batch.manager import BatchManager
+from kvgpu.batch.ordering import held_back, longest_prefix_first, num_that_fit
+from kvgpu.metrics import KVCacheMetricsCollector
+
+NUM_BLOCKS = 30
+MAX_MODEL_LEN = 60
+SIZE = 4
+
+GROUPS = {
+    "full": ((full(SIZE),), {}),
+    "full + window": ((full(SIZE), window(SIZE, 8)), {}),
+    "full + mamba align": ((full(SIZE), mamba(SIZE, "align")), {}),
+    "chunked local": ((chunked(SIZE, 8),), {}),
+    "context parallel 2": (
+        (full(SIZE // 2),),
+        {"dcp_world_size": 2, "hash_block_size": SIZE, "scheduler_block_size": SIZE},
+    ),
+}
+
+
+class Call(NamedTuple):
+    """A call that is right. arguments: all by name. about: the request that it is about, or None."""
+
+    name: str
+    function: Any
+    arguments: dict[str, Any]
+    about: Any = None
+
+
+class Subject:
+    """A manager with requests, and the calls that can be made to it.
+
+    Args:
+        groups: A name in `GROUPS`.
+        backend: Index backend.
+        told: Whether there are events, statistics and a collector.
+        rng: Decides everything.
+    """
+
+    def __init__(self, groups: str, backend: str, told: bool, rng: Any) -> None:
+        specs, options = GROUPS[groups]
+        options = dict(options)
+        if told:
+            options |= {
+                "enable_kv_cache_events": True, "log_stats": True,
+                "metrics_collector": KVCacheMetricsCollector(1.0),
+            }  # fmt: skip
+        self.name = f"{groups}, {backend}, {'told' if told else 'not told'}"
+        self.rng = rng
+        self.manager = make_manager(
+            *specs, num_blocks=NUM_BLOCKS, max_model_len=MAX_MODEL_LEN, backend=backend, **options
+        )
+        self.other = make_manager(*specs, num_blocks=NUM_BLOCKS, max_model_len=MAX_MODEL_LEN, **options)
+        admit(self.other, make_request("elsewhere", 20, SIZE))
+        self.batch = BatchManager(self.manager, 6, 120)
+        self.running: list[Any] = []
+        self.tracked: dict[int, Any] = {}
+        self.taken: list[Any] = []
+        self.count = 0
+
+    # What is right
+
+    def new_request(self) -> Any:
+        self.count += 1
+        length = self.rng.randrange(1, 40)
+        shared = self.rng.randrange(length + 1)
+        tokens = [*range(shared), *(1000 * self.count + i for i in range(length - shared))]
+        return make_request(f"r{self.count}", tokens, SIZE)
+
+    def live(self) -> None:
+        """Something that is right happens, so that the state does not stand still."""
+        rng, manager, batch = self.rng, self.manager, self.batch
+        what = rng.random()
+        if len(self.running) > 3 or (what < 0.2 and self.running):
+            manager.free(self.running.pop(rng.randrange(len(self.running))))
+        elif what < 0.5:
+            request = self.new_request()
+            if admit(manager, request) is not None:
+                self.running.append(request)
+        elif what < 0.6 and self.running:
+            request = rng.choice(self.running)
+            if request.num_tokens < MAX_MODEL_LEN - 2:
+                request.append_output_token_ids(7)
+                if manager.allocate_slots(request, 1) is not None:
+                    request.num_computed_tokens += 1
+                else:
+                    del request.all_token_ids[-1:], request.block_hashes[request.num_tokens // SIZE :]
+        elif what < 0.75 and len(self.tracked) < 5:
+            request = self.new_request()
+            row = batch.track([request])
+            self.tracked[int(row[0])] = request
+            batch.allocate_batch(row, MAX_MODEL_LEN)
+        elif what < 0.85 and self.tracked:
+            row = np.array([rng.choice(list(self.tracked))])
+            batch.free_batch(row)
+            batch.untrack(row)
+            del self.tracked[int(row[0])]
+        elif self.taken:
+            manager.block_pool.free_blocks(self.taken.pop())
+        elif manager.block_pool.get_num_free_blocks() > 10:
+            self.taken.append(manager.block_pool.get_new_blocks(2))
+        manager.new_step_starts()
+        manager.take_events()
+
+    def rows(self) -> Any:
+        rows = list(self.tracked)
+        self.rng.shuffle(rows)
+        return np.array(rows[: self.rng.randrange(1, len(rows) + 1)] if rows else [], np.int64)
+
+    def call(self) -> Call:
+        """One of all calls, right as it is."""
+        makers = [name for name in dir(self) if name.startswith("call_")]
+        while True:
+            made: Call | None = getattr(self, self.rng.choice(makers))()
+            if made is not None:
+                return made
+
+    def call_get_computed_blocks(self) -> Call:
+        request = self.new_request()
+        return Call("get_computed_blocks", self.manager.get_computed_blocks, {"request": request}, request)
+
+    def call_allocate_slots(self) -> Call:
+        request = self.new_request()
+        computed, hits = self.manager.get_computed_blocks(request)
+        arguments = {
+            "request": request, "num_new_tokens": request.num_tokens - hits, "num_new_computed_tokens": hits,
+            "new_computed_blocks": computed, "num_lookahead_tokens": self.rng.randrange(3),
+            "num_external_computed_tokens": 0, "delay_cache_blocks": self.rng.random() < 0.3,
+            "num_encoder_tokens": 0, "full_sequence_must_fit": self.rng.random() < 0.3,
+            "reserved_blocks": self.rng.randrange(3),
+        }  # fmt: skip
+        if self.rng.random() < 0.2:
+            arguments["new_computed_blocks"] = self.other.get_blocks("elsewhere")
+        return Call("allocate_slots", self.manager.allocate_slots, arguments, request)
+
+    def call_decode(self) -> Call | None:
+        if not self.running:
+            return None
+        request = self.rng.choice(self.running)
+        left = request.num_tokens - request.num_computed_tokens
+        arguments = {"request": request, "num_new_tokens": max(left, 1), "num_lookahead_tokens": 0}
+        return Call("allocate_slots (running)", self.manager.allocate_slots, arguments, request)
+
+    def call_free(self) -> Call:
+        request = self.new_request()
+        return Call("free", self.manager.free, {"request": request}, request)
+
+    def call_cache_blocks(self) -> Call | None:
+        if not self.running:
+            return None
+        request = self.rng.choice(self.running)
+        arguments = {"request": request, "num_computed_tokens": request.num_computed_tokens}
+        return Call("cache_blocks", self.manager.cache_blocks, arguments, request)
+
+    def call_by_id(self) -> Call:
+        name = self.rng.choice(self.running).request_id if self.running else "nobody"
+        function, argument = self.rng.choice([
+            (self.manager.get_num_common_prefix_blocks, "running_request_id"),
+            (self.manager.get_blocks, "request_id"), (self.manager.get_block_ids, "request_id"),
+        ])  # fmt: skip
+        return Call(function.__name__, function, {argument: name})
+
+    def call_remove_skipped_blocks(self) -> Call:
+        arguments = {"request_id": "nobody", "total_computed_tokens": 4}
+        return Call("remove_skipped_blocks", self.manager.remove_skipped_blocks, arguments)
+
+    def call_evict_blocks(self) -> Call:
+        return Call("evict_blocks", self.manager.evict_blocks, {"block_ids": [1, 2, 3]})
+
+    def call_pool(self) -> Call:
+        pool, rng = self.manager.block_pool, self.rng
+        blocks = self.taken[0] if self.taken else []
+        calls = [
+            ("touch", {"blocks": blocks}), ("free_blocks", {"ordered_blocks": blocks, "prepend": False}),
+            ("get_new_blocks", {"num_blocks": 0}), ("allocate", {"num_blocks": 0}),
+            ("evict_blocks", {"block_ids": [4]}),
+            ("get_cached_block", {"block_hash": b"h" * 32, "kv_cache_group_ids": [0]}),
+        ]  # fmt: skip
+        name, arguments = rng.choice(calls)
+        if rng.random() < 0.2 and name in ("touch", "free_blocks"):
+            arguments[next(iter(arguments))] = list(self.other.get_blocks("elsewhere").blocks[0])
+        return Call(f"pool.{name}", getattr(pool, name), arguments)
+
+    def call_cache_full_blocks(self) -> Call | None:
+        pool = self.manager.block_pool
+        if pool.get_num_free_blocks() < 6:
+            return None
+        request = self.new_request()
+        arguments = {
+            "request": request, "blocks": [pool.blocks[i] for i in range(1, 4)], "num_cached_blocks": 0,
+            "num_full_blocks": 0, "block_size": SIZE, "kv_cache_group_id": 0, "block_mask": None,
+        }  # fmt: skip
+        return Call("pool.cache_full_blocks", pool.cache_full_blocks, arguments, request)
+
+    def call_track(self) -> Call | None:
+        if len(self.tracked) > 4:
+            return None
+        request = self.new_request()
+        return Call("track", self.batch.track, {"requests": [request]}, request)
+
+    def call_rows(self) -> Call:
+        rows = self.rows()
+        calls = [
+            ("match", {}), ("sync", {}), ("extend", {}), ("untrack", {}), ("free_batch", {"preempt": False}),
+            ("append_batch", {"tokens": np.full(len(rows), 7), "counts": np.ones(len(rows), np.int64)}),
+            ("append_batch", {"tokens": [5] * len(rows), "counts": None}),
+            ("rewind", {"num_tokens": 0}), ("set_computed", {"num_tokens": 0}),
+        ]  # fmt: skip
+        name, more = self.rng.choice(calls)
+        if name in ("untrack", "free_batch"):
+            rows = rows[:0]
+        return Call(f"batch.{name}", getattr(self.batch, name), {"rows": rows, **more})
+
+    def call_allocate_batch(self) -> Call:
+        rows = self.rows()
+        groups = len(self.manager.coordinator.single_type_managers)
+        arguments = {
+            "rows": rows, "num_new_tokens": self.rng.choice([1, np.ones(len(rows), np.int64)]),
+            "num_lookahead_tokens": 0, "delay_cache_blocks": False, "full_sequence_must_fit": False,
+            "reserved_blocks": 0, "stop_when_full": False,
+            "out": self.rng.choice([None, [np.zeros((6, 40), np.int32) for _ in range(groups)]]),
+        }  # fmt: skip
+        return Call("batch.allocate_batch", self.batch.allocate_batch, arguments)
+
+    def call_ordering(self) -> Call:
+        rows = self.rows()
+        return self.rng.choice([
+            Call("held_back", held_back, {
+                "rows": self.batch.rows, "queue": rows, "hit_hashes": np.zeros(len(rows), np.int64),
+                "may_wait": None,
+            }),
+            Call("longest_prefix_first", longest_prefix_first, {
+                "hit_tokens": [1, 2], "waited": [0.5, 3.0], "age_limit": 1.0,
+            }),
+            Call("num_that_fit", num_that_fit, {"needed_blocks": [1, 2], "free_blocks": 2}),
+        ])  # fmt: skip
+
+    # What is looked at
+
+    def state(self) -> dict[str, Any]:
+        """All that a refused call must leave as it was."""
+        records = self.batch.rows.records
+        return {
+            **snapshot(self.manager),
+            "rows": records[[name for name in records.dtype.names if name != "stamp"]].tolist(),
+            "arena": self.batch.rows.num_hashes,
+            "requests": [
+                (r.request_id, len(r.all_token_ids), len(r.block_hashes), r.num_computed_tokens)
+                for r in (*self.running, *self.tracked.values())
+            ],
+            "handed out": self.manager.block_pool.handed_out.tolist(),
+            "store": self.manager.block_pool.tables.num_used(),
+        }
+
+    def check(self) -> None:
+        """See that everything agrees."""
+        self.manager.check()
+
+    def forget_strangers(self) -> None:
+        """Free what odd calls have brought in, so that the pool does not fill up."""
+        known = {r.request_id for r in (*self.running, *self.tracked.values())}
+        for single in self.manager.coordinator.single_type_managers:
+            for name in [n for n in single.req_to_blocks if n not in known]:
+                self.manager.free(SimpleNamespace(request_id=name))
+        tracked = {int(row) for row in self.batch.rows.all()}
+        strangers = np.array(sorted(tracked - set(self.tracked)), np.int64)
+        self.batch.free_batch(strangers)
+        self.batch.untrack(strangers)
+        for row in [row for row in self.tracked if row not in tracked]:
+            del self.tracked[row]
