@@ -39,6 +39,27 @@ def pointer(tensor: Any) -> np.uint64:
     return np.uint64(tensor.data_ptr())
 
 
+class TorchStream:
+    """torch's current stream, as CuPy takes streams of others in."""
+
+    def __init__(self) -> None:
+        import torch
+
+        self.address: int = torch.cuda.current_stream().cuda_stream
+
+    def __cuda_stream__(self) -> tuple[int, int]:
+        """Version of the protocol, and the address."""
+        return 0, self.address
+
+    def in_cupy(self) -> Any:
+        """The stream as CuPy's, a context in which it is current."""
+        import cupy
+
+        if hasattr(cupy.cuda.Stream, "from_external"):
+            return cupy.cuda.Stream.from_external(self)
+        return cupy.cuda.ExternalStream(self.address)  # before CuPy 14, which deprecates it
+
+
 def launch(
     file: str,
     kernel: str,
@@ -47,10 +68,7 @@ def launch(
     threads: int = THREADS,
 ) -> None:
     """Start a kernel of a file of `SOURCES` on torch's current stream; compiled at its first call."""
-    import cupy
-    import torch
-
-    with cupy.cuda.ExternalStream(torch.cuda.current_stream().cuda_stream):
+    with TorchStream().in_cupy():
         _module(file).get_function(kernel)(grid, (threads,), arguments)
 
 

@@ -93,6 +93,6 @@ def stand_in() -> ModuleType | None:
     runtime = SimpleNamespace(getDeviceCount=lambda: 1, CUDARuntimeError=RuntimeError)
     cupy.RawModule = RawModule  # type: ignore[attr-defined]
     cupy.cuda = SimpleNamespace(  # type: ignore[attr-defined]
-        runtime=runtime, ExternalStream=lambda address: nullcontext()
+        runtime=runtime, Stream=SimpleNamespace(from_external=lambda stream: nullcontext())
     )
     return cupy

@@ -14,6 +14,15 @@ from kvgpu.block_hash_table import BlockHashTable  # noqa: E402
 from kvgpu.errors import KVGPUError  # noqa: E402
 from kvgpu.tensors import resolve_device  # noqa: E402
 
+try:
+    import cbor2  # noqa: F401
+except ImportError:
+    NO_CBOR2 = True
+else:
+    NO_CBOR2 = False
+
+needs_cbor2 = pytest.mark.skipif(NO_CBOR2, reason="cbor2 is not installed: CBOR was not hashed")
+
 POISON = -77
 """What buffers hold before a kernel writes them."""
 

@@ -1,6 +1,6 @@
 """`DeviceHasher`: hashes of prompts whose token ids lie on a device, written where the index reads them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,6 +31,17 @@ class Prompts(NamedTuple):
         """First row of each prompt in `out`."""
         bases: Integers = np.cumsum(self.counts) - self.counts
         return bases
+
+
+class HashLaunch(NamedTuple):
+    """Hashing that only has to be started, on torch's current stream. out: int64 [blocks, KEY_WORDS]."""
+
+    start: Callable[[], None]
+    out: Any
+
+    def __call__(self) -> None:
+        """Start the kernels. O(1) here, O(tokens) on the device; does not synchronise."""
+        self.start()
 
 
 class DeviceHasher:
@@ -74,7 +85,29 @@ class DeviceHasher:
                 another device.
             ArgumentTypeError: Tensors of another dtype.
 
-        O(tokens). Copies lists of prompts to the device, and waits for nothing.
+        O(tokens). Copies lists of prompts to the device, and waits for these copies.
+        """
+        launch = self.prepare(
+            tokens, counts, size, parents, starts=starts, extras=extras, out=out
+        )  # fmt: skip
+        launch()
+        return launch.out
+
+    def prepare(
+        self, tokens: Any, counts: Sequence[int], size: int, parents: Sequence[bytes], *,
+        starts: Sequence[int] | None = None, extras: Sequence[ExtraKeys] | None = None,
+        out: Any = None,
+    ) -> "HashLaunch":  # fmt: skip
+        """`rows` with all its lists on the device, to be started any number of times, also by a CUDA graph
+        (after one call outside, which compiles).
+
+        Args and Raises: as of `rows`.
+
+        Returns:
+            What starts the kernels: each call hashes the tokens that `tokens` holds by then, into `out`.
+
+        O(prompts + extra keys). Copies to the device, and waits for these copies; a call of what is returned
+        waits for nothing.
         """
         torch = import_torch()
         wide = "int64" in self.dtypes and getattr(tokens, "dtype", None) == torch.int64
@@ -100,11 +133,12 @@ class DeviceHasher:
             raise ArgumentError(
                 f"out: shape [{total}, {KEY_WORDS}] is expected, got {list(out.shape)}"
             )
-        self._hash(Prompts(tokens, first, blocks, size, parents, extras, out))
-        return out
+        return HashLaunch(
+            self._prepared(Prompts(tokens, first, blocks, size, parents, extras, out)), out
+        )
 
-    def _hash(self, prompts: Prompts) -> None:
-        """Start the kernels that fill `prompts.out`."""
+    def _prepared(self, prompts: Prompts) -> Callable[[], None]:
+        """What starts the kernels that fill `prompts.out`."""
         raise NotImplementedError
 
     def _to_device(self, array: npt.NDArray[Any]) -> Any:

@@ -1,6 +1,7 @@
 """`DeviceKvgpu128`: kvgpu128 on a device, all blocks at once."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -49,7 +50,7 @@ class DeviceKvgpu128(DeviceHasher):
         self._mix_keys = self._to_device(hash_fn.mix_keys.view(np.int64))
         self._keys: dict[int, Any] = {}
 
-    def _hash(self, prompts: Prompts) -> None:
+    def _prepared(self, prompts: Prompts) -> Callable[[], None]:
         size = prompts.size
         if size not in self._keys:
             self._keys[size] = self._to_device(self._function.keys(size).view(np.int64))
@@ -59,9 +60,9 @@ class DeviceKvgpu128(DeviceHasher):
             extras = self._to_device(self._function.extra_words(prompts.extras).view(np.int64))
         tiles, spans = self._tiles(prompts)
         sums = import_torch().empty((len(tiles[2]), 2), dtype=prompts.out.dtype, device=self.device)
-        self._launch(
-            prompts.tokens, tiles, spans, extras, self._keys[size], self._powers, self._tile_powers,
-            self._mix_keys, self._to_device(states.view(np.int64).reshape(-1, 2)), sums, prompts.out,
+        return partial(
+            self._launch, prompts.tokens, tiles, spans, extras, self._keys[size], self._powers,
+            self._tile_powers, self._mix_keys, self._to_device(states.view(np.int64).reshape(-1, 2)), sums, prompts.out,
             size,
         )  # fmt: skip
 

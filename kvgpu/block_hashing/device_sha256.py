@@ -1,5 +1,7 @@
 """`DeviceSha256`: SHA-256 of serialised blocks on a GPU, byte for byte `sha256` and `sha256_cbor`."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -7,7 +9,7 @@ import numpy as np
 from kvgpu.block_hashing.chains import block_endings, packed_parents
 from kvgpu.block_hashing.device import DeviceHasher, Prompts
 from kvgpu.block_hashing.messages import trusted
-from kvgpu.errors import ArgumentError, DeviceError
+from kvgpu.errors import ArgumentError, DeviceError, MissingPackageError
 
 
 class DeviceSha256(DeviceHasher):
@@ -19,7 +21,7 @@ class DeviceSha256(DeviceHasher):
 
     Raises:
         DeviceError: There is no GPU, or the serialiser of this process writes something else than the kernel.
-        MissingPackageError: CuPy or PyTorch is not installed.
+        MissingPackageError: CuPy or PyTorch is not installed, or cbor2 for CBOR.
     """
 
     dtypes = ("int32", "int64")
@@ -30,22 +32,28 @@ class DeviceSha256(DeviceHasher):
         from kvgpu.kernels.sha256 import launch_sha256
 
         CudaEngine()
-        if not trusted(kind):
+        try:
+            same = trusted(kind)
+        except ModuleNotFoundError as error:
+            raise MissingPackageError(
+                f"{error.name} is not installed, which writes what is hashed: pip install {error.name}"
+            ) from None
+        if not same:
             raise DeviceError(
                 "the serialiser of this process writes another layout: hash on the CPU"
             )
         self._kind = kind
         self._launch = launch_sha256
 
-    def _hash(self, prompts: Prompts) -> None:
+    def _prepared(self, prompts: Prompts) -> Callable[[], None]:
         endings = block_endings(self._kind, prompts.extras)
         parents = packed_parents(self._kind, prompts.parents, prompts.size, endings.longest)
         if parents is None:
             raise ArgumentError(
                 "parents or blocks of this length are hashed one by one, on the CPU"
             )
-        self._launch(
-            self._kind, prompts.tokens, self._to_device(prompts.starts),
+        return partial(
+            self._launch, self._kind, prompts.tokens, self._to_device(prompts.starts),
             self._to_device(prompts.counts), self._to_device(prompts.bases), prompts.size,
             self._to_device(parents[0]), self._to_device(parents[1].astype(np.int32)),
             self._to_device(endings.data.copy()), self._to_device(endings.spans), prompts.out,

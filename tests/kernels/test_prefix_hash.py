@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from device_tools import DEVICE, POISON, to_device, torch
+from device_tools import DEVICE, POISON, needs_cbor2, to_device, torch
 
 from kvgpu.block_hashing.blocks import Blocks
 from kvgpu.block_hashing.device_kvgpu128 import DeviceKvgpu128, powers_of
@@ -57,6 +57,7 @@ def test_prompts_of_every_length(counts):
     )
 
 
+@needs_cbor2
 def test_extra_keys_count():
     extras = [None, ("a",), ("a",), ("b", ("image", -3)), None, ()]
     tokens, parents = random_tokens(6 * 16), random_parents(2)
@@ -69,6 +70,16 @@ def test_a_prompt_goes_on_behind_its_last_hash():
     whole = on_cpu(tokens, [10], 16, [b"none" * 8])
     rest = on_device(tokens, [6], 16, [whole[3].tobytes()[:16]], starts=[4 * 16])
     assert np.array_equal(rest, whole[4:])
+
+
+def test_what_is_prepared_hashes_the_tokens_there_are_when_it_is_started():
+    tokens = to_device(random_tokens(5 * 16))
+    launch = DeviceKvgpu128(HASH).prepare(tokens, [5], 16, [b"none" * 8])
+    launch()
+    tokens.copy_(to_device(random_tokens(5 * 16, seed=1)))
+    launch()
+    expected = on_cpu(random_tokens(5 * 16, seed=1), [5], 16, [b"none" * 8])
+    assert np.array_equal(launch.out.cpu().numpy(), expected)
 
 
 def test_hashes_are_written_into_a_part_of_an_arena():

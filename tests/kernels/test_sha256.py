@@ -1,14 +1,16 @@
 """SHA-256 of blocks by the CUDA kernel gives the bytes of `sha256` and `sha256_cbor`."""
 
+import sys
+
 import numpy as np
 import pytest
-from device_tools import to_device, torch, why_not_cuda
+from device_tools import needs_cbor2, to_device, torch, why_not_cuda
 from hash_chains import chain
 
 from kvgpu import hashing
 from kvgpu.block_hashing.device_sha256 import DeviceSha256
 from kvgpu.block_hashing.messages import CBOR, PICKLE
-from kvgpu.errors import ArgumentError, ArgumentTypeError, DeviceError
+from kvgpu.errors import ArgumentError, ArgumentTypeError, DeviceError, MissingPackageError
 
 REASON = why_not_cuda()
 pytestmark = pytest.mark.skipif(REASON is not None, reason=str(REASON))
@@ -28,8 +30,10 @@ WIDE = [
 ]
 functions = pytest.mark.parametrize(
     ("kind", "function"),
-    [(PICKLE, hashing.sha256), (CBOR, hashing.sha256_cbor)],
-    ids=["pickle", "cbor"],
+    [
+        pytest.param(PICKLE, hashing.sha256, id="pickle"),
+        pytest.param(CBOR, hashing.sha256_cbor, id="cbor", marks=needs_cbor2),
+    ],
 )
 
 
@@ -77,6 +81,23 @@ def test_extra_keys_are_hashed(kind, function):
     found = on_device(kind, tokens, [3, 2], 16, [b"a" * 32, b"b" * 16], extras=extras)
     expected = chain(function, tokens[:48], 16, extras[:3], b"a" * 32)
     assert found == expected + chain(function, tokens[48:], 16, extras[3:], b"b" * 16)
+
+
+def test_what_is_prepared_hashes_the_tokens_there_are_when_it_is_started():
+    tokens = to_device(list(range(32)), torch.int32)
+    launch = DeviceSha256(PICKLE).prepare(tokens, [2], 16, [b"n" * 32])
+    launch()
+    tokens += 5
+    launch()
+    assert [row.tobytes() for row in launch.out.cpu().numpy()] == chain(
+        hashing.sha256, list(range(5, 37)), 16, parent=b"n" * 32
+    )
+
+
+def test_cbor_without_its_package_is_an_error_that_names_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cbor2", None)
+    with pytest.raises(MissingPackageError, match="cbor2 is not installed"):
+        DeviceSha256(CBOR)
 
 
 def test_parents_that_pickle_treats_in_another_way_are_refused():
