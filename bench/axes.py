@@ -52,6 +52,31 @@ class Prefix:
 
 
 @dataclass(frozen=True)
+class Queue:
+    """Waiting requests.
+
+    requests: how many. blocks: of each. match: share of each that is cached. longest: blocks of the first, where
+    that has more than the others.
+    """
+
+    requests: int
+    blocks: int
+    match: float = 1.0
+    longest: int = 0
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Blocks of each request."""
+        first = max(self.blocks, self.longest)
+        return (first, *(self.blocks,) * (self.requests - 1))
+
+    def __str__(self) -> str:
+        longest = f", the first of {self.longest:,}" if self.longest > self.blocks else ""
+        cached = "" if self.match == 1 else f", {self.match:.0%} cached"
+        return f"{self.requests:,} requests of {self.blocks:,} blocks{longest}{cached}"
+
+
+@dataclass(frozen=True)
 class Axes:
     """Which values each axis takes."""
 

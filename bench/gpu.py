@@ -1,105 +1,154 @@
-"""Everything to be known on a machine with a GPU, in one command and at most nine minutes.
+"""Everything to be known on a machine with a GPU, in one command that may be cut off at any second.
 
-    python bench/gpu.py [--json -] [--rehearse]
+    python bench/gpu.py [--out FOLDER] [--deadline SECONDS] [--data FOLDER] [--revision WORDS] [--rehearse]
 
-First what must hold: self-tests against a dict, the project's tests, sanitizers, contended updates. Then
-the rates at which this GPU reads and swaps random 64-byte lines, then the kernels beside them. No speed
-is printed when a check fails. The system's Python with torch, Triton and CuPy is enough; no network.
-Rows go to bench/data/gpu.csv. `--rehearse` runs it all small in Triton's interpreter and prints no speed.
-Exit status: 0 all goals met, 1 a goal missed, 2 a check failed.
+First the rates at which this GPU reads and swaps random 64-byte lines, while all that has to be compiled is; then
+what has goals, each behind a comparison of its answers; then whole queues, ncu, the project's tests and sanitizers,
+and last the other cases, until the deadline. The system's Python with torch and Triton is enough; what needs CuPy,
+pytest, ncu, compute-sanitizer or another package that is missing is left out and named.
+
+Every row is a line of gpu.jsonl in `--out`, else in the folder that the environment names OUT, else in bench/data, on
+the disk before the next is measured. An error, a hang or a crash becomes such a row, and the rest runs. `--data` also
+inserts the rows into gpu.csv there, from which tables and pictures are made, if all that was checked passed.
+`--rehearse` runs it all small in Triton's interpreter; it takes no figure.
+Exit status: 0 all goals met; 1 a goal missed; 2 a check failed or was cut off, or a block failed.
 """
 
+import argparse
+import datetime
+import json
 import os
+import signal
 import sys
-import time
+import tempfile
+from collections.abc import Sequence
+from dataclasses import fields
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]
 
-from harness import benchmark_options, finish  # noqa: E402
+from gpu_rows import Record, RowsFile, records  # noqa: E402
+from gpu_supervisor import CUT_OFF, FAILED, PASSED, Outcome, Supervisor  # noqa: E402
+from harness import DATA, Row, revision, save, table  # noqa: E402
 
-EXIT_CHECK_FAILED = 2
-
-
-def device_words() -> str:
-    """GPU, driver and CUDA version, in words."""
-    import subprocess
-
-    import torch
-
-    asked = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    driver = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.split()
-    name = torch.cuda.get_device_name(0)
-    return f"{name}, driver {driver[0] if driver else 'unknown'}, CUDA {torch.version.cuda}"
+DEADLINE = 270
+CACHES = {"TRITON_CACHE_DIR": "triton", "KVGPU_CACHE_DIR": "kvgpu", "CUPY_CACHE_DIR": "cupy"}
+"""Where compiled code is kept, below build/, so that a second run on the same machine finds it."""
+UNWANTED = ("PYTHONHASHSEED",)
+"""Seeds the hashes of the first block, which needs cbor2."""
+SUMMARY = "gpu-summary.txt"
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
-def checks(rehearse: bool) -> list[str]:
-    """The engines that passed.
-
-    Raises:
-        AssertionError: Something does not hold; no speed counts.
-    """
-    import gpu_checks
-
-    engines = gpu_checks.usable_engines()
-    assert engines, "no engine can run here"
-    gpu_checks.self_tests(engines, *((60, 1) if rehearse else (20_000, 4)))
-    gpu_checks.races(engines, *((1, 40) if rehearse else (40, 2_000)))
-    if not rehearse:
-        assert gpu_checks.tests_on_device(), "tests failed on the device"
-        assert gpu_checks.sanitizers(engines), "a sanitizer found something"
-    return engines
+def environment(rehearse: bool) -> dict[str, str]:
+    """Of everything that is started."""
+    found = {name: value for name, value in os.environ.items() if name not in UNWANTED}
+    if rehearse:
+        return found | {"TRITON_INTERPRET": "1"}
+    found.pop("TRITON_INTERPRET", None)
+    for variable, name in CACHES.items():
+        folder = HERE.parent / "build" / "gpu-cache" / name
+        if variable not in found:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            found[variable] = str(folder)
+    return found
 
 
-def measured(engines: list[str], rehearse: bool) -> list[Any]:
-    """All rows."""
-    import gpu_queues as queues
-    import gpu_table as tables
-    from gpu_hashing import hashes
-    from gpu_time import REHEARSAL, Ceilings, Sizes
-    from tqdm import tqdm
+def as_row(record: Record, checked: Sequence[str]) -> Row:
+    """A row of a file, with all that was checked in the end."""
+    known = {field.name for field in fields(Row)}
+    row = Row(**{name: value for name, value in record.items() if name in known})
+    row.checked = "; ".join(checked)
+    return row
 
-    sizes = REHEARSAL if rehearse else Sizes()
-    ceilings = None if rehearse else Ceilings(sizes)
-    rows: list[Any] = []
-    for engine in engines:
-        for made in (
-            queues.matches(engine, sizes),
-            queues.under_load(engine, sizes),
-            tables.prefixes(engine, sizes),
-            tables.updates(engine, sizes, ceilings),
-            tables.finds(engine, sizes, ceilings),
-        ):
-            rows += tqdm(made, desc=engine, disable=None, unit="row")
-    if "triton" in engines and not rehearse:
-        rows.append(queues.crossover())
-    made = hashes("cuda" in engines, sizes.rounds, rehearse)
-    rows += tqdm(made, desc="hashes", disable=None, unit="row")
-    return rows
+
+def good(outcomes: Sequence[Outcome]) -> bool:
+    """Whether nothing failed, and every check that could run here has run to its end."""
+    bad = [o for o in outcomes if o.counts and o.status == FAILED]
+    return not bad and not [o for o in outcomes if o.is_check and o.status == CUT_OFF]
+
+
+def summary(rows: Sequence[Row], outcomes: Sequence[Outcome], rehearse: bool) -> str:
+    """Figures beside their goals, unless it was a rehearsal, and how everything went."""
+    lines = [] if rehearse or not rows else [table(rows), ""]
+    lines += [
+        f"{outcome.name}: {outcome.status}" + (f": {outcome.why}" if outcome.why else "")
+        for outcome in outcomes
+    ]
+    return "\n".join(lines)
+
+
+def publish(rows: Sequence[Row], common: Record, data: Path) -> None:
+    """Insert rows into gpu.csv."""
+    save(rows, data / "gpu.csv", common["machine"], common["revision"])
+
+
+def finish(file: RowsFile, outcomes: Sequence[Outcome], options: argparse.Namespace) -> int:
+    """Print, publish what may be, and return the exit status."""
+    checked = [outcome.name for outcome in outcomes if outcome.status == PASSED]
+    rows = [
+        as_row(record, checked)
+        for record in records(file.path, file.common["run"])
+        if "metric" in record
+    ]
+    words = summary(rows, outcomes, options.rehearse)
+    print(words, flush=True)
+    file.path.with_name(SUMMARY).write_text(words + "\n")
+    if options.rehearse:
+        print(f"rehearsed {len(rows)} cases; no speed of an interpreter is worth printing")
+    elif options.data is not None and good(outcomes) and rows:
+        publish(rows, file.common, options.data)
+    elif options.data is not None:
+        print("not published: a check failed, was cut off, or there are no rows", file=sys.stderr)
+    if not good(outcomes):
+        return 2
+    return 1 if any(row.met is False for row in rows) else 0
+
+
+def parsed() -> argparse.Namespace:
+    """The command line, with the folder that rows go to."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, help="folder of gpu.jsonl and of what tools say")
+    parser.add_argument("--data", type=Path, help="folder of gpu.csv, written if all checks pass")
+    parser.add_argument("--deadline", type=float, default=DEADLINE, help="seconds from now")
+    parser.add_argument("--revision", help="what was copied here, where git cannot say it")
+    parser.add_argument("--rehearse", action="store_true", help="small, in the interpreter")
+    parser.add_argument("--blocks", default="gpu_blocks", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.out is None:
+        temporary = tempfile.mkdtemp(prefix="kvgpu-rehearsal-") if options.rehearse else DATA
+        options.out = Path(os.environ.get("OUT") or temporary)
+    return options
 
 
 def main() -> int:
-    """Check, measure, print, save."""
-    parser = benchmark_options(__doc__)
-    parser.add_argument("--rehearse", action="store_true", help="small, in the interpreter")
-    options = parser.parse_args()
-    if options.rehearse:
-        os.environ["TRITON_INTERPRET"] = "1"
-    start = time.monotonic()
+    """Run everything."""
+    options = parsed()
+    start = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+    common = {
+        "run": f"{start} {os.getpid()}", "revision": options.revision or revision(),
+    }  # fmt: skip
     try:
-        engines = checks(options.rehearse)
-        rows = measured(engines, options.rehearse)
-    except AssertionError as error:
-        print(f"A check failed, so no speed is printed: {error}", file=sys.stderr)
-        return EXIT_CHECK_FAILED
+        file = RowsFile(options.out, common)
+    except OSError as error:
+        print(f"no rows can be written to {options.out}: {error}", file=sys.stderr)
+        return 2
+    worker = [sys.executable, str(HERE / "gpu_worker.py"), "--blocks", options.blocks,
+              "--out", str(options.out), "--common", json.dumps(common)]  # fmt: skip
     if options.rehearse:
-        print(f"rehearsed {len(rows)} cases; no speed of an interpreter is worth printing")
-        return 0
-    words = device_words()
-    print(f"{words}; {time.monotonic() - start:.0f} s in all")
-    return finish("gpu", rows, options, words)
+        worker.append("--rehearse")
+    supervisor = Supervisor(
+        file, worker, environment(options.rehearse), options.deadline, options.rehearse
+    )
+    for number in STOPPING:
+        signal.signal(number, supervisor.stop)
+    steps: Any = import_module(options.blocks).STEPS
+    outcomes = supervisor.run(steps)
+    print(f"{supervisor.elapsed:.0f} s in all; rows are in {file.path}")
+    return finish(file, outcomes, options)
 
 
 if __name__ == "__main__":

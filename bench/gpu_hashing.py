@@ -1,11 +1,13 @@
 """Block hashes on a GPU: kvgpu128 beside a copy of the tokens, SHA-256 beside hashing block by block in Python."""
 
 from collections.abc import Iterator
+from functools import cache, partial
 from time import perf_counter as now
 
 import numpy as np
 import torch
-from gpu_time import seconds
+from gpu_sizes import Sizes
+from gpu_time import empty_cache, seconds
 from harness import Row
 
 from kvgpu import hashing
@@ -17,74 +19,101 @@ from kvgpu.block_hashing.messages import PICKLE
 from kvgpu.tensors import resolve_device
 
 SIZE = 16
+TOKEN_BYTES = 4
 PARENT = b"n" * 32
 
 
 def random_tokens(count: int) -> np.ndarray:
     """int32 [count], of a vocabulary of 128,000."""
-    return np.random.default_rng(count).integers(0, 128_000, count).astype(np.int32)
+    return np.random.default_rng(count).integers(0, 128_000, count, dtype=np.int32)
 
 
-def universal(num_blocks: int, prompts: int, rounds: int) -> Row:
-    """kvgpu128 of so many blocks in so many prompts; the peer is a copy of the tokens on the device."""
+@cache
+def seconds_of_copying(nbytes: int, rounds: int) -> float:
+    """A byte, of a copy on the device."""
+    source = torch.zeros(nbytes, dtype=torch.uint8, device=resolve_device())
+    target = torch.empty_like(source)
+    return float(seconds(lambda: target.copy_(source), rounds)[1] / nbytes)
+
+
+def universal(num_blocks: int, prompts: int, sizes: Sizes) -> Row:
+    """kvgpu128 of so many blocks in so many prompts, with all lists of prompts on the device and nothing in its
+    caches; the peer is a copy of the tokens."""
     counts = [num_blocks // prompts] * prompts
     tokens, parents = random_tokens(SIZE * sum(counts)), [PARENT] * prompts
     hash_fn = Kvgpu128(bytes(range(32)))
-    device = resolve_device()
-    on_device = torch.from_numpy(tokens).to(device)
-    hasher = DeviceKvgpu128(hash_fn)
-    found = hasher.rows(on_device, counts, SIZE, parents)
+    launch = DeviceKvgpu128(hash_fn).prepare(
+        torch.from_numpy(tokens).to(resolve_device()), counts, SIZE, parents
+    )
+    launch()
     lines = list(tokens.reshape(prompts, -1))
     expected = hash_fn.rows(Blocks(lines, counts, sum(counts), SIZE, parents, None))
-    assert np.array_equal(found.cpu().numpy(), expected), "kvgpu128: device and CPU differ"
-    low, middle, high = seconds(
-        lambda: hasher.rows(on_device, counts, SIZE, parents, out=found), rounds
-    )
-    target = torch.empty_like(on_device)
-    _, copied, _ = seconds(lambda: target.copy_(on_device), rounds)
+    assert np.array_equal(launch.out.cpu().numpy(), expected), "kvgpu128: device and CPU differ"
     to_ns = 1e9 / sum(counts)
+    low, middle, high = seconds(launch, sizes.rounds, empty_cache) * to_ns
+    copied = seconds_of_copying(sizes.copied, sizes.rounds) * SIZE * TOKEN_BYTES * 1e9
     row = Row(
-        "hash, kvgpu128", f"{sum(counts):,} blocks of {SIZE} in {prompts:,} prompts", "ns/block",
-        middle * to_ns, copied * to_ns, "copy of the tokens", low=low * to_ns, high=high * to_ns,
+        "hash, kvgpu128", f"{sum(counts):,} blocks of {SIZE} in {prompts:,} prompts, cold", "ns/block",
+        middle, copied, f"their part of a copy of {sizes.copied // 10**6} MB", low=low, high=high,
     )  # fmt: skip
     return row.hold_against(0.5)
 
 
-def sha256(prompts: int, blocks: int, rounds: int) -> Row:
-    """SHA-256 of so many prompts; the peer hashes some blocks one by one on the CPU."""
-    counts = [blocks] * prompts
-    tokens, parents = random_tokens(SIZE * sum(counts)), [PARENT] * prompts
-    on_device = torch.from_numpy(tokens).to(resolve_device())
-    hasher = DeviceSha256(PICKLE)
-    found = hasher.rows(on_device, counts, SIZE, parents)
-    start, few = now(), min(4, prompts)
-    for prompt in range(few):
-        parent = PARENT
-        for block in range(prompt * blocks, (prompt + 1) * blocks):
-            ids = tuple(tokens[block * SIZE : (block + 1) * SIZE].tolist())
-            parent = hashing.sha256((parent, ids, None))
-        last = found[(prompt + 1) * blocks - 1].cpu().numpy().tobytes()
-        assert last == parent, "sha256: device and CPU differ"
-    peer = (now() - start) / (few * blocks)
-    low, middle, high = seconds(
-        lambda: hasher.rows(on_device, counts, SIZE, parents, out=found), rounds
+def kvgpu128(sizes: Sizes) -> Iterator[Row]:
+    """All cases."""
+    for num_blocks, prompts in sizes.hashes:
+        yield universal(num_blocks, prompts, sizes)
+
+
+def one_by_one(tokens: np.ndarray) -> list[bytes]:
+    """Hashes of the blocks of one prompt as vLLM defines them: SHA-256 of a pickle, each after its parent."""
+    parent, hashes = PARENT, []
+    for block in tokens.reshape(-1, SIZE):
+        parent = hashing.sha256((parent, tuple(block.tolist()), None))
+        hashes.append(parent)
+    return hashes
+
+
+def sha256(sizes: Sizes) -> Iterator[Row]:
+    """SHA-256 of many prompts; the peer is its definition in Python, for a few of them."""
+    prompts, blocks = sizes.chains
+    tokens = random_tokens(SIZE * blocks * prompts)
+    launch = DeviceSha256(PICKLE).prepare(
+        torch.from_numpy(tokens).to(resolve_device()), [blocks] * prompts, SIZE, [PARENT] * prompts
     )
-    to_ns = 1e9 / sum(counts)
+    launch()
+    found = launch.out.cpu().numpy()
+    lines = tokens.reshape(prompts, -1)[: min(4, prompts)]
+    begin = now()
+    expected = [one_by_one(line) for line in lines]
+    peer = (now() - begin) / (len(lines) * blocks) * 1e9
+    for place, hashes in enumerate(expected):
+        rows = found[place * blocks : (place + 1) * blocks]
+        assert [row.tobytes() for row in rows] == hashes, "sha256: device and CPU differ"
+    low, middle, high = seconds(launch, sizes.rounds) * 1e9 / (prompts * blocks)
     row = Row(
-        "hash, sha256", f"{prompts:,} prompts of {blocks:,} blocks of {SIZE}", "ns/block",
-        middle * to_ns, peer * 1e9, "one by one on the CPU", low=low * to_ns, high=high * to_ns,
+        "hash, sha256", f"{prompts:,} prompts of {blocks:,} blocks of {SIZE}", "ns/block", middle, peer,
+        "vLLM's definition in Python, one by one", low=low, high=high,
     )  # fmt: skip
-    return row.hold_against(100)
+    yield row.hold_against(100)
 
 
-def hashes(with_cuda: bool, rounds: int, rehearse: bool) -> Iterator[Row]:
-    """All rows."""
-    if rehearse:
-        yield universal(40, 2, rounds)
-        if with_cuda:
-            yield sha256(3, 2, rounds)
-        return
-    yield universal(10_000_000 // SIZE, 1, rounds)
-    yield universal(10_000_000 // SIZE, 1000, rounds)
-    if with_cuda:
-        yield sha256(1024, 512, rounds)
+def launches(sizes: Sizes) -> Iterator[Row]:
+    """What a call with its copies costs Python, beside which the kernels are short."""
+    num_blocks, prompts = sizes.hashes[-1]
+    counts = [num_blocks // prompts] * prompts
+    tokens = torch.from_numpy(random_tokens(SIZE * sum(counts))).to(resolve_device())
+    hasher = DeviceKvgpu128(Kvgpu128(bytes(range(32))))
+    out = hasher.rows(tokens, counts, SIZE, [PARENT] * prompts)
+    call = partial(hasher.rows, tokens, counts, SIZE, [PARENT] * prompts, out=out)
+    times = []
+    for _ in range(sizes.rounds + 1):
+        begin = now()
+        call()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        times.append((now() - begin) * 1e6)
+    yield Row(
+        "call from Python, kvgpu128", f"{sum(counts):,} blocks in {prompts:,} prompts", "us",
+        float(np.median(times[1:])),
+    )  # fmt: skip

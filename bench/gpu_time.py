@@ -1,59 +1,146 @@
-"""Times on a GPU, and what its memory allows."""
+"""Times on a GPU, free of what it costs Python to launch.
 
+The GPU is put to sleep before the first event, until all that is timed waits behind it; a time during which it woke
+too early is not taken. So nothing that waits for the device can be timed: prepare it before.
+"""
+
+import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
+from time import perf_counter as now
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from axes import Axes, Find, Prefix
 from harness import QUANTILES
 
-LINE = 64
-BASE = Find(2**24, 2**22, load=0.5)
-PREFIXES = (
-    Prefix(64, 64), Prefix(256, 128), Prefix(256, 128, 2), Prefix(256, 128, 4), Prefix(256, 128, 1, 0.5),
-    Prefix(256, 128, 1, 0.0), Prefix(256, 128, 1, 1.0, True), Prefix(1000, 8192),
-)  # fmt: skip
+Start = Callable[[], Any]
 
-AXES = Axes(
-    BASE,
-    entries=tuple(2**power for power in range(13, 27)),
-    loads=(0.5, 0.7, 0.8, 0.9),
-    batches=tuple(2**power for power in range(6, 23, 4)),
-    widths=(16, 32),
-    cold=(2**16, 2**18),
-    prefixes=PREFIXES,
-)
+CYCLES = 2e9
+"""Of a GPU, in a second, at most."""
+ENOUGH = 100e-6
+"""Seconds between two events beside which their resolution does not count."""
+MOST_LAUNCHES = 20
+FIRST_NAP, LONGEST_NAP = 100e-6, 0.2
+WARM_UP = 0.02
+"""Seconds of work after which the clocks of an idle GPU have risen."""
+DISCARDED = 3
+
+NOTHING = np.full(3, np.nan)
+"""In the place of times where there is no GPU."""
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """How much of everything; small ones for a rehearsal."""
+class Sleeper:
+    """Times launches behind a nap of the GPU, which becomes as long as it has to be.
 
-    axes: Axes = field(default_factory=lambda: AXES)
-    update: int = 2**20
-    accesses: int = 2**28
-    rounds: int = 15
-    queues: tuple[tuple[int, int], ...] = ((64, 64), (1000, 8192))
-    product: int = 8192
-    """Side of the matrices whose products keep the GPU busy."""
-    matches: int = 1000
-    graphs: bool = True
+    Args:
+        start: Launches what is timed.
+        reset: What comes before each time and is not timed.
+    """
+
+    def __init__(self, start: Start, reset: Start | None = None) -> None:
+        self._start, self._reset = start, reset
+        self._nap = FIRST_NAP
+
+    def seconds(self, launches: int = 1) -> float:
+        """A launch, of so many in a row.
+
+        Raises:
+            AssertionError: They wait for the device.
+        """
+        while self._nap <= LONGEST_NAP:
+            if self._reset is not None:
+                self._reset()
+            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            torch.cuda._sleep(int(self._nap * CYCLES))
+            begin.record()
+            for _ in range(launches):
+                self._start()
+            end.record()
+            awake = begin.query()
+            end.synchronize()
+            if not awake:
+                return float(begin.elapsed_time(end)) / 1e3 / launches
+            self._nap *= 3
+        raise AssertionError(
+            "what is timed waits for the device: no time of it is one of the device"
+        )
 
 
-REHEARSAL = Sizes(
-    Axes(
-        Find(60, 40), entries=(30,), loads=(0.9,), matches=(0.5,), widths=(16,), cold=(60,),
-        prefixes=(Prefix(2, 5, 2, 0.4, True),),
-    ),
-    update=20, accesses=0, rounds=1, queues=((2, 5),), product=8, matches=3, graphs=False,
-)  # fmt: skip
+def _warm_up(start: Start, reset: Start | None = None) -> None:
+    for _ in range(DISCARDED):
+        if reset is not None:
+            reset()
+        start()
+    torch.cuda._sleep(int(WARM_UP * CYCLES))
+    torch.cuda.synchronize()
+
+
+def seconds(start: Start, rounds: int, reset: Start | None = None) -> npt.NDArray[np.float64]:
+    """(20th, 50th, 80th percentile) of the time on the device of what `start` launches.
+
+    Short launches are timed in a row; with `reset`, which is not timed, one by one.
+    """
+    if not torch.cuda.is_available():
+        if reset is not None:
+            reset()
+        start()
+        return NOTHING
+    _warm_up(start, reset)
+    sleeper = Sleeper(start, reset)
+    launches = 1
+    if reset is None:
+        launches = min(MOST_LAUNCHES, math.ceil(ENOUGH / max(sleeper.seconds(), 1e-7)))
+    return np.quantile([sleeper.seconds(launches) for _ in range(rounds)], QUANTILES)
+
+
+def seconds_alone(start: Start, rounds: int) -> npt.NDArray[np.float64]:
+    """The same percentiles from an idle GPU to the end of one launch, with what that costs."""
+    if not torch.cuda.is_available():
+        start()
+        return NOTHING
+    _warm_up(start)
+    times = []
+    for _ in range(rounds):
+        torch.cuda.synchronize()
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        start()
+        end.record()
+        end.synchronize()
+        times.append(begin.elapsed_time(end) / 1e3)
+    return np.quantile(times, QUANTILES)
+
+
+def seconds_of_launching(start: Start, rounds: int) -> npt.NDArray[np.float64]:
+    """The same percentiles of what Python takes until `start` returns."""
+    on_gpu = torch.cuda.is_available()
+    for _ in range(DISCARDED):
+        start()
+    times = []
+    for _ in range(rounds):
+        if on_gpu:
+            torch.cuda.synchronize()
+        begin = now()
+        start()
+        times.append(now() - begin)
+    return np.quantile(times, QUANTILES) if on_gpu else NOTHING
+
+
+def captured(start: Start) -> Start:
+    """What replays the launches of `start`, which has run before."""
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        start()
+    replay: Start = graph.replay
+    return replay
 
 
 def empty_cache() -> None:
     """Write more than the second-level cache holds."""
+    if not torch.cuda.is_available():
+        return
     global _filler
     if _filler is None:
         _filler = torch.empty(2**28, dtype=torch.uint8, device="cuda")
@@ -61,57 +148,3 @@ def empty_cache() -> None:
 
 
 _filler: Any = None
-
-
-def seconds(start: Callable[[], Any], rounds: int, reset: Callable[[], Any] | None = None) -> Any:
-    """(20th, 50th, 80th percentile) of the time on the device of what `start` launches; `reset` is not timed."""
-    if not torch.cuda.is_available():
-        start()
-        return np.full(3, np.nan)
-    times = []
-    for turn in range(rounds + 3):
-        if reset is not None:
-            reset()
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
-        start()
-        end.record()
-        end.synchronize()
-        if turn >= 3:
-            times.append(begin.elapsed_time(end) / 1e3)
-    return np.quantile(times, QUANTILES)
-
-
-class Ceilings:
-    """Seconds per random 64-byte line, read or compare-and-swapped, by size of the working set."""
-
-    def __init__(self, sizes: Sizes) -> None:
-        import cupy
-
-        code = (Path(__file__).with_name("ceilings.cu")).read_text()
-        module = cupy.RawModule(code=code, options=("-std=c++17",))
-        self._kernels = {name: module.get_function(name) for name in ("read_lines", "swap_lines")}
-        self._sizes = sizes
-        self._sink = torch.zeros(1, dtype=torch.int64, device="cuda")
-        self._known: dict[tuple[str, int], float] = {}
-        self._blocks = 8 * torch.cuda.get_device_properties(0).multi_processor_count
-
-    def of(self, kind: str, nbytes: int) -> float:
-        """`kind`: read_lines or swap_lines."""
-        lines = max(1, nbytes // LINE)
-        if (kind, lines) not in self._known:
-            import cupy
-
-            table = torch.zeros(lines * 8, dtype=torch.int64, device="cuda")
-            count = self._sizes.accesses
-            arguments = (
-                np.uint64(table.data_ptr()), np.uint64(lines), np.uint64(count),
-                np.uint64(self._sink.data_ptr()),
-            )  # fmt: skip
-
-            def start() -> None:
-                with cupy.cuda.ExternalStream(torch.cuda.current_stream().cuda_stream):
-                    self._kernels[kind]((self._blocks,), (256,), arguments)
-
-            self._known[kind, lines] = seconds(start, 3)[1] / count
-        return self._known[kind, lines]

@@ -47,11 +47,15 @@ class Row:
     ratio_middle: float | None = None
     """Median of the ratios round by round, where both sides took turns."""
     ratio_high: float | None = None
+    device: str = ""
+    """Name of the GPU, where one gave the figure."""
+    checked: str = ""
+    """What had been checked on it."""
 
     @property
     def key(self) -> tuple[str, ...]:
         """What a row replaces in a file: the one with the same."""
-        return self.metric, self.case, self.peer_name
+        return self.metric, self.case, self.peer_name, self.device
 
     @property
     def ratio(self) -> float | None:
@@ -126,20 +130,23 @@ def versions() -> str:
 
 
 def revision() -> str:
-    """Git revision of this checkout."""
-    done = subprocess.run(
-        ["git", "-C", str(DATA.parent), "describe", "--always", "--dirty", "--exclude=*"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    """Git revision of this checkout; `unknown` where git or its folder is missing."""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(DATA.parent), "describe", "--always", "--dirty", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except OSError:
+        return "unknown"
     return done.stdout.strip() or "unknown"
 
 
 def command(name: str) -> str:
     """The command line that gave the figures: paths are shortened to their names, those of results left out."""
     words = list(sys.argv[1:])
-    for option in ("--data", "--json"):
+    for option in ("--data", "--json", "--out"):
         if option in words:
             del words[words.index(option) : words.index(option) + 2]
     short = [Path(word).name if "/" in word else word for word in words]
@@ -153,30 +160,37 @@ FIELDS = [
     "metric", "case", "peer_name", "unit", *NUMBERS, "goal", "met", "machine", "versions", "revision",
     "date", "command",
 ]  # fmt: skip
+DEVICE_FIELDS = ["device", "checked"]
+"""More columns of rows of a GPU."""
 
 
-def save(rows: Iterable[Row], path: Path, machine_words: str | None = None) -> None:
-    """Insert rows into a CSV file, or replace those with the same metric, case and peer."""
+def save(
+    rows: Iterable[Row], path: Path, machine_words: str | None = None, revision_words: str = ""
+) -> None:
+    """Insert rows into a CSV file, or replace those with the same metric, case, peer and device."""
+    rows = list(rows)
+    fields = [*FIELDS, *(DEVICE_FIELDS if any(row.device for row in rows) else [])]
     path.parent.mkdir(parents=True, exist_ok=True)
     kept: dict[tuple[str, ...], dict[str, object]] = {}
     if path.exists():
         with path.open(newline="") as file:
             for old in csv.DictReader(file):
-                kept[old["metric"], old["case"], old["peer_name"]] = dict(old)
+                key = old["metric"], old["case"], old["peer_name"], old.get("device", "")
+                kept[key] = dict(old)
     common = {
         "machine": machine_words or machine(),
         "versions": versions(),
-        "revision": revision(),
+        "revision": revision_words or revision(),
         "date": datetime.date.today().isoformat(),
         "command": command(path.stem),
     }
     for row in rows:
-        kept[row.key] = {name: getattr(row, name, None) for name in FIELDS} | common
+        kept[row.key] = {name: getattr(row, name, None) for name in fields} | common
         for number in NUMBERS:
             value = getattr(row, number)
             kept[row.key][number] = "" if value is None else f"{value:.5g}"
     with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, FIELDS, lineterminator="\n")
+        writer = csv.DictWriter(file, fields, lineterminator="\n")
         writer.writeheader()
         writer.writerows(kept.values())
 

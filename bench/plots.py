@@ -169,12 +169,14 @@ def hashes(axes: Any) -> None:
 
 
 def gpu_entries(axes: Any) -> None:
-    """Lookups on a GPU by the size of the table."""
+    """Lookups on each GPU by the size of the table."""
     for engine, color in (("triton", OURS), ("cuda", "#2ca02c")):
-        rows = records("gpu", rf"^find, {engine}, .* load 0.5, 100% hit, [\d,]+ keys, 2 random")
-        curve(axes, rows, r"([\d,]+) entries", engine, color)
-        curve(axes, rows, r"([\d,]+) entries", f"{engine}: random lines", GREY, "peer")
-        axes.lines[-1].set_linestyle("--")
+        found = records("gpu", rf"^find, {engine}, .* load 0.5, 100% hit, [\d,]+ keys, 2 random")
+        for device in sorted({row["device"] for row in found}):
+            rows = [row for row in found if row["device"] == device]
+            curve(axes, rows, r"([\d,]+) entries", f"{engine}, {device}", color)
+            curve(axes, rows, r"([\d,]+) entries", f"{device}: random lines", GREY, "peer")
+            axes.lines[-1].set_linestyle("--")
     by_size(axes, "entries", "ns a key")
 
 

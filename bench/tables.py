@@ -7,8 +7,8 @@ A page marks where a table goes, and which rows it shows:
     <!-- rows steps: ^free, full -->
     <!-- end -->
 
-The name is that of a CSV file; the words behind it are a regular expression for "metric, case, peer". What
-matches its groups is what the table calls the row, else metric and case. Exit status: 0; 1 if `--check`, which
+The name is that of a CSV file; the words behind it are a regular expression for "metric, case, peer", with the
+name of the GPU in front of the peer where one gave the figure. What matches its groups is what the table calls the row, else metric and case. Exit status: 0; 1 if `--check`, which
 changes nothing, finds a table out of date; 2 if a marker finds no rows.
 """
 
@@ -72,7 +72,7 @@ def table(rows: list[tuple[str, Record]]) -> str:
 
 
 def selected(name: str, pattern: str, data: Path = DATA) -> list[tuple[str, Record]]:
-    """Rows of a CSV file whose "metric, case, peer" the pattern finds, with what to call them.
+    """Rows of a CSV file whose "metric, case, device, peer" the pattern finds, with what to call them.
 
     Raises:
         LookupError: There are none.
@@ -80,7 +80,8 @@ def selected(name: str, pattern: str, data: Path = DATA) -> list[tuple[str, Reco
     rows = []
     with (data / f"{name}.csv").open(newline="") as file:
         for record in csv.DictReader(file):
-            words = ", ".join(filter(None, (record["metric"], record["case"])))
+            named = (record["metric"], record["case"], record.get("device"))
+            words = ", ".join(filter(None, named))
             found = re.search(pattern, f"{words}, {record['peer_name']}")
             if found:
                 groups = [group for group in found.groups() if group]
