@@ -34,7 +34,7 @@ from gpu_rows import Record, RowsFile, records  # noqa: E402
 from gpu_supervisor import CUT_OFF, FAILED, PASSED, Outcome, Supervisor  # noqa: E402
 from harness import DATA, Row, revision, save, table  # noqa: E402
 
-DEADLINE = 270
+DEADLINE, REHEARSAL_DEADLINE = 270, 1200
 CACHES = {"TRITON_CACHE_DIR": "triton", "KVGPU_CACHE_DIR": "kvgpu", "CUPY_CACHE_DIR": "cupy"}
 """Where compiled code is kept, below build/, so that a second run on the same machine finds it."""
 UNWANTED = ("PYTHONHASHSEED",)
@@ -96,7 +96,10 @@ def finish(file: RowsFile, outcomes: Sequence[Outcome], options: argparse.Namesp
     ]
     words = summary(rows, outcomes, options.rehearse)
     print(words, flush=True)
-    file.path.with_name(SUMMARY).write_text(words + "\n")
+    try:
+        file.path.with_name(SUMMARY).write_text(words + "\n")
+    except OSError as error:
+        print(error, file=sys.stderr)
     if options.rehearse:
         print(f"rehearsed {len(rows)} cases; no speed of an interpreter is worth printing")
     elif options.data is not None and good(outcomes) and rows:
@@ -113,11 +116,13 @@ def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, help="folder of gpu.jsonl and of what tools say")
     parser.add_argument("--data", type=Path, help="folder of gpu.csv, written if all checks pass")
-    parser.add_argument("--deadline", type=float, default=DEADLINE, help="seconds from now")
+    parser.add_argument("--deadline", type=float, help=f"seconds from now, else {DEADLINE}")
     parser.add_argument("--revision", help="what was copied here, where git cannot say it")
     parser.add_argument("--rehearse", action="store_true", help="small, in the interpreter")
     parser.add_argument("--blocks", default="gpu_blocks", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.deadline is None:
+        options.deadline = REHEARSAL_DEADLINE if options.rehearse else DEADLINE
     if options.out is None:
         temporary = tempfile.mkdtemp(prefix="kvgpu-rehearsal-") if options.rehearse else DATA
         options.out = Path(os.environ.get("OUT") or temporary)

@@ -13,9 +13,9 @@ def self_test(engine: str, sizes: Sizes) -> Iterator[str]:
     Raises:
         InvariantError: A table answered wrong.
     """
-    num_blocks, flushes = sizes.self_test
+    num_blocks, flushes, requests = sizes.self_test
     for key_bytes in (16, 32):
-        SelfTest(engine, key_bytes, num_blocks).run(flushes)
+        SelfTest(engine, key_bytes, num_blocks, num_requests=requests).run(flushes)
         yield f"{flushes} flushes of {num_blocks:,} blocks under keys of {key_bytes} bytes"
 
 

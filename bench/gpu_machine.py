@@ -24,7 +24,7 @@ def driver() -> str:
         if found:
             return str(found[0])
     try:
-        version = re.search(r"Module\D*([\d.]+)", DRIVER_FILE.read_text())
+        version = re.search(r"Module\b.*?\s(\d+\.[\d.]+)", DRIVER_FILE.read_text())
     except OSError:
         version = None
     return version[1] if version else "unknown"

@@ -18,8 +18,6 @@ from kvgpu.request import Request
 
 GOALS = {Queue(64, 64): 25.0, Queue(1000, 8192): 1500.0}
 """At most, in us, from the call to the lengths on the CPU."""
-ENOUGH = 50
-"""Calls of a queue, beside which a slow one does not count."""
 DISCARDED = 3
 
 
@@ -62,21 +60,22 @@ class Waiting:
 
 
 def wall_times(run: Callable[[], Any], count: int) -> list[float]:
-    """us of each of so many calls, which wait."""
+    """us of each of so many calls, which wait; as many or three before them are not taken."""
     times = []
-    for _ in range(count + DISCARDED):
+    for turn in range(count + min(count, DISCARDED)):
         start = now()
         run()
-        times.append((now() - start) * 1e6)
-    return times[DISCARDED:]
+        if turn >= min(count, DISCARDED):
+            times.append((now() - start) * 1e6)
+    return times
 
 
-def matches(engine: str, queues: Sequence[Queue]) -> Iterator[Row]:
+def matches(engine: str, queues: Sequence[Queue], count: int) -> Iterator[Row]:
     """Lengths of a whole queue on the CPU, from Python."""
     for queue in queues:
         waiting = Waiting(engine, queue)
         waiting.check(waiting.match().num_tokens, "once")
-        times = wall_times(waiting.match, ENOUGH)
+        times = wall_times(waiting.match, count)
         waiting.check(waiting.match().num_tokens, "after it was timed")
         row = compared(f"match from Python, {engine}", str(queue), "us", times)
         yield row.stay_below(GOALS[queue]) if queue in GOALS else row
@@ -84,12 +83,12 @@ def matches(engine: str, queues: Sequence[Queue]) -> Iterator[Row]:
 
 def goal_matches(engine: str, sizes: Sizes) -> Iterator[Row]:
     """Those with goals."""
-    yield from matches(engine, sizes.goal_queues)
+    yield from matches(engine, sizes.goal_queues, sizes.matches)
 
 
 def more_matches(engine: str, sizes: Sizes) -> Iterator[Row]:
     """One long request among short ones, and nothing cached."""
-    yield from matches(engine, sizes.queues)
+    yield from matches(engine, sizes.queues, sizes.matches)
 
 
 def match_async(engine: str, sizes: Sizes) -> Iterator[Row]:
@@ -130,7 +129,7 @@ def under_load(engine: str, sizes: Sizes) -> Iterator[Row]:
     streams = [torch.cuda.Stream(priority=p) for p in (0, -1)] if on_gpu else [None, None]
     for load in ("an idle GPU", "a GPU that multiplies matrices"):
         times = []
-        for _ in range(sizes.matches):
+        for _ in range(sizes.under_load):
             if load != "an idle GPU":
                 with torch.cuda.stream(streams[0]):
                     torch.mm(matrix, matrix, out=out)

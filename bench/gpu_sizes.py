@@ -53,11 +53,13 @@ class Sizes:
     rounds: int = 15
     product: int = 8192
     """Side of the matrices whose products keep the GPU busy."""
-    matches: int = 300
+    matches: int = 50
+    """Calls of a queue, beside which a slow one does not count."""
+    under_load: int = 300
     contended: tuple[int, int] = (40, 2_000)
     """Seeds, and blocks of a table."""
-    self_test: tuple[int, int] = (5_000, 2)
-    """Blocks of the table, and flushes."""
+    self_test: tuple[int, int, int] = (5_000, 2, 12)
+    """Blocks of the table, flushes, and requests of a lookup of prefixes."""
 
 
 SMALL = Sizes(
@@ -66,17 +68,18 @@ SMALL = Sizes(
     goal_prefixes=(Prefix(2, 5, 1, 0.4),),
     prefixes=(Prefix(2, 5, 2, 0.4, True),),
     goal_queues=(Queue(2, 5),),
-    queues=(Queue(3, 2, longest=5), Queue(2, 5, match=0.0)),
+    queues=(Queue(2, 1, longest=3), Queue(1, 2, match=0.0)),
     updates=Find(64, 48, load=0.5),
     changes=16,
-    hashes=((40, 2),),
+    hashes=((16, 1),),
     chains=(3, 2),
     copied=4_000,
     accesses=64,
     working_sets=(2**12,),
     rounds=1,
     product=8,
-    matches=3,
+    matches=1,
+    under_load=2,
     contended=(1, 40),
-    self_test=(60, 1),
+    self_test=(40, 1, 1),
 )

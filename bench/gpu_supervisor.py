@@ -30,6 +30,10 @@ GRACE = 5
 LEAST = 2
 """Seconds left for which nothing is started any more."""
 PAUSE = 0.1
+STARTS = 3
+"""Of workers, none of which becomes ready, after which there will be none."""
+INTERPRETED = 20
+"""Times as long as on a GPU may a block take in the interpreter."""
 
 DONE, PASSED, LEFT_OUT, FAILED, CUT_OFF = "done", "passed", "left out", "failed", "cut off"
 
@@ -130,12 +134,15 @@ class Supervisor:
     rehearse: bool = False
     outcomes: list[Outcome] = field(default_factory=list)
     stopped: str = ""
+    """By what, or nothing."""
+    _failed_starts: int = 0
     _process: WorkerProcess | None = None
     _tools: list[Running] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._begin = now()
         self._end = self._begin + self.seconds
+        self._patience = INTERPRETED if self.rehearse else 1
 
     def stop(self, number: int, frame: FrameType | None) -> None:
         """Handler of signals: what runs may finish its row."""
@@ -217,7 +224,7 @@ class Supervisor:
             process = self._ready()
             begin = now()
             process.send({"block": block.name, "checked": self.checked})
-            outcome = self._answer(process, block.seconds)
+            outcome = self._answer(process, block.seconds * self._patience)
         except CutOff as error:
             self._end_worker()
             self._note(block, CUT_OFF, begin, str(error))
@@ -244,8 +251,13 @@ class Supervisor:
             RuntimeError, TimeoutError, CutOff: It does not become ready.
         """
         if self._process is None:
+            if self._failed_starts == STARTS:
+                self.stopped = "workers that do not start"
+                raise CutOff(self._why_not_now())
+            self._failed_starts += 1
             self._process = WorkerProcess(self.worker, self.environment)
             ready = self._answer(self._process, READY_SECONDS)
+            self._failed_starts = 0
             self.file.common = ready["ready"]
         return self._process
 
@@ -290,10 +302,12 @@ class Supervisor:
             )  # fmt: skip
         except LeftOut as error:
             self._note(tool, LEFT_OUT, begin, str(error))
-        except OSError as error:
+        except Exception as error:
             self._note(tool, FAILED, begin, f"{type(error).__name__}: {error}")
         else:
-            self._tools.append(Running(tool, process, output, begin, begin + tool.seconds))
+            self._tools.append(
+                Running(tool, process, output, begin, begin + tool.seconds * self._patience)
+            )
 
     def _look_after_tools(self) -> None:
         """Take in those that have ended, and end those that take too long."""

@@ -114,17 +114,17 @@ def seconds_alone(start: Start, rounds: int) -> npt.NDArray[np.float64]:
 
 def seconds_of_launching(start: Start, rounds: int) -> npt.NDArray[np.float64]:
     """The same percentiles of what Python takes until `start` returns."""
-    on_gpu = torch.cuda.is_available()
-    for _ in range(DISCARDED):
+    if not torch.cuda.is_available():
         start()
+        return NOTHING
+    _warm_up(start)
     times = []
     for _ in range(rounds):
-        if on_gpu:
-            torch.cuda.synchronize()
+        torch.cuda.synchronize()
         begin = now()
         start()
         times.append(now() - begin)
-    return np.quantile(times, QUANTILES) if on_gpu else NOTHING
+    return np.quantile(times, QUANTILES)
 
 
 def captured(start: Start) -> Start:

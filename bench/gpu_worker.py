@@ -75,17 +75,22 @@ class Worker:
         """Rows of a block; of a check, what it says. No figure of a rehearsal is one."""
         made = self.blocks[name].rows(self._sizes)
         for row in made:
-            if not isinstance(row, Row):
-                yield {"says": str(row)}
-            elif self._rehearse:
-                nothing: Any = dict.fromkeys(FIGURES)
-                yield asdict(replace(row, **nothing))
+            if isinstance(row, Row):
+                yield self._figures(row)
             else:
-                yield asdict(row) | {"ratio": row.ratio}
+                yield {"says": str(row)}
             if self.stopping:
                 made.close()
                 self.stopped = True
                 return
+
+    def _figures(self, row: Row) -> Record:
+        """A row without what every record of the file says."""
+        if self._rehearse:
+            nothing: Any = dict.fromkeys(FIGURES)
+            row = replace(row, **nothing)
+        figures = asdict(row) | {"ratio": row.ratio}
+        return {name: figures[name] for name in figures if name not in ("device", "checked")}
 
     def run(self, name: str, file: RowsFile, checked: list[str]) -> Record:
         """Run a block, write its rows, and say how it went; errors of any kind are part of that."""

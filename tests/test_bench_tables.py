@@ -16,7 +16,7 @@ FIGURE = re.compile(r"(?<![\w.^-])[\d.,]*\d ?(?:ns|us|ms|x|GB/s|%)(?![\w/])")
 ROW = {
     "metric": "free", "case": "full, 10 requests", "peer_name": "other", "unit": "ns/block", "kvgpu": "12.34",
     "low": "12", "high": "13", "peer": "2500.4", "peer_low": "2400", "peer_high": "2600", "ratio": "203",
-    "ratio_low": "190", "ratio_high": "210", "goal": ">= 10x", "met": "True",
+    "ratio_low": "190", "ratio_high": "210", "goal": ">= 10x", "met": "True", "device": "",
 }  # fmt: skip
 
 
@@ -70,6 +70,15 @@ def test_filling_in_twice_changes_nothing(tables, data):
 def test_groups_of_the_pattern_name_the_row(tables, data):
     ((name, _),) = tables.selected("steps", "^(free), full, (10 requests)", data({}))
     assert name == "free, 10 requests"
+
+
+def test_a_row_of_a_gpu_is_called_by_its_name(tables, data):
+    rows = [{}, {"device": "H100"}, {"device": "H200"}]
+    path = data(*rows)
+    names = [name for name, _ in tables.selected("steps", "free", path)]
+    assert names == [f"free, full, 10 requests{device}" for device in ("", ", H100", ", H200")]
+    ((_, record),) = tables.selected("steps", "free.*, H200, other", path)
+    assert record["device"] == "H200"
 
 
 def test_a_missed_goal_is_shown_as_missed(tables, data):
