@@ -49,7 +49,8 @@ conformance: $(VENV)/.kernels
 	  TRITON_INTERPRET=$(INTERPRET) $(BIN)/python tests/conformance/run.py $(SUITE) --backend $$backend -- $(ARGS) || exit 1; \
 	done
 
-# On a machine with a GPU: checks, then speeds. The system's own Python with torch, Triton and CuPy.
+# On a machine with a GPU: what has goals, checks, the rest. The system's own Python with torch and Triton; rows go to
+# --out in ARGS, else to the folder named OUT in the environment, else to bench/data.
 gpu:
 	$(PYTHON) bench/gpu.py $(ARGS)
 

@@ -131,7 +131,7 @@ class Sanitizer(Tool):
 class Profile(Tool):
     """ncu over one launch of each kernel of the table."""
 
-    seconds = 60
+    seconds = 45
     METRICS = (
         "gpu__time_duration.sum",
         "dram__bytes_read.sum",

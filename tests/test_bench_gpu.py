@@ -141,3 +141,25 @@ def test_wrong_answers_have_no_row_and_the_next_block_runs(tmp_path):
     assert not [r for r in records if r["block"] == "wrong finds" and "metric" in r]
     (error,) = [r["error"] for r in records if "error" in r]
     assert "wrong answers" in error
+
+
+def test_with_a_gpu_every_row_has_a_figure_and_its_peer(tmp_path):
+    """A GPU that is only said to be there runs what a rehearsal leaves out."""
+    if shutil.which("g++") is None:
+        pytest.skip("g++ is not installed: the CUDA twins cannot run here")
+    blocks = (
+        "ceilings", "finds with goals, triton", "updates, cuda", "more prefixes, cuda", "sha256",
+        "match_async in a graph, triton", "match under load, triton", "calls from Python, cuda",
+    )  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "tests/gpu_pretender.py", *blocks], capture_output=True, text=True, cwd=ROOT,
+        check=False, env=os.environ | {"TRITON_INTERPRET": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert {row["block"] for row in rows} == set(blocks)
+    assert all(row["kvgpu"] > 0 for row in rows)
+    peers = {row["peer_name"] for row in rows if row["peer"] is not None}
+    assert {"2 random lines", "1 random compare-and-swap"} < peers
+    ways = {row["metric"] for row in rows}
+    assert {"longest prefix, cuda, graph", "match_async, triton, graph from idle"} < ways
