@@ -8,9 +8,10 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check install -q -c constra
 # 1: run the kernels of `triton` in the interpreter; 0: on a GPU.
 INTERPRET ?= 1
 SUITE  ?= ../shared/seed/test_prefix_caching.py
+N ?= 100000
 BACKENDS ?= reference host triton cuda auto
 
-.PHONY: replay test lint bench bench-peers gpu plots tables conformance aot clean venv
+.PHONY: replay test lint bench bench-peers gpu plots tables conformance aot fuzz clean venv
 
 # Benchmarks one after the other; status 1 says that a goal is missed, more than 1 that something is wrong.
 in-turn = for name in $(1); do \
@@ -57,6 +58,10 @@ gpu:
 # Every Triton kernel for every target, without a GPU: registers, spills, shared memory, code size.
 aot: $(VENV)/.kernels
 	$(BIN)/python -m kvgpu.kernels.aot $(ARGS)
+
+# Odd arguments to everything public, N of them; the last runs are those of CI.
+fuzz: $(VENV)/.kernels
+	$(BIN)/python tests/fuzz/run.py --count $(N) $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

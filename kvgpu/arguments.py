@@ -176,6 +176,47 @@ def numbers(name: str, values: Any, count: int | None = None) -> npt.NDArray[np.
     return given
 
 
+def number(name: str, value: Any) -> float:
+    """`value` as a float. O(1).
+
+    Raises:
+        ArgumentTypeError: It is no number.
+    """
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise ArgumentTypeError(f"{name} must be a number, got {shown(value)}") from None
+
+
+def sequence_of_hashes(request_id: Any, hashes: Any) -> Any:
+    """Block hashes of a request: a list, `BlockHashes`, or anything that can be sliced. O(1).
+
+    Raises:
+        ArgumentTypeError: Something else.
+    """
+    if hashes.__class__ is not list and (
+        not isinstance(hashes, Sequence) or isinstance(hashes, str | bytes)
+    ):
+        raise ArgumentTypeError(
+            f"request {request_id}: block_hashes must be a sequence of bytes, got {shown(hashes)}"
+        )
+    return hashes
+
+
+def refuse_odd_hashes(request_id: Any, hashes: Iterable[Any]) -> None:
+    """
+    Raises:
+        ArgumentTypeError: A hash is something else than bytes, of which there is at least one.
+
+    O(hashes).
+    """
+    for each in hashes:
+        if not isinstance(each, bytes) or not each:
+            raise ArgumentTypeError(
+                f"request {request_id}: block hashes must be bytes, got {shown(each)} among them"
+            )
+
+
 def truths(name: str, values: Any, count: int) -> npt.NDArray[np.bool_]:
     """Truth values as bool [count], or [] for one that holds for all. O(count).
 

@@ -6,6 +6,7 @@ from itertools import accumulate
 import numpy as np
 
 from kvgpu.allocation import BAD_HITS, FITS, HASHED_BEFORE, allocate_one
+from kvgpu.arguments import refuse_odd_hashes
 from kvgpu.block_hashes import BlockHashes
 from kvgpu.block_list import BlockList
 from kvgpu.blocks import NO_IDS, Ids
@@ -143,7 +144,11 @@ class ArrayAllocator:
         """
         state, store, tables = self.pool.state, self.pool.tables, self._tables
         stop = num_cacheable // self.pool.hash_block_size if caches else 0
-        rows, first_hash = self._rows(request_id, hashes, computed, takes_hits, stop)
+        try:
+            rows, first_hash = self._rows(request_id, hashes, computed, takes_hits, stop)
+        except TypeError:
+            refuse_odd_hashes(request_id, hashes[:stop])
+            raise
         if rows is None:
             return False
         hits, ends = NO_IDS, self._no_ends

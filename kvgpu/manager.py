@@ -4,7 +4,14 @@ import logging
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from kvgpu.arguments import checked_name, name_of, size_of, whole_number
+from kvgpu.arguments import (
+    checked_name,
+    name_of,
+    refuse_odd_hashes,
+    sequence_of_hashes,
+    size_of,
+    whole_number,
+)
 from kvgpu.array_allocator import ArrayAllocator
 from kvgpu.block_list import RequestBlocks
 from kvgpu.blocks import KVCacheBlock
@@ -14,7 +21,7 @@ from kvgpu.exclusive import Exclusive, exclusive
 from kvgpu.kv_cache_blocks import KVCacheBlocks
 from kvgpu.metrics import KVCacheMetricsCollector, PrefixCacheStats
 from kvgpu.request import Request
-from kvgpu.slots import allocate_slots, hashes_of
+from kvgpu.slots import allocate_slots, hashes_of, refuse_hashes_to_come
 from kvgpu.specs import KVCacheConfig
 
 __all__ = ["KVCacheBlocks", "KVCacheManager", "Request"]
@@ -156,13 +163,19 @@ class KVCacheManager(Exclusive):
                 return self.empty_kv_cache_blocks, 0
             hashes, num_tokens = request.block_hashes, request.num_tokens
             preempted = self.prefix_cache_stats is not None and request.num_preemptions > 0
-            len(hashes)
         except (AttributeError, TypeError, ValueError) as error:
             raise ArgumentTypeError(
                 f"a request that can be looked up is expected: {error}"
             ) from None
         num_tokens = whole_number("num_tokens", num_tokens)
-        blocks, num_hits = self.coordinator.find_longest_cache_hit(hashes, max(num_tokens - 1, 0))
+        sequence_of_hashes(name_of(request), hashes)
+        try:
+            blocks, num_hits = self.coordinator.find_longest_cache_hit(
+                hashes, max(num_tokens - 1, 0)
+            )
+        except TypeError:
+            refuse_odd_hashes(request.request_id, hashes)
+            raise
         if self.prefix_cache_stats is not None and not self.counts_admissions:
             self.prefix_cache_stats.record(num_tokens, num_hits, preempted)
         return self.create_kv_cache_blocks(blocks), num_hits
@@ -335,8 +348,9 @@ class KVCacheManager(Exclusive):
         tables = [single.req_to_blocks for single in self.coordinator.single_type_managers]
         if not self.enable_caching or not any(name in table for table in tables):
             return
-        hashes_of(request, name, num_tokens // self.coordinator.hash_block_size)
+        hashes = hashes_of(request, name, num_tokens // self.coordinator.hash_block_size)
         self.coordinator.refuse_hashed(name, num_tokens)
+        refuse_hashes_to_come(self, name, hashes, num_tokens)
         self.coordinator.cache_blocks(request, num_tokens)
 
     def create_kv_cache_blocks(self, blocks: tuple[Sequence[KVCacheBlock], ...]) -> KVCacheBlocks:

@@ -2,7 +2,17 @@
 
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-from kvgpu.arguments import name_of, own_blocks, ready, shown, switch, whole_numbers
+from kvgpu.arguments import (
+    name_of,
+    own_blocks,
+    ready,
+    refuse_odd_hashes,
+    sequence_of_hashes,
+    shown,
+    switch,
+    whole_numbers,
+)
+from kvgpu.block_hashes import BlockHashes
 from kvgpu.block_list import BlockList
 from kvgpu.blocks import Ids
 from kvgpu.errors import ArgumentError, ArgumentTypeError, GroupCountError, RunningRequestError
@@ -107,6 +117,7 @@ def allocate_slots(
         refuse_bad_hits(manager, request_id, computed)
     if caches:
         coordinator.refuse_hashed(request_id, num_cacheable)
+        refuse_hashes_to_come(manager, request_id, hashes, num_cacheable)
     hits = computed if takes_hits else manager.empty_kv_cache_blocks.blocks
     num_free = manager.block_pool.get_num_free_blocks()
     if must_fit:
@@ -163,16 +174,29 @@ def hashes_of(request: Any, request_id: Any, needed: int) -> Any:
         ArgumentError: It has fewer.
         ArgumentTypeError: It has none.
     """
-    try:
-        hashes = request.block_hashes
-        count = len(hashes)
-    except (AttributeError, TypeError) as error:
-        raise ArgumentTypeError(f"request {request_id} has no block_hashes: {error}") from None
-    if count < needed:
+    hashes = sequence_of_hashes(request_id, getattr(request, "block_hashes", None))
+    if len(hashes) < needed:
         raise ArgumentError(
-            f"request {request_id} has {count} block hashes, {needed} are needed; give it a block_hasher"
+            f"request {request_id} has {len(hashes)} block hashes, {needed} are needed; give it a block_hasher"
         )
     return hashes
+
+
+def refuse_hashes_to_come(
+    manager: "KVCacheManager", request_id: Any, hashes: Any, num_tokens: int
+) -> None:
+    """
+    Raises:
+        ArgumentTypeError: A hash under which a block of the first `num_tokens` tokens is about to be cached is none.
+    """
+    if isinstance(hashes, BlockHashes):
+        return
+    size = manager.coordinator.hash_block_size
+    handled = [
+        single.num_cached_block.get(request_id, 0) * single.block_size // size
+        for single in manager.coordinator.single_type_managers
+    ]
+    refuse_odd_hashes(request_id, hashes[min(handled, default=0) : num_tokens // size])
 
 
 def _computed_of(

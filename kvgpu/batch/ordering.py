@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kvgpu._jit import jit
-from kvgpu.arguments import integers, numbers, truths, whole_number
+from kvgpu.arguments import integers, number, numbers, truths, whole_number
 from kvgpu.batch.row_record import RowIds
 from kvgpu.batch.rows import RequestRows
 from kvgpu.errors import ArgumentError
@@ -36,7 +36,7 @@ def longest_prefix_first(
     """
     hits = numbers("hit_tokens", hit_tokens)
     age = numbers("waited", waited, len(hits))
-    old = age > age_limit
+    old = age > number("age_limit", age_limit)
     keys = np.where(old, -age, -hits)
     return np.lexsort((np.arange(len(hits)), keys, ~old)).astype(np.int64)
 

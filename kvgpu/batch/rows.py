@@ -11,6 +11,8 @@ from kvgpu.arguments import (
     MOST,
     integers,
     name_of,
+    refuse_odd_hashes,
+    sequence_of_hashes,
     shown,
     switch,
     whole_number,
@@ -120,6 +122,9 @@ class RequestRows(RowHashes):
             )
         facts = [self._facts(request) for request in requests]
         hashes = [request.block_hashes for request in requests]
+        for name, part in zip(names, hashes, strict=True):
+            if not isinstance(part, BlockHashes):
+                refuse_odd_hashes(name, part[:1])
         width = self.common_width(hashes)
         self.refuse_too_many(sum(count for count, *_ in facts))
         if width and width not in HASH_WIDTHS:
@@ -127,7 +132,14 @@ class RequestRows(RowHashes):
         numbers = np.array(facts, np.int64).reshape(-1, 6).T.copy()
         lent = [self._lent_by(part) for part in hashes]
         addresses = addresses_of([NOT_LENT if part is None else part for part in lent])
-        pieces = self.put([h for h, kept in zip(hashes, lent, strict=True) if kept is None], width)
+        try:
+            pieces = self.put(
+                [h for h, kept in zip(hashes, lent, strict=True) if kept is None], width
+            )
+        except TypeError:
+            for name, part in zip(names, hashes, strict=True):
+                refuse_odd_hashes(name, part)
+            raise
         if isinstance(pieces, int):
             copied = [r for r, kept in zip(requests, lent, strict=True) if kept is None]
             raise self._odd_hashes(copied[pieces])
@@ -308,8 +320,9 @@ class RequestRows(RowHashes):
         known: tuple[Any, ...]
         try:
             prompt = getattr(request, "num_prompt_tokens", None)
+            hashes = sequence_of_hashes(request.request_id, request.block_hashes)
             known = (
-                len(request.block_hashes), request.num_tokens, 0 if prompt is None else prompt,
+                len(hashes), request.num_tokens, 0 if prompt is None else prompt,
                 getattr(request, "num_computed_tokens", 0), getattr(request, "num_preemptions", 0),
             )  # fmt: skip
             skips = switch("skip_reading_prefix_cache", request.skip_reading_prefix_cache)

@@ -44,7 +44,9 @@ def odd_request(request: Any, rng: random.Random) -> Any:
     copy = SimpleNamespace(
         **{name: getattr(request, name) for name in REQUEST_FIELDS if hasattr(request, name)}
     )
-    copy.append_output_token_ids = lambda ids: copy.all_token_ids.extend([ids] if isinstance(ids, int) else ids)
+    copy.append_output_token_ids = lambda ids: copy.all_token_ids.extend(
+        [ids] if isinstance(ids, int) else ids
+    )
     field = rng.choice(REQUEST_FIELDS)
     if rng.random() < 0.2:
         vars(copy).pop(field, None)
@@ -82,7 +84,11 @@ def faults_of(subject: Any, call: Any, arguments: dict[str, Any]) -> list[str]:
         result = call.function(**arguments)
     except KVGPUError as error:
         after = subject.state()
-        found += [f"{type(error).__name__}, but {key} changed" for key in before if before[key] != after[key]]
+        found += [
+            f"{type(error).__name__}, but {key} changed"
+            for key in before
+            if before[key] != after[key]
+        ]
     except BaseException as error:
         found.append(f"untyped {type(error).__name__}: {error}"[:200])
     else:
@@ -99,23 +105,34 @@ def wrong_results(subject: Any, call: Any, arguments: dict[str, Any], result: An
     from subjects import MAX_MODEL_LEN, NUM_BLOCKS, SIZE
 
     found = []
-    if call.name == "get_computed_blocks" and not 0 <= result[1] <= max(arguments["request"].num_tokens - 1, 0):
+    if call.name == "get_computed_blocks" and not 0 <= result[1] <= max(
+        arguments["request"].num_tokens - 1, 0
+    ):
         found.append(f"{result[1]} hit tokens")
     if call.name.startswith("allocate_slots") and result is not None:
         request = arguments["request"]
-        ids = [block for group in subject.manager.get_block_ids(request.request_id) for block in group]
+        ids = [
+            block for group in subject.manager.get_block_ids(request.request_id) for block in group
+        ]
         if any(not 0 <= block < NUM_BLOCKS for block in ids):
             found.append(f"blocks {ids}")
         asked = sum(
             int(arguments.get(name) or 0)
-            for name in ("num_new_tokens", "num_new_computed_tokens", "num_external_computed_tokens")
+            for name in (
+                "num_new_tokens",
+                "num_new_computed_tokens",
+                "num_external_computed_tokens",
+            )
         ) + int(request.num_computed_tokens)
-        slots = min(len(group) for group in subject.manager.get_block_ids(request.request_id)) * SIZE
+        slots = (
+            min(len(group) for group in subject.manager.get_block_ids(request.request_id)) * SIZE
+        )
         if min(asked, MAX_MODEL_LEN + 1) > slots:
             found.append(f"{slots} slots for {asked} tokens")
-    if call.name == "batch.allocate_batch" and result is not None:
-        if ((result.block_ids < 0) | (result.block_ids >= NUM_BLOCKS)).any():
-            found.append(f"blocks {result.block_ids.tolist()}")
+    if call.name == "batch.allocate_batch" and any(
+        not 0 <= block < NUM_BLOCKS for block in result.block_ids.tolist()
+    ):
+        found.append(f"blocks {result.block_ids.tolist()}")
     return found
 
 
@@ -150,7 +167,10 @@ def main() -> int:
         rng = random.Random(options.seed * 1_000_003 + number)
         if subject is None or number % 25 == 0:
             subject = Subject(
-                rng.choice(list(GROUPS)), rng.choice(options.only.split(",")), rng.random() < 0.4, rng
+                rng.choice(list(GROUPS)),
+                rng.choice(options.only.split(",")),
+                rng.random() < 0.4,
+                rng,
             )
             for _ in range(6):
                 subject.live()

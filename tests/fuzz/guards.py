@@ -27,16 +27,23 @@ GUARDS = {
         "kvgpu.arguments",
         "given.ndim != 1 or count not in (None, len(given)):\n        raise ArgumentTypeError(\n"
         '            f"{name}: integers',
-        "given.ndim != 1:\n        raise ArgumentTypeError(\n"
-        '            f"{name}: integers',
+        'given.ndim != 1:\n        raise ArgumentTypeError(\n            f"{name}: integers',
     ),
-    "id outside the pool": ("kvgpu.arguments", "        if outside.any():\n", "        if False:\n"),
+    "id outside the pool": (
+        "kvgpu.arguments",
+        "        if outside.any():\n",
+        "        if False:\n",
+    ),
     "block of another pool": (
         "kvgpu.arguments",
         "            if block._state is not state:\n",
         "            if False:\n",
     ),
-    "block that was not handed out": ("kvgpu.block_pool", "        if place >= 0:\n", "        if False:\n"),
+    "block that was not handed out": (
+        "kvgpu.block_pool",
+        "        if place >= 0:\n",
+        "        if False:\n",
+    ),
     "hits that are none": (
         "kvgpu.slots",
         "        refuse_bad_hits(manager, request_id, computed)\n    if caches",

@@ -31,8 +31,8 @@ class Raising:
 
 OTHERS: tuple[Callable[[], Any], ...] = (
     lambda: None, lambda: True, lambda: False, lambda: 0.5, lambda: 5.9, lambda: float("nan"), lambda: float("inf"),
-    lambda: "", lambda: "5", lambda: "\ud800", lambda: b"", lambda: b"x" * 16, lambda: [], lambda: [1], lambda: [-1],
-    lambda: [1, 2.5], lambda: [None], lambda: [[1]], lambda: [2**70], lambda: (), lambda: {}, lambda: {"a": 1},
+    lambda: "", lambda: "5", lambda: "\ud800", lambda: b"", lambda: b"x" * 16, list, lambda: [1], lambda: [-1],
+    lambda: [1, 2.5], lambda: [None], lambda: [[1]], lambda: [2**70], lambda: (), dict, lambda: {"a": 1},
     lambda: set(), lambda: object(), lambda: Raising(), lambda: 1 + 2j, lambda: Fraction(5, 2), lambda: range(3),
     lambda: np.int64(-1), lambda: np.int64(3), lambda: np.float64(3.0), lambda: np.uint64(2**64 - 1),
     lambda: np.bool_(True), lambda: np.array(3), lambda: np.array([1, 2, 3]), lambda: np.zeros(0),

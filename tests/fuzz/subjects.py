@@ -58,7 +58,9 @@ class Subject:
         self.manager = make_manager(
             *specs, num_blocks=NUM_BLOCKS, max_model_len=MAX_MODEL_LEN, backend=backend, **options
         )
-        self.other = make_manager(*specs, num_blocks=NUM_BLOCKS, max_model_len=MAX_MODEL_LEN, **options)
+        self.other = make_manager(
+            *specs, num_blocks=NUM_BLOCKS, max_model_len=MAX_MODEL_LEN, **options
+        )
         admit(self.other, make_request("elsewhere", 20, SIZE))
         self.batch = BatchManager(self.manager, 6, 120)
         self.running: list[Any] = []
@@ -92,7 +94,10 @@ class Subject:
                 if manager.allocate_slots(request, 1) is not None:
                     request.num_computed_tokens += 1
                 else:
-                    del request.all_token_ids[-1:], request.block_hashes[request.num_tokens // SIZE :]
+                    del (
+                        request.all_token_ids[-1:],
+                        request.block_hashes[request.num_tokens // SIZE :],
+                    )
         elif what < 0.75 and len(self.tracked) < 5:
             request = self.new_request()
             row = batch.track([request])
@@ -125,7 +130,9 @@ class Subject:
 
     def call_get_computed_blocks(self) -> Call:
         request = self.new_request()
-        return Call("get_computed_blocks", self.manager.get_computed_blocks, {"request": request}, request)
+        return Call(
+            "get_computed_blocks", self.manager.get_computed_blocks, {"request": request}, request
+        )
 
     def call_allocate_slots(self) -> Call:
         request = self.new_request()

@@ -1,0 +1,38 @@
+"""Odd calls to everything public: an error of kvgpu's and nothing changed, or a right answer."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from guards import GUARDS
+
+ATTACK = Path(__file__).resolve().parent / "attack.py"
+SECONDS = 280
+"""A process that takes longer hangs."""
+
+
+def attack(*options):
+    """What an attack found: its exit status, and what it printed."""
+    done = subprocess.run(
+        [sys.executable, str(ATTACK), *map(str, options)],
+        capture_output=True, text=True, timeout=SECONDS, check=False,
+    )  # fmt: skip
+    return done.returncode, done.stdout, done.stderr.splitlines()[-3:]
+
+
+def test_odd_arguments_are_refused_or_right():
+    status, printed, last = attack("--seed", 1, "--count", 1900)
+    assert status == 0, (printed, last)
+
+
+def test_a_device_is_asked_no_odd_questions():
+    status, printed, last = attack("--seed", 2, "--count", 100, "--only", "triton")
+    assert status == 0, (printed, last)
+
+
+@pytest.mark.parametrize("guard", GUARDS)
+def test_a_guard_that_is_missing_is_noticed(guard):
+    status, printed, last = attack("--seed", 3, "--count", 2000, "--without", guard)
+    assert status != 0, (printed, last)
+    assert "the guard is not there" not in str(last)
