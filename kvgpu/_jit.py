@@ -1,17 +1,9 @@
-"""`jit`: Numba's njit with a disk cache that notices every changed source.
+"""`jit` and its kin: functions that Numba compiles, and the instructions that it has no words for.
 
-Numba's own cache looks at the file of the decorated function only, so a changed constant in
-another module leaves stale machine code behind. Here the cache directory is named by a digest of
-all sources that hold compiled code.
+`kvgpu.compiled_cache` keeps what entry points become.
 """
 
-import hashlib
-import os
-import re
-import tempfile
 from collections.abc import Callable
-from functools import cache
-from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import numba
@@ -19,10 +11,11 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
-from kvgpu.config import cache_dir
+from kvgpu.compiled_cache import cache_of
+from kvgpu.errors import ConfigError
 
-_COMPILED = re.compile(r"^@(jit|nogil|inline|leaf)$", re.MULTILINE)
-_IMPORTED = re.compile(r"^from kvgpu\.([\w.]+) import", re.MULTILINE)
+if cast(Any, numba).config.DISABLE_JIT:
+    raise ConfigError("NUMBA_DISABLE_JIT is set, and kvgpu works compiled only: unset it")
 
 AHEAD = 8
 """Rounds of a loop between asking for a cache line and using it."""
@@ -30,44 +23,12 @@ AHEAD = 8
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-@cache
-def _source_digest() -> str:
-    package = Path(__file__).parent
-    digest = hashlib.sha256(f"{numba.__version__}".encode())
-    compiled = {path for path in package.rglob("*.py") if _COMPILED.search(path.read_text())}
-    # What is imported by name becomes part of the code: constants above all.
-    imported = {
-        package.joinpath(*module.split(".")).with_suffix(".py")
-        for path in compiled
-        for module in _IMPORTED.findall(path.read_text())
-    }
-    for path in sorted(compiled | imported):
-        digest.update(path.name.encode() + path.read_bytes())
-    return digest.hexdigest()[:16]
-
-
-@cache
-def numba_cache_dir() -> str:
-    """Where this process keeps compiled code: below `cache_dir`, else in a temporary directory."""
-    directory = cache_dir() / f"numba-{_source_digest()}"
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        if os.access(directory, os.W_OK):
-            return str(directory)
-    except OSError:
-        pass
-    return tempfile.mkdtemp(prefix="kvgpu-numba-")
-
-
 def _entry_point(function: F, **options: bool) -> F:
-    settings: Any = numba.config
     compiler: Any = numba.njit  # its stubs do not know `_nrt`
-    previous = settings.CACHE_DIR
-    settings.CACHE_DIR = numba_cache_dir()
-    try:
-        return cast(F, compiler(cache=True, error_model="numpy", _nrt=True, **options)(function))
-    finally:
-        settings.CACHE_DIR = previous
+    compiled = compiler(error_model="numpy", _nrt=True, **options)(function)
+    # Numba's own `cache=True` trusts every file, wherever its variables lead.
+    compiled._cache = cache_of(function)
+    return cast(F, compiled)
 
 
 def jit(function: F) -> F:
@@ -262,5 +223,5 @@ lowest_bit: Callable[[int], int] = cast(Any, _lowest_bit)
 
 
 def python_of(function: F) -> F:
-    """The plain Python function behind a compiled one (the function itself under NUMBA_DISABLE_JIT)."""
-    return cast(F, getattr(function, "py_func", function))
+    """The plain Python function behind a compiled one."""
+    return cast(F, cast(Any, function).py_func)

@@ -8,14 +8,25 @@ from pathlib import Path
 from kvgpu.errors import ConfigError, UnknownNameError
 
 DEFAULT_BACKEND = "host"
+LARGEST = 2**31 - 1
+"""Of tokens and blocks: they are counted in int32."""
 
 
-def cache_dir() -> Path:
-    """`KVGPU_CACHE_DIR`, else `$XDG_CACHE_HOME/kvgpu`, else `~/.cache/kvgpu`: compiled code."""
+def cache_dir() -> Path | None:
+    """`KVGPU_CACHE_DIR`, else `$XDG_CACHE_HOME/kvgpu`, else `~/.cache/kvgpu`: compiled code.
+
+    None where no variable is set and nobody knows the user's home.
+    """
     own = os.environ.get("KVGPU_CACHE_DIR")
     if own:
         return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kvgpu"
+    caches = os.environ.get("XDG_CACHE_HOME")
+    if caches:
+        return Path(caches) / "kvgpu"
+    try:
+        return Path.home() / ".cache" / "kvgpu"
+    except RuntimeError:  # no HOME, and no entry for the user
+        return None
 
 
 def chosen_backend() -> str | None:
@@ -32,43 +43,44 @@ def crossover_blocks() -> int | None:
     """`KVGPU_CROSSOVER_BLOCKS`: blocks from which `auto` asks the GPU; unset: measured.
 
     Raises:
-        ConfigError: The value is no positive integer.
+        ConfigError: The value is no positive integer, or too large to be one.
     """
-    return _positive("KVGPU_CROSSOVER_BLOCKS", os.environ.get("KVGPU_CROSSOVER_BLOCKS"))
+    return _integer("KVGPU_CROSSOVER_BLOCKS", os.environ.get("KVGPU_CROSSOVER_BLOCKS"), "blocks", 1)
 
 
 def hash_threads() -> int:
     """`KVGPU_HASH_THREADS`: threads that hash the requests of one call; unset: 1.
 
     Raises:
-        ConfigError: The value is no positive integer.
+        ConfigError: The value is no positive integer, or too large to be one.
     """
-    return _positive("KVGPU_HASH_THREADS", os.environ.get("KVGPU_HASH_THREADS")) or 1
-
-
-def _positive(name: str, value: str | None) -> int | None:
-    if not value:
-        return None
-    if not value.isdigit() or int(value) == 0:
-        raise ConfigError(f"{name} must be a positive integer, got {value!r}")
-    return int(value)
+    return _integer("KVGPU_HASH_THREADS", os.environ.get("KVGPU_HASH_THREADS"), "threads", 1) or 1
 
 
 def retention_interval() -> int | None:
     """`VLLM_PREFIX_CACHE_RETENTION_INTERVAL` in tokens; unset means dense retention.
 
     Raises:
-        ConfigError: The value is no integer.
+        ConfigError: The value is no integer, or too large to be one.
     """
-    value = os.environ.get("VLLM_PREFIX_CACHE_RETENTION_INTERVAL")
+    return _integer(
+        "VLLM_PREFIX_CACHE_RETENTION_INTERVAL",
+        os.environ.get("VLLM_PREFIX_CACHE_RETENTION_INTERVAL"),
+        "tokens",
+        -LARGEST,
+    )
+
+
+def _integer(name: str, value: str | None, unit: str, lowest: int) -> int | None:
+    """The number in a variable: ASCII digits, few enough for `int`, behind a sign at most."""
     if not value:
         return None
-    try:
-        return int(value)
-    except ValueError:
+    if not re.fullmatch("[+-]?[0-9]{1,20}", value) or not lowest <= int(value) <= LARGEST:
         raise ConfigError(
-            f"VLLM_PREFIX_CACHE_RETENTION_INTERVAL must be an integer number of tokens, got {value!r}"
-        ) from None
+            f"{name} must be an integer number of {unit} from {lowest} to {LARGEST}, "
+            f"got {value if len(value) <= 40 else value[:40] + '...'!r}"
+        )
+    return int(value)
 
 
 def int_block_hashes() -> bool:

@@ -1,5 +1,6 @@
 """Environment variables: what they mean, their defaults, and what a bad value does."""
 
+import pwd
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,18 @@ from kvgpu.errors import ConfigError, UnknownNameError
 INT_HASHES = "VLLM_KV_EVENTS_USE_INT_BLOCK_HASHES"
 RETENTION = "VLLM_PREFIX_CACHE_RETENTION_INTERVAL"
 CACHE_VARIABLES = ("KVGPU_CACHE_DIR", "XDG_CACHE_HOME", "HOME")
+
+
+NUMBERS = {
+    "KVGPU_HASH_THREADS": config.hash_threads,
+    "KVGPU_CROSSOVER_BLOCKS": config.crossover_blocks,
+    RETENTION: config.retention_interval,
+}
+NO_INTEGERS = [
+    "many", "1.5", "64 tokens", "0x10", "1e3", "1_000", "+", "-", "--1", "- 1", " ", " 1", "1 ", "1\n",
+    "²", "٣", "\uff11", "\udcff", "9" * 21, "9" * 5000, "-" + "9" * 5000, "0" * 5000 + "1",
+]  # fmt: skip
+"""Among them digits of other scripts, which are digits or even integers to Python, and more than `int` takes."""
 
 
 @pytest.fixture
@@ -41,6 +54,15 @@ def test_compiled_code_lies_in_the_first_directory_that_is_named(environment, va
     assert config.cache_dir() == Path(expected)
 
 
+def test_without_a_home_there_is_no_directory(environment, monkeypatch):
+    def unknown(uid):
+        raise KeyError(uid)
+
+    environment(**dict.fromkeys(CACHE_VARIABLES))
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    assert config.cache_dir() is None
+
+
 @pytest.mark.parametrize(
     ("value", "expected"),
     [(None, "host"), ("", "host"), ("host", "host"), ("reference", "reference")],
@@ -69,11 +91,40 @@ def test_the_retention_interval_is_a_number_of_tokens_or_unset(environment, valu
     assert config.retention_interval() == expected
 
 
-@pytest.mark.parametrize("value", ["many", "1.5", "64 tokens"])
-def test_a_retention_interval_that_is_no_integer_is_an_error(environment, value):
-    environment(**{RETENTION: value})
-    with pytest.raises(ConfigError, match=RETENTION):
-        config.retention_interval()
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize("value", NO_INTEGERS)
+def test_a_number_that_is_no_integer_is_an_error_that_names_it(environment, name, value):
+    environment(**{name: value})
+    with pytest.raises(ConfigError, match=name) as caught:
+        NUMBERS[name]()
+    assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_a_number_is_at_most_one_that_counts_blocks(environment, name):
+    environment(**{name: str(2**31 - 1)})
+    assert NUMBERS[name]() == 2**31 - 1
+    environment(**{name: str(2**31)})
+    with pytest.raises(ConfigError, match=f"{name}.*2147483647"):
+        NUMBERS[name]()
+
+
+@pytest.mark.parametrize("name", ["KVGPU_HASH_THREADS", "KVGPU_CROSSOVER_BLOCKS"])
+@pytest.mark.parametrize("value", ["0", "-1", "-0"])
+def test_a_count_below_1_is_an_error(environment, name, value):
+    environment(**{name: value})
+    with pytest.raises(ConfigError, match=f"{name}.*from 1 to"):
+        NUMBERS[name]()
+
+
+@pytest.mark.parametrize(
+    "value", ["0" * 63, "0" * 65, "g" * 64, "²" * 64, "0" * 64 + "\n", " " + "0" * 63]
+)
+def test_a_key_that_is_not_64_digits_is_an_error_that_does_not_show_it(environment, value):
+    environment(KVGPU_HASH_KEY=value)
+    with pytest.raises(ConfigError, match="64 hexadecimal digits") as caught:
+        config.hash_key()
+    assert value not in str(caught.value)
 
 
 @pytest.mark.parametrize("value", ["many", "-32", "33"])

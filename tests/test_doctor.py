@@ -3,12 +3,14 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from doctor_tools import doctor
 
 from kvgpu.cli import main
+from kvgpu.compiled_cache import code_folder
 from kvgpu.doctor import command
 from kvgpu.doctor.installation import PACKAGES, Installation
 from kvgpu.hashing import HASH_FUNCTIONS
@@ -189,12 +191,28 @@ def test_gpus_that_cannot_be_asked_are_no_traceback(monkeypatch):
     assert Installation.found().gpu_problem == "RuntimeError: CUDA unknown error"
 
 
-def test_a_temporary_directory_for_compiled_code_is_said_to_be_one(monkeypatch, tmp_path):
-    monkeypatch.setattr("kvgpu._jit.numba_cache_dir", lambda: str(tmp_path / "kvgpu-numba-1"))
-    monkeypatch.setenv("KVGPU_CACHE_DIR", "/nowhere")
+@pytest.fixture
+def kept_in(monkeypatch, tmp_path):
+    """The folder that is configured for compiled code."""
+    monkeypatch.setenv("KVGPU_CACHE_DIR", str(tmp_path / "cache"))
+    code_folder.cache_clear()
+    yield tmp_path / "cache"
+    code_folder.cache_clear()
+
+
+def test_the_folder_for_compiled_code_is_shown(kept_in):
     found = Installation.found().compiled_code
-    assert found.path == str(tmp_path / "kvgpu-numba-1")
-    assert "/nowhere cannot be written" in found.problem
+    assert Path(found.path).parent == kept_in
+    assert (found.writable, found.problem) == (True, None)
+
+
+def test_a_folder_for_compiled_code_that_others_may_write_is_said_to_be_one(kept_in):
+    kept_in.mkdir()
+    kept_in.chmod(0o777)
+    found = Installation.found().compiled_code
+    assert (found.path, found.writable) == (str(kept_in), False)
+    assert f"others may write {kept_in}" in found.problem
+    assert "every process compiles anew" in found.problem
 
 
 def test_cuda_kernels_are_not_given_the_memory_of_the_interpreter(everything, monkeypatch):

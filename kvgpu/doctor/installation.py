@@ -144,13 +144,13 @@ def _directory(path: Path) -> CacheDirectory:
 
 
 def _compiled_code() -> CacheDirectory:
-    configured = cache_dir()
     try:
-        from kvgpu._jit import numba_cache_dir
+        from kvgpu.compiled_cache import code_folder
     except Exception as error:
-        return CacheDirectory(str(configured), False, f"nothing can be compiled: {one_line(error)}")
-    used = Path(numba_cache_dir())
-    if used.parent == configured:
-        return CacheDirectory(str(used), True)
-    problem = f"{configured} cannot be written, so every process compiles anew"
-    return CacheDirectory(str(used), True, problem)
+        place = str(cache_dir() or "nowhere")
+        return CacheDirectory(place, False, f"nothing can be compiled: {one_line(error)}")
+    folder = code_folder()
+    if folder.path is None:
+        problem = f"{folder.problem}; every process compiles anew"
+        return CacheDirectory(str(cache_dir() or "nowhere"), False, problem)
+    return _directory(folder.path)
