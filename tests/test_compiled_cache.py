@@ -318,6 +318,18 @@ def test_a_file_that_cannot_be_used_is_replaced_with_one_warning(start, stranger
     assert (again.hits, again.warnings) == (2, [])
 
 
+def test_code_in_which_a_page_was_lost_is_damaged_although_it_can_be_unpickled(tmp_path):
+    """LLVM would run it."""
+    path = tmp_path / "code"
+    compiled_cache._write(str(path), b"code" * 5000)
+    content = bytearray(path.read_bytes())
+    content[8192:12288] = bytes(4096)
+    path.write_bytes(content)
+    pickle.loads(content[compiled_cache.CHECKSUM_BYTES :])
+    with pytest.raises(ValueError, match="damaged"):
+        compiled_cache._read(str(path))
+
+
 @pytest.mark.parametrize("file", FILES)
 def test_a_file_that_is_missing_is_made_again(start, file):
     FILES[file](start().folder).unlink()
