@@ -24,6 +24,14 @@ COMMANDS = {
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command; returns the exit status: 0 for success, 2 for bad input, else the command's own."""
+    try:
+        return _run(argv)
+    except (KVGPUError, OSError) as error:
+        print(f"kvgpu: error: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+
+
+def _run(argv: list[str] | None) -> int:
     parser = argparse.ArgumentParser(prog="kvgpu", description="KV-cache manager for LLM engines")
     parser.add_argument("--version", action="version", version=f"kvgpu {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -36,9 +44,5 @@ def main(argv: list[str] | None = None) -> int:
             module.add_arguments(command)
             command.set_defaults(run=module.run_command)
     args = parser.parse_args(arguments)
-    try:
-        status: int = args.run(args)
-    except (KVGPUError, OSError) as error:
-        print(f"kvgpu: error: {error}", file=sys.stderr)
-        return EXIT_BAD_INPUT
+    status: int = args.run(args)
     return status

@@ -199,3 +199,10 @@ def test_without_compilation_what_needs_it_is_one_clear_error(name):
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("ConfigError NUMBA_DISABLE_JIT is set")
     assert len(done.stdout.splitlines()) == 1
+
+
+def test_without_compilation_a_command_says_so_in_one_line():
+    done = python("import sys; from kvgpu.cli import main; sys.exit(main(['replay']))")
+    assert done.returncode == 2
+    assert done.stderr.startswith("kvgpu: error: NUMBA_DISABLE_JIT is set")
+    assert len(done.stderr.splitlines()) == 1
