@@ -58,6 +58,15 @@ class LiveModule(types.ModuleType):
         super().__init__(name)
         modules = [stubs if t == "stubs" else importlib.import_module(t) for t in targets]
         object.__setattr__(self, "_targets", modules)
+        object.__setattr__(self, "_deleted_from", {})
+
+    @property
+    def __dict__(self) -> dict[str, Any]:  # type: ignore[override]
+        """Names and values now. pytest's `monkeypatch` looks here for what it is to restore, and deletes what it misses."""
+        attributes: dict[str, Any] = {}
+        for module in reversed(self._targets):
+            attributes |= {k: v for k, v in vars(module).items() if not k.startswith("__")}
+        return attributes | types.ModuleType.__dict__["__dict__"].__get__(self)
 
     def _owner(self, name: str) -> Any:
         for module in object.__getattribute__(self, "_targets"):
@@ -73,6 +82,8 @@ class LiveModule(types.ModuleType):
 
     def __setattr__(self, name: str, value: Any) -> None:
         owner = None if name.startswith("__") else self._owner(name)
+        # What was deleted comes back to where it was.
+        owner = owner or self._deleted_from.pop(name, None)
         if owner is None:
             super().__setattr__(name, value)
         else:
@@ -84,6 +95,7 @@ class LiveModule(types.ModuleType):
             super().__delattr__(name)
         else:
             delattr(owner, name)
+            self._deleted_from[name] = owner
 
 
 def install() -> None:

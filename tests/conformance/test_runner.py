@@ -1,10 +1,12 @@
 """The conformance runner: vLLM's module names lead to kvgpu's live modules."""
 
+import contextlib
 import os
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from names import VLLM_NAMES, LiveModule
@@ -218,6 +220,63 @@ def test_a_name_without_counterpart_can_be_added_and_removed(live):
     assert live.added == 1
     del live.added
     assert not hasattr(live, "added")
+
+
+@pytest.fixture
+def function():
+    """A function of kvgpu that is put back whatever a test does to it."""
+    yield hashing.get_group_id
+    hashing.get_group_id = FUNCTION
+
+
+FUNCTION = hashing.get_group_id
+
+
+def stand_in(key):
+    return 7
+
+
+def test_what_monkeypatch_has_set_is_put_back_where_it_was(live, function):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(live, "get_group_id", stand_in)
+        assert hashing.get_group_id is stand_in
+    assert hashing.get_group_id is function
+
+
+def test_what_monkeypatch_has_set_twice_is_put_back(live, function):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(live, "get_group_id", stand_in)
+        patch.setattr(live, "get_group_id", len)
+    assert hashing.get_group_id is function
+
+
+def test_what_monkeypatch_has_deleted_is_put_back(live, function):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delattr(live, "get_group_id")
+        assert not hasattr(hashing, "get_group_id")
+    assert hashing.get_group_id is function
+
+
+def test_what_monkeypatch_has_added_is_taken_away(live):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(live, "added_by_a_test", 1, raising=False)
+        assert live.added_by_a_test == 1
+    assert not hasattr(live, "added_by_a_test")
+
+
+@pytest.mark.parametrize("fail", [False, True])
+def test_what_a_mock_has_replaced_is_put_back(live, function, fail):
+    with contextlib.suppress(RuntimeError), mock.patch.object(live, "get_group_id") as patched:
+        assert hashing.get_group_id is patched
+        if fail:
+            raise RuntimeError
+    assert hashing.get_group_id is function
+
+
+def test_the_names_of_a_module_are_those_that_lead_somewhere(live):
+    assert vars(live)["get_group_id"] is hashing.get_group_id
+    assert vars(live)["__name__"] == "vllm.hashing"
+    assert {name for name in vars(live) if vars(live)[name] is not getattr(live, name)} == set()
 
 
 @pytest.mark.parametrize("name", VLLM_NAMES)
