@@ -281,6 +281,17 @@ class KVCacheBlock:
     def block_hash(self, key: BlockHashWithGroupId) -> None:
         self._state.set_key(self._row, key)
 
+    @property
+    def _block_hash(self) -> BlockHashWithGroupId | None:
+        """`block_hash`, which by this name may be set at any time, also to None, as in vLLM."""
+        return self._state.key_of(self._row)
+
+    @_block_hash.setter
+    def _block_hash(self, key: BlockHashWithGroupId | None) -> None:
+        self._state.reset_key(self._row)
+        if key is not None:
+            self._state.set_key(self._row, key)
+
     def reset_hash(self) -> None:
         """Forget the hash, as when the block is evicted; the index is not touched. O(1)."""
         self._state.reset_key(self._row)

@@ -109,6 +109,24 @@ def test_a_block_can_get_another_hash_after_a_reset(state, first):
     assert block.block_hash == key(fill=9)
 
 
+@pytest.mark.parametrize("first", [None, key(), key(width=7)])
+@pytest.mark.parametrize("second", [None, key(fill=8), key(width=9)])
+def test_the_raw_attribute_replaces_a_hash(state, first, second):
+    block = state.view(1)
+    block._block_hash = first
+    assert (block._block_hash, block.block_hash) == (first, first)
+    block._block_hash = second
+    assert (block._block_hash, block.block_hash) == (second, second)
+
+
+def test_a_hash_set_by_the_raw_attribute_is_not_set_over(state):
+    block = state.view(1)
+    block._block_hash = key()
+    with pytest.raises(BlockStateError):
+        block.block_hash = key(fill=8)
+    assert block._block_hash == key()
+
+
 def test_forgetting_all_keys_forgets_their_width_too(state):
     for block, width in enumerate((32, 16, 5)):
         state.view(block).block_hash = key(width)
