@@ -1,10 +1,13 @@
 """The queue of free blocks in eviction order: `FreeKVCacheBlockQueue`."""
 
+import operator
 from collections.abc import Sequence
+
+import numpy as np
 
 from kvgpu.block_list import BlockList
 from kvgpu.blocks import BlockState, KVCacheBlock
-from kvgpu.errors import ArgumentError, FreeQueueError, NotEnoughBlocksError
+from kvgpu.errors import ArgumentError, ArgumentTypeError, FreeQueueError, NotEnoughBlocksError
 from kvgpu.free_list import free_ids, link_all, link_many, pop_free, unlink_one
 
 
@@ -63,6 +66,26 @@ class FreeKVCacheBlockQueue:
         """Number of members. O(1)."""
         count: int = self._users.item(-1)
         return count
+
+    @num_free_blocks.setter
+    def num_free_blocks(self, count: int) -> None:
+        """Say that there are fewer, as suites written for vLLM do; no block is moved. O(blocks).
+
+        Raises:
+            ArgumentError: More than there are, or less than 0.
+            ArgumentTypeError: No integer.
+        """
+        try:
+            count = operator.index(count)
+        except TypeError:
+            raise ArgumentTypeError(
+                f"the number of free blocks must be an integer, got {count!r}"
+            ) from None
+        members = int(np.count_nonzero(self._state.records["next"][:-1] >= 0))
+        if not 0 <= count <= members:
+            # Compiled code would walk on behind the last one.
+            raise ArgumentError(f"{members} blocks are in the queue, so {count} cannot be free")
+        self._users[-1] = count
 
     def popleft(self) -> KVCacheBlock:
         """Take the first member; its reference count becomes 0. O(1).

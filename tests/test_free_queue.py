@@ -10,7 +10,7 @@ from index_tools import ids_of
 
 from kvgpu.block_pool import BlockPool
 from kvgpu.blocks import BlockState, KVCacheBlock
-from kvgpu.errors import ArgumentError, FreeQueueError, NotEnoughBlocksError
+from kvgpu.errors import ArgumentError, ArgumentTypeError, FreeQueueError, NotEnoughBlocksError
 from kvgpu.free_list import count_unused, pop_free, release, touch
 from kvgpu.free_queue import FreeKVCacheBlockQueue
 from kvgpu.hashing import make_block_hash_with_group_id
@@ -68,6 +68,30 @@ def test_the_first_is_taken_first(any_queue):
     assert [any_queue.popleft().block_id for _ in range(3)] == [0, 1, 2]
     assert order(any_queue) == [3, 4, 5, 6, 7]
     assert any_queue.num_free_blocks == 5
+
+
+def test_fewer_may_be_said_to_be_free(any_queue):
+    any_queue.num_free_blocks = np.int64(2)
+    assert any_queue.num_free_blocks == 2
+    with pytest.raises(NotEnoughBlocksError, match="3 blocks asked for, 2 are free"):
+        any_queue.popleft_n(3)
+    any_queue.num_free_blocks = NUM_BLOCKS
+    assert order(any_queue) == list(range(NUM_BLOCKS))
+
+
+@pytest.mark.parametrize("count", [NUM_BLOCKS, -1, 2**31, 2**64])
+def test_more_than_are_in_the_queue_cannot_be_free(any_queue, count):
+    any_queue.popleft()
+    with pytest.raises(ArgumentError, match=f"7 blocks are in the queue, so {count} cannot"):
+        any_queue.num_free_blocks = count
+    assert any_queue.num_free_blocks == NUM_BLOCKS - 1
+
+
+@pytest.mark.parametrize("count", [None, 2.0, "2"])
+def test_a_number_of_free_blocks_is_an_integer(any_queue, count):
+    with pytest.raises(ArgumentTypeError, match="integer"):
+        any_queue.num_free_blocks = count
+    assert any_queue.num_free_blocks == NUM_BLOCKS
 
 
 def test_several_are_taken_in_order(any_queue):
