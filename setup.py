@@ -19,7 +19,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["kvgpu", "kvgpu.*"]),
-    package_data={"kvgpu": ["py.typed"]},
+    package_data={"kvgpu": ["py.typed"], "kvgpu.kernels": ["cuda/*.cu", "cuda/*.cuh"]},
     install_requires=[
         "numpy>=1.26",
         "numba>=0.60",
@@ -41,6 +41,7 @@ setup(
             "pytest>=8",
             "pyzmq>=26",
             "ruff>=0.6",
+            "setuptools>=77",
         ],
     },
     entry_points={"console_scripts": ["kvgpu=kvgpu.cli:main"]},
