@@ -116,6 +116,8 @@ class BlockPool(Exclusive):
         self.tables = TableStore()
         self.request_tables: list[BlockTables] = []
         self.handed_out: npt.NDArray[np.int32] = np.zeros(num_gpu_blocks, np.int32)
+        self._on_their_way = NO_IDS
+        self._last_hand_out: npt.NDArray[np.int64] = np.zeros(1, np.int64)
         self.turn.restore = self._restore
         self.cached_block_hash_to_block = self.prefix_cache.map
         self.kv_event_queue: list[Any] = []
@@ -248,8 +250,13 @@ class BlockPool(Exclusive):
             # Who called gets an exception, and could not give them back.
             self.give_back(ids, backwards=True, prepend=True)
             self.turn.raise_complaint()
-        hand_out(self.handed_out, ids, self.state.null_id)
+        self._hand_out(ids)
         return ids
+
+    def _hand_out(self, ids: Ids) -> None:
+        """Count uses by whoever calls; they are taken back if the call does not come to its end."""
+        self._on_their_way = ids
+        hand_out(self.handed_out, ids, self.state.null_id, self._last_hand_out, self.turn.number)
 
     def take_free(self, num_blocks: int) -> Ids:
         """Blocks for a block table that is about to hold them, int32 [num_blocks]; none for fewer than 0.
@@ -329,7 +336,7 @@ class BlockPool(Exclusive):
         O(len(blocks)).
         """
         ids = own_blocks(self.state, blocks)
-        hand_out(self.handed_out, ids, self.state.null_id)
+        self._hand_out(ids)
         self.take_hits(ids)
 
     def take_hits(self, ids: Ids) -> None:
@@ -481,8 +488,11 @@ class BlockPool(Exclusive):
         """Make all counts agree again, after an exception from outside has cut a call short. O(num_gpu_blocks).
 
         What block tables hold, and what was handed out, is what counts: every other block is free. Memory of
-        tables that nobody knows any longer is given back.
+        tables that nobody knows any longer is given back, and so are blocks that were on their way to who called.
         """
+        if self._last_hand_out[0] == self.turn.number:
+            hand_back(self.handed_out, self._on_their_way, self.state.null_id)
+            self._last_hand_out[0] = 0
         self.tables.close_all_but({row for tables in self.request_tables for row in tables.rows()})
         held = np.concatenate([NO_IDS, *self._tables_held()])
         users = np.bincount(held[held >= 0], minlength=self.num_gpu_blocks) + self.handed_out

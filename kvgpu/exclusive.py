@@ -22,16 +22,18 @@ class Turn:
     Attributes:
         holders: Threads that are inside, the first of them by right. A dict keeps them in order, and enters and
             forgets one in a single step of the interpreter, so that no signal falls in between.
+        number: Of the call that is inside, or was the last.
         torn: A call was cut short by an exception from outside (an interrupt, no memory left), and may have
             left half of a change; the next call restores the state first.
         restore: Does that.
         complaints: What callbacks raised in this call: it goes on, and raises the first of them when all is done.
     """
 
-    __slots__ = ("complaints", "holders", "restore", "torn")
+    __slots__ = ("complaints", "holders", "number", "restore", "torn")
 
     def __init__(self) -> None:
         self.holders: dict[int, None] = {}
+        self.number = 0
         self.torn = False
         self.restore: Callable[[], None] = _nothing_to_restore
         self.complaints: list[BaseException] = []
@@ -104,6 +106,7 @@ def exclusive(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S,
             if turn.torn:
                 turn.complaints.clear()
                 turn.restore()
+            turn.number += 1
             turn.torn = True
             try:
                 result = method(self, *args, **kwargs)

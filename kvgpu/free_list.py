@@ -249,11 +249,15 @@ def release_by_hash(records: Any, ids: Any, null_id: int) -> None:
 
 
 @jit
-def hand_out(uses: Any, ids: Any, null_id: int) -> None:
-    """Count one use more of each block that the pool has handed out to somebody without a block table."""
+def hand_out(uses: Any, ids: Any, null_id: int, last: Any, call: int) -> None:
+    """Count one use more of each block that the pool hands out to somebody without a block table.
+
+    `last` int64 [1] tells in which call that was done last.
+    """
     for i in range(len(ids)):
         if ids[i] != null_id:
             uses[ids[i]] += 1
+    last[0] = call
 
 
 @jit
