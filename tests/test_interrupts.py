@@ -3,6 +3,7 @@
 import os
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 from interrupts import AtLine, Interrupt, every_line
 from managers import (
@@ -61,14 +62,19 @@ class Served:
         admit(self.manager, self.running, delay_cache_blocks=True)
         self.waiting = make_request("waiting", [*range(12), *range(90, 100)], 4)
         self.manager.new_step_starts()
+        self.given = self.manager.block_pool.get_new_blocks(2)
+        self.taken = []
 
     def is_sound(self):
         """Everything agrees, another thread may come in, and after both requests are freed all blocks are free."""
         manager = self.manager
-        with ThreadPoolExecutor(1) as pool:
-            pool.submit(manager.check).result()
+        with ThreadPoolExecutor(1) as threads:
+            threads.submit(manager.check).result()
         manager.free(self.running)
         manager.free(self.waiting)
+        pool = manager.block_pool
+        for blocks in (self.given, self.taken, pool.blocks[3:9]):
+            pool.free_blocks([b for b in blocks if pool.handed_out[b.block_id]])
         manager.check()
         assert accounts_balance(manager)
         assert manager.block_pool.get_num_free_blocks() == manager.block_pool.num_gpu_blocks - 1
@@ -88,9 +94,9 @@ CALLS = {
     "evict": lambda s: s.manager.evict_blocks(range(30)),
     "remove_skipped": lambda s: s.manager.remove_skipped_blocks("running", 14),
     "reset": lambda s: (s.manager.free(s.running), s.manager.reset_prefix_cache()),
-    "take blocks": lambda s: s.manager.block_pool.free_blocks(
-        s.manager.block_pool.get_new_blocks(9)
-    ),
+    "take blocks": lambda s: setattr(s, "taken", s.manager.block_pool.get_new_blocks(9)),
+    "touch": lambda s: s.manager.block_pool.touch(s.manager.block_pool.blocks[3:9]),
+    "give back": lambda s: s.manager.block_pool.free_blocks(s.given),
 }
 
 
@@ -111,8 +117,8 @@ class Batched(Served):
         self.more = [make_request(f"more{i}", 9 + i, 4) for i in range(2)]
 
     def is_sound(self):
-        with ThreadPoolExecutor(1) as pool:
-            pool.submit(self.batch.check).result()
+        with ThreadPoolExecutor(1) as threads:
+            threads.submit(self.batch.match, np.zeros(0, np.int64)).result()
         for request in self.more:
             self.manager.free(request)
         super().is_sound()
