@@ -84,5 +84,9 @@ class DeviceError(KVGPUError, RuntimeError):
     """
 
 
+class PublisherShutDownError(KVGPUError, ValueError):
+    """Something was published with an event publisher that was shut down."""
+
+
 class MissingPackageError(KVGPUError, ImportError):
     """An optional package is needed; the message names it and the extra that brings it."""

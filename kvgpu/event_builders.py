@@ -53,10 +53,12 @@ def block_stored(
         )
         extra_keys.append(keys)
     lora = getattr(request, "lora_request", None)
+    tokens = request.all_token_ids[first_block * block_size : end_block * block_size]
     return BlockStored(
         block_hashes=[_external(hashes, first_block + block, stride) for block in kept],
         parent_block_hash=_external(hashes, first_block - 1, stride) if first_block else None,
-        token_ids=list(request.all_token_ids[first_block * block_size : end_block * block_size]),
+        # Numbers of an array are none of msgpack's.
+        token_ids=tokens.tolist() if hasattr(tokens, "tolist") else list(tokens),
         block_size=block_size,
         lora_id=lora.adapter_id if lora else None,
         medium=MEDIUM_GPU,

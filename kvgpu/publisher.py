@@ -3,163 +3,136 @@
 Needs pyzmq (extra `events`).
 """
 
-import queue
-import threading
+import weakref
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import msgspec
-
-from kvgpu.errors import ConfigError
+from kvgpu.errors import ConfigError, MissingPackageError, PublisherShutDownError
 from kvgpu.events import EventBatch
+from kvgpu.publishing.endpoints import is_bound, offset_endpoint
+from kvgpu.publishing.messages import END_OF_REPLAY, Message, MessageEncoder
+from kvgpu.publishing.outbox import Outbox
 
 if TYPE_CHECKING:
-    import zmq
+    from kvgpu.publishing.worker import Worker
 
-END_OF_REPLAY = (-1).to_bytes(8, "big", signed=True)
-"""Sequence number of the last reply to a replay request; its payload is empty."""
-
-POLL_MS = 50
-"""How long the sender waits for a batch before it looks for replay requests, in ms."""
-
-_STOP = object()
-
-
-def offset_endpoint(endpoint: str, rank: int) -> str:
-    """The endpoint of one data-parallel rank: tcp ports are counted up, inproc names get a suffix.
-
-    Raises:
-        ConfigError: Another transport, or a tcp endpoint without port, with a rank above 0.
-    """
-    if rank == 0:
-        return endpoint
-    if endpoint.startswith("inproc://"):
-        return f"{endpoint}_dp{rank}"
-    base, _, port = endpoint.rpartition(":")
-    if endpoint.startswith("tcp://") and port.isdigit():
-        return f"{base}:{int(port) + rank}"
-    raise ConfigError(
-        f"no endpoint for data-parallel rank {rank} follows from {endpoint!r}: give a tcp endpoint "
-        "with a port, or an inproc one"
-    )
-
-
-def is_bound(endpoint: str) -> bool:
-    """True if a publisher binds this endpoint; it connects to all others."""
-    return "*" in endpoint or "::" in endpoint or endpoint.startswith(("ipc://", "inproc://"))
+__all__ = ["END_OF_REPLAY", "ZmqEventPublisher", "is_bound", "offset_endpoint"]
 
 
 class ZmqEventPublisher:
     """Sends every batch as (topic, sequence number, msgpack) from a thread of its own.
 
+    Nothing that goes wrong there, with a batch, a subscriber or a socket, reaches the caller: what
+    cannot be sent is dropped, logged and counted, and leaves a gap in the sequence numbers. Ports
+    are freed, and what was published is sent, by `shutdown`, when the process ends (not by a signal
+    or `os._exit`), and soon after nobody has the publisher any more. In a forked child batches are
+    dropped: the publisher is its parent's.
+
     Args:
         data_parallel_rank: Written into each batch, and added to the ports.
-        endpoint: Of the PUB socket.
-        replay_endpoint: Of the ROUTER socket; None for no replay. A client sends an empty frame
-            and the first sequence number it wants, and gets (empty, sequence number, payload) for
-            each batch that is still buffered, then `END_OF_REPLAY`.
+        endpoint: Of the PUB socket. An endpoint of this host is bound, that of another one is
+            connected to, see `is_bound`. Events name prompts: the default serves this host only.
+        replay_endpoint: Of the ROUTER socket, always bound; None for no replay. A client sends an
+            empty frame and the first sequence number it wants, and gets (empty, sequence number,
+            payload) for each batch from there on that is kept when its reply begins, then
+            `END_OF_REPLAY`. It is given up when it takes nothing for 60 s.
         buffer_steps: Batches kept for replay.
-        hwm: High-water mark of the PUB socket, in messages.
-        max_queue_size: Batches waiting to be sent; `publish` blocks when there are so many.
+        hwm: High-water mark of the PUB socket, in messages for each subscriber; 0 for none.
+        max_queue_size: Batches waiting to be sent; 0 for any number. When there are so many the
+            oldest one is dropped.
         topic: First frame of each message.
 
-    Sequence numbers are 8 bytes, big-endian, and start at 0. `publish` may be called from one
-    thread; nothing else is shared.
+    Sequence numbers are 8 bytes, big-endian, start at 0, and are given in the order of `publish`,
+    which any thread may call.
+
+    Attributes:
+        endpoint: Where the PUB socket is, with the port that the system chose for `tcp://*:*`.
+        replay_endpoint: The same of the ROUTER socket; None without replay.
 
     Raises:
-        ConfigError: The rank gives no endpoint, or a socket cannot be opened.
-        ImportError: pyzmq is not installed.
+        ConfigError: The rank gives no endpoint, a socket cannot be opened, or a size is negative.
+        MissingPackageError: pyzmq is not installed.
     """
 
     def __init__(
         self,
         data_parallel_rank: int = 0,
-        endpoint: str = "tcp://*:5557",
+        endpoint: str = "tcp://127.0.0.1:5557",
         replay_endpoint: str | None = None,
         buffer_steps: int = 10_000,
         hwm: int = 100_000,
         max_queue_size: int = 100_000,
         topic: str = "",
     ) -> None:
-        import zmq
-
-        self._rank = data_parallel_rank
-        self._topic = topic.encode()
-        self._waiting: queue.Queue[Any] = queue.Queue(max_queue_size)
-        self._sent: deque[tuple[bytes, bytes]] = deque(maxlen=buffer_steps)
-        self._encode = msgspec.msgpack.Encoder().encode
-        context: zmq.Context[Any] = zmq.Context.instance()
-        self._pub = context.socket(zmq.PUB)
-        self._router: zmq.Socket[bytes] | None = None
         try:
-            self._pub.set_hwm(hwm)
-            self._open(self._pub, endpoint, bind=is_bound(endpoint))
+            import zmq
+        except ImportError:
+            raise MissingPackageError("pyzmq is missing: pip install 'kvgpu[events]'") from None
+        from kvgpu.publishing.channel import Channel
+        from kvgpu.publishing.replay_server import OPTIONS, ReplayServer
+        from kvgpu.publishing.sender import Sender
+
+        if min(buffer_steps, hwm, max_queue_size) < 0:
+            raise ConfigError("buffer_steps, hwm and max_queue_size have to be 0 or more")
+        try:
+            first_frame = topic.encode()
+        except UnicodeEncodeError as error:
+            raise ConfigError(f"a topic that cannot be sent: {error}") from None
+        self._outbox = Outbox(max_queue_size)
+        self._is_shut_down = False
+        sent: deque[Message] = deque(maxlen=0 if replay_endpoint is None else buffer_steps)
+        rank, hwms = data_parallel_rank, {zmq.SNDHWM: hwm, zmq.RCVHWM: hwm}
+        channel = Channel(zmq.PUB, endpoint, rank, hwms)
+        sender = Sender(channel, first_frame, MessageEncoder(rank), self._outbox, sent)
+        self._workers: list[Worker] = [sender]
+        self.endpoint, self.replay_endpoint = channel.endpoint, None
+        try:
             if replay_endpoint is not None:
-                self._router = context.socket(zmq.ROUTER)
-                self._open(self._router, replay_endpoint, bind=True)
+                channel = Channel(zmq.ROUTER, replay_endpoint, rank, OPTIONS, bind=True)
+                self._workers.append(ReplayServer(channel, sent))
+                self.replay_endpoint = channel.endpoint
+            for worker in self._workers:
+                worker.start()
         except BaseException:
-            self._close_sockets()
+            _discard(self._workers)
             raise
-        self._thread = threading.Thread(target=self._run, name="kvgpu-events", daemon=True)
-        self._thread.start()
+        # The threads do not hold the publisher, so that it can be collected.
+        weakref.finalize(self, _discard, self._workers).atexit = False
+
+    @property
+    def num_published(self) -> int:
+        """Batches that were given to `publish`, which is also the next sequence number. O(1)."""
+        return self._outbox.num_put
+
+    @property
+    def num_dropped(self) -> int:
+        """Batches that were not and will not be sent, for whatever reason. O(1)."""
+        return self._outbox.num_dropped
 
     def publish(self, batch: EventBatch) -> None:
-        """Queue a batch; blocks while the queue is full.
+        """Queue a batch. Never waits, and raises for nothing else. O(1), from any thread.
 
         Raises:
-            ValueError: The publisher was shut down.
+            PublisherShutDownError: `shutdown` was called.
         """
-        if not self._thread.is_alive():
-            raise ValueError("the publisher was shut down; make a new one")
-        batch.data_parallel_rank = self._rank
-        self._waiting.put(batch)
+        if self._is_shut_down:
+            raise PublisherShutDownError("the publisher was shut down; make a new one")
+        self._outbox.put(batch)
 
-    def shutdown(self) -> None:
-        """Send what is queued, then close. Returns when that is done; further calls do nothing."""
-        if self._thread.is_alive():
-            self._waiting.put(_STOP)
-            self._thread.join()
+    def shutdown(self, timeout: float = 5.0) -> None:
+        """Send what is queued, end the replays that were begun, close. Further calls do nothing.
 
-    def _open(self, socket: "zmq.Socket[bytes]", endpoint: str, bind: bool) -> None:
-        import zmq
+        Args:
+            timeout: In seconds. What is not sent by then is dropped; to close the sockets may take
+                2 s more where peers read slowly.
+        """
+        from kvgpu.publishing.worker import stop_workers
 
-        endpoint = offset_endpoint(endpoint, self._rank)
-        try:
-            (socket.bind if bind else socket.connect)(endpoint)
-        except zmq.ZMQError as error:
-            raise ConfigError(f"cannot open {endpoint!r} for events: {error}") from error
+        self._is_shut_down = True
+        stop_workers(self._workers, timeout)
 
-    def _close_sockets(self) -> None:
-        self._pub.close(linger=1000)
-        if self._router is not None:
-            self._router.close(linger=1000)
 
-    def _run(self) -> None:
-        sequence = 0
-        while True:
-            if self._router is not None:
-                self._answer(self._router)
-            try:
-                batch = self._waiting.get(timeout=POLL_MS / 1000)
-            except queue.Empty:
-                continue
-            if batch is _STOP:
-                self._close_sockets()
-                return
-            number, payload = sequence.to_bytes(8, "big"), self._encode(batch)
-            self._pub.send_multipart((self._topic, number, payload))
-            self._sent.append((number, payload))
-            sequence += 1
-
-    def _answer(self, router: "zmq.Socket[bytes]") -> None:
-        """Serve every replay request that has come in; malformed ones are dropped."""
-        while router.poll(0):
-            client, *frames = router.recv_multipart()
-            if len(frames) != 2 or len(frames[1]) != 8:
-                continue
-            start = frames[1]
-            for number, payload in self._sent:
-                # Big-endian numbers compare as their bytes do.
-                if number >= start:
-                    router.send_multipart((client, b"", number, payload))
-            router.send_multipart((client, b"", END_OF_REPLAY, b""))
+def _discard(workers: "list[Worker]") -> None:
+    """Let workers end by themselves."""
+    for worker in workers:
+        worker.discard()

@@ -1,0 +1,92 @@
+"""The thread that encodes and sends batches."""
+
+import logging
+from collections import deque
+from queue import Empty
+from time import monotonic
+
+import zmq
+
+from kvgpu.publishing.channel import Channel
+from kvgpu.publishing.complaints import Complaints
+from kvgpu.publishing.messages import Message, MessageEncoder
+from kvgpu.publishing.outbox import Outbox
+from kvgpu.publishing.worker import Worker
+
+logger = logging.getLogger(__name__)
+
+CHECK_S = 0.05
+"""How long the sender waits for a batch before it looks whether a shared context is still there."""
+
+
+class Sender(Worker):
+    """Sends what is put into an outbox, and keeps it for replays.
+
+    A batch that cannot be encoded is dropped, counted and logged.
+
+    Args:
+        channel: PUB.
+        topic: First frame of each message.
+        encode: Makes the messages.
+        outbox: Where the batches come from; closed when this stops.
+        sent: Where the messages go to; its `maxlen` says how many are kept.
+    """
+
+    def __init__(
+        self,
+        channel: Channel,
+        topic: bytes,
+        encode: MessageEncoder,
+        outbox: Outbox,
+        sent: deque[Message],
+    ) -> None:
+        super().__init__("kvgpu-events", channel)
+        self._topic = topic
+        self._encode = encode
+        self._outbox = outbox
+        self._sent = sent
+        self._complaints = Complaints(logger)
+        self._overflown = 0
+        self._timeout = CHECK_S if channel.is_shared else None
+
+    def stop(self, seconds: float) -> None:
+        super().stop(seconds)
+        self._outbox.close()
+
+    def turn(self) -> bool:
+        """Send one batch."""
+        try:
+            item = self._outbox.get(self._timeout)
+        except Empty:
+            self.channel.check()
+            return True
+        if item is None:
+            return False
+        if monotonic() > self.deadline:
+            self._outbox.count_dropped()
+            return False
+        message = self._encode(*item)
+        # First, so that what a subscriber misses it can have replayed.
+        self._sent.append(message)
+        self.channel.socket.send_multipart((self._topic, *message), zmq.DONTWAIT)
+        self._warn_of_overflow()
+        return True
+
+    def failed(self, error: BaseException) -> None:
+        self._outbox.count_dropped()
+        kind = type(error).__name__
+        self._complaints.warn(kind, "A batch of KV events was dropped: %s: %s", kind, error)
+
+    def ended(self) -> None:
+        rest = self._outbox.abandon()
+        if rest:
+            self._complaints.warn("end", "%d batches of KV events were not sent at the end", rest)
+
+    def _warn_of_overflow(self) -> None:
+        """Here, because a log may be slow and `publish` must not be."""
+        overflown = self._outbox.num_overflown
+        if overflown != self._overflown:
+            self._overflown = overflown
+            self._complaints.warn(
+                "full", "The queue of KV events was full: %d batches dropped so far", overflown
+            )
