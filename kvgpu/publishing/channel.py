@@ -18,6 +18,8 @@ Options = dict[zmq.SocketOption, int]
 
 logger = logging.getLogger(__name__)
 
+SHARED = ("inproc://",)
+"""Transports whose peers have to be of one context."""
 LINGER_MS = 1000
 """How long a socket that is closed goes on sending what peers are slow to take."""
 LARGEST_FRAME = 1 << 16
@@ -32,9 +34,8 @@ def is_fatal(error: BaseException) -> bool:
 class Channel:
     """A socket, bound or connected, and the context that sends what it was given to the end.
 
-    Peers of an inproc endpoint have to share its context, so that is `zmq.Context.instance()`,
-    which others may terminate; every other channel has a context of its own. A channel is made in
-    one thread and then used by another one alone.
+    That is a context of its own, or `zmq.Context.instance()`, which others may terminate, where
+    the transport is `SHARED`. A channel is made in one thread and then used by another one alone.
 
     Args:
         kind: `zmq.PUB` or `zmq.ROUTER`.
@@ -52,7 +53,7 @@ class Channel:
     ) -> None:
         check_endpoint(endpoint)
         endpoint = offset_endpoint(endpoint, rank)
-        self.is_shared = endpoint.startswith("inproc://")
+        self.is_shared = endpoint.startswith(SHARED)
         self._context: zmq.Context[Any] = (
             zmq.Context.instance() if self.is_shared else zmq.Context()
         )

@@ -28,8 +28,15 @@ MAX_CLIENTS = 64
 """Clients that are answered at a time; requests of others stay in their connections meanwhile."""
 PATIENCE_S = 60.0
 """How long a client may take nothing before it is given up, in seconds."""
+PATIENCE_WHEN_FULL_S = 5.0
+"""The same while as many clients are answered as can be: others wait for one to make room."""
 STALL_S = 1.0
 """The same for all clients together once the server is stopped."""
+SETTLE_S = 1.0
+"""How long the connection of a client that just got its end marker is kept before a stop closes it.
+
+What is still on its way to a client that reads slowly would be lost with it.
+"""
 
 REQUESTS_PER_TURN = 16
 MESSAGES_PER_TURN = 64
@@ -66,6 +73,8 @@ class ReplayServer(Worker):
         self._stopping = False
         self._moved = monotonic()
         """When any client last took something, or when the server was stopped."""
+        self._settled = 0.0
+        """When the last client that got an end marker will have read it."""
         self._complaints = Complaints(logger)
 
     def turn(self) -> bool:
@@ -96,7 +105,9 @@ class ReplayServer(Worker):
 
     def _is_over(self) -> bool:
         now = monotonic()
-        return not self._clients or now > self.deadline or now > self._moved + STALL_S
+        if now > self.deadline:
+            return True
+        return now > (self._moved + STALL_S if self._clients else self._settled)
 
     def _read(self) -> int:
         """Begin or remember some replies; returns how many requests were looked at."""
@@ -148,14 +159,16 @@ class ReplayServer(Worker):
             total += took
             if done:
                 del self._clients[client]
+                self._settled = monotonic() + SETTLE_S
         if total:
             self._moved = monotonic()
         return total
 
     def _give_up_on_the_stuck(self) -> None:
-        oldest = monotonic() - PATIENCE_S
+        patience = PATIENCE_S if len(self._clients) < MAX_CLIENTS else PATIENCE_WHEN_FULL_S
+        oldest = monotonic() - patience
         for client in [c for c, replies in self._clients.items() if replies.took < oldest]:
-            self._give_up(client, f"given up: it took nothing for {PATIENCE_S:g} s")
+            self._give_up(client, f"given up: it took nothing for {patience:g} s")
 
     def _give_up(self, client: bytes, why: str) -> None:
         del self._clients[client]

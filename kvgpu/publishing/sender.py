@@ -65,17 +65,26 @@ class Sender(Worker):
         if monotonic() > self.deadline:
             self._outbox.count_dropped()
             return False
-        message = self._encode(*item)
+        try:
+            message = self._encode(*item)
+        # Encoding runs what strangers and engines put into a batch: none of it ends the thread.
+        except BaseException as error:
+            self._outbox.count_dropped()
+            self.failed(error)
+            return True
         # First, so that what a subscriber misses it can have replayed.
         self._sent.append(message)
-        self.channel.socket.send_multipart((self._topic, *message), zmq.DONTWAIT)
+        try:
+            self.channel.socket.send_multipart((self._topic, *message), zmq.DONTWAIT)
+        except BaseException:
+            self._outbox.count_dropped()
+            raise
         self._warn_of_overflow()
         return True
 
     def failed(self, error: BaseException) -> None:
-        self._outbox.count_dropped()
         kind = type(error).__name__
-        self._complaints.warn(kind, "A batch of KV events was dropped: %s: %s", kind, error)
+        self._complaints.warn(kind, "KV events were not sent: %s: %s", kind, error)
 
     def ended(self) -> None:
         rest = self._outbox.abandon()

@@ -43,7 +43,7 @@ class Worker(threading.Thread):
         raise NotImplementedError
 
     def failed(self, error: BaseException) -> None:
-        """Count and log what a turn raised."""
+        """Log what a turn raised."""
         raise NotImplementedError
 
     def ended(self) -> None:
