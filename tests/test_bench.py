@@ -16,6 +16,7 @@ SMALL = {
     "limits": ["--most", "262144", "--rounds", "1"],
     "pool": ["--blocks", "2000", "--rounds", "1"],
     "policies": ["--requests", "6"],
+    "publisher": ["--batches", "300", "--wait", "0.1", "--rounds", "1"],
     "queues": ["--requests", "6", "--rounds", "1", "--most", "1"],
     "replay": ["--requests", "6", "--rounds", "1"],
     "steps": ["--requests", "6", "--rounds", "1", "--most", "1"],
@@ -33,6 +34,12 @@ PLANTED = {
     "sides.Reference.manager = manager\n",
     "limits": "import limits\nlimits._change = limits.KINDS['change'] = limits._read\n",
     "pool": "import pool\npool.ONE = pool.ONE.replace('range(1, count)', 'range(2, count)')\n",
+    "publisher": "import kvgpu.publishing.replies as r\n"
+    "begin = r.Replies._begin\n"
+    "def _begin(self, start):\n"
+    "    begin(self, start)\n"
+    "    self._remaining.rotate(5)\n"
+    "r.Replies._begin = _begin\n",
     "hashing": "import kvgpu.hashing as h\n"
     "real = h.hash_block_tokens\n"
     "h.hash_block_tokens = lambda fn, parent, ids, extra=None: real(fn, parent, [1, *ids], extra)\n",

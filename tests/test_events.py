@@ -1,8 +1,10 @@
 """KV events: when they are made, what they say, in which order, and their bytes on the wire."""
 
 import logging
+from types import SimpleNamespace
 
 import msgspec
+import numpy as np
 import pytest
 from managers import (
     admit,
@@ -17,6 +19,7 @@ from managers import (
 )
 from stubs import LoRARequest, MultiModalFeatureSpec, PlaceholderRange
 
+from kvgpu.event_builders import block_stored
 from kvgpu.events import (
     AllBlocksCleared,
     BlockRemoved,
@@ -292,3 +295,13 @@ def test_events_without_a_group_stay_as_they_are(caplog):
     before = [msgspec.structs.replace(event) for event in events]
     assert annotate(events, make_config(full(4)).kv_cache_groups, logging.getLogger("x")) == before
     assert caplog.messages == []
+
+
+def test_the_tokens_of_a_request_that_keeps_them_in_an_array_can_be_sent():
+    own = SimpleNamespace(
+        block_hashes=[bytes(32)] * 2, all_token_ids=np.arange(8), lora_request=None,
+        mm_features=[], cache_salt=None, prompt_embeds=None,
+    )  # fmt: skip
+    event = block_stored(own, [0, 1], 0, 2, 4, 1, 0)
+    assert event.token_ids == list(range(8))
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(event))[3] == list(range(8))

@@ -126,7 +126,7 @@ def publish():
 threads = [threading.Thread(target=publish) for _ in range(3)]
 for thread in threads:
     thread.start()
-for _ in range(20):
+for _ in range(10):
     pid = os.fork()
     if pid == 0:
         publisher.publish(batch(-9.0))

@@ -38,8 +38,8 @@ SETTLE_S = 1.0
 What is still on its way to a client that reads slowly would be lost with it.
 """
 
-REQUESTS_PER_TURN = 16
-MESSAGES_PER_TURN = 64
+REQUESTS_PER_TURN = 8
+MESSAGES_PER_TURN = 32
 BYTES_PER_TURN = 1 << 18
 BREATH_S = 0.0005
 """Between two turns, so that a thread that waits for the interpreter gets it."""
