@@ -7,6 +7,7 @@ Exit status 1 if a goal is missed.
 """
 
 import argparse
+import gc
 import json
 import subprocess
 import sys
@@ -168,21 +169,31 @@ def calls(options: argparse.Namespace) -> Iterator[Row]:
     """Time of `publish` beside a client that reads nothing."""
     publisher = publisher_of(options.batches, 16)
     rude = rude_client(publisher)
-    times, idle = [], []
+    gc.collect()
+    gc.freeze()  # a collection in the middle looks through what this script has imported
+    times = []
     for _ in range(options.batches):
         one = batch(1500)
         begun = time.perf_counter()
         publisher.publish(one)
-        done = time.perf_counter()
-        times.append((done - begun) * 1e3)
-        idle.append((time.perf_counter() - done) * 1e3)
+        times.append((time.perf_counter() - begun) * 1e3)
     case = f"{options.batches:,} calls, a client asks {REQUESTS:,} times and reads nothing"
     yield Row("publish, 99th percentile", case, "ms", float(np.quantile(times, 0.99))).stay_below(1)
     yield Row("publish, longest", case, "ms", max(times)).stay_below(20)
-    yield Row("nothing, longest, of the same loop", case, "ms", max(idle))
     rude.close()
     publisher.shutdown(timeout=60)
     assert publisher.num_dropped == 0, "batches were dropped"
+    yield Row("interruption by the machine, longest", "a loop as long", "ms", pause_in(sum(times)))
+
+
+def pause_in(ms: float) -> float:
+    """The longest time, in ms, that the machine keeps a thread without others from running, within so many ms."""
+    longest, begun = 0.0, time.perf_counter()
+    last = begun
+    while last < begun + ms / 1e3:
+        now = time.perf_counter()
+        longest, last = max(longest, now - last), now
+    return longest * 1e3
 
 
 def delays(options: argparse.Namespace) -> Iterator[Row]:
