@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from kvgpu import tensors
 from kvgpu.errors import (
     ArgumentError,
     BlockIdError,
@@ -149,6 +150,11 @@ class TableMemory:
     def _plan(self, plan: PrefixPlan) -> Any:
         words = self._plans.get(plan)
         if words is None:
+            if tensors.is_capturing(self.device):
+                raise ArgumentError(
+                    "a plan cannot be brought to the device in a capture: call prefix_buffers() with it, "
+                    "or match_async(), once before the capture"
+                )
             words = self._torch.from_numpy(np.ascontiguousarray(plan.words)).to(self.device)
             self._plans[plan] = words
         return words

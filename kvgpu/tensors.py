@@ -57,6 +57,15 @@ def resolve_device(device: Any = None) -> "torch.device":
     return device
 
 
+def is_capturing(device: "torch.device") -> bool:
+    """Whether what is started on the current stream of a device is noted for a CUDA graph, not run."""
+    if device.type != "cuda":
+        return False
+    torch = import_torch()
+    with torch.cuda.device(device):
+        return bool(torch.cuda.is_current_stream_capturing())
+
+
 def as_tensor(
     name: str, value: Any, dtype: "torch.dtype", device: "torch.device", written: bool = False
 ) -> Any:

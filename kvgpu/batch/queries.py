@@ -135,6 +135,10 @@ class BatchQueries(Exclusive):
         """`match` on a device without waiting; lengths and block ids stay there.
 
         A call that makes the table, or brings the plan to it, waits: the first, and the first after a failure.
+        In the capture of a CUDA graph there must be nothing to send but which rows are asked: call it once before
+        each capture, for as many rows. A replay asks again for what these rows were then (their places, hashes and
+        limits), of the table as it is at the time: bring that up to date before with a call outside,
+        ``match_async(rows[:0])`` if nothing is asked.
 
         Args:
             rows: As in `match`.
@@ -146,7 +150,8 @@ class BatchQueries(Exclusive):
 
         Raises:
             ArgumentError: The manager's index is not on a device, or nothing was ever cached, or
-                keys are cached that a device does not hold; a row that is not tracked, or comes twice.
+                keys are cached that a device does not hold; a row that is not tracked, or comes twice; in a
+                capture, something has still to be sent. Nothing is changed.
             DeviceError: The device failed, or this process was forked from the one that made the index.
 
         O(rows + changes since the last lookup + new hashes) here, O(hashes * groups) lookups on the device, all

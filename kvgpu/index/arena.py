@@ -122,6 +122,11 @@ class HashArena:
         else:
             self.wrote(int(begins.min()), int(ends.max()))
 
+    @property
+    def is_copied(self) -> bool:
+        """Whether there is a copy that has everything. O(1)."""
+        return self.copy is not None and not self._written
+
     def take_written(self) -> list[tuple[int, int]]:
         """Pieces that the copy has not got yet."""
         pieces, self._written = self._written, []

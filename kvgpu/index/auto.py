@@ -117,7 +117,12 @@ class AutoIndex(DeviceIndex):
         return self.crossover is not None
 
     def _asks_device(self, num_blocks: int) -> bool:
-        return self.crossover is not None and num_blocks >= self.crossover
+        """A lookup in the capture of a CUDA graph is for the host: it could not wait for the device."""
+        return (
+            self.crossover is not None
+            and num_blocks >= self.crossover
+            and not self._capture.is_active
+        )
 
     def _give_up(self, error: DeviceError) -> None:
         logger.warning("From now on lookups are answered by the host: %s", error)

@@ -17,6 +17,7 @@ from kvgpu.blocks import FIRST, BlockState
 from kvgpu.errors import ArgumentError, DeviceError, InvariantError, KVGPUError
 from kvgpu.index.arena import HashArena
 from kvgpu.index.base import BatchHits, Memo, PrefixHits, Rows, Spans
+from kvgpu.index.capture import GraphCapture
 from kvgpu.index.host import HostIndex
 from kvgpu.index.journal import NO_LOG, Journal
 from kvgpu.plan import PrefixPlan
@@ -47,6 +48,7 @@ class DeviceIndex(HostIndex):
         self._stale = True
         self._torch = import_torch()
         self.device = resolve_device()
+        self._capture = GraphCapture(self.device)
         self._process = os.getpid()
         self._stream: Any = None
 
@@ -63,13 +65,13 @@ class DeviceIndex(HostIndex):
         assert self.journal is not None
         if not self._stale and len(self.journal) + changes <= self.state.num_blocks:
             return super().log_for(changes)
-        self.journal.discard()
         self._stale = True
+        self.journal.discard()
         return NO_LOG
 
     def clear(self) -> None:
-        super().clear()
         self._stale = True
+        super().clear()
 
     def restore(self) -> None:
         super().restore()
@@ -80,6 +82,7 @@ class DeviceIndex(HostIndex):
             # No block was ever cached: there is no table to ask.
             return super().match(plan, rows, max_length)
         with self._typed_errors():
+            self._capture.refuse_waiting()
             return self._match(plan, rows, max_length)
 
     def match_batch(
@@ -88,6 +91,7 @@ class DeviceIndex(HostIndex):
     ) -> BatchHits:  # fmt: skip
         if self.state.width is None or not len(begins):
             return super().match_batch(plan, arena, begins, ends, max_lengths, memo, lent)
+        self._capture.refuse_waiting()
         out = self.start_batch(plan, arena, begins, ends, max_lengths, with_ids=False)
         with self._typed_errors():
             found = self._torch.cat(
@@ -105,28 +109,42 @@ class DeviceIndex(HostIndex):
     ) -> "PrefixBuffers":  # fmt: skip
         """`match_batch` without waiting: flush, copy what is new in the arena, two launches.
 
-        Only the first call, which makes the table, waits for it to be zeroed.
+        Only the first call, which makes the table, waits for it to be zeroed. In the capture of a CUDA graph
+        the spans go into memory that the buffers own, and all else must be on the device already.
 
         Returns:
             Buffers on the device (see `PrefixBuffers`), with ids as long as the arena, or `out`.
+
+        Raises:
+            ArgumentError: In a capture: something has still to go to the device. Nothing is taken.
         """
         with self._typed_errors():
             table = self.flush()
             keys = self._resident(arena, table.view.key_words)
-            spans = self._moved(np.stack([begins, ends, max_lengths]))
+            numbers = np.stack([begins, ends, max_lengths])
+            self._capture.reserve(numbers.size)
             if out is None:
                 out = table.prefix_buffers(len(begins), len(arena), plan, with_ids)
-            return table.longest_prefix_async(
+            capturing = self._capture.is_active
+            source, spans = (
+                self._capture.moved(numbers) if capturing else (None, self._moved(numbers))
+            )
+            table.longest_prefix_async(
                 keys, (spans[0], spans[1]), plan, longest=int((ends - begins).max(initial=0)),
                 max_lengths=spans[2], null_id=self.state.null_id, out=out,
             )  # fmt: skip
+            if capturing:
+                self._capture.hand_over(out.num_tokens, (source, spans, keys, table))
+            return out
 
     def _resident(self, arena: HashArena, words: int) -> Any:
         """The arena on the device, brought up to date."""
-        pieces = arena.take_written()
-        # Lost unless all of it arrives.
+        fits = arena.copy is not None and arena.copy.shape == (len(arena), words)
+        self._capture.refuse(not (fits and arena.is_copied), "hashes")
+        # Lost unless all of it arrives: given up before the pieces are taken.
         copy, arena.copy = arena.copy, None
-        if copy is None or copy.shape != (len(arena), words):
+        pieces = arena.take_written()
+        if not fits:
             copy = self._moved(arena.words[:, :words])
         else:
             for begin, end in pieces:
@@ -136,7 +154,10 @@ class DeviceIndex(HostIndex):
 
     @contextmanager
     def _typed_errors(self) -> Iterator[None]:
-        """A failure of the device becomes a `DeviceError`; after any failure the copy is made anew."""
+        """A failure of the device becomes a `DeviceError`; after any failure the copy is made anew.
+
+        What was refused has changed nothing, or the change has said that it is not done.
+        """
         try:
             yield
         except ArgumentError:
@@ -151,6 +172,10 @@ class DeviceIndex(HostIndex):
                 f"the device failed and its table is lost: {error}. The next lookup makes it again; "
                 "after an error that kills the CUDA context, start a new process or use 'host'"
             ) from error
+        except BaseException:
+            # Interrupted between any two steps, perhaps in a launch.
+            self._stale = True
+            raise
 
     def _match(self, plan: PrefixPlan, rows: Rows, max_length: int) -> PrefixHits:
         table = self.flush()
@@ -180,18 +205,26 @@ class DeviceIndex(HostIndex):
         return num_tokens, ids
 
     def flush(self) -> BlockHashTable:
-        """Bring the copy up to date; all of it after a reset or a failure. Does not wait."""
+        """Bring the copy up to date; all of it after a reset or a failure. Does not wait.
+
+        Raises:
+            ArgumentError: There is something to bring, in a capture; nothing is taken.
+        """
         assert self.journal is not None
         width = self.state.width
         assert width is not None
         self._follow()
-        if self._copy is None or self._copy.key_bytes != width:
+        fits = self._copy is not None and self._copy.key_bytes == width
+        self._capture.refuse(not fits or self._stale or len(self.journal) > 0, "changed blocks")
+        if not fits:
+            self._stale = True
             self._copy = BlockHashTable(
                 self.state.num_blocks, width, device=self.device, engine=self.engine
             )
-            self._stale = True
+        assert self._copy is not None
         table, words = self._copy, self._copy.view.key_words
         if self._stale:
+            self.journal.discard()
             records = self.state.records[:-1]
             ids = np.flatnonzero(records["flags"] & FIRST).astype(np.int32)
             keys = records.view(np.int64).reshape(len(records), -1)[ids, :words]
@@ -199,8 +232,8 @@ class DeviceIndex(HostIndex):
             table.rebuild_async(self._moved(keys), self._moved(ids), groups)
             self._stale = False
         elif len(self.journal):
-            changes = self.journal.take()
             self._stale = True  # until all of it is on its way
+            changes = self.journal.take()
             table.update_async(
                 self._moved(changes.keys[:, :words]), self._moved(changes.new),
                 self._moved(changes.group), old=self._moved(changes.old), validate=False,
@@ -218,7 +251,7 @@ class DeviceIndex(HostIndex):
             raise DeviceError(
                 "a device cannot be used in a forked process: start it with 'spawn', or use 'host'"
             )
-        if self.device.type != "cuda" or self._torch.cuda.is_current_stream_capturing():
+        if self.device.type != "cuda" or self._capture.is_active:
             return  # who captures a graph has synchronised before
         stream = self._torch.cuda.current_stream(self.device)
         if self._stream is not None and stream != self._stream:
