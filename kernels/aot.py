@@ -34,9 +34,8 @@ POINTERS = {
     "tokens": "*i32", "ids": "*i32", "hits": "*i32", "firsts": "*i32", "lengths": "*i32", "uses": "*i32",
 }  # fmt: skip
 NUMBERS = {"seed": "i64", "count": "i64", "num_keys": "i64", "longest": "i64", "num_buckets": "i64",
-           "num_blocks": "i64", "null_id": "i32", "out_stride": "i64"}  # fmt: skip
-UNALIGNED = {"ends"}
-"""Offsets from the second on: eight bytes behind an aligned address."""
+           "num_blocks": "i64", "null_id": "i32", "out_stride": "i64", "one_group": "i32", "write_ids": "i32",
+           "phases": "i32", "has_extras": "i32"}  # fmt: skip
 
 
 @dataclass
@@ -58,29 +57,18 @@ def variants() -> list[tuple[str, Any, dict[str, Any]]]:
     for words in (2, 4):
         width = f"{8 * words}B"
         found += [
-            (f"find {width}", find.find_kernel,
-             {"KEY_WORDS": words, "ONE_GROUP": False, "BLOCK": 32}),
+            (f"find {width}", find.find_kernel, {"KEY_WORDS": words, "BLOCK": 32}),
             (f"probe {width}", longest_prefix.probe_kernel, {"KEY_WORDS": words, "BLOCK": 32}),
             (f"invariants {width}", invariants.entries_kernel, {"KEY_WORDS": words, "BLOCK": 32}),
-        ]  # fmt: skip
-        found += [
-            (f"update {name} {width}", update.update_kernel,
-             {"PHASES": phases, "KEY_WORDS": words, "BLOCK": 32})
-            for name, phases in (("leave", 1), ("enter", 2), ("both", 3))
-        ]  # fmt: skip
+            (f"update {width}", update.update_kernel, {"KEY_WORDS": words, "BLOCK": 32}),
+        ]
     found.append(("validate", update.validate_kernel, {"BLOCK": 32}))
-    found += [
-        (f"decide{' and write' if write else ''}", longest_prefix.decide_kernel,
-         {"WRITE_IDS": write, "TILE": longest_prefix.DECIDE_TILE})
-        for write in (False, True)
-    ]  # fmt: skip
+    found.append(("decide", longest_prefix.decide_kernel, {"TILE": longest_prefix.DECIDE_TILE}))
     lanes = {"LANES": prefix_hash.TILE}
-    found += [
-        (f"values{' extras' if extras else ''}", prefix_hash.values_kernel,
-         lanes | {"SIZE": 16, "HAS_EXTRAS": extras, "SUM": SUM_WORDS,
-                  "TOKENS_FROM": TOKEN_WORDS})
-        for extras in (False, True)
-    ]  # fmt: skip
+    found.append(
+        ("values", prefix_hash.values_kernel,
+         lanes | {"SIZE": 16, "SUM": SUM_WORDS, "TOKENS_FROM": TOKEN_WORDS})
+    )  # fmt: skip
     found.append(("carries", prefix_hash.carries_kernel, lanes))
     found.append(("mix", prefix_hash.mix_kernel, lanes | {"NUM_ROUNDS": ROUNDS}))
     return found
@@ -99,8 +87,8 @@ def build(name: str, kernel: Any, constants: dict[str, Any], capability: int) ->
     signature = {arg: kinds.get(arg, "constexpr") for arg in kernel.arg_names}
     aligned = {
         (place,): [["tt.divisibility", 16]]
-        for place, arg in enumerate(kernel.arg_names)
-        if arg in POINTERS and arg not in UNALIGNED
+        for place, param in enumerate(kernel.params)
+        if param.name in POINTERS and not param.do_not_specialize
     }
     source = ASTSource(kernel, signature, constants, aligned)
     options = {"num_warps": prefix_hash.WARPS if "LANES" in constants else 1}

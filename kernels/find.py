@@ -5,6 +5,7 @@ from typing import Any
 import triton
 import triton.language as tl
 
+from kvgpu.kernels.kernel import kernel
 from kvgpu.kernels.layout import LOW_32
 from kvgpu.kernels.records import LANES, load_bucket, load_key, record_equals
 from kvgpu.kernels.slot_hash import bucket_of, slot_hash, upper_half
@@ -62,20 +63,20 @@ def find_blocks(
     return found
 
 
-@triton.jit(do_not_specialize=["count", "num_buckets", "seed"])
+@kernel("words", "records", "keys")
 def find_kernel(
-    words, records, keys, groups, ids, count: tl.int64, num_buckets: tl.int64, seed: tl.int64,
-    KEY_WORDS: tl.constexpr, ONE_GROUP: tl.constexpr, BLOCK: tl.constexpr,
+    words, records, keys, groups, ids, count: tl.int64, one_group: tl.int32, num_buckets: tl.int64, seed: tl.int64,
+    KEY_WORDS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """`ids[i]` = first block under `keys[i]` in `groups[i]`, or -1.
 
-    keys int64 [count, KEY_WORDS]; groups int32 [count], or [1] for all with ONE_GROUP; ids int32
+    keys int64 [count, KEY_WORDS]; groups int32 [count], or [1] for all with one_group (not 0); ids int32
     [count].
     """
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     active = i < count
     k0, k1, k2, k3 = load_key(keys + i * KEY_WORDS, active, KEY_WORDS)
-    if ONE_GROUP:
+    if one_group != 0:
         group = tl.load(groups + tl.zeros_like(i))
     else:
         group = tl.load(groups + i, mask=active, other=0)
@@ -89,13 +90,14 @@ def launch_find(table: TableView, keys: Any, groups: Any, ids: Any) -> None:
 
     Args:
         table: The table.
-        keys: int64 [n, key_words].
+        keys: int64 [n, key_words], at a multiple of 16 bytes.
         groups: int32 [n], or [1] for all.
         ids: int32 [n], written.
     """
     count = len(keys)
     if count:
         find_kernel[(triton.cdiv(count, LANES),)](
-            table.words, table.records, keys, groups, ids, count, table.num_buckets, table.seed,
-            KEY_WORDS=table.key_words, ONE_GROUP=len(groups) == 1, BLOCK=LANES, num_warps=1,
+            table.words, table.records, keys, groups, ids, count, int(len(groups) == 1),
+            table.num_buckets, table.seed,
+            KEY_WORDS=table.key_words, BLOCK=LANES, num_warps=1,
         )  # fmt: skip

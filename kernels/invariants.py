@@ -7,6 +7,7 @@ import triton.language as tl
 
 from kvgpu.kernels import layout
 from kvgpu.kernels.find import find_blocks
+from kvgpu.kernels.kernel import kernel
 from kvgpu.kernels.records import BUCKET, LANES, load_key
 from kvgpu.kernels.slot_hash import LOW, bucket_of, slot_hash, upper_half
 from kvgpu.kernels.update import SLOTS
@@ -20,7 +21,7 @@ ENTRIES = 4
 VIOLATION_WORDS = 8
 
 
-@triton.jit(do_not_specialize=["num_buckets", "num_blocks", "seed"])
+@kernel("words", "records")
 def entries_kernel(
     words, records, overflow, uses, violations, num_buckets: tl.int64, num_blocks: tl.int64, seed: tl.int64,
     KEY_WORDS: tl.constexpr, BLOCK: tl.constexpr,

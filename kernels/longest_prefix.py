@@ -23,6 +23,7 @@ from kvgpu.kernels.decide import (
     query_word,
 )
 from kvgpu.kernels.find import find_blocks
+from kvgpu.kernels.kernel import kernel
 from kvgpu.kernels.records import LANES, load_key
 from kvgpu.kernels.view import TableView
 
@@ -44,7 +45,7 @@ def request_bounds(begins, ends, request, num_keys, longest):
     return tl.where(good, begin, 0), length, good
 
 
-@triton.jit(do_not_specialize=["num_keys", "longest", "num_buckets", "seed"])
+@kernel("words", "records", "keys")
 def probe_kernel(
     words, records, plan, keys, begins, ends, hits, num_keys: tl.int64, longest: tl.int64, num_buckets: tl.int64, seed: tl.int64,
     KEY_WORDS: tl.constexpr, BLOCK: tl.constexpr,
@@ -80,15 +81,15 @@ def probe_kernel(
             tl.store(hits + at * tl.cast(num_keys, tl.int64) + key, found, mask=active)
 
 
-@triton.jit(do_not_specialize=["num_keys", "longest", "null_id"])
+@kernel()
 def decide_kernel(
     plan, meta, begins, ends, max_lengths, hits, num_tokens, firsts, lengths, ids, num_keys: tl.int64,
-    longest: tl.int64, null_id: tl.int32, WRITE_IDS: tl.constexpr, TILE: tl.constexpr,
+    longest: tl.int64, null_id: tl.int32, write_ids: tl.int32, TILE: tl.constexpr,
 ):  # fmt: skip
     """Apply a plan to the hits of each request; a program a request.
 
-    max_lengths int64 [requests], tokens. Written: num_tokens int64 [requests]; firsts, lengths int32
-    [requests, queries], blocks; ids int32 [lines, num_keys] with WRITE_IDS: block `i` of a request
+    max_lengths int64 [requests], tokens, below 0 as 0. Written: num_tokens int64 [requests]; firsts, lengths int32
+    [requests, queries], blocks; ids int32 [lines, num_keys] with write_ids (not 0): block `i` of a request
     at its first key plus `i`, the null block where none is needed, -1 behind the hit. A request
     whose keys are out of range leaves a status and nothing else.
     """
@@ -97,13 +98,13 @@ def decide_kernel(
     num_queries = tl.load(plan + NUM_QUERIES).to(tl.int32)
     if good:
         stride_out = request * num_queries
-        allowed = tl.minimum(tl.load(max_lengths + request), LONGEST).to(tl.int32)
+        allowed = tl.maximum(tl.minimum(tl.load(max_lengths + request), LONGEST), 0).to(tl.int32)
         found = common_hit(
-            hits + begin, tl.cast(num_keys, tl.int64), plan, length, tl.maximum(allowed, 0),
+            hits + begin, tl.cast(num_keys, tl.int64), plan, length, allowed,
             firsts + stride_out, lengths + stride_out, TILE,
         )  # fmt: skip
         tl.store(num_tokens + request, found.to(tl.int64))
-        if WRITE_IDS:
+        if write_ids != 0:
             # One thread wrote what all read now.
             tl.debug_barrier()
             for q in range(num_queries):
@@ -183,5 +184,5 @@ def launch_decide(
         decide_kernel[(len(begins),)](
             plan, table.meta, begins, ends, max_lengths, out.hits, out.num_tokens, out.firsts,
             out.lengths, out.hits if out.ids is None else out.ids, out.hits.shape[1], longest, null_id,
-            WRITE_IDS=out.ids is not None, TILE=DECIDE_TILE, num_warps=1,
+            int(out.ids is not None), TILE=DECIDE_TILE, num_warps=1,
         )  # fmt: skip

@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 
 from kvgpu.kernels.field import add_product, canonical, plus, reduced, times
+from kvgpu.kernels.kernel import kernel
 from kvgpu.kernels.layout import SUM_WORDS, TOKEN_WORDS
 
 TILE = 256
@@ -40,18 +41,17 @@ def store_element(pointer, high, low, mask):
 
 @triton.jit
 def block_values(
-    tokens, first, extras, active, keys, SIZE: tl.constexpr, HAS_EXTRAS: tl.constexpr,
-    SUM: tl.constexpr, TOKENS_FROM: tl.constexpr,
+    tokens, first, extras, has_extras, active, keys, SIZE: tl.constexpr, SUM: tl.constexpr, TOKENS_FROM: tl.constexpr,
 ):  # fmt: skip
-    """v of each lane's block, which begins at `first`; `extras` points at its digest and flag."""
+    """v of each lane's block, which begins at `first`; `extras` points at its digest and flag, if there are any."""
     zero = (first ^ first).to(tl.uint64, bitcast=True)
     count = zero + SIZE
-    if HAS_EXTRAS:
+    if has_extras != 0:
         flag = load_word(extras + 2, active)
         count = count | (flag << 63)
     low_high, low_low = add_product(zero, zero, count, load_word(keys, True))
     high_high, high_low = add_product(zero, zero, count, load_word(keys + 1, True))
-    if HAS_EXTRAS:
+    if has_extras != 0:
         for word in tl.static_range(2):
             digest = load_word(extras + word, active)
             limb = keys + 2 * (1 + word)
@@ -89,11 +89,10 @@ def prefixes_of(v_high, v_low, powers, lane, LANES: tl.constexpr):
     return times(sum_high, sum_low, power_high, power_low)
 
 
-@triton.jit
+@kernel()
 def values_kernel(
     tokens, tile_tokens, tile_blocks, tile_counts, extras, keys, powers, out, sums, out_stride: tl.int64,
-    SIZE: tl.constexpr, HAS_EXTRAS: tl.constexpr, SUM: tl.constexpr, TOKENS_FROM: tl.constexpr,
-    LANES: tl.constexpr,
+    has_extras: tl.int32, SIZE: tl.constexpr, SUM: tl.constexpr, TOKENS_FROM: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
     """For each tile: s of its prefixes as if nothing were in front, into `out`, and its last one into `sums`.
 
@@ -107,14 +106,14 @@ def values_kernel(
     active = lane < count
     first = tl.load(tile_tokens + tile) + lane.to(tl.int64) * SIZE
     v_high, v_low = block_values(
-        tokens, first, extras + 3 * block, active, keys, SIZE, HAS_EXTRAS, SUM, TOKENS_FROM
+        tokens, first, extras + 3 * block, has_extras, active, keys, SIZE, SUM, TOKENS_FROM
     )
     high, low = prefixes_of(v_high, v_low, powers, lane, LANES)
     store_element(out + block * out_stride, high, low, active)
     store_element(sums + 2 * tile + lane * 0, high, low, lane == count - 1)
 
 
-@triton.jit
+@kernel()
 def carries_kernel(sums, states, begins, ends, powers, LANES: tl.constexpr):
     """For each prompt: s of what is in front of each of its tiles, in the place of `sums`.
 
@@ -156,7 +155,7 @@ def carries_kernel(sums, states, begins, ends, powers, LANES: tl.constexpr):
         begin += LANES
 
 
-@triton.jit
+@kernel()
 def mix_kernel(
     tile_blocks, tile_counts, sums, powers, mix_keys, out, out_stride: tl.int64, NUM_ROUNDS: tl.constexpr,
     LANES: tl.constexpr,
@@ -206,7 +205,7 @@ def launch_prefix_hash(
     grid = (len(counts),)
     values_kernel[grid](
         tokens, first_tokens, first_blocks, counts, sums if extras is None else extras, keys, powers, out,
-        sums, out.stride(0), SIZE=size, HAS_EXTRAS=extras is not None, SUM=SUM_WORDS,
+        sums, out.stride(0), int(extras is not None), SIZE=size, SUM=SUM_WORDS,
         TOKENS_FROM=TOKEN_WORDS, LANES=TILE, num_warps=WARPS,
     )  # fmt: skip
     carries_kernel[(len(states),)](

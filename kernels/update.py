@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 
 from kvgpu.kernels import layout
+from kvgpu.kernels.kernel import kernel
 from kvgpu.kernels.records import BUCKET, LANES, load_bucket, load_key, store_record
 from kvgpu.kernels.slot_hash import bucket_of, slot_hash, word_of
 from kvgpu.kernels.view import TableView
@@ -34,6 +35,8 @@ LEAVE = 1
 """Phase: erase and replace."""
 ENTER = 2
 """Phase: enter."""
+LEAVING = tl.constexpr(LEAVE)
+ENTERING = tl.constexpr(ENTER)
 
 
 @triton.jit
@@ -81,7 +84,7 @@ def count_overflow(words, h, delta, passed, num_buckets):
         left -= 1
 
 
-@triton.jit(do_not_specialize=["count", "num_blocks"])
+@kernel()
 def validate_kernel(
     meta, groups, old, new, count: tl.int64, num_blocks: tl.int64, BLOCK: tl.constexpr
 ):
@@ -100,15 +103,15 @@ def validate_kernel(
         tl.atomic_or(meta + GATE, tl.cast(1, tl.int64), sem="relaxed")
 
 
-@triton.jit(do_not_specialize=["count", "num_buckets", "seed"])
+@kernel("words", "records", "keys")
 def update_kernel(
     words, records, meta, keys, groups, old, new, count: tl.int64, num_buckets: tl.int64, seed: tl.int64,
-    PHASES: tl.constexpr, KEY_WORDS: tl.constexpr, BLOCK: tl.constexpr,
+    phases: tl.int32, KEY_WORDS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Row i: under `keys[i]` in `groups[i]`, block `old[i]` was first and `new[i]` is now.
 
     keys int64 [count, KEY_WORDS], unique together with groups int32 [count]; old, new int32
-    [count], -1 for none. Writes nothing where the gate is closed.
+    [count], -1 for none. phases: LEAVE, ENTER or both. Writes nothing where the gate is closed.
     """
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     gate = tl.load(meta + GATE)
@@ -119,11 +122,7 @@ def update_kernel(
     k0, k1, k2, k3 = load_key(keys + i * KEY_WORDS, active, KEY_WORDS)
     entering = active & (before < 0) & (after >= 0)
     leaving = active & (before >= 0) & (before != after)
-    todo = active & (i < 0)
-    if PHASES & 1:
-        todo = todo | leaving
-    if PHASES & 2:
-        todo = todo | entering
+    todo = leaving & (phases & LEAVING != 0) | entering & (phases & ENTERING != 0)
     store_record(records, after, k0, k1, k2, k3, group, todo & (after >= 0), KEY_WORDS)
     h = slot_hash(k0, k1, k2, k3, group, tl.cast(seed, tl.int64))
     expected = tl.where(before >= 0, word_of(h, before), EMPTY)
@@ -177,8 +176,8 @@ def launch_update(
     for phases in phases_of(table, count):
         update_kernel[grid](
             table.words, table.records, table.meta, keys, groups, old, new, count,
-            table.num_buckets, table.seed,
-            PHASES=phases, KEY_WORDS=table.key_words, BLOCK=LANES, num_warps=1,
+            table.num_buckets, table.seed, phases,
+            KEY_WORDS=table.key_words, BLOCK=LANES, num_warps=1,
         )  # fmt: skip
     if validate:
         table.meta[layout.META_GATE].zero_()

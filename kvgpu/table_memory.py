@@ -103,8 +103,8 @@ class TableMemory:
         width = self.key_bytes if one_byte else self.view.key_words
         if words.dim() != 2 or words.shape[1] != width:
             raise ArgumentError(f"keys: shape [n, {width}] is expected, got {list(words.shape)}")
-        if one_byte and words.data_ptr() % 16:
-            words = words.clone()
+        if words.data_ptr() % 16:
+            words = words.clone()  # kernels read two words at once
         return words.view(torch.int64)
 
     def _groups(self, groups: Any, count: int) -> Any:

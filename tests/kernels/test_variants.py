@@ -1,0 +1,35 @@
+"""Nothing is compiled while serving: one variant of a kernel for a width of keys, whatever the arguments are."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import device_tools  # noqa: F401 - skips where Triton is missing
+import pytest
+
+TESTS = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def wanted():
+    """What tests/kernel_variants.py counts, in a process of its own: the interpreter is chosen for a whole one."""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(TESTS.parent), str(TESTS)])
+    done = subprocess.run(
+        [sys.executable, str(TESTS / "kernel_variants.py")],
+        capture_output=True, text=True, env=environment, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_every_kernel_has_one_variant_for_a_width_of_keys(wanted):
+    by_width = {"find_kernel", "probe_kernel", "update_kernel", "entries_kernel"}
+    others = {"validate_kernel", "decide_kernel", "values_kernel", "carries_kernel", "mix_kernel"}
+    assert wanted["warm"] == dict.fromkeys(by_width, 2) | dict.fromkeys(others, 1)
+
+
+def test_no_argument_makes_a_kernel_be_compiled_again(wanted):
+    assert wanted["more"] == {}
