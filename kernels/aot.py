@@ -21,7 +21,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from kvgpu.block_hashing.speck import ROUNDS
-from kvgpu.kernels import find, invariants, longest_prefix, prefix_hash, update
+from kvgpu.kernels import find, invariants, longest_prefix, prefix_hash, update, validate
 from kvgpu.kernels.layout import SUM_WORDS, TOKEN_WORDS
 
 TARGETS = (80, 90, 100, 120)
@@ -32,10 +32,11 @@ POINTERS = {
     "out": "*i64", "sums": "*i64", "states": "*i64", "powers": "*i64", "mix_keys": "*i64",
     "extras": "*i64", "tile_tokens": "*i64", "tile_blocks": "*i64", "tile_counts": "*i32",
     "tokens": "*i32", "ids": "*i32", "hits": "*i32", "firsts": "*i32", "lengths": "*i32", "uses": "*i32",
+    "sets": "*i32", "leaving": "*i32",
 }  # fmt: skip
 NUMBERS = {"seed": "i64", "count": "i64", "num_keys": "i64", "longest": "i64", "num_buckets": "i64",
            "num_blocks": "i64", "null_id": "i32", "out_stride": "i64", "one_group": "i32", "write_ids": "i32",
-           "phases": "i32", "has_extras": "i32"}  # fmt: skip
+           "phases": "i32", "size": "i64", "ask": "i32", "has_extras": "i32"}  # fmt: skip
 
 
 @dataclass
@@ -61,8 +62,9 @@ def variants() -> list[tuple[str, Any, dict[str, Any]]]:
             (f"probe {width}", longest_prefix.probe_kernel, {"KEY_WORDS": words, "BLOCK": 32}),
             (f"invariants {width}", invariants.entries_kernel, {"KEY_WORDS": words, "BLOCK": 32}),
             (f"update {width}", update.update_kernel, {"KEY_WORDS": words, "BLOCK": 32}),
+            (f"validate {width}", validate.validate_kernel, {"KEY_WORDS": words, "BLOCK": 32}),
+            (f"homes {width}", validate.homes_kernel, {"KEY_WORDS": words, "BLOCK": 32}),
         ]
-    found.append(("validate", update.validate_kernel, {"BLOCK": 32}))
     found.append(("decide", longest_prefix.decide_kernel, {"TILE": longest_prefix.DECIDE_TILE}))
     lanes = {"LANES": prefix_hash.TILE}
     found.append(

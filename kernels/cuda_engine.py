@@ -104,9 +104,7 @@ class CudaEngine:
             )  # fmt: skip
             launch("lookup", f"find_{table.key_words}", (-(-count // THREADS),), arguments)
 
-    def launch_update(
-        self, table: TableView, keys: Any, groups: Any, old: Any, new: Any, validate: bool
-    ) -> None:
+    def launch_update(self, table: TableView, keys: Any, groups: Any, old: Any, new: Any) -> None:
         """As `kvgpu.kernels.update.launch_update`."""
         from kvgpu.kernels.update import phases_of
 
@@ -115,15 +113,9 @@ class CudaEngine:
             return
         grid = (-(-count // THREADS),)
         changes = (pointer(groups), pointer(old), pointer(new), np.int64(count))
-        gate = table.meta[layout.META_GATE]
-        if validate:
-            gate.zero_()
-            launch("update", "validate", grid, (table.as_struct(), *changes))
         for phases in phases_of(table, count):
             arguments = (table.as_struct(), pointer(keys), *changes, np.int32(phases))
             launch("update", f"update_{table.key_words}", grid, arguments)
-        if validate:
-            gate.zero_()
 
     def launch_probe(
         self, table: TableView, plan: Any, keys: Any, begins: Any, ends: Any, hits: Any,

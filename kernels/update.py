@@ -26,8 +26,6 @@ OVERFLOW = tl.constexpr(layout.OVERFLOW_WORD)
 SIZE = tl.constexpr(layout.META_SIZE)
 STATUS = tl.constexpr(layout.META_STATUS)
 GATE = tl.constexpr(layout.META_GATE)
-BAD_BLOCK_ID = tl.constexpr(layout.STATUS_BAD_BLOCK_ID)
-BAD_GROUP = tl.constexpr(layout.STATUS_BAD_GROUP)
 TABLE_FULL = tl.constexpr(layout.STATUS_TABLE_FULL)
 WORD_NOT_FOUND = tl.constexpr(layout.STATUS_WORD_NOT_FOUND)
 
@@ -84,25 +82,6 @@ def count_overflow(words, h, delta, passed, num_buckets):
         left -= 1
 
 
-@kernel()
-def validate_kernel(
-    meta, groups, old, new, count: tl.int64, num_blocks: tl.int64, BLOCK: tl.constexpr
-):
-    """Close the gate and note a status if an id or a group of the flush is out of range."""
-    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    active = i < count
-    before = tl.load(old + i, mask=active, other=-1)
-    after = tl.load(new + i, mask=active, other=-1)
-    group = tl.load(groups + i, mask=active, other=0)
-    bad_id = (before < -1) | (before >= num_blocks) | (after < -1) | (after >= num_blocks)
-    bad_group = group < 0
-    found = tl.where(bad_id, BAD_BLOCK_ID, 0) | tl.where(bad_group, BAD_GROUP, 0)
-    status = tl.max(found & BAD_BLOCK_ID) | tl.max(found & BAD_GROUP)
-    if status != 0:
-        tl.atomic_or(meta + STATUS, status.to(tl.int64), sem="relaxed")
-        tl.atomic_or(meta + GATE, tl.cast(1, tl.int64), sem="relaxed")
-
-
 @kernel("words", "records", "keys")
 def update_kernel(
     words, records, meta, keys, groups, old, new, count: tl.int64, num_buckets: tl.int64, seed: tl.int64,
@@ -151,9 +130,7 @@ def phases_of(table: TableView, count: int) -> tuple[int, ...]:
     return (LEAVE | ENTER,) if roomy else (LEAVE, ENTER)
 
 
-def launch_update(
-    table: TableView, keys: Any, groups: Any, old: Any, new: Any, validate: bool
-) -> None:
+def launch_update(table: TableView, keys: Any, groups: Any, old: Any, new: Any) -> None:
     """Start the kernels of one flush on the current stream; nothing is launched for no keys.
 
     Args:
@@ -162,22 +139,14 @@ def launch_update(
         groups: int32 [n].
         old: int32 [n], the block that is first now, -1 for none.
         new: int32 [n], the block that becomes first, -1 for none.
-        validate: Look for ids and groups out of range first, and write nothing if there are any.
     """
     count = len(keys)
     if not count:
         return
     grid = (triton.cdiv(count, LANES),)
-    if validate:
-        table.meta[layout.META_GATE].zero_()
-        validate_kernel[grid](
-            table.meta, groups, old, new, count, table.num_blocks, BLOCK=LANES, num_warps=1
-        )
     for phases in phases_of(table, count):
         update_kernel[grid](
             table.words, table.records, table.meta, keys, groups, old, new, count,
             table.num_buckets, table.seed, phases,
             KEY_WORDS=table.key_words, BLOCK=LANES, num_warps=1,
         )  # fmt: skip
-    if validate:
-        table.meta[layout.META_GATE].zero_()

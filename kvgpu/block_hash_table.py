@@ -3,19 +3,22 @@
 from typing import TYPE_CHECKING, Any
 
 from kvgpu.errors import InvariantError
+from kvgpu.integers import as_integer
 from kvgpu.kernels import layout
 from kvgpu.plan import HitQuery, HitRule, PrefixPlan
-from kvgpu.table_memory import TableMemory
-from kvgpu.tensors import as_vector, on_stream
+from kvgpu.table_changes import TableChanges
+from kvgpu.tensors import allocating, as_vector, on_stream
 
 if TYPE_CHECKING:
     from kvgpu.kernels.longest_prefix import PrefixBuffers
 
+MOST_REQUESTS = 2**31 - 1
+MOST_KEYS = 2**63 - 1
 ONE_GROUP = PrefixPlan((HitQuery(HitRule(layout.FULL, 1, 1), (0,)),))
 """The plan of full attention in group 0, where a token is a block: hits count blocks."""
 
 
-class BlockHashTable(TableMemory):
+class BlockHashTable(TableChanges):
     """Exact map from (block hash, cache group) to the first block with that hash, on a device.
 
     An entry is a block: its hash and group lie in the record of its id, so an id is in the table at
@@ -44,87 +47,6 @@ class BlockHashTable(TableMemory):
     O(num_blocks) and waits until the table is zeroed.
     """
 
-    # Changing
-
-    def update_async(
-        self, keys: Any, new: Any, groups: Any = 0, *, old: Any = None, validate: bool = True,
-        stream: Any = None,
-    ) -> None:  # fmt: skip
-        """Make block ``new[i]`` the first under ``keys[i]``, -1 for none; a batch names a key once in a group.
-
-        A block that is first under another key must leave that in the same or an earlier flush.
-
-        Args:
-            keys: uint8 [n, key_bytes] or int64 [n, key_bytes / 8], on the device.
-            new: int32 [n].
-            groups: int32 [n], or one number for all.
-            old: int32 [n], the blocks that are first now, -1 for none; None to look them up.
-            validate: Check ids and groups on the device first: a batch with bad ones changes nothing.
-            stream: Torch or CuPy stream, or its address; None for torch's current one.
-
-        Raises:
-            ArgumentError, ArgumentTypeError: Shapes, dtypes or devices that do not fit.
-
-        Expected O(n) work; does not synchronise.
-        """
-        with on_stream(stream, self.device):
-            words = self._keys(keys)
-            count = len(words)
-            all_groups = self._groups(groups, count).expand(count).contiguous()
-            after = as_vector("new", new, count, self._torch.int32, self.device)
-            if old is None:
-                before = self._torch.empty_like(after)
-                self._engine.launch_find(self.view, words, all_groups, before)
-            else:
-                before = as_vector("old", old, count, self._torch.int32, self.device)
-            self._engine.launch_update(self.view, words, all_groups, before, after, validate)
-
-    def update(self, keys: Any, new: Any, groups: Any = 0, *, old: Any = None,
-               stream: Any = None) -> int:  # fmt: skip
-        """`update_async`, then wait; returns the number of keys in the table.
-
-        Raises:
-            BlockIdError, ArgumentError: Ids or groups out of range; the table is unchanged.
-            InvariantError: `old` is not what was first: the table must be rebuilt.
-
-        Expected O(n) work.
-        """
-        self.update_async(keys, new, groups, old=old, stream=stream)
-        return self.size(stream=stream)
-
-    def clear_async(self, *, stream: Any = None) -> None:
-        """Take everything out; errors that wait to be reported are forgotten. O(num_blocks); does not
-        synchronise."""
-        with on_stream(stream, self.device):
-            self.view.words.zero_()
-            self.view.meta.zero_()
-
-    def clear(self, *, stream: Any = None) -> None:
-        """`clear_async`, then wait. O(num_blocks)."""
-        self.clear_async(stream=stream)
-        self.size(stream=stream)
-
-    def rebuild_async(self, keys: Any, ids: Any, groups: Any = 0, *, stream: Any = None) -> None:
-        """Replace all entries by block ``ids[i]`` under ``keys[i]``. Expected O(num_blocks + n).
-
-        Args:
-            keys, groups, stream: As in `update_async`, which also says what is raised.
-            ids: int32 [n].
-
-        Does not synchronise.
-        """
-        with on_stream(stream, self.device):
-            words = self._keys(keys)
-            none = self._torch.full((len(words),), -1, dtype=self._torch.int32, device=self.device)
-            self.clear_async()
-            self.update_async(words, ids, groups, old=none)
-
-    def rebuild(self, keys: Any, ids: Any, groups: Any = 0, *, stream: Any = None) -> int:
-        """`rebuild_async`, then wait; returns the number of keys. Raises as `update` does. Expected
-        O(num_blocks + n)."""
-        self.rebuild_async(keys, ids, groups, stream=stream)
-        return self.size(stream=stream)
-
     # Looking up
 
     def find_async(self, keys: Any, groups: Any = 0, *, out: Any = None, stream: Any = None) -> Any:
@@ -140,22 +62,25 @@ class BlockHashTable(TableMemory):
             int32 [n]: ids, -1 where there is none.
 
         Raises:
-            ArgumentError, ArgumentTypeError: Shapes, dtypes or devices that do not fit.
+            ArgumentError, ArgumentTypeError: Shapes, dtypes or devices that do not fit, or `out` shares memory
+                with what is read.
 
         Expected O(n) work: a hit reads one bucket and one record, a miss one bucket, at low load. Does not
         synchronise.
         """
-        torch = self._torch
+        int32 = self._torch.int32
         with on_stream(stream, self.device):
             words = self._keys(keys)
+            read = {"keys": words, "groups": self._groups(groups, len(words))}
             if out is None:
-                out = torch.empty(len(words), dtype=torch.int32, device=self.device)
-            ids = as_vector("out", out, len(words), torch.int32, self.device, written=True)
-            self._engine.launch_find(self.view, words, self._groups(groups, len(words)), ids)
+                out = self._torch.empty(len(words), dtype=int32, device=self.device)
+            ids = self._written("out", out, len(words), int32, read)
+            self._engine.launch_find(self.view, words, read["groups"], ids)
         return out
 
     def find(self, keys: Any, groups: Any = 0, *, out: Any = None, stream: Any = None) -> Any:
         """`find_async`, then wait and report what is pending, as `size` does. Expected O(n) work."""
+        self._waits(stream)
         out = self.find_async(keys, groups, out=out, stream=stream)
         self.size(stream=stream)
         return out
@@ -166,16 +91,20 @@ class BlockHashTable(TableMemory):
 
         Expected O(n) work, with n ids allocated in between; does not synchronise.
         """
-        ids = self.find_async(keys, groups, stream=stream)
         with on_stream(stream, self.device):
-            if out is None:
+            words = self._keys(keys)
+            target = None
+            if out is not None:
+                target = self._written("out", out, len(words), self._torch.bool, {})
+            ids = self.find_async(words, groups)
+            if target is None:
                 return ids >= 0
-            target = as_vector("out", out, len(ids), self._torch.bool, self.device, written=True)
             self._torch.ge(ids, 0, out=target)
         return out
 
     def contains(self, keys: Any, groups: Any = 0, *, out: Any = None, stream: Any = None) -> Any:
         """`contains_async`, then wait and report what is pending, as `size` does. Expected O(n) work."""
+        self._waits(stream)
         out = self.contains_async(keys, groups, out=out, stream=stream)
         self.size(stream=stream)
         return out
@@ -197,6 +126,11 @@ class BlockHashTable(TableMemory):
         Returns:
             On the device of the table; see `PrefixBuffers` for shapes and dtypes.
 
+        Raises:
+            ArgumentError, ArgumentTypeError: A number below 0 or no integer, no plan, or a plan that the table has
+                not had, in a capture.
+            DeviceError: There is not so much memory.
+
         O(groups) beside the allocations: 4 bytes a key and group, twice that with ids.
         """
         from kvgpu.kernels.longest_prefix import PrefixBuffers
@@ -206,15 +140,18 @@ class BlockHashTable(TableMemory):
         def empty(*shape: int, dtype: Any = torch.int32) -> Any:
             return torch.empty(shape, dtype=dtype, device=self.device)
 
+        num_requests = as_integer("num_requests", num_requests, 0, MOST_REQUESTS)
+        num_keys = as_integer("num_keys", num_keys, 0, MOST_KEYS)
         self._plan(plan)
         lines, queries = len(plan.groups), len(plan.queries)
-        return PrefixBuffers(
-            num_tokens=empty(num_requests, dtype=torch.int64),
-            firsts=empty(num_requests, queries),
-            lengths=empty(num_requests, queries),
-            ids=empty(lines, num_keys) if with_ids else None,
-            hits=empty(lines, num_keys),
-        )
+        with allocating(f"buffers of {num_requests} requests and {num_keys} keys"):
+            return PrefixBuffers(
+                num_tokens=empty(num_requests, dtype=torch.int64),
+                firsts=empty(num_requests, queries),
+                lengths=empty(num_requests, queries),
+                ids=empty(lines, num_keys) if with_ids else None,
+                hits=empty(lines, num_keys),
+            )
 
     def longest_prefix_async(
         self, keys: Any, offsets: Any, plan: PrefixPlan = ONE_GROUP, *, longest: int,
@@ -229,7 +166,7 @@ class BlockHashTable(TableMemory):
                 pair of int64 [requests]: first key, and key after the last.
             plan: Rules and groups; by default the leading run in group 0, in blocks.
             longest: Most keys of any request; what a longer one has beyond is not looked at.
-            max_lengths: int64 [requests], longest hit allowed in tokens; None for no limit.
+            max_lengths: int64 [requests], longest hit allowed in tokens, below 0 as 0; None for no limit.
             null_id: What stands for a block that is not needed.
             out: From `prefix_buffers`.
             stream: As in `update_async`.
@@ -238,8 +175,8 @@ class BlockHashTable(TableMemory):
             `out`; see `PrefixBuffers` for shapes.
 
         Raises:
-            ArgumentError, ArgumentTypeError: Shapes, dtypes or devices that do not fit, or too many keys for
-                one launch.
+            ArgumentError, ArgumentTypeError: Shapes, dtypes, devices or numbers that do not fit, too many keys for
+                one launch, or `out` shares memory with what is read.
 
         Two launches; O(n * groups) lookups, all independent. Does not synchronise, but for a plan that the
         table has not had yet.
@@ -247,6 +184,8 @@ class BlockHashTable(TableMemory):
         from kvgpu.kernels.longest_prefix import launch_decide
 
         torch = self._torch
+        longest = as_integer("longest", longest, 0, MOST_KEYS)
+        null_id = as_integer("null_id", null_id, -(2**31), 2**31 - 1)
         with on_stream(stream, self.device):
             words = self._keys(keys)
             begins, ends = self._spans(offsets)
@@ -254,15 +193,15 @@ class BlockHashTable(TableMemory):
             if max_lengths is None:
                 max_lengths = torch.full_like(begins, layout.MAX_TOKENS)
             limits = as_vector("max_lengths", max_lengths, len(begins), torch.int64, self.device)
+            plan_words = self._plan(plan)
             if out is None:
                 out = self.prefix_buffers(len(begins), len(words), plan)
-            self._check_buffers(out, len(begins), len(words), plan)
-            plan_words = self._plan(plan)
-            queries = len(plan.queries)
+            read = {"keys": words, "offsets": begins, "ends": ends, "max_lengths": limits}
+            buffers = self._check_buffers(out, len(begins), len(words), plan, read)
             self._engine.launch_probe(
-                self.view, plan_words, words, begins, ends, out.hits, longest, queries
+                self.view, plan_words, words, begins, ends, buffers.hits, longest, len(plan.queries)
             )
-            launch_decide(self.view, plan_words, begins, ends, limits, out, longest, null_id)
+            launch_decide(self.view, plan_words, begins, ends, limits, buffers, longest, null_id)
         return out
 
     def longest_prefix(
@@ -274,9 +213,10 @@ class BlockHashTable(TableMemory):
         Raises:
             ArgumentError: Offsets that decrease or leave the keys; their requests have no result.
         """
+        self._waits(stream)
         with on_stream(stream, self.device):
             begins, ends = self._spans(offsets)
-            longest = int((ends - begins).max()) if len(begins) else 0
+            longest = max(0, int((ends - begins).max())) if len(begins) else 0
         out = self.longest_prefix_async(
             keys, (begins, ends), plan, longest=longest, max_lengths=max_lengths,
             null_id=null_id, out=out, stream=stream,
@@ -285,23 +225,6 @@ class BlockHashTable(TableMemory):
         return out
 
     # Looking at the whole
-
-    def size_async(self) -> Any:
-        """Number of keys as an int64 tensor [] on the device: a live view. O(1); does not synchronise."""
-        return self.view.meta[layout.META_SIZE]
-
-    def size(self, *, stream: Any = None) -> int:
-        """Number of keys. Waits for the stream and reports, once, what went wrong on it before. O(1).
-
-        Raises:
-            BlockIdError, ArgumentError, InvariantError: See `update` and `longest_prefix`.
-        """
-        with on_stream(stream, self.device):
-            size, status = self.view.meta[:2].tolist()
-            if status:
-                self.view.meta[layout.META_STATUS].zero_()
-                raise self._error(status)
-        return int(size)
 
     def items_async(self, *, stream: Any = None) -> Any:
         """Which blocks are entries: bool [num_blocks] on the device; keys and groups lie in `view.records`.

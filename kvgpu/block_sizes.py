@@ -1,9 +1,10 @@
 """Which block sizes the scheduler and the hashes of a model use."""
 
-from math import gcd, lcm
+from math import gcd, lcm, prod
 from typing import Any
 
 from kvgpu.errors import ConfigError
+from kvgpu.integers import as_size
 from kvgpu.specs import KVCacheConfig, MambaSpec
 
 
@@ -19,21 +20,31 @@ def resolve_kv_cache_block_sizes(
             `prefill_context_parallel_size`) and optionally `kv_transfer_config`.
 
     Raises:
-        ConfigError: Context parallelism with several groups, or a hash block size that does not
-            divide every block size.
+        ConfigError: Context parallelism with several groups, a hash block size that does not divide every
+            block size, a part that is missing, or a size that is no integer, below 1 or beyond 32 bits.
 
     O(groups).
     """
-    cache, parallel = vllm_config.cache_config, vllm_config.parallel_config
-    ranks = parallel.decode_context_parallel_size * parallel.prefill_context_parallel_size
-    specs = [group.kv_cache_spec for group in kv_cache_config.kv_cache_groups]
-    if len(specs) <= 1:
-        size = (specs[0].block_size if specs else cache.block_size) * ranks
-        return size, size
+    try:
+        cache, parallel = vllm_config.cache_config, vllm_config.parallel_config
+        kinds = ("decode_context_parallel_size", "prefill_context_parallel_size")
+        ranks = prod(as_size(kind, getattr(parallel, kind)) for kind in kinds)
+        specs = [group.kv_cache_spec for group in kv_cache_config.kv_cache_groups]
+        if len(specs) <= 1:
+            size = as_size("block_size", specs[0].block_size if specs else cache.block_size)
+            size = as_size("tokens of a block of all ranks", size * ranks)
+            return size, size
+        return _of_several(specs, ranks, cache, vllm_config)
+    except (AttributeError, TypeError) as error:
+        raise ConfigError(f"a configuration without a part that is needed: {error}") from error
+
+
+def _of_several(specs: list[Any], ranks: int, cache: Any, vllm_config: Any) -> tuple[int, int]:
+    """The sizes of more than one group."""
     if ranks != 1:
         raise ConfigError("context parallelism works with a single cache group only")
-    sizes = [spec.block_size for spec in specs]
-    scheduler = lcm(*sizes)
+    sizes = [as_size("block_size", spec.block_size) for spec in specs]
+    scheduler = as_size(f"the least multiple of block sizes {sizes},", lcm(*sizes))
     connector = getattr(vllm_config, "kv_transfer_config", None) is not None
     odd_mamba = any(
         isinstance(spec, MambaSpec) and spec.block_size != cache.block_size for spec in specs
@@ -41,7 +52,7 @@ def resolve_kv_cache_block_sizes(
     if not (cache.enable_prefix_caching or connector) or odd_mamba:
         return scheduler, scheduler
     configured = getattr(cache, "hash_block_size", None)
-    hash_size = gcd(*sizes) if configured is None else configured
+    hash_size = gcd(*sizes) if configured is None else as_size("hash_block_size", configured)
     if any(size % hash_size for size in sizes):
         raise ConfigError(f"hash_block_size {hash_size} must divide every block size: {sizes}")
     return scheduler, hash_size

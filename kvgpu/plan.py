@@ -1,14 +1,15 @@
 """What a prefix lookup asks: a rule, the cache groups it is about, and a plan for all of them."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import gcd
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from kvgpu.errors import ConfigError
-from kvgpu.kernels.layout import CHUNKED_LOCAL, FULL
+from kvgpu.integers import MOST_TOKENS, as_size
+from kvgpu.kernels.layout import CHUNKED_LOCAL, FULL, MAMBA, MAX_GROUP_ID, MAX_TOKENS
 
 MAX_QUERIES = 62
 """Sets of queries are bits of one signed word."""
@@ -44,6 +45,32 @@ class HitQuery:
     stride: int = 1
 
 
+def _listed(name: str, values: Any) -> tuple[Any, ...]:
+    if not isinstance(values, (tuple, list)):
+        raise ConfigError(f"{name}: a tuple is expected, got {type(values).__name__}")
+    return tuple(values)
+
+
+def _checked(query: Any) -> HitQuery:
+    """The query, if kernels can compute it."""
+    if not isinstance(query, HitQuery) or not isinstance(query.rule, HitRule):
+        raise ConfigError(f"a HitQuery with a HitRule is expected, got {query!r}")
+    rule, groups = query.rule, _listed("groups of a query", query.groups)
+    if not groups:
+        raise ConfigError(f"a query needs groups: {query}")
+    for group in groups:
+        as_size("group", group, 0, MAX_GROUP_ID)
+    kind = as_size("kind of a rule", rule.kind, FULL, MAMBA)
+    size = as_size("block_size of a rule", rule.block_size, 1, MAX_TOKENS - 1)
+    as_size("alignment of a rule", rule.alignment)
+    as_size("extent of a rule", rule.extent, int(kind == CHUNKED_LOCAL), MOST_TOKENS - 1)
+    if not isinstance(rule.drop, (bool, np.bool_)):
+        as_size("drop of a rule", rule.drop, 0, 1)
+    if size % as_size("stride of a query", query.stride):
+        raise ConfigError(f"a block of {size} tokens cannot have {query.stride} hash blocks")
+    return query if type(query.groups) is tuple else replace(query, groups=groups)
+
+
 @dataclass(frozen=True)
 class PrefixPlan:
     """What to look up for a request in all its cache groups (facts 45 and 46); made once, asked many times.
@@ -59,7 +86,8 @@ class PrefixPlan:
             followed by `groups`.
 
     Raises:
-        ConfigError: No query, or too many; a query without groups, or sizes below 1.
+        ConfigError: No query, or too many; a query without groups; a number that is no integer, or out of range
+            (sizes and strides from 1 on, 32 bits); a block that is no multiple of its hash blocks.
 
     Construction is O(groups).
     """
@@ -71,7 +99,8 @@ class PrefixPlan:
     words: npt.NDArray[np.int64] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        queries = self.queries
+        queries = tuple(_checked(query) for query in _listed("queries", self.queries))
+        object.__setattr__(self, "queries", queries)
         if not 1 <= len(queries) <= MAX_QUERIES:
             raise ConfigError(f"a plan has 1 to {MAX_QUERIES} queries, got {len(queries)}")
         # Nothing is left to agree on after one pass: facts 44 and 46.
@@ -81,14 +110,8 @@ class PrefixPlan:
         lines: list[slice] = []
         for query in queries:
             rule = query.rule
-            if not query.groups or min(rule.block_size, rule.alignment, query.stride) < 1:
-                raise ConfigError(
-                    f"a query needs groups, and sizes and a stride of at least 1: {query}"
-                )
-            if rule.kind == CHUNKED_LOCAL and rule.extent < 1:
-                raise ConfigError(f"a chunk has at least 1 token: {rule}")
             step = rule.alignment // gcd(rule.alignment, rule.block_size)
-            words += [*rule, query.stride, len(groups), len(query.groups), step]
+            words += [*map(int, rule), query.stride, len(groups), len(query.groups), step]
             lines.append(slice(len(groups), len(groups) + len(query.groups)))
             groups += query.groups
         rule, stride = queries[0].rule, queries[0].stride

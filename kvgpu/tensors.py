@@ -1,11 +1,13 @@
 """Arguments of device calls: torch tensors, CuPy arrays and all else with DLPack, checked."""
 
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from kvgpu.errors import ArgumentError, ArgumentTypeError, DeviceError, MissingPackageError
+from kvgpu.integers import as_integer
 
 if TYPE_CHECKING:
     import torch
@@ -41,7 +43,10 @@ def resolve_device(device: Any = None) -> "torch.device":
     interpreted = bool(triton.knobs.runtime.interpret)
     if device is None:
         device = "cpu" if interpreted else "cuda"
-    device = torch.device(device)
+    try:
+        device = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise DeviceError(f"{device!r} is no device: {error}") from None
     if device.type == "cuda":
         if not torch.cuda.is_available():
             raise DeviceError(
@@ -49,6 +54,8 @@ def resolve_device(device: Any = None) -> "torch.device":
                 "TRITON_INTERPRET=1 before the first import to run the kernels on the CPU"
             )
         index = torch.cuda.current_device() if device.index is None else device.index
+        if index >= torch.cuda.device_count():
+            raise DeviceError(f"there are {torch.cuda.device_count()} GPUs, but no {device}")
         return torch.device("cuda", index)
     if device.type != "cpu" or not interpreted:
         raise DeviceError(
@@ -64,6 +71,32 @@ def is_capturing(device: "torch.device") -> bool:
     torch = import_torch()
     with torch.cuda.device(device):
         return bool(torch.cuda.is_current_stream_capturing())
+
+
+@contextmanager
+def allocating(what: str) -> Iterator[None]:
+    """
+    Raises:
+        DeviceError: There is no memory for it.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        # torch has no type for want of memory that all devices share.
+        raise DeviceError(f"no memory for {what}: {error}") from error
+
+
+def _from_numpy(name: str, array: "np.ndarray[Any, Any]", device: "torch.device") -> Any:
+    """A copy of a numpy array on a device; on the CPU the array itself, if it may be written."""
+    torch = import_torch()
+    if is_capturing(device):
+        raise ArgumentError(f"{name}: a numpy array cannot be copied in a capture; give a tensor")
+    if not array.flags.c_contiguous:
+        raise ArgumentError(f"{name}: not contiguous; call numpy.ascontiguousarray() first")
+    try:
+        return torch.from_numpy(array if array.flags.writeable else array.copy()).to(device)
+    except (TypeError, ValueError) as error:
+        raise ArgumentTypeError(f"{name}: {error}") from None
 
 
 def as_tensor(
@@ -82,19 +115,23 @@ def as_tensor(
     if isinstance(value, np.ndarray) and written:
         raise ArgumentTypeError(f"{name}: a tensor on {device} is expected, got a numpy array")
     if isinstance(value, np.ndarray):
-        value = torch.from_numpy(value).to(device)
+        value = _from_numpy(name, value, device)
     elif not isinstance(value, torch.Tensor):
         if not hasattr(value, "__dlpack__"):
             raise ArgumentTypeError(
                 f"{name}: a torch tensor, a CuPy or numpy array or anything with DLPack is "
                 f"expected, got {type(value).__name__}"
             )
-        value = torch.from_dlpack(value)
+        try:
+            value = torch.from_dlpack(value)
+        except Exception as error:
+            # Exporters raise what they like, for read-only memory for example.
+            raise ArgumentTypeError(f"{name}: not exported by DLPack: {error}") from error
     if value.dtype != dtype:
         raise ArgumentTypeError(f"{name}: dtype {dtype} is expected, got {value.dtype}")
     if value.device != device:
         raise ArgumentError(f"{name}: lies on {value.device}, the table on {device}: move it there")
-    if not value.is_contiguous():
+    if value.layout != torch.strided or not value.is_contiguous():
         raise ArgumentError(f"{name}: not contiguous; call .contiguous() first")
     return value
 
@@ -114,19 +151,36 @@ def as_vector(
     return value
 
 
+def refuse_overlap(name: str, written: Any, others: dict[str, Any]) -> None:
+    """Refuse a contiguous tensor to be written that shares memory with others. O(others).
+
+    Raises:
+        ArgumentError: It does.
+    """
+    begin = written.data_ptr()
+    end = begin + written.nbytes
+    for other, tensor in others.items():
+        if begin < tensor.data_ptr() + tensor.nbytes and tensor.data_ptr() < end:
+            raise ArgumentError(f"{name}: shares memory with {other}, which it would overwrite")
+
+
 def on_stream(stream: Any, device: "torch.device") -> Any:
     """Context in which a stream is current: a torch stream, a CuPy stream, an address, or None for no change.
 
     Raises:
-        ArgumentError: The stream belongs to another device.
+        ArgumentTypeError: No stream.
+        ArgumentError: The stream belongs to another device, or the address is none.
     """
     torch = import_torch()
+    address = None
+    if stream is not None and not isinstance(stream, torch.cuda.Stream):
+        address = as_integer("stream", getattr(stream, "ptr", stream), 0, 2**64 - 1)
     if device.type != "cuda":
         return nullcontext()
     if stream is None:
         stream = torch.cuda.current_stream(device)
-    elif not isinstance(stream, torch.cuda.Stream):
-        stream = torch.cuda.ExternalStream(int(getattr(stream, "ptr", stream)), device=device)
+    elif address is not None:
+        stream = torch.cuda.ExternalStream(address, device=device)
     if stream.device != device:
         raise ArgumentError(f"the stream belongs to {stream.device}, the table to {device}")
     return torch.cuda.stream(stream)

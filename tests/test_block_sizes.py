@@ -75,3 +75,45 @@ def test_context_parallelism_with_several_groups_is_refused(ranks):
     config = make_config(full(32), window(16, 64))
     with pytest.raises(ConfigError, match="single cache group"):
         resolve_kv_cache_block_sizes(config, engine(ranks=ranks))
+
+
+NUMBERS = [None, "16", 16.0, True, 0, -16, 2**31, 2**70]
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_sizes_that_are_no_sizes_are_refused(number):
+    several = make_config(full(32), window(16, 64))
+    for config, options in [
+        (make_config(), engine(block_size=number)),
+        (make_config(full(16)), engine(ranks=(number, 1))),
+        (make_config(full(16)), engine(ranks=(1, number))),
+        (several, engine(ranks=(1, number))),
+        (several, engine(hash_block_size="none" if number is None else number)),
+    ]:
+        with pytest.raises(ConfigError):
+            resolve_kv_cache_block_sizes(config, options)
+
+
+@pytest.mark.parametrize(
+    ("config", "options"),
+    [
+        (None, engine()),
+        (make_config(full(16)), None),
+        (make_config(full(16)), SimpleNamespace()),
+        (SimpleNamespace(kv_cache_groups=None), engine()),
+        (SimpleNamespace(kv_cache_groups=[None]), engine()),
+        (SimpleNamespace(kv_cache_groups=[1, 2]), engine()),
+        (make_config(full(32), window(16, 64)), SimpleNamespace(
+            cache_config=SimpleNamespace(), parallel_config=engine().parallel_config
+        )),
+    ],
+)  # fmt: skip
+def test_a_configuration_without_its_parts_is_refused(config, options):
+    with pytest.raises(ConfigError, match="part that is needed"):
+        resolve_kv_cache_block_sizes(config, options)
+
+
+def test_sizes_without_a_common_multiple_in_range_are_refused():
+    config = make_config(full(2**16 + 1), window(2**16 - 1, 64))
+    with pytest.raises(ConfigError, match="least multiple"):
+        resolve_kv_cache_block_sizes(config, engine())

@@ -179,11 +179,4 @@ KVGPU_DEVICE void apply_change(const TableView& table, const Key& key, word befo
     add(table.meta + KVGPU_META_SIZE, delta);
 }
 
-// Status bits of a row with ids or a group out of range, else 0.
-KVGPU_DEVICE word badness(const TableView& table, word group, word before, word after) {
-    const bool bad_id = before < -1 || before >= table.num_blocks || after < -1 ||
-                        after >= table.num_blocks;
-    return (bad_id ? KVGPU_STATUS_BAD_BLOCK_ID : 0) | (group < 0 ? KVGPU_STATUS_BAD_GROUP : 0);
-}
-
 }  // namespace kvgpu

@@ -4,16 +4,6 @@
 using kvgpu::TableView;
 using kvgpu::word;
 
-extern "C" __global__ void validate(TableView table, const int* groups, const int* before,
-                                    const int* after, word count) {
-    const word i = static_cast<word>(blockIdx.x) * blockDim.x + threadIdx.x;
-    if (i >= count) return;
-    const word bits = kvgpu::badness(table, groups[i], before[i], after[i]);
-    if (bits == 0) return;
-    kvgpu::set_bits(table.meta + KVGPU_META_STATUS, bits);
-    kvgpu::set_bits(table.meta + KVGPU_META_GATE, 1);
-}
-
 template <int KEY_WORDS>
 __device__ void update_one(const TableView& table, const word* keys, const int* groups,
                            const int* before, const int* after, word count, int phases) {

@@ -229,7 +229,7 @@ class DeviceIndex(HostIndex):
             ids = np.flatnonzero(records["flags"] & FIRST).astype(np.int32)
             keys = records.view(np.int64).reshape(len(records), -1)[ids, :words]
             groups = self._moved(records["group"][ids])
-            table.rebuild_async(self._moved(keys), self._moved(ids), groups)
+            table.rebuild_async(self._moved(keys), self._moved(ids), groups, validate=False)
             self._stale = False
         elif len(self.journal):
             self._stale = True  # until all of it is on its way

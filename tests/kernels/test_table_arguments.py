@@ -126,11 +126,6 @@ def test_an_error_is_reported_once(table):
     assert table.find(random_keys(1)).tolist() == [0]
 
 
-def test_a_wrong_old_block_is_noticed(table):
-    with pytest.raises(InvariantError, match="rebuild"):
-        table.update(random_keys(1), ids(5), old=ids(6))
-
-
 @pytest.mark.parametrize("offsets", [[0, 3, 2, 5], [0, 6], [-1, 5], [4, 2]])
 def test_offsets_that_decrease_or_leave_the_keys_are_refused(table, offsets):
     with pytest.raises(ArgumentError, match="offsets"):
