@@ -6,8 +6,7 @@ compiled code.
 """
 
 from collections.abc import Iterable, Sequence
-from functools import reduce
-from operator import index, or_
+from operator import index
 from typing import Any
 
 import numpy as np
@@ -15,89 +14,8 @@ import numpy.typing as npt
 
 from kvgpu.block_list import BlockList
 from kvgpu.blocks import BlockState, Ids, KVCacheBlock
-from kvgpu.errors import ArgumentError, ArgumentTypeError, BlockIdError, ConfigError
-
-MOST = (1 << 31) - 1
-"""The most tokens of one request, blocks of one pool, and so on, that records can count."""
-
-
-def whole_number(name: str, value: Any, least: int = 0, most: int = MOST) -> int:
-    """`value` as an int. O(1).
-
-    Raises:
-        ArgumentTypeError: It is no integer.
-        ArgumentError: It is below `least` or above `most`.
-    """
-    if value.__class__ is not int:
-        try:
-            value = index(value)
-        except TypeError:
-            raise ArgumentTypeError(
-                f"{name} must be an integer, got {type(value).__name__}"
-            ) from None
-    if not least <= value <= most:
-        raise ArgumentError(f"{name} must be {least} to {most}, got {shown(value)}")
-    return int(value)
-
-
-def whole_numbers(
-    names: Sequence[str], values: tuple[Any, ...], about: str = ""
-) -> tuple[int, ...]:
-    """Values that are all ints of 0 to `MOST`. O(len(values)), a fraction of asking for each.
-
-    Args:
-        names: What they are, for the message.
-        values: As many.
-        about: What the message begins with.
-
-    Raises:
-        ArgumentTypeError: One is no integer.
-        ArgumentError: One is out of range.
-    """
-    try:
-        # Negative if one is, too long if one is, and no int unless all are.
-        bits = reduce(or_, values)
-    except TypeError:
-        bits = -1
-    if bits.__class__ is int and 0 <= bits <= MOST:
-        return values
-    return tuple(
-        whole_number(about + name, value) for name, value in zip(names, values, strict=True)
-    )
-
-
-def size_of(name: str, value: Any, least: int = 1, most: int = MOST) -> int:
-    """`whole_number` for a configuration. O(1).
-
-    Raises:
-        ConfigError: It is no integer, or out of range.
-    """
-    try:
-        return whole_number(name, value, least, most)
-    except ArgumentError as error:
-        what = f"{name} must be at least {least}" if least in (0, 1) else str(error)
-        raise ConfigError(f"{what}, got {shown(value)}; at most {most}") from None
-
-
-def shown(value: Any) -> str:
-    """A value for a message, never long. O(1) for plain numbers."""
-    if isinstance(value, int):
-        # The digits of a huge one would take long, or be refused.
-        return str(value) if value.bit_length() <= 256 else f"a number of {value.bit_length()} bits"
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
-def switch(name: str, value: Any) -> bool:
-    """Whether an option is on. O(1).
-
-    Raises:
-        ArgumentTypeError: It is neither true nor false, as an array of several.
-    """
-    try:
-        return bool(value)
-    except (TypeError, ValueError):
-        raise ArgumentTypeError(f"{name} must be true or false, got {shown(value)}") from None
+from kvgpu.errors import ArgumentError, ArgumentTypeError, BlockIdError
+from kvgpu.integers import shown
 
 
 def name_of(request: Any) -> Any:
@@ -174,18 +92,6 @@ def numbers(name: str, values: Any, count: int | None = None) -> npt.NDArray[np.
             f"{name}: numbers [{'n' if count is None else count}] are expected, got {list(given.shape)}"
         )
     return given
-
-
-def number(name: str, value: Any) -> float:
-    """`value` as a float. O(1).
-
-    Raises:
-        ArgumentTypeError: It is no number.
-    """
-    try:
-        return float(value)
-    except (TypeError, ValueError, OverflowError):
-        raise ArgumentTypeError(f"{name} must be a number, got {shown(value)}") from None
 
 
 def sequence_of_hashes(request_id: Any, hashes: Any) -> Any:

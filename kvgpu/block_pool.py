@@ -9,15 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from kvgpu.arguments import (
-    integers,
-    listed_ids,
-    outside_pool,
-    own_blocks,
-    shown,
-    size_of,
-    whole_number,
-)
+from kvgpu.arguments import integers, listed_ids, outside_pool, own_blocks
 from kvgpu.block_list import AllBlocks, BlockList
 from kvgpu.blocks import IN_TABLE, NO_IDS, BlockState, Ids, KVCacheBlock
 from kvgpu.config import backend_name, int_block_hashes
@@ -42,6 +34,7 @@ from kvgpu.free_queue import FreeKVCacheBlockQueue
 from kvgpu.hashing import GROUP_ID_BYTES, BlockHash
 from kvgpu.index.journal import Journal
 from kvgpu.index.registry import backend_by_name
+from kvgpu.integers import as_integer, as_size, shown
 from kvgpu.invariants import queue_violations, use_violations
 from kvgpu.metrics import KVCacheMetricsCollector
 from kvgpu.prefix_cache import NO_MASK, BlockMask, PrefixCache
@@ -58,7 +51,7 @@ MAX_GROUP_NUMBER = (1 << 8 * GROUP_ID_BYTES) - 1
 
 def _group_of(group: Any) -> int:
     """The number of a cache group, which takes four bytes of a key."""
-    return whole_number("the number of a group", group, 0, MAX_GROUP_NUMBER)
+    return as_integer("the number of a group", group, 0, MAX_GROUP_NUMBER)
 
 
 class BlockPool(Exclusive):
@@ -98,8 +91,8 @@ class BlockPool(Exclusive):
         journal: Journal | None = None,
     ) -> None:
         super().__init__()
-        num_gpu_blocks = size_of("num_gpu_blocks: blocks of a pool", num_gpu_blocks)
-        hash_block_size = size_of("hash_block_size", hash_block_size)
+        num_gpu_blocks = as_size("num_gpu_blocks", num_gpu_blocks)
+        hash_block_size = as_size("hash_block_size", hash_block_size)
         if enable_kv_cache_events:
             int_block_hashes()  # a bad value is noticed now, not when the first event is made
         index_type = backend_by_name(backend or backend_name())
@@ -182,9 +175,9 @@ class BlockPool(Exclusive):
         Null blocks are skipped. Expected O(number of new blocks), and with events O(tokens in them):
         one is queued even if no block is kept (fact 57).
         """
-        first = whole_number("num_cached_blocks", num_cached_blocks)
-        full = whole_number("num_full_blocks", num_full_blocks)
-        size = whole_number("block_size", block_size, 1)
+        first = as_integer("num_cached_blocks", num_cached_blocks)
+        full = as_integer("num_full_blocks", num_full_blocks)
+        size = as_integer("block_size", block_size, 1)
         group = _group_of(kv_cache_group_id)
         if first >= full:
             return
@@ -245,7 +238,7 @@ class BlockPool(Exclusive):
     @exclusive
     def allocate(self, num_blocks: int) -> Ids:
         """`get_new_blocks` as int32 ids [num_blocks]; raises as that does. Expected O(num_blocks)."""
-        ids = self.take_free(whole_number("num_blocks", num_blocks))
+        ids = self.take_free(as_integer("num_blocks", num_blocks))
         if self.turn.complaints:
             # Who called gets an exception, and could not give them back.
             self.give_back(ids, backwards=True, prepend=True)

@@ -1,16 +1,19 @@
-"""Numbers of calls and configurations as ints: Python's and numpy's, in range; nothing else is one."""
+"""Numbers and options of calls and configurations, as plain ints, floats and truth values; nothing else is one."""
 
+from collections.abc import Sequence
+from functools import reduce
+from operator import or_
 from typing import Any
 
 import numpy as np
 
 from kvgpu.errors import ArgumentError, ArgumentTypeError, ConfigError
 
-MOST_TOKENS = 2**31 - 1
-"""Of a block, an alignment or a window: kernels keep them in 32 bits."""
+MOST_TOKENS = (1 << 31) - 1
+"""The most tokens of one request, blocks of one pool and so on that records and kernels can count."""
 
 
-def as_integer(name: str, value: Any, low: int, high: int) -> int:
+def as_integer(name: str, value: Any, low: int = 0, high: int = MOST_TOKENS) -> int:
     """A number of a call as an int. O(1).
 
     Raises:
@@ -22,7 +25,7 @@ def as_integer(name: str, value: Any, low: int, high: int) -> int:
     ):
         raise ArgumentTypeError(f"{name}: an integer is expected, got {type(value).__name__}")
     if not low <= value <= high:
-        raise ArgumentError(f"{name} {value} is out of range: {low} to {high}")
+        raise ArgumentError(f"{name} must be {low} to {high}, got {shown(int(value))}")
     return int(value)
 
 
@@ -36,3 +39,58 @@ def as_size(name: str, value: Any, low: int = 1, high: int = MOST_TOKENS) -> int
         return as_integer(name, value, low, high)
     except ArgumentError as error:
         raise ConfigError(str(error)) from None
+
+
+def as_integers(names: Sequence[str], values: tuple[Any, ...], about: str = "") -> tuple[int, ...]:
+    """Values that are all ints of 0 to `MOST_TOKENS`. O(len(values)), a fraction of asking for each.
+
+    Args:
+        names: What they are, for the message.
+        values: As many.
+        about: What the message begins with.
+
+    Raises:
+        ArgumentTypeError: One is no integer.
+        ArgumentError: One is out of range.
+    """
+    try:
+        # Negative if one is, too long if one is, and no int unless all are.
+        bits = reduce(or_, values)
+    except TypeError:
+        bits = -1
+    if bits.__class__ is int and 0 <= bits <= MOST_TOKENS:
+        return values
+    return tuple(as_integer(about + name, value) for name, value in zip(names, values, strict=True))
+
+
+def as_number(name: str, value: Any) -> float:
+    """`value` as a float. O(1).
+
+    Raises:
+        ArgumentTypeError: It is no number.
+    """
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise ArgumentTypeError(f"{name} must be a number, got {shown(value)}") from None
+
+
+def as_switch(name: str, value: Any) -> bool:
+    """Whether an option is on. O(1).
+
+    Raises:
+        ArgumentTypeError: It is neither true nor false, as an array of several.
+    """
+    try:
+        return bool(value)
+    except (TypeError, ValueError):
+        raise ArgumentTypeError(f"{name} must be true or false, got {shown(value)}") from None
+
+
+def shown(value: Any) -> str:
+    """A value for a message, never long. O(1) for plain numbers."""
+    if isinstance(value, int):
+        # The digits of a huge one would take long, or be refused.
+        return str(value) if value.bit_length() <= 256 else f"a number of {value.bit_length()} bits"
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -4,20 +4,14 @@ import logging
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from kvgpu.arguments import (
-    checked_name,
-    name_of,
-    refuse_odd_hashes,
-    sequence_of_hashes,
-    size_of,
-    whole_number,
-)
+from kvgpu.arguments import checked_name, name_of, refuse_odd_hashes, sequence_of_hashes
 from kvgpu.array_allocator import ArrayAllocator
 from kvgpu.block_list import RequestBlocks
 from kvgpu.blocks import KVCacheBlock
 from kvgpu.coordinators.registry import get_kv_cache_coordinator
 from kvgpu.errors import ArgumentTypeError
 from kvgpu.exclusive import Exclusive, exclusive
+from kvgpu.integers import as_integer, as_size
 from kvgpu.kv_cache_blocks import KVCacheBlocks
 from kvgpu.metrics import KVCacheMetricsCollector, PrefixCacheStats
 from kvgpu.request import Request
@@ -81,11 +75,11 @@ class KVCacheManager(Exclusive):
         backend: str | None = None,
         counts_admissions: bool = False,
     ) -> None:
-        max_model_len = size_of("max_model_len", max_model_len)
-        scheduler_block_size = size_of("scheduler_block_size", scheduler_block_size)
-        hash_block_size = size_of("hash_block_size", hash_block_size)
+        max_model_len = as_size("max_model_len", max_model_len)
+        scheduler_block_size = as_size("scheduler_block_size", scheduler_block_size)
+        hash_block_size = as_size("hash_block_size", hash_block_size)
         if max_num_batched_tokens is not None:
-            max_num_batched_tokens = size_of("max_num_batched_tokens", max_num_batched_tokens)
+            max_num_batched_tokens = as_size("max_num_batched_tokens", max_num_batched_tokens)
         self.max_model_len = max_model_len
         self.enable_caching = enable_caching
         self.use_eagle = use_eagle
@@ -103,8 +97,8 @@ class KVCacheManager(Exclusive):
             ),
             use_eagle=use_eagle,
             enable_kv_cache_events=enable_kv_cache_events,
-            dcp_world_size=size_of("dcp_world_size", dcp_world_size),
-            pcp_world_size=size_of("pcp_world_size", pcp_world_size),
+            dcp_world_size=as_size("dcp_world_size", dcp_world_size),
+            pcp_world_size=as_size("pcp_world_size", pcp_world_size),
             scheduler_block_size=scheduler_block_size,
             hash_block_size=hash_block_size,
             metrics_collector=metrics_collector,
@@ -167,7 +161,7 @@ class KVCacheManager(Exclusive):
             raise ArgumentTypeError(
                 f"a request that can be looked up is expected: {error}"
             ) from None
-        num_tokens = whole_number("num_tokens", num_tokens)
+        num_tokens = as_integer("num_tokens", num_tokens)
         sequence_of_hashes(name_of(request), hashes)
         try:
             blocks, num_hits = self.coordinator.find_longest_cache_hit(
@@ -274,7 +268,7 @@ class KVCacheManager(Exclusive):
 
         Null blocks take their places; nothing for an unknown request. O(blocks given back).
         """
-        num_tokens = whole_number("total_computed_tokens", total_computed_tokens)
+        num_tokens = as_integer("total_computed_tokens", total_computed_tokens)
         self.coordinator.remove_skipped_blocks(checked_name(request_id), num_tokens)
 
     @exclusive
@@ -343,7 +337,7 @@ class KVCacheManager(Exclusive):
 
         Expected O(blocks that become cached).
         """
-        num_tokens = whole_number("num_computed_tokens", num_computed_tokens)
+        num_tokens = as_integer("num_computed_tokens", num_computed_tokens)
         name = name_of(request)
         tables = [single.req_to_blocks for single in self.coordinator.single_type_managers]
         if not self.enable_caching or not any(name in table for table in tables):

@@ -2,22 +2,14 @@
 
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
-from kvgpu.arguments import (
-    name_of,
-    own_blocks,
-    ready,
-    refuse_odd_hashes,
-    sequence_of_hashes,
-    shown,
-    switch,
-    whole_numbers,
-)
+from kvgpu.arguments import name_of, own_blocks, ready, refuse_odd_hashes, sequence_of_hashes
 from kvgpu.block_hashes import BlockHashes
 from kvgpu.block_list import BlockList
 from kvgpu.blocks import Ids
 from kvgpu.errors import ArgumentError, ArgumentTypeError, GroupCountError, RunningRequestError
 from kvgpu.exclusive import exclusive
 from kvgpu.groups.steps import find_hit_fault
+from kvgpu.integers import as_integers, as_switch, shown
 from kvgpu.kernels.layout import FULL
 from kvgpu.kv_cache_blocks import KVCacheBlocks
 
@@ -57,7 +49,7 @@ class SlotNumbers(NamedTuple):
             )  # fmt: skip
         except AttributeError as error:
             raise ArgumentTypeError(f"request {name_of(request)} is none: {error}") from None
-        made = cls(*whole_numbers(cls._fields, values))
+        made = cls(*as_integers(cls._fields, values))
         return made._replace(num_prompt_tokens=-1) if prompt is None else made
 
 
@@ -84,7 +76,7 @@ def allocate_slots(
         raise ArgumentError(
             "num_new_tokens must be above 0 unless there are external computed tokens"
         )
-    must_fit = switch("full_sequence_must_fit", full_sequence_must_fit)
+    must_fit = as_switch("full_sequence_must_fit", full_sequence_must_fit)
     coordinator, longest = manager.coordinator, manager.max_model_len
     request_id = name_of(request)
     num_local = numbers.num_computed_tokens + numbers.num_new_computed_tokens
@@ -94,7 +86,7 @@ def allocate_slots(
         raise ArgumentError(
             f"request {request_id} would have {num_main} tokens, max_model_len is {longest}: those beyond have no slots"
         )
-    caches = manager.enable_caching and not switch("delay_cache_blocks", delay_cache_blocks)
+    caches = manager.enable_caching and not as_switch("delay_cache_blocks", delay_cache_blocks)
     # Draft tokens may be rejected, so only what the request has is cached.
     num_cacheable = min(num_main, numbers.num_tokens) if caches else 0
     hashes = hashes_of(request, request_id, num_cacheable // coordinator.hash_block_size)

@@ -76,12 +76,12 @@ def test_each_error_is_ours_and_a_built_in_one(error, builtins):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"max_model_len": 0}, "max_model_len must be at least 1"),
-        ({"max_model_len": -1}, "max_model_len must be at least 1"),
-        ({"scheduler_block_size": 0}, "scheduler_block_size must be at least 1"),
-        ({"hash_block_size": 0}, "hash_block_size must be at least 1"),
-        ({"num_blocks": 0}, "at least one block"),
-        ({"num_blocks": -5}, "at least one block"),
+        ({"max_model_len": 0}, "max_model_len must be 1 to"),
+        ({"max_model_len": -1}, "max_model_len must be 1 to"),
+        ({"scheduler_block_size": 0}, "scheduler_block_size must be 1 to"),
+        ({"hash_block_size": 0}, "hash_block_size must be 1 to"),
+        ({"num_blocks": 0}, "num_gpu_blocks must be 1 to"),
+        ({"num_blocks": -5}, "num_gpu_blocks must be 1 to"),
     ],
 )
 def test_sizes_below_one_are_refused(options, words):

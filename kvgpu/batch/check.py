@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 
 from kvgpu._jit import inline, leaf, prefetch
-from kvgpu.arguments import MOST
 from kvgpu.batch.row_record import check_row
 from kvgpu.groups.rules import blocks_beyond, blocks_of
 from kvgpu.groups.steps import TALLY_WORDS, first_hashed, full_blocks
 from kvgpu.index.arena import hashes_at
 from kvgpu.index.table import bucket_of, slot_hash
+from kvgpu.integers import MOST_TOKENS
 from kvgpu.marks import EAGER, may_hold
 from kvgpu.table_store import BEGIN, LENGTH, LIMIT, SERIAL, TOP, segment_class
 
@@ -76,7 +76,7 @@ def status_of(table: Any, row: int, new: int, options: Any, head: Any) -> int:
     bound = record.serial != 0
     if new <= 0 or (not bound and record.num_tokens == 0):
         return NO_TOKENS
-    if new > MOST:
+    if new > MOST_TOKENS:
         return TOO_MANY
     num_main = tokens_of(record, new)
     if num_main > options[MAX_MODEL_LEN]:

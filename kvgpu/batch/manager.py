@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from kvgpu.arguments import MOST, switch, whole_number
 from kvgpu.batch import check, step
 from kvgpu.batch.requests import TrackedRequests
 from kvgpu.batch.result import BatchAllocation
@@ -17,6 +16,7 @@ from kvgpu.batch.tables import check_tables, write_tables
 from kvgpu.errors import ArgumentError, BlockStateError
 from kvgpu.exclusive import exclusive
 from kvgpu.index.journal import NO_LOG
+from kvgpu.integers import MOST_TOKENS, as_integer, as_switch
 from kvgpu.kernels.layout import BUCKET_WORDS
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ class BatchManager(TrackedRequests):
         `KVCacheManager.allocate_slots`.
         """
         rows, stamp = self.rows.as_rows(rows)
-        if num_new_tokens.__class__ is int and -MOST <= num_new_tokens <= MOST:
+        if num_new_tokens.__class__ is int and -MOST_TOKENS <= num_new_tokens <= MOST_TOKENS:
             given = self._one_number
             given[0] = num_new_tokens
         else:
@@ -140,15 +140,15 @@ class BatchManager(TrackedRequests):
             arrays = None
         if arrays is not None and not self.rows.linked:
             arrays.index.settle_for_good()
-        caches = manager.enable_caching and not switch("delay_cache_blocks", delay_cache_blocks)
+        caches = manager.enable_caching and not as_switch("delay_cache_blocks", delay_cache_blocks)
         adopts = caches and pool.state.width is None and self.rows.width > 0
         log = NO_LOG if arrays is None else arrays.index.log_for(0)
         options = self._options
-        options[check.LOOKAHEAD] = whole_number("num_lookahead_tokens", num_lookahead_tokens)
-        options[check.RESERVED] = whole_number("reserved_blocks", reserved_blocks)
-        options[check.WHOLE] = switch("full_sequence_must_fit", full_sequence_must_fit)
+        options[check.LOOKAHEAD] = as_integer("num_lookahead_tokens", num_lookahead_tokens)
+        options[check.RESERVED] = as_integer("reserved_blocks", reserved_blocks)
+        options[check.WHOLE] = as_switch("full_sequence_must_fit", full_sequence_must_fit)
         options[check.CACHES] = caches
-        options[check.STOPS] = switch("stop_when_full", stop_when_full)
+        options[check.STOPS] = as_switch("stop_when_full", stop_when_full)
         options[check.STAMP] = stamp
         options[check.ARRAYS] = arrays is not None
         options[check.CHECKED] = False
@@ -264,7 +264,7 @@ class BatchManager(TrackedRequests):
         O(blocks).
         """
         rows = self.rows.valid(rows)
-        preempt = switch("preempt", preempt)
+        preempt = as_switch("preempt", preempt)
         manager, pool, records = self.manager, self.manager.block_pool, self.rows.records
         store = pool.tables
         place = step.foreign_row(store.rows, records, rows, self.tables)
@@ -294,7 +294,7 @@ class BatchManager(TrackedRequests):
     def _preemptions(self, rows: RowIds) -> list[int]:
         """How often the requests of rows were preempted."""
         return [
-            whole_number(
+            as_integer(
                 f"request {self.rows.names[row]}: num_preemptions",
                 getattr(self.rows.requests[row], "num_preemptions", None),
             )

@@ -6,11 +6,12 @@ import numpy as np
 import numpy.typing as npt
 
 from kvgpu._jit import jit
-from kvgpu.arguments import integers, number, numbers, truths, whole_number
+from kvgpu.arguments import integers, numbers, truths
 from kvgpu.batch.row_record import RowIds
 from kvgpu.batch.rows import RequestRows
 from kvgpu.errors import ArgumentError
 from kvgpu.index.arena import hashes_at
+from kvgpu.integers import as_integer, as_number
 from kvgpu.kernels.layout import KEY_WORDS
 
 Order = npt.NDArray[np.int64]
@@ -36,7 +37,7 @@ def longest_prefix_first(
     """
     hits = numbers("hit_tokens", hit_tokens)
     age = numbers("waited", waited, len(hits))
-    old = age > number("age_limit", age_limit)
+    old = age > as_number("age_limit", age_limit)
     keys = np.where(old, -age, -hits)
     return np.lexsort((np.arange(len(hits)), keys, ~old)).astype(np.int64)
 
@@ -54,7 +55,7 @@ def num_that_fit(needed_blocks: npt.ArrayLike, free_blocks: int) -> int:
     An estimate: requests may share what they fill, and hits that nobody uses leave the free queue. O(n).
     """
     needed = integers("needed_blocks", needed_blocks)
-    free = whole_number("free_blocks", free_blocks)
+    free = as_integer("free_blocks", free_blocks)
     return int(np.searchsorted(np.cumsum(needed), free, side="right"))
 
 

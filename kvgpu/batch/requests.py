@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from kvgpu.arguments import MOST
 from kvgpu.batch.full_blocks import hash_full_blocks, unhashed_tail
 from kvgpu.batch.pending import Appended, PendingTokens
 from kvgpu.batch.queries import BatchQueries
@@ -14,6 +13,7 @@ from kvgpu.batch.row_record import BY_REQUEST, UNDECIDED, RowIds, integers
 from kvgpu.block_hashing.hasher import append_hashes
 from kvgpu.errors import ArgumentError, ConfigError
 from kvgpu.exclusive import exclusive
+from kvgpu.integers import MOST_TOKENS
 from kvgpu.request import append_and_hash, check_tokens
 from kvgpu.table_store import LENGTH, QUIET, SERIAL
 from kvgpu.token_ids import Tokens
@@ -229,7 +229,7 @@ class TrackedRequests(BatchQueries):
             ArgumentError: A row would have more computed tokens than slots.
         """
         records, store = self.rows.records[rows], self.manager.block_pool.tables
-        most = np.full(len(rows), MOST, np.int64)
+        most = np.full(len(rows), MOST_TOKENS, np.int64)
         for group, single in enumerate(self.manager.coordinator.single_type_managers):
             slots = store.rows[self.tables[rows, group], LENGTH] * single.block_size
             most = np.minimum(most, np.where(records["serial"] != 0, slots, 0))

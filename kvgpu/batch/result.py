@@ -6,10 +6,10 @@ import numpy as np
 import numpy.typing as npt
 
 from kvgpu._jit import jit
-from kvgpu.arguments import whole_number
 from kvgpu.batch.row_record import RowIds
 from kvgpu.blocks import Ids
 from kvgpu.errors import ArgumentError, ArgumentTypeError
+from kvgpu.integers import as_integer
 from kvgpu.table_store import BEGIN, LENGTH
 
 NO_SLOT = -1
@@ -74,7 +74,7 @@ class BatchAllocation:
         Raises:
             ArgumentError, ArgumentTypeError: There is no such place.
         """
-        place = whole_number("place", place, 0, len(self.rows) - 1)
+        place = as_integer("place", place, 0, len(self.rows) - 1)
         at = int(np.searchsorted(self._changed, place))
         if at == len(self._changed) or self._changed[at] != place:
             return tuple([] for _ in self._offsets)
@@ -103,7 +103,7 @@ class BatchAllocation:
         """
         manager = self._batch.manager
         managers = manager.coordinator.single_type_managers
-        group = whole_number("group", group, 0, len(managers) - 1)
+        group = as_integer("group", group, 0, len(managers) - 1)
         if self._moment() != self._made:
             raise ArgumentError(
                 "requests were allocated, freed or taken back since: ask for the slot mapping before the next call"

@@ -8,12 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from kvgpu._jit import jit
-from kvgpu.arguments import size_of
 from kvgpu.batch.row_record import ROW_RECORD, RowIds
 from kvgpu.block_hashes import BlockHashes, write_rows
 from kvgpu.errors import ArgumentError
 from kvgpu.hashing import BlockHash
 from kvgpu.index.arena import HashArena, hashes_at
+from kvgpu.integers import as_size
 from kvgpu.kernels.layout import KEY_WORDS
 
 
@@ -117,8 +117,8 @@ class RowHashes:
     """
 
     def __init__(self, max_requests: int, max_hashes: int, lends: bool = False) -> None:
-        max_requests = size_of("max_requests", max_requests)
-        max_hashes = size_of("max_hashes", max_hashes)
+        max_requests = as_size("max_requests", max_requests)
+        max_hashes = as_size("max_hashes", max_hashes)
         self.arena = HashArena(max_hashes)
         self._table = np.zeros(max_requests, ROW_RECORD)
         self.limits: npt.NDArray[np.int32] = np.zeros(max_requests, np.int32)

@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from kvgpu._jit import jit, leaf
-from kvgpu.arguments import MOST
 from kvgpu.errors import ArgumentTypeError
+from kvgpu.integers import MOST_TOKENS
 
 RowIds = npt.NDArray[np.int64]
 
@@ -51,7 +51,7 @@ def integers(name: str, values: npt.ArrayLike, count: int) -> npt.NDArray[np.int
         )
     if given.dtype == np.uint64:
         # Above 2**63 they would be negative.
-        given = np.minimum(given, np.uint64(MOST + 1))
+        given = np.minimum(given, np.uint64(MOST_TOKENS + 1))
     return given.astype(np.int64, order="C").reshape(-1)
 
 

@@ -7,17 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kvgpu.addresses import addresses_of
-from kvgpu.arguments import (
-    MOST,
-    integers,
-    name_of,
-    refuse_odd_hashes,
-    sequence_of_hashes,
-    shown,
-    switch,
-    whole_number,
-    whole_numbers,
-)
+from kvgpu.arguments import integers, name_of, refuse_odd_hashes, sequence_of_hashes
 from kvgpu.batch.row_hashes import RowHashes
 from kvgpu.batch.row_record import (
     ROW_RECORD,
@@ -33,6 +23,7 @@ from kvgpu.blocks import HASH_WIDTHS
 from kvgpu.errors import ArgumentError, ArgumentTypeError
 from kvgpu.index.base import Spans
 from kvgpu.index.matching import MEMO_WORDS
+from kvgpu.integers import MOST_TOKENS, as_integer, as_integers, as_switch, shown
 
 INT64 = np.dtype(np.int64)
 NO_ROW = np.zeros(1, ROW_RECORD)
@@ -266,10 +257,10 @@ class RequestRows(RowHashes):
             ArgumentError: Less than now.
             ArgumentTypeError: No numbers.
         """
-        max_requests = whole_number("max_requests", max_requests)
-        max_hashes = whole_number("max_hashes", max_hashes)
-        if max_requests < len(self.requests) or not len(self.arena) <= max_hashes <= MOST:
-            raise ArgumentError(f"capacities can only grow, hashes up to {MOST}")
+        max_requests = as_integer("max_requests", max_requests)
+        max_hashes = as_integer("max_hashes", max_hashes)
+        if max_requests < len(self.requests) or not len(self.arena) <= max_hashes <= MOST_TOKENS:
+            raise ArgumentError(f"capacities can only grow, hashes up to {MOST_TOKENS}")
         more = max_requests - len(self.requests)
         self._idle = [*range(max_requests - 1, len(self.requests) - 1, -1), *self._idle]
         self.requests += [None] * more
@@ -325,10 +316,10 @@ class RequestRows(RowHashes):
                 len(hashes), request.num_tokens, 0 if prompt is None else prompt,
                 getattr(request, "num_computed_tokens", 0), getattr(request, "num_preemptions", 0),
             )  # fmt: skip
-            skips = switch("skip_reading_prefix_cache", request.skip_reading_prefix_cache)
+            skips = as_switch("skip_reading_prefix_cache", request.skip_reading_prefix_cache)
         except (AttributeError, TypeError) as error:
             raise ArgumentTypeError(f"request {name_of(request)} is none: {error}") from None
-        count, num_tokens, num_prompt, num_computed, num_preemptions = whole_numbers(
+        count, num_tokens, num_prompt, num_computed, num_preemptions = as_integers(
             NUMBERS, known, f"request {name_of(request)}: "
         )
         return (
@@ -339,7 +330,7 @@ class RequestRows(RowHashes):
     @staticmethod
     def _num_tokens(requests: Sequence[Any]) -> list[int]:
         return [
-            whole_number(f"request {name_of(request)}: num_tokens", request.num_tokens)
+            as_integer(f"request {name_of(request)}: num_tokens", request.num_tokens)
             for request in requests
         ]
 
@@ -352,7 +343,7 @@ class RequestRows(RowHashes):
         """
         mine, found = self._table["num_computed"][rows].tolist(), []
         for row, have, seen in zip(rows.tolist(), mine, self.seen[rows].tolist(), strict=True):
-            said = whole_number(
+            said = as_integer(
                 f"request {self.names[row]}: num_computed_tokens",
                 getattr(self.requests[row], "num_computed_tokens", have),
             )

@@ -10,13 +10,13 @@ from typing import Any
 PACKAGE = Path(__file__).resolve().parent.parent.parent / "kvgpu"
 
 GUARDS = {
-    "sign of a number": ("kvgpu.arguments", "if not least <= value <= most:", "if value > most:"),
-    "sign of numbers": ("kvgpu.arguments", "and 0 <= bits <= MOST:", "and bits <= MOST:"),
-    "size of a number": ("kvgpu.arguments", "if not least <= value <= most:", "if value < least:"),
+    "sign of a number": ("kvgpu.integers", "if not low <= value <= high:", "if value > high:"),
+    "sign of numbers": ("kvgpu.integers", "and 0 <= bits <= MOST_TOKENS:", "and bits <= MOST_TOKENS:"),
+    "size of a number": ("kvgpu.integers", "if not low <= value <= high:", "if value < low:"),
     "kind of a number": (
-        "kvgpu.arguments",
-        "            value = index(value)\n",
-        "            value = int(value)\n",
+        "kvgpu.integers",
+        "        not isinstance(value, (int, np.integer)) or isinstance(value, bool)\n",
+        "        not isinstance(value, (int, float, np.integer))\n",
     ),
     "dtype of an array": (
         "kvgpu.arguments",
