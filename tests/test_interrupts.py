@@ -31,8 +31,8 @@ OPTIONS = {
     "plain": {},
     "told": {"enable_kv_cache_events": True, "log_stats": True, "metrics_collector": True},
 }
-STEP = int(os.environ.get("KVGPU_INTERRUPT_STEP", "7"))
-"""Lines between those at which a call is interrupted: 1 for every line."""
+STEP = int(os.environ.get("KVGPU_INTERRUPT_STEP", "41"))
+"""Lines between those at which a call is interrupted, other ones of each: 1 for every line."""
 
 per_manager = pytest.mark.parametrize(
     ("groups", "options", "backend"),

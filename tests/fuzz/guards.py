@@ -11,7 +11,11 @@ PACKAGE = Path(__file__).resolve().parent.parent.parent / "kvgpu"
 
 GUARDS = {
     "sign of a number": ("kvgpu.integers", "if not low <= value <= high:", "if value > high:"),
-    "sign of numbers": ("kvgpu.integers", "and 0 <= bits <= MOST_TOKENS:", "and bits <= MOST_TOKENS:"),
+    "sign of numbers": (
+        "kvgpu.integers",
+        "and 0 <= bits <= MOST_TOKENS:",
+        "and bits <= MOST_TOKENS:",
+    ),
     "size of a number": ("kvgpu.integers", "if not low <= value <= high:", "if value < low:"),
     "kind of a number": (
         "kvgpu.integers",
