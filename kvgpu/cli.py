@@ -3,11 +3,15 @@
 import argparse
 import sys
 from importlib import import_module
+from typing import NoReturn
 
 from kvgpu import __version__
 from kvgpu.errors import KVGPUError
+from kvgpu.printable import printable, say
 
 EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 130
+"""What a shell reports of a process that SIGINT has ended."""
 
 COMMANDS = {
     "replay": (
@@ -22,20 +26,45 @@ COMMANDS = {
 """Name, which is also that of its package -> help, description."""
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        super().error(printable(message))
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Run a command; returns the exit status: 0 for success, 2 for bad input, else the command's own."""
+    """Run a command.
+
+    Returns:
+        The exit status: 0 for success, 2 for bad input, 130 if interrupted, else the command's own.
+
+    Raises:
+        SystemExit: Of argparse: the command line cannot be read (2), or asks for help (0).
+    """
     try:
-        return _run(argv)
+        return _run(sys.argv[1:] if argv is None else argv)
     except (KVGPUError, OSError) as error:
-        print(f"kvgpu: error: {error}", file=sys.stderr)
-        return EXIT_BAD_INPUT
+        say(f"kvgpu: error: {error}", sys.stderr)
+    except MemoryError as error:
+        say(f"kvgpu: error: not enough memory: {error or 'nothing is left'}", sys.stderr)
+    except (KeyboardInterrupt, SystemError) as error:
+        if not _is_interrupt(error):
+            raise
+        say("kvgpu: interrupted", sys.stderr)
+        return EXIT_INTERRUPTED
+    return EXIT_BAD_INPUT
 
 
-def _run(argv: list[str] | None) -> int:
-    parser = argparse.ArgumentParser(prog="kvgpu", description="KV-cache manager for LLM engines")
+def _is_interrupt(error: BaseException | None) -> bool:
+    """Whether it is a KeyboardInterrupt, or what compiled code has made of one."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
+def _run(arguments: list[str]) -> int:
+    parser = _Parser(prog="kvgpu", description="KV-cache manager for LLM engines")
     parser.add_argument("--version", action="version", version=f"kvgpu {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    arguments = sys.argv[1:] if argv is None else argv
     for name, (summary, description) in COMMANDS.items():
         command = commands.add_parser(name, help=summary, description=description)
         if name in arguments:

@@ -13,6 +13,7 @@ from kvgpu.cli import COMMANDS, main
 
 REPLAY_OPTIONS = [
     "--format",
+    "--trace-block-size",
     "--skip-bad-lines",
     "--limit",
     "--num-blocks",

@@ -4,9 +4,11 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 from kvgpu.config import backend_name, chosen_backend
 from kvgpu.doctor.backends import AutoChoice, auto_choice, backend_test, usable_backend
@@ -16,8 +18,11 @@ from kvgpu.doctor.verdict import FAILED, UNUSABLE, Usable, Verdict, judged
 from kvgpu.errors import UnknownNameError
 from kvgpu.hashing import HASH_FUNCTIONS
 from kvgpu.index.registry import BACKENDS
+from kvgpu.output_file import output_file
+from kvgpu.printable import say
 
 EXIT_FAILED = 1
+STANDARD_OUTPUT = "-"
 WIDTH = 20
 """Columns of a name."""
 
@@ -37,19 +42,27 @@ def run_command(args: argparse.Namespace) -> int:
 
     Raises:
         UnknownNameError: A backend that does not exist.
-        OSError: The JSON file cannot be written.
+        OSError: The JSON file cannot be written: said before the tests begin.
 
     Waits for the device. Seconds; a minute more where everything has to be compiled first.
     """
+    with ExitStack() as stack:
+        file = None
+        if args.json is not None and str(args.json) != STANDARD_OUTPUT:
+            file = stack.enter_context(output_file(args.json))
+        return _examine(args, file)
+
+
+def _examine(args: argparse.Namespace, file: BinaryIO | None) -> int:
     asked = _known([name for text in args.backend for name in text.split(",")])
     chosen = _known([backend_name()])[0]
     by_variable = chosen_backend() is not None
     reason = "KVGPU_BACKEND" if by_variable else "the default: KVGPU_BACKEND is not set"
-    to_stdout = args.json is not None and str(args.json) == "-"
+    to_stdout = str(args.json) == STANDARD_OUTPUT
     out = sys.stderr if to_stdout else sys.stdout
 
     def tell(name: str, text: str) -> None:
-        print(f"  {name:<{WIDTH}}{text}", file=out, flush=True)
+        say(f"  {name:<{WIDTH}}{text}", out)
 
     def tested(name: str, usable: Callable[[str], Usable], test: Callable[[], None]) -> Verdict:
         verdict = judged(name, partial(usable, name), test)
@@ -57,13 +70,13 @@ def run_command(args: argparse.Namespace) -> int:
         return verdict
 
     here = Installation.found()
-    print(f"kvgpu {here.kvgpu}", file=out)
+    say(f"kvgpu {here.kvgpu}", out)
     for row in _rows(here):
         tell(*row)
     tell("backend", f"{chosen} ({reason})")
     auto = _auto_choice()
     tell("auto", auto.words)
-    print("self-tests", file=out)
+    say("self-tests", out)
     backends = [
         tested(name, usable_backend, partial(backend_test, name, here.interpreter))
         for name in asked or BACKENDS
@@ -71,7 +84,7 @@ def run_command(args: argparse.Namespace) -> int:
     hashes = [tested(name, usable_hash, partial(hash_test, name)) for name in HASH_FUNCTIONS]
     problems = _problems([*backends, *hashes], [*asked, chosen] if by_variable else asked)
     failed = f"FAILED: {', '.join(problems)}"
-    print(f"result: {failed if problems else 'all that can be used here passed'}", file=out)
+    say(f"result: {failed if problems else 'all that can be used here passed'}", out)
     if args.json is not None:
         report = {
             **asdict(here),
@@ -87,7 +100,8 @@ def run_command(args: argparse.Namespace) -> int:
         if to_stdout:
             sys.stdout.write(text)
         else:
-            args.json.write_text(text, encoding="utf-8")
+            assert file is not None
+            file.write(text.encode())
     return EXIT_FAILED if problems else 0
 
 

@@ -4,8 +4,9 @@ import argparse
 import subprocess
 import sys
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import msgspec
 from tqdm import tqdm
@@ -14,14 +15,19 @@ from kvgpu.errors import ConfigError
 from kvgpu.events import KVCacheEvent, KVEventBatch
 from kvgpu.hashing import HASH_FUNCTIONS
 from kvgpu.index.registry import BACKENDS
+from kvgpu.output_file import output_file, place_of
+from kvgpu.printable import say
 from kvgpu.replay.group_names import GROUPS
 from kvgpu.replay.policy import POLICIES
-from kvgpu.replay.report import table_rows, write_report
+from kvgpu.replay.ranges import check_whole
+from kvgpu.replay.report import plotting, table_rows, write_report
 from kvgpu.replay.result import ReplayResult
 from kvgpu.replay.run import Replayer, ReplayOptions, warm_up
 from kvgpu.replay.scheduler import EventSink, SchedulerLimits
 from kvgpu.replay.trace import FORMATS, Trace, read_trace
 from kvgpu.replay.workload import conversations
+
+STANDARD_OUTPUT = "-"
 
 
 def _sizes(text: str) -> list[int]:
@@ -34,8 +40,11 @@ def _sizes(text: str) -> list[int]:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     add = parser.add_argument
-    add("trace", nargs="?", type=Path, help="JSON lines; the embedded workload if left out")
+    add("trace", nargs="?", type=Path,
+        help="JSON lines, may be compressed by gzip; the embedded workload if left out")  # fmt: skip
     add("--format", default="auto", help=f"auto, {', '.join(FORMATS)}")
+    add("--trace-block-size", type=int, metavar="N",
+        help="tokens per hash id (mooncake: 512, bailian: 16)")  # fmt: skip
     add("--skip-bad-lines", action="store_true", help="count unreadable lines and go on")
     add("--limit", type=int, help="replay the first N requests")
     add("--num-blocks", type=int, default=200_000, help="blocks of the pool (%(default)s)")
@@ -67,7 +76,8 @@ def _git_revision() -> str:
         done = subprocess.run(
             ["git", "-C", str(here), "describe", "--always", "--dirty"],
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             timeout=10,
             check=True,
         )
@@ -97,11 +107,30 @@ def _options(args: argparse.Namespace) -> ReplayOptions:
 
 
 def _load(args: argparse.Namespace) -> Trace:
-    if args.limit is not None and args.limit < 1:
-        raise ConfigError(f"--limit must be at least 1, got {args.limit}")
     if args.trace is None:
         return conversations().head(args.limit)
-    return read_trace(args.trace, args.format, args.skip_bad_lines).head(args.limit)
+    trace = read_trace(args.trace, args.format, args.skip_bad_lines, args.trace_block_size)
+    return trace.head(args.limit)
+
+
+def _output_paths(args: argparse.Namespace) -> dict[str, Path]:
+    """The files to write, by the option that names them.
+
+    Raises:
+        ConfigError: Two of them are one file, or one is the trace.
+    """
+    paths = {name: getattr(args, name) for name in ("json", "report", "events")}
+    paths = {name: path for name, path in paths.items() if path is not None}
+    if str(paths.get("json")) == STANDARD_OUTPUT:
+        del paths["json"]
+    taken = {} if args.trace is None else {place_of(args.trace): "the trace"}
+    for name, path in paths.items():
+        place = place_of(path)
+        other = taken.setdefault(place, f"--{name}")
+        # Nothing is lost where two write to one device.
+        if other != f"--{name}" and (place.is_file() or not place.exists()):
+            raise ConfigError(f"--{name} would overwrite {other}: {path}")
+    return paths
 
 
 def _event_sink(file: BinaryIO) -> EventSink:
@@ -113,29 +142,52 @@ def _event_sink(file: BinaryIO) -> EventSink:
     return write
 
 
-def _print_table(title: str, rows: list[tuple[str, str]], out: Any) -> None:
+def _table(title: str, rows: list[tuple[str, str]]) -> list[str]:
     width = max(len(name) for name, _ in rows)
-    print(title, file=out)
-    for name, value in rows:
-        print(f"  {name:<{width}}  {value}", file=out)
+    return [title, *(f"  {name:<{width}}  {value}" for name, value in rows)]
 
 
 def run_command(args: argparse.Namespace) -> int:
     """Run the command; returns the exit status.
 
+    What can be refused is refused before the replay begins. The files that it writes appear when all has gone well.
+
     Raises:
         KVGPUError: Bad options or a bad trace.
         OSError: A file cannot be read or written.
     """
-    trace = _load(args)
     options = _options(args)
+    if args.limit is not None:
+        check_whole("--limit", args.limit, high=sys.maxsize)
+    for size in args.sweep_blocks:
+        replace(options, num_blocks=size)  # raises
+    paths = _output_paths(args)
+    if args.report is not None:
+        plotting()
+    out = sys.stderr if str(args.json) == STANDARD_OUTPUT else sys.stdout
+    table: list[str] = []
+    try:
+        with ExitStack() as stack:
+            files = {name: stack.enter_context(output_file(path)) for name, path in paths.items()}
+            _replay(args, options, files, table)
+    finally:
+        # Neither a reader that has gone costs the files, nor a full disk the table.
+        for line in table:
+            say(line, out)
+    if args.report is not None:
+        say(f"report: {args.report}", out)
+    return 0
+
+
+def _replay(
+    args: argparse.Namespace, options: ReplayOptions, files: dict[str, BinaryIO], table: list[str]
+) -> None:
+    """Replay, fill the table, write the files."""
+    trace = _load(args)
     replayer = Replayer(trace, options, keep_hashes=bool(args.sweep_blocks))
     warm_up(options)
-    with ExitStack() as files:
-        sink = None
-        if args.events is not None:
-            sink = _event_sink(files.enter_context(args.events.open("wb")))
-        result = _run(replayer, options.num_blocks, sink)
+    sink = _event_sink(files["events"]) if "events" in files else None
+    result = _run(replayer, options.num_blocks, sink)
     sweep = [_run(replayer, size, None) for size in args.sweep_blocks]
     summary = {
         **result.as_dict(),
@@ -145,25 +197,32 @@ def run_command(args: argparse.Namespace) -> int:
         "git": _git_revision(),
         "sweep": [{"num_blocks": r.num_blocks, "hit_rate": r.hit_rate} for r in sweep],
     }
-    to_stdout = args.json is not None and str(args.json) == "-"
-    out = sys.stderr if to_stdout else sys.stdout
     rows = table_rows(result)
     if trace.bad_lines:
         rows.append(("bad lines skipped", f"{trace.bad_lines:,}"))
     rows += [(f"hit rate with {r.num_blocks:,} blocks", f"{r.hit_rate:.1%}") for r in sweep]
     title = f"{trace.name}: {len(trace):,} requests on {result.backend}, groups {args.groups}"
-    _print_table(title, rows, out)
+    table += _table(title, rows)
     if args.json is not None:
         text = msgspec.json.format(msgspec.json.encode(summary), indent=2) + b"\n"
-        if to_stdout:
-            sys.stdout.write(text.decode())
+        if "json" in files:
+            files["json"].write(text)
         else:
-            args.json.write_bytes(text)
-    if args.report is not None:
+            _write_bytes(text)
+    if "report" in files:
         settings = {k: v for k, v in vars(args).items() if k not in ("run", "json", "report")}
-        write_report(args.report, trace.name, settings | {"git": summary["git"]}, result, sweep)
-        print(f"report: {args.report}", file=out)
-    return 0
+        write_report(files["report"], trace.name, settings | {"git": summary["git"]}, result, sweep)
+
+
+def _write_bytes(text: bytes) -> None:
+    """To standard output: JSON is UTF-8, whatever the encoding there."""
+    binary = getattr(sys.stdout, "buffer", None)
+    if binary is None:
+        print(text.decode(), end="")
+    else:
+        sys.stdout.flush()
+        binary.write(text)
+        binary.flush()
 
 
 def _run(replayer: Replayer, num_blocks: int, sink: EventSink | None) -> ReplayResult:

@@ -1,10 +1,12 @@
 """Cache groups by name on the command line: `full+swa:1024+swa:1024`, `full+mamba`, ..."""
 
+import reprlib
 from collections.abc import Callable
 from math import gcd, lcm
 from typing import Any
 
 from kvgpu.errors import ConfigError, UnknownNameError
+from kvgpu.replay.ranges import INT32_MAX
 from kvgpu.specs import (
     ChunkedLocalAttentionSpec,
     FullAttentionSpec,
@@ -19,9 +21,14 @@ from kvgpu.specs import (
 _HEADS: dict[str, Any] = {"num_kv_heads": 1, "head_size": 1, "dtype": None}
 
 
-def _tokens(name: str, argument: str) -> int:
-    if not argument.isdecimal() or int(argument) == 0:
-        raise ConfigError(f"group '{name}' needs a number of tokens, as in '{name}:1024'")
+def _tokens(before: str, argument: str) -> int:
+    # Not int() first: it takes no text of thousands of digits.
+    is_number = argument.isdecimal() and len(argument) <= len(str(INT32_MAX))
+    if not is_number or not 1 <= int(argument) <= INT32_MAX:
+        raise ConfigError(
+            f"'{before}' needs a number of tokens of 1 to {INT32_MAX:,} behind it, as in '{before}1024', "
+            f"got {reprlib.repr(argument)}"
+        )
     return int(argument)
 
 
@@ -34,9 +41,9 @@ def _full(name: str, spec: type[FullAttentionSpec], size: int, argument: str) ->
 GROUPS: dict[str, Callable[[int, str], KVCacheSpec]] = {
     "full": lambda size, arg: _full("full", FullAttentionSpec, size, arg),
     "mla": lambda size, arg: _full("mla", MLAAttentionSpec, size, arg),
-    "swa": lambda size, arg: SlidingWindowSpec(size, **_HEADS, sliding_window=_tokens("swa", arg)),
+    "swa": lambda size, arg: SlidingWindowSpec(size, **_HEADS, sliding_window=_tokens("swa:", arg)),
     "chunked": lambda size, arg: ChunkedLocalAttentionSpec(
-        size, **_HEADS, attention_chunk_size=_tokens("chunked", arg)
+        size, **_HEADS, attention_chunk_size=_tokens("chunked:", arg)
     ),
     "mamba": lambda size, arg: MambaSpec(size, ((1,),), (None,), mamba_cache_mode=arg or "all"),
 }
@@ -67,6 +74,15 @@ def parse_groups(text: str, block_size: int, num_blocks: int) -> KVCacheConfig:
 
 
 def block_sizes_of(config: KVCacheConfig) -> tuple[int, int]:
-    """(scheduler block size, hash block size) of a configuration, in tokens."""
+    """(scheduler block size, hash block size) of a configuration, in tokens.
+
+    Raises:
+        ConfigError: No number of tokens that can be counted is a multiple of all of them.
+    """
     sizes = [group.kv_cache_spec.block_size for group in config.kv_cache_groups]
-    return lcm(*sizes), gcd(*sizes)
+    common = lcm(*sizes)
+    if common > INT32_MAX:
+        raise ConfigError(
+            f"the block sizes of the groups have no common multiple of up to {INT32_MAX:,} tokens"
+        )
+    return common, gcd(*sizes)

@@ -2,12 +2,12 @@
 
 import html
 import io
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from kvgpu.errors import ConfigError
+from kvgpu.printable import printable
 from kvgpu.replay.result import PHASES, ReplayResult
 
 _STYLE = """
@@ -53,16 +53,26 @@ def _rolling(values: np.ndarray, window: int) -> np.ndarray:
     return np.asarray(sums[1:] - sums[begin])
 
 
-def _figure(result: ReplayResult, sweep: list[ReplayResult]) -> str:
+def plotting() -> Any:
+    """The module that draws; a replay asks for it before it begins.
+
+    Raises:
+        ConfigError: It is not installed, or cannot be imported.
+    """
     try:
         import matplotlib
-    except ImportError:
-        raise ConfigError(
-            "a report needs matplotlib: install kvgpu[report], or leave --report out"
-        ) from None
-    matplotlib.use("svg")
-    from matplotlib import pyplot as plt
 
+        matplotlib.use("svg")
+        from matplotlib import pyplot
+    except ImportError as error:
+        raise ConfigError(
+            f"a report needs matplotlib: install kvgpu[report], or leave --report out ({error})"
+        ) from None
+    return pyplot
+
+
+def _figure(result: ReplayResult, sweep: list[ReplayResult]) -> str:
+    plt = plotting()
     samples = np.array(result.samples, np.float64).reshape(-1, 4)
     waits = result.virtual_seconds is not None
     shape = (3, 2, (11, 11)) if waits else (2, 2, (11, 7.5))
@@ -124,12 +134,16 @@ def _figure(result: ReplayResult, sweep: list[ReplayResult]) -> str:
 
 
 def _table(rows: list[tuple[str, str]]) -> str:
-    cells = "".join(f"<tr><td>{html.escape(k)}</td><td>{html.escape(v)}</td></tr>" for k, v in rows)
+    cells = "".join(f"<tr><td>{_text(k)}</td><td>{_text(v)}</td></tr>" for k, v in rows)
     return f"<table>{cells}</table>"
 
 
+def _text(shown: str) -> str:
+    return html.escape(printable(shown))
+
+
 def write_report(
-    path: Path,
+    file: BinaryIO,
     title: str,
     settings: dict[str, Any],
     result: ReplayResult,
@@ -138,7 +152,7 @@ def write_report(
     """Write the report.
 
     Args:
-        path: File to write.
+        file: Where it goes.
         title: Name of the trace.
         settings: What the replay ran with, for the reader who wants to repeat it.
         result: The replay.
@@ -152,8 +166,8 @@ def write_report(
     shown = [(name, str(value)) for name, value in settings.items()]
     parts = [
         "<!doctype html><html lang=en><meta charset=utf-8>",
-        f"<title>kvgpu replay: {html.escape(title)}</title><style>{_STYLE}</style>",
-        f"<h1>Replay of {html.escape(title)}</h1>",
+        f"<title>kvgpu replay: {_text(title)}</title><style>{_STYLE}</style>",
+        f"<h1>Replay of {_text(title)}</h1>",
         _table(table_rows(result)),
         figure,
     ]
@@ -161,4 +175,4 @@ def write_report(
         rows = [(f"{r.num_blocks:,} blocks", f"{r.hit_rate:.2%}") for r in sweep]
         parts += ["<h2>Hit rate against capacity</h2>", _table(rows)]
     parts += ["<h2>Settings</h2>", _table(shown), "</html>"]
-    path.write_text("".join(parts), encoding="utf-8")
+    file.write("".join(parts).encode())

@@ -1,6 +1,6 @@
 """Requests made from a trace, with hashes that can be kept for the next replay."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -13,20 +13,33 @@ from kvgpu.replay.tokens import output_tokens, prompt_tokens
 from kvgpu.replay.trace import Trace
 from kvgpu.request import Request
 
+OUTPUTS_AT_ONCE = 1024
+"""Tokens that are drawn together, and in memory before they are generated."""
+
 
 @dataclass
 class Sequence:
-    """A request of the trace while it is served."""
+    """A request of the trace while it is served; it generates `output_length` tokens."""
 
     index: int
     request: Request
-    outputs: list[int]
+    output_length: int
     num_outputs: int = 0
     counted: bool = False
+    _drawn: list[int] = field(default_factory=list, repr=False)
 
     @property
     def finished(self) -> bool:
-        return self.num_outputs >= len(self.outputs)
+        return self.num_outputs >= self.output_length
+
+    def next_output(self) -> int:
+        """The token that is generated next."""
+        place = self.num_outputs % OUTPUTS_AT_ONCE
+        if place == 0:
+            end = min(self.num_outputs + OUTPUTS_AT_ONCE, self.output_length)
+            self._drawn = output_tokens(self.index, self.num_outputs, end)
+        self.num_outputs += 1
+        return self._drawn[place]
 
 
 class RequestFactory:
@@ -60,16 +73,14 @@ class RequestFactory:
 
     def make(self, index: int, prompt: npt.NDArray[np.int32]) -> Sequence:
         """The request at `index` of the trace, hashed."""
-        outputs: list[int] = []
-        if self._decode:
-            outputs = output_tokens(index, 0, int(self._trace.output_length[index]))
-
         kept = None if self._kept is None else self._kept.get(index)
         hasher: BlockHasher = self._hash
         if kept is not None:
             hasher = partial(self._known, kept)
         request = Request(str(index), prompt, block_hasher=hasher)
-        return Sequence(index, request, outputs)
+        return Sequence(
+            index, request, int(self._trace.output_length[index]) if self._decode else 0
+        )
 
     def _known(self, kept: BlockHashes, request: Request) -> BlockHashes | list[BlockHash]:
         """New hashes of a request, from those that an earlier replay has kept."""

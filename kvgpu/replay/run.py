@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from kvgpu.errors import ConfigError
 from kvgpu.hashing import get_hash_fn_by_name, init_none_hash
 from kvgpu.manager import KVCacheManager
 from kvgpu.replay.group_names import block_sizes_of, parse_groups
 from kvgpu.replay.ideal import ideal_hit_tokens
+from kvgpu.replay.ranges import check_whole
 from kvgpu.replay.requests import RequestFactory
 from kvgpu.replay.result import ReplayResult
 from kvgpu.replay.scheduler import EventSink, ReplayScheduler, SchedulerLimits
@@ -18,7 +18,11 @@ from kvgpu.specs import MambaSpec
 
 @dataclass(frozen=True)
 class ReplayOptions:
-    """What to replay on: pool, groups, hash function, backend and scheduler."""
+    """What to replay on: pool, groups, hash function, backend and scheduler.
+
+    Raises:
+        ConfigError: A number is out of range (ids of blocks are int32), or the groups are none.
+    """
 
     num_blocks: int = 200_000
     block_size: int = 16
@@ -26,6 +30,11 @@ class ReplayOptions:
     hash_name: str = "sha256"
     backend: str | None = None
     limits: SchedulerLimits = field(default_factory=SchedulerLimits)
+
+    def __post_init__(self) -> None:
+        check_whole("num_blocks", self.num_blocks)
+        check_whole("block_size", self.block_size)
+        block_sizes_of(parse_groups(self.groups, self.block_size, self.num_blocks))
 
 
 class Replayer:
@@ -43,8 +52,6 @@ class Replayer:
     def __init__(self, trace: Trace, options: ReplayOptions, keep_hashes: bool = False) -> None:
         self.trace = trace
         self.options = options
-        if options.block_size < 1:
-            raise ConfigError(f"the block size must be at least 1 token, got {options.block_size}")
         config = parse_groups(options.groups, options.block_size, options.num_blocks)
         self.scheduler_block_size, self.hash_block_size = block_sizes_of(config)
         hash_fn = get_hash_fn_by_name(options.hash_name)
@@ -66,9 +73,14 @@ class Replayer:
             num_blocks: Blocks of the pool, if not those of the options.
             advance: Told how many requests have left.
             sink: Takes the events of each step.
+
+        Raises:
+            ConfigError: No such pool can be made.
         """
         options, limits = self.options, self.options.limits
-        num_blocks = options.num_blocks if num_blocks is None else num_blocks
+        if num_blocks is None:
+            num_blocks = options.num_blocks
+        check_whole("num_blocks", num_blocks)
         config = parse_groups(options.groups, options.block_size, num_blocks)
         for group in config.kv_cache_groups:
             spec = group.kv_cache_spec

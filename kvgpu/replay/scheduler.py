@@ -3,7 +3,6 @@
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from math import inf
 from time import perf_counter
 
 from kvgpu.errors import ConfigError
@@ -11,11 +10,15 @@ from kvgpu.events import KVCacheEvent
 from kvgpu.kv_cache_blocks import KVCacheBlocks
 from kvgpu.manager import KVCacheManager
 from kvgpu.replay.policy import POLICIES, check_policy
+from kvgpu.replay.ranges import check_finite, check_whole
 from kvgpu.replay.requests import RequestFactory, Sequence
 from kvgpu.replay.result import ReplayResult
 from kvgpu.replay.trace import Trace
 
 EventSink = Callable[[float, list[KVCacheEvent]], None]
+
+LONGEST_MS = 1e12
+"""Of a wait, or of a step: 30 years. A clock that runs to 2**53 ms keeps its fractions."""
 
 
 @dataclass(frozen=True)
@@ -23,8 +26,9 @@ class SchedulerLimits:
     """Bounds of one step, and the clock.
 
     max_running: requests served at a time. max_batched_tokens: tokens computed per step. decode:
-    whether requests generate their output. virtual_time: requests arrive when the trace says, and
-    a step takes step_ms + token_us * tokens; otherwise they arrive as fast as they can be served.
+    whether requests generate their output. virtual_time: requests arrive when the trace says, counted
+    from its first arrival, and a step takes step_ms + token_us * tokens; otherwise they arrive as
+    fast as they can be served.
     chunk_multiple: chunks of a prompt end at multiples of so many tokens, up to its last one.
     policy: order of admission. age_limit_ms: with `longest-prefix`, who waited longer goes first; with
     `hold-back`, it is not held.
@@ -42,15 +46,12 @@ class SchedulerLimits:
 
     def __post_init__(self) -> None:
         check_policy(self.policy)
-        for name in ("max_running", "max_batched_tokens"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not (
-            self.step_ms >= 0 and self.token_us >= 0 and 0 < self.step_ms + self.token_us < inf
-        ):
-            raise ConfigError(
-                "a step must take time: step_ms + token_us must be above 0, and finite"
-            )
+        for name in ("max_running", "max_batched_tokens", "chunk_multiple"):
+            check_whole(name, getattr(self, name))
+        for name in ("step_ms", "token_us", "age_limit_ms"):
+            check_finite(name, getattr(self, name), LONGEST_MS)
+        if self.step_ms + self.token_us == 0:
+            raise ConfigError("a step must take time: step_ms + token_us must be above 0")
         if self.chunk_multiple > self.max_batched_tokens:
             raise ConfigError(
                 f"max_batched_tokens {self.max_batched_tokens} must be at least the block size "
@@ -85,6 +86,8 @@ class ReplayScheduler:
         self.limits = limits
         self.result = result
         self.block_size = block_size
+        # Traces count from where they like, some from 1970.
+        self.arrival_ms = trace.arrival_ms - trace.arrival_ms[:1]
         self.now_ms = 0.0
         self.next_arrival = 0
         self.waiting: deque[Sequence] = deque()
@@ -97,7 +100,7 @@ class ReplayScheduler:
 
         Args:
             advance: Told how many requests have left.
-            sink: Takes the events of each step, if the manager queues them.
+            sink: Takes the events of each step, if the manager queues them, and the seconds of the clock.
         """
         while self.waiting or self.running or self.next_arrival < len(self.trace):
             left = self.result.requests + self.result.rejected
@@ -114,7 +117,7 @@ class ReplayScheduler:
         if tokens:
             self.now_ms += self.limits.step_ms + self.limits.token_us * tokens / 1e3
         elif not self.waiting and self.next_arrival < len(self.trace):
-            self.now_ms = max(self.now_ms, float(self.trace.arrival_ms[self.next_arrival]))
+            self.now_ms = max(self.now_ms, float(self.arrival_ms[self.next_arrival]))
 
     def _step(self) -> int:
         """One scheduler step; returns the number of tokens computed."""
@@ -202,12 +205,12 @@ class ReplayScheduler:
         return end - num_computed
 
     def _waited_ms(self, sequence: Sequence) -> float:
-        return self.now_ms - float(self.trace.arrival_ms[sequence.index])
+        return self.now_ms - float(self.arrival_ms[sequence.index])
 
     def _take_arrivals(self) -> None:
         """Those that have arrived join the queue; by order of the trace, one when it is empty."""
         while self.next_arrival < len(self.trace) and (
-            self.trace.arrival_ms[self.next_arrival] <= self.now_ms
+            self.arrival_ms[self.next_arrival] <= self.now_ms
             if self.limits.virtual_time
             else not self.waiting
         ):
@@ -257,8 +260,7 @@ class ReplayScheduler:
         request = sequence.request
         request.num_computed_tokens += num_new
         if request.num_computed_tokens == request.num_tokens and not sequence.finished:
-            token = sequence.outputs[sequence.num_outputs]
-            sequence.num_outputs += 1
+            token = sequence.next_output()
             self.result.output_tokens += 1
             with_hash = request.num_tokens % self.block_size == self.block_size - 1
             if not with_hash:

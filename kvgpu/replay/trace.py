@@ -1,6 +1,8 @@
 """Traces: requests as flat arrays, read from JSON lines of two published formats."""
 
+import os
 import reprlib
+from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from kvgpu.errors import TraceError, UnknownNameError
+from kvgpu.replay.lines import LONGEST_LINE, lines_of, looks_like
+from kvgpu.replay.ranges import check_whole
 
 
 class TraceFormat(NamedTuple):
@@ -27,7 +31,15 @@ FORMATS = {
 """Mooncake FAST'25 (github.com/kvcache-ai/Mooncake) and Alibaba's qwen-bailian-usagetraces-anon."""
 
 LARGEST = 10**15
-"""Of timestamps and lengths: every integer up to here is an exact float."""
+"""Of timestamps: every integer up to here is an exact float."""
+
+LARGEST_LENGTH = 10**7
+"""Tokens that one request may have, and generate: beyond the context of any model, and still in memory."""
+
+LARGEST_BLOCK = 1 << 15
+"""Tokens per hash id: the tokens of all ids are numbered in 63 bits."""
+
+ID_BITS = 48
 
 BAILIAN_FIELD = "chat_id"
 """A field that only Bailian lines have."""
@@ -75,26 +87,40 @@ class Trace:
 
 
 class _Rows:
-    """Requests while they are collected."""
+    """Requests while they are collected: numbers without objects, for a trace may have millions."""
 
     def __init__(self) -> None:
-        self.rows: list[tuple[float, int, int]] = []
-        self.ids: list[npt.NDArray[np.int64]] = []
+        self.arrival_ms = array("d")
+        self.lengths = array("q")
+        self.counts = array("q")
+        self.ids = array("q")
 
     def add(self, arrival_ms: float, input_length: int, output_length: int, ids: Any) -> None:
-        self.rows.append((arrival_ms, input_length, output_length))
-        self.ids.append(np.asarray(ids, np.int64))
+        self.arrival_ms.append(arrival_ms)
+        self.lengths.extend((input_length, output_length))
+        self.counts.append(len(ids))
+        self.ids.frombytes(np.asarray(ids, np.int64).tobytes())
 
     def trace(self, name: str, block_tokens: int, bad_lines: int = 0) -> Trace:
-        order = sorted(range(len(self.rows)), key=lambda row: self.rows[row][0])
-        table = np.array([self.rows[row] for row in order], np.float64).reshape(-1, 3)
-        ids = [self.ids[row] for row in order]
-        offsets = np.zeros(len(ids) + 1, np.int64)
-        np.cumsum([len(part) for part in ids], out=offsets[1:])
-        flat = np.concatenate(ids) if ids else np.empty(0, np.int64)
-        lengths = table[:, 1:].astype(np.int64)
+        arrival_ms = np.array(self.arrival_ms, np.float64)
+        order = np.argsort(arrival_ms, kind="stable")
+        lengths = np.array(self.lengths, np.int64).reshape(-1, 2)[order]
+        counts = np.array(self.counts, np.int64)
+        begins = (np.cumsum(counts) - counts)[order]
+        offsets = np.zeros(len(counts) + 1, np.int64)
+        np.cumsum(counts[order], out=offsets[1:])
+        # Where each id stood before the requests were sorted.
+        places = np.repeat(begins - offsets[:-1], counts[order]) + np.arange(offsets[-1])
+        ids = np.array(self.ids, np.int64)[places]
         return Trace(
-            name, block_tokens, table[:, 0], lengths[:, 0], lengths[:, 1], offsets, flat, bad_lines
+            name,
+            block_tokens,
+            arrival_ms[order],
+            lengths[:, 0],
+            lengths[:, 1],
+            offsets,
+            ids,
+            bad_lines,
         )
 
 
@@ -108,78 +134,129 @@ def from_requests(
     return rows.trace(name, block_tokens)
 
 
-def _number(line: dict[str, Any], field: str, where: str) -> float:
-    value = line.get(field)
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= LARGEST:
+def _field(line: dict[str, Any], field: str, where: str) -> Any:
+    if field not in line:
+        raise TraceError(
+            f"{where}: field '{field}' is missing; the line has {reprlib.repr(list(line))}"
+        )
+    return line[field]
+
+
+def _number(line: dict[str, Any], field: str, largest: int, where: str) -> float:
+    value = _field(line, field, where)
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= largest:
         shown = reprlib.repr(value)
         raise TraceError(
-            f"{where}: field '{field}' must be a number of 0 to {LARGEST}, got {shown}"
+            f"{where}: field '{field}' must be a number of 0 to {largest}, got {shown}"
         )
     return value
 
 
-def _parse(text: bytes, where: str, format: TraceFormat) -> tuple[float, int, int, list[int]]:
+def _length(line: dict[str, Any], field: str, least: int, where: str) -> int:
+    value = _number(line, field, LARGEST_LENGTH, where)
+    if value != int(value):
+        raise TraceError(f"{where}: field '{field}' must be an integer, got {value!r}")
+    if value < least:
+        raise TraceError(f"{where}: field '{field}' must be at least {least}")
+    return int(value)
+
+
+def _object(text: bytes, where: str) -> dict[str, Any]:
+    if len(text) > LONGEST_LINE:
+        raise TraceError(f"{where}: a line of more than {LONGEST_LINE:,} bytes")
+    if not text.startswith(b"{"):
+        raise TraceError(f"{where}: one JSON object a line is expected, this is {looks_like(text)}")
     try:
         line = msgspec.json.decode(text)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise TraceError(f"{where}: not a JSON object: {error}") from None
-    if not isinstance(line, dict):
-        raise TraceError(f"{where}: a JSON object is expected, got {type(line).__name__}")
-    arrival = _number(line, "timestamp", where) * format.timestamp_ms
-    lengths = [_number(line, field, where) for field in ("input_length", "output_length")]
-    for field, value in zip(("input_length", "output_length"), lengths, strict=True):
-        if value != int(value):
-            raise TraceError(f"{where}: field '{field}' must be an integer, got {value!r}")
-    if lengths[0] < 1:
-        raise TraceError(f"{where}: field 'input_length' must be at least 1")
-    ids = line.get("hash_ids")
-    if not isinstance(ids, list) or not all(type(i) is int and 0 <= i < 1 << 48 for i in ids):
-        raise TraceError(f"{where}: field 'hash_ids' must be a list of integers of 0 to 2**48")
-    needed = -(-int(lengths[0]) // format.block_tokens)
-    if len(ids) < needed:
+        hint = "; it has NUL bytes: the file was cut off" if b"\0" in text else ""
+        raise TraceError(f"{where}: not one JSON object: {error}{hint}") from None
+    assert isinstance(line, dict)
+    return line
+
+
+def _request(
+    line: dict[str, Any], where: str, format: TraceFormat
+) -> tuple[float, int, int, list[int]]:
+    arrival_ms = _number(line, "timestamp", LARGEST, where) * format.timestamp_ms
+    input_length = _length(line, "input_length", 1, where)
+    output_length = _length(line, "output_length", 0, where)
+    ids = _field(line, "hash_ids", where)
+    if not isinstance(ids, list) or not all(type(i) is int and 0 <= i < 1 << ID_BITS for i in ids):
         raise TraceError(
-            f"{where}: field 'hash_ids' has {len(ids)} ids, input_length {int(lengths[0])} needs "
-            f"{needed} of {format.block_tokens} tokens"
+            f"{where}: field 'hash_ids' must be a list of integers of 0 to 2**{ID_BITS} - 1"
         )
-    return arrival, int(lengths[0]), int(lengths[1]), ids[:needed]
+    needed = _num_ids(input_length, format.block_tokens)
+    if len(ids) != needed:
+        raise TraceError(
+            f"{where}: field 'hash_ids' has {len(ids)} ids, input_length {input_length} needs {needed} of "
+            f"{format.block_tokens} tokens: --trace-block-size N says how many tokens an id stands for"
+            + _fitting(input_length, len(ids))
+        )
+    return arrival_ms, input_length, output_length, ids
 
 
-def _guess_format(lines: list[bytes]) -> str:
+def _num_ids(tokens: int, per_id: int) -> int:
+    return -(-tokens // per_id)
+
+
+def _fitting(tokens: int, num_ids: int) -> str:
+    """A hint: the least number of tokens per id with which the line would be right."""
+    size = _num_ids(tokens, max(num_ids, 1))
+    return f" ({size} would fit this line)" if _num_ids(tokens, size) == num_ids else ""
+
+
+def _told_by(line: dict[str, Any]) -> TraceFormat:
     """Bailian lines name their conversation."""
-    first = next((line for line in lines if line.strip()), b"")
-    return "bailian" if b'"' + BAILIAN_FIELD.encode() + b'"' in first else "mooncake"
+    return FORMATS["bailian" if BAILIAN_FIELD in line else "mooncake"]
 
 
-def read_trace(path: Path, format_name: str = "auto", skip_bad_lines: bool = False) -> Trace:
-    """Read JSON lines.
+def read_trace(
+    path: Path,
+    format_name: str = "auto",
+    skip_bad_lines: bool = False,
+    block_tokens: int | None = None,
+) -> Trace:
+    """Read JSON lines. O(bytes), in memory for one line and the arrays of the trace.
 
     Args:
-        path: The file.
-        format_name: `mooncake`, `bailian`, or `auto` to tell by the fields of the first line.
+        path: The file, or a pipe; may be compressed by gzip.
+        format_name: `mooncake`, `bailian`, or `auto` to tell by the fields of the first line that can be read.
         skip_bad_lines: Count lines that cannot be read instead of stopping at the first.
+        block_tokens: Tokens that one hash id stands for, if not as many as in the published traces of the format. The
+            ids of a line cover its input and nothing else: as many as input_length needs, no more and no fewer.
 
     Raises:
-        TraceError: A line cannot be read (the message names file, line and field), or none can.
+        TraceError: A line cannot be read (the message names file, line and field), or none can; or the file
+            is no such file.
         UnknownNameError: No such format.
+        ConfigError: `block_tokens` is out of range.
         OSError: The file cannot be read.
     """
-    lines = path.read_bytes().split(b"\n")
-    if format_name == "auto":
-        format_name = _guess_format(lines)
-    if format_name not in FORMATS:
+    if format_name not in (*FORMATS, "auto"):
         raise UnknownNameError("trace format", format_name, [*FORMATS, "auto"])
-    format = FORMATS[format_name]
+    if block_tokens is not None:
+        check_whole("tokens per hash id (--trace-block-size)", block_tokens, 1, LARGEST_BLOCK)
+    format = FORMATS.get(format_name)
     rows = _Rows()
+    first_error = ""
     bad_lines = 0
-    for number, text in enumerate(lines, 1):
-        if not text.strip():
-            continue
+    for number, text in lines_of(path):
+        where = f"{path}:{number}"
         try:
-            rows.add(*_parse(text, f"{path}:{number}", format))
-        except TraceError:
+            line = _object(text, where)
+            found = format or _told_by(line)
+            if block_tokens is not None:
+                found = found._replace(block_tokens=block_tokens)
+            rows.add(*_request(line, where, found))
+            format = found
+        except TraceError as error:
             if not skip_bad_lines:
                 raise
+            first_error = first_error or f"; the first: {error}"
             bad_lines += 1
-    if not rows.rows:
-        raise TraceError(f"{path}: no request in it ({bad_lines} bad lines)")
-    return rows.trace(path.name, format.block_tokens, bad_lines)
+    if format is None or not rows.counts:
+        raise TraceError(f"{path}: no request in it ({bad_lines} bad lines{first_error})")
+    # A name of other bytes than UTF-8 would stop whoever writes it.
+    name = os.fsencode(path.name).decode("utf-8", "backslashreplace")
+    return rows.trace(name, format.block_tokens, bad_lines)

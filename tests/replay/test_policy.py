@@ -61,7 +61,7 @@ def test_an_unknown_policy_lists_the_known():
 
 def sequences(*prompts):
     """Requests of these tokens, in the order of their arrival."""
-    return [Sequence(i, make_request(str(i), tokens, 4), []) for i, tokens in enumerate(prompts)]
+    return [Sequence(i, make_request(str(i), tokens, 4), 0) for i, tokens in enumerate(prompts)]
 
 
 def arranged(policy, waiting, running=(), waited_ms=0.0):

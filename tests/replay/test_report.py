@@ -1,5 +1,6 @@
 """The report: one HTML file that needs nothing else."""
 
+import io
 import re
 import sys
 from html.parser import HTMLParser
@@ -49,12 +50,12 @@ def result():
 
 
 @pytest.fixture(scope="module")
-def report(result, tmp_path_factory):
+def report(result):
     """A report whose names try to break out of it."""
-    path = tmp_path_factory.mktemp("report") / "report.html"
+    file = io.BytesIO()
     sweep = [serve(distinct((20, 3), (40, 2)), size)[0] for size in (20, 60)]
-    write_report(path, NASTY, {"trace": NASTY, "num_blocks": 30}, result, sweep)
-    return path.read_text(encoding="utf-8")
+    write_report(file, NASTY, {"trace": NASTY, "num_blocks": 30}, result, sweep)
+    return file.getvalue().decode()
 
 
 @pytest.fixture(scope="module")
@@ -115,29 +116,34 @@ def test_it_lists_the_hit_rate_of_every_pool_size(page):
     assert {"20 blocks", "60 blocks"} <= set(page.cells)
 
 
-def test_a_replay_of_rejected_requests_only_can_be_reported(tmp_path):
-    path = tmp_path / "report.html"
-    write_report(path, "t", {}, serve(distinct((400, 1)), 10)[0], [])
-    assert len(re.findall(r'id="axes_\d+"', path.read_text())) == 4
+def plots_of(result):
+    file = io.BytesIO()
+    write_report(file, "t", {}, result, [])
+    return len(re.findall(rb'id="axes_\d+"', file.getvalue()))
 
 
-def test_a_replay_in_virtual_time_shows_how_long_requests_waited(tmp_path):
-    path = tmp_path / "report.html"
+def test_a_replay_of_rejected_requests_only_can_be_reported():
+    assert plots_of(serve(distinct((400, 1)), 10)[0]) == 4
+
+
+def test_a_replay_in_virtual_time_shows_how_long_requests_waited():
     result = serve(distinct((40, 1), (40, 1)), 60)[0]
     result.virtual_seconds = 1.0
-    write_report(path, "t", {}, result, [])
-    assert len(re.findall(r'id="axes_\d+"', path.read_text())) == 6
+    assert plots_of(result) == 6
 
 
-def test_without_matplotlib_it_says_what_to_install(tmp_path, result, monkeypatch):
+def test_without_matplotlib_it_says_what_to_install(result, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(ConfigError, match=r"kvgpu\[report\]"):
-        write_report(tmp_path / "report.html", "t", {}, result, [])
+        write_report(io.BytesIO(), "t", {}, result, [])
 
 
-def test_a_file_that_cannot_be_written_is_an_os_error(tmp_path, result):
-    with pytest.raises(OSError, match="missing"):
-        write_report(tmp_path / "missing" / "report.html", "t", {}, result, [])
+def test_what_a_terminal_or_a_page_would_obey_is_shown(result):
+    file = io.BytesIO()
+    write_report(file, "a\x1b[31m\udce9", {"trace": "\N{RIGHT-TO-LEFT OVERRIDE}"}, result, [])
+    page = file.getvalue().decode()
+    assert "<h1>Replay of a\\x1b[31m\\udce9</h1>" in page
+    assert "<td>\\u202e</td>" in page
 
 
 @pytest.mark.parametrize("phase", PHASES)

@@ -198,7 +198,20 @@ def test_on_the_virtual_clock_nothing_is_served_before_it_arrives():
     trace = trace_with_clock((1000, 4, 0), (2000, 4, 0))
     result, manager = serve(trace, virtual_time=True, step_ms=1.0, token_us=0.0)
     assert max(len(step) for step in manager.grants) == 1
-    assert result.virtual_seconds == pytest.approx(2.001)
+    assert result.virtual_seconds == pytest.approx(1.001)
+
+
+@pytest.mark.parametrize("start", [0, 1_732_000_000_000, 10**15])
+def test_the_virtual_clock_starts_at_the_first_arrival(start):
+    times = []
+    trace = trace_with_clock((start, 8, 0), (start + 750, 8, 0))
+    result, _ = serve(
+        trace, sink=lambda seconds, _: times.append(seconds),
+        virtual_time=True, step_ms=100.0, token_us=0.0,
+    )  # fmt: skip
+    assert result.virtual_seconds == pytest.approx(0.85)
+    assert times == pytest.approx([0.1, 0.75, 0.85])
+    assert [sample[3] for sample in result.samples] == [0.0, 0.0]
 
 
 def test_without_the_clock_arrivals_do_not_matter():
@@ -259,6 +272,15 @@ def test_a_prompt_that_comes_again_hits_all_its_full_blocks(groups):
         {"step_ms": math.nan},
         {"token_us": math.nan},
         {"step_ms": math.inf},
+        {"step_ms": 1e300},
+        {"token_us": math.inf},
+        {"age_limit_ms": -1.0},
+        {"age_limit_ms": math.nan},
+        {"age_limit_ms": math.inf},
+        {"max_running": 2**31},
+        {"max_running": 1.5},
+        {"max_batched_tokens": 2**63},
+        {"chunk_multiple": 0},
         {"chunk_multiple": 64, "max_batched_tokens": 32},
     ],
 )

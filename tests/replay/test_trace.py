@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from traces import line
 
-from kvgpu.errors import TraceError, UnknownNameError
+from kvgpu.errors import ConfigError, TraceError, UnknownNameError
 from kvgpu.replay.trace import FORMATS, from_requests, read_trace
 
 MOONCAKE = (
@@ -58,7 +58,9 @@ def test_the_format_is_told_by_the_first_line(write, lines, name):
 
 
 def test_a_format_that_is_named_is_not_guessed(write):
-    assert read_trace(write(BAILIAN), "mooncake").block_tokens == 512
+    path = write(line(chat_id=1, timestamp=5, input_length=600, hash_ids=[1, 2]))
+    trace = read_trace(path, "mooncake")
+    assert (trace.block_tokens, trace.arrival_ms.tolist()) == (512, [5.0])
 
 
 def test_an_unknown_format_is_an_error_that_lists_the_known(write):
@@ -77,9 +79,32 @@ def test_requests_that_arrive_together_keep_their_order(write):
     assert columns(trace)[2] == [[4], [2], [3]]
 
 
-def test_ids_beyond_the_input_are_dropped(write):
-    trace = read_trace(write(line(input_length=512, hash_ids=[1, 2, 3])))
-    assert columns(trace)[2] == [[1]]
+@pytest.mark.parametrize("ids", [[1, 2], [1, 2, 3, 4], [*range(65)]])
+def test_ids_that_do_not_cover_the_input_exactly_are_an_error_that_names_the_option(write, ids):
+    path = write(line(input_length=1025, hash_ids=ids))
+    expected = rf":1: field 'hash_ids' has {len(ids)} ids.*1025 needs 3 of 512.*--trace-block-size"
+    with pytest.raises(TraceError, match=expected):
+        read_trace(path)
+
+
+def test_the_error_says_how_many_tokens_an_id_may_stand_for(write):
+    path = write(line(input_length=992, hash_ids=[*range(62)]))
+    with pytest.raises(TraceError, match=r"--trace-block-size.*16 would fit"):
+        read_trace(path)
+
+
+@pytest.mark.parametrize("lines", [MOONCAKE, BAILIAN])
+def test_an_id_stands_for_as_many_tokens_as_the_caller_says(write, lines):
+    small = lines.replace(b"512,", b"64,").replace(b"600,", b"65,")
+    small = small.replace(b"16,", b"64,").replace(b"33,", b"129,")
+    trace = read_trace(write(small), block_tokens=64)
+    assert (trace.block_tokens, len(trace)) == (64, 2)
+
+
+@pytest.mark.parametrize("size", [0, -1, 2**15 + 1, 2**63, 1.5, True])
+def test_an_id_stands_for_a_number_of_tokens_in_range(write, size):
+    with pytest.raises(ConfigError, match="--trace-block-size"):
+        read_trace(write(MOONCAKE), block_tokens=size)
 
 
 def test_an_output_may_be_empty(write):
@@ -117,6 +142,9 @@ BAD_FIELDS = [
     ("output_length", 0.5),
     ("output_length", False),
     ("output_length", 2**63),
+    ("output_length", 10**15),
+    ("output_length", 10**7 + 1),
+    ("input_length", 10**15),
     ("output_length", 1e300),
     ("output_length", 10**400),
     ("hash_ids", ...),
@@ -144,12 +172,6 @@ def test_a_bad_field_is_named_with_file_and_line(write, field, value):
     with pytest.raises(TraceError) as error:
         read_trace(path)
     assert str(error.value).startswith(f"{path}:3: field '{field}' ")
-
-
-def test_too_few_ids_are_an_error_that_says_how_many_are_needed(write):
-    path = write(line(input_length=1025, hash_ids=[1, 2]))
-    with pytest.raises(TraceError, match=r":1: field 'hash_ids' has 2 ids.*1025 needs 3 of 512"):
-        read_trace(path)
 
 
 BAD_LINES = {

@@ -1,0 +1,148 @@
+"""Lines of a trace file, compressed or not, none endless; and what a file is that has no such lines."""
+
+import gzip
+import io
+import os
+import stat
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from kvgpu.errors import TraceError
+
+LONGEST_LINE = 1 << 24
+"""Bytes. A prompt of ten million tokens has lines of up to 8 MB at 16 tokens an id."""
+
+LARGEST_FILE = 1 << 31
+"""Bytes, after decompression."""
+
+HEAD = 64
+"""Bytes that tell what a file is."""
+
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+GZIP = b"\x1f\x8b"
+
+_KINDS = {
+    b"version https://git-lfs": "a Git LFS pointer and not the trace itself: `git lfs pull` gets that",
+    b"\x28\xb5\x2f\xfd": "compressed by zstd: decompress it first",
+    b"\xfd7zXZ": "compressed by xz: decompress it first",
+    b"BZh": "compressed by bzip2: decompress it first",
+    b"PK\x03\x04": "a ZIP archive: unpack it first",
+    b"PAR1": "a Parquet file: write its rows as JSON, one object a line",
+    b"ARROW1": "an Arrow file: write its rows as JSON, one object a line",
+    b"\x93NUMPY": "a NumPy array and not a trace",
+    b"%PDF": "a PDF document and not a trace",
+    b"\xff\xfe": "UTF-16 text: convert it to UTF-8",
+    b"\xfe\xff": "UTF-16 text: convert it to UTF-8",
+    b"{\0": "UTF-16 text: convert it to UTF-8",
+    b"\0{": "UTF-16 text: convert it to UTF-8",
+    b"\0\0": "full of NUL bytes: it was never written, or cut off",
+}
+"""First bytes -> what the file is."""
+
+
+def lines_of(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Read the lines of a file, one after the other, in memory for one line.
+
+    Args:
+        path: A file or a pipe; what gzip has compressed is decompressed.
+
+    Returns:
+        (number, line without white space and byte order mark) of each line with something on it. Of one longer than
+        `LONGEST_LINE` bytes, the first ones: one more than that.
+
+    Raises:
+        TraceError: The file is of a kind that is known to be no trace, larger than `LARGEST_FILE`, damaged, or a device.
+        OSError: It cannot be read.
+    """
+    left = LARGEST_FILE
+    number = 0
+    with _opened(path) as file:
+        while text := _read(file, path, LONGEST_LINE + 1):
+            number += 1
+            is_cut = len(text) > LONGEST_LINE and not text.endswith(b"\n")
+            rest = text
+            while rest and not rest.endswith(b"\n"):
+                left -= len(rest)
+                _check_size(left, path)
+                rest = _read(file, path, 1 << 20)
+            left -= len(rest)
+            _check_size(left, path)
+            if not is_cut:
+                text = text.removeprefix(BYTE_ORDER_MARK).strip()
+            if text:
+                yield number, text
+
+
+def looks_like(text: bytes) -> str:
+    """What the first bytes of a line that is no JSON object seem to be. O(len(text))."""
+    begin = text[:HEAD]
+    if not begin.strip(b"\0"):
+        return "NUL bytes: the file was cut off, or not written to its end"
+    if begin.startswith(b"["):
+        return "a JSON array: `jq -c '.[]'` writes its objects one a line"
+    if begin.startswith(b"<"):
+        return "a page of HTML or XML"
+    shown = repr(begin[:40])[1:]
+    if (b"," in text or b"\t" in text) and b"{" not in text:
+        return f"a row of a table (CSV), {shown}"
+    return shown
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    try:
+        raw = path.open("rb", buffering=0)
+    except ValueError as error:
+        raise TraceError(f"{path}: cannot be the name of a file: {error}") from None
+    with raw:
+        status = os.fstat(raw.fileno())
+        if not (stat.S_ISREG(status.st_mode) or stat.S_ISFIFO(status.st_mode)):
+            raise TraceError(f"{path}: a device; a trace is read from a file or a pipe")
+        _check_size(LARGEST_FILE - status.st_size, path)
+        head = b""
+        while len(head) < HEAD and (more := raw.read(HEAD - len(head))):
+            head += more
+        for begin, kind in _KINDS.items():
+            if head.startswith(begin):
+                raise TraceError(f"{path}: {kind}")
+        whole = io.BufferedReader(_Rejoined(head, raw))
+        if head.startswith(GZIP):
+            with gzip.GzipFile(fileobj=whole) as file:
+                yield io.BufferedReader(file)
+        else:
+            yield whole
+
+
+class _Rejoined(io.RawIOBase):
+    """A stream with what was read of it put back: a pipe cannot be rewound."""
+
+    def __init__(self, head: bytes, rest: io.FileIO) -> None:
+        self._head = head
+        self._rest = rest
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        if not self._head:
+            return self._rest.readinto(buffer) or 0
+        part = self._head[: len(buffer)]
+        self._head = self._head[len(part) :]
+        buffer[: len(part)] = part
+        return len(part)
+
+
+def _read(file: BinaryIO, path: Path, limit: int) -> bytes:
+    """A line, or its first `limit` bytes."""
+    try:
+        return file.readline(limit)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise TraceError(f"{path}: compressed by gzip, and cut off or damaged: {error}") from None
+
+
+def _check_size(left: int, path: Path) -> None:
+    if left < 0:
+        raise TraceError(f"{path}: larger than {LARGEST_FILE:,} bytes: split it")
