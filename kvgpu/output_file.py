@@ -48,7 +48,7 @@ def output_file(path: Path) -> Iterator[BinaryIO]:
         with path.open("wb") as file:  # raises for a folder
             yield file
         return
-    if mode is not None and not os.access(place, os.W_OK):
+    if mode is not None and not _may_write(place):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
     new = place.with_name(f".kvgpu-{secrets.token_hex(8)}")
     try:
@@ -65,6 +65,11 @@ def output_file(path: Path) -> Iterator[BinaryIO]:
         with suppress(OSError):
             new.unlink()
         raise
+
+
+def _may_write(place: Path) -> bool:
+    effective = os.access in os.supports_effective_ids
+    return os.access(place, os.W_OK, effective_ids=effective)
 
 
 def _mode_of(path: Path) -> int | None:

@@ -20,8 +20,8 @@ def printable(text: str) -> str:
     )
 
 
-def say(text: str, file: TextIO) -> None:
+def say(text: str, file: TextIO, flush: bool = False) -> None:
     """Print one line, with escapes for what is not visible or not in the encoding of the file. O(len(text))."""
     encoding = getattr(file, "encoding", None) or "utf-8"
     shown = printable(text).encode(encoding, "backslashreplace").decode(encoding)
-    print(shown, file=file, flush=True)
+    print(shown, file=file, flush=flush)

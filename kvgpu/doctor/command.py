@@ -62,7 +62,7 @@ def _examine(args: argparse.Namespace, file: BinaryIO | None) -> int:
     out = sys.stderr if to_stdout else sys.stdout
 
     def tell(name: str, text: str) -> None:
-        say(f"  {name:<{WIDTH}}{text}", out)
+        say(f"  {name:<{WIDTH}}{text}", out, flush=True)
 
     def tested(name: str, usable: Callable[[str], Usable], test: Callable[[], None]) -> Verdict:
         verdict = judged(name, partial(usable, name), test)

@@ -108,6 +108,8 @@ def _options(args: argparse.Namespace) -> ReplayOptions:
 
 def _load(args: argparse.Namespace) -> Trace:
     if args.trace is None:
+        if args.trace_block_size is not None:
+            raise ConfigError("--trace-block-size is about a trace, and none is given")
         return conversations().head(args.limit)
     trace = read_trace(args.trace, args.format, args.skip_bad_lines, args.trace_block_size)
     return trace.head(args.limit)
@@ -222,7 +224,6 @@ def _write_bytes(text: bytes) -> None:
     else:
         sys.stdout.flush()
         binary.write(text)
-        binary.flush()
 
 
 def _run(replayer: Replayer, num_blocks: int, sink: EventSink | None) -> ReplayResult:

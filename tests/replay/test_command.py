@@ -118,6 +118,32 @@ def test_options_reach_the_clock(as_json, twice):
     assert data["waiting_ms"]["mean"] == pytest.approx(5.0)
 
 
+def test_the_clock_starts_at_the_first_arrival(as_json, tmp_path):
+    path = tmp_path / "epoch.jsonl"
+    stamps = (1_732_000_000_000, 1_732_000_000_750)
+    path.write_bytes(b"\n".join(line(timestamp=t, output_length=0) for t in stamps))
+    events = tmp_path / "events"
+    options = ["--clock", "trace", "--step-ms", 100, "--token-us", 0, "--events", events]
+    assert as_json(path, *SMALL, "--block-size", 4, *options)["virtual_seconds"] == pytest.approx(
+        0.85
+    )
+    assert [json.loads(text)[0] for text in events.read_text().splitlines()] == [0.1]
+
+
+def test_a_trace_whose_ids_are_of_another_size_is_refused_or_read_as_the_option_says(
+    replay, as_json, tmp_path
+):
+    path = tmp_path / "small.jsonl"
+    # Half of each prompt is that of the one before.
+    prompts = [[*range(31), *range(100 + 31 * i, 131 + 31 * i)] for i in range(20)]
+    path.write_bytes(b"\n".join(line(input_length=992, hash_ids=ids) for ids in prompts))
+    status, _, err = replay(path, *SMALL)
+    assert (status, "--trace-block-size" in err) == (2, True)
+    data = as_json(path, "--num-blocks", 5000, "--trace-block-size", 16)
+    assert data["hit_tokens"] == 19 * 31 * 16
+    assert data["ideal_hit_rate"] == data["hit_rate"] == 0.475
+
+
 def test_the_block_size_can_be_chosen(as_json, twice):
     data = as_json(twice, *SMALL, "--block-size", 32)
     assert (data["blocks"], data["hit_tokens"]) == (4, 32)
