@@ -7,9 +7,12 @@ from typing import Any
 from hypothesis import strategies as st
 from traces import line
 
-ODD_VALUES = [
-    ..., None, True, "", "1", -1, 0, 0.5, 1e300, 10**7 + 1, 10**15, 2**48, 2**63, 10**400, "\ud800",
-    [], [1], {}, {"a": 1}, [[]], [-1], [2**48], [2**64], [1.0], ["1"], [True], [1] * 3000,
+ODD_NUMBERS = [
+    ..., None, True, "", "1", -1, -0.5, 0, 0.5, 1e300, 10**7 + 1, 10**15, 10**15 + 1, 2**63, 10**400,
+    "\ud800", [], {},
+]  # fmt: skip
+ODD_IDS = [
+    ..., None, True, "1", {}, 7, [], [[]], [-1], [2**48], [2**64], [1.0], ["1"], [True], [1, 2], [1] * 3000,
 ]  # fmt: skip
 ODD_LINES = [
     b"", b" ", b"{}", b"[]", b"[" * 5000, b"{" * 5000, b'{"a":' * 5000, b"null", b"7", b"hello", b"\0" * 90,
@@ -17,7 +20,7 @@ ODD_LINES = [
     b'{"timestamp": ' + b"9" * 5000 + b"}", b'{"input_length": -' + b"9" * 400 + b"}",
     b"version https://git-lfs.github.com/spec/v1", b"\xef\xbb\xbf", b"<html>",
 ]  # fmt: skip
-FIELDS = ["timestamp", "input_length", "output_length", "hash_ids", "chat_id"]
+NUMBERS = ["timestamp", "input_length", "output_length"]
 PREFIXES = [
     b"\xef\xbb\xbf", b"\xff\xfe", b"\x1f\x8b", b"\x1f\x8b\x08\0\0\0\0\0\0\0", b"PK\x03\x04",
     b"\x28\xb5\x2f\xfd", b"BZh9", b"PAR1", b"[", b"\0", b"version https://git-lfs",
@@ -44,9 +47,22 @@ def good_lines(draw: st.DrawFn) -> bytes:
 
 @st.composite
 def odd_fields(draw: st.DrawFn) -> bytes:
-    """A good line, but for one field or two."""
-    names = draw(st.lists(st.sampled_from(FIELDS), min_size=1, max_size=2))
-    return line(**{name: draw(st.sampled_from(ODD_VALUES)) for name in names})
+    """A good line, but for one field."""
+    field, value = draw(
+        st.tuples(st.sampled_from(NUMBERS), st.sampled_from(ODD_NUMBERS))
+        | st.tuples(st.just("hash_ids"), st.sampled_from(ODD_IDS))
+    )
+    more = {"chat_id": 1} if draw(st.booleans()) else {}
+    return line(**more, **{field: value})
+
+
+@st.composite
+def one_odd_line(draw: st.DrawFn) -> bytes:
+    """Good lines, and one that is not."""
+    lines = draw(st.lists(good_lines(), max_size=2))
+    odd = draw(odd_fields() | odd_fields() | st.sampled_from(ODD_LINES))
+    lines.insert(draw(st.integers(0, len(lines))), odd)
+    return b"\n".join(lines)
 
 
 Mutation = Callable[[bytes], bytes]
@@ -91,8 +107,8 @@ WRAPPINGS: list[Mutation] = [
 
 
 @st.composite
-def nearly_traces(draw: st.DrawFn) -> bytes:
-    """The content of a file."""
+def soup(draw: st.DrawFn) -> bytes:
+    """Lines of all kinds, changed anywhere, in whatever makes a file of them."""
     lines = good_lines() | good_lines() | odd_fields() | st.sampled_from(ODD_LINES) | st.binary()
     end = draw(st.sampled_from([b"\n", b"\n", b"\r\n", b"\n\n", b"\r"]))
     content = end.join(draw(st.lists(lines, max_size=6)))
@@ -102,3 +118,8 @@ def nearly_traces(draw: st.DrawFn) -> bytes:
     for mutate in draw(st.lists(mutations(), max_size=1)):
         content = mutate(content)
     return content
+
+
+def nearly_traces() -> st.SearchStrategy[bytes]:
+    """The content of a file."""
+    return one_odd_line() | one_odd_line() | soup()
