@@ -26,6 +26,13 @@ MAX_GROUP_ID = 2**31 - 1
 HASH_MULTIPLIER = -7046029254386353131
 """0x9E3779B97F4A7C15 as a signed word: odd, so that multiplying permutes the 64-bit words."""
 
+SEED_STEP = HASH_MULTIPLIER
+SEED_MIX_1 = -4658895280553007687
+SEED_MIX_2 = -7723592293110705685
+"""SplitMix64, which makes the secret words of the slot hash of a seed: 0xBF58476D1CE4E5B9 and 0x94D049BB133111EB."""
+FACTOR_LOW, FACTOR_HIGH = 5, 6
+"""Places of these words: 1 to KEY_WORDS are added to the words of a key, the last two are a factor of 128 bits."""
+
 DEFAULT_LOAD_FACTOR = 0.5
 """At 0.5 one bucket in thirty overflows and 18 bytes serve a block; at 0.7 one in three does, 13 bytes, and
 entering a block takes half as long again: a processor cannot guess which search goes on (bench/table.py)."""

@@ -1,14 +1,20 @@
 """Where a key lives in the table: the slot hash in Triton, the same as the host's and CUDA's.
 
-All words are signed 64-bit integers that wrap; shifts to the right are masked to be logical.
+Words come and go as signed 64-bit integers; docs/design.md says what the hash is good for.
 """
 
 import triton
 import triton.language as tl
 
 from kvgpu.kernels import layout
+from kvgpu.kernels.field import add_product
 
-MULTIPLIER = tl.constexpr(layout.HASH_MULTIPLIER)
+WORD = tl.constexpr(2**64 - 1)
+STEP = tl.constexpr(layout.SEED_STEP % 2**64)
+MIX_1 = tl.constexpr(layout.SEED_MIX_1 % 2**64)
+MIX_2 = tl.constexpr(layout.SEED_MIX_2 % 2**64)
+FACTOR_LOW = tl.constexpr(layout.FACTOR_LOW)
+FACTOR_HIGH = tl.constexpr(layout.FACTOR_HIGH)
 LOW = tl.constexpr(layout.LOW_32)
 TAG_BITS = tl.constexpr(layout.TAG_SHIFT)
 
@@ -20,17 +26,28 @@ def upper_half(word):
 
 
 @triton.jit
-def mix(h, word):
-    """One round: multiply, and fold the upper half onto the lower one."""
-    h = (h ^ word) * MULTIPLIER
-    return h ^ upper_half(h)
+def secret_word(seed, PLACE: tl.constexpr):
+    """One of the words that a seed, uint64, stands for: SplitMix64 at this place."""
+    word = seed + ((PLACE * STEP) & WORD)
+    word = (word ^ (word >> 30)) * MIX_1
+    word = (word ^ (word >> 27)) * MIX_2
+    return word ^ (word >> 31)
 
 
 @triton.jit
 def slot_hash(k0, k1, k2, k3, group, seed):
-    """The upper half chooses the bucket, the lower half is the tag. `seed` is int64."""
-    h = mix(mix(seed, k0), k1)
-    return mix(mix(mix(h, k2), k3), group.to(tl.int64))
+    """The upper half chooses the bucket, the lower half is the tag, which is odd. `seed` is int64, as the words are."""
+    bits = seed.to(tl.uint64)
+    low = k0.to(tl.uint64) * 0 + group.to(tl.int64).to(tl.uint64)
+    high = low ^ low
+    a, b = k0.to(tl.uint64) + secret_word(bits, 1), k1.to(tl.uint64) + secret_word(bits, 2)
+    high, low = add_product(high, low, a, b)
+    a, b = k2.to(tl.uint64) + secret_word(bits, 3), k3.to(tl.uint64) + secret_word(bits, 4)
+    high, low = add_product(high, low, a, b)
+    high ^= low >> 32
+    factor = secret_word(bits, FACTOR_LOW) | 1
+    product = tl.umulhi(low, factor) + low * secret_word(bits, FACTOR_HIGH) + high * factor
+    return (product | 1).to(tl.int64)
 
 
 @triton.jit

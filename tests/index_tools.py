@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from slot_hashes import MULTIPLIER, key_of_hash, mixed
+import slot_hashes
 
 from kvgpu.blocks import BlockState, Ids
 from kvgpu.index.base import BlockIndex, Rows
 from kvgpu.index.journal import Flush, Journal
 from kvgpu.index.registry import BACKENDS, backend_by_name
-from kvgpu.kernels.layout import KEY_WORDS, LOW_32
+from kvgpu.kernels.layout import KEY_WORDS
 from kvgpu.plan import HitQuery, HitRule, PrefixPlan
 
 
@@ -99,32 +99,23 @@ def _seed_of(index: BlockIndex) -> int:
     return int(getattr(index, "seed", 0))
 
 
-def _solved(index: BlockIndex, row: Any, word: int, group: int, slot_hash: int) -> list[int]:
-    """The key with one of its words changed so that it has this slot hash in the index."""
-    return key_of_hash(_seed_of(index), slot_hash, row, word, group).tolist()
-
-
-def rows_of_hash(index: BlockIndex, slot_hashes: Iterable[int], group: int = 0) -> Rows:
-    """Different keys that have these slot hashes."""
-    keys = [_solved(index, [i, 0, 0, 0], 3, group, h) for i, h in enumerate(slot_hashes)]
+def rows_of_hash(index: BlockIndex, wanted: Iterable[int], group: int = 0) -> Rows:
+    """Different keys that have these slot hashes, made odd."""
+    seed = _seed_of(index)
+    keys = [slot_hashes.key_of_hash(seed, h | 1, [i, 0, 0, 0], group) for i, h in enumerate(wanted)]
     return np.array(keys, np.int64)
 
 
-def twin_of(index: BlockIndex, row: Any, word: int, group: int = 0) -> Any:
-    """A key with the same bucket and tag that differs in one word only."""
-    slot_hash = mixed(_seed_of(index), [*row, group])
-    return np.array(_solved(index, row, word, group, slot_hash ^ 1 << 33), np.int64)
+def twin_keys(index: BlockIndex, word: int, group: int = 0) -> Rows:
+    """Two keys with the same bucket and tag that differ in one word only."""
+    return np.stack(slot_hashes.twin_keys(_seed_of(index), word, group))
 
 
 def twin_groups(index: BlockIndex, row: Any) -> tuple[int, int]:
-    """Two groups in which the key has the same tag and the same half of the table."""
-    groups = np.arange(2**20, dtype=np.uint64)
-    h = (groups ^ np.uint64(mixed(_seed_of(index), row))) * np.uint64(MULTIPLIER)
-    h ^= h >> np.uint64(32)
-    place = (h & np.uint64(LOW_32)) << np.uint64(1) | h >> np.uint64(63)
-    order = np.argsort(place, kind="stable")
-    equal = np.flatnonzero(np.diff(place[order]) == 0)[0]
-    return int(order[equal]), int(order[equal + 1])
+    """Two groups in which the key has the same bucket and tag; sets the seed of an empty index."""
+    seed, *groups = slot_hashes.twin_groups(row)
+    index.seed = seed  # type: ignore[attr-defined]
+    return groups[0], groups[1]
 
 
 def replay(copy: dict[tuple[bytes, int], int], flush: Flush) -> None:

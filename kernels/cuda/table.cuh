@@ -73,16 +73,35 @@ KVGPU_DEVICE Key load_key(const word* at, word group) {
     return key;
 }
 
-KVGPU_DEVICE uword mix(uword h, uword value) {
-    h = (h ^ value) * static_cast<uword>(KVGPU_HASH_MULTIPLIER);
-    return h ^ (h >> 32);
+#ifdef __CUDACC__
+KVGPU_DEVICE uword high_product(uword a, uword b) { return __umul64hi(a, b); }
+#else
+KVGPU_DEVICE uword high_product(uword a, uword b) {
+    return static_cast<uword>((static_cast<unsigned __int128>(a) * b) >> 64);
+}
+#endif
+
+// One of the words that a seed stands for: SplitMix64 at this place.
+KVGPU_DEVICE uword secret_word(word seed, uword place) {
+    uword w = static_cast<uword>(seed) + place * static_cast<uword>(KVGPU_SEED_STEP);
+    w = (w ^ (w >> 30)) * static_cast<uword>(KVGPU_SEED_MIX_1);
+    w = (w ^ (w >> 27)) * static_cast<uword>(KVGPU_SEED_MIX_2);
+    return w ^ (w >> 31);
 }
 
-// The upper half chooses the bucket, the lower half is the tag.
+// The upper half chooses the bucket, the lower half is the tag, which is odd.
 KVGPU_DEVICE uword slot_hash(const Key& key, word seed) {
-    uword h = static_cast<uword>(seed);
-    for (int i = 0; i < 4; ++i) h = mix(h, static_cast<uword>(key.k[i]));
-    return mix(h, static_cast<uword>(key.group));
+    uword high = 0, low = static_cast<uword>(key.group);
+    for (int i = 0; i < 4; i += 2) {
+        const uword a = static_cast<uword>(key.k[i]) + secret_word(seed, i + 1);
+        const uword b = static_cast<uword>(key.k[i + 1]) + secret_word(seed, i + 2);
+        const uword product = a * b;
+        low += product;
+        high += high_product(a, b) + (low < product);
+    }
+    high ^= low >> 32;
+    const uword factor = secret_word(seed, KVGPU_FACTOR_LOW) | 1;
+    return (high_product(low, factor) + low * secret_word(seed, KVGPU_FACTOR_HIGH) + high * factor) | 1;
 }
 
 KVGPU_DEVICE word bucket_of(uword h, word num_buckets) {

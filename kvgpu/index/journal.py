@@ -1,12 +1,14 @@
 """What changed in an index since the last flush, for a copy of it that answers elsewhere."""
 
+import secrets
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from kvgpu._jit import jit, leaf
-from kvgpu.kernels.layout import HASH_MULTIPLIER, KEY_WORDS, LOW_32
+from kvgpu.index.table import slot_hash
+from kvgpu.kernels.layout import KEY_WORDS, LOW_32
 
 LOG_WORDS = KEY_WORDS + 3
 NO_LOG: npt.NDArray[np.int64] = np.zeros((0, LOG_WORDS), np.int64)
@@ -33,10 +35,10 @@ def note(log: Any, k0: int, k1: int, k2: int, k3: int, group: int, old: int, new
 
 
 @jit
-def fold(log: Any, count: int) -> Any:
+def fold(log: Any, count: int, seed: int) -> Any:
     """Net changes of the first `count` notes, as the arrays of a `Flush`.
 
-    Keys are told apart by a table of rows, open addressing with linear probing.
+    Keys are told apart by a table of rows, open addressing with linear probing; `seed` is that of its hash.
     """
     size = 2
     while size < 2 * count:
@@ -48,7 +50,7 @@ def fold(log: Any, count: int) -> Any:
     num_keys = 0
     for row in range(1, count + 1):
         note = log[row]
-        h = (note[0] ^ note[1] ^ note[2] ^ note[3] ^ note[4]) * HASH_MULTIPLIER
+        h = slot_hash(note[0], note[1], note[2], note[3], note[4], seed)
         slot = ((h >> 32) & LOW_32) & (size - 1)
         while slots[slot] != 0:
             other = log[slots[slot]]
@@ -102,6 +104,7 @@ class Journal:
 
     def __init__(self) -> None:
         self._log = np.zeros((64, LOG_WORDS), np.int64)
+        self._seed = secrets.randbits(63)
 
     def __len__(self) -> int:
         return int(self._log[0, 0])
@@ -121,6 +124,6 @@ class Journal:
 
     def take(self) -> Flush:
         """Net changes since the last call. O(notes)."""
-        keys, group, old, new = fold(self._log, len(self))
+        keys, group, old, new = fold(self._log, len(self), self._seed)
         self.discard()
         return Flush(keys, group, old, new)

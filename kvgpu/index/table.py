@@ -5,13 +5,20 @@ Layout: kvgpu/kernels/layout.py. What only compiled code calls is inlined.
 
 from typing import Any
 
+import numpy as np
+
 from kvgpu._jit import jit, lanes_equal, leaf, lowest_bit
+from kvgpu.block_hashing.field import ONE, ZERO, add_product, high_product
 from kvgpu.kernels.layout import (
     BUCKET_WORDS,
     EMPTY_WORD,
-    HASH_MULTIPLIER,
+    FACTOR_HIGH,
+    FACTOR_LOW,
     LOW_32,
     OVERFLOW_WORD,
+    SEED_MIX_1,
+    SEED_MIX_2,
+    SEED_STEP,
     SLOTS_PER_BUCKET,
     TAG_SHIFT,
 )
@@ -19,21 +26,38 @@ from kvgpu.kernels.layout import (
 ALL_SLOTS = (1 << SLOTS_PER_BUCKET) - 1
 assert BUCKET_WORDS == SLOTS_PER_BUCKET + 1 == 8  # the lanes that are compared at once
 
-
-@leaf
-def mix(h: int, word: int) -> int:
-    """One round of the slot hash: multiply, and fold the high half onto the low one."""
-    h = (h ^ word) * HASH_MULTIPLIER
-    return h ^ ((h >> 32) & LOW_32)
+STEP, MIX_1, MIX_2 = (np.uint64(word % 2**64) for word in (SEED_STEP, SEED_MIX_1, SEED_MIX_2))
+HALF = np.uint64(32)
 
 
 @leaf
-def slot_hash(k0: int, k1: int, k2: int, k3: int, group: int, seed: int) -> int:
-    """Where a key lives: the high half chooses the bucket, the low half is the tag.
+def secret_word(seed: int, place: int) -> Any:
+    """One of the words that a seed stands for, uint64: SplitMix64 at this place."""
+    word = np.uint64(seed) + np.uint64(place) * STEP
+    word = (word ^ (word >> np.uint64(30))) * MIX_1
+    word = (word ^ (word >> np.uint64(27))) * MIX_2
+    return word ^ (word >> np.uint64(31))
 
-    Seeded per process, so that nobody outside can aim at one bucket.
+
+@leaf
+def slot_hash(k0: int, k1: int, k2: int, k3: int, group: int, seed: int) -> Any:
+    """Where a key lives: the high half chooses the bucket, the low half is the tag, which is odd and so never 0.
+
+    Universal in the seed: whoever does not know it cannot choose keys that meet (docs/design.md has the bounds). The
+    secret words do not depend on the key, so a loop makes them once.
     """
-    return mix(mix(mix(mix(mix(seed, k0), k1), k2), k3), group)
+    high, low = ZERO, np.uint64(group)
+    high, low = add_product(
+        high, low, np.uint64(k0) + secret_word(seed, 1), np.uint64(k1) + secret_word(seed, 2)
+    )
+    high, low = add_product(
+        high, low, np.uint64(k2) + secret_word(seed, 3), np.uint64(k3) + secret_word(seed, 4)
+    )
+    # Or else keys in arithmetic progression would have hashes in one.
+    high ^= low >> HALF
+    factor = secret_word(seed, FACTOR_LOW) | ONE
+    product = high_product(low, factor) + low * secret_word(seed, FACTOR_HIGH) + high * factor
+    return np.int64(product | ONE)
 
 
 @leaf
@@ -68,9 +92,8 @@ def slots_with(table: Any, bucket: int, value: int, shift: int) -> int:
 
 @leaf
 def slots_of_tag(table: Any, bucket: int, tag: int) -> int:
-    """Mask of the slots of a bucket with this tag; an empty one has tag 0 and does not count."""
-    found = slots_with(table, bucket, tag, TAG_SHIFT)
-    return found if tag != 0 else found & ~slots_with(table, bucket, EMPTY_WORD, 0)
+    """Mask of the slots of a bucket with this tag."""
+    return slots_with(table, bucket, tag, TAG_SHIFT)
 
 
 @leaf
@@ -96,43 +119,52 @@ def find_first(
 
 
 @leaf
-def put_word(table: Any, h: int, word: int) -> None:
-    """Store a word in the first free slot from the primary bucket on."""
+def put_word(table: Any, h: int, word: int) -> bool:
+    """Store a word in the first free slot from the primary bucket on; False if there is none, which cannot be."""
     num_buckets = len(table)
     bucket = bucket_of(h, num_buckets)
-    while True:
+    for _ in range(num_buckets):
         empty = slots_with(table, bucket, EMPTY_WORD, 0)
         if empty:
             table[bucket, lowest_bit(empty)] = word
-            return
+            return True
         table[bucket, OVERFLOW_WORD] += 1
         bucket += 1
         if bucket == num_buckets:
             bucket = 0
+    return False
 
 
 @leaf
-def swap_word(table: Any, h: int, word: int, replacement: int) -> None:
-    """Replace the exact word; EMPTY_WORD takes it out and uncounts it where it overflowed."""
+def swap_word(table: Any, h: int, word: int, replacement: int) -> bool:
+    """Replace the exact word; EMPTY_WORD takes it out and uncounts it where it overflowed.
+
+    False, and nothing is changed, if it is nowhere.
+    """
     num_buckets = len(table)
     bucket = bucket_of(h, num_buckets)
-    for _ in range(num_buckets):
+    for passed in range(num_buckets):
         found = slots_with(table, bucket, word, 0)
         if found:
-            table[bucket, lowest_bit(found)] = replacement
-            return
-        if replacement == EMPTY_WORD:
-            table[bucket, OVERFLOW_WORD] -= 1
+            # Unsigned, here and in what calls this: compiled code does not ask whether an index counts from the end.
+            table[np.uint64(bucket), np.uint64(lowest_bit(found))] = replacement
+            if replacement == EMPTY_WORD:
+                for _ in range(passed):
+                    bucket = (bucket if bucket > 0 else num_buckets) - 1
+                    table[bucket, OVERFLOW_WORD] -= 1
+            return True
         bucket += 1
         if bucket == num_buckets:
             bucket = 0
+    return False
 
 
 @leaf
 def hash_of_record(records: Any, row: int, seed: int) -> int:
     """`slot_hash` of the key that a record holds."""
-    record = records[row]
-    return slot_hash(record.k0, record.k1, record.k2, record.k3, record.group, seed)
+    record = records[np.uint64(row)]
+    h: int = slot_hash(record.k0, record.k1, record.k2, record.k3, record.group, seed)
+    return h
 
 
 @jit
@@ -147,4 +179,5 @@ def first_of(records: Any, table: Any, words: Any, group: int, seed: int) -> int
 @jit
 def hash_of(words: Any, group: int, seed: int) -> int:
     """`slot_hash` for Python."""
-    return slot_hash(words[0], words[1], words[2], words[3], group, seed)
+    h: int = slot_hash(words[0], words[1], words[2], words[3], group, seed)
+    return h

@@ -13,7 +13,7 @@ from device_tools import (
     to_device,
     torch,
 )
-from slot_hashes import key_of_hash, mixed
+from slot_hashes import key_of_hash, twin_keys
 
 from kvgpu.kernels.layout import FULL, MAX_GROUP_ID, OVERFLOW_WORD, SLIDING_WINDOW
 from kvgpu.plan import HitQuery, HitRule, PrefixPlan
@@ -25,7 +25,7 @@ def crowd(table, count):
     """Keys of 32 bytes whose primary bucket is the last one of the table, with different tags."""
     last_bucket = 0xFFFFFFFF << 32
     keys = [
-        key_of_hash(table.view.seed, last_bucket | (tag + 1), [tag, 0, 0, 0], 3)
+        key_of_hash(table.view.seed, last_bucket | (2 * tag + 1), [tag, 0, 0, 0])
         for tag in range(count)
     ]
     return to_device(np.array(keys))
@@ -107,7 +107,7 @@ class TestBlockHashTable:
     def test_two_blocks_may_change_places_though_their_tags_are_equal(self, engine):
         table = make_table(8, engine=engine)
         keys = to_device(
-            np.array([key_of_hash(table.view.seed, 77, [i, 0, 0, 0], 3) for i in range(2)])
+            np.array([key_of_hash(table.view.seed, 77, [i, 0, 0, 0]) for i in range(2)])
         )
         table.update(keys, ids(5, 6))
         assert table.update(keys, ids(6, 5), old=ids(5, 6)) == 2
@@ -130,7 +130,7 @@ class TestBlockHashTable:
     def test_keys_of_equal_slot_hash_are_told_apart(self, engine):
         table = make_table(40, engine=engine)
         seed = table.view.seed
-        keys = [key_of_hash(seed, 0x123456789ABCDEF0, [i, 0, 0, 0], 3) for i in range(41)]
+        keys = [key_of_hash(seed, 0x123456789ABCDEF1, [i, 0, 0, 0]) for i in range(41)]
         keys = to_device(np.array(keys))
         table.update(keys[:40], ids(*range(40)))
         assert table.find(keys).tolist() == [*range(40), -1]
@@ -141,10 +141,7 @@ class TestBlockHashTable:
     @pytest.mark.parametrize("word", range(4))
     def test_keys_of_one_tag_that_differ_in_one_word_are_told_apart(self, engine, word):
         table, group = make_table(8, engine=engine), MAX_GROUP_ID
-        key = random_keys(1)[0].tolist()
-        slot_hash = mixed(table.view.seed, [*key, group])
-        twin = key_of_hash(table.view.seed, slot_hash ^ 1 << 33, key, word, group)
-        keys = to_device(np.array([key, twin]))
+        keys = to_device(np.stack(twin_keys(table.view.seed, word, group)))
         table.update(keys[:1], ids(3), group)
         assert table.find(keys, group).tolist() == [3, -1]
         table.update(keys[1:], ids(4), group)

@@ -17,9 +17,9 @@ class TableMachine(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.table = make_table(NUM_BLOCKS, load_factor=0.9)
-        hashes = [(i % 5 << 62) | (i % 3) for i in range(NUM_KEYS)]
+        hashes = [(i % 4 << 62) | (2 * (i % 3) + 1) for i in range(NUM_KEYS)]
         seed = self.table.view.seed
-        self.keys = np.array([key_of_hash(seed, h, [i, 0, 0, 0], 3) for i, h in enumerate(hashes)])
+        self.keys = np.array([key_of_hash(seed, h, [i, 0, 0, 0]) for i, h in enumerate(hashes)])
         self.first = {}
 
     @rule(data=st.data())

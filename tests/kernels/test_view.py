@@ -64,7 +64,7 @@ def test_triton_host_and_plain_python_agree_on_the_slot_hash():
     hash_keys[(1,)](keys, groups, seed, num_buckets, out, BLOCK=32)
     for i, (h, bucket, word) in enumerate(out.tolist()):
         key, group = keys[i].tolist(), int(groups[i])
-        expected = mixed(seed, [*key, group])
+        expected = mixed(seed, key, group)
         assert h % 2**64 == expected
         assert h == hash_of(np.array(key), group, seed)
         assert bucket == (expected >> 32) * num_buckets >> 32
