@@ -27,6 +27,7 @@ from kvgpu.groups.steps import (
     take_hits,
 )
 from kvgpu.kernels.layout import FULL, SLIDING_WINDOW
+from kvgpu.marks import refuse_broken
 from kvgpu.table_store import LENGTH, LIMIT, NUM_CACHED, QUIET, make_room, release_segment
 
 FITS, NO_ROOM, HASHED_BEFORE, BAD_HITS = 0, 1, 2, 3
@@ -173,6 +174,8 @@ def allocate_one(
         words[1], words[2], words[3], words[4], words[5], words[6], words[7], words[8], words[9],
         words[10], words[11] != 0, words[12] != 0, words[13] != 0, words[14] != 0,
     )  # fmt: skip
-    return allocate_request(
+    status = allocate_request(
         pool, (rows, ids, heads), groups, mine, hits, ends, hashes, ask, starts, tally
     )
+    refuse_broken(marks)
+    return status

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 
 from kvgpu.blocks import FIRST, IN_TABLE, ODD, SHARED, BlockState, KVCacheBlock
+from kvgpu.errors import ArgumentTypeError, BlockIdError
 from kvgpu.hashing import BlockHashWithGroupId
 from kvgpu.index.base import BlockIndex
+from kvgpu.kernels.layout import MAX_BLOCK_ID
 
 Entry = KVCacheBlock | dict[int, KVCacheBlock]
 
@@ -42,7 +44,12 @@ class BlockHashToBlockMap:
         """Add a block under a key, behind those that are there (fact 12). Expected O(1).
 
         Where its record cannot be the entry (another key, a block of another pool), O(blocks with this key).
+
+        Raises:
+            ArgumentTypeError: The key is not bytes, the block not a `KVCacheBlock`, or its id not an int.
+            BlockIdError: Its id is outside the pool. Nothing is changed.
         """
+        self.refuse_unfit(key, block)
         if key not in self.extras and self._is_regular(key, block):
             assert self._index is not None
             self._index.enter(block._row)
@@ -60,28 +67,34 @@ class BlockHashToBlockMap:
         """Take one block out; None, and nothing changes, if it is not there. Its hash stays.
 
         Raises:
-            InvariantError: The records of the blocks with this key are broken. Nothing is changed.
+            InvariantError: The records of the blocks with this key are broken.
 
-        Expected O(blocks with this key).
+        Expected O(1), however many blocks have this key.
         """
         entry = self.extras.get(key)
         if entry is not None:
             return self._pop_extra(key, entry, block_id)
-        first = self._first(key)
-        if first < 0:
+        if self._state is None or not self._is_entry(key, block_id):
             return None
-        assert self._state is not None
-        assert self._index is not None
-        if block_id not in self._index.chain(first):
-            return None
-        self._index.erase(np.array([block_id], np.int32), forget=False)
+        self._state.take_out(block_id)
         return self._state.view(block_id)
 
+    def holds(self, block: KVCacheBlock) -> bool:
+        """Whether a block can be found by its own hash. O(1)."""
+        key = block.block_hash
+        if key is None:
+            return False
+        if block._state is self._state and self._is_entry(key, block._row):
+            return True
+        entry = self.extras.get(key)
+        return block is (entry.get(block.block_id) if isinstance(entry, dict) else entry)
+
     def clear(self) -> None:
-        """Take everything out; hashes are the caller's to clear. O(number of blocks)."""
+        """Take everything out; blocks keep their hashes, as they would if this were a dict. O(number of blocks)."""
         self.extras.clear()
-        if self._index is not None:
+        if self._index is not None and self._state is not None:
             self._index.clear()
+            self._state.forget_entries()
 
     def __len__(self) -> int:
         return len(self.extras) + (0 if self._index is None else len(self._index))
@@ -115,6 +128,31 @@ class BlockHashToBlockMap:
                 key = self._state.key_of(int(row))
                 assert key is not None
                 yield key
+
+    def refuse_unfit(self, key: Any, block: Any) -> None:
+        """Raise what `insert` would. O(1)."""
+        if not isinstance(key, bytes) or not isinstance(block, KVCacheBlock):
+            raise ArgumentTypeError(
+                f"a map takes bytes and a KVCacheBlock, got {type(key).__name__} and "
+                f"{type(block).__name__}"
+            )
+        block_id: Any = block.block_id
+        if isinstance(block_id, bool) or not isinstance(block_id, int | np.integer):
+            raise ArgumentTypeError(f"the id of a block must be an int, got {block_id!r}")
+        end = MAX_BLOCK_ID + 1 if self._state is None else self._state.num_blocks
+        if not 0 <= block_id < end:
+            raise BlockIdError(f"block id {block_id} is outside the pool of {end} blocks")
+
+    def _is_entry(self, key: bytes, block_id: Any) -> bool:
+        """True if the index holds this block of the pool under this key: under its own, that is."""
+        state = self._state
+        return bool(
+            state is not None
+            and isinstance(block_id, int | np.integer)
+            and 0 <= block_id < state.num_blocks
+            and state.records[block_id]["flags"] & IN_TABLE != 0
+            and state.key_of(int(block_id)) == key
+        )
 
     def _first(self, key: bytes) -> int:
         """Id of the first block in the index, after comparing every byte of the key; -1 for none."""
@@ -186,6 +224,9 @@ class CacheView(MutableMapping[BlockHashWithGroupId, Entry]):
         entry = self[key]
         for block_id in list(entry) if isinstance(entry, dict) else [entry.block_id]:
             self._owner.pop(key, block_id)
+
+    def clear(self) -> None:
+        self._owner.clear()
 
     def __iter__(self) -> Iterator[BlockHashWithGroupId]:
         return self._owner.keys()

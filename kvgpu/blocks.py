@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kvgpu._jit import python_of
-from kvgpu.errors import BlockStateError
+from kvgpu.errors import BlockIdError, BlockStateError
 from kvgpu.hashing import (
     GROUP_ID_BYTES,
     BlockHashWithGroupId,
@@ -18,11 +17,9 @@ from kvgpu.hashing import (
     get_group_id,
 )
 from kvgpu.kernels.layout import KEY_WORDS, MAX_GROUP_ID
-from kvgpu.marks import LEFT, make_marks, region_of
+from kvgpu.marks import make_marks
 
 Ids = npt.NDArray[np.int32]
-
-_region_of = python_of(region_of)
 
 BLOCK_RECORD = np.dtype(
     [
@@ -71,8 +68,12 @@ HASH_WIDTHS = frozenset({16, 32})
 NO_IDS: Ids = np.empty(0, np.int32)
 
 
-def _nothing_led() -> None:
-    """What an index that leads to no block does in place of settling."""
+ENTERED = IN_TABLE | FIRST | SHARED | LED | LEADS | COUNTED
+"""The flags that belong to the index."""
+
+
+def _in_no_index(block_id: int) -> None:
+    """Takes a block out of the index of a state that has none."""
 
 
 def _aligned_records(num_rows: int) -> np.ndarray:
@@ -88,7 +89,7 @@ class BlockState:
     The extra row (`records[num_blocks]`) is the head and tail of the circular free queue; its
     `ref_cnt` counts the free blocks.
 
-    `settle` belongs to the index: it makes records independent of each other before hashes are changed by hand.
+    `take_out` belongs to the index: it takes a block out before its hash is changed by hand.
     """
 
     def __init__(self, num_blocks: int) -> None:
@@ -102,17 +103,24 @@ class BlockState:
         self.views: dict[int, KVCacheBlock] = {}
         self.foreign: list[KVCacheBlock] = []
         self.queue: Any = None
-        self.settle: Callable[[], None] = _nothing_led
+        self.take_out: Callable[[int], None] = _in_no_index
 
     def view(self, block_id: int) -> "KVCacheBlock":
         """The one `KVCacheBlock` of this id; the same object every time. O(1).
 
         Negative ids name blocks of other pools, as handed out by `id_of`.
+
+        Raises:
+            BlockIdError: No block has this id.
         """
         try:
             return self.views[block_id]
         except KeyError:
             pass
+        if not -2 - len(self.foreign) < block_id < self.num_blocks or block_id == -1:
+            raise BlockIdError(
+                f"block id {block_id} is outside the pool of {self.num_blocks} blocks"
+            )
         if block_id < 0:
             return self.foreign[-2 - block_id]
         block = KVCacheBlock.__new__(KVCacheBlock)
@@ -185,9 +193,6 @@ class BlockState:
             raise BlockStateError(
                 f"block {block_id} already has a hash; reset_hash() it before it gets another"
             )
-        self._settle_if_led(record)
-        if record["flags"] & FIRST:
-            self.marks[LEFT + _region_of(self.marks, block_id)] += 1
         group = get_group_id(key)
         block_hash = get_block_hash(key)
         if self.adopt_width(len(block_hash)) and group <= MAX_GROUP_ID:
@@ -207,15 +212,15 @@ class BlockState:
         self.coarse.clear()
         self.width = None
 
-    def _settle_if_led(self, record: Any) -> None:
-        if record["flags"] & (LED | LEADS):
-            self.settle()
+    def forget_entries(self) -> None:
+        """Note that the index, which has been emptied, holds no block; hashes stay. O(num_blocks)."""
+        self.records["flags"][: self.num_blocks] &= ~np.int32(ENTERED)
 
     def reset_key(self, block_id: int) -> None:
-        """Forget the hash of a block; the index goes on holding it, if it does."""
-        record = self.records[block_id]
-        self._settle_if_led(record)
-        record["flags"] &= IN_TABLE | FIRST | SHARED | COUNTED
+        """Forget the hash of a block, which the index then does not hold."""
+        if self.records[block_id]["flags"] & IN_TABLE:
+            self.take_out(block_id)
+        self.records[block_id]["flags"] = 0
         self.odd_hashes.pop(block_id, None)
         self.coarse.pop(block_id, None)
 
@@ -293,7 +298,10 @@ class KVCacheBlock:
             self._state.set_key(self._row, key)
 
     def reset_hash(self) -> None:
-        """Forget the hash, as when the block is evicted; the index is not touched. O(1)."""
+        """Forget the hash. A block that can be found by it cannot be found any more. O(1).
+
+        What the map keeps beside the index (see `BlockHashToBlockMap`) stays, as it would in a dict.
+        """
         self._state.reset_key(self._row)
 
     @property

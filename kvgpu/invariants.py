@@ -21,6 +21,11 @@ def _cell_of(marks: Any, k0: int, group: int) -> int:
 def queue_violations(state: BlockState) -> list[str]:
     """A block is in the free queue, once, exactly if nobody uses it. O(num_blocks)."""
     records = state.records[:-1]
+    count, after = int(state.records["ref_cnt"][-1]), state.records["next"]
+    if not 0 <= count <= state.num_blocks:
+        return [f"the free queue counts {count} blocks of {state.num_blocks}"]
+    if ((after < -1) | (after > state.num_blocks)).any() or after[-1] < 0:
+        return ["the free queue leads out of the pool"]
     queued = free_ids(state.records)
     in_queue = np.zeros(state.num_blocks, np.bool_)
     in_queue[queued[queued < state.num_blocks]] = True

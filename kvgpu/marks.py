@@ -4,6 +4,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kvgpu._jit import AHEAD, leaf
+from kvgpu.errors import InvariantError
 from kvgpu.kernels.layout import HASH_MULTIPLIER
 
 Marks = npt.NDArray[np.int64]
@@ -11,13 +12,13 @@ Marks = npt.NDArray[np.int64]
 RING = 2 * AHEAD
 RING_MASK = RING - 1
 REGIONS = 64
-REGION_SHIFT, CELL_MASK, NUM_LED, EAGER, NEXT_EAGER = range(RING, RING + 5)
-LEFT = RING + 5
+REGION_SHIFT, CELL_MASK, NUM_LED, EAGER, NEXT_EAGER, BROKEN = range(RING, RING + 6)
+LEFT = RING + 6
 CELLS = LEFT + REGIONS
 """Marks are int64: first the ring in which a loop that looks `AHEAD` rounds ahead keeps what it found. REGION_SHIFT:
 by how many bits to shift the id of a block to have its region. LEFT on: how often a block of each region has stopped
 being the first under a key. A block that was first is still, if nothing has left its region. NUM_LED, EAGER,
-NEXT_EAGER: see `kvgpu.index.runs`. CELLS on: a filter of the keys in the table, eight counts of a byte in a word, so
+NEXT_EAGER: see `kvgpu.index.runs`. BROKEN: not 0 if records and table were seen to disagree. CELLS on: a filter of the keys in the table, eight counts of a byte in a word, so
 many as CELL_MASK and one; a count that once came to 255 stays."""
 
 BLOCKS_PER_CELL = 4
@@ -37,10 +38,23 @@ def make_marks(num_blocks: int) -> Marks:
 
 
 def forget_keys(marks: Marks) -> None:
-    """Nothing is in the table, and nothing is led."""
-    marks[NUM_LED] = marks[EAGER] = 0
+    """Nothing is in the table, nothing is led, and nothing is broken."""
+    marks[NUM_LED] = marks[EAGER] = marks[BROKEN] = 0
     marks[NEXT_EAGER] = marks[CELL_MASK] + 1
     marks[CELLS:] = 0
+
+
+@leaf
+def refuse_broken(marks: Marks) -> None:
+    """Raise if records and table were seen to disagree, now or earlier: for the end of what Python calls.
+
+    What compiled code calls only notes it, since a function that may raise is asked after each call whether it has.
+    """
+    if marks[BROKEN] != 0:
+        raise InvariantError(
+            "the records of the blocks and the table of their hashes disagree: check() says where, "
+            "reset_prefix_cache() begins anew"
+        )
 
 
 @leaf

@@ -1,7 +1,7 @@
 """`PrefixCache`: which blocks hold which prefix; lookup and entry of whole ranges of blocks."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +10,7 @@ from kvgpu._jit import jit
 from kvgpu.block_hashes import BlockHashes, rows_if_of_width
 from kvgpu.block_map import BlockHashToBlockMap
 from kvgpu.blocks import COARSE, HAS_HASH, IN_TABLE, BlockState, Ids, KVCacheBlock
-from kvgpu.errors import BlockStateError
+from kvgpu.errors import BlockIdError, BlockStateError
 from kvgpu.hashing import BlockHash, BlockHashWithGroupId, make_block_hash_with_group_id
 from kvgpu.index.base import BlockIndex, PrefixHits, Rows, decided
 from kvgpu.kernels.layout import MAX_GROUP_ID
@@ -22,9 +22,10 @@ NO_MASK: BlockMask = np.empty(0, np.bool_)
 
 @jit
 def choose(records: Any, ids: Any, mask: Any, null_id: int) -> Any:
-    """Ids to be cached, -1 for null and masked blocks; and the first that has a hash, or -1.
+    """Ids to be cached, -1 for null and masked blocks; and the place of the first that cannot be cached, or -1.
 
-    A chosen block is marked as hashed at once, so that one that comes twice is noticed.
+    That is one outside the pool, one that is cached, and one that comes twice: the ring of a block that is not in the
+    index says nothing, so it takes the place where the block came first.
     """
     chosen = np.empty(len(ids), np.int32)
     for i in range(len(ids)):
@@ -32,13 +33,13 @@ def choose(records: Any, ids: Any, mask: Any, null_id: int) -> Any:
         if row == null_id or (len(mask) > 0 and not mask[i]):
             chosen[i] = -1
             continue
-        if records[row].flags & HAS_HASH:
-            for j in range(i):
-                if chosen[j] >= 0:
-                    records[chosen[j]].flags &= ~HAS_HASH
-            return chosen, row
+        if not 0 <= row < len(records) - 1 or records[row].flags & IN_TABLE:
+            return chosen, i
+        before = records[row].same_prev
+        if 0 <= before < i and chosen[before] == row:
+            return chosen, i
         chosen[i] = row
-        records[row].flags |= HAS_HASH
+        records[row].same_prev = i
     return chosen, -1
 
 
@@ -114,7 +115,7 @@ class PrefixCache:
         group: int,
         mask: BlockMask,
     ) -> Ids:
-        """Enter the blocks of a request that lie in a range.
+        """Enter the blocks of a request that lie in a range. A hash by which a block cannot be found is replaced.
 
         Args:
             ids: int32 [n], the blocks; null blocks are skipped.
@@ -128,7 +129,8 @@ class PrefixCache:
             int32 [n]: the blocks that were entered, -1 for those that were not.
 
         Raises:
-            BlockStateError: A block has a hash already, or comes twice. Nothing is changed.
+            BlockStateError: A block is cached already, or comes twice. Nothing is changed.
+            BlockIdError: An id is outside the pool. Nothing is changed.
         """
         if self.state.width is None:
             self.state.adopt_width(len(hashes[0]))
@@ -140,9 +142,9 @@ class PrefixCache:
         if rows is None:
             return self._insert_irregular(ids, hashes[start:stop], stride, group, mask)
         chosen: Ids
-        chosen, offender = choose(self.state.records, ids, mask, self.state.null_id)
-        if offender >= 0:
-            raise BlockStateError(f"block {offender} already has a hash, or comes twice")
+        chosen, place = choose(self.state.records, ids, mask, self.state.null_id)
+        if place >= 0:
+            self._refuse(int(ids[place]))
         self.index.insert(chosen, rows, stride, group, COARSE if stride > 1 else 0)
         if stride > 1:
             self._remember_coarse(chosen, rows, stride)
@@ -157,15 +159,27 @@ class PrefixCache:
             block = self.state.view(block_id)
             if block.is_null or (len(mask) and not mask[i]):
                 continue
-            if block.block_hash is not None or block in todo:
-                raise BlockStateError(f"block {block.block_id} already has a hash, or comes twice")
+            if block in todo or self.map.holds(block):
+                self._refuse(block_id)
             block_hash = BlockHash(b"".join(hashes[i * stride : (i + 1) * stride]))
             todo[block] = make_block_hash_with_group_id(block_hash, group)
+            self.map.refuse_unfit(todo[block], block)
             chosen[i] = max(block_id, 0)
         for block, key in todo.items():
+            block.reset_hash()
             block.block_hash = key
             self.map.insert(key, block)
         return chosen
+
+    def _refuse(self, block_id: int) -> NoReturn:
+        if block_id >= self.state.num_blocks:
+            raise BlockIdError(
+                f"block id {block_id} is outside the pool of {self.state.num_blocks} blocks"
+            )
+        name = self.state.view(block_id).block_id
+        raise BlockStateError(
+            f"block {name} already has a hash by which it is found, or comes twice"
+        )
 
     def _remember_coarse(self, chosen: Ids, rows: Rows, stride: int) -> None:
         """Keep what `block_hash` shows for a block of several hash blocks (fact 10)."""
@@ -179,7 +193,8 @@ class PrefixCache:
 
     def clear(self) -> None:
         """Forget everything, the hashes of all blocks included. O(number of blocks)."""
-        self.map.clear()
+        self.map.extras.clear()
+        self.index.clear()
         self.state.forget_keys()
 
     def restore(self) -> None:

@@ -5,12 +5,15 @@ import copy
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from managers import per_backend
+from managers import full, make_manager, make_request, per_backend
 
 from kvgpu.block_map import BlockHashToBlockMap
 from kvgpu.block_pool import BlockPool
 from kvgpu.blocks import KVCacheBlock
+from kvgpu.errors import ArgumentTypeError, BlockIdError
 from kvgpu.hashing import make_block_hash_with_group_id
+from kvgpu.index.base import BlockIndex
+from kvgpu.metrics import KVCacheMetricsCollector
 
 NUM_BLOCKS = 12
 
@@ -188,12 +191,81 @@ class TestMapOfAPool:
         assert [map.get_one_block(key(i)) for i in (1, 2)] == [block, block]
         pool.check()
 
+    @pytest.mark.parametrize("popped", [0, 6, 11])
+    def test_one_of_many_is_popped_without_a_look_at_the_others(
+        self, pool, map, enter, popped, monkeypatch
+    ):
+        blocks = {i: enter(i, key()) for i in range(NUM_BLOCKS)}
+        monkeypatch.delattr(BlockIndex, "chain")
+        monkeypatch.delattr(type(pool.index), "first")
+        assert map.pop(key(), popped) is blocks.pop(popped)
+        monkeypatch.undo()
+        assert list(map._cache[key()].items()) == list(blocks.items())
+        pool.check()
+
+    @pytest.mark.parametrize("absent", [-1, NUM_BLOCKS, 2**40, "3", None])
+    def test_an_id_of_no_block_pops_nothing(self, map, enter, absent):
+        enter(3, key())
+        assert map.pop(key(), absent) is None
+        assert len(map) == 1
+
+    @pytest.mark.parametrize("bad", [-1, NUM_BLOCKS, 2**40])
+    def test_a_block_with_an_id_outside_the_pool_is_refused(self, pool, map, enter, bad):
+        block = enter(3, key())
+        with pytest.raises(BlockIdError, match=str(bad)):
+            map.insert(key(), KVCacheBlock(bad))
+        assert map._cache == {key(): block}
+        pool.check()
+
+    @pytest.mark.parametrize("bad", ["3", 3.0, None, True])
+    def test_a_block_whose_id_is_no_int_is_refused(self, map, bad):
+        with pytest.raises(ArgumentTypeError, match="must be an int"):
+            map.insert(key(), KVCacheBlock(bad))
+        assert len(map) == 0
+
+    @pytest.mark.parametrize(
+        ("what", "block"), [("hash", KVCacheBlock(1)), (b"hash", None), (b"hash", 3)]
+    )
+    def test_what_is_no_key_or_no_block_is_refused(self, map, what, block):
+        with pytest.raises(ArgumentTypeError):
+            map.insert(what, block)
+        assert len(map) == 0
+
+    def test_a_block_is_held_under_its_own_hash_only(self, pool, map, enter):
+        held, stranger = enter(3, key()), KVCacheBlock(4)
+        stranger.block_hash = key(2)
+        assert map.holds(held)
+        assert not map.holds(stranger)
+        map.insert(key(2), stranger)
+        assert map.holds(stranger)
+        map.pop(key(), 3)
+        assert not map.holds(held)
+
     def test_clearing_empties_regular_and_odd_entries(self, map, enter):
         enter(3, key()), enter(4, b"hash0")
         map.clear()
         assert len(map) == 0
         assert map.get_one_block(key()) is None
         assert map.get_one_block(b"hash0") is None
+
+
+@per_backend
+@pytest.mark.parametrize("beside", ["collector", "odd entry"])
+def test_evicting_copies_of_one_prompt_reads_no_other_copies(backend, beside, monkeypatch):
+    """Blocks are evicted one by one then; whoever asks for one prompt all the time pays for it alone."""
+    collector = KVCacheMetricsCollector(1.0) if beside == "collector" else None
+    manager = make_manager(full(4), num_blocks=30, backend=backend, metrics_collector=collector)
+    if beside == "odd entry":
+        manager.block_pool.cached_block_hash_to_block.insert(b"hash0", KVCacheBlock(0))
+    monkeypatch.delattr(BlockIndex, "chain")
+    for turn in range(40):
+        request = make_request(f"r{turn}", 12, 4)
+        assert manager.allocate_slots(request, 12) is not None
+        manager.free(request)
+    monkeypatch.undo()
+    assert len(manager.block_pool.cached_block_hash_to_block) == 3 + (beside == "odd entry")
+    assert manager.block_pool.num_evictions == 3 * 40 - 29
+    manager.check()
 
 
 @per_backend

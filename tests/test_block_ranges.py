@@ -2,14 +2,16 @@
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from managers import make_request, per_backend
 from pool_tools import NUM_BLOCKS, SIZE, cache, found, ids, state_of
 
 from kvgpu.block_pool import BlockPool
 from kvgpu.blocks import KVCacheBlock
-from kvgpu.errors import ArgumentError, BlockStateError
+from kvgpu.errors import ArgumentError, BlockIdError, BlockStateError
 from kvgpu.hashing import make_block_hash_with_group_id, sha256, xxhash
+from kvgpu.prefix_cache import NO_MASK
 
 MAX_GROUP = 2**31 - 1
 
@@ -80,6 +82,13 @@ class TestEntering:
         cache(any_pool, request_of_six, blocks, mask=[True, True, False, True, False])
         assert found(any_pool, request_of_six) == [1, None, None, 3, None, None]
         assert any_pool.null_block.block_hash is None
+
+    def test_a_hash_by_which_a_block_is_not_found_is_replaced(self, any_pool, request_of_six):
+        blocks = any_pool.get_new_blocks(6)
+        blocks[3].block_hash = b"k" * 36
+        cache(any_pool, request_of_six, blocks)
+        assert found(any_pool, request_of_six) == [1, 2, 3, 4, 5, 6]
+        any_pool.check()
 
     def test_a_masked_block_may_have_a_hash(self, any_pool, request_of_six):
         blocks = any_pool.get_new_blocks(2)
@@ -177,9 +186,12 @@ class TestBadInput:
 
         return refused
 
-    def test_a_block_that_has_a_hash_is_refused(self, refused, request_of_six, blocks):
-        blocks[3].block_hash = b"k" * 36
-        refused(BlockStateError, "block 4", request_of_six, blocks)
+    @pytest.mark.parametrize("bad", [10**6, 2**31 - 1])
+    def test_an_id_outside_the_pool_is_refused(self, any_pool, request_of_six, bad):
+        before, hashes = state_of(any_pool), request_of_six.block_hashes
+        with pytest.raises(BlockIdError, match=str(bad)):
+            any_pool.prefix_cache.insert(np.array([1, bad], np.int32), hashes, 0, 1, 0, NO_MASK)
+        assert state_of(any_pool) == before
 
     def test_a_block_that_is_cached_already_is_refused(
         self, any_pool, refused, request_of_six, blocks

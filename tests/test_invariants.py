@@ -198,7 +198,7 @@ def miscount_keys(manager):
 )
 def test_damage_to_the_compiled_table_is_reported(damage, words):
     manager = busy_manager("host")
-    manager.block_pool.state.settle()
+    manager.block_pool.index.settle_for_good()
     damage(manager)
     with pytest.raises(InvariantError, match=words):
         manager.check()
@@ -223,7 +223,7 @@ def test_blocks_taken_directly_from_the_pool_are_in_no_table(manager):
 
 @per_backend
 def test_a_successor_that_is_not_led_is_only_a_hint(manager):
-    manager.block_pool.state.settle()
+    manager.block_pool.index.settle_for_good()
     records(manager)["successor"][:] = 3
     manager.check()
 

@@ -96,6 +96,14 @@ def test_a_parent_that_comes_back_leads_to_the_child_it_had():
     manager.check()
 
 
+def test_evicting_by_id_settles_no_other_block():
+    manager, _ = filled()
+    manager.evict_blocks({9})
+    assert manager.block_pool.state.marks[NUM_LED] == 7
+    assert words_in(manager.block_pool.index) == 1
+    manager.check()
+
+
 def test_a_second_child_of_a_block_is_found_beside_the_first():
     manager, request = filled()
     other = make_request("b", [*range(4 * SIZE), *range(100, 100 + 4 * SIZE)], SIZE)
@@ -123,13 +131,18 @@ def test_a_duplicate_takes_the_place_of_a_led_block_that_leaves():
 
 @pytest.mark.parametrize("place", [0, 4, 8], ids=["the first", "a middle one", "the last"])
 def test_a_hash_may_be_changed_by_hand(place):
+    """The block is taken out, whatever leads to it or is led by it, and may be entered again."""
     manager, request = filled()
     block = manager.block_pool.blocks[1 + place]
     key = block.block_hash
     block.reset_hash()
     block.block_hash = key
-    hashes = list(request.block_hashes)
+    hashes, others = list(request.block_hashes), list(range(1, 10))
+    others[place] = None
+    assert [block_of(manager, h) for h in hashes] == others
+    manager.block_pool.cached_block_hash_to_block.insert(key, block)
     assert [block_of(manager, h) for h in hashes] == list(range(1, 10))
+    manager.check()
 
 
 def test_a_block_goes_on_after_one_whose_like_was_changed_by_hand():

@@ -44,6 +44,7 @@ from kvgpu.groups.steps import TALLY_WORDS, Ask
 from kvgpu.index.arena import hashes_at
 from kvgpu.index.matching import MEMO_WORDS, bind_query, probe, probe_run
 from kvgpu.kernels.layout import PLAN_HEADER, PLAN_NUM_QUERIES, QUERY_WORDS
+from kvgpu.marks import refuse_broken
 from kvgpu.policies import apply_rule, common_hit
 from kvgpu.table_store import BEGIN, LENGTH, QUIET, SERIAL
 
@@ -244,6 +245,7 @@ def take_step(
             starts, head,
         )  # fmt: skip
     ids = collect_new(store, rows, tables, fits, changed, starts, kept, offsets, head)
+    refuse_broken(marks)
     return fits, numbers, changed, starts, kept, offsets, ids
 
 

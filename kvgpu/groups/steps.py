@@ -274,11 +274,11 @@ def cache_full(
 
 @leaf
 def first_hashed(pool: Any, store: Any, group: Any, row: int, first: int, full: int) -> int:
-    """The first of the blocks [first, full) that a row has already and that has a hash, or -1."""
+    """The first of the blocks [first, full) that a row has already and that is cached, or -1."""
     records, _, _, _, null_id, _ = pool
     rows, ids, _ = store
     begin = rows[row, BEGIN]
     for i in range(begin + first, begin + min(full, rows[row, LENGTH])):
-        if ids[i] != null_id and records[ids[i]].flags & HAS_HASH:
+        if ids[i] != null_id and records[ids[i]].flags & IN_TABLE:
             return int(ids[i])
     return -1

@@ -12,11 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from kvgpu.blocks import (
-    COUNTED,
+    ENTERED,
     FIRST,
     HAS_HASH,
     IN_TABLE,
-    LEADS,
     LED,
     ODD,
     SHARED,
@@ -99,6 +98,7 @@ class BlockIndex(ABC):
     def __init__(self, state: BlockState, journal: Journal | None = None) -> None:
         self.state = state
         self.journal = journal
+        state.take_out = self._take_out
 
     @abstractmethod
     def __len__(self) -> int:
@@ -182,6 +182,9 @@ class BlockIndex(ABC):
         Before that, `match` finds a prefix that was cached by a manager from its first block on only.
         """
 
+    def _take_out(self, block_id: int) -> None:
+        self.erase(np.array([block_id], np.int32), forget=False)
+
     @abstractmethod
     def restore(self) -> None:
         """Make counts and records agree with the table again, after a call that was cut short. O(n)."""
@@ -203,8 +206,12 @@ class BlockIndex(ABC):
         chain = [first]
         records, num_blocks = self.state.records, self.state.num_blocks
         while (after := int(records[chain[-1]]["same_next"])) != first:
-            if not 0 <= after < num_blocks or len(chain) == num_blocks:
-                raise InvariantError(f"the ring of blocks with the key of block {first} is broken")
+            # A ring whose links agree in both directions comes back to where it begins.
+            if not 0 <= after < num_blocks or records[after]["same_prev"] != chain[-1]:
+                raise InvariantError(
+                    f"the ring of blocks with the key of block {first} is broken: block {after} does "
+                    f"not lead back to block {chain[-1]}"
+                )
             chain.append(after)
         return chain
 
@@ -213,7 +220,7 @@ class BlockIndex(ABC):
         records = self.state.records[:-1]
         chains = [self.chain(int(row)) for row in np.flatnonzero(records["flags"] & FIRST)]
         self.clear()
-        records["flags"] &= ~np.int32(IN_TABLE | FIRST | LED | LEADS | COUNTED)
+        records["flags"] &= ~np.int32(ENTERED & ~SHARED)
         for chain in chains:
             for row in chain:
                 self.enter(row)

@@ -20,7 +20,29 @@ from kvgpu.index.table import (
     word_of,
 )
 from kvgpu.kernels.layout import EMPTY_WORD
-from kvgpu.marks import EAGER, FOR_GOOD, LEFT, NUM_LED, RING_MASK, count_key, region_of
+from kvgpu.marks import (
+    BROKEN,
+    EAGER,
+    FOR_GOOD,
+    LEFT,
+    NUM_LED,
+    RING_MASK,
+    count_key,
+    refuse_broken,
+    region_of,
+)
+
+
+@leaf
+def is_linked(records: Any, row: int, after: int) -> bool:
+    """Both are blocks, and `after` follows `row` in the ring of their key."""
+    count = len(records) - 1
+    return (
+        0 <= row < count
+        and 0 <= after < count
+        and records[np.uint64(row)].same_next == after
+        and records[np.uint64(after)].same_prev == row
+    )
 
 
 @leaf
@@ -42,10 +64,14 @@ def enter_row(
             count_key(marks, k0, group, 1)
         record.same_prev = row
         record.same_next = row
-        put_word(table, h, word_of(h, row))
+        if not put_word(table, h, word_of(h, row)):
+            marks[BROKEN] = 1
         note(log, k0, k1, k2, k3, group, -1, row)
         return 1
     tail = records[head].same_prev
+    if not is_linked(records, tail, head):
+        marks[BROKEN] = 1
+        return 0
     record.flags |= IN_TABLE | SHARED
     record.same_prev = tail
     record.same_next = head
@@ -61,21 +87,20 @@ def enter_one(records: Any, table: Any, row: int, seed: int, log: Any, marks: An
     record = records[row]
     k0, k1, k2, k3, group = record.k0, record.k1, record.k2, record.k3, record.group
     h = slot_hash(k0, k1, k2, k3, group, seed)
-    return enter_row(records, table, row, k0, k1, k2, k3, group, h, True, log, marks)
+    new_keys = enter_row(records, table, row, k0, k1, k2, k3, group, h, True, log, marks)
+    refuse_broken(marks)
+    return new_keys
 
 
 @leaf
-def write_key(records: Any, row: int, k0: int, k1: int, k2: int, k3: int, group: int, marks: Any) -> None:  # fmt: skip
-    """Write the key of a block that has none; the flags are the caller's."""
+def write_key(records: Any, row: int, k0: int, k1: int, k2: int, k3: int, group: int) -> None:
+    """Write the key of a block that is not in; the flags are the caller's."""
     record = records[row]
     record.k0 = k0
     record.k1 = k1
     record.k2 = k2
     record.k3 = k3
     record.group = group
-    if record.flags & FIRST:
-        # Somebody has reset the hash of a block that was in.
-        marks[LEFT + region_of(marks, row)] += 1
 
 
 @leaf
@@ -101,10 +126,13 @@ def insert_all(
         if i < 0:
             continue
         row = ids[i]
+        if row >= 0 and records[row].flags & IN_TABLE:
+            marks[BROKEN] = 1
+            row = -1
         if row >= 0:
             last = (i + 1) * stride - 1
             k0, k1, k2, k3 = rows[last, 0], rows[last, 1], rows[last, 2], rows[last, 3]
-            write_key(records, row, k0, k1, k2, k3, group, marks)
+            write_key(records, row, k0, k1, k2, k3, group)
             records[row].flags = HAS_HASH | flags
             new_keys += enter_row(
                 records,
@@ -132,7 +160,9 @@ def insert_rows(
     log: Any, marks: Any,
 ) -> int:  # fmt: skip
     """`insert_all` for Python."""
-    return insert_all(records, table, ids, rows, stride, group, flags, True, seed, log, marks)
+    new_keys = insert_all(records, table, ids, rows, stride, group, flags, True, seed, log, marks)
+    refuse_broken(marks)
+    return new_keys
 
 
 @leaf
@@ -145,7 +175,8 @@ def settle_row(records: Any, table: Any, row: int, seed: int, marks: Any) -> Non
     marks[NUM_LED] -= 1
     count_key(marks, record.k0, record.group, 1)
     h = hash_of_record(records, row, seed)
-    put_word(table, h, word_of(h, row))
+    if not put_word(table, h, word_of(h, row)):
+        marks[BROKEN] = 1
 
 
 @leaf
@@ -164,9 +195,10 @@ def erase_row(
 ) -> int:
     """Take a block out, if it is in; returns 1 if the index lost its key.
 
-    `h` is the slot hash of its key, or 0 where it is not known.
+    `h` is the slot hash of its key, or 0 where it is not known. A block whose ring or word is not as its record says
+    stays, and the index is noted to be broken.
     """
-    record = records[row]
+    record = records[np.uint64(row)]
     flags = record.flags
     if not flags & IN_TABLE:
         return 0
@@ -177,25 +209,30 @@ def erase_row(
         leave_lead(records, row, log, marks)
         lost_keys = 1
     else:
-        after = record.same_next
+        before, after = record.same_prev, record.same_next
+        alone = before == row and after == row
+        if not alone and not (is_linked(records, before, row) and is_linked(records, row, after)):
+            marks[BROKEN] = 1
+            return 0
         if flags & FIRST:
-            marks[LEFT + region_of(marks, row)] += 1
             if h == 0:
                 h = hash_of_record(records, row, seed)
+            if not swap_word(table, h, word_of(h, row), EMPTY_WORD if alone else word_of(h, after)):
+                marks[BROKEN] = 1
+                return 0
+            marks[LEFT + region_of(marks, row)] += 1
             k0, k1, k2, k3, group = record.k0, record.k1, record.k2, record.k3, record.group
-            if after == row:
-                swap_word(table, h, word_of(h, row), EMPTY_WORD)
+            if alone:
                 if flags & COUNTED:
                     count_key(marks, k0, group, -1)
                 note(log, k0, k1, k2, k3, group, row, -1)
                 lost_keys = 1
             else:
-                swap_word(table, h, word_of(h, row), word_of(h, after))
-                records[after].flags |= FIRST | (flags & COUNTED)
+                records[np.uint64(after)].flags |= FIRST | (flags & COUNTED)
                 note(log, k0, k1, k2, k3, group, row, after)
-        before = record.same_prev
-        records[before].same_next = after
-        records[after].same_prev = before
+        if not alone:
+            records[np.uint64(before)].same_next = after
+            records[np.uint64(after)].same_prev = before
     record.flags = 0 if forget else flags & ~(IN_TABLE | FIRST | SHARED | LED | LEADS | COUNTED)
     return lost_keys
 
@@ -215,7 +252,7 @@ def erase_all(
             prefetch(records, ids[i + 2 * AHEAD])
         if 0 <= i + AHEAD < count:
             h = 0
-            if not records[ids[i + AHEAD]].flags & LED:
+            if not records[np.uint64(ids[i + AHEAD])].flags & LED:
                 h = hash_of_record(records, ids[i + AHEAD], seed)
                 prefetch(table, bucket_of(h, len(table)))
             marks[(i + AHEAD) & RING_MASK] = h
@@ -231,4 +268,6 @@ def erase_rows(
     records: Any, table: Any, ids: Any, forget: bool, seed: int, log: Any, marks: Any
 ) -> int:
     """`erase_all` for Python."""
-    return erase_all(records, table, ids, forget, seed, log, marks)
+    lost_keys = erase_all(records, table, ids, forget, seed, log, marks)
+    refuse_broken(marks)
+    return lost_keys

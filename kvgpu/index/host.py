@@ -47,7 +47,6 @@ class HostIndex(BlockIndex):
         self.table = np.full((buckets, BUCKET_WORDS), EMPTY_WORD, np.int64)
         self.seed = secrets.randbits(63)
         self._num_keys = 0
-        state.settle = self.settle
 
     def __len__(self) -> int:
         return self._num_keys

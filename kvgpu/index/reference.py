@@ -3,6 +3,7 @@
 import numpy as np
 
 from kvgpu.blocks import FIRST, HAS_HASH, IN_TABLE, SHARED, BlockState, Ids
+from kvgpu.errors import InvariantError
 from kvgpu.index.base import BlockIndex, PrefixHits, Rows, decided
 from kvgpu.index.journal import Journal
 from kvgpu.plan import PrefixPlan
@@ -51,7 +52,11 @@ class ReferenceIndex(BlockIndex):
             if not record["flags"] & IN_TABLE:
                 continue
             key = self._key(block_id)
-            chain = self._blocks[key]
+            chain = self._blocks.get(key, [])
+            if block_id not in chain:
+                raise InvariantError(
+                    f"block {block_id} is in the table under another hash than its own"
+                )
             if chain[0] == block_id:
                 self._note(key, block_id, chain[1] if len(chain) > 1 else -1)
             chain.remove(block_id)

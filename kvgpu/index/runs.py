@@ -18,8 +18,8 @@ from kvgpu._jit import AHEAD, jit, leaf, prefetch
 from kvgpu.blocks import FIRST, HAS_HASH, IN_TABLE, LEADS, LED
 from kvgpu.index.entries import enter_row, insert_all, settle_row, write_key
 from kvgpu.index.journal import note
-from kvgpu.index.table import bucket_of, find_first, same_key, slot_hash
-from kvgpu.marks import EAGER, NEXT_EAGER, NUM_LED, RING_MASK, may_hold
+from kvgpu.index.table import bucket_of, find_first, hash_of_record, same_key, slot_hash
+from kvgpu.marks import BROKEN, EAGER, NEXT_EAGER, NUM_LED, RING_MASK, may_hold, refuse_broken
 
 ROOT, UNKNOWN = -1, -2
 """What stands before a run when no block does: nothing, since it begins the request, or a block that is not known."""
@@ -40,18 +40,24 @@ def settle_all(records: Any, table: Any, seed: int, marks: Any) -> None:
 def settle(records: Any, table: Any, seed: int, marks: Any) -> None:
     """`settle_all` for Python."""
     settle_all(records, table, seed, marks)
+    refuse_broken(marks)
 
 
 @leaf
-def first_like(records: Any, row: int) -> int:
-    """The first block with the key of `row`; UNKNOWN if that is not in the index, or its hash was changed by hand."""
-    record, first = records[row], row
-    while records[first].flags & (IN_TABLE | FIRST) == IN_TABLE:
-        first = records[first].same_next
-    if not records[first].flags & IN_TABLE:
+def first_like(records: Any, table: Any, row: int, seed: int) -> int:
+    """The first block with the key of `row`; UNKNOWN if that is not in the index.
+
+    Its ring is not followed, which may be as long as the pool: of several blocks with a key the first has a word.
+    """
+    record = records[row]
+    if not record.flags & IN_TABLE:
         return UNKNOWN
-    is_same = same_key(records[first], record.k0, record.k1, record.k2, record.k3, record.group)
-    return first if is_same else UNKNOWN
+    if record.flags & FIRST:
+        return row
+    h = hash_of_record(records, row, seed)
+    k0, k1, k2, k3, group = record.k0, record.k1, record.k2, record.k3, record.group
+    first = find_first(records, table, k0, k1, k2, k3, group, h)
+    return first if first >= 0 else UNKNOWN
 
 
 @leaf
@@ -75,7 +81,7 @@ def insert_run(
     the filter says that the table has nothing to find.
     """
     count = len(ids)
-    head = first_like(records, before) if before >= 0 else before
+    head = first_like(records, table, before, seed) if before >= 0 else before
     if head == UNKNOWN:
         settle_all(records, table, seed, marks)
     if marks[EAGER] > 0:
@@ -94,8 +100,12 @@ def insert_run(
         if i < 0:
             continue
         row = ids[i]
+        if records[row].flags & IN_TABLE:
+            marks[BROKEN] = 1
+            head = before = UNKNOWN
+            continue
         k0, k1, k2, k3 = rows[i, 0], rows[i, 1], rows[i, 2], rows[i, 3]
-        write_key(records, row, k0, k1, k2, k3, group, marks)
+        write_key(records, row, k0, k1, k2, k3, group)
         h = marks[i & RING_MASK]
         leads = head >= 0 and records[head].flags & LEADS != 0
         if (
