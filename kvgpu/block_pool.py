@@ -398,7 +398,7 @@ class BlockPool(Exclusive):
             BlockIdError: An id is outside the pool. Nothing is evicted by either.
             Exception: What the metrics collector raised, or the code that makes events. All are evicted.
 
-        For each id expected O(blocks with the same key), usually one.
+        Expected O(1) for each id.
         """
         for block_id in listed_ids(block_ids, self.num_gpu_blocks):
             self._maybe_evict_cached_block(self.state.view(block_id))

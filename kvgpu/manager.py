@@ -280,7 +280,7 @@ class KVCacheManager(Exclusive):
             BlockIdError: An id is outside the pool. Nothing is evicted by either.
             Exception: What a metrics collector raised, or code that makes events. All are evicted.
 
-        For each id expected O(blocks with the same key), usually one.
+        Expected O(1) for each id.
         """
         self.block_pool.evict_blocks(block_ids)
 

@@ -203,9 +203,9 @@ class KVCacheCoordinator(ABC):
         """See that nothing stands in the way of caching the first `num_tokens` tokens, as far as there are blocks.
 
         Raises:
-            BlockStateError: A block that is to be cached has a hash already.
+            BlockStateError: A block that is to be cached is found under a hash already.
         """
-        state = self.block_pool.state
+        state, holds = self.block_pool.state, self.block_pool.cached_block_hash_to_block.holds
         for manager in self.single_type_managers:
             blocks = manager.req_to_blocks.get(request_id)
             if blocks is None:
@@ -215,7 +215,7 @@ class KVCacheCoordinator(ABC):
             )
             first, full = max(blocks.num_cached, 0), num_cacheable // manager.block_size
             for block_id in blocks.ids[first:full].tolist() if first < full else ():
-                if block_id != state.null_id and state.view(block_id).block_hash is not None:
+                if block_id != state.null_id and holds(state.view(block_id)):
                     raise BlockStateError(
                         f"request {request_id}: block {block_id} is to be cached and has a hash already"
                     )
