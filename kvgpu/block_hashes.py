@@ -9,12 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from kvgpu.blocks import HASH_WIDTHS
-from kvgpu.errors import ArgumentError
+from kvgpu.errors import ArgumentError, ArgumentTypeError
 from kvgpu.hashing import BlockHash
 from kvgpu.kernels.layout import KEY_WORDS
 from kvgpu.list_items import LONG, copy_hashes
 
 _ROW_BYTES = 8 * KEY_WORDS
+_INT64, _WORDS = np.dtype(np.int64), (KEY_WORDS,)
 
 
 def write_rows(hashes: Sequence[bytes], width: int, rows: npt.NDArray[np.int64]) -> bool:
@@ -84,13 +85,26 @@ class BlockHashes(Sequence[BlockHash]):
         self.linked = True
         self.length = 0
         self.storage = np.empty((0, KEY_WORDS), np.int64)
-        self.extend(list(hashes))
+        try:
+            listed = list(hashes)
+        except TypeError:
+            raise ArgumentTypeError(f"hashes are expected, got {hashes!r:.100}") from None
+        self.extend(listed)
 
     @classmethod
     def of_rows(
         cls, rows: npt.NDArray[np.int64], width: int, linked: bool = False
     ) -> "BlockHashes":
-        """Hashes of `width` bytes from key words int64 [n, KEY_WORDS]; a contiguous array is kept. O(1)."""
+        """Hashes of `width` bytes from key words int64 [n, KEY_WORDS]; a contiguous array is kept. O(1).
+
+        Raises:
+            ArgumentError: Another width than 16 or 32 bytes.
+            ArgumentTypeError: Another array.
+        """
+        if rows.__class__ is not np.ndarray or rows.dtype != _INT64 or rows.shape[1:] != _WORDS:
+            raise ArgumentTypeError(f"rows: int64 [n, {KEY_WORDS}] is expected")
+        if width not in HASH_WIDTHS and len(rows):
+            raise ArgumentError(f"hashes of {HASH_WIDTHS} bytes are expected, got {width!r}")
         made = cls.__new__(cls)
         made.width = width if len(rows) else 0
         made.linked = linked
@@ -122,8 +136,11 @@ class BlockHashes(Sequence[BlockHash]):
         """Append hashes. Amortised O(len(hashes)).
 
         Raises:
-            ArgumentError: They are not all of 16 or all of 32 bytes. Nothing is appended.
+            ArgumentError: They are not all of 16 or all of 32 bytes.
+            ArgumentTypeError: No list. Nothing is appended.
         """
+        if not isinstance(hashes, Sequence):
+            raise ArgumentTypeError(f"a list of hashes is expected, got {hashes!r:.100}")
         if not hashes:
             return
         if not self.accepts(hashes):
@@ -156,6 +173,14 @@ class BlockHashes(Sequence[BlockHash]):
             self.storage = grown
         self.storage[self.length : length] = rows
         self.length = length
+
+    def cut(self, length: int, linked: bool) -> None:
+        """Take back the hashes from place `length` on, which nobody has seen; those before are `linked` or not. O(1)."""
+        self.linked = linked
+        self.length = length
+        if not length:
+            self.width = 0
+            self.storage = self.storage[:0].copy()
 
     def __len__(self) -> int:
         return self.length

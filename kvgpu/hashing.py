@@ -114,14 +114,15 @@ def get_hash_fn_by_name(name: str) -> HashFunction:
 
 
 def init_none_hash(hash_fn: HashFunction) -> None:
-    """Set `NONE_HASH`: 32 random bytes, or the hash of `PYTHONHASHSEED` where that is set.
+    """Set `NONE_HASH`: the hash of `PYTHONHASHSEED` where that is set, else what the key of kvgpu128 says, else 32
+    random bytes.
 
-    Processes that share hashes need the same PYTHONHASHSEED and a hash whose bytes do not depend
-    on the Python version (the `_cbor` functions, or kvgpu128 under one key); a `_cbor` function without a
-    seed is warned about. Call it once, before anything is hashed: hashes of before do not match those of after.
+    Processes that share hashes need a hash whose bytes do not depend on the Python version: a `_cbor` function and
+    the same PYTHONHASHSEED (without one a warning is logged), or kvgpu128 and the same key, which is enough, unless
+    some have a PYTHONHASHSEED. Call it once, before anything is hashed: hashes of before do not match those of after.
 
     Args:
-        hash_fn: The one that will hash blocks; only asked where PYTHONHASHSEED is set.
+        hash_fn: The one that will hash blocks.
 
     O(1).
     """
@@ -135,7 +136,12 @@ def init_none_hash(hash_fn: HashFunction) -> None:
             "PYTHONHASHSEED is not set: block hashes differ between processes. "
             "Set it to a common value to share hashes of a CBOR hash function."
         )
-    NONE_HASH = BlockHash(os.urandom(32))
+    if hash_fn is kvgpu128:
+        from kvgpu.block_hashing.kvgpu128 import process_hash
+
+        hash_fn = process_hash()
+    of_the_key = getattr(hash_fn, "none_hash", None)
+    NONE_HASH = BlockHash(os.urandom(32) if of_the_key is None else of_the_key())
 
 
 def hash_block_tokens(

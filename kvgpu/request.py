@@ -5,17 +5,21 @@ The manager takes any object with these attributes; this one keeps its hashes as
 
 import time
 from collections.abc import Iterable, Sequence
+from operator import index
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from kvgpu.block_hashes import BlockHashes
-from kvgpu.block_hashing.hasher import BlockHasher, RequestBlockHasher, append_hashes
+from kvgpu.block_hashing.hasher import BlockHasher, RequestBlockHasher
+from kvgpu.block_hashing.new_hashes import NewHashes
 from kvgpu.block_hashing.universal import all_fit
-from kvgpu.errors import ArgumentError
+from kvgpu.errors import ArgumentError, ArgumentTypeError
+from kvgpu.extra_keys import check_extra_keys, check_text
 from kvgpu.hashing import BlockHash
-from kvgpu.token_ids import TokenIds, Tokens
+from kvgpu.token_arrays import Tokens, plain_tokens
+from kvgpu.token_ids import TokenIds, own_tokens
 
 
 def _skips_reading(params: Any) -> bool:
@@ -33,8 +37,9 @@ class Request:
 
     Args:
         request_id: Unique name.
-        prompt_token_ids: The prompt, a list, or an array of integers, which is hashed several times as fast;
-            None with `prompt_embeds`, which then count as tokens of id 0.
+        prompt_token_ids: The prompt, a list, or an array of integers (NumPy's, a tensor in the memory of the CPU,
+            anything with a buffer), which is hashed several times as fast; None with `prompt_embeds`, which then
+            count as tokens of id 0.
         sampling_params: Any object; `max_tokens`, `prompt_logprobs` and
             `skip_reading_prefix_cache` are read where present.
         pooling_params: Any object; `skip_reading_prefix_cache` is read where present.
@@ -47,9 +52,9 @@ class Request:
         arrival_time: Seconds; now if not given.
 
     Raises:
-        ArgumentError: Neither a prompt nor embeddings.
-        ArgumentError, ArgumentTypeError: Token ids that the hash function does not take, or an array of
-            something else than integers.
+        ArgumentError: Neither a prompt nor embeddings; a name, salt, adapter's name or identifier that cannot be
+            encoded as UTF-8; token ids that the hash function does not take.
+        ArgumentTypeError: Token ids that are no integers [n], or another argument of the wrong type.
         NoneHashError: A block is to be hashed, and `init_none_hash` was not called.
 
     Construction is O(tokens): full blocks of the prompt are hashed.
@@ -58,7 +63,7 @@ class Request:
     def __init__(
         self,
         request_id: str,
-        prompt_token_ids: list[int] | npt.NDArray[np.integer[Any]] | None,
+        prompt_token_ids: Sequence[int] | npt.NDArray[np.integer[Any]] | Any | None,
         sampling_params: Any = None,
         pooling_params: Any = None,
         *,
@@ -73,6 +78,10 @@ class Request:
     ) -> None:
         if prompt_token_ids is None and prompt_embeds is None:
             raise ArgumentError("a request needs prompt_token_ids or prompt_embeds")
+        if type(request_id) is not str or not request_id.isascii():
+            _check_name(request_id)
+        if block_hasher is not None and not callable(block_hasher):
+            raise ArgumentTypeError(f"block_hasher: no function, got {block_hasher!r:.100}")
         self.request_id = request_id
         self.client_index = client_index
         self.priority = priority
@@ -85,13 +94,14 @@ class Request:
         self.cache_salt = cache_salt
         self.prompt_embeds = prompt_embeds
         self.prompt_token_ids = prompt_token_ids
+        if mm_features or not (lora_request is cache_salt is prompt_embeds is None):
+            _check_attributes(self)
         self.all_token_ids: list[int] | TokenIds
+        known: Tokens | None = None
         if prompt_token_ids is None:
             self.all_token_ids = [0] * len(prompt_embeds)
-        elif isinstance(prompt_token_ids, np.ndarray):
-            self.all_token_ids = TokenIds(prompt_token_ids)
         else:
-            self.all_token_ids = list(prompt_token_ids)
+            self.all_token_ids, known = own_tokens(prompt_token_ids)
         self.num_prompt_tokens = len(self.all_token_ids)
         self.spec_token_ids: list[int] = []
         self.num_computed_tokens = 0
@@ -101,7 +111,11 @@ class Request:
         self._prompt_embeds_per_block_hashes: dict[tuple[int, int], bytes] = {}
         self.block_hasher = block_hasher
         self.block_hashes: BlockHashes | list[BlockHash] = BlockHashes()
-        self.update_block_hashes()
+        if type(block_hasher) is RequestBlockHasher:
+            if not block_hasher.is_idle(self):
+                block_hasher.prepare([self], known).append()
+        else:
+            self.update_block_hashes()
 
     @property
     def num_tokens(self) -> int:
@@ -123,35 +137,39 @@ class Request:
         """Tokens that were generated: a copy. O(num_output_tokens)."""
         return self.all_token_ids[self.num_prompt_tokens :]
 
-    def append_output_token_ids(self, token_ids: int | Sequence[int]) -> None:
+    def append_output_token_ids(self, token_ids: int | np.integer[Any] | Sequence[int]) -> None:
         """Append generated tokens and hash the blocks that they fill.
 
         Raises:
-            ArgumentError, ArgumentTypeError: Token ids that the hash function does not take. Nothing is appended,
-                and nothing when a serialiser raises an error of its own.
+            ArgumentError, ArgumentTypeError: Something else than integers, or token ids that the hash function does
+                not take. Nothing is appended, and nothing when a hash function raises an error of its own.
             NoneHashError: As at construction. Nothing is appended.
 
         Amortised O(len(token_ids) + tokens of a block).
         """
         before = len(self.all_token_ids)
-        self.append_unhashed(token_ids)
         try:
+            self.append_unhashed(token_ids)
             self.update_block_hashes()
-        except Exception:
+        except BaseException:
             del self.all_token_ids[before:]
             raise
 
-    def append_unhashed(self, token_ids: int | Sequence[int]) -> None:
+    def append_unhashed(self, token_ids: int | np.integer[Any] | Sequence[int]) -> None:
         """Append generated tokens; `update_block_hashes` has to follow. Amortised O(len(token_ids)).
 
         Raises:
-            ArgumentError, ArgumentTypeError: The prompt was an array, and these are no integers of 64 bits.
-                Nothing is appended.
+            ArgumentError: The prompt was an array, and these are no integers of 64 bits. Nothing is appended.
+            ArgumentTypeError: Something else than an integer or integers [n]. Nothing is appended.
         """
         if isinstance(token_ids, int):
             self.all_token_ids.append(token_ids)
-        else:
+        elif isinstance(token_ids, np.integer):
+            self.append_unhashed(plain_tokens([token_ids]))
+        elif type(self.all_token_ids) is TokenIds:
             self.all_token_ids.extend(token_ids)
+        else:
+            self.all_token_ids.extend(plain_tokens(token_ids))
 
     def update_block_hashes(self) -> None:
         """Hash the full blocks that have no hash yet; nothing without a `block_hasher`.
@@ -166,8 +184,27 @@ class Request:
             if not self.block_hasher.is_idle(self):
                 self.block_hasher.update([self])
         elif self.block_hasher is not None:
-            new = self.block_hasher(self)
-            append_hashes(self, new, isinstance(new, BlockHashes) and new.linked)
+            self.new_hashes().append()
+
+    def new_hashes(self) -> NewHashes:
+        """What a `block_hasher` that is any function gives for the full blocks without a hash; nothing is changed.
+
+        Raises:
+            ArgumentTypeError: It gives no hashes.
+
+        O(what it takes).
+        """
+        assert self.block_hasher is not None
+        new = self.block_hasher(self)
+        if not (
+            isinstance(new, BlockHashes)
+            or (isinstance(new, list) and all(isinstance(each, bytes) for each in new))
+        ):
+            raise ArgumentTypeError(
+                f"block_hasher has to return a list of hashes, got {new!r:.100}"
+            )
+        linked = isinstance(new, BlockHashes) and new.linked
+        return NewHashes([self], [len(self.block_hashes)], [len(new)], [new], 0, linked)
 
     def get_skip_reading_prefix_cache(self) -> bool:
         """True if the request must not reuse cached blocks (it may still fill some). O(1)."""
@@ -180,6 +217,42 @@ class Request:
             other.arrival_time,
             other.request_id,
         )
+
+
+def _check_name(request_id: Any) -> None:
+    """
+    Raises:
+        ArgumentError: A name that cannot be encoded.
+        ArgumentTypeError: No text.
+    """
+    if not isinstance(request_id, str):
+        raise ArgumentTypeError(f"request_id: text is expected, got {request_id!r:.100}")
+    check_text("request_id", request_id)
+
+
+def _check_attributes(request: Request) -> None:
+    """
+    Raises:
+        ArgumentError: Text that cannot be encoded.
+        ArgumentTypeError: An attribute of the wrong type.
+    """
+    salt, lora, embeds = request.cache_salt, request.lora_request, request.prompt_embeds
+    if not isinstance(salt, str | bytes | None):
+        raise ArgumentTypeError(f"cache_salt: text is expected, got {salt!r:.100}")
+    if lora is not None and not hasattr(lora, "lora_name"):
+        raise ArgumentTypeError(f"lora_request: lora_name is expected, got {lora!r:.100}")
+    try:
+        for item in request.mm_features:
+            place = item.mm_position
+            index(place.offset), index(place.length), item.identifier
+        if embeds is not None:
+            len(embeds)
+    except (TypeError, AttributeError) as error:
+        raise ArgumentTypeError(
+            "mm_features: items with identifier, mm_position.offset and mm_position.length are expected, and as "
+            f"prompt_embeds an array: {error}"
+        ) from error
+    check_extra_keys(request)
 
 
 def check_tokens(requests: Iterable[Any], tokens: Tokens) -> None:
@@ -195,21 +268,3 @@ def check_tokens(requests: Iterable[Any], tokens: Tokens) -> None:
         hasher = getattr(request, "block_hasher", None)
         if isinstance(hasher, RequestBlockHasher):
             hasher.check(tokens)
-
-
-def append_and_hash(new: Iterable[tuple[Any, Sequence[int]]]) -> None:
-    """Append generated tokens to many requests, and hash all blocks that they fill in one call.
-
-    Args:
-        new: Requests, none twice, and their new tokens. Requests of other engines append and hash alone.
-    """
-    waiting: dict[RequestBlockHasher, list[Request]] = {}
-    for request, tokens in new:
-        hasher = getattr(request, "block_hasher", None)
-        if isinstance(request, Request) and isinstance(hasher, RequestBlockHasher):
-            request.append_unhashed(tokens)
-            waiting.setdefault(hasher, []).append(request)
-        else:
-            request.append_output_token_ids(tokens)
-    for hasher, requests in waiting.items():
-        hasher.update(requests)

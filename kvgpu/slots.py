@@ -20,7 +20,7 @@ NO_HITS: tuple[Ids, ...] = ()
 
 
 class SlotNumbers(NamedTuple):
-    """What is asked for a request, in tokens: integers of 0 to `MOST`."""
+    """What is asked for a request, in tokens: integers of 0 to `MOST_TOKENS`."""
 
     num_computed_tokens: int
     """Tokens that the request has, by what it says itself."""

@@ -1,8 +1,8 @@
-"""`TokenIds`: token ids of a request as one array; and arrays of token ids from whatever engines hold."""
+"""`TokenIds`: token ids of a request as one array; and the form in which a request keeps what it is given."""
 
-import marshal
-from array import array
-from collections.abc import Iterable, Iterator, Sequence
+import reprlib
+from collections.abc import Iterator, Sequence
+from operator import countOf
 from typing import Any, overload
 
 import numpy as np
@@ -10,59 +10,14 @@ import numpy.typing as npt
 
 from kvgpu.errors import ArgumentError, ArgumentTypeError
 from kvgpu.list_items import LONG, integers_of_list
-
-Tokens = npt.NDArray[np.int32] | npt.NDArray[np.int64]
-
-_MARSHALLED = np.dtype([("kind", "u1"), ("value", "<i4")])
-_MARSHAL_HEAD = 5
-
-
-def fit_32_bits(tokens: Sequence[Any]) -> bool:
-    """Whether all are plain integers within 32 bits, as almost all are; True for none. O(n)."""
-    return all(type(token) is int and -(1 << 31) <= token < 1 << 31 for token in tokens)
-
-
-def token_array(tokens: Any) -> Tokens | None:
-    """Token ids as int32 or int64 [n], or None if they are not all plain integers of 64 bits.
-
-    Args:
-        tokens: A list, `TokenIds`, or anything else that can be made a list.
-
-    O(n), some 2 ns a token for a list of usual ones, ten times that for others, and nothing for `TokenIds`.
-    """
-    if isinstance(tokens, TokenIds):
-        return tokens.array
-    listed = tokens if type(tokens) is list else list(tokens)
-    if len(listed) < LONG:
-        return _checked_array(listed)
-    known = integers_of_list(listed)
-    if known is not None:
-        return known
-    try:
-        # Refuses or marks what is no plain int of 32 bits (numpy's numbers, truth values), in a third of
-        # the time of asking for types and converting. Version 2 has no references.
-        data = marshal.dumps(listed, 2)
-    except ValueError:
-        return None
-    if len(data) == _MARSHAL_HEAD + _MARSHALLED.itemsize * len(listed):
-        records = np.frombuffer(data, _MARSHALLED, offset=_MARSHAL_HEAD)
-        if (records["kind"] == ord("i")).all():
-            return records["value"].astype(np.int32)
-    return _checked_array(listed)
-
-
-def _checked_array(listed: list[Any]) -> Tokens | None:
-    """`token_array` of any list, slower for a long one."""
-    if not set(map(type, listed)) <= {int}:
-        return None
-    try:
-        return np.array(array("i", listed), np.int32)
-    except OverflowError:
-        pass
-    try:
-        return np.array(listed, np.int64)
-    except OverflowError:
-        return None
+from kvgpu.token_arrays import (
+    Tokens,
+    as_array,
+    listed_tokens,
+    no_integers,
+    of_integers,
+    token_array,
+)
 
 
 def _integers(tokens: Any) -> npt.NDArray[Any]:
@@ -72,30 +27,24 @@ def _integers(tokens: Any) -> npt.NDArray[Any]:
         ArgumentError: An integer that does not fit into 64 bits.
         ArgumentTypeError: Something else than integers, or another shape.
     """
-    if not isinstance(tokens, np.ndarray):
-        listed = list(tokens) if isinstance(tokens, Iterable) else None
-        known = integers_of_list(listed) if listed is not None and len(listed) >= LONG else None
+    given = as_array(tokens)
+    if given is None:
+        listed = listed_tokens(tokens)
+        known = token_array(listed)
         if known is not None:
             return known
-        if listed is None or any(
-            kind is bool or not issubclass(kind, int | np.integer)
-            for kind in set(map(type, listed))
-        ):
-            raise ArgumentTypeError(f"token ids: integers [n] are expected, got {tokens!r:.100}")
+        listed = of_integers(listed)
+        if bool in set(map(type, listed)):
+            raise no_integers(tokens)
         try:
-            tokens = np.array(listed, np.int64)
+            given = np.array(listed, np.int64)
         except OverflowError:
             raise ArgumentError(
-                f"token ids: integers of 64 bits are expected, got {tokens!r:.100}"
+                f"token ids: integers of 64 bits are expected, got {reprlib.repr(tokens)}"
             ) from None
-    if tokens.ndim != 1 or (tokens.dtype.kind not in "iu" and tokens.size):
-        raise ArgumentTypeError(
-            f"token ids: integers [n] are expected, got {tokens.dtype} {list(tokens.shape)}"
-        )
-    if tokens.dtype == np.uint64 and tokens.size and tokens.max() >= 1 << 63:
+    if given.dtype == np.uint64 and given.size and given.max() >= 1 << 63:
         raise ArgumentError("token ids: integers below 2**63 are expected")
-    checked: npt.NDArray[Any] = tokens
-    return checked
+    return given
 
 
 class TokenIds(Sequence[int]):
@@ -125,6 +74,12 @@ class TokenIds(Sequence[int]):
     def __copy__(self) -> "TokenIds":
         return TokenIds(self.array)
 
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        array: npt.NDArray[Any] = self.array
+        if dtype is not None and dtype != array.dtype:
+            return array.astype(dtype)
+        return array.copy() if copy else array
+
     @property
     def array(self) -> Tokens:
         """int32 or int64 [len]; a live view until more are appended. O(1)."""
@@ -141,7 +96,7 @@ class TokenIds(Sequence[int]):
             ArgumentError, ArgumentTypeError: As in `extend`.
         """
         ids, length = self.storage, self.length
-        if length < len(ids) and fit_32_bits((token,)):
+        if length < len(ids) and type(token) is int and -(1 << 31) <= token < 1 << 31:
             ids[length] = token
             self.length = length + 1
         else:
@@ -195,3 +150,26 @@ class TokenIds(Sequence[int]):
 
     def __repr__(self) -> str:
         return f"TokenIds({self[:]!r})"
+
+
+def own_tokens(tokens: Any) -> tuple["list[int] | TokenIds", Tokens | None]:
+    """Token ids to keep, and `token_array` of them where that is known by the way.
+
+    Arrays, and anything that has a buffer or `__array__`, are kept as `TokenIds`, all else as `plain_tokens`.
+
+    Raises:
+        ArgumentError: An array with a number beyond 64 bits.
+        ArgumentTypeError: Something else than integers [n].
+
+    O(n).
+    """
+    if type(tokens) is not list:
+        if type(tokens) is np.ndarray or as_array(tokens) is not None:
+            held = TokenIds(tokens)
+            return held, held.storage
+        tokens = listed_tokens(tokens)
+    listed = tokens.copy()
+    known: Tokens | None = integers_of_list(listed) if len(listed) >= LONG else None
+    if known is None and countOf(map(type, listed), int) != len(listed):
+        listed = of_integers(listed)
+    return listed, known

@@ -14,6 +14,7 @@ from kvgpu.request import Request
 FUNCTIONS = {**HASH_FUNCTIONS, "a key of its own": Kvgpu128(bytes(range(32)))}
 SERIALISED = ["sha256", "sha256_cbor", "xxhash", "xxhash_cbor"]
 PICKLED = ["sha256", "xxhash"]
+KEYED = ["kvgpu128", "a key of its own"]
 
 MANY = 40
 """Blocks: more than are needed for hashing in bulk to pay."""
@@ -69,21 +70,36 @@ def everything(size, blocks):
     return kinds["salt"] | kinds["LoRA"] | kinds["items"] | kinds["embeddings"]
 
 
-def extras_of(attributes, size, blocks):
-    """Extra keys of each block: LoRA name, items, salt, embeddings."""
+def is_tagged(name):
+    """Whether the function of this name hashes extra keys that say of which kind they are."""
+    return name in KEYED
+
+
+def salted(name, salt):
+    """Extra keys of the first block of a request that has this salt."""
+    return ("salt", salt) if is_tagged(name) else salt
+
+
+def extras_of(name, attributes, size, blocks):
+    """Extra keys of each block, as the function of this name takes them: LoRA name, items, salt, embeddings."""
     extras = []
     for start in range(0, size * blocks, size):
         end, keys = start + size, []
         if "lora_request" in attributes:
-            keys.append(attributes["lora_request"].lora_name)
+            lora = attributes["lora_request"]
+            keys.append(
+                ("lora", lora.lora_name, lora.adapter_id) if is_tagged(name) else lora.lora_name
+            )
         for each in attributes.get("mm_features", []):
             place = each.mm_position
             if place.offset < end and place.offset + place.length > start:
-                keys.append((each.identifier, place.offset - start))
-        if start == 0 and "cache_salt" in attributes:
-            keys.append(attributes["cache_salt"])
+                key = (each.identifier, place.offset - start)
+                keys.append(("mm", *key, None) if is_tagged(name) else key)
+        if start == 0 and attributes.get("cache_salt"):
+            keys.append(salted(name, attributes["cache_salt"]))
         if "prompt_embeds" in attributes:
-            keys.append(hashlib.sha256(attributes["prompt_embeds"][start:end].tobytes()).digest())
+            key = hashlib.sha256(attributes["prompt_embeds"][start:end].tobytes()).digest()
+            keys.append(("embeds", key) if is_tagged(name) else key)
         extras.append(tuple(keys) or None)
     return extras
 

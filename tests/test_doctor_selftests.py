@@ -78,7 +78,7 @@ def test_a_hash_function_that_differs_in_bulk_fails(monkeypatch, chains, name):
 
 
 def test_a_hash_function_that_is_not_called_in_bulk_is_not_said_to_pass(monkeypatch):
-    monkeypatch.setattr("kvgpu.block_hashing.hasher.chains_of", lambda hash_fn: None)
+    monkeypatch.setattr("kvgpu.block_hashing.functions.chains_of", lambda hash_fn: None)
     run = doctor("--backend", "host")
     assert {v["state"] for v in run.report["hashes"]} == {"not usable"}
 

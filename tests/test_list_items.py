@@ -12,7 +12,8 @@ from kvgpu import list_items
 from kvgpu.block_hashes import BlockHashes, rows_if_of_width
 from kvgpu.kernels.layout import KEY_WORDS
 from kvgpu.list_items import LONG, copy_hashes, integers_of_list
-from kvgpu.token_ids import TokenIds, token_array
+from kvgpu.token_arrays import token_array
+from kvgpu.token_ids import TokenIds
 
 
 def hashes_of_list(listed, width):

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import hash_chains
 import numpy as np
 import pytest
+from hasher_tools import salted
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from managers import make_request, no_sampling
@@ -47,7 +48,7 @@ def test_hashing_as_tokens_come_equals_hashing_at_once(prompt, outputs, name, sa
     for tokens in outputs:
         request.append_output_token_ids(tokens)
     everything = prompt + [token for tokens in outputs for token in tokens]
-    assert request.block_hashes == chain(everything, [salt and (salt,)], function)
+    assert request.block_hashes == chain(everything, [salt and (salted(name, salt),)], function)
 
 
 def test_one_token_at_a_time_fills_blocks_like_many():

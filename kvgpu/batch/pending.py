@@ -8,7 +8,7 @@ import numpy.typing as npt
 from kvgpu._jit import jit
 from kvgpu.batch.row_record import BY_REQUEST, FROM_ROW, UNDECIDED, RowIds
 from kvgpu.errors import ArgumentError, ArgumentTypeError
-from kvgpu.token_ids import Tokens
+from kvgpu.token_arrays import Tokens
 
 SPARE = 248
 """Tokens that a row can keep beyond a block: so seldom its request object must be given them. Not a power of two
@@ -72,26 +72,33 @@ def _full_blocks(table: Any, rows: Any, buffer: Any, block_size: int) -> Any:
 
 
 @jit
-def _take(table: Any, rows: Any, buffer: Any, block_size: int) -> Any:
-    """Pending tokens of rows, one row after the other, and how many each has; what has no hash stays in front."""
+def _pending(table: Any, rows: Any, buffer: Any) -> Any:
+    """Pending tokens of rows, one row after the other, and how many each has."""
     counts = np.empty(len(rows), np.int64)
     for i in range(len(rows)):
         counts[i] = table[rows[i]].num_pending
-    taken = np.empty(counts.sum(), np.int64)
+    tokens = np.empty(counts.sum(), np.int64)
     done = 0
+    for i in range(len(rows)):
+        record = table[rows[i]]
+        for place in range(record.num_kept, record.num_kept + record.num_pending):
+            tokens[done] = buffer[rows[i], place]
+            done += 1
+    return counts, tokens
+
+
+@jit
+def _take(table: Any, rows: Any, buffer: Any, block_size: int) -> None:
+    """Nothing of rows is pending any longer; what has no hash stays in front."""
     for i in range(len(rows)):
         record = table[rows[i]]
         line = buffer[rows[i]]
         held = record.num_kept + record.num_pending
-        for place in range(record.num_kept, held):
-            taken[done] = line[place]
-            done += 1
         hashed = record.num_ahead * block_size
         for place in range(hashed, held):
             line[place - hashed] = line[place]
         record.num_kept = held - hashed if record.way == FROM_ROW else 0
         record.num_pending = record.num_ahead = 0
-    return counts, taken
 
 
 class Appended(NamedTuple):
@@ -187,6 +194,16 @@ class PendingTokens:
         records["num_tokens"][rows] -= sizes
         records["num_pending"][rows] -= sizes
 
+    def saved(self, records: Any, rows: RowIds) -> tuple[RowIds, Any, npt.NDArray[np.int64]]:
+        """What there is of rows, for `restore`. O(rows)."""
+        return rows, records[rows], self._tokens[rows]
+
+    def restore(self, records: Any, saved: tuple[RowIds, Any, npt.NDArray[np.int64]]) -> None:
+        """Let rows be as they were when they were `saved`."""
+        rows, kept, tokens = saved
+        records[rows] = kept
+        self._tokens[rows] = tokens
+
     def full_blocks(self, records: Any, rows: RowIds) -> tuple[npt.NDArray[np.int64], Tokens]:
         """Of at least one row, the number of full blocks without a hash, int64 [n], and their tokens.
 
@@ -196,8 +213,12 @@ class PendingTokens:
         counts, tokens, fit = _full_blocks(records, rows, self._tokens, self._block_size)
         return counts, tokens.astype(np.int32) if fit else tokens
 
-    def take(self, records: Any, rows: RowIds) -> list[list[int]]:
-        """Tokens that the request objects of rows have not got; from now on they have, and their hashes too."""
-        counts, tokens = _take(records, rows, self._tokens, self._block_size)
+    def take(self, records: Any, rows: RowIds) -> None:
+        """The request objects of rows have got their tokens, and their hashes too."""
+        _take(records, rows, self._tokens, self._block_size)
+
+    def of(self, records: Any, rows: RowIds) -> list[list[int]]:
+        """Tokens that the request objects of rows have not got. O(tokens)."""
+        counts, tokens = _pending(records, rows, self._tokens)
         listed, ends = tokens.tolist(), counts.cumsum().tolist()
         return [listed[end - count : end] for end, count in zip(ends, counts.tolist(), strict=True)]

@@ -6,17 +6,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from kvgpu.batch.appending import Appending
+from kvgpu.batch.delivery import Delivery
 from kvgpu.batch.full_blocks import hash_full_blocks, unhashed_tail
-from kvgpu.batch.pending import Appended, PendingTokens
+from kvgpu.batch.pending import PendingTokens
 from kvgpu.batch.queries import BatchQueries
-from kvgpu.batch.row_record import BY_REQUEST, UNDECIDED, RowIds, integers
-from kvgpu.block_hashing.hasher import append_hashes
+from kvgpu.batch.row_record import RowIds, integers
 from kvgpu.errors import ArgumentError, ConfigError
 from kvgpu.exclusive import exclusive
 from kvgpu.integers import MOST_TOKENS
-from kvgpu.request import append_and_hash, check_tokens
+from kvgpu.request import check_tokens
 from kvgpu.table_store import LENGTH, QUIET, SERIAL
-from kvgpu.token_ids import Tokens
+from kvgpu.token_arrays import Tokens
 
 if TYPE_CHECKING:
     from kvgpu.manager import KVCacheManager
@@ -48,6 +49,7 @@ class TrackedRequests(BatchQueries):
         self.unwritten: set[int] = set()
         self.changes = 0
         self._pending = PendingTokens(max_requests, manager.coordinator.hash_block_size)
+        self._delivery = Delivery(self.rows, self._pending)
 
     @exclusive
     def track(self, requests: Sequence[Any]) -> RowIds:
@@ -75,7 +77,9 @@ class TrackedRequests(BatchQueries):
         computed = self.rows.computed_by(valid)
         changed = computed != records["num_computed"][valid]
         self._refuse_without_slots(valid[changed], computed[changed])
-        self._flush(valid)
+        failure = self._delivery.flush(valid)
+        if failure is not None:
+            raise failure
         self._pending.forget(records, valid)
         super().extend(rows)
         records["num_computed"][valid] = self.rows.seen[valid] = computed
@@ -117,6 +121,10 @@ class TrackedRequests(BatchQueries):
         `RequestBlockHasher` of the manager's hash block size hash for themselves: they get their tokens
         whenever these fill a block.
 
+        All rows get their tokens, or none does. The exception are requests that append by code of another engine:
+        they come last, each by itself. What one of them raises is raised when all others have been served; it comes
+        with a note that says so.
+
         Args:
             rows: int64 [n].
             tokens: Integers [n], or [sum(counts)], row by row.
@@ -134,43 +142,21 @@ class TrackedRequests(BatchQueries):
         given, starts = self._pending.checked(rows, tokens, counts)
         check_tokens((self.rows.requests[row] for row in rows), given)
         self.rows.refuse_tokens(rows, starts, self.manager.coordinator.hash_block_size)
-        full, behind, left = self._append(rows, given, starts)
-        if len(full):
-            try:
-                hash_full_blocks(self.rows, self._pending, rows[full])
-            except Exception:
-                taken = np.delete(np.arange(len(rows)), left)
-                self._pending.take_back(self.rows.records, rows[taken], np.diff(starts)[taken])
-                raise
-        if len(behind):
-            self._flush(rows[behind])
-            self.rows.extend(rows[behind])
-        if len(left):
-            # More than a row can keep.
-            append_and_hash(
-                (self.rows.requests[rows[i]], given[starts[i] : starts[i + 1]].tolist())
-                for i in left.tolist()
-            )
-            self._pending.forget(self.rows.records, rows[left])
-            self.rows.extend(rows[left])
-
-    def _append(
-        self, rows: RowIds, tokens: npt.NDArray[np.int64], starts: npt.NDArray[np.int64]
-    ) -> Appended:
-        """Append to the rows; those that are left have nothing pending, and too little room even so."""
         records, pending = self.rows.records, self._pending
-        got = pending.append(records, rows, np.arange(len(rows)), tokens, starts)
-        if not len(got.left):
-            return got
-        self._flush(rows[got.left])
-        for row in rows[got.left].tolist():
-            if records["way"][row] == UNDECIDED:
-                pending.decide(records, row, self._tail(row))
-        more = pending.append(records, rows, got.left, tokens, starts)
-        return Appended(
-            np.concatenate([got.full, more.full]), np.concatenate([got.behind, more.behind]),
-            more.left,
-        )  # fmt: skip
+        got = pending.append(records, rows, np.arange(len(rows)), given, starts)
+        if len(got.behind) or len(got.left):
+            appending = Appending(
+                self.rows, pending, self._delivery, rows, given, starts, got, self._tail
+            )
+            failure = appending.run()
+            if failure is not None:
+                raise failure
+        elif len(got.full):
+            try:
+                hash_full_blocks(self.rows, pending, rows[got.full])
+            except BaseException:
+                pending.take_back(records, rows, np.diff(starts))
+                raise
 
     def _tail(self, row: int) -> Tokens | None:
         record = self.rows.records[row]
@@ -247,15 +233,20 @@ class TrackedRequests(BatchQueries):
         Raises:
             ArgumentError: A row that is not tracked, or comes twice. Nothing is changed.
 
+        What a request of another engine raises is raised when all others are up to date; it keeps waiting for its
+        tokens.
+
         O(rows): for those who read the objects; the batched calls do not.
         """
         checked = self.rows.valid(rows)
-        self._flush(checked)
+        failure = self._delivery.flush(checked)
         computed = self.rows.records["num_computed"][checked].tolist()
         for row, num_computed in zip(checked.tolist(), computed, strict=True):
             request = self.rows.requests[row]
             self.turn.tell(setattr, request, "num_computed_tokens", num_computed)
         self.rows.seen[checked] = computed
+        if failure is not None:
+            raise failure
 
     def bind(self, rows: RowIds) -> list[int]:
         """Note where the blocks lie that requests of these rows hold; the rows of those that hold some. O(rows)."""
@@ -280,33 +271,3 @@ class TrackedRequests(BatchQueries):
         """Names of the requests of rows. O(rows)."""
         names = self.rows.names
         return [names[row] for row in rows.tolist()]
-
-    def _flush(self, rows: RowIds) -> None:
-        """Give requests the tokens, and the hashes, that they have not got yet."""
-        records = self.rows.records
-        rows = rows[records["num_pending"][rows] > 0]
-        if not len(rows):
-            return
-        before = records[rows]
-        aheads = before["num_ahead"].tolist()
-        counts = (before["end"] - before["begin"]).tolist()
-        had = (before["num_tokens"] - before["num_pending"]).tolist()
-        alone = []
-        for row, tokens, way, ahead, count, num_tokens in zip(
-            rows.tolist(), self._pending.take(records, rows), before["way"].tolist(), aheads,
-            counts, had, strict=True,
-        ):  # fmt: skip
-            request = self.rows.requests[row]
-            known = count - ahead
-            if way == BY_REQUEST:
-                alone.append((request, tokens))
-            elif request.num_tokens != num_tokens or len(request.block_hashes) != known:
-                # It was given tokens beside its row, whose own hashes are of other blocks: `extend` is to follow.
-                records["end"][row] -= ahead
-                self.rows.forget([row])
-                self._pending.forget(records, [row])
-                alone.append((request, tokens))
-            else:
-                request.append_unhashed(tokens)
-                append_hashes(request, self.rows.hashes(row, known).copy(), self.rows.linked)
-        append_and_hash(alone)

@@ -1,6 +1,7 @@
 """Chains of block hashes in bulk, for the hash functions that hash a serialised block."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -8,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kvgpu._jit import carray, jit, nogil, pointer
-from kvgpu.block_hashing.blocks import Blocks, Chains, Rows, addresses
+from kvgpu.block_hashing.blocks import Blocks, Chains, Rows, located
 from kvgpu.block_hashing.digests import CONTEXT_WORDS, DIGEST_BYTES, available, digest, padded
 from kvgpu.block_hashing.messages import (
     CBOR,
@@ -78,7 +79,7 @@ def _write_messages(
 ) -> Any:  # fmt: skip
     """Messages of the blocks of requests, one every `stride` bytes, and where they end.
 
-    arrays, like: from `addresses`. Behind the first block of each, the parents are `width` zeros.
+    arrays, like: from `located`. Behind the first block of each, the parents are `width` zeros.
     """
     unknown = np.zeros(parents.shape[1], np.uint8)
     ends = np.empty(counts.sum(), np.int64)
@@ -108,17 +109,23 @@ class Endings(NamedTuple):
     longest: int
 
 
+@cache
+def _no_extras(kind: int) -> Endings:
+    """Endings where no block has extra keys."""
+    end = NO_EXTRA[kind]
+    return Endings(readable(end), np.array([[0, len(end)]]), len(end))
+
+
 def block_endings(kind: int, extras: Sequence[ExtraKeys] | None) -> Endings:
     """Endings of messages with these extra keys, of every block, or None for none at all. O(blocks)."""
     if extras is None:
-        end = NO_EXTRA[kind]
-        return Endings(readable(end), np.array([[0, len(end)]]), len(end))
+        return _no_extras(kind)
     parts: list[bytes] = []
     spans = np.empty((len(extras), 2), np.int64)
     at, longest = 0, 0
     last: ExtraKeys = ()
     for place, extra in enumerate(extras):
-        if extra != last or not written_alike(extra):
+        if not written_alike(extra, last):
             parts.append(serialised_extra(kind, extra))
             at += len(parts[-1])
             last = extra
@@ -135,8 +142,9 @@ def packed_parents(
 
     Rows are whole words, and have room for a digest.
     """
-    lengths = np.array([len(parent) for parent in parents], np.int64)
-    longest, shortest = int(lengths.max(initial=0)), int(lengths.min(initial=SHORTEST_PARENT))
+    sizes = [*map(len, parents)]
+    lengths = np.array(sizes, np.int64)
+    longest, shortest = max(sizes, default=0), min(sizes, default=SHORTEST_PARENT)
     if size < 1:
         return None
     if kind == PICKLE and (
@@ -147,7 +155,7 @@ def packed_parents(
         return None
     width = max(longest, DIGEST_BYTES)
     packed = np.zeros((len(parents), width + -width % WORD_BYTES), np.uint8)
-    if (lengths != longest).any():
+    if shortest != longest:
         parents = [parent.ljust(longest, b"\0") for parent in parents]
     packed[:, :longest] = np.frombuffer(b"".join(parents), np.uint8).reshape(len(parents), longest)
     return packed, lengths
@@ -191,6 +199,7 @@ class Sha256Chains:
 
     def rows(self, blocks: Blocks, threads: int = 1) -> Rows | None:
         """See `Chains`."""
+        kept, arrays, like, counts = located(blocks)
         if not _regular(self._kind, blocks):
             return None
         endings = block_endings(self._kind, blocks.extras)
@@ -200,8 +209,7 @@ class Sha256Chains:
         parents, lengths = packed
         room = padded(longest_message(parents.shape[1], blocks.size, endings.longest))
         rows = hash_memory.take(blocks.total)
-        kept, arrays, like = addresses(blocks.tokens)
-        counts, digests = np.array(blocks.counts, np.int64), rows.view(np.uint8)
+        digests = rows.view(np.uint8)
 
         def hash_part(first: int, last: int, base: int, _kept: Any = kept) -> None:
             _hash_messages(
@@ -234,6 +242,7 @@ class MessageChains:
 
     def rows(self, blocks: Blocks, threads: int = 1) -> Rows | None:
         """See `Chains`; one thread, since the digest is called from Python."""
+        _kept, arrays, like, counts = located(blocks)
         if not _regular(self._kind, blocks):
             return None
         endings = block_endings(self._kind, blocks.extras)
@@ -242,13 +251,11 @@ class MessageChains:
             return None
         parents, widths = packed
         hashes: list[bytes] = []
-        _kept, arrays, like = addresses(blocks.tokens)
         stride = longest_message(parents.shape[1], blocks.size, endings.longest)
         for part in _passes(blocks.counts):
-            counts = np.array(blocks.counts[part], np.int64)
-            data = np.empty(stride * counts.sum(), np.uint8)
+            data = np.empty(stride * counts[part].sum(), np.uint8)
             ends = _write_messages(
-                self._kind, like, arrays[part], counts, blocks.size, self.width, parents[part],
+                self._kind, like, arrays[part], counts[part], blocks.size, self.width, parents[part],
                 widths[part], endings.data, endings.spans, len(hashes), stride, data,
             )  # fmt: skip
             self._digest_messages(blocks.counts[part], data, stride, ends.tolist(), hashes)

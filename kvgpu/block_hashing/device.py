@@ -6,10 +6,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from kvgpu.errors import ArgumentError
+from kvgpu.block_hashing.blocks import MOST_TOKENS
+from kvgpu.errors import ArgumentError, ArgumentTypeError
 from kvgpu.extra_keys import ExtraKeys
 from kvgpu.kernels.layout import KEY_WORDS
 from kvgpu.tensors import as_tensor, as_vector, import_torch, resolve_device
+from kvgpu.token_arrays import token_array
 
 Integers = npt.NDArray[np.int64]
 
@@ -42,6 +44,18 @@ class HashLaunch(NamedTuple):
     def __call__(self) -> None:
         """Start the kernels. O(1) here, O(tokens) on the device; does not synchronise."""
         self.start()
+
+
+def _integers(name: str, numbers: Sequence[int]) -> Integers:
+    """Integers [n] as int64.
+
+    Raises:
+        ArgumentTypeError: Something else, or beyond 64 bits.
+    """
+    found = token_array(numbers)
+    if found is None:
+        raise ArgumentTypeError(f"{name}: integers [n] of 64 bits are expected")
+    return found.astype(np.int64)
 
 
 class DeviceHasher:
@@ -114,14 +128,19 @@ class DeviceHasher:
         tokens = as_vector(
             "tokens", tokens, None, torch.int64 if wide else torch.int32, self.device
         )
-        blocks = np.asarray(counts, np.int64)
+        if type(size) is not int or not 1 <= size <= MOST_TOKENS:
+            raise ArgumentError(f"a block has from 1 to {MOST_TOKENS} tokens; got {size!r}")
+        blocks = _integers("counts", counts)
+        # Divided, since products of what is too large may look small.
+        if len(blocks) and (blocks.min() < 0 or blocks.max() > len(tokens) // size):
+            raise ArgumentError(f"the prompts reach beyond the {len(tokens)} tokens that there are")
         packed = np.cumsum(blocks * size) - blocks * size
-        first = packed if starts is None else np.asarray(starts, np.int64)
-        if size < 1 or len(parents) != len(blocks) or first.shape != blocks.shape:
+        first = packed if starts is None else _integers("starts", starts)
+        if len(parents) != len(blocks) or first.shape != blocks.shape:
             raise ArgumentError("a start, a count and a parent for each prompt are expected")
-        if len(blocks) and (
-            min(first.min(), blocks.min()) < 0 or (first + blocks * size).max() > len(tokens)
-        ):
+        if not set(map(type, parents)) <= {bytes}:
+            raise ArgumentTypeError("parents must be bytes")
+        if len(blocks) and (first.min() < 0 or (first > len(tokens) - blocks * size).any()):
             raise ArgumentError(f"the prompts reach beyond the {len(tokens)} tokens that there are")
         total = int(blocks.sum())
         if extras is not None and len(extras) != total:

@@ -53,14 +53,20 @@ def _address() -> int | None:
 
 
 @leaf
+def length_word(length: int) -> Any:
+    """How a message of so many bytes ends: its length in bits, 64 of them, highest byte first."""
+    bits = np.uint64(8) * np.uint64(length)
+    return reversed_bytes(bits >> HALF) | (reversed_bytes(bits) << HALF)
+
+
+@leaf
 def digest(context: Any, data: Any, length: int, out: Any) -> None:
     """SHA-256 of data[:length] into uint8 out [DIGEST_BYTES]; data has room for `padded` bytes."""
     end = length + 1 + (PIECE - WORD_BYTES - 1 - length) % PIECE
     data[length] = 0x80
     for byte in range(length + 1, end, WORD_BYTES):
         put_word(data, byte, np.uint64(0))
-    bits = np.uint64(8 * length)
-    put_word(data, end, reversed_bytes(bits) << HALF)  # messages are far below 2**29 bytes
+    put_word(data, end, length_word(length))
     for word in range(STATE_WORDS):
         context[word] = _START[word]
     for begin in range(0, end + WORD_BYTES, PIECE):

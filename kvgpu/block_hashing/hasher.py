@@ -1,60 +1,34 @@
 """`RequestBlockHasher`: the hashes of a request's full blocks, or of those of many requests at once."""
 
-import hashlib
 from collections.abc import Callable, Sequence
-from functools import cache
-from typing import Any, NamedTuple
+from operator import index
+from typing import Any
+
+import numpy as np
 
 from kvgpu import hashing
 from kvgpu.block_hashes import BlockHashes
-from kvgpu.block_hashing.blocks import Blocks, Chains, Rows
-from kvgpu.block_hashing.chains import message_chains
-from kvgpu.block_hashing.kvgpu128 import Kvgpu128, checked_tokens, process_hash
-from kvgpu.block_hashing.messages import CBOR, PICKLE
+from kvgpu.block_hashing.blocks import MOST_TOKENS, Blocks, check
+from kvgpu.block_hashing.functions import chains_of, links
+from kvgpu.block_hashing.kvgpu128 import Kvgpu128, checked_tokens
+from kvgpu.block_hashing.new_hashes import NewHashes
+from kvgpu.block_hashing.request_fields import blamed, last_hash, lengths_of, name_of, were_cut
+from kvgpu.block_hashing.threads import MOST_THREADS
 from kvgpu.config import hash_threads
-from kvgpu.errors import ConfigError
-from kvgpu.extra_keys import ExtraKeys, generate_block_hash_extra_keys, need_extra_keys
+from kvgpu.errors import ArgumentError, ArgumentTypeError, ConfigError
+from kvgpu.extra_keys import (
+    ExtraKeys,
+    check_extra_keys,
+    generate_block_hash_extra_keys,
+    generate_tagged_extra_keys,
+    need_extra_keys,
+    unwritten,
+)
 from kvgpu.hashing import BlockHash, HashFunction
-from kvgpu.token_ids import TokenIds, Tokens, fit_32_bits, token_array
+from kvgpu.token_arrays import Tokens, fit_32_bits, plain_tokens, token_array
+from kvgpu.token_ids import TokenIds
 
 BlockHasher = Callable[[Any], BlockHashes | list[BlockHash]]
-
-
-def chains_of(hash_fn: HashFunction) -> Chains | None:
-    """How to hash many blocks with this function; None for a function that is not known here. O(1)."""
-    if isinstance(hash_fn, Kvgpu128):
-        return hash_fn
-    if hash_fn is hashing.kvgpu128:
-        return process_hash()
-    for name in ("sha256", "sha256_cbor", "xxhash", "xxhash_cbor"):
-        if hash_fn is getattr(hashing, name):
-            return chains_called(name)
-    return None
-
-
-@cache
-def chains_called(name: str) -> Chains | None:
-    """Chains of a hash function of vLLM."""
-    kind = CBOR if name.endswith("cbor") else PICKLE
-    if name.startswith("sha256"):
-        return message_chains(kind, lambda data: hashlib.sha256(data).digest(), 32)
-    import xxhash
-
-    return message_chains(kind, xxhash.xxh3_128_digest, 16)
-
-
-def links(hash_fn: HashFunction) -> bool:
-    """Whether nobody can find two prefixes that have the same hash: then it says all that came before. O(1)."""
-    known = (hashing.sha256, hashing.sha256_cbor, hashing.kvgpu128)
-    return isinstance(hash_fn, Kvgpu128) or any(hash_fn is each for each in known)
-
-
-class _InBulk(NamedTuple):
-    """Hashes of several requests. width: bytes of one. rows: all of them, request by request. counts: of each."""
-
-    width: int
-    rows: Rows
-    counts: list[int]
 
 
 class RequestBlockHasher:
@@ -65,23 +39,32 @@ class RequestBlockHasher:
         hash_fn: One of the functions of `kvgpu.hashing`, a `Kvgpu128`, or any function of
             ``(parent, tokens, extra keys)``, which is then called block by block.
         threads: That hash the requests of one call; None for those of `KVGPU_HASH_THREADS`.
+        tagged_extra_keys: Hash extra keys that say of which kind each is (`generate_tagged_extra_keys`), so that a
+            salt never equals the name of an adapter; None for True with kvgpu128, and else False, as vLLM does.
 
     Raises:
-        ConfigError: A block size or a number of threads below 1.
+        ConfigError: A block size or a number of threads below 1, or absurd.
+        ArgumentTypeError: They are no integers, or the hash function is none.
     """
 
     def __init__(
-        self, block_size: int, hash_fn: HashFunction, *, threads: int | None = None
-    ) -> None:
-        if block_size < 1:
-            raise ConfigError(f"the block size must be at least 1 token, got {block_size}")
-        if threads is not None and threads < 1:
-            raise ConfigError(f"at least 1 thread is needed to hash, got {threads}")
-        self.threads = hash_threads() if threads is None else threads
-        self.block_size = block_size
+        self, block_size: int, hash_fn: HashFunction, *, threads: int | None = None,
+        tagged_extra_keys: bool | None = None,
+    ) -> None:  # fmt: skip
+        self.block_size = _number(
+            "the block size must be at least 1 token", block_size, MOST_TOKENS
+        )
+        if not callable(hash_fn):
+            raise ArgumentTypeError(f"a hash function is expected, got {hash_fn!r:.100}")
+        self.threads = (
+            hash_threads()
+            if threads is None
+            else _number("at least 1 thread is needed to hash", threads, MOST_THREADS)
+        )
         self.hash_fn = hash_fn
         self._links = links(hash_fn)
         self._checks = isinstance(hash_fn, Kvgpu128) or hash_fn is hashing.kvgpu128
+        self.tagged_extra_keys = self._checks if tagged_extra_keys is None else tagged_extra_keys
 
     def __call__(self, request: Any) -> list[BlockHash]:
         """The new hashes of one request of any engine; the caller appends them.
@@ -91,7 +74,7 @@ class RequestBlockHasher:
 
         O(new blocks).
         """
-        return self._of_one(request)[:]
+        return self._new([request]).of(0)[:]
 
     def is_idle(self, request: Any) -> bool:
         """Whether `update` has nothing to do for a request: no block is full, and no token is to be refused.
@@ -104,7 +87,7 @@ class RequestBlockHasher:
         )
 
     def update(self, requests: Sequence[Any]) -> None:
-        """Append to `block_hashes` of each request what it lacks.
+        """Append to `block_hashes` of each request what it lacks: to all of them, or to none where one is at fault.
 
         The hashes of one call lie in one array, which lives as long as one of the requests.
 
@@ -112,45 +95,63 @@ class RequestBlockHasher:
             requests: No request twice.
 
         Raises:
-            ArgumentError, ArgumentTypeError: Token ids that the hash function does not take; nothing is
-                appended to any.
+            ArgumentError, ArgumentTypeError: A request that comes twice, that says it has more tokens than it has,
+                whose token ids the hash function does not take, or whose extra keys cannot be written. The message
+                names it. Nothing is appended to any, nor when a hash function raises an error of its own.
 
         O(new blocks).
         """
-        found = self._new(requests)
-        if isinstance(found, list):
-            for request, new in zip(requests, found, strict=True):
-                append_hashes(request, new, self._links)
-            return
-        begin = 0
-        for request, count in zip(requests, found.counts, strict=True):
-            held, rows = request.block_hashes, found.rows[begin : begin + count]
-            if type(held) is BlockHashes and held.width in (0, found.width):
-                held.extend_rows(rows, found.width, self._links)
-            else:
-                append_hashes(request, BlockHashes.of_rows(rows, found.width), self._links)
-            begin += count
+        self.prepare(requests).append()
+
+    def prepare(self, requests: Sequence[Any], tokens: Tokens | None = None) -> NewHashes:
+        """What `update` appends, without a change to any request.
+
+        Args:
+            requests: As in `update`.
+            tokens: `token_array` of a single request that has no hashes yet, where the caller knows it.
+
+        Raises:
+            ArgumentError, ArgumentTypeError: As in `update`.
+
+        O(new blocks).
+        """
+        if type(requests) is not list:
+            try:
+                requests = list(requests)
+            except TypeError:
+                raise ArgumentTypeError(
+                    f"requests are expected, got {requests!r:.100}; put a single one into a list"
+                ) from None
+        if len(requests) > 1 and len(set(map(id, requests))) < len(requests):
+            raise ArgumentError("a request comes twice; hash each once")
+        return self._new(requests, tokens)
 
     def chained(
-        self, tokens: Tokens, counts: list[int], parents: list[BlockHash | None]
-    ) -> BlockHashes:
+        self, tokens: Tokens, counts: list[int], parents: list[BlockHash | None],
+        checked: bool = False,
+    ) -> BlockHashes:  # fmt: skip
         """Hashes of blocks without extra keys, from their tokens alone, chain by chain.
 
         Args:
             tokens: int32 or int64 [n, >= block_size * max(counts)], of each chain those of its blocks.
-            counts: Blocks of each chain, at least one.
+            counts: Blocks of each chain.
             parents: What stands before each; None if nothing does.
+            checked: The caller has seen that these fit each other.
 
         Raises:
-            ArgumentError: The hash function gives hashes that are not all of 16 or all of 32 bytes.
+            ArgumentError: The hash function gives hashes that are not all of 16 or all of 32 bytes, or counts that
+                reach beyond the tokens.
+            ArgumentTypeError: Something else than these.
 
         O(tokens).
         """
+        if not checked and not isinstance(tokens, np.ndarray):
+            raise ArgumentTypeError("an array of tokens [n, any] is expected")
+        if not checked:
+            check(self._lines(tokens, counts, parents))
         chains = chains_of(self.hash_fn)
         if chains is not None and chains.pays(counts):
-            heads = [parent or hashing.none_hash() for parent in parents]
-            blocks = Blocks(tokens, counts, sum(counts), self.block_size, heads, None)
-            rows = chains.rows(blocks, self.threads)
+            rows = chains.rows(self._lines(tokens, counts, parents), self.threads)
             if rows is not None:
                 return BlockHashes.of_rows(rows, chains.width, self._links)
         hashes: list[BlockHash] = []
@@ -163,6 +164,11 @@ class RequestBlockHasher:
         made.linked = self._links
         return made
 
+    def _lines(self, tokens: Tokens, counts: list[int], parents: list[BlockHash | None]) -> Blocks:
+        """Blocks of the lines of an array, which are or will be checked."""
+        heads = [parent or hashing.none_hash() for parent in parents]
+        return Blocks(tokens, counts, sum(counts), self.block_size, heads, None, True)
+
     def check(self, tokens: Tokens) -> None:
         """
         Raises:
@@ -174,58 +180,56 @@ class RequestBlockHasher:
         if isinstance(chains, Kvgpu128):
             chains.check(tokens)
 
-    def _check_tail(self, tokens: Any, num_blocks: int) -> None:
+    def _check_tail(self, request: Any, num_blocks: int) -> None:
         """Refuse tokens behind the full blocks now: later they would be refused together with good ones."""
-        tail = tokens[num_blocks * self.block_size :]
+        tail = request.all_token_ids[num_blocks * self.block_size :]
         if not fit_32_bits(tail):
-            Kvgpu128.check(checked_tokens(tail))
+            try:
+                Kvgpu128.check(checked_tokens(tail))
+            except ArgumentError as error:
+                raise blamed(request, error) from None
 
-    def _counts(self, requests: Sequence[Any]) -> tuple[list[int], list[int]]:
-        """Hashes that each request has, and how many it lacks.
-
-        Raises:
-            ArgumentError, ArgumentTypeError: Token ids that the hash function does not take.
-        """
+    def _counts(self, requests: Sequence[Any], known: bool) -> tuple[list[int], list[int]]:
+        """Hashes that each request has, and how many it lacks; `known`: its tokens fit into 32 bits."""
         firsts, counts, size = [], [], self.block_size
         for request in requests:
-            held, tokens = request.block_hashes, request.all_token_ids
-            first = held.length if type(held) is BlockHashes else len(held)
-            num_tokens = request.num_tokens
-            if type(tokens) is TokenIds:
-                num_tokens = min(num_tokens, tokens.length)  # what is read without asking
-            count = max(0, int(num_tokens // size) - first)
-            if self._checks and not _all_fit_32_bits(tokens):
-                self._check_tail(tokens, first + count)
+            first, num_tokens = lengths_of(request)
+            count = max(0, num_tokens // size - first)
+            if self._checks and not known and not _all_fit_32_bits(request.all_token_ids):
+                self._check_tail(request, first + count)
             firsts.append(first)
             counts.append(count)
         return firsts, counts
 
-    def _new(self, requests: Sequence[Any]) -> "_InBulk | list[BlockHashes | list[BlockHash]]":
-        """New hashes of all requests together, or of each where that cannot be, or does not pay."""
-        firsts, counts = self._counts(requests)
+    def _new(self, requests: list[Any], known: Tokens | None = None) -> NewHashes:
+        """New hashes of all requests; `known`: as the tokens of `prepare`."""
+        fit = known is not None and known.itemsize == 4
+        firsts, counts = self._counts(requests, fit)
         chains = chains_of(self.hash_fn) if any(counts) else None
         if chains is not None and chains.pays(counts):
-            blocks = self._blocks(requests, firsts, counts)
-            rows = None if blocks is None else chains.rows(blocks, self.threads)
+            blocks = self._blocks(requests, firsts, counts, known)
+            try:
+                rows = None if blocks is None else chains.rows(blocks, self.threads)
+            except ArgumentError as error:
+                if len(requests) == 1:
+                    raise blamed(requests[0], error) from error
+                for request in requests:
+                    self._new([request])  # of which one raises
+                raise
             if rows is not None:
-                return _InBulk(chains.width, rows, counts)
+                return NewHashes(requests, firsts, counts, rows, chains.width, self._links)
             if len(requests) > 1:
                 # One of them may be the reason.
-                return [self._of_one(request) for request in requests]
-        return [
+                made = [self._new([request]).of(0) for request in requests]
+                return NewHashes(requests, firsts, counts, made, 0, self._links)
+        alone: list[BlockHashes | list[BlockHash]] = [
             self._one_by_one(request, first, count)
             for request, first, count in zip(requests, firsts, counts, strict=True)
         ]
-
-    def _of_one(self, request: Any) -> BlockHashes | list[BlockHash]:
-        """New hashes of one request."""
-        found = self._new([request])
-        if isinstance(found, list):
-            return found[0]
-        return BlockHashes.of_rows(found.rows, found.width, self._links)
+        return NewHashes(requests, firsts, counts, alone, 0, self._links)
 
     def _blocks(
-        self, requests: Sequence[Any], firsts: list[int], counts: list[int]
+        self, requests: list[Any], firsts: list[int], counts: list[int], known: Tokens | None
     ) -> Blocks | None:
         """New blocks of requests; None if there are token ids that do not fit into an array."""
         none_hash = hashing.none_hash() if 0 in firsts else hashing.BlockHash(b"")
@@ -233,11 +237,13 @@ class RequestBlockHasher:
         extras: list[list[ExtraKeys] | None] = []
         parents: list[BlockHash] = []
         for request, first, count in zip(requests, firsts, counts, strict=True):
-            ids = self._tokens(request, first, count)
+            ids = self._tokens(request, first, count) if known is None else known
             if ids is None:
                 return None
+            if len(ids) < count * self.block_size:
+                raise were_cut(request)
             tokens.append(ids)
-            parents.append((request.block_hashes[-1] if first else None) or none_hash)
+            parents.append(last_hash(request) if first else none_hash)
             extras.append(self._extras(request, first, count) if need_extra_keys(request) else None)
         every: list[ExtraKeys] | None = None
         if any(extras):
@@ -246,42 +252,67 @@ class RequestBlockHasher:
                 for given, count in zip(extras, counts, strict=True)
                 for key in (given or [None] * count)
             ]
-        return Blocks(tokens, counts, sum(counts), self.block_size, parents, every)
+        # As `check` would see it: arrays of `token_array` and `TokenIds`, and none too short.
+        return Blocks(tokens, counts, sum(counts), self.block_size, parents, every, True)
 
     def _tokens(self, request: Any, first: int, count: int) -> Tokens | None:
-        """The tokens of new blocks; more may follow them."""
+        """The tokens of new blocks; more may follow them, and less where somebody has cut them meanwhile."""
         held, size = request.all_token_ids, self.block_size
         if isinstance(held, TokenIds):
             if not first and _all_fit_32_bits(held):
                 # Nothing behind these is looked at, and to cut it off costs more than to hash some blocks.
                 return held.storage
             return held.part(first * size, (first + count) * size)
-        if first == 0 and type(held) is list:
-            return token_array(held)  # no copy of the list
-        return token_array(list(held[first * size : (first + count) * size]))
+        try:
+            if first == 0 and type(held) is list:
+                return token_array(held)  # no copy of the list
+            return token_array(held[first * size : (first + count) * size])
+        except ArgumentError as error:
+            raise blamed(request, error) from None
 
     def _extras(self, request: Any, first: int, count: int) -> list[ExtraKeys]:
+        try:
+            check_extra_keys(request)
+        except ArgumentError as error:
+            raise blamed(request, error) from None
+        generate = (
+            generate_tagged_extra_keys if self.tagged_extra_keys else generate_block_hash_extra_keys
+        )
         # All items but the last lie in front of tokens that were hashed before (fact 6).
         cursor = -1 if first > 0 else 0
         extras = []
         for begin in range(
             first * self.block_size, (first + count) * self.block_size, self.block_size
         ):
-            extra, cursor = generate_block_hash_extra_keys(
-                request, begin, begin + self.block_size, cursor
-            )
+            extra, cursor = generate(request, begin, begin + self.block_size, cursor)
             extras.append(extra)
         return extras
 
     def _one_by_one(self, request: Any, first: int, count: int) -> list[BlockHash]:
         if not count:
             return []
-        parent = request.block_hashes[-1] if first else None
-        tokens = request.all_token_ids
+        size = self.block_size
+        parent = last_hash(request) if first else None
+        try:
+            # One copy of all of them, which nobody cuts.
+            tokens = plain_tokens(request.all_token_ids[first * size : (first + count) * size])
+        except ArgumentError as error:
+            raise blamed(request, error) from None
+        if len(tokens) < count * size:
+            raise were_cut(request)
         hashes: list[BlockHash] = []
-        for block, extra in enumerate(self._extras(request, first, count), first):
-            ids = tokens[block * self.block_size : (block + 1) * self.block_size]
-            parent = hashing.hash_block_tokens(self.hash_fn, parent, ids, extra)
+        for block, extra in enumerate(self._extras(request, first, count)):
+            ids = tokens[block * size : (block + 1) * size]
+            try:
+                parent = hashing.hash_block_tokens(self.hash_fn, parent, ids, extra)
+            except ArgumentError as error:
+                raise blamed(request, error) from error
+            except Exception as error:
+                known = any(self.hash_fn is each for each in hashing.HASH_FUNCTIONS.values())
+                if extra is not None and known and not isinstance(error, MemoryError):
+                    raise blamed(request, unwritten(extra, error)) from error
+                error.add_note(f"while block {first + block} of {name_of(request)} was hashed")
+                raise
             hashes.append(parent)
         return hashes
 
@@ -291,41 +322,44 @@ def _all_fit_32_bits(tokens: Any) -> bool:
     return type(tokens) is TokenIds and tokens.storage.itemsize == 4
 
 
-def append_hashes(request: Any, new: BlockHashes | list[BlockHash], linked: bool = False) -> None:
-    """Append hashes to a request; those of another width turn its array into a list.
+def _number(what: str, given: Any, most: int) -> int:
+    """An integer from 1 to `most`.
 
-    `linked`: as in `BlockHashes`, to those that the request has.
+    Raises:
+        ConfigError: A smaller or a larger one.
+        ArgumentTypeError: No integer.
     """
-    held = request.block_hashes
-    if not len(new):
-        return
-    if isinstance(held, BlockHashes) and isinstance(new, BlockHashes):
-        if held.width in (0, new.width):
-            held.extend_rows(new.rows, new.width, linked)
-            return
-    elif isinstance(held, BlockHashes) and held.accepts(new):
-        held.extend_accepted(new, linked)
-        return
-    if isinstance(held, BlockHashes):
-        # A hash function of another width: served, without the speed of arrays.
-        held = request.block_hashes = list(held)
-    held.extend(new)
+    try:
+        number = index(given)
+    except TypeError:
+        number = None
+    if number is None or isinstance(given, bool):
+        raise ArgumentTypeError(f"{what}, an integer; got {given!r:.100}")
+    if not 1 <= number <= most:
+        raise ConfigError(
+            f"{what}, got {number}" if number < 1 else f"at most {most}, got {number}"
+        )
+    return number
 
 
 def get_request_block_hasher(
-    block_size: int, caching_hash_fn: HashFunction, *, threads: int | None = None
-) -> RequestBlockHasher:
+    block_size: int, caching_hash_fn: HashFunction, *, threads: int | None = None,
+    tagged_extra_keys: bool | None = None,
+) -> RequestBlockHasher:  # fmt: skip
     """A function that gives the hashes of a request's full blocks that have none yet.
 
     Requests that have the same one can be hashed in one call.
 
     Args:
         block_size: Tokens per hash block.
-        caching_hash_fn, threads: As in `RequestBlockHasher`.
+        caching_hash_fn, threads, tagged_extra_keys: As in `RequestBlockHasher`.
 
     Raises:
-        ConfigError: A block size or a number of threads below 1.
+        ConfigError: A block size or a number of threads below 1, or absurd.
+        ArgumentTypeError: They are no integers, or the hash function is none.
 
     O(1).
     """
-    return RequestBlockHasher(block_size, caching_hash_fn, threads=threads)
+    return RequestBlockHasher(
+        block_size, caching_hash_fn, threads=threads, tagged_extra_keys=tagged_extra_keys
+    )

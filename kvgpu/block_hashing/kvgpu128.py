@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kvgpu.block_hashing import universal
-from kvgpu.block_hashing.blocks import Blocks, Rows, addresses
+from kvgpu.block_hashing.blocks import Blocks, Rows, located
 from kvgpu.block_hashing.field import PRIME
 from kvgpu.block_hashing.row_memory import hash_memory
 from kvgpu.block_hashing.speck import KEY_BYTES as MIX_KEY_BYTES
@@ -20,9 +20,9 @@ from kvgpu.block_hashing.speck import round_keys
 from kvgpu.block_hashing.threads import in_threads
 from kvgpu.config import hash_key
 from kvgpu.errors import ArgumentError, ArgumentTypeError
-from kvgpu.extra_keys import ExtraKeys, written_alike
+from kvgpu.extra_keys import ExtraKeys, written, written_alike
 from kvgpu.kernels.layout import TOKEN_WORDS
-from kvgpu.token_ids import Tokens, token_array
+from kvgpu.token_arrays import Tokens, plain_tokens, token_array
 
 KEY_BYTES = 32
 WIDTH = 16
@@ -74,8 +74,10 @@ class Kvgpu128:
         self.point = np.array([point & ((1 << 64) - 1), point >> 64], np.uint64)
         self._digest_key = head[MIX_KEY_BYTES + _POINT_BYTES :]
         self._keys = np.zeros((0, 2), np.uint64)
-        self._root: tuple[bytes | None, npt.NDArray[np.uint64]] = None, np.zeros(2, np.uint64)
+        self._root: tuple[bytes | None, npt.NDArray[np.uint64]] = None, np.zeros((1, 2), np.uint64)
         """The parent that many calls had in common, as that of new prompts, and its element."""
+        self._last: bytes | None = None
+        """The parent of the last call that had only one."""
 
     def keys(self, num_tokens: int) -> npt.NDArray[np.uint64]:
         """Keys of the words of blocks of so many tokens, and maybe more behind: uint64 [>= words, 2].
@@ -91,11 +93,15 @@ class Kvgpu128:
             self._keys = keys = limbs >> np.uint64(64 - universal.LIMB_BITS)
         return keys
 
+    def none_hash(self) -> bytes:
+        """What stands before the first block where no seed says so: 16 bytes, the same wherever the key is. O(1)."""
+        return self._digest(b"none", b"")
+
     def states(self, parents: Sequence[bytes]) -> npt.NDArray[np.uint64]:
         """The elements that parents stand for, uint64 [n, 2]; parents of any length have one. O(n)."""
         root, element = self._root
         if parents.count(root) == len(parents):
-            return np.full((len(parents), 2), element)
+            return element if len(parents) == 1 else np.full((len(parents), 2), element)
         places: dict[bytes, int] = {}
         at = [places.setdefault(parent, len(places)) for parent in parents]
         data = bytearray().join(parent[:WIDTH].ljust(WIDTH, b"\0") for parent in places)
@@ -105,11 +111,11 @@ class Kvgpu128:
             if len(parent) != WIDTH:
                 value = int.from_bytes(self._digest(b"parent", parent), "little") % PRIME
                 states[place] = value & ((1 << 64) - 1), value >> 64
-        if len(places) == len(at):
-            return states
         if len(places) == 1:
-            self._root = parents[0], states[0]
-        return states[at]
+            if len(at) > 1 or self._last == parents[0]:
+                self._root = parents[0], states
+            self._last = parents[0]
+        return states if len(places) == len(at) else states[at]
 
     def _digest(self, purpose: bytes, data: bytes) -> bytes:
         return hashlib.blake2b(
@@ -129,9 +135,9 @@ class Kvgpu128:
         for place, extra in enumerate(extras):
             if extra is None:
                 continue
-            if extra != last or not written_alike(extra):
+            if not written_alike(extra, last):
                 last = extra
-                data = self._digest(b"extra", cbor2.dumps(extra, canonical=True))
+                data = self._digest(b"extra", written(cbor2.dumps, extra, canonical=True))
                 digest = np.frombuffer(data, "<u8")
             words[place, :2], words[place, 2] = digest, 1
         return words
@@ -156,17 +162,18 @@ class Kvgpu128:
         """Hashes of blocks as key words int64 [blocks, KEY_WORDS]; see `Chains`.
 
         Raises:
-            ArgumentError: A token that does not fit into 32 bits.
+            ArgumentError: A token that does not fit into 32 bits, or blocks that reach beyond their tokens.
+            ArgumentTypeError: `Blocks` of other kinds, or extra keys that CBOR cannot write.
 
         O(tokens).
         """
-        kept, arrays, like = addresses(blocks.tokens)
+        kept, arrays, like, counts = located(blocks)
         if like.itemsize > 4:
             for tokens in kept:
                 self.check(tokens)
         extras = _NO_EXTRAS if blocks.extras is None else self.extra_words(blocks.extras)
         out = hash_memory.take(blocks.total)
-        counts, words = np.array(blocks.counts, np.int64), out.view(np.uint64)
+        words = out.view(np.uint64)
         states, keys = self.states(blocks.parents), self.keys(blocks.size)
 
         def hash_part(first: int, last: int, base: int, _kept: Any = kept) -> None:
@@ -185,19 +192,19 @@ class Kvgpu128:
 
         Raises:
             ArgumentError: A token that does not fit into 32 bits.
-            ArgumentTypeError: Tokens that are not integers.
+            ArgumentTypeError: Tokens that are not integers, or something that CBOR cannot write.
         """
         if (
             isinstance(input, tuple) and len(input) == 3 and isinstance(input[0], bytes)
             and isinstance(input[1], tuple)
         ):  # fmt: skip
-            parent, tokens, extra = input
+            parent, tokens, extra = bytes(input[0]), checked_tokens(input[1]), input[2]
             extras = None if extra is None else [extra]
-            row = self.rows(Blocks([checked_tokens(tokens)], [1], 1, len(tokens), [parent], extras))
+            row = self.rows(Blocks([tokens], [1], 1, len(tokens), [parent], extras))
             return row.tobytes()[:WIDTH]
         import cbor2
 
-        return self._digest(b"other", cbor2.dumps(input, canonical=True))
+        return self._digest(b"other", written(cbor2.dumps, input, canonical=True))
 
 
 def checked_tokens(tokens: Any) -> Tokens:
@@ -209,9 +216,9 @@ def checked_tokens(tokens: Any) -> Tokens:
     ids = token_array(tokens)
     if ids is not None:
         return ids
-    if all(type(token) is int for token in tokens):
+    if all(type(token) is int for token in plain_tokens(tokens)):
         raise ArgumentError(_OUTSIDE)
-    raise ArgumentTypeError("kvgpu128 hashes token ids that are integers")
+    raise ArgumentTypeError("kvgpu128 hashes token ids that are integers, no truth values")
 
 
 @cache

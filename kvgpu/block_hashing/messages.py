@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kvgpu._jit import jit, leaf, put_word, word_at
+from kvgpu.extra_keys import written
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -200,7 +201,7 @@ def serialised_extra(kind: int, extra: tuple[Any, ...] | None) -> bytes:
     """How the message of a block with these extra keys ends; the block has at least one token.
 
     Raises:
-        Whatever the real serialiser raises for objects that it cannot write.
+        ArgumentTypeError: The real serialiser cannot write them.
     """
     if extra is None:
         return NO_EXTRA[kind]
@@ -208,11 +209,11 @@ def serialised_extra(kind: int, extra: tuple[Any, ...] | None) -> bytes:
         # With as many objects in front as in the message, so that references to them count the same.
         parent = bytes(SHORTEST_PARENT)
         front = pickle.dumps((parent, (0,), None), protocol=pickle.HIGHEST_PROTOCOL)
-        whole = pickle.dumps((parent, (0,), extra), protocol=pickle.HIGHEST_PROTOCOL)
+        whole = written(pickle.dumps, (parent, (0,), extra), protocol=pickle.HIGHEST_PROTOCOL)
         return whole[len(front) - len(NO_EXTRA[PICKLE]) :]
     import cbor2
 
-    return bytes(cbor2.dumps(extra, canonical=True))
+    return written(cbor2.dumps, extra, canonical=True)
 
 
 def build(kind: int, parent: bytes, tokens: npt.ArrayLike, extra: tuple[Any, ...] | None) -> bytes:

@@ -9,14 +9,17 @@ import numpy as np
 from kvgpu.block_hashing.blocks import Rows
 from kvgpu.kernels.layout import KEY_WORDS
 
-SLAB_ROWS = 1 << 17
-"""4 MB: from there on NumPy asks for huge pages."""
-
 FEW_ROWS = 16
 """Fewer are left to NumPy: most of them are copied behind the hashes of a request at once."""
 
-MOST_FREE = 8
-"""Slabs that are kept beside the last though nobody has a hash in them, when the last one is full."""
+MANY_ROWS = 1 << 16
+"""More are left to NumPy, too: 2 MB."""
+
+MOST_ROWS = 1 << 21
+"""Rows of all pieces that are known, 64 MB: so much may be kept though nobody has a hash in it."""
+
+PROBES = 4
+"""Pieces that are looked at before a new one is made."""
 
 COUNTS_REFERENCES = sys.implementation.name == "cpython" and not sysconfig.get_config_var(
     "Py_GIL_DISABLED"
@@ -24,59 +27,76 @@ COUNTS_REFERENCES = sys.implementation.name == "cpython" and not sysconfig.get_c
 """Whether `sys.getrefcount` tells of all that know an object."""
 
 
-def _references(slabs: list[Rows]) -> list[int]:
-    """How many references there are to each."""
-    return [sys.getrefcount(slab) for slab in slabs]
+def _references(pieces: list[Rows], place: int) -> int:
+    """How many references there are to a piece."""
+    return sys.getrefcount(pieces[place])
 
 
-_OWN = min(_references([np.empty((0, KEY_WORDS), np.int64) for _ in range(3)]))
-"""Those of a slab that nobody has a view of, or a view of a view; debuggers may make it look like more."""
+_UNUSED = [np.empty((0, KEY_WORDS), np.int64)]
+_OWN = min(_references(_UNUSED, 0) for _ in range(3))
+"""Those to a piece that nobody has a view of, or a view of a view; debuggers may make it look like more."""
 
 
 class RowMemory:
-    """Hands out key words for hashes, from slabs of many; a slab of which nobody has any is used again.
+    """Hands out key words for hashes, in pieces that are used again when nobody has them any longer.
 
     Fresh memory is slow: to use a page for the first time takes longer than to hash what it holds by kvgpu128. And what a
-    call takes is so much that it is given back to the system when it is freed. One hash that somebody keeps keeps its
-    slab. Threads may share it: who finds another one inside, as a child may that was forked meanwhile, or code that a
-    signal calls, is given memory of its own.
+    call takes is so much that it is given back to the system when it is freed. So pieces of about one size are kept in
+    a ring. One hash that somebody keeps keeps its piece, which has at most a quarter more rows than were asked for, and
+    no other. Threads may share it: who finds another one inside, as a child may that was forked meanwhile, or code that
+    a signal calls, is given memory of its own.
+
+    Attributes:
+        num_rows: Of all pieces that are known, in use or not, at most `MOST_ROWS`. Those that are not known any
+            longer are freed when nobody has them.
     """
 
     def __init__(self) -> None:
-        self._slabs: list[Rows] = []
-        self._used = 0
+        self._rings: dict[int, list[Rows]] = {}
+        self._places: dict[int, int] = {}
+        self.num_rows = 0
         self._lock = Lock()
 
     def take(self, count: int) -> Rows:
         """Rows for so many hashes, int64 [count, KEY_WORDS], of any contents: the caller's while it has the array, or
         a view of it.
 
-        O(1); O(slabs) where the last one is full, and O(count) for more than half a slab.
+        O(1); O(count) for a new piece, or for more than `MANY_ROWS`.
         """
-        if not FEW_ROWS <= count <= SLAB_ROWS // 2:
+        if not COUNTS_REFERENCES or not FEW_ROWS <= count <= MANY_ROWS:
             return np.empty((count, KEY_WORDS), np.int64)
         if not self._lock.acquire(blocking=False):
             return np.empty((count, KEY_WORDS), np.int64)
         try:
-            if not self._slabs or self._used + count > SLAB_ROWS:
-                self._turn()
-            begin = self._used
-            self._used += count
-            return self._slabs[-1][begin : self._used]
+            shift = count.bit_length() - 3
+            size = -(-count >> shift) << shift
+            ring = self._rings.get(size)
+            if ring is None:
+                return self._new(size)[:count]
+            own, place = min(_OWN, _references(_UNUSED, 0)), self._places[size]
+            for _ in range(PROBES):
+                place += 1
+                if place >= len(ring):
+                    place = 0
+                if _references(ring, place) == own:
+                    self._places[size] = place
+                    return ring[place][:count]
+            self._places[size] = place
+            return self._new(size)[:count]
         finally:
             self._lock.release()
 
-    def _turn(self) -> None:
-        """Let the last slab be one that nobody uses."""
-        held: list[Rows] = []
-        free: list[Rows] = []
-        if COUNTS_REFERENCES:
-            own = min(_OWN, *_references([np.empty((0, KEY_WORDS), np.int64)]))
-            for slab, count in zip(self._slabs, _references(self._slabs), strict=True):
-                (free if count == own else held).append(slab)
-        last = free.pop() if free else np.empty((SLAB_ROWS, KEY_WORDS), np.int64)
-        self._slabs = [*held, *free[:MOST_FREE], last]
-        self._used = 0
+    def _new(self, size: int) -> Rows:
+        """A new piece of so many rows, the last of its ring."""
+        piece = np.empty((size, KEY_WORDS), np.int64)
+        if self.num_rows + size > MOST_ROWS:
+            # What somebody has stays theirs.
+            self._rings.clear()
+            self.num_rows = 0
+        self._rings.setdefault(size, []).append(piece)
+        self._places[size] = len(self._rings[size]) - 1
+        self.num_rows += size
+        return piece
 
 
 hash_memory = RowMemory()

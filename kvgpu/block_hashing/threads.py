@@ -7,6 +7,8 @@ from functools import cache
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
+MOST_THREADS = 1024
+
 
 @cache
 def _workers(count: int, process: int) -> ThreadPoolExecutor:

@@ -12,7 +12,7 @@ EDGES = (0, 23, 24, 255, 256, 65_535, 65_536, 2**31 - 1, -1, -(2**31))
 
 def usable_hash(name: str) -> Usable:
     """Whether this hash function is called in bulk here."""
-    from kvgpu.block_hashing.hasher import chains_of
+    from kvgpu.block_hashing.functions import chains_of
 
     try:
         chains = chains_of(get_hash_fn_by_name(name))
@@ -32,7 +32,7 @@ def hash_test(name: str) -> None:
     import numpy as np
 
     from kvgpu.block_hashing.blocks import Blocks
-    from kvgpu.block_hashing.hasher import chains_of
+    from kvgpu.block_hashing.functions import chains_of
     from kvgpu.extra_keys import ExtraKeys
     from kvgpu.selftest import expect
 

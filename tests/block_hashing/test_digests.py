@@ -6,10 +6,17 @@ import numpy as np
 import pytest
 
 from kvgpu import hashing
+from kvgpu._jit import jit
 from kvgpu.block_hashing import chains
 from kvgpu.block_hashing.blocks import Blocks
 from kvgpu.block_hashing.chains import MessageChains, Sha256Chains, message_chains
-from kvgpu.block_hashing.digests import DIGEST_BYTES, available, digest_once, padded
+from kvgpu.block_hashing.digests import (
+    DIGEST_BYTES,
+    available,
+    digest_once,
+    length_word,
+    padded,
+)
 from kvgpu.block_hashing.messages import CBOR, PICKLE
 
 SIZE = 4
@@ -54,6 +61,18 @@ def hashes_one_by_one(function, blocks):
             parent = function((parent, ids, next(extras)))
             hashes.append(parent)
     return hashes
+
+
+@jit
+def last_word(length):
+    return length_word(length)
+
+
+@pytest.mark.parametrize("length", [0, 1, 31, 32, 2**29 - 1, 2**29, 2**29 + 5, 2**40 + 3, 2**60])
+def test_a_message_ends_with_its_length_in_64_bits(length):
+    """FIPS 180-4, section 5.1.1; from 2**29 bytes on the upper half is not 0."""
+    word = int(last_word(length))
+    assert word.to_bytes(8, "little") == (8 * length).to_bytes(8, "big")
 
 
 def test_a_digest_is_sha256_for_every_length(in_compiled_code):

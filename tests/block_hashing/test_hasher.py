@@ -17,8 +17,10 @@ from hasher_tools import (
     drawn_tokens,
     everything,
     extras_of,
+    is_tagged,
     item,
     kinds_of_extras,
+    salted,
     unhashed,
 )
 from hypothesis import given, settings
@@ -68,7 +70,7 @@ def test_extra_keys_enter_hashes_in_bulk_as_block_by_block(name, size, blocks, k
     every = {**kinds_of_extras(size, blocks), "everything": everything(size, blocks)}
     attributes, tokens = every[kind], drawn_tokens(size * blocks + size // 2)
     request = make_request("r", tokens, size, FUNCTIONS[name], **attributes)
-    extras = extras_of(attributes, size, blocks)
+    extras = extras_of(name, attributes, size, blocks)
     assert request.block_hashes == chain(FUNCTIONS[name], tokens, size, extras)
 
 
@@ -80,7 +82,7 @@ def test_a_prompt_of_embeddings_is_hashed_as_tokens_of_id_0(name, size, blocks):
     hash_blocks = get_request_block_hasher(size, FUNCTIONS[name])
     request = Request("r", None, block_hasher=hash_blocks, **attributes)
     tokens = [0] * len(attributes["prompt_embeds"])
-    extras = extras_of(attributes, size, len(tokens) // size)
+    extras = extras_of(name, attributes, size, len(tokens) // size)
     assert request.block_hashes == chain(FUNCTIONS[name], tokens, size, extras)
 
 
@@ -122,7 +124,7 @@ def test_growing_in_chunks_equals_hashing_at_once(name, cuts, as_array, attribut
     request = Request("r", given_first, block_hasher=hash_blocks, **attributes)
     for begin, end in pairwise(ends):
         request.append_output_token_ids(tokens[begin:end])
-    extras = extras_of(attributes, 3, len(tokens) // 3)
+    extras = extras_of(name, attributes, 3, len(tokens) // 3)
     assert request.block_hashes == chain(FUNCTIONS[name], tokens, 3, extras)
 
 
@@ -131,7 +133,9 @@ def test_an_extension_by_many_blocks_looks_at_the_last_item_only(name):
     tokens, both = drawn_tokens(16 * MANY), [item("first", 32, 3), item("last", 36, 20)]
     request = make_request("r", tokens[:16], 16, FUNCTIONS[name], mm_features=both)
     request.append_output_token_ids(tokens[16:])
-    extras = [None, None, (("last", 4),), (("last", -12),)]
+    items = [("last", 4), ("last", -12)]
+    keys = [("mm", *key, None) for key in items] if is_tagged(name) else items
+    extras = [None, None, (keys[0],), (keys[1],)]
     assert request.block_hashes == chain(FUNCTIONS[name], tokens, 16, extras)
 
 
@@ -156,7 +160,7 @@ def test_hashing_again_adds_nothing():
 # Many requests at once
 
 
-def mixed_requests(size):
+def mixed_requests(name, size):
     """Requests and their extra keys: short and long ones, lists and arrays, some hashed in part already."""
     requests = []
     lengths = [0, size - 1, size, 40 * size, 1, 7 * size + 1, 300 * size, 2 * size, 0, 5 * size]
@@ -167,7 +171,7 @@ def mixed_requests(size):
             kinds = list(kinds_of_extras(size, max(1, length // size)).values())
             attributes = kinds[(place // 3) % 4]
         request = unhashed(str(place), make(drawn_tokens(length, place)), **attributes)
-        requests.append((request, extras_of(attributes, size, length // size)))
+        requests.append((request, extras_of(name, attributes, size, length // size)))
     return requests
 
 
@@ -178,7 +182,7 @@ def hash_in_part(request, extras, size, function, blocks):
 @by_size
 @by_function
 def test_many_requests_at_once_are_each_hashed_as_alone(name, size):
-    pairs = mixed_requests(size)
+    pairs = mixed_requests(name, size)
     get_request_block_hasher(size, FUNCTIONS[name]).update([request for request, _ in pairs])
     for request, extras in pairs:
         expected = chain(FUNCTIONS[name], request.all_token_ids, size, extras)
@@ -194,7 +198,7 @@ def test_requests_hashed_in_part_go_on_where_they_are(name, size, blocks):
         (unhashed(str(n), np.array(drawn_tokens(n * size, n), np.int32), cache_salt=salt), salt)
         for n, salt in [(9, None), (30, "salt"), (4, None), (1, "salt"), (3, None)]
     ]
-    pairs = [(request, [salt and (salt,)]) for request, salt in pairs]
+    pairs = [(request, [salt and (salted(name, salt),)]) for request, salt in pairs]
     for request, extras in pairs[::2]:
         hash_in_part(request, extras, size, FUNCTIONS[name], blocks)
     get_request_block_hasher(size, FUNCTIONS[name]).update([request for request, _ in pairs])

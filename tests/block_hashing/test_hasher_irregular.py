@@ -2,7 +2,6 @@
 
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 from hash_chains import chain
 from hasher_tools import (
@@ -15,26 +14,19 @@ from hasher_tools import (
     by_blocks,
     by_function,
     drawn_tokens,
+    salted,
     unhashed,
 )
 from managers import make_request
 
 from kvgpu import hashing
 from kvgpu.block_hashes import BlockHashes
-from kvgpu.block_hashing import chains, hasher
+from kvgpu.block_hashing import chains, functions
 from kvgpu.block_hashing.hasher import RequestBlockHasher, get_request_block_hasher
 from kvgpu.request import Request
 from kvgpu.token_ids import TokenIds
 
 # What is no plain integer of 64 bits
-
-
-def numpy_integers(tokens):
-    return list(map(np.int64, tokens))
-
-
-def one_numpy_integer(tokens):
-    return [*tokens[:5], np.int32(tokens[5]), *tokens[6:]]
 
 
 def one_truth_value(tokens):
@@ -59,11 +51,7 @@ IRREGULAR = [
         for name in SERIALISED
         for odd in (one_truth_value, one_false_at_the_end, one_huge)
     ),
-    *(
-        (name, odd)
-        for name in PICKLED
-        for odd in (numpy_integers, one_numpy_integer, one_of_an_enum)
-    ),
+    *((name, odd) for name in PICKLED for odd in (one_of_an_enum,)),
 ]
 irregular = pytest.mark.parametrize(("name", "odd"), IRREGULAR)
 
@@ -107,12 +95,12 @@ def test_a_salt_that_is_the_first_parent_itself_is_hashed_alike(name, blocks):
 @pytest.mark.parametrize("name", SERIALISED)
 def test_a_serialiser_that_is_not_trusted_is_called_block_by_block(monkeypatch, name):
     monkeypatch.setattr(chains, "trusted", lambda kind: False)
-    hasher.chains_called.cache_clear()
+    functions.chains_called.cache_clear()
     try:
         tokens = drawn_tokens(16 * MANY)
         request = make_request("r", tokens, 16, FUNCTIONS[name])
     finally:
-        hasher.chains_called.cache_clear()
+        functions.chains_called.cache_clear()
     assert request.block_hashes == chain(FUNCTIONS[name], tokens, 16)
 
 
@@ -174,7 +162,7 @@ def test_a_foreign_request_is_given_a_list_of_bytes(name, blocks):
 @by_function
 def test_a_foreign_request_is_given_only_the_hashes_that_it_lacks(name, blocks):
     tokens = drawn_tokens(16 * (blocks + 2))
-    expected = chain(FUNCTIONS[name], tokens, 16, [("s",)])
+    expected = chain(FUNCTIONS[name], tokens, 16, [(salted(name, "s"),)])
     request = foreign(tokens, expected[:2], cache_salt="s")
     assert get_request_block_hasher(16, FUNCTIONS[name])(request) == expected[2:]
 

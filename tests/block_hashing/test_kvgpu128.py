@@ -334,6 +334,46 @@ def test_processes_of_one_key_and_seed_share_hashes():
     assert hashes_of_a_process("5e" * 32) == hashes_of_a_process("5e" * 32, attempt=1)
 
 
+def none_hash_of_a_process(environment):
+    code = (
+        "import logging; logging.basicConfig(); from kvgpu import hashing as h; "
+        "h.init_none_hash(h.kvgpu128); print(h.NONE_HASH.hex())"
+    )
+    kept = {k: v for k, v in os.environ.items() if k not in ("PYTHONHASHSEED", "KVGPU_HASH_KEY")}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(
+        command, env=kept | environment, capture_output=True, text=True, check=True
+    )
+    assert done.stderr == ""
+    return done.stdout
+
+
+def test_processes_of_one_key_share_hashes_without_a_seed():
+    one, again, other = (
+        none_hash_of_a_process({"KVGPU_HASH_KEY": key * 32}) for key in ("5e", "5e", "5f")
+    )
+    assert (one == again, one == other) == (True, False)
+
+
+def test_processes_without_key_and_seed_share_none():
+    assert none_hash_of_a_process({}) != none_hash_of_a_process({})
+
+
+def test_a_key_of_its_own_gives_the_first_parent(monkeypatch):
+    monkeypatch.delenv("PYTHONHASHSEED", raising=False)
+    monkeypatch.setattr(hashing, "NONE_HASH", hashing.NONE_HASH)
+    found = []
+    for key in (KEY, KEY, bytes(32)):
+        hashing.init_none_hash(Kvgpu128(key))
+        found.append(hashing.NONE_HASH)
+    assert found[0] == found[1] != found[2]
+
+
+def test_the_first_parent_of_a_key_is_as_defined():
+    expected = definition().digest(b"none", b"").to_bytes(16, "little")
+    assert Kvgpu128(KEY).none_hash() == expected
+
+
 def test_processes_of_different_keys_share_none():
     assert_all_differ([*hashes_of_a_process("5e" * 32), *hashes_of_a_process("5f" * 32)])
 

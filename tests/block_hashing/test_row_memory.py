@@ -16,13 +16,14 @@ from kvgpu.block_hashing.row_memory import RowMemory
 from kvgpu.kernels.layout import KEY_WORDS
 from kvgpu.request import Request
 
-SLAB = 64
+MANY, MOST = 64, 400
 
 
 @pytest.fixture(autouse=True)
-def small_slabs(monkeypatch):
-    monkeypatch.setattr(row_memory, "SLAB_ROWS", SLAB)
-    monkeypatch.setattr(row_memory, "FEW_ROWS", 1)
+def small_pieces(monkeypatch):
+    monkeypatch.setattr(row_memory, "FEW_ROWS", 4)
+    monkeypatch.setattr(row_memory, "MANY_ROWS", MANY)
+    monkeypatch.setattr(row_memory, "MOST_ROWS", MOST)
 
 
 def address(rows):
@@ -43,7 +44,7 @@ def test_nobody_is_handed_what_somebody_has(data):
         if held and data.draw(st.booleans()):
             held.pop(data.draw(st.integers(0, len(held) - 1)))
             continue
-        rows = memory.take(data.draw(st.integers(0, SLAB)))
+        rows = memory.take(data.draw(st.integers(0, MANY + 9)))
         rows[:] = mark
         # Who keeps a part, a view of a view or a view of other items keeps it all.
         view = data.draw(
@@ -55,33 +56,37 @@ def test_nobody_is_handed_what_somebody_has(data):
 
 def test_what_nobody_has_is_handed_out_again():
     memory = RowMemory()
-    places = {address(memory.take(SLAB // 2)) for _ in range(100)}
-    assert len(places) == 2
+    places = {address(memory.take(MANY // 2)) for _ in range(100)}
+    assert len(places) == 1
 
 
-def test_one_view_keeps_a_slab():
+def test_pieces_of_about_one_size_are_used_for_each_other():
     memory = RowMemory()
-    kept = memory.take(1)
-    begin, end = address(kept), address(kept) + SLAB * 8 * KEY_WORDS
-    memory.take(SLAB // 2)
-    assert not any(begin <= address(memory.take(SLAB // 2)) < end for _ in range(10))
+    assert len({address(memory.take(count)) for count in (49, 50, 56)}) == 1
+
+
+@pytest.mark.parametrize("view", [lambda r: r, lambda r: r[3:], lambda r: r[1:][:2].view(np.uint8)])
+def test_one_view_keeps_its_piece(view):
+    memory = RowMemory()
+    kept = view(memory.take(20))
+    assert kept.base.nbytes == 20 * 8 * KEY_WORDS
+    assert not any(np.shares_memory(memory.take(20), kept) for _ in range(100))
 
 
 def test_nothing_is_used_again_where_references_are_not_counted(monkeypatch):
     monkeypatch.setattr(row_memory, "COUNTS_REFERENCES", False)
     memory = RowMemory()
-    slabs = [memory.take(SLAB // 2).base for _ in range(8)]
-    assert len({id(slab) for slab in slabs}) == 4
-    assert len(memory._slabs) == 1
+    assert memory.take(MANY // 2).base is None
+    assert memory.num_rows == 0
 
 
-def test_a_slab_is_not_taken_for_free_where_references_were_counted_too_high(monkeypatch):
+def test_a_piece_is_not_taken_for_free_where_references_were_counted_too_high(monkeypatch):
     monkeypatch.setattr(row_memory, "_OWN", row_memory._OWN + 1)
     memory = RowMemory()
-    kept = memory.take(SLAB // 2)
+    kept = memory.take(MANY // 2)
     kept[:] = 7
     for _ in range(10):
-        memory.take(SLAB // 2)[:] = 1
+        memory.take(MANY // 2)[:] = 1
     assert (kept == 7).all()
 
 
@@ -91,17 +96,41 @@ def test_who_finds_another_inside_is_given_memory_of_its_own():
     with memory._lock:
         rows = memory.take(20)
     assert rows.base is None
-    assert memory.take(20).base is memory._slabs[-1]
+    assert memory.take(20).base is not None
 
 
-def test_few_slabs_are_kept_that_nobody_uses():
+@settings(deadline=None, max_examples=30)
+@given(counts=st.lists(st.integers(0, MANY + 9), max_size=300), keep=st.integers(1, 9))
+def test_few_rows_are_kept_that_nobody_uses(counts, keep):
+    """All that is held beside what is in use: a quarter more in each piece, and what the rings know."""
+    memory, held = RowMemory(), []
+    for place, count in enumerate(counts):
+        rows = memory.take(count)
+        if place % keep == 0:
+            held.append(rows)
+        assert memory.num_rows <= MOST
+    in_use = sum(len(rows) for rows in held)
+    pieces = {id(p): len(p) for p in (rows if rows.base is None else rows.base for rows in held)}
+    assert sum(pieces.values()) <= 1.25 * in_use
+
+
+def test_small_requests_between_long_ones_hold_little_more_than_their_hashes(monkeypatch):
+    """Each of them once kept 4 MB."""
+    monkeypatch.undo()
     memory = RowMemory()
-    held = [memory.take(SLAB // 2) for _ in range(100)]
-    assert len(memory._slabs) == 50
-    del held
-    memory.take(SLAB // 2)
-    memory.take(SLAB // 2)
-    assert len(memory._slabs) == row_memory.MOST_FREE + 1
+    monkeypatch.setattr("kvgpu.block_hashing.chains.hash_memory", memory)
+    hashing.init_none_hash(hashing.sha256)
+    hasher = get_request_block_hasher(16, hashing.sha256)
+    long, small, held = np.arange(16 * 2000), np.arange(16 * 17), {}
+    requests = []
+    for place in range(60):
+        Request("long", long, block_hasher=hasher)
+        requests.append(Request(f"r{place}", small, block_hasher=hasher))
+        piece = requests[-1].block_hashes.storage.base
+        held[id(piece)] = piece.nbytes
+    live = sum(request.block_hashes.rows.nbytes for request in requests)
+    assert sum(held.values()) <= 1.25 * live
+    assert memory.num_rows * 8 * KEY_WORDS <= 1.25 * live + 2048 * 8 * KEY_WORDS
 
 
 @pytest.mark.parametrize("name", ["sha256", "kvgpu128"])
