@@ -162,11 +162,14 @@ def allocate_one(
     records: Any, table: Any, log: Any, marks: Any, rows: Any, ids: Any, heads: Any, groups: Any, mine: Any,
     hits: Any, ends: Any, hashes: Any, words: Any, starts: Any, tally: Any, seed: int,
 ) -> int:  # fmt: skip
-    """`allocate_request` for Python; `words` are the null block and the fields of an `Ask`. Hits are checked first."""
+    """`allocate_request` for Python; `words` are the null block, the fields of an `Ask`, and whether hits are distinct. They are
+    checked first."""
     pool = (records, table, seed, log, words[0], marks)
     for g in range(len(groups)):
         mine_hits = hits[ends[g] : ends[g + 1]]
-        fault = hit_fault(records, mine_hits, words[0], groups[g].kind != FULL, True)
+        fault = hit_fault(
+            records, mine_hits, words[0], groups[g].kind != FULL, True, words[15] != 0
+        )
         if fault >= 0:
             tally[OFFENDER] = mine_hits[fault]
             return BAD_HITS

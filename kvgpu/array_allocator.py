@@ -20,7 +20,7 @@ from kvgpu.groups.steps import EVICTED, KEYS, OFFENDER, TALLY_WORDS
 from kvgpu.index.base import Rows
 from kvgpu.index.host import HostIndex
 from kvgpu.kernels.layout import KEY_WORDS
-from kvgpu.slots import SlotNumbers, raise_bad_hit
+from kvgpu.slots import SlotNumbers, are_distinct, raise_bad_hit
 from kvgpu.table_store import QUIET
 
 COMPILED = (
@@ -177,7 +177,7 @@ class ArrayAllocator:
             state.null_id, numbers.num_computed_tokens, numbers.num_new_computed_tokens,
             numbers.num_external_computed_tokens, numbers.num_new_tokens, numbers.num_lookahead_tokens,
             numbers.num_tokens, numbers.num_prompt_tokens, max_model_len, numbers.reserved_blocks,
-            first_hash, must_fit, takes_hits, caches, self.pool.enable_caching,
+            first_hash, must_fit, takes_hits, caches, self.pool.enable_caching, are_distinct(hashes),
         ]  # fmt: skip
         status = allocate_one(
             state.records, self.index.table, self.index.log_for(changes), state.marks,

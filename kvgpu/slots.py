@@ -106,7 +106,7 @@ def allocate_slots(
                 _count(manager, request, numbers)
             return manager.create_kv_cache_blocks(done)
     if takes_hits:
-        refuse_bad_hits(manager, request_id, computed)
+        refuse_bad_hits(manager, request_id, computed, are_distinct(hashes))
     if caches:
         coordinator.refuse_hashed(request_id, num_cacheable)
         refuse_hashes_to_come(manager, request_id, hashes, num_cacheable)
@@ -244,7 +244,14 @@ def _refuse_uncovered(
         )
 
 
-def refuse_bad_hits(manager: "KVCacheManager", request_id: Any, computed: tuple[Ids, ...]) -> None:
+def are_distinct(hashes: Any) -> bool:
+    """Whether no two hashes of a request can be the same, so that none of its hits comes twice."""
+    return isinstance(hashes, BlockHashes) and hashes.linked
+
+
+def refuse_bad_hits(
+    manager: "KVCacheManager", request_id: Any, computed: tuple[Ids, ...], distinct: bool
+) -> None:
     """
     Raises:
         ArgumentError: A block cannot be a hit of the request.
@@ -254,8 +261,9 @@ def refuse_bad_hits(manager: "KVCacheManager", request_id: Any, computed: tuple[
     cached_only = not pool.cached_block_hash_to_block.extras
     for single, ids in zip(manager.coordinator.single_type_managers, computed, strict=True):
         place = find_hit_fault(
-            pool.state.records, ids, pool.state.null_id, single.rule_kind != FULL, cached_only
-        )
+            pool.state.records, ids, pool.state.null_id, single.rule_kind != FULL, cached_only,
+            distinct,
+        )  # fmt: skip
         if place >= 0:
             raise_bad_hit(request_id, int(ids[place]), pool.num_gpu_blocks)
 

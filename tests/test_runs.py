@@ -205,16 +205,6 @@ def test_blocks_are_led_even_if_the_filter_can_rule_nothing_out():
     manager.check()
 
 
-def test_a_request_beyond_the_length_of_the_model_reads_no_block_that_it_lacks():
-    manager = make_manager(full(SIZE), num_blocks=64, backend="host", max_model_len=5 * SIZE)
-    request = make_request("a", list(range(9 * SIZE)), SIZE)
-    for _ in range(3):
-        assert manager.allocate_slots(request, 3 * SIZE) is not None
-        request.num_computed_tokens += 3 * SIZE
-    assert len(manager.get_block_ids("a")[0]) == 5
-    manager.check()
-
-
 FAULTS = {
     "a led block with a second one of its key": ("same_next", 4, 2),
     "a led block that is not first": ("flags", 4, ~FIRST),

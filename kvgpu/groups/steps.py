@@ -152,11 +152,13 @@ def drop_skipped(pool: Any, store: Any, group: Any, row: int, total: int) -> int
 
 
 @leaf
-def hit_fault(records: Any, hits: Any, null_id: int, masked: bool, cached_only: bool) -> int:
+def hit_fault(
+    records: Any, hits: Any, null_id: int, masked: bool, cached_only: bool, distinct: bool
+) -> int:
     """Place of the first of a request's hits that cannot be one, or -1.
 
-    A hit is a block of the pool, has a hash (where `cached_only`), and comes once. Null blocks stand in front of the
-    others, in groups whose mask puts them there.
+    A hit is a block of the pool, has a hash (where `cached_only`), and comes once (where all hashes are `distinct`). Null
+    blocks stand in front of the others, in groups whose mask puts them there.
     """
     sentinel = len(records) - 1
     fault = -1
@@ -168,7 +170,9 @@ def hit_fault(records: Any, hits: Any, null_id: int, masked: bool, cached_only: 
         elif row == null_id:
             if not masked or (i > 0 and hits[i - 1] != null_id):
                 fault = i
-        elif records[row].flags & SEEN or (cached_only and not records[row].flags & HAS_HASH):
+        elif (distinct and records[row].flags & SEEN) or (
+            cached_only and not records[row].flags & HAS_HASH
+        ):
             fault = i
         else:
             records[row].flags |= SEEN
@@ -182,9 +186,11 @@ def hit_fault(records: Any, hits: Any, null_id: int, masked: bool, cached_only: 
 
 
 @jit
-def find_hit_fault(records: Any, hits: Any, null_id: int, masked: bool, cached_only: bool) -> int:
+def find_hit_fault(
+    records: Any, hits: Any, null_id: int, masked: bool, cached_only: bool, distinct: bool
+) -> int:
     """`hit_fault` for Python."""
-    return hit_fault(records, hits, null_id, masked, cached_only)
+    return hit_fault(records, hits, null_id, masked, cached_only, distinct)
 
 
 @leaf

@@ -50,7 +50,7 @@ GUARDS = {
     ),
     "hits that are none": (
         "kvgpu.slots",
-        "        refuse_bad_hits(manager, request_id, computed)\n    if caches",
+        "        refuse_bad_hits(manager, request_id, computed, are_distinct(hashes))\n    if caches",
         "        pass\n    if caches",
     ),
     "hits of fewer tokens": (
