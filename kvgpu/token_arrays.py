@@ -102,6 +102,8 @@ def of_integers(listed: list[Any]) -> list[int]:
     Raises:
         ArgumentTypeError: It holds something else.
     """
+    if len(listed) >= LONG and integers_of_list(listed) is not None:
+        return listed
     kinds = set(map(type, listed))
     if kinds <= {int}:
         return listed
@@ -131,30 +133,34 @@ def as_array(tokens: Any) -> npt.NDArray[Any] | None:
     Raises:
         ArgumentTypeError: An array of something else than integers, of another shape, or on another device.
     """
-    kind = type(tokens)
-    if kind is list or kind is tuple or kind is range or kind is str:
+    array = tokens if type(tokens) is np.ndarray else _converted(tokens)
+    if array is None:
         return None
-    array: Any = tokens
-    if kind is not np.ndarray:
-        try:
-            if hasattr(kind, "__array__"):
-                array = np.asarray(tokens)
-            else:
-                try:
-                    view = memoryview(tokens)
-                except TypeError:
-                    return None
-                array = np.array(view)
-        except Exception as error:
-            raise ArgumentTypeError(
-                f"token ids: {kind.__name__} is no array of integers [n] in the memory of the CPU: {error}"
-            ) from error
     if array.ndim != 1 or (array.dtype.kind not in "iu" and array.size):
         raise ArgumentTypeError(
             f"token ids: integers [n] are expected, got {array.dtype} {list(array.shape)}"
         )
     checked: npt.NDArray[Any] = array if array.size else array.astype(np.int32)
     return checked
+
+
+def _converted(tokens: Any) -> Any:
+    """What has a buffer or `__array__` as NumPy's array, of whatever it holds; None for all else."""
+    kind = type(tokens)
+    if kind is list or kind is tuple or kind is range or kind is str:
+        return None
+    try:
+        if hasattr(kind, "__array__"):
+            return np.asarray(tokens)
+        try:
+            view = memoryview(tokens)
+        except TypeError:
+            return None
+        return np.array(view)
+    except Exception as error:
+        raise ArgumentTypeError(
+            f"token ids: {kind.__name__} is no array of integers [n] in the memory of the CPU: {error}"
+        ) from error
 
 
 def _in_32_or_64_bits(array: npt.NDArray[Any]) -> Tokens | None:

@@ -300,8 +300,11 @@ class RequestBlockHasher:
             raise blamed(request, error) from None
         if len(tokens) < count * size:
             raise were_cut(request)
+        extras: list[ExtraKeys] = [None] * count
+        if need_extra_keys(request):
+            extras = self._extras(request, first, count)
         hashes: list[BlockHash] = []
-        for block, extra in enumerate(self._extras(request, first, count)):
+        for block, extra in enumerate(extras):
             ids = tokens[block * size : (block + 1) * size]
             try:
                 parent = hashing.hash_block_tokens(self.hash_fn, parent, ids, extra)
