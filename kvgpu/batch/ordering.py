@@ -9,7 +9,7 @@ from kvgpu._jit import jit
 from kvgpu.arguments import integers, numbers, truths
 from kvgpu.batch.row_record import RowIds
 from kvgpu.batch.rows import RequestRows
-from kvgpu.errors import ArgumentError
+from kvgpu.errors import ArgumentError, ArgumentTypeError
 from kvgpu.index.arena import hashes_at
 from kvgpu.integers import as_integer, as_number
 from kvgpu.kernels.layout import KEY_WORDS
@@ -110,6 +110,8 @@ def held_back(
 
     O(n**2) comparisons of one hash; 1,024 requests take a millisecond or two.
     """
+    if not isinstance(rows, RequestRows):
+        raise ArgumentTypeError(f"rows of requests are expected, got {type(rows).__name__}")
     spans = rows.spans(rows.valid(queue))
     missing = integers("hit_hashes", hit_hashes, spans.shape[1])
     if (missing < 0).any():

@@ -8,8 +8,20 @@ import numpy as np
 
 from kvgpu.block_hashing.chains import block_endings, packed_parents
 from kvgpu.block_hashing.device import DeviceHasher, Prompts
-from kvgpu.block_hashing.messages import trusted
+from kvgpu.block_hashing.messages import longest_message, trusted
 from kvgpu.errors import ArgumentError, DeviceError, MissingPackageError
+
+LONGEST = (1 << 29) - 1
+"""Bytes of a message: the kernel counts its bits in 32."""
+
+
+def refuse_long(parent_bytes: int, num_tokens: int, extra_bytes: int) -> None:
+    """
+    Raises:
+        ArgumentError: Messages of such blocks may be longer than the kernel can count.
+    """
+    if longest_message(parent_bytes, num_tokens, extra_bytes) > LONGEST:
+        raise ArgumentError(f"messages of more than {LONGEST} bytes are hashed on the CPU")
 
 
 class DeviceSha256(DeviceHasher):
@@ -52,6 +64,7 @@ class DeviceSha256(DeviceHasher):
             raise ArgumentError(
                 "parents or blocks of this length are hashed one by one, on the CPU"
             )
+        refuse_long(parents[0].shape[1], prompts.size, endings.longest)
         return partial(
             self._launch, self._kind, prompts.tokens, self._to_device(prompts.starts),
             self._to_device(prompts.counts), self._to_device(prompts.bases), prompts.size,

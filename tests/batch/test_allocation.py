@@ -204,7 +204,7 @@ def test_a_refusal_leaves_no_table_whatever_has_refused(backend):
 
 @pytest.mark.parametrize("capacity", [(0, 5), (5, 0), (-1, 5)])
 def test_capacities_are_at_least_one(capacity):
-    with pytest.raises(ConfigError, match="at least 1"):
+    with pytest.raises(ConfigError, match="must be 1 to"):
         BatchManager(make_manager(full(4)), *capacity)
 
 

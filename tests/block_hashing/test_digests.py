@@ -10,6 +10,7 @@ from kvgpu._jit import jit
 from kvgpu.block_hashing import chains
 from kvgpu.block_hashing.blocks import Blocks
 from kvgpu.block_hashing.chains import MessageChains, Sha256Chains, message_chains
+from kvgpu.block_hashing.device_sha256 import refuse_long
 from kvgpu.block_hashing.digests import (
     DIGEST_BYTES,
     available,
@@ -18,6 +19,7 @@ from kvgpu.block_hashing.digests import (
     padded,
 )
 from kvgpu.block_hashing.messages import CBOR, PICKLE
+from kvgpu.errors import ArgumentError
 
 SIZE = 4
 PARENT = b"\x07" * 32
@@ -73,6 +75,13 @@ def test_a_message_ends_with_its_length_in_64_bits(length):
     """FIPS 180-4, section 5.1.1; from 2**29 bytes on the upper half is not 0."""
     word = int(last_word(length))
     assert word.to_bytes(8, "little") == (8 * length).to_bytes(8, "big")
+
+
+@pytest.mark.parametrize("sizes", [(2**29, 16, 2), (32, 2**26, 2), (32, 16, 2**29)])
+def test_what_a_device_cannot_count_is_refused_there(sizes):
+    refuse_long(32, 16, 60_000)
+    with pytest.raises(ArgumentError, match="on the CPU"):
+        refuse_long(*sizes)
 
 
 def test_a_digest_is_sha256_for_every_length(in_compiled_code):
