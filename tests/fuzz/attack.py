@@ -175,22 +175,26 @@ def main() -> int:
             for _ in range(6):
                 subject.live()
         subject.rng = rng
-        subject.live()
-        call, arguments = odd_call(subject, rng)
-        story = {
-            "input": number, "seed": options.seed, "subject": subject.name, "call": call.name,
-            "arguments": {name: shown(value) for name, value in arguments.items()},
-        }  # fmt: skip
-        print(json.dumps(story), file=sys.stderr, flush=True)
-        found = faults_of(subject, call, arguments)
+        story: dict[str, Any] = {"input": number, "seed": options.seed, "subject": subject.name}
+        try:
+            subject.live()
+            call, arguments = odd_call(subject, rng)
+            story |= {
+                "call": call.name,
+                "arguments": {name: shown(value) for name, value in arguments.items()},
+            }
+            print(json.dumps(story), file=sys.stderr, flush=True)
+            found = faults_of(subject, call, arguments)
+            if not found:
+                subject.forget_strangers()
+        except Exception as error:
+            found = [f"what is right was refused: {type(error).__name__}: {error}"[:300]]
         if found:
             faults += 1
             print(json.dumps({**story, "found": found}), flush=True)
             if not options.keep_going:
                 return 1
             subject = None
-            continue
-        subject.forget_strangers()
     print(json.dumps({"inputs": options.count - options.skip, "faults": faults}), flush=True)
     return 1 if faults else 0
 

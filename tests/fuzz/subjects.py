@@ -273,6 +273,13 @@ class Subject:
 
     def forget_strangers(self) -> None:
         """Free what odd calls have brought in, so that the pool does not fill up."""
+        pool = self.manager.block_pool
+        taken = np.bincount(
+            [block.block_id for blocks in self.taken for block in blocks], minlength=NUM_BLOCKS
+        )
+        if (taken != pool.handed_out).any():
+            pool.free_blocks(np.repeat(np.arange(NUM_BLOCKS), pool.handed_out))
+            self.taken = []
         known = {r.request_id for r in (*self.running, *self.tracked.values())}
         for single in self.manager.coordinator.single_type_managers:
             for name in [n for n in single.req_to_blocks if n not in known]:

@@ -1,0 +1,397 @@
+"""What comes from outside is refused before compiled code sees it, and before anything is changed."""
+
+import copy
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from managers import admit, full, make_manager, make_request, per_backend, snapshot, window
+
+from kvgpu.batch import step
+from kvgpu.batch.manager import BatchManager
+from kvgpu.blocks import KVCacheBlock
+from kvgpu.errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    BlockIdError,
+    BlockStateError,
+    KVGPUError,
+)
+from kvgpu.groups.new_ids import NewBlockIds
+from kvgpu.kv_cache_blocks import KVCacheBlocks
+
+NUMBERS = (
+    "num_new_tokens", "num_new_computed_tokens", "num_lookahead_tokens", "num_external_computed_tokens",
+    "num_encoder_tokens", "reserved_blocks",
+)  # fmt: skip
+TOO_LARGE = (2**31, 2**40, 2**62, 2**63 - 1, 2**63, 10**30)
+TOO_SMALL = (-1, -100, -(2**31), -(2**63))
+
+
+def refused(manager, error, call, words=None):
+    """See that a call is refused and leaves all as it was."""
+    before = snapshot(manager)
+    with pytest.raises(error, match=words):
+        call()
+    assert snapshot(manager) == before
+    assert manager.block_pool.tables.num_used() == sum(map(len, before["tables"]))
+    manager.check()
+
+
+@pytest.fixture
+def manager(backend):
+    return make_manager(full(4), num_blocks=20, max_model_len=100, backend=backend)
+
+
+@per_backend
+class TestNumbers:
+    @pytest.mark.parametrize("value", [*TOO_SMALL, *TOO_LARGE])
+    @pytest.mark.parametrize("name", NUMBERS)
+    def test_one_out_of_range_is_refused(self, manager, name, value):
+        asked = {"num_new_tokens": 4, name: value}
+        refused(
+            manager, ArgumentError, lambda: manager.allocate_slots(make_request("a", 9, 4), **asked)
+        )
+
+    @pytest.mark.parametrize("value", [None, "4", 4.0, float("nan"), [4], np.array([4, 5])])
+    @pytest.mark.parametrize("name", NUMBERS)
+    def test_something_else_than_an_integer_is_refused(self, manager, name, value):
+        asked = {"num_new_tokens": 4, name: value}
+        if name != "num_new_tokens" and value is None:
+            return  # stands for 0 where it is all that is said, as any false value does
+        refused(
+            manager, KVGPUError, lambda: manager.allocate_slots(make_request("a", 9, 4), **asked)
+        )
+
+    @pytest.mark.parametrize("value", [*TOO_SMALL, *TOO_LARGE, None, 5.9])
+    @pytest.mark.parametrize("name", ["num_computed_tokens", "num_tokens"])
+    def test_a_request_that_says_odd_things_of_itself_is_refused(self, manager, name, value):
+        request = make_request("a", 9, 4)
+        odd = SimpleNamespace(
+            **{
+                "request_id": "a", "block_hashes": request.block_hashes, "num_tokens": 9,
+                "num_computed_tokens": 0, "skip_reading_prefix_cache": False, "num_preemptions": 0,
+                name: value,
+            }
+        )  # fmt: skip
+        refused(manager, KVGPUError, lambda: manager.allocate_slots(odd, 4))
+
+    def test_a_running_request_cannot_be_given_fewer_than_no_tokens(self, manager):
+        """The guard of a request that needs nothing must not answer for these."""
+        request = make_request("a", 9, 4)
+        admit(manager, request)
+        for asked in ({"num_lookahead_tokens": -5}, {"num_new_tokens": 0.5}):
+            refused(
+                manager,
+                ArgumentError,
+                lambda asked=asked: manager.allocate_slots(
+                    request, **{"num_new_tokens": 1, **asked}
+                ),
+            )
+
+    def test_numbers_of_numpy_are_numbers(self, manager):
+        assert manager.allocate_slots(make_request("a", 9, 4), np.int32(9)) is not None
+        manager.check()
+
+    @pytest.mark.parametrize("field", ["request_id", "block_hashes", "num_tokens"])
+    def test_a_request_without_an_attribute_is_refused(self, manager, field):
+        odd = SimpleNamespace(
+            request_id="a", block_hashes=[], num_tokens=3, num_computed_tokens=0,
+            skip_reading_prefix_cache=False,
+        )  # fmt: skip
+        delattr(odd, field)
+        refused(manager, ArgumentTypeError, lambda: manager.allocate_slots(odd, 3))
+
+    def test_tokens_that_no_computed_block_holds_are_refused(self, manager):
+        """Their blocks would be cached as if they had been computed."""
+        refused(
+            manager,
+            ArgumentError,
+            lambda: manager.allocate_slots(make_request("a", 20, 4), 4, 16),
+            "computed blocks hold 0 tokens",
+        )
+
+
+@per_backend
+class TestBlocks:
+    def hits_of(self, manager, blocks):
+        request = make_request("new", 40, 4)
+        computed = KVCacheBlocks((blocks,))
+        return lambda: manager.allocate_slots(request, 4, 4 * len(blocks), computed)
+
+    @pytest.mark.parametrize("block_id", [-1, -2, -3, 20, 5000, 2**31 - 1])
+    def test_ids_outside_the_pool_are_refused_as_hits(self, manager, block_id):
+        refused(manager, KVGPUError, self.hits_of(manager, np.array([block_id], np.int64)))
+
+    def test_blocks_made_by_hand_and_of_other_pools_are_refused(self, manager):
+        other = make_manager(full(4), num_blocks=20)
+        admit(other, make_request("b", 8, 4))
+        for blocks in ([KVCacheBlock(7)], other.get_blocks("b").blocks[0]):
+            refused(
+                manager, ArgumentError, self.hits_of(manager, blocks), "belongs to another pool"
+            )
+
+    def test_blocks_that_are_not_cached_or_come_twice_are_refused(self, manager):
+        admit(manager, make_request("cached", 8, 4))
+        pool = manager.block_pool
+        for blocks in ([pool.blocks[9]], [pool.blocks[1], pool.blocks[1]], [pool.null_block]):
+            refused(
+                manager, ArgumentError, self.hits_of(manager, blocks), "cannot be a computed block"
+            )
+
+    def test_null_blocks_stand_only_in_front(self, backend):
+        manager = make_manager(window(4, 8), num_blocks=20, backend=backend)
+        admit(manager, make_request("cached", 8, 4))
+        pool = manager.block_pool
+        blocks = [pool.blocks[1], pool.null_block]
+        refused(manager, ArgumentError, self.hits_of(manager, blocks), "cannot be a computed block")
+
+    @pytest.mark.parametrize("name", ["touch", "free_blocks"])
+    @pytest.mark.parametrize(
+        ("ids", "error"),
+        [
+            (np.array([127], np.uint64), BlockIdError),
+            (np.array([-1]), BlockIdError),
+            (np.array([2**63], np.uint64), ArgumentError),
+            (np.array([1.5]), ArgumentTypeError),
+            (np.array([[1]]), ArgumentTypeError),
+            (7, ArgumentTypeError),
+            ([7], ArgumentTypeError),
+            ([None], ArgumentTypeError),
+        ],
+        ids=str,
+    )
+    def test_odd_ids_are_refused(self, manager, name, ids, error):
+        refused(manager, error, lambda: getattr(manager.block_pool, name)(ids))
+
+    def test_a_block_that_was_not_handed_out_cannot_be_given_back(self, manager):
+        admit(manager, make_request("holds", 8, 4))
+        pool = manager.block_pool
+        mine = pool.get_new_blocks(1)
+        for blocks in (pool.blocks[1:2], pool.blocks[9:10], [*mine, *mine]):
+            refused(
+                manager,
+                BlockStateError,
+                lambda blocks=blocks: pool.free_blocks(blocks),
+                "was not handed out",
+            )
+        pool.free_blocks(mine)
+        manager.check()
+
+    def test_a_lost_block_is_seen(self, manager):
+        """A reference that lies in no table and was handed out to nobody."""
+        manager.block_pool.take_free(1)
+        with pytest.raises(
+            AssertionError, match="block 1 is in 0 block tables, but counts 1 users"
+        ):
+            manager.check()
+
+    @pytest.mark.parametrize("ids", [[1, 2, 1.5], [1, None], [1, "2"], 5])
+    def test_evicting_something_else_than_ids_evicts_none(self, manager, ids):
+        admit(manager, make_request("a", 12, 4))
+        refused(manager, ArgumentTypeError, lambda: manager.evict_blocks(ids))
+
+
+@per_backend
+def test_an_unknown_request_is_given_nothing_by_asking_for_it(backend):
+    manager = make_manager(full(4), window(4, 8), backend=backend)
+    before = manager.block_pool.tables.num_used()
+    manager.cache_blocks(make_request("a", 12, 4), 12)
+    assert manager.get_num_common_prefix_blocks("a") == [0, 0]
+    manager.remove_skipped_blocks("a", 12)
+    assert manager.block_pool.tables.num_used() == before
+
+
+@pytest.mark.parametrize("what", ["manager", "batch"])
+def test_a_copy_would_share_the_state_and_is_refused(what):
+    manager = make_manager(full(4))
+    subject = manager if what == "manager" else BatchManager(manager, 2, 10)
+    with pytest.raises(ArgumentTypeError, match="cannot be copied"):
+        copy.copy(subject)
+
+
+@per_backend
+def test_all_groups_take_their_hits_before_the_first_block_for_external_tokens(backend):
+    """A hit of the second group, free and next in the queue, must not become room of the first."""
+    manager = make_manager(full(4), window(4, 8), num_blocks=16, backend=backend)
+    first = make_request("first", 16, 4)
+    admit(manager, first)
+    manager.free(first)
+    second = make_request("second", [*range(16), *range(50, 70)], 4)
+    computed, num_hits = manager.get_computed_blocks(second)
+    assert num_hits == 16
+    blocks = manager.allocate_slots(
+        second, 4, num_hits, computed, num_external_computed_tokens=4, delay_cache_blocks=True
+    )
+    assert blocks is not None
+    held = [i for group in manager.get_block_ids("second") for i in group if i != 0]
+    assert len(set(held)) == len(held)
+    manager.check()
+
+
+class TestBatches:
+    @pytest.fixture
+    def batch(self):
+        return BatchManager(make_manager(full(4), num_blocks=60, max_model_len=40), 4, 100)
+
+    def tracked(self, batch, *lengths):
+        requests = [
+            make_request(f"r{i}", [i * 100 + k for k in range(n)], 4) for i, n in enumerate(lengths)
+        ]
+        return requests, batch.track(requests)
+
+    def test_rows_that_cannot_be_written_compile_nothing(self, batch):
+        _, rows = self.tracked(batch, 9, 9)
+        batch.allocate_batch(rows, 40)
+        before = len(step.take_step.signatures)
+        frozen = rows.copy()
+        frozen.flags.writeable = False
+        for odd in (frozen, np.repeat(rows, 2)[::2], rows.astype(">i8"), rows.astype(np.int32)):
+            batch.allocate_batch(odd, 1)
+        assert len(step.take_step.signatures) == before
+
+    @pytest.mark.parametrize("out", ["read-only", "shared", "a list"])
+    def test_tables_that_cannot_be_written_are_refused_before_blocks_are_given(self, out):
+        manager = make_manager(full(4), window(4, 8), num_blocks=60)
+        batch = BatchManager(manager, 4, 100)
+        rows = batch.track([make_request("a", 9, 4)])
+        tables = [np.zeros((4, 20), np.int32) for _ in range(2)]
+        if out == "read-only":
+            tables[1].flags.writeable = False
+        elif out == "shared":
+            tables[1] = tables[0]
+        else:
+            tables[1] = tables[1].tolist()
+        refused(manager, ArgumentError, lambda: batch.allocate_batch(rows, 9, out=tables))
+
+    @pytest.mark.parametrize("name", ["num_lookahead_tokens", "reserved_blocks"])
+    @pytest.mark.parametrize("value", [-1, -100, 2**40, 2**63, 1.5, None])
+    def test_numbers_out_of_range_are_refused(self, batch, name, value):
+        _, rows = self.tracked(batch, 9)
+        refused(
+            batch.manager, ArgumentError, lambda: batch.allocate_batch(rows, 9, **{name: value})
+        )
+
+    @pytest.mark.parametrize("tokens", [2**63 - 1, 2**31, [2**62]])
+    def test_more_new_tokens_than_can_be_counted_are_refused(self, batch, tokens):
+        _, rows = self.tracked(batch, 9)
+        batch.allocate_batch(rows, 9)
+        refused(batch.manager, ArgumentError, lambda: batch.allocate_batch(rows, tokens))
+
+    def test_tokens_beyond_the_model_are_refused(self, batch):
+        _, rows = self.tracked(batch, 39, 9)
+        batch.allocate_batch(rows, 39)
+        refused(
+            batch.manager,
+            ArgumentError,
+            lambda: batch.allocate_batch(rows, 2),
+            "max_model_len = 40",
+        )
+
+    def test_slots_are_not_told_once_they_may_have_changed(self, batch):
+        _, rows = self.tracked(batch, 9, 9)
+        got = batch.allocate_batch(rows, 9)
+        assert len(got.slot_mapping()) == 18
+        batch.free_batch(rows[:1])
+        with pytest.raises(ArgumentError, match="before the next call"):
+            got.slot_mapping()
+
+    def test_a_request_that_is_renamed_goes_by_its_old_name(self, batch):
+        requests, rows = self.tracked(batch, 9, 9)
+        batch.allocate_batch(rows, 9)
+        requests[0].request_id = "renamed"
+        batch.free_batch(rows)
+        batch.untrack(rows)
+        assert batch.manager.block_pool.get_num_free_blocks() == 59
+        batch.manager.check()
+
+    @pytest.mark.parametrize("preempt", [np.array([True, False]), np.array([])])
+    def test_freeing_with_an_odd_option_frees_nothing(self, batch, preempt):
+        _, rows = self.tracked(batch, 9)
+        batch.allocate_batch(rows, 9)
+        if preempt.size:
+            refused(
+                batch.manager, ArgumentTypeError, lambda: batch.free_batch(rows, preempt=preempt)
+            )
+
+    @pytest.mark.parametrize("value", [-1, 2**31, 2**32 + 5, 5.9, None, "7"])
+    @pytest.mark.parametrize("name", ["num_tokens", "num_computed_tokens", "num_prompt_tokens"])
+    def test_tracking_a_request_with_odd_numbers_tracks_none(self, batch, name, value):
+        odd = SimpleNamespace(
+            **{
+                "request_id": "odd", "block_hashes": [], "num_tokens": 3, "num_computed_tokens": 0,
+                "skip_reading_prefix_cache": False, name: value,
+            }
+        )  # fmt: skip
+        if name == "num_prompt_tokens" and value is None:
+            return  # not known
+        good = make_request("good", 9, 4)
+        with pytest.raises(ArgumentError, match="odd"):
+            batch.track([good, odd])
+        assert len(batch.track([good])) == 1
+
+    def test_what_an_engine_has_loaded_is_taken_over(self, batch):
+        """Keys and values that arrived while the request was tracked: their slots are not given again."""
+        request = make_request("a", 20, 4)
+        batch.manager.allocate_slots(
+            request, 0, num_external_computed_tokens=16, delay_cache_blocks=True
+        )
+        rows = batch.track([request])
+        request.num_computed_tokens = 16
+        batch.extend(rows)
+        got = batch.allocate_batch(rows, 4)
+        block = batch.manager.get_block_ids("a")[0][4]
+        assert got.slot_mapping().tolist() == [4 * block + i for i in range(4)]
+
+    def test_a_row_and_a_request_that_both_went_on_are_refused(self, batch):
+        (request,), rows = self.tracked(batch, 12)
+        batch.allocate_batch(rows, 12)
+        request.num_computed_tokens = 7
+        with pytest.raises(ArgumentError, match="when they last agreed"):
+            batch.extend(rows)
+
+    def test_computed_tokens_can_be_set_up_to_those_with_slots(self, batch):
+        (request,), rows = self.tracked(batch, 12)
+        batch.allocate_batch(rows, 4)
+        batch.set_computed(rows, 3)
+        batch.sync(rows)
+        assert request.num_computed_tokens == 3
+        with pytest.raises(ArgumentError, match="slots for 4 tokens"):
+            batch.set_computed(rows, 5)
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_a_request_that_waits_is_counted_when_it_is_admitted(batched):
+    manager = make_manager(full(4), num_blocks=6, log_stats=True, counts_admissions=True)
+    holder, waiting = (
+        make_request("holder", 16, 4),
+        make_request("waiting", [*range(8), *range(50, 62)], 4),
+    )
+    admit(manager, holder)
+    manager.make_prefix_cache_stats()
+    batch = BatchManager(manager, 2, 20)
+    rows = batch.track([waiting]) if batched else None
+    for _ in range(3):
+        got = batch.allocate_batch(rows, 20).fits.any() if batched else admit(manager, waiting)
+        assert not got
+    manager.free(holder)
+    assert batch.allocate_batch(rows, 20).fits.all() if batched else admit(manager, waiting)
+    stats = manager.make_prefix_cache_stats()
+    assert (stats.requests, stats.queries, stats.hits) == (1, 20, 8)
+
+
+def test_ids_that_nobody_asks_for_are_forgotten():
+    ids = NewBlockIds(num_blocks=10)
+    for i in range(1000):
+        ids.note(np.array([i % 10], np.int32))
+        assert len(ids) <= 41
+    assert ids.take() == []
+    ids.note(np.array([3, 4], np.int32))
+    assert ids.take() == [3, 4]
+
+
+def test_ids_of_many_calls_come_in_order():
+    ids = NewBlockIds(num_blocks=10_000)
+    for i in range(1000):
+        ids.note(np.array([2 * i, 2 * i + 1], np.int32))
+    assert ids.take() == list(range(2000))
