@@ -35,7 +35,7 @@ def path(tmp_path_factory):
     return tmp_path_factory.mktemp("traces") / "trace.jsonl"
 
 
-@settings(max_examples=num_inputs(500), deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=num_inputs(1000), deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     content=nearly_traces(),
     format_name=st.sampled_from(["auto"] * 8 + ["mooncake", "bailian", "csv", ""]),
