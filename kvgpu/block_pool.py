@@ -34,7 +34,7 @@ from kvgpu.free_queue import FreeKVCacheBlockQueue
 from kvgpu.hashing import GROUP_ID_BYTES, BlockHash
 from kvgpu.index.journal import Journal
 from kvgpu.index.registry import backend_by_name
-from kvgpu.integers import as_integer, as_size, shown
+from kvgpu.integers import as_integer, as_size, as_switch, shown
 from kvgpu.invariants import queue_violations, use_violations
 from kvgpu.metrics import KVCacheMetricsCollector
 from kvgpu.prefix_cache import NO_MASK, BlockMask, PrefixCache
@@ -364,6 +364,7 @@ class BlockPool(Exclusive):
         O(blocks).
         """
         ids = own_blocks(self.state, ordered_blocks)
+        prepend, backwards = as_switch("prepend", prepend), as_switch("backwards", backwards)
         place = hand_back(self.handed_out, ids, self.state.null_id)
         if place >= 0:
             raise BlockStateError(
@@ -374,7 +375,7 @@ class BlockPool(Exclusive):
 
     def give_back(self, ids: Ids, prepend: bool = False, *, backwards: bool = False) -> None:
         """`free_blocks` for blocks, int32 [n], that a block table has held. O(n), without memory."""
-        release(self.state.records, self._own(ids), self.state.null_id, backwards, bool(prepend))
+        release(self.state.records, self._own(ids), self.state.null_id, backwards, prepend)
 
     def give_back_by_hash(self, ids: Ids) -> None:
         """`give_back`, the last first, in two parts: blocks without a hash are evicted before all others, those with

@@ -40,8 +40,8 @@ GUARDS = {
     ),
     "block of another pool": (
         "kvgpu.arguments",
-        "            if block._state is not state:\n",
-        "            if False:\n",
+        "        if block._state is not state:\n",
+        "        if False:\n",
     ),
     "block that was not handed out": (
         "kvgpu.block_pool",

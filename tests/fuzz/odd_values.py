@@ -84,7 +84,11 @@ def damaged(value: Any, rng: Any) -> Any:
             copy = value.copy()
             limits = np.iinfo(copy.dtype)
             copy.flat[rng.randrange(copy.size)] = rng.choice(
-                [-1, limits.min, limits.max, 5000, 127, 30]
+                [
+                    v
+                    for v in (-1, limits.min, limits.max, 5000, 127, 30)
+                    if limits.min <= v <= limits.max
+                ]
             )
             return copy
         return rng.choice(DAMAGES)(value, rng)

@@ -54,7 +54,7 @@ class Subject:
                 "metrics_collector": KVCacheMetricsCollector(1.0),
             }  # fmt: skip
         self.name = f"{groups}, {backend}, {'told' if told else 'not told'}"
-        self.rng = rng
+        self.rng, self.told = rng, told
         self.manager = make_manager(
             *specs, num_blocks=NUM_BLOCKS, max_model_len=MAX_MODEL_LEN, backend=backend, **options
         )
@@ -94,10 +94,8 @@ class Subject:
                 if manager.allocate_slots(request, 1) is not None:
                     request.num_computed_tokens += 1
                 else:
-                    del (
-                        request.all_token_ids[-1:],
-                        request.block_hashes[request.num_tokens // SIZE :],
-                    )
+                    self.running.remove(request)
+                    manager.free(request)
         elif what < 0.75 and len(self.tracked) < 5:
             request = self.new_request()
             row = batch.track([request])
