@@ -156,7 +156,7 @@ class KVCacheManager(Exclusive):
             if not self.enable_caching or request.skip_reading_prefix_cache:
                 return self.empty_kv_cache_blocks, 0
             hashes, num_tokens = request.block_hashes, request.num_tokens
-            preempted = self.prefix_cache_stats is not None and request.num_preemptions > 0
+            preempted = self.prefix_cache_stats is not None and bool(request.num_preemptions > 0)
         except (AttributeError, TypeError, ValueError) as error:
             raise ArgumentTypeError(
                 f"a request that can be looked up is expected: {error}"

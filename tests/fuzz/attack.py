@@ -64,7 +64,7 @@ def odd_call(subject: Any, rng: random.Random) -> tuple[Any, dict[str, Any]]:
 
     call = subject.call()
     arguments = dict(call.arguments)
-    if not arguments:
+    if not arguments or call.is_odd:
         return call, arguments
     for _ in range(rng.choice([1, 1, 1, 2])):
         name = rng.choice(list(arguments))
@@ -96,6 +96,8 @@ def faults_of(subject: Any, call: Any, arguments: dict[str, Any]) -> list[str]:
         found.append(f"untyped {type(error).__name__}: {error}"[:200])
     else:
         found += wrong_results(subject, call, arguments, result)
+        if call.is_odd:
+            found.append("accepted")
     try:
         subject.check()
     except BaseException as error:
@@ -127,6 +129,10 @@ def wrong_results(subject: Any, call: Any, arguments: dict[str, Any], result: An
                 "num_external_computed_tokens",
             )
         ) + int(request.num_computed_tokens)
+        given = arguments.get("new_computed_blocks")
+        covered = SIZE * min(map(len, given.blocks), default=0) if given is not None else 0
+        if int(arguments.get("num_new_computed_tokens") or 0) > covered:
+            found.append(f"blocks for {covered} computed tokens only")
         slots = (
             min(len(group) for group in subject.manager.get_block_ids(request.request_id)) * SIZE
         )

@@ -79,6 +79,13 @@ DAMAGES: tuple[Callable[[Any, Any], Any], ...] = (
 
 def damaged(value: Any, rng: Any) -> Any:
     """The value with something wrong with it; any other where it is too plain for that."""
+    try:
+        return _damaged(value, rng)
+    except Exception:
+        return odd_value(rng)  # numpy does not make all of these of all arrays
+
+
+def _damaged(value: Any, rng: Any) -> Any:
     if isinstance(value, np.ndarray) and value.size and rng.random() < 0.8:
         if rng.random() < 0.3 and value.dtype.kind in "iu":
             copy = value.copy()

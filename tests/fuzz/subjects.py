@@ -8,6 +8,8 @@ from managers import admit, chunked, full, make_manager, make_request, mamba, sn
 
 from kvgpu.batch.manager import BatchManager
 from kvgpu.batch.ordering import held_back, longest_prefix_first, num_that_fit
+from kvgpu.blocks import KVCacheBlock
+from kvgpu.kv_cache_blocks import KVCacheBlocks
 from kvgpu.metrics import KVCacheMetricsCollector
 
 NUM_BLOCKS = 30
@@ -27,12 +29,13 @@ GROUPS = {
 
 
 class Call(NamedTuple):
-    """A call that is right. arguments: all by name. about: the request that it is about, or None."""
+    """A call. arguments: all by name. about: the request that it is about, or None. is_odd: it is not right as it is."""
 
     name: str
     function: Any
     arguments: dict[str, Any]
     about: Any = None
+    is_odd: bool = False
 
 
 class Subject:
@@ -119,7 +122,7 @@ class Subject:
         return np.array(rows[: self.rng.randrange(1, len(rows) + 1)] if rows else [], np.int64)
 
     def call(self) -> Call:
-        """One of all calls, right as it is."""
+        """One of all calls."""
         makers = [name for name in dir(self) if name.startswith("call_")]
         while True:
             made: Call | None = getattr(self, self.rng.choice(makers))()
@@ -142,9 +145,35 @@ class Subject:
             "num_encoder_tokens": 0, "full_sequence_must_fit": self.rng.random() < 0.3,
             "reserved_blocks": self.rng.randrange(3),
         }  # fmt: skip
-        if self.rng.random() < 0.2:
-            arguments["new_computed_blocks"] = self.other.get_blocks("elsewhere")
         return Call("allocate_slots", self.manager.allocate_slots, arguments, request)
+
+    def call_with_odd_hits(self) -> Call:
+        """Computed blocks that are none of this request's, in one way or another."""
+        rng, pool = self.rng, self.manager.block_pool
+        request = make_request(f"odd{self.count}", [9_000_000 + i for i in range(40)], SIZE)
+        groups = len(self.manager.coordinator.single_type_managers)
+        blocks: Any = rng.choice([
+            lambda: [KVCacheBlock(7)], lambda: [block for block in pool.blocks[1:] if block.block_hash is None][:1],
+            lambda: [pool.blocks[3], pool.null_block], lambda: [pool.blocks[2]] * 2,
+            lambda: list(self.other.get_blocks("elsewhere").blocks[0]),
+            lambda: np.array([rng.choice([-1, -3, 30, 31, 5000, 2**31 - 1])], np.int32), list,
+        ])()  # fmt: skip
+        arguments = {
+            "request": request, "num_new_tokens": 4, "num_new_computed_tokens": SIZE * max(len(blocks), 1),
+            "new_computed_blocks": KVCacheBlocks((blocks,) * groups),
+        }  # fmt: skip
+        return Call("allocate_slots", self.manager.allocate_slots, arguments, request, True)
+
+    def call_with_odd_ids(self) -> Call:
+        """Ids and blocks that this pool cannot have handed out."""
+        rng, pool = self.rng, self.manager.block_pool
+        name, argument = rng.choice([("touch", "blocks"), ("free_blocks", "ordered_blocks")])
+        odd: Any = rng.choice([
+            lambda: np.array([rng.choice([-1, -2, 30, 31, 127, 5000, 10**6])]), lambda: [KVCacheBlock(7)],
+            lambda: list(self.other.get_blocks("elsewhere").blocks[0]),
+            lambda: np.array([2**64 - 1], np.uint64), lambda: np.array([1.5]),
+        ])()  # fmt: skip
+        return Call(f"pool.{name}", getattr(pool, name), {argument: odd}, None, True)
 
     def call_decode(self) -> Call | None:
         if not self.running:
@@ -190,8 +219,6 @@ class Subject:
             ("get_cached_block", {"block_hash": b"h" * 32, "kv_cache_group_ids": [0]}),
         ]  # fmt: skip
         name, arguments = rng.choice(calls)
-        if rng.random() < 0.2 and name in ("touch", "free_blocks"):
-            arguments[next(iter(arguments))] = list(self.other.get_blocks("elsewhere").blocks[0])
         return Call(f"pool.{name}", getattr(pool, name), arguments)
 
     def call_cache_full_blocks(self) -> Call | None:
@@ -234,6 +261,24 @@ class Subject:
             "out": self.rng.choice([None, [np.zeros((6, 40), np.int32) for _ in range(groups)]]),
         }  # fmt: skip
         return Call("batch.allocate_batch", self.batch.allocate_batch, arguments)
+
+    def call_with_odd_arrays(self) -> Call | None:
+        """Arrays of another length than the rows, and tables that cannot be written."""
+        rows = np.array(list(self.tracked), np.int64)
+        groups = len(self.manager.coordinator.single_type_managers)
+        if not len(rows):
+            return None
+        if self.rng.random() < 0.5:
+            arguments = {
+                "rows": self.batch.rows,
+                "queue": rows,
+                "hit_hashes": np.full(len(rows) - 1, 9),
+            }
+            return Call("held_back", held_back, arguments, None, True)
+        tables = [np.zeros((6, 40), np.int32) for _ in range(groups)]
+        tables[-1].flags.writeable = False
+        arguments = {"rows": rows, "num_new_tokens": 1, "out": tables}
+        return Call("batch.allocate_batch", self.batch.allocate_batch, arguments, None, True)
 
     def call_ordering(self) -> Call:
         rows = self.rows()
