@@ -65,8 +65,16 @@ class RandomSteps:
     def allocate(self) -> None:
         rows = self.some(self.twins.rows(), 0.8)
         most = int(self.rng.choice([1, 1, 5, 40]))
-        counts = [self.number(1, most) for _ in rows]
+        asked = [(row, self.number(1, most)) for row in rows]
+        fitting = [(row, count) for row, count in asked if self.suits(self.twins.pairs[row], count)]
+        rows, counts = [row for row, _ in fitting], [count for _, count in fitting]
         self.twins.allocate(rows, counts, stop_when_full=self.chance(0.3), **self.options())
+
+    def suits(self, pair: Pair, count: int) -> bool:
+        """Whether the model is long enough for so many tokens more; a batch asks that of the whole of a new request."""
+        request = pair.single
+        num_tokens = request.num_computed_tokens + (count if pair.running else request.num_tokens)
+        return num_tokens <= self.twins.single.max_model_len
 
     def options(self) -> dict[str, Any]:
         return {
@@ -107,8 +115,9 @@ class RandomSteps:
         """Requests leave the batch, are served by single calls, and come back."""
         pairs = self.twins.untrack(rows)
         for pair in pairs:
-            if pair.running and self.chance(0.5):
-                self.twins.ask_both(pair, self.number(1, 9))
+            count = self.number(1, 9)
+            if pair.running and self.suits(pair, count) and self.chance(0.5):
+                self.twins.ask_both(pair, count)
         self.twins.track(pairs)
 
     def serve_beside(self) -> None:
@@ -122,7 +131,9 @@ class RandomSteps:
         else:
             for request in (pair.single, pair.batched):
                 request.append_output_token_ids([1, 2])
-            twins.ask_both(pair, self.number(1, 12), **self.options())
+            count = self.number(1, 12)
+            if self.suits(pair, count):
+                twins.ask_both(pair, count, **self.options())
 
     def free_beside(self, pair: Pair) -> None:
         self.twins.beside.remove(pair)

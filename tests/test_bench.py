@@ -22,7 +22,7 @@ SMALL = {
     "steps": ["--requests", "6", "--rounds", "1", "--most", "1"],
     "table": ["--most", "2000", "--rounds", "1"],
 }
-MADE_BY_OTHERS = {"gpu", "plots", "tables"}
+MADE_BY_OTHERS = {"gpu", "gpu_worker", "plots", "tables"}
 """Tested elsewhere."""
 
 PLANTED = {

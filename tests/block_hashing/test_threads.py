@@ -142,7 +142,9 @@ def test_threads_may_be_chosen_by_the_environment(monkeypatch):
 @pytest.mark.parametrize("value", ["0", "-1", "two", "1.5"])
 def test_a_bad_number_of_threads_is_refused(monkeypatch, value):
     monkeypatch.setenv("KVGPU_HASH_THREADS", value)
-    with pytest.raises(ConfigError, match="KVGPU_HASH_THREADS must be a positive integer"):
+    with pytest.raises(
+        ConfigError, match="KVGPU_HASH_THREADS must be an integer number of threads"
+    ):
         RequestBlockHasher(SIZE, FUNCTIONS["sha256"])
 
 
