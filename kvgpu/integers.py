@@ -56,7 +56,7 @@ def as_integers(names: Sequence[str], values: tuple[Any, ...], about: str = "") 
     try:
         # Negative if one is, too long if one is, and no int unless all are.
         bits = reduce(or_, values)
-    except TypeError:
+    except (TypeError, ValueError, OverflowError):
         bits = -1
     if bits.__class__ is int and 0 <= bits <= MOST_TOKENS:
         return values

@@ -246,7 +246,7 @@ class KVCacheManager(Exclusive):
                     and num_computed >= 0 <= num_lookahead_tokens
                 ):
                     return self.empty_kv_cache_blocks
-        except (AttributeError, TypeError, ValueError):
+        except (AttributeError, TypeError, ValueError, OverflowError):
             pass  # the arguments are looked at one by one now, and refused
         return allocate_slots(
             self, request, num_new_tokens, num_new_computed_tokens, new_computed_blocks,
