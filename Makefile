@@ -30,7 +30,7 @@ lint: $(VENV)/.dev
 
 # On the CPU, without peers, in under ten minutes. Rows go to bench/data; missed goals are shown and are no failure.
 bench: $(VENV)/.dev
-	$(call in-turn,limits pool table,$(BIN)/python,--rounds 3 $(ARGS))
+	$(call in-turn,limits pool table publisher,$(BIN)/python,--rounds 3 $(ARGS))
 	$(call in-turn,replay,$(BIN)/python,$(TRACE) --rounds 3 $(ARGS))
 	$(call in-turn,calls steps queues hashing,$(BIN)/python,$(TRACE) --rounds 3 --requests 500 $(ARGS))
 

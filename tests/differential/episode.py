@@ -111,12 +111,8 @@ class Episode:
     def create(self) -> None:
         rng = self.rng
         size = rng.choice([rng.randrange(1, 20), rng.randrange(1, 120), rng.randrange(1, 300)])
-        # A prompt longer than the model allows crashes the oracle in all but the plainest groups.
-        plainest = [group.spec for group in self.config.groups] == [
-            "FullAttentionSpec"
-        ] and not self.config.options["enable_kv_cache_events"]
-        if rng.random() < 0.97 or not plainest:
-            size = min(size, self.config.max_model_len - 1)
+        # Longer ones are refused here, and crash the oracle in all but the plainest groups.
+        size = min(size, self.config.max_model_len - 1)
         document = rng.choice(self.documents)
         shared = rng.randrange(size + 1)
         tokens = document[:shared] + [rng.randrange(100) for _ in range(size - shared)]
@@ -158,6 +154,14 @@ class Episode:
             chunk = max(chunk // size * size, 0) or left
         return chunk
 
+    def _hits_may_be_lost(self, computed: Any) -> bool:
+        """Whether the oracle could give hits of a later group to an earlier one as room for external tokens."""
+        return any(
+            block.ref_cnt == 0 and not block.is_null
+            for group in computed.blocks[1:]
+            for block in group
+        )
+
     def _set(self, request_id: str, **values: Any) -> None:
         for system in self.systems:
             for name, value in values.items():
@@ -179,12 +183,13 @@ class Episode:
         if rng.random() < 0.12 and not self.config.mamba_align and not overlong:
             size = self.config.scheduler_block_size
             external = rng.randrange(0, max(request.num_tokens - num_local, 1)) // size * size
-        if request.num_tokens - num_local - external <= 0:
+        if request.num_tokens - num_local - external <= 0 or self._hits_may_be_lost(computed[0]):
             external = 0
         delayed = external > 0 and rng.random() < 0.5
         num_new = 0 if delayed else self._chunk(request, num_local + external)
         if rng.random() < 0.1:
             return
+        self.call("take_new_block_ids", None)  # those that nobody asks for are forgotten here
         blocks = [computed[0], their_computed[0]]
         kwargs: dict[str, Any] = {}
         if rng.random() < 0.9 or num_local:
