@@ -27,7 +27,7 @@ COMPILED_FROM = [
     "_jit.py",
     "blocks.py",
     "free_list.py",
-    "groups/block_tables.py",
+    "groups/steps.py",
     "index/journal.py",
     "index/table.py",
     "kernels/layout.py",

@@ -241,7 +241,7 @@ class TestIndex:
 
     @pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
     @pytest.mark.parametrize("groups", [(0,), (3, 1), (2, 0, MAX_GROUP)])
-    @pytest.mark.parametrize("stride", [1, 3])
+    @pytest.mark.parametrize("stride", [1, 2])
     def test_the_longest_prefix_is_the_one_of_the_definition(self, backend, rule, groups, stride):
         random = np.random.default_rng(len(groups) * 10 + stride)
         for _ in range(15 if backend in CPU_BACKENDS else 2):

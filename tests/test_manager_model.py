@@ -79,7 +79,7 @@ class Engine:
         return getattr(self, action)(which, size, extra)
 
     def admit(self, which, size, extra):
-        tokens = [*DOCUMENTS[which][:size], *[7] * extra]
+        tokens = [*DOCUMENTS[which][:size], *[7] * extra][: self.manager.max_model_len]
         request = make_request(f"r{self.made}", tokens, self.hash_block_size)
         self.made += 1
         computed, hits = self.manager.get_computed_blocks(request)
@@ -95,6 +95,8 @@ class Engine:
         if not self.running:
             return None
         request = self.running[size % len(self.running)]
+        if request.num_computed_tokens + 1 + which > self.manager.max_model_len:
+            return self.free(which, size, extra)
         request.append_output_token_ids([size] * (1 + which))
         new = self.manager.allocate_slots(request, 1 + which, num_lookahead_tokens=extra)
         if new is None:
