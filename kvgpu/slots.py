@@ -79,6 +79,11 @@ def allocate_slots(
     must_fit = as_switch("full_sequence_must_fit", full_sequence_must_fit)
     coordinator, longest = manager.coordinator, manager.max_model_len
     request_id = name_of(request)
+    if numbers.num_computed_tokens and not _holds_blocks(manager, request_id):
+        raise ArgumentError(
+            f"request {request_id} says that {numbers.num_computed_tokens} of its tokens are computed, and holds no "
+            "blocks: set num_computed_tokens to 0 when it is freed, or allocated for the first time"
+        )
     num_local = numbers.num_computed_tokens + numbers.num_new_computed_tokens
     total_computed = num_local + numbers.num_external_computed_tokens
     num_main = total_computed + numbers.num_new_tokens
@@ -141,6 +146,11 @@ def allocate_slots(
     if admits:
         _count(manager, request, numbers)
     return manager.create_kv_cache_blocks(new_blocks)
+
+
+def _holds_blocks(manager: "KVCacheManager", request_id: Any) -> bool:
+    """Whether a request is known; True for all where there are no groups."""
+    return manager.first_tables is None or request_id in manager.first_tables
 
 
 def _is_new(manager: "KVCacheManager", request: Any, request_id: Any) -> bool:
@@ -237,10 +247,12 @@ def _refuse_uncovered(
         return
     singles = manager.coordinator.single_type_managers
     covered = [len(ids) * single.block_size for single, ids in zip(singles, computed, strict=False)]
-    if num_tokens > min(covered, default=0):
+    # Of the group with the most: with EAGLE, hybrids can be given shorter hits in some (fact 45).
+    longest = max(covered, default=0)
+    if num_tokens > longest:
         raise ArgumentError(
             f"request {request_id}: num_new_computed_tokens is {num_tokens}, the computed blocks hold "
-            f"{min(covered, default=0)} tokens"
+            f"{longest} tokens"
         )
 
 

@@ -17,7 +17,17 @@ from kvgpu.integers import MOST_TOKENS
 from kvgpu.marks import EAGER, may_hold
 from kvgpu.table_store import BEGIN, LENGTH, LIMIT, SERIAL, TOP, segment_class
 
-DONE, FREED, NO_TOKENS, NO_HASHES, HASHED, NARROW, TOO_MANY, UNPREPARED = 0, 3, 4, 5, 6, 7, 8, 9
+DONE, FREED, NO_TOKENS, NO_HASHES, HASHED, NARROW, TOO_MANY, UNPREPARED, UNHELD = (
+    0,
+    3,
+    4,
+    5,
+    6,
+    7,
+    8,
+    9,
+    10,
+)
 """Ends of a step, beside those of `check_row`: what is wrong with a row, or that room has to be made before (`BatchManager._prepare`)."""
 
 (
@@ -76,6 +86,8 @@ def status_of(table: Any, row: int, new: int, options: Any, head: Any) -> int:
     bound = record.serial != 0
     if new <= 0 or (not bound and record.num_tokens == 0):
         return NO_TOKENS
+    if not bound and record.num_computed > 0:
+        return UNHELD
     if new > MOST_TOKENS:
         return TOO_MANY
     num_main = tokens_of(record, new)

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kvgpu._jit import jit
+from kvgpu.arguments import ready
 from kvgpu.batch.row_record import BY_REQUEST, FROM_ROW, UNDECIDED, RowIds
 from kvgpu.errors import ArgumentError, ArgumentTypeError
 from kvgpu.token_arrays import Tokens
@@ -144,8 +145,11 @@ class PendingTokens:
             ArgumentTypeError: Tokens or counts are not integers.
             ArgumentError: Their number does not fit.
         """
-        given = np.asarray(tokens)
-        sizes = None if counts is None else np.asarray(counts)
+        try:
+            given = np.asarray(tokens)
+            sizes = None if counts is None else np.asarray(counts)
+        except (TypeError, ValueError, OverflowError):
+            raise ArgumentTypeError("tokens and counts must be integers [any]") from None
         for name, array in (("tokens", given), ("counts", sizes)):
             if array is not None and array.size and array.dtype.kind not in "iu":
                 raise ArgumentTypeError(f"{name} must be integers, got {array.dtype}")
@@ -158,7 +162,7 @@ class PendingTokens:
                 f"{len(rows)} rows need as many counts, and as many tokens as these tell; got counts "
                 f"{'None' if sizes is None else sizes.shape} and tokens {given.shape}"
             )
-        return np.ascontiguousarray(given, np.int64), starts
+        return ready(given, np.int64), starts
 
     def decide(self, records: Any, row: int, tail: Tokens | None) -> None:
         """Hash what the row fills from here on: `tail` are the tokens behind its hashes, fewer than a block.

@@ -130,7 +130,7 @@ def wrong_results(subject: Any, call: Any, arguments: dict[str, Any], result: An
             )
         ) + int(request.num_computed_tokens)
         given = arguments.get("new_computed_blocks")
-        covered = SIZE * min(map(len, given.blocks), default=0) if given is not None else 0
+        covered = SIZE * max(map(len, given.blocks), default=0) if given is not None else 0
         if int(arguments.get("num_new_computed_tokens") or 0) > covered:
             found.append(f"blocks for {covered} computed tokens only")
         slots = (

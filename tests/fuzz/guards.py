@@ -55,7 +55,7 @@ GUARDS = {
     ),
     "hits of fewer tokens": (
         "kvgpu.slots",
-        "    if num_tokens > min(covered, default=0):\n",
+        "    if num_tokens > longest:\n",
         "    if False:\n",
     ),
     "length of the model": ("kvgpu.slots", "    if num_main > longest:\n", "    if False:\n"),
