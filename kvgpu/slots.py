@@ -149,8 +149,13 @@ def allocate_slots(
 
 
 def _holds_blocks(manager: "KVCacheManager", request_id: Any) -> bool:
-    """Whether a request is known; True for all where there are no groups."""
-    return manager.first_tables is None or request_id in manager.first_tables
+    """Whether a request is known; True for all where every group is of full attention, and room can be made later.
+
+    With a mask, blocks that a new request need not have are left out when blocks are counted, and not when they are given.
+    """
+    tables = manager.first_tables
+    singles = manager.coordinator.single_type_managers
+    return tables is None or request_id in tables or all(s.rule_kind == FULL for s in singles)
 
 
 def _is_new(manager: "KVCacheManager", request: Any, request_id: Any) -> bool:

@@ -14,6 +14,7 @@ from kvgpu.groups.steps import TALLY_WORDS, first_hashed, full_blocks
 from kvgpu.index.arena import hashes_at
 from kvgpu.index.table import bucket_of, slot_hash
 from kvgpu.integers import MOST_TOKENS
+from kvgpu.kernels.layout import FULL
 from kvgpu.marks import EAGER, may_hold
 from kvgpu.table_store import BEGIN, LENGTH, LIMIT, SERIAL, TOP, segment_class
 
@@ -86,8 +87,6 @@ def status_of(table: Any, row: int, new: int, options: Any, head: Any) -> int:
     bound = record.serial != 0
     if new <= 0 or (not bound and record.num_tokens == 0):
         return NO_TOKENS
-    if not bound and record.num_computed > 0:
-        return UNHELD
     if new > MOST_TOKENS:
         return TOO_MANY
     num_main = tokens_of(record, new)
@@ -125,13 +124,15 @@ def table_status(store: Any, groups: Any, record: Any, mine: Any, new: int, widt
 def add_bounds(
     records: Any, store: Any, groups: Any, record: Any, mine: Any, new: int, options: Any, head: Any
 ) -> int:
-    """Add what a row that needs something can take to the bounds; HASHED or DONE."""
+    """Add what a row that needs something can take to the bounds; HASHED, UNHELD or DONE."""
     rows = store[0]
     bound = record.serial != 0
     num_main = tokens_of(record, new)
     num_cacheable = min(num_main, record.num_tokens)
     pool = (records, rows, 0, rows, options[NULL_ID], rows)
     for g in range(len(groups)):
+        if not bound and record.num_computed > 0 and groups[g].kind != FULL:
+            return UNHELD
         held = rows[mine[g], LENGTH] if bound else 0
         num_slots = slots_of(record, new, options)
         required = held + blocks_beyond(num_slots, held, groups[g].block_size)
