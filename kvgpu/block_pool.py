@@ -189,7 +189,7 @@ class BlockPool(Exclusive):
         try:
             hashes = request.block_hashes
             num_hashes, chosen_blocks = len(hashes), blocks[first:full]
-        except (AttributeError, TypeError) as error:
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
             raise ArgumentTypeError(
                 f"a request with block_hashes and a sequence of blocks are expected: {error}"
             ) from None
