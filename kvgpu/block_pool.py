@@ -491,4 +491,7 @@ class BlockPool(Exclusive):
         held = np.concatenate([NO_IDS, *self._tables_held()])
         users = np.bincount(held[held >= 0], minlength=self.num_gpu_blocks) + self.handed_out
         recount(self.state.records, users, self.state.null_id)
-        self.prefix_cache.restore()
+        if not self.prefix_cache.restore():
+            logger.error("The prefix cache was emptied: the records of its blocks were broken")
+            if self.enable_kv_cache_events:
+                self._note(self._events.all_blocks_cleared)

@@ -127,7 +127,7 @@ def cut(records: Any, head: int, count: int) -> None:
 
 @jit
 def pop_free(records: Any, count: int, ref_cnt: int) -> Any:
-    """Take `count` blocks from the head; returns their ids, and how many of them the index still holds."""
+    """Take `count` blocks, which are there, from the head; returns their ids, and how many the index still holds."""
     ids = np.empty(count, np.int32)
     cached = 0
     row, stride, step = records[len(records) - 1].next, 0, 0

@@ -12,6 +12,7 @@ from kvgpu.coordinators.registry import get_kv_cache_coordinator
 from kvgpu.errors import ArgumentTypeError
 from kvgpu.exclusive import Exclusive, exclusive
 from kvgpu.integers import as_integer, as_size
+from kvgpu.kernels.layout import FULL
 from kvgpu.kv_cache_blocks import KVCacheBlocks
 from kvgpu.metrics import KVCacheMetricsCollector, PrefixCacheStats
 from kvgpu.request import Request
@@ -110,6 +111,7 @@ class KVCacheManager(Exclusive):
         # The first group's, for a guard that saves the others from being asked.
         managers = self.coordinator.single_type_managers
         self.first_tables = managers[0].req_to_blocks if managers else None
+        self.masked = [manager for manager in managers if manager.rule_kind != FULL]
         self.arrays = (
             ArrayAllocator(self.coordinator) if ArrayAllocator.serves(self.coordinator) else None
         )

@@ -52,8 +52,8 @@ def refuse_broken(marks: Marks) -> None:
     """
     if marks[BROKEN] != 0:
         raise InvariantError(
-            "the records of the blocks and the table of their hashes disagree: check() says where, "
-            "reset_prefix_cache() begins anew"
+            "the records of the blocks and the table of their hashes disagree; the next call makes the table anew, "
+            "or forgets all cached blocks if it cannot"
         )
 
 

@@ -10,7 +10,7 @@ from kvgpu._jit import jit
 from kvgpu.block_hashes import BlockHashes, rows_if_of_width
 from kvgpu.block_map import BlockHashToBlockMap
 from kvgpu.blocks import COARSE, HAS_HASH, IN_TABLE, BlockState, Ids, KVCacheBlock
-from kvgpu.errors import BlockIdError, BlockStateError
+from kvgpu.errors import BlockIdError, BlockStateError, InvariantError
 from kvgpu.hashing import BlockHash, BlockHashWithGroupId, make_block_hash_with_group_id
 from kvgpu.index.base import BlockIndex, PrefixHits, Rows, decided
 from kvgpu.kernels.layout import MAX_GROUP_ID
@@ -197,12 +197,19 @@ class PrefixCache:
         self.index.clear()
         self.state.forget_keys()
 
-    def restore(self) -> None:
+    def restore(self) -> bool:
         """Make index and records agree again, after a call that was cut short. O(number of blocks).
 
         A hash that no lookup finds is forgotten: its block may have been about to be cached.
+
+        Returns:
+            False if nothing could be made of the records, and everything is forgotten.
         """
-        self.index.restore()
+        try:
+            self.index.restore()
+        except InvariantError:
+            self.clear()
+            return False
         flags = self.state.records["flags"][:-1]
         kept = {
             block_id
@@ -212,6 +219,7 @@ class PrefixCache:
         for block_id in np.flatnonzero(flags & (HAS_HASH | IN_TABLE) == HAS_HASH).tolist():
             if block_id not in kept:
                 self.state.reset_key(block_id)
+        return True
 
     def rows_of(self, hashes: Sequence[bytes], start: int, stop: int) -> Rows | None:
         """Key words of hashes [start, stop); None where the records cannot hold them."""

@@ -79,11 +79,8 @@ def allocate_slots(
     must_fit = as_switch("full_sequence_must_fit", full_sequence_must_fit)
     coordinator, longest = manager.coordinator, manager.max_model_len
     request_id = name_of(request)
-    if numbers.num_computed_tokens and not _holds_blocks(manager, request_id):
-        raise ArgumentError(
-            f"request {request_id} says that {numbers.num_computed_tokens} of its tokens are computed, and holds no "
-            "blocks: set num_computed_tokens to 0 when it is freed, or allocated for the first time"
-        )
+    if numbers.num_computed_tokens and manager.masked:
+        _refuse_unheld(manager, request_id, numbers.num_computed_tokens)
     num_local = numbers.num_computed_tokens + numbers.num_new_computed_tokens
     total_computed = num_local + numbers.num_external_computed_tokens
     num_main = total_computed + numbers.num_new_tokens
@@ -148,14 +145,22 @@ def allocate_slots(
     return manager.create_kv_cache_blocks(new_blocks)
 
 
-def _holds_blocks(manager: "KVCacheManager", request_id: Any) -> bool:
-    """Whether a request is known; True for all where every group is of full attention, and room can be made later.
+def _refuse_unheld(manager: "KVCacheManager", request_id: Any, num_tokens: int) -> None:
+    """Blocks in front of a mask are left out when new ones are counted, and not when they are given.
 
-    With a mask, blocks that a new request need not have are left out when blocks are counted, and not when they are given.
+    Raises:
+        ArgumentError: Tokens of a request that is not running are said to be computed, and it holds no blocks for them.
     """
-    tables = manager.first_tables
-    singles = manager.coordinator.single_type_managers
-    return tables is None or request_id in tables or all(s.rule_kind == FULL for s in singles)
+    for single in manager.masked:
+        blocks = single.req_to_blocks.get(request_id)
+        if blocks is not None and blocks.num_cached >= 0:
+            continue
+        held = 0 if blocks is None else len(blocks) * single.block_size
+        if num_tokens > held:
+            raise ArgumentError(
+                f"request {request_id} says that {num_tokens} of its tokens are computed, and holds blocks for {held}: "
+                "set num_computed_tokens to 0 when it is freed, or allocated for the first time"
+            )
 
 
 def _is_new(manager: "KVCacheManager", request: Any, request_id: Any) -> bool:

@@ -5,7 +5,18 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from managers import admit, full, make_manager, make_request, per_backend, snapshot, window
+from managers import (
+    admit,
+    chunked,
+    free_order,
+    full,
+    make_manager,
+    make_request,
+    mamba,
+    per_backend,
+    snapshot,
+    window,
+)
 
 from kvgpu.batch import step
 from kvgpu.batch.manager import BatchManager
@@ -15,9 +26,12 @@ from kvgpu.errors import (
     ArgumentTypeError,
     BlockIdError,
     BlockStateError,
+    InvariantError,
     KVGPUError,
 )
 from kvgpu.groups.new_ids import NewBlockIds
+from kvgpu.groups.steps import TALLY_WORDS, take_free
+from kvgpu.index.journal import NO_LOG
 from kvgpu.kv_cache_blocks import KVCacheBlocks
 
 NUMBERS = (
@@ -110,6 +124,56 @@ class TestNumbers:
             lambda: manager.allocate_slots(make_request("a", 20, 4), 4, 16),
             "computed blocks hold 0 tokens",
         )
+
+
+MASKED = (window(4, 8), chunked(4, 8), mamba(4))
+
+
+@per_backend
+@pytest.mark.parametrize("enable_caching", [True, False])
+@pytest.mark.parametrize("spec", MASKED, ids=lambda spec: type(spec).__name__)
+class TestComputedTokens:
+    """Blocks in front of a mask are not counted, so more would be taken from the free queue than are there."""
+
+    def test_those_of_a_request_without_blocks_are_refused(self, spec, backend, enable_caching):
+        manager = make_manager(spec, num_blocks=4, backend=backend, enable_caching=enable_caching)
+        request = make_request("a", 41, 4)
+        request.num_computed_tokens = 36
+        refused(manager, ArgumentError, lambda: manager.allocate_slots(request, 4), "holds blocks")
+
+    def test_more_than_the_blocks_of_a_request_hold_are_refused(
+        self, spec, backend, enable_caching
+    ):
+        manager = make_manager(spec, num_blocks=4, backend=backend, enable_caching=enable_caching)
+        request = make_request("a", 41, 4)
+        manager.allocate_slots(request, 4, delay_cache_blocks=True)
+        request.num_computed_tokens = 36
+        refused(manager, ArgumentError, lambda: manager.allocate_slots(request, 4), "holds blocks")
+
+
+@pytest.mark.parametrize("spec", MASKED[:2], ids=lambda spec: type(spec).__name__)
+@pytest.mark.parametrize("enable_caching", [True, False])
+def test_a_row_that_says_more_computed_tokens_than_it_holds_is_refused(spec, enable_caching):
+    manager = make_manager(spec, num_blocks=4, enable_caching=enable_caching)
+    request = make_request("a", 41, 4)
+    manager.allocate_slots(request, 4, delay_cache_blocks=True)
+    request.num_computed_tokens = 36
+    batch = BatchManager(manager, 4, 64)
+    rows = batch.track([request])
+    refused(manager, ArgumentError, lambda: batch.allocate_batch(rows, 4), "holds blocks for")
+
+
+def test_a_walk_beyond_the_free_queue_stops_before_its_first_step():
+    """Whatever had miscounted: nothing is taken, and the next call says that the index is broken."""
+    manager = make_manager(full(4), num_blocks=4)
+    state, index = manager.block_pool.state, manager.block_pool.index
+    pool = (state.records, index.table, index.seed, NO_LOG, state.null_id, state.marks)
+    out = np.full(4, 77, np.int32)
+    take_free(pool, out, np.zeros(TALLY_WORDS, np.int64))
+    assert out.tolist() == [state.null_id] * 4
+    assert free_order(manager) == [1, 2, 3]
+    with pytest.raises(InvariantError):
+        manager.allocate_slots(make_request("a", 4, 4), 4)
 
 
 @per_backend

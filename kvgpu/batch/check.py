@@ -16,7 +16,7 @@ from kvgpu.index.table import bucket_of, slot_hash
 from kvgpu.integers import MOST_TOKENS
 from kvgpu.kernels.layout import FULL
 from kvgpu.marks import EAGER, may_hold
-from kvgpu.table_store import BEGIN, LENGTH, LIMIT, SERIAL, TOP, segment_class
+from kvgpu.table_store import BEGIN, LENGTH, LIMIT, NUM_CACHED, SERIAL, TOP, segment_class
 
 DONE, FREED, NO_TOKENS, NO_HASHES, HASHED, NARROW, TOO_MANY, UNPREPARED, UNHELD = (
     0,
@@ -131,9 +131,11 @@ def add_bounds(
     num_cacheable = min(num_main, record.num_tokens)
     pool = (records, rows, 0, rows, options[NULL_ID], rows)
     for g in range(len(groups)):
-        if not bound and record.num_computed > 0 and groups[g].kind != FULL:
-            return UNHELD
         held = rows[mine[g], LENGTH] if bound else 0
+        running = bound and rows[mine[g], NUM_CACHED] >= 0
+        unheld = record.num_computed > held * groups[g].block_size
+        if unheld and not running and groups[g].kind != FULL:
+            return UNHELD
         num_slots = slots_of(record, new, options)
         required = held + blocks_beyond(num_slots, held, groups[g].block_size)
         if not bound or required > rows[mine[g], LIMIT]:

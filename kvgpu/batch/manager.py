@@ -357,7 +357,7 @@ class BatchManager(TrackedRequests):
             check.NO_HASHES: "has fewer block hashes than full blocks: give it a block_hasher",
             check.TOO_MANY: f"would have more than max_model_len = {self.manager.max_model_len} tokens: those beyond "
             "have no slots",
-            check.UNHELD: "says that some of its tokens are computed, and holds no blocks",
+            check.UNHELD: "says that more of its tokens are computed than it holds blocks for",
             check.NARROW: "needs more blocks than `out` has columns",
         }
         return ArgumentError(f"request {name} {reasons[status]}")

@@ -23,7 +23,7 @@ from kvgpu.index.entries import erase_all, erase_row, insert_all, leave_lead
 from kvgpu.index.runs import ROOT, UNKNOWN, insert_run
 from kvgpu.index.table import same_key
 from kvgpu.kernels.layout import FULL
-from kvgpu.marks import RING, RING_MASK
+from kvgpu.marks import BROKEN, RING, RING_MASK
 from kvgpu.table_store import BEGIN, LENGTH, NUM_CACHED, make_room
 
 KEYS, EVICTED, OFFENDER, TALLY_WORDS = 0, 1, 2, 3
@@ -62,8 +62,13 @@ def take_free(pool: Any, out: Any, tally: Any) -> None:
 
     Led blocks at once; few others one by one; many together, which loads their buckets ahead.
     """
-    records, table, seed, log, _, marks = pool
+    records, table, seed, log, null_id, marks = pool
     row, stride, step = records[len(records) - 1].next, 0, 0
+    if len(out) > records[len(records) - 1].ref_cnt:
+        # Whoever called has counted them: a fault here, and the walk would not end at the sentinel.
+        marks[BROKEN] = 1
+        out[:] = null_id
+        return
     led = 0
     others = 0
     for i in range(len(out)):

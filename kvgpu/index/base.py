@@ -187,7 +187,11 @@ class BlockIndex(ABC):
 
     @abstractmethod
     def restore(self) -> None:
-        """Make counts and records agree with the table again, after a call that was cut short. O(n)."""
+        """Make counts and records agree with the table again, after a call that was cut short. O(n).
+
+        Raises:
+            InvariantError: The records of the blocks disagree among themselves: only `clear` helps.
+        """
 
     @abstractmethod
     def clear(self) -> None:
@@ -216,7 +220,11 @@ class BlockIndex(ABC):
         return chain
 
     def rebuild(self) -> None:
-        """Enter every block again that its record says is in, keeping the order of duplicates. O(n)."""
+        """Enter every block again that its record says is in, keeping the order of duplicates. O(n).
+
+        Raises:
+            InvariantError: The ring of blocks of a key is broken. Nothing is changed.
+        """
         records = self.state.records[:-1]
         chains = [self.chain(int(row)) for row in np.flatnonzero(records["flags"] & FIRST)]
         self.clear()

@@ -26,7 +26,7 @@ from kvgpu.kernels.layout import (
     TAG_SHIFT,
     num_buckets_for,
 )
-from kvgpu.marks import CELLS, EAGER, FOR_GOOD, LEFT, NUM_LED, REGIONS, forget_keys
+from kvgpu.marks import BROKEN, CELLS, EAGER, FOR_GOOD, LEFT, NUM_LED, REGIONS, forget_keys
 from kvgpu.plan import PrefixPlan
 
 
@@ -141,7 +141,8 @@ class HostIndex(BlockIndex):
         # Compiled code changes table and records in one step; only `clear` takes several.
         self._num_keys = int(np.count_nonzero(self.state.records["flags"][:-1] & FIRST))
         words = int(np.count_nonzero(self.table[:, :SLOTS_PER_BUCKET]))
-        if words + int(self.state.marks[NUM_LED]) != self._num_keys:
+        marks = self.state.marks
+        if marks[BROKEN] or words + int(marks[NUM_LED]) != self._num_keys:
             self.rebuild()
 
     def settle(self) -> None:
