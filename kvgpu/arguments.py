@@ -48,13 +48,16 @@ def checked_name(request_id: Any) -> Any:
     return request_id
 
 
-def integers(name: str, values: Any, count: int | None = None) -> npt.NDArray[np.int64]:
+def integers(
+    name: str, values: Any, count: int | None = None, *, one_for_all: bool = False
+) -> npt.NDArray[np.int64]:
     """Integers as int64 [n], an array that compiled code may be given: contiguous, aligned, writeable. O(n).
 
     Args:
         name: What they are.
         values: A sequence, or an array of any integer dtype.
         count: n; None for any.
+        one_for_all: A single one, which becomes [1], will do as well.
 
     Raises:
         ArgumentTypeError: Something else, or another shape.
@@ -67,7 +70,10 @@ def integers(name: str, values: Any, count: int | None = None) -> npt.NDArray[np
     if given.ndim == 1 and given.size == 0:
         given = given.astype(np.int64)
     wanted = "n" if count is None else count
-    if given.dtype.kind not in "iu" or given.ndim != 1 or count not in (None, len(given)):
+    fits = given.ndim == 1 and count in (None, len(given))
+    if one_for_all and given.shape in ((), (1,)):
+        given, fits = given.reshape(1), True
+    if given.dtype.kind not in "iu" or not fits:
         raise ArgumentTypeError(
             f"{name}: integers [{wanted}] are expected, got {given.dtype} {list(given.shape)}"
         )
@@ -123,8 +129,8 @@ def refuse_odd_hashes(request_id: Any, hashes: Iterable[Any]) -> None:
             )
 
 
-def truths(name: str, values: Any, count: int) -> npt.NDArray[np.bool_]:
-    """Truth values as bool [count], or [] for one that holds for all. O(count).
+def truths(name: str, values: Any, count: int | None = None) -> npt.NDArray[np.bool_]:
+    """Truth values as bool [count], or [] for one that holds for all; [n] where no count is given. O(n).
 
     Raises:
         ArgumentTypeError: Something else, or another shape.
@@ -133,9 +139,11 @@ def truths(name: str, values: Any, count: int) -> npt.NDArray[np.bool_]:
         given = np.asarray(values, np.bool_)
     except (TypeError, ValueError):
         raise ArgumentTypeError(f"{name}: truth values are expected, got {shown(values)}") from None
-    if given.shape not in ((), (count,)):
+    fits = given.ndim == 1 if count is None else given.shape in ((), (count,))
+    if not fits:
+        wanted = "n" if count is None else count
         raise ArgumentTypeError(
-            f"{name}: truth values [{count}] are expected, got {list(given.shape)}"
+            f"{name}: truth values [{wanted}] are expected, got {list(given.shape)}"
         )
     return given
 

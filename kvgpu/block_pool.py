@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from kvgpu.arguments import integers, listed_ids, outside_pool, own_blocks
+from kvgpu.arguments import integers, listed_ids, outside_pool, own_blocks, truths
 from kvgpu.block_list import AllBlocks, BlockList
 from kvgpu.blocks import IN_TABLE, NO_IDS, BlockState, Ids, KVCacheBlock
 from kvgpu.config import backend_name, int_block_hashes
@@ -202,8 +202,8 @@ class BlockPool(Exclusive):
             ids = blocks.ids[first:full]
         else:
             ids = self._ids_to_cache(chosen_blocks)
-        mask = NO_MASK if block_mask is None else np.asarray(block_mask, np.bool_)
-        if block_mask is not None and (mask.ndim != 1 or len(mask) < len(ids)):
+        mask = NO_MASK if block_mask is None else truths("block_mask", block_mask)
+        if block_mask is not None and len(mask) < len(ids):
             raise ArgumentError(f"a mask of {mask.shape} for {len(ids)} blocks: make them equal")
         chosen = self.prefix_cache.insert(ids, hashes, first * stride, stride, group, mask)
         if self.enable_kv_cache_events:

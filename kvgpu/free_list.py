@@ -169,6 +169,26 @@ def touch(records: Any, ids: Any, null_id: int) -> None:
 
 
 @leaf
+def drop_user(records: Any, row: int, tail: int, null_id: int) -> int:
+    """Count one user less of a block; one without any is linked behind `tail`, and becomes the next tail."""
+    users = records[row].ref_cnt - 1
+    records[row].ref_cnt = users
+    if users != 0 or row == null_id:
+        return tail
+    records[row].prev = tail
+    records[tail].next = row
+    return row
+
+
+@leaf
+def close_run(records: Any, tail: int, end: int, num_freed: int) -> None:
+    """Let the queue go on with `end` behind a run of new members that `tail` is the last of."""
+    records[tail].next = end
+    records[end].prev = tail
+    records[len(records) - 1].ref_cnt += num_freed
+
+
+@leaf
 def release_all(records: Any, ids: Any, null_id: int, backwards: bool, prepend: bool) -> None:
     """Count one user less of each block; those without any go to the queue in the given order.
 
@@ -186,17 +206,10 @@ def release_all(records: Any, ids: Any, null_id: int, backwards: bool, prepend: 
             prefetch(records, ids[count - 1 - far] if backwards else ids[far])
         if i < 0:
             continue
-        row = ids[count - 1 - i] if backwards else ids[i]
-        users = records[row].ref_cnt - 1
-        records[row].ref_cnt = users
-        if users == 0 and row != null_id:
-            records[row].prev = tail
-            records[tail].next = row
-            tail = row
-            num_freed += 1
-    records[tail].next = end
-    records[end].prev = tail
-    records[sentinel].ref_cnt += num_freed
+        before = tail
+        tail = drop_user(records, ids[count - 1 - i] if backwards else ids[i], tail, null_id)
+        num_freed += tail != before
+    close_run(records, tail, end, num_freed)
 
 
 @jit
@@ -223,16 +236,10 @@ def release_kind(records: Any, ids: Any, null_id: int, with_hash: bool, prepend:
         row = ids[i]
         if row == null_id or (records[row].flags & HAS_HASH != 0) != with_hash:
             continue
-        users = records[row].ref_cnt - 1
-        records[row].ref_cnt = users
-        if users == 0:
-            records[row].prev = tail
-            records[tail].next = row
-            tail = row
-            num_freed += 1
-    records[tail].next = end
-    records[end].prev = tail
-    records[sentinel].ref_cnt += num_freed
+        before = tail
+        tail = drop_user(records, row, tail, null_id)
+        num_freed += tail != before
+    close_run(records, tail, end, num_freed)
 
 
 @leaf

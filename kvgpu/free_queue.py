@@ -1,7 +1,7 @@
 """The queue of free blocks in eviction order: `FreeKVCacheBlockQueue`."""
 
-import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -9,6 +9,22 @@ from kvgpu.block_list import BlockList
 from kvgpu.blocks import BlockState, KVCacheBlock
 from kvgpu.errors import ArgumentError, ArgumentTypeError, FreeQueueError, NotEnoughBlocksError
 from kvgpu.free_list import free_ids, link_all, link_many, pop_free, unlink_one
+from kvgpu.integers import as_integer, shown
+
+
+def _refuse_others(blocks: Iterable[Any]) -> list[KVCacheBlock]:
+    """
+    Raises:
+        ArgumentTypeError: Something is no block.
+    """
+    try:
+        listed = list(blocks)
+    except TypeError:
+        raise ArgumentTypeError(f"blocks are expected, got {shown(blocks)}") from None
+    for block in listed:
+        if not isinstance(block, KVCacheBlock):
+            raise ArgumentTypeError(f"blocks are expected, got {shown(block)} among them")
+    return listed
 
 
 class FreeKVCacheBlockQueue:
@@ -19,6 +35,8 @@ class FreeKVCacheBlockQueue:
 
     Raises:
         ArgumentError: A block belongs to a pool, which has a queue of its own.
+        ArgumentTypeError: Something else than blocks.
+        FreeQueueError: A block is in a queue, or comes twice.
 
     Construction is O(blocks).
     """
@@ -30,8 +48,7 @@ class FreeKVCacheBlockQueue:
         self._state.queue = self
         self._attach(self._state)
         link_all(self._state.records, 0)
-        self._adopt(blocks)
-        self.append_n(blocks)
+        self._put(blocks, prepend=False)
 
     @classmethod
     def of_state(cls, state: BlockState) -> "FreeKVCacheBlockQueue":
@@ -75,17 +92,9 @@ class FreeKVCacheBlockQueue:
             ArgumentError: More than there are, or less than 0.
             ArgumentTypeError: No integer.
         """
-        try:
-            count = operator.index(count)
-        except TypeError:
-            raise ArgumentTypeError(
-                f"the number of free blocks must be an integer, got {count!r}"
-            ) from None
         members = int(np.count_nonzero(self._state.records["next"][:-1] >= 0))
-        if not 0 <= count <= members:
-            # Compiled code would walk on behind the last one.
-            raise ArgumentError(f"{members} blocks are in the queue, so {count} cannot be free")
-        self._users[-1] = count
+        # Compiled code would walk on behind the last one.
+        self._users[-1] = as_integer("the number of free blocks", count, 0, members)
 
     def popleft(self) -> KVCacheBlock:
         """Take the first member; its reference count becomes 0. O(1).
@@ -99,8 +108,10 @@ class FreeKVCacheBlockQueue:
         """Take the first `n` members, in order; their reference counts become 0. O(n).
 
         Raises:
+            ArgumentError, ArgumentTypeError: Fewer than 0, or no number.
             NotEnoughBlocksError: There are fewer; none is taken.
         """
+        n = as_integer("n", n)
         if n > self.num_free_blocks:
             raise NotEnoughBlocksError(f"{n} blocks asked for, {self.num_free_blocks} are free")
         ids, _ = pop_free(self._state.records, n, 0)
@@ -110,19 +121,17 @@ class FreeKVCacheBlockQueue:
         """Take a member out, wherever it stands. O(1).
 
         Raises:
+            ArgumentTypeError: Something else than a block.
             FreeQueueError: The block is not in this queue.
         """
+        _refuse_others([block])
         if block._state is not self._state or self._state.records[block._row]["next"] < 0:
             raise FreeQueueError(f"block {block.block_id} is not in the free queue")
         unlink_one(self._state.records, block._row)
 
     def append(self, block: KVCacheBlock) -> None:
-        """Put a block behind the last member. O(1), or O(blocks of the queue) as in `append_n`.
-
-        Raises:
-            ArgumentError: The block belongs to another pool.
-        """
-        self.append_n([block])
+        """Put a block behind the last member. O(1), or O(blocks of the queue) as in `append_n`; errors as there."""
+        self._put([block], prepend=False)
 
     def append_n(self, blocks: Sequence[KVCacheBlock]) -> None:
         """Put blocks behind the last member, in order. O(n).
@@ -130,31 +139,48 @@ class FreeKVCacheBlockQueue:
         O(n + blocks of the queue) where some made by hand come for the first time: the records grow.
 
         Raises:
-            ArgumentError: A block belongs to another pool. Nothing is changed.
+            ArgumentError: A block belongs to another pool, or is in use in the pool whose queue this is.
+            ArgumentTypeError: Something else than blocks.
+            FreeQueueError: A block is in a queue already, or comes twice. Nothing is changed by any.
         """
-        self._adopt(blocks)
-        link_many(self._state.records, self._state.ids_of(blocks), False)
+        self._put(blocks, prepend=False)
 
     def prepend_n(self, blocks: Sequence[KVCacheBlock]) -> None:
-        """Put blocks before the first member, in order; complexity and errors as of `append_n`, O(n)."""
-        self._adopt(blocks)
-        link_many(self._state.records, self._state.ids_of(blocks), True)
+        """Put blocks before the first member, in order; complexity and errors as of `append_n`."""
+        self._put(blocks, prepend=True)
 
     def get_all_free_blocks(self) -> list[KVCacheBlock]:
         """All members, first to be evicted first. O(n)."""
         return list(BlockList(self._state, free_ids(self._state.records)))
 
-    def _adopt(self, blocks: Sequence[KVCacheBlock]) -> None:
-        """Move records of blocks made by hand into this queue's own."""
-        strangers = [block for block in blocks if block._state is not self._state]
-        if not strangers:
-            return
-        for block in strangers:
-            queue = block._state.queue
-            if queue is not None and not queue._owns_records:
+    def _put(self, blocks: Iterable[KVCacheBlock], prepend: bool) -> None:
+        """Link blocks in, which were looked at before anything is changed."""
+        listed = _refuse_others(blocks)
+        seen = set()
+        for block in listed:
+            state = block._state
+            if (
+                state is not self._state
+                and state.queue is not None
+                and not state.queue._owns_records
+            ):
                 raise ArgumentError(
                     f"block {block.block_id} belongs to a pool; its free queue is the pool's own"
                 )
+            if (state, block._row) in seen or state.records[block._row]["next"] >= 0:
+                raise FreeQueueError(f"block {block.block_id} is in a free queue, or comes twice")
+            if not self._owns_records and (block.ref_cnt > 0 or block.is_null):
+                raise ArgumentError(
+                    f"block {block.block_id} is in use: free_blocks() gives it back"
+                )
+            seen.add((state, block._row))
+        self._adopt([block for block in listed if block._state is not self._state])
+        link_many(self._state.records, self._state.ids_of(listed), prepend)
+
+    def _adopt(self, strangers: Sequence[KVCacheBlock]) -> None:
+        """Move records of blocks made by hand into this queue's own."""
+        if not strangers:
+            return
         state = self._state
         old, old_sentinel = state.records, state.num_blocks
         grown = BlockState(old_sentinel + len(strangers))

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from kvgpu import hashing
 from kvgpu.block_hashing.kvgpu128 import Kvgpu128
 from kvgpu.hashing import HASH_FUNCTIONS
 from kvgpu.request import Request
@@ -115,3 +116,16 @@ SOURCES = {
     "int64": lambda tokens: np.array(tokens, np.int64),
     "every second of an array": lambda tokens: np.repeat(np.array(tokens, np.int32), 2)[::2],
 }
+
+
+class Failing:
+    """sha256, which raises at its call number `at`."""
+
+    def __init__(self, fault):
+        self.fault, self.at, self.calls = fault, None, 0
+
+    def __call__(self, value):
+        self.calls += 1
+        if self.calls - 1 == self.at:
+            raise self.fault("on purpose")
+        return hashing.sha256(value)

@@ -82,7 +82,7 @@ def test_fewer_may_be_said_to_be_free(any_queue):
 @pytest.mark.parametrize("count", [NUM_BLOCKS, -1, 2**31, 2**64])
 def test_more_than_are_in_the_queue_cannot_be_free(any_queue, count):
     any_queue.popleft()
-    with pytest.raises(ArgumentError, match=f"7 blocks are in the queue, so {count} cannot"):
+    with pytest.raises(ArgumentError, match=f"0 to 7, got {count}"):
         any_queue.num_free_blocks = count
     assert any_queue.num_free_blocks == NUM_BLOCKS - 1
 
@@ -314,3 +314,57 @@ def test_blocks_are_taken_in_order_however_far_apart_they_lie(stride):
     queue.append_n([blocks[i] for i in order])
     taken = [queue.popleft_n(count) for count in (1, 2, 60, 137)]
     assert [block.block_id for part in taken for block in part] == order.tolist()
+
+
+class TestWhatIsRefused:
+    @pytest.fixture(params=["a queue of a pool", "a queue of its own"])
+    def any_queue(self, request):
+        if request.param == "a queue of a pool":
+            return BlockPool(NUM_BLOCKS, True, 4).free_block_queue
+        return FreeKVCacheBlockQueue([KVCacheBlock(i) for i in range(1, NUM_BLOCKS)])
+
+    @pytest.mark.parametrize("put", ["append", "append_n", "prepend_n"])
+    def test_a_block_that_is_in_a_queue(self, any_queue, put):
+        before = order(any_queue)
+        block = any_queue.get_all_free_blocks()[2]
+        with pytest.raises(FreeQueueError, match="block 3"):
+            getattr(any_queue, put)(block if put == "append" else [block])
+        assert order(any_queue) == before
+
+    @pytest.mark.parametrize("put", ["append_n", "prepend_n"])
+    def test_a_block_that_comes_twice(self, any_queue, put):
+        first, second = any_queue.popleft_n(2)
+        before = order(any_queue)
+        for blocks in ([first, second, first], [KVCacheBlock(70)] * 2):
+            with pytest.raises((FreeQueueError, ArgumentError)):
+                getattr(any_queue, put)(blocks)
+        assert order(any_queue) == before
+
+    def test_a_block_of_another_queue_that_it_has_not_left(self):
+        block = KVCacheBlock(1)
+        other = FreeKVCacheBlockQueue([block])
+        with pytest.raises(FreeQueueError, match="block 1"):
+            FreeKVCacheBlockQueue([block])
+        assert order(other) == [1]
+        other.remove(block)
+        assert order(FreeKVCacheBlockQueue([block])) == [1]
+
+    def test_a_block_in_use_and_the_null_block_of_a_pool(self):
+        pool = BlockPool(NUM_BLOCKS, True, 4)
+        for block in (pool.get_new_blocks(1)[0], pool.null_block):
+            with pytest.raises(ArgumentError, match="free_blocks"):
+                pool.free_block_queue.append(block)
+        pool.check()
+
+    @pytest.mark.parametrize("odd", [None, 7, [None], "ab"])
+    def test_what_is_no_block(self, any_queue, odd):
+        before = order(any_queue)
+        for call in (any_queue.append, any_queue.append_n, any_queue.prepend_n, any_queue.remove):
+            with pytest.raises(ArgumentTypeError):
+                call(odd)
+        assert order(any_queue) == before
+
+    @pytest.mark.parametrize(("number", "error"), [(-1, ArgumentError), (1.5, ArgumentTypeError)])
+    def test_numbers_of_blocks_that_are_none(self, any_queue, number, error):
+        with pytest.raises(error):
+            any_queue.popleft_n(number)

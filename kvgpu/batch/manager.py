@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from kvgpu.arguments import integers
 from kvgpu.batch import check, step
 from kvgpu.batch.requests import TrackedRequests
 from kvgpu.batch.result import BatchAllocation
-from kvgpu.batch.row_record import TWICE, UNTRACKED, RowIds, integers
+from kvgpu.batch.row_record import TWICE, UNTRACKED, RowIds
 from kvgpu.batch.single import allocate_one_by_one, refuse_hashed
 from kvgpu.batch.tables import check_tables, write_tables
 from kvgpu.errors import ArgumentError, BlockStateError
@@ -132,7 +133,7 @@ class BatchManager(TrackedRequests):
             given = self._one_number
             given[0] = num_new_tokens
         else:
-            given = integers("num_new_tokens", num_new_tokens, len(rows))
+            given = integers("num_new_tokens", num_new_tokens, len(rows), one_for_all=True)
         manager, pool = self.manager, self.manager.block_pool
         widths = NO_WIDTHS if out is None else check_tables(out, len(self.tables), self._num_groups)
         arrays = manager.arrays

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from kvgpu.arguments import integers
 from kvgpu.batch.appending import Appending
 from kvgpu.batch.delivery import Delivery
 from kvgpu.batch.full_blocks import hash_full_blocks, unhashed_tail
 from kvgpu.batch.pending import PendingTokens
 from kvgpu.batch.queries import BatchQueries
-from kvgpu.batch.row_record import RowIds, integers
+from kvgpu.batch.row_record import RowIds
 from kvgpu.errors import ArgumentError, ConfigError
 from kvgpu.exclusive import exclusive
 from kvgpu.integers import MOST_TOKENS
@@ -180,7 +181,7 @@ class TrackedRequests(BatchQueries):
         O(rows).
         """
         rows = self.rows.valid(rows)
-        given = integers("num_tokens", num_tokens, len(rows))
+        given = integers("num_tokens", num_tokens, len(rows), one_for_all=True)
         computed = self.rows.records["num_computed"][rows] - given
         if (computed < 0).any() or (given < 0).any():
             raise ArgumentError("only tokens that were computed can be taken back")
@@ -202,7 +203,9 @@ class TrackedRequests(BatchQueries):
         O(rows).
         """
         rows = self.rows.valid(rows)
-        given = np.broadcast_to(integers("num_tokens", num_tokens, len(rows)), rows.shape)
+        given = np.broadcast_to(
+            integers("num_tokens", num_tokens, len(rows), one_for_all=True), rows.shape
+        )
         self._refuse_without_slots(rows, given)
         if (given > self.rows.records["num_tokens"][rows]).any():
             raise ArgumentError("a request cannot have more computed tokens than tokens")

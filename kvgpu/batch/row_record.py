@@ -6,8 +6,6 @@ import numpy as np
 import numpy.typing as npt
 
 from kvgpu._jit import jit, leaf
-from kvgpu.errors import ArgumentTypeError
-from kvgpu.integers import MOST_TOKENS
 
 RowIds = npt.NDArray[np.int64]
 
@@ -31,28 +29,6 @@ UNDECIDED, FROM_ROW, BY_REQUEST = 0, 1, 2
 
 UNTRACKED = 1
 TWICE = 2
-
-
-def integers(name: str, values: npt.ArrayLike, count: int) -> npt.NDArray[np.int64]:
-    """Integers int64 [count], one for each row, or int64 [1], one for all.
-
-    Raises:
-        ArgumentTypeError: Of another dtype or shape.
-    """
-    try:
-        given = np.asarray(values)
-    except (TypeError, ValueError, OverflowError):
-        raise ArgumentTypeError(f"{name}: integers [{count}] are expected") from None
-    if given.size == 0 and given.ndim == 1:
-        given = given.astype(np.int64)
-    if given.dtype.kind not in "iu" or given.shape not in ((), (1,), (count,)):
-        raise ArgumentTypeError(
-            f"{name}: integers [{count}] are expected, got {given.dtype} {list(given.shape)}"
-        )
-    if given.dtype == np.uint64:
-        # Above 2**63 they would be negative.
-        given = np.minimum(given, np.uint64(MOST_TOKENS + 1))
-    return given.astype(np.int64, order="C").reshape(-1)
 
 
 @leaf

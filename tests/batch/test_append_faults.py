@@ -3,6 +3,7 @@
 import pytest
 from batch_tools import make_batch, refused, state_of
 from hash_chains import chain
+from hasher_tools import Failing
 from managers import full, make_request
 
 from kvgpu import hashing
@@ -13,19 +14,6 @@ from kvgpu.request import Request
 
 SIZE = 4
 by_fault = pytest.mark.parametrize("fault", [ZeroDivisionError, KeyboardInterrupt])
-
-
-class Failing:
-    """sha256, which raises at its call number `at`."""
-
-    def __init__(self, fault):
-        self.fault, self.at, self.calls = fault, None, 0
-
-    def __call__(self, value):
-        self.calls += 1
-        if self.calls - 1 == self.at:
-            raise self.fault("on purpose")
-        return hashing.sha256(value)
 
 
 class Foreign:

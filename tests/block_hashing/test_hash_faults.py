@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 from hash_chains import chain
-from hasher_tools import FUNCTIONS, by_function, drawn_tokens, item, unhashed
+from hasher_tools import FUNCTIONS, Failing, by_function, drawn_tokens, item, unhashed
 
 from kvgpu import hashing
 from kvgpu.block_hashes import BlockHashes
@@ -18,19 +18,6 @@ hashing.init_none_hash(hashing.sha256)
 SURROGATE = json.loads('"\\ud800"')
 
 by_fault = pytest.mark.parametrize("fault", [ZeroDivisionError, KeyboardInterrupt, SystemExit])
-
-
-class Failing:
-    """sha256, which raises at its call number `at`."""
-
-    def __init__(self, fault):
-        self.fault, self.at, self.calls = fault, None, 0
-
-    def __call__(self, value):
-        self.calls += 1
-        if self.calls - 1 == self.at:
-            raise self.fault("on purpose")
-        return hashing.sha256(value)
 
 
 def state(requests):
