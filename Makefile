@@ -1,5 +1,5 @@
 # make replay | test | lint | bench | bench-peers | gpu | plots | tables | conformance | aot | clean.
-# TRACE=, ARGS=, SUITE=, BACKENDS=, PYTHON= are optional.
+# TRACE=, ARGS=, SUITE=, BACKENDS=, PYTHON=, WORKERS= are optional.
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -9,6 +9,8 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check install -q -c constra
 INTERPRET ?= 1
 SUITE  ?= ../shared/seed/test_prefix_caching.py
 N ?= 100000
+# Processes that run tests.
+WORKERS ?= auto
 BACKENDS ?= reference host triton cuda auto
 
 .PHONY: replay test lint bench bench-peers gpu plots tables conformance aot fuzz clean venv
@@ -23,7 +25,7 @@ replay: $(VENV)/.report
 
 # With PyTorch and Triton: the kernels run on a GPU, or else in Triton's interpreter.
 test: $(VENV)/.kernels
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -114,7 +114,9 @@ def publisher_of(batches: int, tokens: int) -> ZmqEventPublisher:
     )
     for _ in range(batches):
         publisher.publish(batch(tokens))
+    deadline = time.monotonic() + TIMEOUT_MS / 1e3
     while not asked(publisher, batches - 1):
+        assert time.monotonic() < deadline, "the last batch is not kept"
         time.sleep(0.05)
     assert publisher.num_dropped == 0, "batches were dropped"
     return publisher
@@ -123,7 +125,7 @@ def publisher_of(batches: int, tokens: int) -> ZmqEventPublisher:
 def asked(publisher: ZmqEventPublisher, first: int) -> int:
     """Messages that are kept from a number on."""
     socket = zmq.Context.instance().socket(zmq.DEALER)
-    socket.linger = 0
+    socket.linger, socket.rcvtimeo = 0, TIMEOUT_MS
     socket.connect(str(publisher.replay_endpoint))
     socket.send_multipart((b"", first.to_bytes(8, "big")))
     kept = 0

@@ -146,7 +146,7 @@ class FreeKVCacheBlockQueue:
         self._put(blocks, prepend=False)
 
     def prepend_n(self, blocks: Sequence[KVCacheBlock]) -> None:
-        """Put blocks before the first member, in order; complexity and errors as of `append_n`."""
+        """Put blocks before the first member, in order; errors as of `append_n`. O(blocks)."""
         self._put(blocks, prepend=True)
 
     def get_all_free_blocks(self) -> list[KVCacheBlock]:

@@ -22,6 +22,9 @@ SMALL = {
     "steps": ["--requests", "6", "--rounds", "1", "--most", "1"],
     "table": ["--most", "2000", "--rounds", "1"],
 }
+SECONDS = 300
+"""A benchmark that takes longer hangs."""
+
 MADE_BY_OTHERS = {"gpu", "gpu_worker", "plots", "tables"}
 """Tested elsewhere."""
 
@@ -38,7 +41,8 @@ PLANTED = {
     "begin = r.Replies._begin\n"
     "def _begin(self, start):\n"
     "    begin(self, start)\n"
-    "    self._remaining.rotate(5)\n"
+    "    if len(self._remaining) > 2:\n"
+    "        self._remaining.insert(1, self._remaining.popleft())\n"
     "r.Replies._begin = _begin\n",
     "hashing": "import kvgpu.hashing as h\n"
     "real = h.hash_block_tokens\n"
@@ -61,7 +65,9 @@ def run(name, tmp_path, *options, before=""):
         f"{before}\nimport {name}\nsys.exit({name}.main())"
     )
     command = [sys.executable, "-c", code, *SMALL[name], "--data", str(tmp_path), *options]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    return subprocess.run(
+        command, capture_output=True, text=True, cwd=ROOT, check=False, timeout=SECONDS
+    )
 
 
 @pytest.fixture(scope="module")

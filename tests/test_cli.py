@@ -245,6 +245,9 @@ def test_ctrl_c_is_one_line_and_status_130(tmp_path):
         [sys.executable, "-m", "kvgpu", "replay", str(pipe), "--json", str(tmp_path / "json")],
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.SIG_DFL
+        ),  # a background job ignores it
     )
     with pipe.open("wb"):  # opens when the command has; that waits for what is never written
         process.send_signal(signal.SIGINT)

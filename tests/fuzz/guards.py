@@ -24,14 +24,13 @@ GUARDS = {
     ),
     "dtype of an array": (
         "kvgpu.arguments",
-        'if given.dtype.kind not in "iu" or given.ndim != 1 or',
-        "if given.ndim != 1 or",
+        'if given.dtype.kind not in "iu" or not fits:',
+        "if not fits:",
     ),
     "length of an array": (
         "kvgpu.arguments",
-        "given.ndim != 1 or count not in (None, len(given)):\n        raise ArgumentTypeError(\n"
-        '            f"{name}: integers',
-        'given.ndim != 1:\n        raise ArgumentTypeError(\n            f"{name}: integers',
+        "count in (None, len(given))\n    if one_for_all",
+        "True\n    if one_for_all",
     ),
     "id outside the pool": (
         "kvgpu.arguments",
