@@ -1,5 +1,6 @@
 """Wrong arguments of what makes and holds hashes: errors of kvgpu's own types."""
 
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -53,7 +54,7 @@ def test_a_hash_function_can_be_called(given):
         {"block_hasher": 5}, {"cache_salt": 5}, {"lora_request": 5}, {"mm_features": 5}, {"mm_features": [5]},
         {"mm_features": [item("a", 0.5, 2)]}, {"prompt_embeds": 5}, {"prompt_token_ids": None, "prompt_embeds": 5},
     ],
-    ids=str,
+    ids=lambda options: re.sub(" at 0x[0-9a-f]+", "", str(options)),
 )  # fmt: skip
 def test_arguments_of_a_request_have_their_types(given):
     hasher = get_request_block_hasher(4, hashing.sha256)
