@@ -13,9 +13,15 @@ from kvgpu.blocks import FIRST, IN_TABLE, ODD, SHARED, BlockState, KVCacheBlock
 from kvgpu.errors import ArgumentTypeError, BlockIdError
 from kvgpu.hashing import BlockHashWithGroupId
 from kvgpu.index.base import BlockIndex
+from kvgpu.integers import shown
 from kvgpu.kernels.layout import MAX_BLOCK_ID
 
 Entry = KVCacheBlock | dict[int, KVCacheBlock]
+
+
+def _refuse_other_keys(key: Any) -> None:
+    if not isinstance(key, bytes):
+        raise ArgumentTypeError(f"a key of a map is bytes, got {shown(key)}")
 
 
 class BlockHashToBlockMap:
@@ -32,7 +38,12 @@ class BlockHashToBlockMap:
         self.extras: dict[bytes, Entry] = {}
 
     def get_one_block(self, key: BlockHashWithGroupId) -> KVCacheBlock | None:
-        """The first inserted block with this key, or None (fact 12). Expected O(1)."""
+        """The first inserted block with this key, or None (fact 12). Expected O(1).
+
+        Raises:
+            ArgumentTypeError: The key is not bytes.
+        """
+        _refuse_other_keys(key)
         if self.extras:
             entry = self.extras.get(key)
             if entry is not None:
@@ -46,7 +57,7 @@ class BlockHashToBlockMap:
         Where its record cannot be the entry (another key, a block of another pool), O(blocks with this key).
 
         Raises:
-            ArgumentTypeError: The key is not bytes, the block not a `KVCacheBlock`, or its id not an int.
+            ArgumentTypeError: The key is not bytes, or the block not a `KVCacheBlock`.
             BlockIdError: Its id is outside the pool. Nothing is changed.
         """
         self.refuse_unfit(key, block)
@@ -67,10 +78,14 @@ class BlockHashToBlockMap:
         """Take one block out; None, and nothing changes, if it is not there. Its hash stays.
 
         Raises:
+            ArgumentTypeError: The key is not bytes.
             InvariantError: The records of the blocks with this key are broken.
 
         Expected O(1), however many blocks have this key.
         """
+        _refuse_other_keys(key)
+        if not isinstance(block_id, int | np.integer):
+            return None  # no block has such an id
         entry = self.extras.get(key)
         if entry is not None:
             return self._pop_extra(key, entry, block_id)
@@ -136,9 +151,7 @@ class BlockHashToBlockMap:
                 f"a map takes bytes and a KVCacheBlock, got {type(key).__name__} and "
                 f"{type(block).__name__}"
             )
-        block_id: Any = block.block_id
-        if isinstance(block_id, bool) or not isinstance(block_id, int | np.integer):
-            raise ArgumentTypeError(f"the id of a block must be an int, got {block_id!r}")
+        block_id = block.block_id
         end = MAX_BLOCK_ID + 1 if self._state is None else self._state.num_blocks
         if not 0 <= block_id < end:
             raise BlockIdError(f"block id {block_id} is outside the pool of {end} blocks")
@@ -211,13 +224,16 @@ class CacheView(MutableMapping[BlockHashWithGroupId, Entry]):
         return entry
 
     def __setitem__(self, key: BlockHashWithGroupId, value: Entry) -> None:
+        blocks = list(value.values()) if isinstance(value, dict) else [value]
+        for block in blocks:
+            self._owner.refuse_unfit(key, block)
         if key in self:
             del self[key]
-        if isinstance(value, dict) and len(value) == 1:
+        if isinstance(value, dict) and len(blocks) == 1:
             # A dict of one stays a dict (fact 12); the index would show its block alone.
-            self._owner.extras[key] = dict(value)
+            self._owner.extras[key] = {blocks[0].block_id: blocks[0]}
             return
-        for block in value.values() if isinstance(value, dict) else (value,):
+        for block in blocks:
             self._owner.insert(key, block)
 
     def __delitem__(self, key: BlockHashWithGroupId) -> None:

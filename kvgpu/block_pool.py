@@ -31,10 +31,10 @@ from kvgpu.free_list import (
     touch,
 )
 from kvgpu.free_queue import FreeKVCacheBlockQueue
-from kvgpu.hashing import GROUP_ID_BYTES, BlockHash
+from kvgpu.hashing import MAX_GROUP_NUMBER, BlockHash
 from kvgpu.index.journal import Journal
 from kvgpu.index.registry import backend_by_name
-from kvgpu.integers import as_integer, as_size, as_switch, shown
+from kvgpu.integers import as_integer, as_option, as_size, as_switch, shown
 from kvgpu.invariants import queue_violations, use_violations
 from kvgpu.metrics import KVCacheMetricsCollector
 from kvgpu.prefix_cache import NO_MASK, BlockMask, PrefixCache
@@ -44,9 +44,6 @@ if TYPE_CHECKING:
     from kvgpu.groups.block_tables import BlockTables
 
 logger = logging.getLogger(__name__)
-
-
-MAX_GROUP_NUMBER = (1 << 8 * GROUP_ID_BYTES) - 1
 
 
 def _group_of(group: Any) -> int:
@@ -93,11 +90,12 @@ class BlockPool(Exclusive):
         super().__init__()
         num_gpu_blocks = as_size("num_gpu_blocks", num_gpu_blocks)
         hash_block_size = as_size("hash_block_size", hash_block_size)
+        enable_kv_cache_events = as_option("enable_kv_cache_events", enable_kv_cache_events)
         if enable_kv_cache_events:
             int_block_hashes()  # a bad value is noticed now, not when the first event is made
-        index_type = backend_by_name(backend or backend_name())
+        index_type = backend_by_name(backend_name() if backend is None else backend)
         self.num_gpu_blocks = num_gpu_blocks
-        self.enable_caching = enable_caching
+        self.enable_caching = as_option("enable_caching", enable_caching)
         self.hash_block_size = hash_block_size
         self.enable_kv_cache_events = enable_kv_cache_events
         self.metrics_collector = metrics_collector

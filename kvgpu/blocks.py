@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kvgpu.errors import BlockIdError, BlockStateError
+from kvgpu.errors import ArgumentTypeError, BlockIdError, BlockStateError
 from kvgpu.hashing import (
     GROUP_ID_BYTES,
     BlockHashWithGroupId,
     get_block_hash,
     get_group_id,
 )
+from kvgpu.integers import MOST_TOKENS, as_integer, as_switch, shown
 from kvgpu.kernels.layout import KEY_WORDS, MAX_GROUP_ID
 from kvgpu.marks import make_marks
 
@@ -70,6 +71,15 @@ NO_IDS: Ids = np.empty(0, np.int32)
 
 ENTERED = IN_TABLE | FIRST | SHARED | LED | LEADS | COUNTED
 """The flags that belong to the index."""
+
+
+LOWEST, HIGHEST = -(1 << 63), (1 << 63) - 1
+"""Ids that a block made by hand may have."""
+
+
+def _counted(ref_cnt: Any) -> int:
+    """A number of users, as records can count it."""
+    return as_integer("ref_cnt", ref_cnt, -MOST_TOKENS, MOST_TOKENS)
 
 
 def _in_no_index(block_id: int) -> None:
@@ -232,6 +242,10 @@ class KVCacheBlock:
         block_id: Id of the block: its index in the pool.
         ref_cnt: Number of requests that use it.
 
+    Raises:
+        ArgumentError, ArgumentTypeError: No integers, or beyond 64 and 32 bits; so in setters, and for anything
+            else that is none of what the attribute takes. Nothing is changed.
+
     A block constructed by hand belongs to no pool and owns a record of its own. All methods and properties
     are O(1).
     """
@@ -242,11 +256,11 @@ class KVCacheBlock:
     _standalone_id: int
 
     def __init__(self, block_id: int, ref_cnt: int = 0) -> None:
-        self._standalone_id = block_id
+        self._standalone_id = as_integer("block_id", block_id, LOWEST, HIGHEST)
         self._state, self._row = BlockState(1), 0
         record = self._state.records[0]
         record["prev"] = record["next"] = -1
-        record["ref_cnt"] = ref_cnt
+        record["ref_cnt"] = _counted(ref_cnt)
         self._state.views[0] = self
 
     @property
@@ -264,7 +278,7 @@ class KVCacheBlock:
 
     @ref_cnt.setter
     def ref_cnt(self, value: int) -> None:
-        self._state.records[self._row]["ref_cnt"] = value
+        self._state.records[self._row]["ref_cnt"] = _counted(value)
 
     def incr_ref(self) -> None:
         """Count one more user. The free queue is the caller's concern; see `BlockPool.touch`. O(1)."""
@@ -311,7 +325,7 @@ class KVCacheBlock:
 
     @is_null.setter
     def is_null(self, value: bool) -> None:
-        if value:
+        if as_switch("is_null", value):
             self._state.null_id = self._row
         elif self.is_null:
             self._state.null_id = -1
@@ -344,6 +358,12 @@ class KVCacheBlock:
         return self._state.view(row)
 
     def _set_neighbour(self, side: str, block: "KVCacheBlock | None") -> None:
+        if block is not None and (
+            not isinstance(block, KVCacheBlock) or block._state is not self._state
+        ):
+            raise ArgumentTypeError(
+                f"a neighbour is a block of the same pool or queue, or None; got {shown(block)}"
+            )
         self._state.records[self._row][side] = -1 if block is None else block._row
 
     def __repr__(self) -> str:

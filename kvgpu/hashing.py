@@ -15,7 +15,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, NewType
 
 from kvgpu.config import int_block_hashes
-from kvgpu.errors import NoneHashError, UnknownNameError
+from kvgpu.errors import ArgumentTypeError, NoneHashError, UnknownNameError
+from kvgpu.integers import as_integer, shown
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +31,7 @@ ExternalBlockHash = bytes | int
 HashFunction = Callable[[Any], bytes]
 
 GROUP_ID_BYTES = 4
+MAX_GROUP_NUMBER = (1 << 8 * GROUP_ID_BYTES) - 1
 LOW_64_BITS = (1 << 64) - 1
 
 
@@ -107,10 +109,9 @@ def get_hash_fn_by_name(name: str) -> HashFunction:
 
     O(1).
     """
-    try:
-        return HASH_FUNCTIONS[name]
-    except KeyError:
-        raise UnknownNameError("hash function", name, list(HASH_FUNCTIONS)) from None
+    if not isinstance(name, str) or name not in HASH_FUNCTIONS:
+        raise UnknownNameError("hash function", name, list(HASH_FUNCTIONS))
+    return HASH_FUNCTIONS[name]
 
 
 def init_none_hash(hash_fn: HashFunction) -> None:
@@ -124,9 +125,14 @@ def init_none_hash(hash_fn: HashFunction) -> None:
     Args:
         hash_fn: The one that will hash blocks.
 
+    Raises:
+        ArgumentTypeError: It cannot be called.
+
     O(1).
     """
     global NONE_HASH
+    if not callable(hash_fn):
+        raise ArgumentTypeError(f"a hash function is expected, got {shown(hash_fn)}")
     seed = os.environ.get("PYTHONHASHSEED")
     if seed is not None:
         NONE_HASH = BlockHash(hash_fn(seed))
@@ -153,24 +159,59 @@ def hash_block_tokens(
     """Hash of one block: `hash_function((parent or NONE_HASH, token ids as a tuple, extra keys))`.
 
     Raises:
+        ArgumentTypeError: The parent is not bytes, or the tokens are no sequence.
         NoneHashError: There is no parent, and `init_none_hash` was not called.
     """
+    if not isinstance(parent_block_hash, bytes | None):
+        raise ArgumentTypeError(
+            f"a block hash in bytes is expected, got {shown(parent_block_hash)}"
+        )
     parent = parent_block_hash or none_hash()
-    return BlockHash(hash_function((parent, tuple(curr_block_token_ids), extra_keys)))
+    try:
+        tokens = tuple(curr_block_token_ids)
+    except TypeError:
+        raise ArgumentTypeError(
+            f"token ids are expected, got {shown(curr_block_token_ids)}"
+        ) from None
+    return BlockHash(hash_function((parent, tokens, extra_keys)))
 
 
 def make_block_hash_with_group_id(block_hash: BlockHash, group_id: int) -> BlockHashWithGroupId:
-    """Key of `block_hash` in cache group `group_id` (0 to 2**32-1)."""
-    return BlockHashWithGroupId(block_hash + group_id.to_bytes(GROUP_ID_BYTES, "big"))
+    """Key of `block_hash` in cache group `group_id` (0 to 2**32-1).
+
+    Raises:
+        ArgumentError, ArgumentTypeError: Something else.
+    """
+    if not isinstance(block_hash, bytes):
+        raise ArgumentTypeError(f"a block hash in bytes is expected, got {shown(block_hash)}")
+    group = as_integer("group_id", group_id, 0, MAX_GROUP_NUMBER)
+    return BlockHashWithGroupId(block_hash + group.to_bytes(GROUP_ID_BYTES, "big"))
+
+
+def _refuse_other_keys(key: Any) -> None:
+    if not isinstance(key, bytes):
+        raise ArgumentTypeError(
+            f"a block hash with its group, in bytes, is expected, got {shown(key)}"
+        )
 
 
 def get_block_hash(key: BlockHashWithGroupId) -> BlockHash:
-    """The block hash inside a key."""
+    """The block hash inside a key.
+
+    Raises:
+        ArgumentTypeError: Something else than bytes.
+    """
+    _refuse_other_keys(key)
     return BlockHash(key[:-GROUP_ID_BYTES])
 
 
 def get_group_id(key: BlockHashWithGroupId) -> int:
-    """The group id inside a key."""
+    """The group id inside a key.
+
+    Raises:
+        ArgumentTypeError: Something else than bytes.
+    """
+    _refuse_other_keys(key)
     return int.from_bytes(key[-GROUP_ID_BYTES:], "big")
 
 

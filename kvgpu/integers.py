@@ -41,8 +41,10 @@ def as_size(name: str, value: Any, low: int = 1, high: int = MOST_TOKENS) -> int
         raise ConfigError(str(error)) from None
 
 
-def as_integers(names: Sequence[str], values: tuple[Any, ...], about: str = "") -> tuple[int, ...]:
-    """Values that are all ints of 0 to `MOST_TOKENS`. O(len(values)), a fraction of asking for each.
+def as_integers(
+    names: Sequence[str], values: tuple[Any, ...], about: str = "", high: int = MOST_TOKENS
+) -> tuple[int, ...]:
+    """Values that are all ints of 0 to `high`, one less than a power of 2. O(len(values)), a fraction of asking for each.
 
     Args:
         names: What they are, for the message.
@@ -58,9 +60,11 @@ def as_integers(names: Sequence[str], values: tuple[Any, ...], about: str = "") 
         bits = reduce(or_, values)
     except (TypeError, ValueError, OverflowError):
         bits = -1
-    if bits.__class__ is int and 0 <= bits <= MOST_TOKENS:
+    if bits.__class__ is int and 0 <= bits <= high:
         return values
-    return tuple(as_integer(about + name, value) for name, value in zip(names, values, strict=True))
+    return tuple(
+        as_integer(about + name, value, 0, high) for name, value in zip(names, values, strict=True)
+    )
 
 
 def as_number(name: str, value: Any) -> float:
@@ -85,6 +89,18 @@ def as_switch(name: str, value: Any) -> bool:
         return bool(value)
     except (TypeError, ValueError):
         raise ArgumentTypeError(f"{name} must be true or false, got {shown(value)}") from None
+
+
+def as_option(name: str, value: Any) -> bool:
+    """Whether an option of a configuration is on. O(1).
+
+    Raises:
+        ConfigError: It is neither true nor false.
+    """
+    try:
+        return as_switch(name, value)
+    except ArgumentTypeError as error:
+        raise ConfigError(str(error)) from None
 
 
 def shown(value: Any) -> str:

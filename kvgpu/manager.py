@@ -11,7 +11,7 @@ from kvgpu.blocks import KVCacheBlock
 from kvgpu.coordinators.registry import get_kv_cache_coordinator
 from kvgpu.errors import ArgumentTypeError
 from kvgpu.exclusive import Exclusive, exclusive
-from kvgpu.integers import as_integer, as_size
+from kvgpu.integers import as_integer, as_option, as_size
 from kvgpu.kernels.layout import FULL
 from kvgpu.kv_cache_blocks import KVCacheBlocks
 from kvgpu.metrics import KVCacheMetricsCollector, PrefixCacheStats
@@ -82,10 +82,10 @@ class KVCacheManager(Exclusive):
         if max_num_batched_tokens is not None:
             max_num_batched_tokens = as_size("max_num_batched_tokens", max_num_batched_tokens)
         self.max_model_len = max_model_len
-        self.enable_caching = enable_caching
-        self.use_eagle = use_eagle
-        self.log_stats = log_stats
-        self.counts_admissions = counts_admissions
+        self.enable_caching = enable_caching = as_option("enable_caching", enable_caching)
+        self.use_eagle = use_eagle = as_option("use_eagle", use_eagle)
+        self.log_stats = log_stats = as_option("log_stats", log_stats)
+        self.counts_admissions = as_option("counts_admissions", counts_admissions)
         self.metrics_collector = metrics_collector
         self.prefix_cache_stats = PrefixCacheStats() if log_stats else None
         self.kv_cache_config = kv_cache_config

@@ -7,7 +7,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from kvgpu.errors import SampleRateError
+from kvgpu.errors import ArgumentTypeError, SampleRateError
+from kvgpu.integers import as_integers, as_number, as_size, as_switch, shown
+
+RECORDED = ("num_tokens", "num_hits", "requests")
+COUNTS = ("requests", "queries", "hits")
+MOST_COUNTED = (1 << 62) - 1
+"""Tokens of all requests since the last report, and so on."""
 
 
 @dataclass
@@ -29,8 +35,15 @@ class PrefixCacheStats(BaseCacheStats):
     preempted_hits: int = 0
 
     def record(self, num_tokens: int, num_hits: int, preempted: bool, requests: int = 1) -> None:
-        """Count lookups of `num_tokens` tokens together, of which `num_hits` hit. O(1)."""
-        if preempted:
+        """Count lookups of `num_tokens` tokens together, of which `num_hits` hit. O(1).
+
+        Raises:
+            ArgumentError, ArgumentTypeError: A number is none, or below 0. Nothing is counted.
+        """
+        num_tokens, num_hits, requests = as_integers(
+            RECORDED, (num_tokens, num_hits, requests), high=MOST_COUNTED
+        )
+        if as_switch("preempted", preempted):
             self.preempted_requests += requests
             self.preempted_queries += num_tokens
             self.preempted_hits += num_hits
@@ -45,22 +58,36 @@ class CachingMetrics:
 
     Args:
         max_recent_requests: Size of the window, in requests.
+
+    Raises:
+        ConfigError: The size is no integer, or below 0.
     """
 
     def __init__(self, max_recent_requests: int = 1000) -> None:
-        self.max_recent_requests = max_recent_requests
+        self.max_recent_requests = as_size("max_recent_requests", max_recent_requests, 0)
         self.query_queue: deque[tuple[int, int, int]] = deque()
         self.reset()
 
     def observe(self, stats: BaseCacheStats) -> None:
         """Add a report; reports that are too old leave, but never the last. Stats with `reset` empty the
-        window first, and a report of no requests is passed over. Amortised O(1)."""
-        if stats.reset:
+        window first, and a report of no requests is passed over. Amortised O(1).
+
+        Raises:
+            ArgumentError, ArgumentTypeError: Something else than statistics. Nothing is changed.
+        """
+        try:
+            resets = as_switch("reset", stats.reset)
+            requests, queries, hits = as_integers(
+                COUNTS, (stats.requests, stats.queries, stats.hits), high=MOST_COUNTED
+            )
+        except AttributeError:
+            raise ArgumentTypeError(f"statistics are expected, got {shown(stats)}") from None
+        if resets:
             self.reset()
-        if stats.requests == 0:
+        if requests == 0:
             return
-        self._add(stats.requests, stats.queries, stats.hits)
-        self.query_queue.append((stats.requests, stats.queries, stats.hits))
+        self._add(requests, queries, hits)
+        self.query_queue.append((requests, queries, hits))
         while len(self.query_queue) > 1 and self.aggregated_requests > self.max_recent_requests:
             requests, queries, hits = self.query_queue.popleft()
             self._add(-requests, -queries, -hits)
@@ -132,13 +159,17 @@ class KVCacheMetricsCollector:
         sample_rate: Probability that a block is followed, above 0 and at most 1.
 
     Raises:
-        SampleRateError: The rate is out of range.
+        SampleRateError: The rate is no number, or out of range.
     """
 
     def __init__(self, sample_rate: float = 0.01) -> None:
-        if not 0 < sample_rate <= 1:
-            raise SampleRateError(f"sample_rate must be above 0 and at most 1, got {sample_rate}")
-        self.sample_rate = sample_rate
+        try:
+            rate = as_number("sample_rate", sample_rate)
+        except ArgumentTypeError as error:
+            raise SampleRateError(str(error)) from None
+        if not 0 < rate <= 1:
+            raise SampleRateError(f"sample_rate must be above 0 and at most 1, got {rate}")
+        self.sample_rate = rate
         self.block_metrics: dict[int, BlockMetricsState] = {}
         self._eviction_events: list[KVCacheEvictionEvent] = []
 

@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Any, ClassVar, Self
 
 from kvgpu.errors import ConfigError
+from kvgpu.integers import as_size, shown
 
 
 class KVCacheSpecKind(StrEnum):
@@ -38,14 +39,17 @@ def cdiv(a: int, b: int) -> int:
 
 @dataclass(frozen=True)
 class KVCacheSpec:
-    """Base of all specs. `block_size` is the number of tokens in one block; below 1 it is a ConfigError."""
+    """Base of all specs. `block_size`, tokens in one block, is a ConfigError unless it is an integer of 1 to 2**31 - 1."""
 
     block_size: int
     kind: ClassVar[KVCacheSpecKind] = KVCacheSpecKind.UNKNOWN
 
     def __post_init__(self) -> None:
-        if self.block_size <= 0:
-            raise ConfigError(f"block_size must be at least 1 token, got {self.block_size}")
+        self._keep_size("block_size")
+
+    def _keep_size(self, name: str, low: int = 1) -> None:
+        """See that an attribute is an integer from `low` on, and keep it as an int."""
+        object.__setattr__(self, name, as_size(name, getattr(self, name), low))
 
     def copy_with_new_block_size(self, block_size: int) -> Self:
         """The same spec with another block size (tokens); below 1 it is a ConfigError. O(1)."""
@@ -132,10 +136,7 @@ class ChunkedLocalAttentionSpec(AttentionSpec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.attention_chunk_size <= 0:
-            raise ConfigError(
-                f"attention_chunk_size must be at least 1 token, got {self.attention_chunk_size}"
-            )
+        self._keep_size("attention_chunk_size")
 
     def max_admission_blocks_per_request(
         self, max_num_batched_tokens: int, max_model_len: int
@@ -165,8 +166,7 @@ class SlidingWindowSpec(AttentionSpec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.sliding_window <= 0:
-            raise ConfigError(f"sliding_window must be at least 1 token, got {self.sliding_window}")
+        self._keep_size("sliding_window")
         if self.head_size_v is None:
             object.__setattr__(self, "head_size_v", self.head_size)
 
@@ -204,7 +204,7 @@ class MambaSpec(KVCacheSpec):
 
     `mamba_cache_mode`: `none` (no reuse), `all` (the state of every block is kept) or `align` (only
     states at block boundaries of scheduler steps). `num_speculative_blocks` are held for drafts (facts 37
-    to 42). A `block_size` below 1 token, or another mode, is a ConfigError.
+    to 42). A `block_size` below 1 token, fewer blocks than 0, or another mode, is a ConfigError.
     """
 
     kind = KVCacheSpecKind.MAMBA
@@ -217,10 +217,11 @@ class MambaSpec(KVCacheSpec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.mamba_cache_mode not in MAMBA_CACHE_MODES:
+        self._keep_size("num_speculative_blocks", 0)
+        mode = self.mamba_cache_mode
+        if not isinstance(mode, str) or mode not in MAMBA_CACHE_MODES:
             raise ConfigError(
-                f"mamba_cache_mode must be one of {', '.join(MAMBA_CACHE_MODES)}, "
-                f"got {self.mamba_cache_mode!r}"
+                f"mamba_cache_mode must be one of {', '.join(MAMBA_CACHE_MODES)}, got {shown(mode)}"
             )
 
 
@@ -243,9 +244,20 @@ class CrossAttentionSpec(AttentionSpec):
 
 @dataclass(frozen=True)
 class UniformTypeKVCacheSpecs(KVCacheSpec):
-    """Layers of one kind and block size but different head counts, in one group: name -> spec."""
+    """Layers of one kind and block size but different head counts, in one group: name -> spec.
+
+    A `block_size` below 1 token, or no layer, is a ConfigError.
+    """
 
     kv_cache_specs: dict[str, KVCacheSpec]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        layers = self.kv_cache_specs
+        if not isinstance(layers, dict) or not layers:
+            raise ConfigError(
+                f"kv_cache_specs: a dict of specs by layer is expected, got {shown(layers)}"
+            )
 
     @property
     def representative(self) -> KVCacheSpec:

@@ -6,7 +6,7 @@ from index_tools import ids_of
 
 from kvgpu.block_list import BlockList
 from kvgpu.blocks import BLOCK_RECORD, CACHE_LINE, NO_IDS, BlockState, KVCacheBlock
-from kvgpu.errors import BlockStateError
+from kvgpu.errors import ArgumentError, ArgumentTypeError, BlockStateError
 from kvgpu.hashing import make_block_hash_with_group_id
 
 MAX_GROUP = 2**31 - 1
@@ -182,6 +182,25 @@ def test_a_block_made_by_hand_belongs_to_no_pool():
     assert (block.block_id, block.ref_cnt, block.block_hash) == (3, 2, b"hash0")
     assert (other.ref_cnt, other.block_hash) == (0, None)
     assert (block.prev_free_block, block.next_free_block) == (None, None)
+
+
+@pytest.mark.parametrize("block_id", ["3", 3.0, None, True])
+def test_a_block_made_by_hand_has_an_integer_as_its_id(block_id):
+    with pytest.raises(ArgumentTypeError, match="block_id"):
+        KVCacheBlock(block_id)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("ref_cnt", "1"), ("ref_cnt", 2**31), ("ref_cnt", [1]), ("is_null", np.zeros(2)), ("block_hash", 5),
+     ("block_hash", [1, 2]), ("prev_free_block", 3), ("next_free_block", KVCacheBlock(3)),
+     ("next_free_block", BlockState(9).view(8))],
+)  # fmt: skip
+def test_what_an_attribute_does_not_take_is_refused(state, name, value):
+    before = state.records.tobytes()
+    with pytest.raises(ArgumentError):
+        setattr(state.view(1), name, value)
+    assert state.records.tobytes() == before
 
 
 def test_a_block_made_by_hand_can_be_marked_null():

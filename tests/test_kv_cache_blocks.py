@@ -4,7 +4,7 @@ import pytest
 from managers import admit, full, make_manager, make_request, window
 
 from kvgpu.blocks import KVCacheBlock
-from kvgpu.errors import GroupCountError
+from kvgpu.errors import ArgumentTypeError, GroupCountError
 from kvgpu.kv_cache_blocks import KVCacheBlocks
 
 
@@ -45,8 +45,19 @@ def test_adding_blocks_of_a_pool_leaves_the_parts_alone():
 
 
 def test_adding_another_number_of_groups_is_refused():
-    with pytest.raises(ValueError, match="argument"):
+    with pytest.raises(GroupCountError, match="1 groups and of 2"):
         _ = blocks_of([1]) + blocks_of([1], [2])
+
+
+@pytest.mark.parametrize("odd", [None, 5, ([1],), (3,), ((KVCacheBlock(1), None),), [iter(())]])
+def test_something_else_than_blocks_is_refused(odd):
+    blocks = KVCacheBlocks(odd)
+    for call in (
+        blocks.get_block_ids, blocks.get_unhashed_block_ids_all_groups, blocks.get_unhashed_block_ids,
+        lambda: blocks + KVCacheBlocks(([],)), lambda: KVCacheBlocks(([],)) + blocks,
+    ):  # fmt: skip
+        with pytest.raises(ArgumentTypeError):
+            call()
 
 
 def test_unhashed_blocks_are_those_that_are_not_full():

@@ -3,12 +3,13 @@
 import random
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from managers import admit, full, make_manager, make_request, no_sampling, per_backend
 
 from kvgpu import metrics
 from kvgpu.blocks import KVCacheBlock
-from kvgpu.errors import SampleRateError
+from kvgpu.errors import ArgumentError, SampleRateError
 from kvgpu.metrics import (
     BlockMetricsState,
     CachingMetrics,
@@ -145,7 +146,32 @@ def test_reports_without_requests_do_not_count():
 # Residency
 
 
-@pytest.mark.parametrize("rate", [0, -0.5, 1.01])
+@pytest.mark.parametrize("odd", [None, 3, report(1, -1, 0), report(1, 0.5, 0), report("1", 1, 1)])
+def test_something_else_than_a_report_is_refused_and_leaves_the_window(odd):
+    metrics = CachingMetrics()
+    metrics.observe(report(1, 10, 5))
+    with pytest.raises(ArgumentError):
+        metrics.observe(odd)
+    assert (metrics.hit_rate, metrics.aggregated_requests) == (0.5, 1)
+
+
+@pytest.mark.parametrize(
+    "odd", [{"num_tokens": None}, {"num_hits": -1}, {"preempted": np.zeros(2)}]
+)
+def test_a_lookup_without_numbers_is_not_counted(odd):
+    stats = PrefixCacheStats()
+    with pytest.raises(ArgumentError):
+        stats.record(**{"num_tokens": 3, "num_hits": 1, "preempted": False} | odd)
+    assert stats == PrefixCacheStats()
+
+
+@pytest.mark.parametrize("rate", ["x", None, [0.5]])
+def test_a_sample_rate_is_a_number(rate):
+    with pytest.raises(SampleRateError, match="sample_rate must be a number"):
+        KVCacheMetricsCollector(rate)
+
+
+@pytest.mark.parametrize("rate", [0, -0.5, 1.01, float("nan")])
 def test_a_sample_rate_outside_of_zero_to_one_is_refused(rate):
     with pytest.raises(SampleRateError, match=f"above 0 and at most 1, got {rate}"):
         KVCacheMetricsCollector(rate)

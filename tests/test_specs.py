@@ -90,7 +90,13 @@ def test_encoder_only_attention_has_a_kind_but_no_manager():
     [
         (lambda: full(0), "block_size"),
         (lambda: mamba(-1), "block_size"),
+        (lambda: full("4"), "block_size: an integer"),
+        (lambda: full(4.0), "block_size: an integer"),
+        (lambda: full(2**31), "block_size must be 1 to"),
         (lambda: window(4, 0), "sliding_window"),
+        (lambda: window(4, None), "sliding_window: an integer"),
+        (lambda: mamba(4, ["all"]), "one of none, all, align"),
+        (lambda: UniformTypeKVCacheSpecs(4, {}), "kv_cache_specs"),
         (lambda: chunked(4, 0), "attention_chunk_size"),
         (lambda: mamba(4, "some"), "one of none, all, align, got 'some'"),
     ],

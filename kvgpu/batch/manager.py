@@ -43,6 +43,7 @@ class BatchManager(TrackedRequests):
         max_hashes: Hashes of all of them together.
 
     Raises:
+        ArgumentTypeError: The manager is none.
         ConfigError: A capacity below 1, or a model without cache groups.
 
     ::

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from kvgpu._jit import jit
 from kvgpu.arguments import ready
-from kvgpu.batch.row_record import BY_REQUEST, FROM_ROW, UNDECIDED, RowIds
+from kvgpu.batch.row_record import BY_REQUEST, FROM_ROW, UNDECIDED, RowIds, longer
 from kvgpu.errors import ArgumentError, ArgumentTypeError
 from kvgpu.token_arrays import Tokens
 
@@ -131,9 +131,7 @@ class PendingTokens:
 
     def grow(self, max_requests: int) -> None:
         """Reserve more rows."""
-        grown = np.zeros((max_requests, self._tokens.shape[1]), np.int64)
-        grown[: len(self._tokens)] = self._tokens
-        self._tokens = grown
+        self._tokens = longer(self._tokens, max_requests)
 
     @staticmethod
     def checked(

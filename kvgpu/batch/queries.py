@@ -29,6 +29,7 @@ class BatchQueries(Exclusive):
         rows: What is known of the tracked requests.
 
     Raises:
+        ArgumentTypeError: The manager is none.
         ConfigError: A capacity below 1.
 
     ::
@@ -39,6 +40,8 @@ class BatchQueries(Exclusive):
     """
 
     def __init__(self, manager: "KVCacheManager", max_requests: int, max_hashes: int) -> None:
+        if not isinstance(manager, Exclusive) or not hasattr(manager, "block_pool"):
+            raise ArgumentTypeError(f"a KVCacheManager is expected, got {type(manager).__name__}")
         super().__init__(manager.turn)
         self.manager = manager
         self.rows = RequestRows(max_requests, max_hashes, manager.block_pool.index.reads_in_place)

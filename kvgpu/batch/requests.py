@@ -12,7 +12,7 @@ from kvgpu.batch.delivery import Delivery
 from kvgpu.batch.full_blocks import hash_full_blocks, unhashed_tail
 from kvgpu.batch.pending import PendingTokens
 from kvgpu.batch.queries import BatchQueries
-from kvgpu.batch.row_record import RowIds
+from kvgpu.batch.row_record import RowIds, longer
 from kvgpu.errors import ArgumentError, ConfigError
 from kvgpu.exclusive import exclusive
 from kvgpu.integers import MOST_TOKENS
@@ -104,12 +104,10 @@ class TrackedRequests(BatchQueries):
     @exclusive
     def grow(self, max_requests: int, max_hashes: int) -> None:
         """Reserve more; see `RequestRows.grow`. O(capacity)."""
-        self.rows.grow(max_requests, max_hashes)
-        more = max_requests - len(self.tables)
-        self.tables = np.concatenate(
-            [self.tables, np.zeros((more, self.tables.shape[1]), np.int64)]
-        )
+        max_requests, max_hashes = self.rows.larger(max_requests, max_hashes)
         self._pending.grow(max_requests)
+        self.tables = longer(self.tables, max_requests)
+        self.rows.grow(max_requests, max_hashes)  # last: rows that exist have all of it
 
     @exclusive
     def append_batch(

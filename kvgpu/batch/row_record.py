@@ -42,6 +42,13 @@ def check_row(table: Any, row: int, stamp: int) -> int:
     return 0
 
 
+def longer(array: npt.NDArray[Any], count: int) -> npt.NDArray[Any]:
+    """A copy with zeros behind it, at least `count` items of the first dimension in all. O(result)."""
+    made = np.zeros((max(count, len(array)), *array.shape[1:]), array.dtype)
+    made[: len(array)] = array
+    return made
+
+
 @jit
 def check_rows(table: Any, rows: Any, stamp: int) -> Any:
     """Status and place of the first bad row."""

@@ -16,6 +16,7 @@ from kvgpu.batch.row_record import (
     check_rows,
     enter_rows,
     leave_rows,
+    longer,
     spans_of,
 )
 from kvgpu.block_hashes import BlockHashes, rows_if_of_width
@@ -23,7 +24,7 @@ from kvgpu.blocks import HASH_WIDTHS
 from kvgpu.errors import ArgumentError, ArgumentTypeError
 from kvgpu.index.base import Spans
 from kvgpu.index.matching import MEMO_WORDS
-from kvgpu.integers import MOST_TOKENS, as_integer, as_integers, as_switch, shown
+from kvgpu.integers import as_integer, as_integers, as_switch, shown
 
 INT64 = np.dtype(np.int64)
 NO_ROW = np.zeros(1, ROW_RECORD)
@@ -256,22 +257,39 @@ class RequestRows(RowHashes):
         Raises:
             ArgumentError: Less than now.
             ArgumentTypeError: No numbers.
+            MemoryError: There is no room for so many. Nothing is changed by any.
         """
+        max_requests, max_hashes = self.larger(max_requests, max_hashes)
+        arena = self.arena.grown(max_hashes)
+        table, limits, seen, memo = (
+            longer(array, max_requests)
+            for array in (self._table, self.limits, self.seen, self.memo)
+        )
+        no_requests: list[Any] = [None] * (max_requests - len(self.requests))
+        requests, names, lent = (
+            [*each, *no_requests] for each in (self.requests, self.names, self._lent)
+        )
+        idle = [*range(max_requests - 1, len(self.requests) - 1, -1), *self._idle]
+        self.epoch += 1
+        self.arena, self._table, self.limits, self.seen, self.memo = (
+            arena,
+            table,
+            limits,
+            seen,
+            memo,
+        )
+        self.requests, self.names, self._lent = requests, names, lent
+        self._idle = idle  # last: only now are there more rows
+
+    def larger(self, max_requests: int, max_hashes: int) -> tuple[int, int]:
+        """Capacities to grow to, as ints; raises as `grow` does."""
         max_requests = as_integer("max_requests", max_requests)
         max_hashes = as_integer("max_hashes", max_hashes)
-        if max_requests < len(self.requests) or not len(self.arena) <= max_hashes <= MOST_TOKENS:
-            raise ArgumentError(f"capacities can only grow, hashes up to {MOST_TOKENS}")
-        more = max_requests - len(self.requests)
-        self._idle = [*range(max_requests - 1, len(self.requests) - 1, -1), *self._idle]
-        self.requests += [None] * more
-        self.names += [None] * more
-        self.seen = np.concatenate([self.seen, np.zeros(more, np.int64)])
-        self._table = np.concatenate([self._table, np.zeros(more, ROW_RECORD)])
-        self.limits = np.concatenate([self.limits, np.zeros(more, np.int32)])
-        self._lent += [None] * more
-        self.memo = np.concatenate([self.memo, np.zeros((more, MEMO_WORDS), np.int64)])
-        self.arena = self.arena.grown(max_hashes)
-        self.epoch += 1
+        if max_requests < len(self.requests) or max_hashes < len(self.arena):
+            raise ArgumentError(
+                f"capacities can only grow: {len(self.requests)} requests and {len(self.arena)} hashes"
+            )
+        return max_requests, max_hashes
 
     def _words(self, request: Any, start: int = 0) -> npt.NDArray[np.int64]:
         hashes = request.block_hashes

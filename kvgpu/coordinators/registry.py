@@ -6,6 +6,7 @@ from kvgpu.coordinators.base import KVCacheCoordinator
 from kvgpu.coordinators.hybrid import HybridKVCacheCoordinator
 from kvgpu.coordinators.unitary import KVCacheCoordinatorNoPrefixCache, UnitaryKVCacheCoordinator
 from kvgpu.errors import ConfigError
+from kvgpu.integers import as_option
 from kvgpu.specs import CrossAttentionSpec, KVCacheConfig
 
 
@@ -17,13 +18,19 @@ def get_kv_cache_coordinator(
     Raises:
         ConfigError: The configuration cannot work.
     """
-    specs = [group.kv_cache_spec for group in kv_cache_config.kv_cache_groups]
+    try:
+        groups = list(kv_cache_config.kv_cache_groups)
+        specs = [group.kv_cache_spec for group in groups]
+        for group in groups:
+            as_option("is_eagle_group", group.is_eagle_group)
+    except (AttributeError, TypeError) as error:
+        raise ConfigError(f"a KVCacheConfig with groups is expected: {error}") from None
     if enable_caching and any(isinstance(spec, CrossAttentionSpec) for spec in specs):
         raise ConfigError("cross attention has no prefix cache: turn prefix caching off")
     kind: type[KVCacheCoordinator]
     if not enable_caching:
         kind = KVCacheCoordinatorNoPrefixCache
-    elif len(kv_cache_config.kv_cache_groups) == 1:
+    elif len(groups) == 1:
         kind = UnitaryKVCacheCoordinator
     else:
         kind = HybridKVCacheCoordinator

@@ -6,6 +6,7 @@ from kvgpu.block_list import BlockList
 from kvgpu.block_pool import BlockPool
 from kvgpu.errors import ConfigError
 from kvgpu.groups.full import FullAttentionManager
+from kvgpu.integers import as_size
 from kvgpu.specs import SinkFullAttentionSpec
 
 
@@ -24,11 +25,10 @@ class SinkFullAttentionManager(FullAttentionManager):
     def __init__(
         self, kv_cache_spec: SinkFullAttentionSpec, block_pool: BlockPool, *args: Any, **kwargs: Any
     ) -> None:
-        sink_len = kv_cache_spec.sink_len
-        if sink_len is None or sink_len <= 0 or sink_len % kv_cache_spec.block_size:
+        sink_len = as_size("sink_len", kv_cache_spec.sink_len)
+        if sink_len % kv_cache_spec.block_size:
             raise ConfigError(
-                f"sink_len must be a positive multiple of block_size {kv_cache_spec.block_size}, "
-                f"got {sink_len}"
+                f"sink_len must be a multiple of block_size {kv_cache_spec.block_size}, got {sink_len}"
             )
         count = sink_len // kv_cache_spec.block_size
         if count > block_pool.get_num_free_blocks():

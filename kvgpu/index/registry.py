@@ -24,9 +24,8 @@ def backend_by_name(name: str) -> "type[BlockIndex]":
     Raises:
         UnknownNameError: There is none of that name; the message lists those there are.
     """
-    try:
-        module, class_name = BACKENDS[name]
-    except KeyError:
-        raise UnknownNameError("index backend", name, list(BACKENDS)) from None
+    if not isinstance(name, str) or name not in BACKENDS:
+        raise UnknownNameError("index backend", name, list(BACKENDS))
+    module, class_name = BACKENDS[name]
     found: type[BlockIndex] = getattr(import_module(module), class_name)
     return found

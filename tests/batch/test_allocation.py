@@ -1,12 +1,17 @@
 """What `BatchManager` gives and takes back, call by call."""
 
+from unittest.mock import Mock
+
 import numpy as np
 import pytest
 from batch_tools import make_batch, requests_of, track
 from managers import admit, full, make_manager, make_request, mamba, per_backend, window
 
 from kvgpu.batch.manager import BatchManager
-from kvgpu.errors import ConfigError
+from kvgpu.batch.pending import PendingTokens
+from kvgpu.batch.rows import RequestRows
+from kvgpu.errors import ArgumentError, ConfigError
+from kvgpu.index.arena import HashArena
 
 SHARED = list(range(16))
 
@@ -187,6 +192,23 @@ def test_growing_keeps_what_rows_hold(backend):
     assert batch.allocate_batch(np.concatenate([rows, more]), 4).fits.all()
     batch.sync()
     assert [r.num_tokens for r in requests_of(batch)] == [7, 8, 9, 9, 9]
+
+
+@pytest.mark.parametrize("owner", [PendingTokens, RequestRows, HashArena])
+def test_growing_that_finds_no_memory_changes_nothing(monkeypatch, owner):
+    batch = make_batch(full(4), max_requests=2, max_hashes=10)
+    rows = track(batch, 6, 7)
+    batch.allocate_batch(rows, 7)
+    with monkeypatch.context() as patched:
+        name = "grown" if owner is HashArena else "grow"
+        patched.setattr(owner, name, Mock(side_effect=MemoryError))
+        with pytest.raises(MemoryError):
+            batch.grow(9, 60)
+    assert (len(batch.rows.records), len(batch.rows.arena), batch.rows.epoch) == (2, 10, 0)
+    with pytest.raises(ArgumentError, match="grow"):
+        track(batch, 9)
+    batch.grow(3, 60)
+    assert batch.allocate_batch(np.append(rows, track(batch, 9)), 1).fits.all()
 
 
 @per_backend

@@ -85,15 +85,16 @@ def faults_of(subject: Any, call: Any, arguments: dict[str, Any]) -> list[str]:
     found = []
     try:
         result = call.function(**arguments)
-    except KVGPUError as error:
-        after = subject.state()
-        found += [
-            f"{type(error).__name__}, but {key} changed"
-            for key in before
-            if before[key] != after[key]
-        ]
     except BaseException as error:
-        found.append(f"untyped {type(error).__name__}: {error}"[:200])
+        if isinstance(error, KVGPUError) or (call.may_run_out and isinstance(error, MemoryError)):
+            after = subject.state()
+            found += [
+                f"{type(error).__name__}, but {key} changed"
+                for key in before
+                if before[key] != after[key]
+            ]
+        else:
+            found.append(f"untyped {type(error).__name__}: {error}"[:200])
     else:
         found += wrong_results(subject, call, arguments, result)
         if call.is_odd:

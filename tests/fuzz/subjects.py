@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+import makers
 import numpy as np
 from managers import admit, chunked, full, make_manager, make_request, mamba, snapshot, window
 
@@ -15,6 +16,8 @@ from kvgpu.metrics import KVCacheMetricsCollector
 NUM_BLOCKS = 30
 MAX_MODEL_LEN = 60
 SIZE = 4
+LOOKED_AT = 100
+"""Rows, of those that there may be after `grow`: the first are handed out first."""
 
 GROUPS = {
     "full": ((full(SIZE),), {}),
@@ -29,13 +32,17 @@ GROUPS = {
 
 
 class Call(NamedTuple):
-    """A call. arguments: all by name. about: the request that it is about, or None. is_odd: it is not right as it is."""
+    """A call. arguments: all by name. about: the request that it is about, or None. is_odd: it is not right as it is.
+
+    may_run_out: So much may be asked for that a MemoryError is the right answer.
+    """
 
     name: str
     function: Any
     arguments: dict[str, Any]
     about: Any = None
     is_odd: bool = False
+    may_run_out: bool = False
 
 
 class Subject:
@@ -57,7 +64,7 @@ class Subject:
                 "metrics_collector": KVCacheMetricsCollector(1.0),
             }  # fmt: skip
         self.name = f"{groups}, {backend}, {'told' if told else 'not told'}"
-        self.rng, self.told = rng, told
+        self.rng, self.told, self.backend = rng, told, backend
         self.manager = make_manager(
             *specs, num_blocks=NUM_BLOCKS, max_model_len=MAX_MODEL_LEN, backend=backend, **options
         )
@@ -123,11 +130,32 @@ class Subject:
 
     def call(self) -> Call:
         """One of all calls."""
-        makers = [name for name in dir(self) if name.startswith("call_")]
+        names = [name for name in dir(self) if name.startswith("call_")]
         while True:
-            made: Call | None = getattr(self, self.rng.choice(makers))()
+            made: Call | None = getattr(self, self.rng.choice(names))()
             if made is not None:
                 return made
+
+    def _call_of(self, cases: Any) -> Call | None:
+        """A call of what needs no manager; asked once for all backends."""
+        if self.backend != "host":
+            return None
+        name = self.rng.choice(list(cases))
+        function, arguments = cases[name]()
+        return Call(name, function, arguments, may_run_out=True)
+
+    def call_of_specs(self) -> Call | None:
+        return self._call_of(makers.SPECS)
+
+    def call_of_parts(self) -> Call | None:
+        return self._call_of(makers.PARTS)
+
+    def call_of_blocks(self) -> Call | None:
+        return self._call_of(makers.BLOCKS)
+
+    def call_grow(self) -> Call:
+        arguments = {"max_requests": len(self.batch.rows.records) + 40, "max_hashes": 1000}
+        return Call("batch.grow", self.batch.grow, arguments, may_run_out=True)
 
     def call_get_computed_blocks(self) -> Call:
         request = self.new_request()
@@ -297,11 +325,13 @@ class Subject:
 
     def state(self) -> dict[str, Any]:
         """All that a refused call must leave as it was."""
-        records = self.batch.rows.records
+        rows = self.batch.rows
+        records = rows.records[:LOOKED_AT]
         return {
             **snapshot(self.manager),
             "rows": records[[name for name in records.dtype.names if name != "stamp"]].tolist(),
-            "arena": self.batch.rows.num_hashes,
+            "capacity": (len(rows.records), len(rows.arena)),
+            "arena": rows.num_hashes,
             "requests": [
                 (r.request_id, len(r.all_token_ids), len(r.block_hashes), r.num_computed_tokens)
                 for r in (*self.running, *self.tracked.values())

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 from guards import GUARDS
+from makers import BLOCKS, PARTS, SPECS
 
 ATTACK = Path(__file__).resolve().parent / "attack.py"
+CASES = SPECS | PARTS | BLOCKS
 SECONDS = 280
 """A process that takes longer hangs."""
 
@@ -29,6 +31,12 @@ def test_odd_arguments_are_refused_or_right():
 def test_a_device_is_asked_no_odd_questions():
     status, printed, last = attack("--seed", 2, "--count", 100, "--only", "triton")
     assert status == 0, (printed, last)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_without_damage_a_call_is_answered(name):
+    function, arguments = CASES[name]()
+    function(**arguments)
 
 
 @pytest.mark.parametrize("guard", GUARDS)
