@@ -4,44 +4,31 @@ import logging
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from kvgpu.arguments import integers, listed_ids, outside_pool, own_blocks, truths
 from kvgpu.block_list import AllBlocks, BlockList
+from kvgpu.block_uses import BlockUses
 from kvgpu.blocks import IN_TABLE, NO_IDS, BlockState, Ids, KVCacheBlock
 from kvgpu.config import backend_name, int_block_hashes
 from kvgpu.errors import (
     ArgumentError,
     ArgumentTypeError,
-    BlockStateError,
     InvariantError,
     NotEnoughBlocksError,
 )
 from kvgpu.exclusive import Exclusive, exclusive
-from kvgpu.free_list import (
-    hand_back,
-    hand_out,
-    pop_free,
-    recount,
-    release,
-    release_by_hash,
-    touch,
-)
+from kvgpu.free_list import pop_free, release, release_by_hash, touch
 from kvgpu.free_queue import FreeKVCacheBlockQueue
 from kvgpu.hashing import MAX_GROUP_NUMBER, BlockHash
 from kvgpu.index.journal import Journal
 from kvgpu.index.registry import backend_by_name
 from kvgpu.integers import as_integer, as_option, as_size, as_switch, shown
-from kvgpu.invariants import queue_violations, use_violations
+from kvgpu.invariants import queue_violations
 from kvgpu.metrics import KVCacheMetricsCollector
 from kvgpu.prefix_cache import NO_MASK, BlockMask, PrefixCache
-from kvgpu.table_store import TableStore
-
-if TYPE_CHECKING:
-    from kvgpu.groups.block_tables import BlockTables
 
 logger = logging.getLogger(__name__)
 
@@ -71,9 +58,9 @@ class BlockPool(Exclusive):
     Construction is O(num_gpu_blocks); a block costs 68 bytes and its share of the table.
 
     Attributes:
-        request_tables: Block tables of all groups: who holds which blocks.
-        handed_out: int32 [num_gpu_blocks]: uses of blocks that `get_new_blocks` and `touch` have given to callers,
-            who have to give them back by `free_blocks`.
+        uses: Who holds which blocks: block tables of requests, and callers of `get_new_blocks` and `touch`, who
+            have to give them back by `free_blocks`.
+        tables: Memory of the block tables.
     """
 
     def __init__(
@@ -104,11 +91,8 @@ class BlockPool(Exclusive):
         self.blocks = AllBlocks(self.state)
         self.free_block_queue = FreeKVCacheBlockQueue.of_state(self.state)
         self.prefix_cache = PrefixCache(self.state, self.index)
-        self.tables = TableStore()
-        self.request_tables: list[BlockTables] = []
-        self.handed_out: npt.NDArray[np.int32] = np.zeros(num_gpu_blocks, np.int32)
-        self._on_their_way = NO_IDS
-        self._last_hand_out: npt.NDArray[np.int64] = np.zeros(1, np.int64)
+        self.uses = BlockUses(self.state, self.turn)
+        self.tables = self.uses.store
         self.turn.restore = self._restore
         self.cached_block_hash_to_block = self.prefix_cache.map
         self.kv_event_queue: list[Any] = []
@@ -241,13 +225,8 @@ class BlockPool(Exclusive):
             # Who called gets an exception, and could not give them back.
             self.give_back(ids, backwards=True, prepend=True)
             self.turn.raise_complaint()
-        self._hand_out(ids)
+        self.uses.hand_out(ids)
         return ids
-
-    def _hand_out(self, ids: Ids) -> None:
-        """Count uses by whoever calls; they are taken back if the call does not come to its end."""
-        self._on_their_way = ids
-        hand_out(self.handed_out, ids, self.state.null_id, self._last_hand_out, self.turn.number)
 
     def take_free(self, num_blocks: int) -> Ids:
         """Blocks for a block table that is about to hold them, int32 [num_blocks]; none for fewer than 0.
@@ -327,7 +306,7 @@ class BlockPool(Exclusive):
         O(len(blocks)).
         """
         ids = own_blocks(self.state, blocks)
-        self._hand_out(ids)
+        self.uses.hand_out(ids)
         self.take_hits(ids)
 
     def take_hits(self, ids: Ids) -> None:
@@ -363,12 +342,7 @@ class BlockPool(Exclusive):
         """
         ids = own_blocks(self.state, ordered_blocks)
         prepend, backwards = as_switch("prepend", prepend), as_switch("backwards", backwards)
-        place = hand_back(self.handed_out, ids, self.state.null_id)
-        if place >= 0:
-            raise BlockStateError(
-                f"block {ids[place]} was not handed out by get_new_blocks() or touch(), or is given back already; "
-                "blocks of a request are freed by KVCacheManager.free()"
-            )
+        self.uses.hand_back(ids)
         self.give_back(ids, prepend, backwards=backwards)
 
     def give_back(self, ids: Ids, prepend: bool = False, *, backwards: bool = False) -> None:
@@ -465,30 +439,16 @@ class BlockPool(Exclusive):
     @exclusive
     def _check(self) -> list[str]:
         found = queue_violations(self.state)
-        found += use_violations(self.state, self._tables_held(), self.handed_out)
+        found += self.uses.violations()
         try:
             self.index.check()
         except InvariantError as error:
             found.append(str(error))
         return found
 
-    def _tables_held(self) -> list[Ids]:
-        """Ids of all block tables."""
-        return [blocks.ids for tables in self.request_tables for blocks in tables.values()]
-
     def _restore(self) -> None:
-        """Make all counts agree again, after an exception from outside has cut a call short. O(num_gpu_blocks).
-
-        What block tables hold, and what was handed out, is what counts: every other block is free. Memory of
-        tables that nobody knows any longer is given back, and so are blocks that were on their way to who called.
-        """
-        if self._last_hand_out[0] == self.turn.number:
-            hand_back(self.handed_out, self._on_their_way, self.state.null_id)
-            self._last_hand_out[0] = 0
-        self.tables.close_all_but({row for tables in self.request_tables for row in tables.rows()})
-        held = np.concatenate([NO_IDS, *self._tables_held()])
-        users = np.bincount(held[held >= 0], minlength=self.num_gpu_blocks) + self.handed_out
-        recount(self.state.records, users, self.state.null_id)
+        """Make all counts agree again, after an exception from outside has cut a call short. O(num_gpu_blocks)."""
+        self.uses.restore()
         if not self.prefix_cache.restore():
             logger.error("The prefix cache was emptied: the records of its blocks were broken")
             if self.enable_kv_cache_events:

@@ -43,7 +43,7 @@ GUARDS = {
         "        if False:\n",
     ),
     "block that was not handed out": (
-        "kvgpu.block_pool",
+        "kvgpu.block_uses",
         "        if place >= 0:\n",
         "        if False:\n",
     ),

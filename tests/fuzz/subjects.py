@@ -336,7 +336,7 @@ class Subject:
                 (r.request_id, len(r.all_token_ids), len(r.block_hashes), r.num_computed_tokens)
                 for r in (*self.running, *self.tracked.values())
             ],
-            "handed out": self.manager.block_pool.handed_out.tolist(),
+            "handed out": self.manager.block_pool.uses.handed_out.tolist(),
             "store": self.manager.block_pool.tables.num_used(),
         }
 
@@ -350,8 +350,8 @@ class Subject:
         taken = np.bincount(
             [block.block_id for blocks in self.taken for block in blocks], minlength=NUM_BLOCKS
         )
-        if (taken != pool.handed_out).any():
-            pool.free_blocks(np.repeat(np.arange(NUM_BLOCKS), pool.handed_out))
+        if (taken != pool.uses.handed_out).any():
+            pool.free_blocks(np.repeat(np.arange(NUM_BLOCKS), pool.uses.handed_out))
             self.taken = []
         known = {r.request_id for r in (*self.running, *self.tracked.values())}
         for single in self.manager.coordinator.single_type_managers:
