@@ -159,7 +159,8 @@ def hash_block_tokens(
     """Hash of one block: `hash_function((parent or NONE_HASH, token ids as a tuple, extra keys))`.
 
     Raises:
-        ArgumentTypeError: The parent is not bytes, or the tokens are no sequence.
+        ArgumentTypeError: The parent is not bytes, the tokens are no sequence, or the hash function cannot serialise
+            them or the extra keys.
         NoneHashError: There is no parent, and `init_none_hash` was not called.
     """
     if not isinstance(parent_block_hash, bytes | None):
@@ -173,7 +174,10 @@ def hash_block_tokens(
         raise ArgumentTypeError(
             f"token ids are expected, got {shown(curr_block_token_ids)}"
         ) from None
-    return BlockHash(hash_function((parent, tokens, extra_keys)))
+    try:
+        return BlockHash(hash_function((parent, tokens, extra_keys)))
+    except (TypeError, ValueError, OverflowError, pickle.PicklingError) as error:
+        raise ArgumentTypeError(f"a block that cannot be hashed: {error}") from error
 
 
 def make_block_hash_with_group_id(block_hash: BlockHash, group_id: int) -> BlockHashWithGroupId:

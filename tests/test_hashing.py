@@ -14,7 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from kvgpu import hashing
-from kvgpu.errors import KVGPUError, UnknownNameError
+from kvgpu.errors import ArgumentTypeError, KVGPUError, UnknownNameError
 
 NAMES = ["sha256", "sha256_cbor", "xxhash", "xxhash_cbor"]
 WIDTH = {"sha256": 32, "sha256_cbor": 32, "xxhash": 16, "xxhash_cbor": 16}
@@ -124,6 +124,13 @@ def test_a_block_is_hashed_as_parent_tokens_and_extra_keys(none_hash):
 def test_a_block_without_parent_hangs_on_the_none_hash(none_hash, parent):
     value = hashing.hash_block_tokens(hashing.sha256, parent, [1, 2])
     assert value == expected("sha256", (none_hash, (1, 2), None))
+
+
+@pytest.mark.parametrize("name", ["sha256", "sha256_cbor", "xxhash", "xxhash_cbor"])
+@pytest.mark.parametrize("odd", [(b"h" * 32, None), ("h" * 32, [1]), (None, [iter(())])])
+def test_what_cannot_be_hashed_is_refused(none_hash, name, odd):
+    with pytest.raises(ArgumentTypeError):
+        hashing.hash_block_tokens(hashing.get_hash_fn_by_name(name), *odd)
 
 
 def test_the_none_hash_is_read_at_every_call(none_hash, monkeypatch):

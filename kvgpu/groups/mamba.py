@@ -53,10 +53,18 @@ class MambaManager(SingleTypeKVCacheManager):
                 apply_admission_cap,
             )
         required = cdiv(num_tokens_main_model, self.block_size) + self.num_speculative_blocks
-        missing = required - len(new_computed_blocks) - self._num_held(request_id)
-        if missing > 0:
-            missing = 1 if request_id in self._allocated else 1 + self.num_speculative_blocks
-        return max(missing, 0) + self._get_num_evictable_blocks(new_computed_blocks)
+        computed, external = len(new_computed_blocks) + self._num_held(request_id), 0
+        if request_id not in self.num_cached_block:
+            skipped = self.get_num_skipped_tokens(total_computed_tokens) // self.block_size
+            computed = max(computed, skipped)
+            external = max(cdiv(total_computed_tokens, self.block_size) - computed, 0)
+        at_most = 1 if request_id in self._allocated else 1 + self.num_speculative_blocks
+        missing = max(required - computed - external, 0)
+        if not external and missing:
+            missing = at_most  # more than it takes, now and then, as in vLLM
+        return (
+            external + min(missing, at_most) + self._get_num_evictable_blocks(new_computed_blocks)
+        )
 
     def allocate_new_blocks(
         self, request_id: str, num_tokens: int, num_tokens_main_model: int

@@ -59,12 +59,12 @@ def odd_request(request: Any, told: bool, rng: random.Random) -> Any:
 
 
 def odd_call(subject: Any, rng: random.Random) -> tuple[Any, dict[str, Any]]:
-    """A call, and its arguments with something wrong among them."""
+    """A call, and its arguments, with something wrong among them more often than not."""
     from odd_values import damaged
 
     call = subject.call()
     arguments = dict(call.arguments)
-    if not arguments or call.is_odd:
+    if not arguments or call.is_odd or rng.random() < 0.1:
         return call, arguments
     for _ in range(rng.choice([1, 1, 1, 2])):
         name = rng.choice(list(arguments))

@@ -166,10 +166,12 @@ class Subject:
     def call_allocate_slots(self) -> Call:
         request = self.new_request()
         computed, hits = self.manager.get_computed_blocks(request)
+        missing = request.num_tokens - hits
+        external = self.rng.randrange(missing) // SIZE * SIZE if self.rng.random() < 0.4 else 0
         arguments = {
-            "request": request, "num_new_tokens": request.num_tokens - hits, "num_new_computed_tokens": hits,
+            "request": request, "num_new_tokens": missing - external, "num_new_computed_tokens": hits,
             "new_computed_blocks": computed, "num_lookahead_tokens": self.rng.randrange(3),
-            "num_external_computed_tokens": 0, "delay_cache_blocks": self.rng.random() < 0.3,
+            "num_external_computed_tokens": external, "delay_cache_blocks": self.rng.random() < 0.3,
             "num_encoder_tokens": 0, "full_sequence_must_fit": self.rng.random() < 0.3,
             "reserved_blocks": self.rng.randrange(3),
         }  # fmt: skip

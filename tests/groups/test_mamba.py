@@ -13,6 +13,7 @@ from managers import (
     mamba,
     no_sampling,
     per_backend,
+    snapshot,
 )
 
 
@@ -209,3 +210,18 @@ def test_states_at_step_boundaries_are_cached_and_hit(backend):
     assert cached_places(manager, request, 1) == {1, 2}
     blocks, num_hits = manager.get_computed_blocks(make_request("b", 14, 4))
     assert (num_hits, [len(ids) for ids in blocks.get_block_ids()]) == (12, [3, 3])
+
+
+@pytest.mark.parametrize("spare", [0, 1, 2])
+@pytest.mark.parametrize("num_new", [0, 1, 4, 9])
+def test_a_state_from_elsewhere_counts_beside_those_that_the_step_takes(spare, num_new):
+    """With so many blocks it works, with one less it is refused before anything is taken."""
+    needed = spare + 1 + (num_new > 0)
+    for num_blocks, fits in ((1 + needed, True), (needed, False)):
+        manager = make_manager(mamba(4, "align", spare), num_blocks=num_blocks)
+        before = snapshot(manager)
+        request = make_request("a", 8 + max(num_new, 1), 4)
+        got = manager.allocate_slots(request, num_new, num_external_computed_tokens=8)
+        assert (got is not None) is fits
+        assert fits or snapshot(manager) == before
+        manager.check()
