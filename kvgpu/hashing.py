@@ -35,31 +35,53 @@ MAX_GROUP_NUMBER = (1 << 8 * GROUP_ID_BYTES) - 1
 LOW_64_BITS = (1 << 64) - 1
 
 
+def _pickle(value: Any) -> bytes:
+    try:
+        return pickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL)
+    except Exception as error:
+        raise _unserialisable(error) from error
+
+
+def _cbor(value: Any) -> bytes:
+    import cbor2
+
+    try:
+        written: bytes = cbor2.dumps(value, canonical=True)
+    except Exception as error:
+        raise _unserialisable(error) from error
+    return written
+
+
+def _unserialisable(error: Exception) -> ArgumentTypeError:
+    return ArgumentTypeError(f"what cannot be serialised cannot be hashed: {error}")
+
+
 def sha256(input: Any) -> bytes:
-    """SHA-256 of the pickle (highest protocol) of `input`: 32 bytes. O(length)."""
-    return hashlib.sha256(pickle.dumps(input, protocol=pickle.HIGHEST_PROTOCOL)).digest()
+    """SHA-256 of the pickle (highest protocol) of `input`: 32 bytes. O(length).
+
+    Raises:
+        ArgumentTypeError: It has no pickle; so for the other functions.
+    """
+    return hashlib.sha256(_pickle(input)).digest()
 
 
 def sha256_cbor(input: Any) -> bytes:
     """SHA-256 of the canonical CBOR of `input`: 32 bytes, the same in every language. O(length)."""
-    import cbor2
-
-    return hashlib.sha256(cbor2.dumps(input, canonical=True)).digest()
+    return hashlib.sha256(_cbor(input)).digest()
 
 
 def xxhash(input: Any) -> bytes:
     """XXH3-128 of the pickle of `input`: 16 bytes. Fast, and not collision resistant. O(length)."""
     import xxhash
 
-    return xxhash.xxh3_128_digest(pickle.dumps(input, protocol=pickle.HIGHEST_PROTOCOL))
+    return xxhash.xxh3_128_digest(_pickle(input))
 
 
 def xxhash_cbor(input: Any) -> bytes:
     """XXH3-128 of the canonical CBOR of `input`: 16 bytes, not collision resistant. O(length)."""
-    import cbor2
     import xxhash
 
-    return xxhash.xxh3_128_digest(cbor2.dumps(input, canonical=True))
+    return xxhash.xxh3_128_digest(_cbor(input))
 
 
 def kvgpu128(input: Any) -> bytes:
@@ -174,10 +196,7 @@ def hash_block_tokens(
         raise ArgumentTypeError(
             f"token ids are expected, got {shown(curr_block_token_ids)}"
         ) from None
-    try:
-        return BlockHash(hash_function((parent, tokens, extra_keys)))
-    except (TypeError, ValueError, OverflowError, pickle.PicklingError) as error:
-        raise ArgumentTypeError(f"a block that cannot be hashed: {error}") from error
+    return BlockHash(hash_function((parent, tokens, extra_keys)))
 
 
 def make_block_hash_with_group_id(block_hash: BlockHash, group_id: int) -> BlockHashWithGroupId:

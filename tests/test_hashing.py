@@ -127,7 +127,7 @@ def test_a_block_without_parent_hangs_on_the_none_hash(none_hash, parent):
 
 
 @pytest.mark.parametrize("name", ["sha256", "sha256_cbor", "xxhash", "xxhash_cbor"])
-@pytest.mark.parametrize("odd", [(b"h" * 32, None), ("h" * 32, [1]), (None, [iter(())])])
+@pytest.mark.parametrize("odd", [(b"h" * 32, None), ("h" * 32, [1]), (None, [(_ for _ in ())])])
 def test_what_cannot_be_hashed_is_refused(none_hash, name, odd):
     with pytest.raises(ArgumentTypeError):
         hashing.hash_block_tokens(hashing.get_hash_fn_by_name(name), *odd)
