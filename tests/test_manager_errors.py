@@ -126,7 +126,7 @@ def test_a_spec_that_no_group_serves_is_refused_with_the_known_ones():
 
 
 def test_a_spec_without_a_block_size_is_refused():
-    with pytest.raises(errors.ConfigError, match="block_size must be at least 1"):
+    with pytest.raises(errors.ConfigError, match="block_size must be 1 to"):
         full(0)
 
 
