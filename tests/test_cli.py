@@ -238,6 +238,11 @@ def test_what_nobody_expected_is_not_hidden(stops, error):
     assert raised.value is error
 
 
+def obeying_ctrl_c():
+    """In a new process: a job in the background of a shell would ignore the signal."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_is_one_line_and_status_130(tmp_path):
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
@@ -245,9 +250,7 @@ def test_ctrl_c_is_one_line_and_status_130(tmp_path):
         [sys.executable, "-m", "kvgpu", "replay", str(pipe), "--json", str(tmp_path / "json")],
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(
-            signal.SIGINT, signal.SIG_DFL
-        ),  # a background job ignores it
+        preexec_fn=obeying_ctrl_c,
     )
     with pipe.open("wb"):  # opens when the command has; that waits for what is never written
         process.send_signal(signal.SIGINT)

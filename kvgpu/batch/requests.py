@@ -104,7 +104,7 @@ class TrackedRequests(BatchQueries):
     @exclusive
     def grow(self, max_requests: int, max_hashes: int) -> None:
         """Reserve more; see `RequestRows.grow`. O(capacity)."""
-        max_requests, max_hashes = self.rows.larger(max_requests, max_hashes)
+        max_requests, max_hashes = self.rows.checked_capacities(max_requests, max_hashes)
         self._pending.grow(max_requests)
         self.tables = longer(self.tables, max_requests)
         self.rows.grow(max_requests, max_hashes)  # last: rows that exist have all of it

@@ -259,7 +259,7 @@ class RequestRows(RowHashes):
             ArgumentTypeError: No numbers.
             MemoryError: There is no room for so many. Nothing is changed by any.
         """
-        max_requests, max_hashes = self.larger(max_requests, max_hashes)
+        max_requests, max_hashes = self.checked_capacities(max_requests, max_hashes)
         arena = self.arena.grown(max_hashes)
         table, limits, seen, memo = (
             longer(array, max_requests)
@@ -271,17 +271,12 @@ class RequestRows(RowHashes):
         )
         idle = [*range(max_requests - 1, len(self.requests) - 1, -1), *self._idle]
         self.epoch += 1
-        self.arena, self._table, self.limits, self.seen, self.memo = (
-            arena,
-            table,
-            limits,
-            seen,
-            memo,
-        )
-        self.requests, self.names, self._lent = requests, names, lent
-        self._idle = idle  # last: only now are there more rows
+        self.arena, self.seen, self.memo = arena, seen, memo
+        self._table, self.limits = table, limits
+        # Last, and in one line: only now are there more rows.
+        self.requests, self.names, self._lent, self._idle = requests, names, lent, idle
 
-    def larger(self, max_requests: int, max_hashes: int) -> tuple[int, int]:
+    def checked_capacities(self, max_requests: int, max_hashes: int) -> tuple[int, int]:
         """Capacities to grow to, as ints; raises as `grow` does."""
         max_requests = as_integer("max_requests", max_requests)
         max_hashes = as_integer("max_hashes", max_hashes)

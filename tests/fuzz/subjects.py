@@ -199,16 +199,10 @@ class Subject:
         rng, pool = self.rng, self.manager.block_pool
         name, argument = rng.choice([("touch", "blocks"), ("free_blocks", "ordered_blocks")])
         if name == "free_blocks" and rng.random() < 0.3:
-            others = np.flatnonzero(pool.uses.handed_out == 0)[
-                1:
-            ]  # free ones, and those of requests
-            return Call(
-                "pool.free_blocks",
-                pool.free_blocks,
-                {argument: np.array([rng.choice(others)])},
-                None,
-                True,
-            )
+            # Free blocks, and those of requests; 0 is the null block.
+            others = np.flatnonzero(pool.uses.handed_out == 0)[1:]
+            arguments = {argument: np.array([rng.choice(others)])}
+            return Call("pool.free_blocks", pool.free_blocks, arguments, None, True)
         odd: Any = rng.choice([
             lambda: np.array([rng.choice([-1, -2, 30, 31, 127, 5000, 10**6])]), lambda: [KVCacheBlock(7)],
             lambda: list(self.other.get_blocks("elsewhere").blocks[0]),
