@@ -8,6 +8,7 @@ import pytest
 from managers import admit, full, make_manager, make_request, no_sampling, per_backend
 
 from kvgpu import metrics
+from kvgpu.batch.manager import BatchManager
 from kvgpu.blocks import KVCacheBlock
 from kvgpu.errors import ArgumentError, SampleRateError
 from kvgpu.metrics import (
@@ -81,6 +82,26 @@ def test_a_reset_that_is_refused_is_no_part_of_the_statistics():
     admit(manager, make_request("a", 8, 4))
     manager.reset_prefix_cache()
     assert manager.make_prefix_cache_stats().reset is False
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_a_request_that_waits_is_counted_when_it_is_admitted(batched):
+    manager = make_manager(full(4), num_blocks=6, log_stats=True, counts_admissions=True)
+    holder, waiting = (
+        make_request("holder", 16, 4),
+        make_request("waiting", [*range(8), *range(50, 62)], 4),
+    )
+    admit(manager, holder)
+    manager.make_prefix_cache_stats()
+    batch = BatchManager(manager, 2, 20)
+    rows = batch.track([waiting]) if batched else None
+    for _ in range(3):
+        got = batch.allocate_batch(rows, 20).fits.any() if batched else admit(manager, waiting)
+        assert not got
+    manager.free(holder)
+    assert batch.allocate_batch(rows, 20).fits.all() if batched else admit(manager, waiting)
+    stats = manager.make_prefix_cache_stats()
+    assert (stats.requests, stats.queries, stats.hits) == (1, 20, 8)
 
 
 def test_there_are_no_statistics_unless_asked_for():
