@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kvgpu.block_hashes import BlockHashes
 from kvgpu.block_list import BlockList
 from kvgpu.blocks import BlockState, Ids, KVCacheBlock
 from kvgpu.errors import ArgumentError, ArgumentTypeError, BlockIdError
@@ -106,9 +107,9 @@ def sequence_of_hashes(request_id: Any, hashes: Any) -> Any:
     Raises:
         ArgumentTypeError: Something else.
     """
-    if hashes.__class__ is not list and (
-        not isinstance(hashes, Sequence) or isinstance(hashes, str | bytes)
-    ):
+    if hashes.__class__ in (BlockHashes, list):  # to ask for `Sequence` takes long
+        return hashes
+    if not isinstance(hashes, Sequence) or isinstance(hashes, str | bytes):
         raise ArgumentTypeError(
             f"request {request_id}: block_hashes must be a sequence of bytes, got {shown(hashes)}"
         )

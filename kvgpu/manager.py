@@ -167,7 +167,7 @@ class KVCacheManager(Exclusive):
         sequence_of_hashes(name_of(request), hashes)
         try:
             blocks, num_hits = self.coordinator.find_longest_cache_hit(
-                hashes, max(num_tokens - 1, 0)
+                hashes, num_tokens - 1 if num_tokens else 0
             )
         except TypeError:
             refuse_odd_hashes(request.request_id, hashes)

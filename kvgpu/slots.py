@@ -49,7 +49,7 @@ class SlotNumbers(NamedTuple):
             )  # fmt: skip
         except AttributeError as error:
             raise ArgumentTypeError(f"request {name_of(request)} is none: {error}") from None
-        made = cls(*as_integers(cls._fields, values))
+        made = cls._make(as_integers(cls._fields, values))
         return made._replace(num_prompt_tokens=-1) if prompt is None else made
 
 
@@ -92,8 +92,9 @@ def allocate_slots(
     # Draft tokens may be rejected, so only what the request has is cached.
     num_cacheable = min(num_main, numbers.num_tokens) if caches else 0
     hashes = hashes_of(request, request_id, num_cacheable // coordinator.hash_block_size)
-    computed = _computed_of(manager, request_id, new_computed_blocks)
-    _refuse_uncovered(manager, request_id, computed, numbers.num_new_computed_tokens)
+    computed = _computed_of(
+        manager, request_id, new_computed_blocks, numbers.num_new_computed_tokens
+    )
     takes_hits = computed is not NO_HITS
     arrays = manager.arrays if manager.arrays is not None and manager.arrays.ready() else None
     admits = manager.counts_admissions and _is_new(manager, request, request_id)
@@ -212,58 +213,54 @@ def refuse_hashes_to_come(
 
 
 def _computed_of(
-    manager: "KVCacheManager", request_id: Any, new_computed_blocks: KVCacheBlocks | None
+    manager: "KVCacheManager",
+    request_id: Any,
+    new_computed_blocks: KVCacheBlocks | None,
+    num_tokens: int,
 ) -> tuple[Ids, ...]:
-    """Ids of computed blocks, per group; `NO_HITS` itself for none at all.
+    """Ids of computed blocks, per group, that hold so many tokens; `NO_HITS` itself for none at all.
 
     Bad input must be noticed before anything is given back or taken.
     """
-    if new_computed_blocks is None or new_computed_blocks is manager.empty_kv_cache_blocks:
-        return NO_HITS
-    groups = getattr(new_computed_blocks, "blocks", None)
-    if not isinstance(groups, tuple | list):
-        raise ArgumentTypeError(
-            f"new_computed_blocks: KVCacheBlocks are expected, got {shown(new_computed_blocks)}"
-        )
-    singles, state = manager.coordinator.single_type_managers, manager.block_pool.state
-    if len(groups) != len(singles):
-        raise GroupCountError(
-            f"request {request_id}: computed blocks of {len(groups)} groups, there are {len(singles)}"
-        )
-    # Ranges are looked at by `hit_fault`; a list of the pool's own is an array that compiled code takes.
-    computed = tuple(
-        blocks.ids
-        if isinstance(blocks, BlockList) and blocks.state is state and blocks.ids.flags.carray
-        else ready(own_blocks(state, blocks), "int32")
-        for blocks in groups
-    )
-    for single, ids in zip(singles, computed, strict=True):
-        if not len(ids):
-            continue
-        if not manager.enable_caching:
-            raise ArgumentError(f"request {request_id}: computed blocks without prefix caching")
-        if request_id in single.num_cached_block:
-            raise RunningRequestError(
-                f"request {request_id} is running: it cannot take computed blocks; free it first"
+    computed, longest = NO_HITS, 0
+    if new_computed_blocks is not None and new_computed_blocks is not manager.empty_kv_cache_blocks:
+        groups = getattr(new_computed_blocks, "blocks", None)
+        if not isinstance(groups, tuple | list):
+            raise ArgumentTypeError(
+                f"new_computed_blocks: KVCacheBlocks are expected, got {shown(new_computed_blocks)}"
             )
-    return computed
-
-
-def _refuse_uncovered(
-    manager: "KVCacheManager", request_id: Any, computed: tuple[Ids, ...], num_tokens: int
-) -> None:
-    """Tokens without blocks would be cached as if they had been computed."""
-    if not num_tokens:
-        return
-    singles = manager.coordinator.single_type_managers
-    covered = [len(ids) * single.block_size for single, ids in zip(singles, computed, strict=False)]
-    # Of the group with the most: with EAGLE, hybrids can be given shorter hits in some (fact 45).
-    longest = max(covered, default=0)
+        singles, state = manager.coordinator.single_type_managers, manager.block_pool.state
+        if len(groups) != len(singles):
+            raise GroupCountError(
+                f"request {request_id}: computed blocks of {len(groups)} groups, there are {len(singles)}"
+            )
+        listed = []
+        for single, blocks in zip(singles, groups, strict=True):
+            # Ranges are looked at by `hit_fault`; a list of the pool's own is an array that compiled code takes.
+            if isinstance(blocks, BlockList) and blocks.state is state and blocks.ids.flags.carray:
+                ids = blocks.ids
+            else:
+                ids = ready(own_blocks(state, blocks), "int32")
+            if len(ids):
+                if not manager.enable_caching:
+                    raise ArgumentError(
+                        f"request {request_id}: computed blocks without prefix caching"
+                    )
+                if request_id in single.num_cached_block:
+                    raise RunningRequestError(
+                        f"request {request_id} is running: it cannot take computed blocks; free it first"
+                    )
+                # Of the group with the most: with EAGLE, hybrids can be given shorter hits in some (fact 45).
+                longest = max(longest, len(ids) * single.block_size)
+            listed.append(ids)
+        computed = tuple(listed)
+    # Tokens without blocks would be cached as if they had been computed.
     if num_tokens > longest:
         raise ArgumentError(
             f"request {request_id}: num_new_computed_tokens is {num_tokens}, the computed blocks hold "
             f"{longest} tokens"
         )
+    return computed
 
 
 def are_distinct(hashes: Any) -> bool:

@@ -29,7 +29,7 @@ class BlockTables(dict[str, Any]):
             super().__setitem__(request_id, blocks)
         return blocks
 
-    def get(self, request_id: str, default: Any = None) -> Any:
+    def get(self, request_id: Any, default: Any = None) -> Any:
         """As of a dict."""
         if request_id not in self:
             return default
@@ -100,6 +100,11 @@ class CachedCounts(MutableMapping[str, int]):
         if blocks is None or blocks.num_cached < 0:
             raise KeyError(request_id)
         return int(blocks.num_cached)
+
+    def __contains__(self, request_id: object) -> bool:
+        # As the mixin would say, which makes an error for it.
+        blocks = self._tables.get(request_id)
+        return blocks is not None and blocks.num_cached >= 0
 
     def __setitem__(self, request_id: str, count: int) -> None:
         self._tables[request_id].num_cached = count
