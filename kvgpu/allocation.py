@@ -10,11 +10,13 @@ GROUP_RECORD [groups]; `mine` int64 [groups], the rows of the request in the sto
 
 from typing import Any
 
+import numpy as np
+
 from kvgpu._jit import inline, jit, leaf
 from kvgpu.free_list import release_all, release_split
 from kvgpu.groups.rules import blocks_beyond, blocks_of, quiet_tokens, skipped_tokens
 from kvgpu.groups.steps import (
-    OFFENDER,
+    TALLY_WORDS,
     Ask,
     cache_full,
     drop_skipped,
@@ -26,13 +28,43 @@ from kvgpu.groups.steps import (
     needed_in_group,
     take_hits,
 )
+from kvgpu.integers import MOST_TOKENS
 from kvgpu.kernels.layout import FULL, SLIDING_WINDOW
 from kvgpu.marks import refuse_broken
-from kvgpu.table_store import LENGTH, LIMIT, NUM_CACHED, QUIET, make_room, release_segment
+from kvgpu.table_store import (
+    BEGIN,
+    LENGTH,
+    LIMIT,
+    NUM_CACHED,
+    QUIET,
+    ROW_WORDS,
+    TOP,
+    make_room,
+    release_segment,
+    segment_class,
+)
 
-FITS, NO_ROOM, HASHED_BEFORE, BAD_HITS = 0, 1, 2, 3
-"""What became of a call. HASHED_BEFORE: a block that should be cached has a hash already; BAD_HITS: hits are none; nothing
-was done in both cases."""
+FITS, NO_ROOM, REFUSED, SHORT = 0, 1, 2, 3
+"""What became of a call. REFUSED: nothing was done, and `kvgpu.slots` says why; SHORT: nothing was done, since the store has
+too little memory, or the log."""
+
+ASKED = (
+    "null_id",
+    "seed",
+    *Ask._fields,
+    "num_encoder",
+    "hash_block_size",
+    "num_hashes",
+    "distinct",
+)
+ASKED_RECORD = np.dtype([(name, "<i8") for name in ASKED])
+"""What one call asks for: an `Ask`, and what it is checked against. num_hashes: those of the request; distinct: no two of them
+can be the same. Nothing in it is trusted."""
+
+SEGMENTS, CHANGES, QUIET_UNTIL, PLACES = 0, 1, TALLY_WORDS, TALLY_WORDS + 1
+"""Words of the answer to a call. SEGMENTS, CHANGES: ids and notes that SHORT wants room for. With FITS, a tally stands there;
+QUIET_UNTIL: what `RequestBlocks.quiet_until` becomes; from PLACES on, for each group: where in the store its blocks for external
+tokens, its other new ones, and none any longer begin."""
 
 
 @leaf
@@ -60,7 +92,8 @@ def allocate_request(
         tally: int64 [TALLY_WORDS], added to.
 
     Returns:
-        FITS, NO_ROOM or HASHED_BEFORE. The caller has made room in the store and in the log.
+        FITS, NO_ROOM, or REFUSED where a block that should be cached has a hash already. The caller has made room in the
+        store and in the log.
     """
     records = pool[0]
     sentinel = len(records) - 1
@@ -75,10 +108,8 @@ def allocate_request(
     if ask.caches:
         for g in range(num_groups):
             first, full = full_blocks(store, groups[g], mine[g], num_cacheable)
-            offender = first_hashed(pool, store, groups[g], mine[g], first, full)
-            if offender >= 0:
-                tally[OFFENDER] = offender
-                return HASHED_BEFORE
+            if first_hashed(pool, store, groups[g], mine[g], first, full) >= 0:
+                return REFUSED
     for g in range(num_groups):
         starts[:, g] = store[0][mine[g], LENGTH]
     if ask.whole:
@@ -157,28 +188,109 @@ def free_request(pool: Any, store: Any, groups: Any, mine: Any) -> None:
         release_segment(rows, ids, heads, mine[g])
 
 
+@leaf
+def is_refused(
+    pool: Any, store: Any, groups: Any, mine: Any, hits: Any, ends: Any, hashes: Any, ask: Any
+) -> bool:
+    """Whether `kvgpu.slots` has to look at a call, to say what is wrong with it. O(groups), with hits O(hits)."""
+    bits = (
+        ask.num_computed | ask.num_hit_tokens | ask.num_external | ask.num_new | ask.num_lookahead
+    )
+    bits |= ask.num_tokens | (ask.num_prompt + 1) | ask.reserved_blocks | ask.num_encoder
+    if not 0 <= bits <= MOST_TOKENS or ask.num_new + ask.num_external == 0:
+        return True
+    num_main = ask.num_computed + ask.num_hit_tokens + ask.num_external + ask.num_new
+    if num_main > ask.max_model_len:
+        return True
+    num_hashes = min(ask.num_hashes, ask.first_hash + len(hashes))
+    if ask.caches and min(num_main, ask.num_tokens) // ask.hash_block_size > num_hashes:
+        return True
+    longest = 0
+    for g in range(len(groups)):
+        size, masked = groups[g].block_size, groups[g].kind != FULL
+        num_cached = store[0][mine[g], NUM_CACHED]
+        running = num_cached >= 0
+        if ask.first_hash > max(0, num_cached, ends[g + 1] - ends[g]):
+            return True
+        if masked and not running and ask.num_computed > store[0][mine[g], LENGTH] * size:
+            return True
+        if ends[g] == ends[g + 1]:
+            continue
+        found = hits[ends[g] : ends[g + 1]]
+        if running or not ask.caching:
+            return True
+        if hit_fault(pool[0], found, pool[4], masked, True, ask.distinct != 0) >= 0:
+            return True
+        longest = max(longest, len(found) * size)
+    return bool(ask.num_hit_tokens > longest)
+
+
+@leaf
+def room_for(store: Any, groups: Any, mine: Any, ends: Any, ask: Any) -> tuple[int, int]:
+    """The most ids that the store must have room for, and notes that the log must, for a call that is not refused."""
+    rows = store[0]
+    num_main = ask.num_computed + ask.num_hit_tokens + ask.num_external + ask.num_new
+    num_slots = min(num_main + ask.num_lookahead, ask.max_model_len)
+    segments, changes = 0, 1
+    for g in range(len(groups)):
+        held, limit = rows[mine[g], LENGTH], rows[mine[g], LIMIT]
+        needed = held + blocks_beyond(num_slots, held, groups[g].block_size)
+        if needed > limit:
+            segments += 1 << segment_class(needed)
+        if rows[mine[g], NUM_CACHED] < 0:
+            # Hits, and what stands for tokens in front of a mask, go behind what a request has that does not run.
+            most = held + max(needed, ends[g + 1] - ends[g])
+            if most > max(needed, limit):
+                segments += 1 << segment_class(most)
+        full = num_main // groups[g].block_size
+        changes += needed - held + max(0, full - max(0, rows[mine[g], NUM_CACHED]))
+    return segments, changes
+
+
 @jit
 def allocate_one(
     records: Any, table: Any, log: Any, marks: Any, rows: Any, ids: Any, heads: Any, groups: Any, mine: Any,
-    hits: Any, ends: Any, hashes: Any, words: Any, starts: Any, tally: Any, seed: int,
+    hits: Any, ends: Any, hashes: Any, asked: Any, starts: Any, out: Any,
 ) -> int:  # fmt: skip
-    """`allocate_request` for Python; `words` are the null block, the fields of an `Ask`, and whether hits are distinct. They are
-    checked first."""
-    pool = (records, table, seed, log, words[0], marks)
-    for g in range(len(groups)):
-        mine_hits = hits[ends[g] : ends[g + 1]]
-        fault = hit_fault(
-            records, mine_hits, words[0], groups[g].kind != FULL, True, words[15] != 0
-        )
-        if fault >= 0:
-            tally[OFFENDER] = mine_hits[fault]
-            return BAD_HITS
-    ask = Ask(
-        words[1], words[2], words[3], words[4], words[5], words[6], words[7], words[8], words[9],
-        words[10], words[11] != 0, words[12] != 0, words[13] != 0, words[14] != 0,
-    )  # fmt: skip
+    """`allocate_request` for Python, with numbers and hits as they came: they are looked at first.
+
+    Args:
+        asked: ASKED_RECORD [1].
+        starts: int64 [3, groups], written to.
+        out: int64 [PLACES + 3 * groups], filled.
+    """
+    ask = asked[0]
+    pool = (records, table, ask.seed, log, ask.null_id, marks)
+    store = (rows, ids, heads)
+    out[:] = 0
+    if is_refused(pool, store, groups, mine, hits, ends, hashes, ask):
+        return REFUSED
+    segments, changes = room_for(store, groups, mine, ends, ask)
+    if heads[TOP] + segments > len(ids) or (len(log) > 0 and log[0, 0] + changes >= len(log)):
+        out[SEGMENTS] = segments
+        out[CHANGES] = changes
+        return SHORT
     status = allocate_request(
-        pool, (rows, ids, heads), groups, mine, hits, ends, hashes, ask, starts, tally
+        pool, store, groups, mine, hits, ends, hashes, ask, starts, out[:TALLY_WORDS]
     )
+    if status == FITS:
+        out[QUIET_UNTIL] = rows[mine[0], QUIET]
+        for g in range(len(groups)):
+            begin, end = rows[mine[g], BEGIN], rows[mine[g], LENGTH]
+            out[PLACES + 3 * g] = begin + min(starts[1, g], end)
+            out[PLACES + 3 * g + 1] = begin + starts[0, g]
+            out[PLACES + 3 * g + 2] = begin + end
     refuse_broken(marks)
     return status
+
+
+@jit
+def free_one(
+    records: Any, rows: Any, ids: Any, heads: Any, groups: Any, mine: Any, null_id: int
+) -> None:
+    """`free_request` for Python; the rows of the request are cleared."""
+    pool = (records, ids, 0, ids, null_id, ids)
+    free_request(pool, (rows, ids, heads), groups, mine)
+    for g in range(len(groups)):
+        for word in range(ROW_WORDS):
+            rows[mine[g], word] = 0

@@ -1,27 +1,38 @@
 """`ArrayAllocator`: compiled allocation for the managers whose state lies in arrays."""
 
 from collections.abc import Sequence
-from itertools import accumulate
+from struct import Struct
+from struct import error as StructError
+from typing import Any, Literal
 
 import numpy as np
 
-from kvgpu.allocation import BAD_HITS, FITS, HASHED_BEFORE, allocate_one
-from kvgpu.arguments import refuse_odd_hashes
-from kvgpu.block_hashes import BlockHashes
+from kvgpu.allocation import (
+    ASKED,
+    ASKED_RECORD,
+    CHANGES,
+    FITS,
+    NO_ROOM,
+    PLACES,
+    QUIET_UNTIL,
+    SEGMENTS,
+    SHORT,
+    allocate_one,
+    free_one,
+)
+from kvgpu.block_hashes import BlockHashes, rows_if_of_width
 from kvgpu.block_list import BlockList
-from kvgpu.blocks import NO_IDS, Ids
+from kvgpu.blocks import HASH_WIDTHS, NO_IDS, Ids
 from kvgpu.coordinators.base import KVCacheCoordinator
-from kvgpu.errors import BlockStateError
 from kvgpu.groups.chunked_local import ChunkedLocalAttentionManager
 from kvgpu.groups.full import FullAttentionManager
 from kvgpu.groups.sink import SinkFullAttentionManager
 from kvgpu.groups.sliding_window import SlidingWindowManager
-from kvgpu.groups.steps import EVICTED, KEYS, OFFENDER, TALLY_WORDS
+from kvgpu.groups.steps import EVICTED, KEYS
 from kvgpu.index.base import Rows
 from kvgpu.index.host import HostIndex
 from kvgpu.kernels.layout import KEY_WORDS
-from kvgpu.slots import SlotNumbers, are_distinct, raise_bad_hit
-from kvgpu.table_store import QUIET
+from kvgpu.kv_cache_blocks import KVCacheBlocks
 
 COMPILED = (
     FullAttentionManager, SinkFullAttentionManager, SlidingWindowManager, ChunkedLocalAttentionManager,
@@ -30,18 +41,24 @@ COMPILED = (
 
 NO_ROWS: Rows = np.empty((0, KEY_WORDS), np.int64)
 
+_pack = Struct(f"{len(ASKED)}q").pack_into
+
 
 class ArrayAllocator:
-    """`allocate_slots` in one compiled call.
+    """`allocate_slots` and `free` in one compiled call each.
+
+    What is odd about a call it leaves to `kvgpu.slots`, which serves it group by group or says what is wrong with it:
+    so the usual call is looked at by compiled code only.
 
     Args:
         coordinator: Whose groups are served; see `serves`.
+        max_model_len: Longest sequence, in tokens.
 
     Attributes:
         groups: GROUP_RECORD [groups], see `kvgpu.groups.rules`.
     """
 
-    def __init__(self, coordinator: KVCacheCoordinator) -> None:
+    def __init__(self, coordinator: KVCacheCoordinator, max_model_len: int) -> None:
         self.managers = coordinator.single_type_managers
         self.pool = coordinator.block_pool
         self.store = self.pool.tables
@@ -50,7 +67,15 @@ class ArrayAllocator:
         self.index = index
         self.groups = coordinator.group_records
         self._tables = [manager.req_to_blocks for manager in self.managers]
-        self._no_ends = np.zeros(len(self.managers) + 1, np.int64)
+        self._max_model_len = max_model_len
+        # Written anew by every call: to make an array takes longer than to fill it.
+        num_groups = len(self.managers)
+        self._asked: Any = np.zeros(1, ASKED_RECORD)
+        self._mine = np.zeros(num_groups, np.int64)
+        self._no_ends = np.zeros(num_groups + 1, np.int64)
+        self._ends = np.zeros(num_groups + 1, np.int64)
+        self._starts = np.zeros((3, num_groups), np.int64)
+        self._out = np.zeros(PLACES + 3 * num_groups, np.int64)
 
     @staticmethod
     def serves(coordinator: KVCacheCoordinator) -> bool:
@@ -81,130 +106,156 @@ class ArrayAllocator:
         )
 
     def _rows(
-        self,
-        request_id: str,
-        hashes: Sequence[bytes],
-        computed: Sequence[Ids],
-        takes_hits: bool,
-        stop: int,
-    ) -> tuple[Rows | None, int]:
-        """Key words of the hashes that may be cached, and the place of the first in the request.
+        self, request_id: str, hashes: list[bytes], ends: Rows, stop: int
+    ) -> tuple[Rows, int, int]:
+        """Key words of those of a list's first `stop` hashes that may be cached, the place of the first, and their width.
 
-        None where the records cannot hold them. Of an array all are taken, of a list those that are needed.
+        Raises:
+            TypeError, ValueError: The records cannot hold them.
         """
-        state = self.pool.state
-        if not stop:
-            return NO_ROWS, 0
-        if state.width is None:
-            state.adopt_width(len(hashes[0]))
-        if not (isinstance(hashes, BlockHashes) and hashes.linked):
-            self.index.settle_for_good()
-        if isinstance(hashes, BlockHashes):
-            return (hashes.rows if hashes.width == state.width else None), 0
-        held = [table.get(request_id) for table in self._tables]
-        lengths = map(len, computed) if takes_hits else [0] * len(held)
-        first = min(
-            max(0 if blocks is None else blocks.num_cached, num_hits)
-            for blocks, num_hits in zip(held, lengths, strict=True)
-        )
-        return self.pool.prefix_cache.rows_of(hashes, min(first, stop), stop), first
+        width = self.pool.state.width or len(hashes[0])
+        first = stop
+        for table, num_hits in zip(self._tables, np.diff(ends).tolist(), strict=True):
+            blocks = table.get(request_id)
+            first = min(first, max(0 if blocks is None else blocks.num_cached, num_hits))
+        rows = rows_if_of_width(hashes[first:stop], width) if width in HASH_WIDTHS else None
+        if rows is None:
+            raise ValueError("hashes of another width")
+        self.index.settle_for_good()
+        return rows, first, width
+
+    def _hits(self, computed: Any) -> Ids:
+        """Ids of computed blocks of all groups, one group after the other; writes where those of each end.
+
+        Raises:
+            TypeError, ValueError: They are not all lists of this pool.
+        """
+        state, ends = self.pool.state, self._ends
+        end, listed = 0, []
+        for place, (blocks, _) in enumerate(zip(computed.blocks, self._tables, strict=True)):
+            if blocks.__class__ is not BlockList or blocks.state is not state:
+                raise TypeError("blocks made by hand")
+            ids = blocks.ids
+            if not ids.flags.carray:
+                raise TypeError("not as compiled code takes them")
+            listed.append(ids)
+            end += len(ids)
+            ends[place + 1] = end
+        return listed[0] if len(listed) == 1 else np.concatenate(listed)
 
     def allocate(
         self,
+        request: Any,
         request_id: str,
-        hashes: Sequence[bytes],
-        computed: Sequence[Ids],
-        numbers: SlotNumbers,
-        max_model_len: int,
+        num_new: int,
+        num_hit_tokens: int,
+        computed: KVCacheBlocks | None,
+        num_lookahead: int,
+        num_external: int,
+        delays: bool,
+        num_encoder: int,
         must_fit: bool,
-        takes_hits: bool,
-        caches: bool,
-        num_cacheable: int,
-    ) -> tuple[BlockList, ...] | bool | None:
-        """Slots for one request, whose arguments were checked.
-
-        Args:
-            request_id: The request.
-            hashes: Its block hashes.
-            computed: Its hits, int32 ids per group; looked at only with `takes_hits`.
-            numbers: What is asked for it.
-            max_model_len: Longest sequence, in tokens.
-            must_fit: Refuse unless the whole sequence would fit now.
-            takes_hits: Whether there are hits.
-            caches: Whether full blocks are cached.
-            num_cacheable: Tokens of the request that may be cached.
+        reserved_blocks: int,
+    ) -> tuple[BlockList, ...] | Literal[False] | None:
+        """Slots for one request; the arguments are those of `KVCacheManager.allocate_slots`, and nothing is known of them.
 
         Returns:
-            The new blocks per group; None if they do not fit; False if the hashes are not of the pool's
-            width, and nothing was done.
-
-        Raises:
-            ArgumentError: A hit is none.
-            BlockStateError: A block to be cached has a hash already. Nothing is changed by either.
+            The new blocks per group, () for none at all; None if they do not fit; False, with nothing changed, if the
+            call is not a usual one.
         """
-        state, store, tables = self.pool.state, self.pool.tables, self._tables
-        stop = num_cacheable // self.pool.hash_block_size if caches else 0
+        pool, store, tables, out = self.pool, self.store, self._tables, self._out
+        state, caching = pool.state, pool.enable_caching
         try:
-            rows, first_hash = self._rows(request_id, hashes, computed, takes_hits, stop)
-        except TypeError:
-            refuse_odd_hashes(request_id, hashes[:stop])
-            raise
-        if rows is None:
+            hashes = request.block_hashes
+            num_computed, num_tokens = request.num_computed_tokens, request.num_tokens
+            num_prompt = getattr(request, "num_prompt_tokens", None)
+            hits, ends = NO_IDS, self._no_ends
+            if computed is not None:
+                hits = self._hits(computed)
+                if len(hits):
+                    ends = self._ends
+            caches = caching and not delays
+            rows, first, width, distinct = NO_ROWS, 0, state.width, False
+            num_hashes = len(hashes)
+            if hashes.__class__ is BlockHashes:
+                distinct = hashes.linked
+                if caches and num_hashes:
+                    rows, width = hashes.storage, hashes.width
+                    if not distinct:
+                        self.index.settle_for_good()
+            elif hashes.__class__ is not list:
+                return False
+            elif caches:
+                num_main = num_computed + num_hit_tokens + num_external + num_new
+                stop = min(num_main, num_tokens) // pool.hash_block_size
+                if stop > 0:
+                    rows, first, width = self._rows(request_id, hashes, ends, stop)
+            if width != state.width is not None:
+                return False
+            # As ASKED names them.
+            _pack(
+                self._asked, 0, state.null_id, self.index.seed, num_computed, num_hit_tokens, num_external,
+                num_new, num_lookahead, num_tokens, -1 if num_prompt is None else num_prompt,
+                self._max_model_len, reserved_blocks, first, must_fit, computed is not None, caches,
+                caching, num_encoder, pool.hash_block_size, num_hashes, distinct,
+            )  # fmt: skip
+        except (AttributeError, TypeError, ValueError, OverflowError, StructError, IndexError):
             return False
-        hits, ends = NO_IDS, self._no_ends
-        if takes_hits:
-            hits = computed[0] if len(computed) == 1 else np.concatenate(computed)
-            ends = np.array([0, *accumulate(map(len, computed))], np.int64)
         fresh = [table for table in tables if request_id not in table]
-        blocks_of = [table[request_id] for table in tables]
-        num_main = (
-            numbers.num_computed_tokens + numbers.num_new_computed_tokens
-            + numbers.num_external_computed_tokens + numbers.num_new_tokens
-        )  # fmt: skip
-        num_tokens = min(num_main + numbers.num_lookahead_tokens, max_model_len)
-        segments, changes = len(hits) + 4 * len(tables), 0
-        for manager, blocks in zip(self.managers, blocks_of, strict=True):
-            needed, num_held = -(-num_tokens // manager.block_size), len(blocks)
-            segments += needed + num_held
-            if self.index.journal is not None:
-                # Room for what is evicted and for what is cached.
-                changes += max(0, needed - num_held) + max(0, stop - max(0, blocks.num_cached))
-        store.reserve(4 * segments)
-        mine = np.array([blocks.row for blocks in blocks_of], np.int64)
-        starts = np.zeros((3, len(tables)), np.int64)
-        tally = np.zeros(TALLY_WORDS, np.int64)
-        given = [
-            state.null_id, numbers.num_computed_tokens, numbers.num_new_computed_tokens,
-            numbers.num_external_computed_tokens, numbers.num_new_tokens, numbers.num_lookahead_tokens,
-            numbers.num_tokens, numbers.num_prompt_tokens, max_model_len, numbers.reserved_blocks,
-            first_hash, must_fit, takes_hits, caches, self.pool.enable_caching, are_distinct(hashes),
-        ]  # fmt: skip
-        status = allocate_one(
-            state.records, self.index.table, self.index.log_for(changes), state.marks,
-            store.rows, store.ids, store.heads, self.groups, mine, hits, ends, rows, np.array(given, np.int64),
-            starts, tally, self.index.seed,
-        )  # fmt: skip
+        held = [table[request_id] for table in tables]
+        mine = self._mine
+        for place, blocks in enumerate(held):
+            mine[place] = blocks.row
+        log = self.index.log_for(0)
+        while True:
+            status = allocate_one(
+                state.records, self.index.table, log, state.marks, store.rows, store.ids, store.heads,
+                self.groups, mine, hits, ends, rows, self._asked, self._starts, out,
+            )  # fmt: skip
+            if status != SHORT:
+                break
+            store.reserve(int(out[SEGMENTS]))
+            log = self.index.log_for(int(out[CHANGES]))
         if status != FITS:
             for table in fresh:
                 del table[request_id]
-            if status == BAD_HITS:
-                raise_bad_hit(request_id, int(tally[OFFENDER]), state.num_blocks)
-            if status == HASHED_BEFORE:
-                raise BlockStateError(f"block {tally[OFFENDER]} has a hash already")
-            return None
-        self.account(tally.tolist())
-        blocks_of[0].quiet_until = int(store.rows[blocks_of[0].row, QUIET])
-        result = []
-        for manager, blocks, new, external in zip(
-            self.managers, blocks_of, *starts[:2].tolist(), strict=True
-        ):
-            ids = NO_IDS if len(blocks) == external else blocks.ids[external:].copy()
-            if len(ids) and manager.records_new_blocks:
-                manager.new_ids.note(ids)
-            result.append(BlockList(state, ids[new - external :] if new > external else ids))
-        return tuple(result)
+            return None if status == NO_ROOM else False
+        answer = out.tolist()
+        self.account(answer)
+        held[0].quiet_until = answer[QUIET_UNTIL]
+        if state.width is None and width and held[0].num_cached > 0:
+            state.adopt_width(width)
+        result, any_new = [], False
+        places = iter(answer[PLACES:])
+        for manager, external, new, end in zip(self.managers, places, places, places, strict=True):
+            ids = NO_IDS
+            if end > external:
+                if manager.records_new_blocks:
+                    ids = store.ids[external:end].copy()
+                    manager.new_ids.note(ids)
+                    ids = ids[new - external :] if new > external else ids
+                else:
+                    ids = store.ids[new:end].copy()
+                any_new = any_new or end > new
+            result.append(BlockList(state, ids))
+        return tuple(result) if any_new else ()
 
-    def account(self, counted: list[int]) -> None:
+    def free(self, request_id: str) -> bool:
+        """Give back all blocks of a request, if it is one that all groups know; else nothing is done. O(blocks)."""
+        tables, store, mine = self._tables, self.store, self._mine
+        for table in tables:
+            if request_id not in table:
+                return False
+        for place, table in enumerate(tables):
+            mine[place] = table.leave(request_id)
+        free_one(
+            self.pool.state.records, store.rows, store.ids, store.heads, self.groups, mine,
+            self.pool.state.null_id,
+        )  # fmt: skip
+        store.note_closed(mine.tolist())
+        return True
+
+    def account(self, counted: Sequence[int]) -> None:
         """Take over the tally of compiled code."""
-        self.index.count_keys(counted[KEYS])
-        self.pool.num_evictions += counted[EVICTED]
+        self.index.count_keys(int(counted[KEYS]))
+        self.pool.num_evictions += int(counted[EVICTED])

@@ -44,7 +44,8 @@ def rows_if_of_width(hashes: Sequence[bytes], width: int) -> npt.NDArray[np.int6
 
 def rows_from_bytes(hashes: Sequence[bytes], width: int) -> npt.NDArray[np.int64]:
     """Hashes of `width` bytes as key words int64 [n, KEY_WORDS], zero padded. O(n)."""
-    packed = np.frombuffer(b"".join(hashes), np.uint8).reshape(-1, width)
+    # Bytes that can be written to: arrays that cannot are a type of their own to compiled code.
+    packed = np.frombuffer(bytearray().join(hashes), np.uint8).reshape(-1, width)
     if width == _ROW_BYTES:
         return packed.view("<i8")
     rows = np.zeros((len(packed), _ROW_BYTES), np.uint8)
@@ -95,7 +96,7 @@ class BlockHashes(Sequence[BlockHash]):
     def of_rows(
         cls, rows: npt.NDArray[np.int64], width: int, linked: bool = False
     ) -> "BlockHashes":
-        """Hashes of `width` bytes from key words int64 [n, KEY_WORDS]; a contiguous array is kept. O(1).
+        """Hashes of `width` bytes from key words int64 [n, KEY_WORDS]; a contiguous array that can be written to is kept. O(1), else O(n).
 
         Raises:
             ArgumentError: Another width than 16 or 32 bytes.
@@ -108,7 +109,8 @@ class BlockHashes(Sequence[BlockHash]):
         made = cls.__new__(cls)
         made.width = width if len(rows) else 0
         made.linked = linked
-        made.storage, made.length = np.ascontiguousarray(rows), len(rows)
+        made.storage = rows if rows.flags.carray else np.array(rows, order="C")
+        made.length = len(rows)
         return made
 
     def copy(self) -> "BlockHashes":

@@ -29,7 +29,7 @@ class BlockList(Sequence[KVCacheBlock]):
         return self._ids
 
     def __len__(self) -> int:
-        return len(self.ids)
+        return len(self._ids)
 
     @overload
     def __getitem__(self, index: int) -> KVCacheBlock: ...

@@ -98,7 +98,7 @@ def exclusive(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S,
             return method(self, *args, **kwargs)
         try:
             holders[me] = None
-            if (*holders,)[0] != me:
+            if len(holders) != 1 and (*holders,)[0] != me:
                 raise ConcurrentUseError(
                     f"{method.__name__}() was called while another thread is inside the manager: "
                     "give each thread a manager of its own, or let one thread at a time call"

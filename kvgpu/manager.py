@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from kvgpu.arguments import checked_name, name_of, refuse_odd_hashes, sequence_of_hashes
 from kvgpu.array_allocator import ArrayAllocator
+from kvgpu.block_hashes import BlockHashes
 from kvgpu.block_list import RequestBlocks
 from kvgpu.blocks import KVCacheBlock
 from kvgpu.coordinators.registry import get_kv_cache_coordinator
@@ -16,7 +17,7 @@ from kvgpu.kernels.layout import FULL
 from kvgpu.kv_cache_blocks import KVCacheBlocks
 from kvgpu.metrics import KVCacheMetricsCollector, PrefixCacheStats
 from kvgpu.request import Request
-from kvgpu.slots import allocate_slots, hashes_of, refuse_hashes_to_come
+from kvgpu.slots import PLAIN_IDS, allocate_slots, hashes_of, refuse_hashes_to_come
 from kvgpu.specs import KVCacheConfig
 
 __all__ = ["KVCacheBlocks", "KVCacheManager", "Request"]
@@ -113,7 +114,9 @@ class KVCacheManager(Exclusive):
         self.first_tables = managers[0].req_to_blocks if managers else None
         self.masked = [manager for manager in managers if manager.rule_kind != FULL]
         self.arrays = (
-            ArrayAllocator(self.coordinator) if ArrayAllocator.serves(self.coordinator) else None
+            ArrayAllocator(self.coordinator, max_model_len)
+            if ArrayAllocator.serves(self.coordinator)
+            else None
         )
         self.empty_kv_cache_blocks = KVCacheBlocks(
             tuple(() for _ in range(self.num_kv_cache_groups))
@@ -164,7 +167,8 @@ class KVCacheManager(Exclusive):
                 f"a request that can be looked up is expected: {error}"
             ) from None
         num_tokens = as_integer("num_tokens", num_tokens)
-        sequence_of_hashes(name_of(request), hashes)
+        if hashes.__class__ is not BlockHashes:
+            sequence_of_hashes(name_of(request), hashes)
         try:
             blocks, num_hits = self.coordinator.find_longest_cache_hit(
                 hashes, num_tokens - 1 if num_tokens else 0
@@ -174,7 +178,9 @@ class KVCacheManager(Exclusive):
             raise
         if self.prefix_cache_stats is not None and not self.counts_admissions:
             self.prefix_cache_stats.record(num_tokens, num_hits, preempted)
-        return self.create_kv_cache_blocks(blocks), num_hits
+        return (
+            KVCacheBlocks(blocks) if num_hits else self.create_kv_cache_blocks(blocks)
+        ), num_hits
 
     def allocate_slots(
         self,
@@ -259,7 +265,15 @@ class KVCacheManager(Exclusive):
     @exclusive
     def free(self, request: Any) -> None:
         """Give back all blocks of a request; nothing for an unknown one. O(blocks)."""
-        self.coordinator.free(name_of(request))
+        request_id = name_of(request)
+        arrays = self.arrays
+        if (
+            arrays is None
+            or type(request_id) not in PLAIN_IDS
+            or not arrays.ready()
+            or not arrays.free(request_id)
+        ):
+            self.coordinator.free(request_id)
 
     @exclusive
     def remove_skipped_blocks(self, request_id: str, total_computed_tokens: int) -> None:

@@ -80,10 +80,13 @@ class PrefixCache:
             max_length: Longest hit allowed, in tokens; also bounded by the hashes there are.
         """
         if not self.map.extras:
-            if not (isinstance(block_hashes, BlockHashes) and block_hashes.linked):
+            if isinstance(block_hashes, BlockHashes):
+                if not block_hashes.linked:
+                    self.index.settle_for_good()
+                if block_hashes.width == self.state.width:
+                    return self.index.match(plan, block_hashes.rows, max_length)
+            else:
                 self.index.settle_for_good()
-            if isinstance(block_hashes, BlockHashes) and block_hashes.width == self.state.width:
-                return self.index.match(plan, block_hashes.rows, max_length)
             longest = max_length // plan.hash_block_size
             rows = self.rows_of(block_hashes, 0, min(longest, len(block_hashes)))
             if rows is not None:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 NO_HITS: tuple[Ids, ...] = ()
 
+PLAIN_IDS: tuple[type, ...] = (str, int)
+
 
 class SlotNumbers(NamedTuple):
     """What is asked for a request, in tokens: integers of 0 to `MOST_TOKENS`."""
@@ -68,6 +70,25 @@ def allocate_slots(
     reserved_blocks: int,
 ) -> KVCacheBlocks | None:
     """`KVCacheManager.allocate_slots` for a request that may need something; the arguments are its."""
+    request_id = name_of(request)
+    admits = manager.counts_admissions and _is_new(manager, request, request_id)
+    arrays = manager.arrays
+    # Other ids are compared by code of others, which might call the manager in the middle.
+    if arrays is not None and type(request_id) in PLAIN_IDS and arrays.ready():
+        given = (
+            None if new_computed_blocks is manager.empty_kv_cache_blocks else new_computed_blocks
+        )
+        done = arrays.allocate(
+            request, request_id, num_new_tokens, num_new_computed_tokens, given, num_lookahead_tokens,
+            num_external_computed_tokens, delay_cache_blocks, num_encoder_tokens,
+            full_sequence_must_fit, reserved_blocks,
+        )  # fmt: skip
+        if done is None:
+            return None
+        if done is not False:
+            if admits:
+                _count(manager, request, num_new_computed_tokens)
+            return KVCacheBlocks(done) if done else manager.empty_kv_cache_blocks
     numbers = SlotNumbers.checked(
         request, num_new_tokens, num_new_computed_tokens, num_lookahead_tokens,
         num_external_computed_tokens, num_encoder_tokens, reserved_blocks,
@@ -78,7 +99,6 @@ def allocate_slots(
         )
     must_fit = as_switch("full_sequence_must_fit", full_sequence_must_fit)
     coordinator, longest = manager.coordinator, manager.max_model_len
-    request_id = name_of(request)
     if numbers.num_computed_tokens and manager.masked:
         _refuse_unheld(manager, request_id, numbers.num_computed_tokens)
     num_local = numbers.num_computed_tokens + numbers.num_new_computed_tokens
@@ -96,18 +116,6 @@ def allocate_slots(
         manager, request_id, new_computed_blocks, numbers.num_new_computed_tokens
     )
     takes_hits = computed is not NO_HITS
-    arrays = manager.arrays if manager.arrays is not None and manager.arrays.ready() else None
-    admits = manager.counts_admissions and _is_new(manager, request, request_id)
-    if arrays is not None:
-        done = arrays.allocate(
-            request_id, hashes, computed, numbers, longest, must_fit, takes_hits, caches, num_cacheable
-        )  # fmt: skip
-        if done is None:
-            return None
-        if isinstance(done, tuple):
-            if admits:
-                _count(manager, request, numbers)
-            return manager.create_kv_cache_blocks(done)
     if takes_hits:
         refuse_bad_hits(manager, request_id, computed, are_distinct(hashes))
     if caches:
@@ -142,7 +150,7 @@ def allocate_slots(
         quiet = coordinator.quiet_until(request_id, total_computed)
         manager.first_tables[request_id].quiet_until = quiet
     if admits:
-        _count(manager, request, numbers)
+        _count(manager, request, numbers.num_new_computed_tokens)
     return manager.create_kv_cache_blocks(new_blocks)
 
 
@@ -171,13 +179,11 @@ def _is_new(manager: "KVCacheManager", request: Any, request_id: Any) -> bool:
     return bool(reads and tables is not None and not len(tables.get(request_id, ())))
 
 
-def _count(manager: "KVCacheManager", request: Any, numbers: SlotNumbers) -> None:
+def _count(manager: "KVCacheManager", request: Any, num_hit_tokens: int) -> None:
     """Count a request that was admitted in the statistics."""
     if manager.prefix_cache_stats is not None:
-        manager.prefix_cache_stats.record(
-            numbers.num_tokens, numbers.num_new_computed_tokens,
-            getattr(request, "num_preemptions", 0) > 0,
-        )  # fmt: skip
+        preempted = getattr(request, "num_preemptions", 0) > 0
+        manager.prefix_cache_stats.record(int(request.num_tokens), int(num_hit_tokens), preempted)
 
 
 def hashes_of(request: Any, request_id: Any, needed: int) -> Any:

@@ -117,7 +117,13 @@ class TableStore:
 
     def open(self) -> int:
         """A new, empty row. Amortised O(1)."""
-        return int(self.open_many(1)[0])
+        if not self._idle:
+            return int(self.open_many(1)[0])
+        row = self._idle.pop()
+        self._serial += 1
+        self.rows[row, NUM_CACHED] = -1
+        self.rows[row, SERIAL] = self._serial
+        return row
 
     def open_many(self, count: int) -> npt.NDArray[np.int64]:
         """So many new, empty rows, int64 [count]. Amortised O(count)."""
@@ -134,14 +140,17 @@ class TableStore:
     def close(self, row: int) -> None:
         """Give a row and its memory back. O(1)."""
         _close(self.rows, self.ids, self.heads, row)
-        self._idle.append(row)
-        self.num_closed += 1
+        self.note_closed([row])
+
+    def note_closed(self, rows: list[int]) -> None:
+        """Take note of rows that compiled code has closed. O(rows)."""
+        self._idle += rows
+        self.num_closed += len(rows)
 
     def close_many(self, opened: npt.NDArray[np.int64]) -> None:
         """Give back rows that hold no memory, int64 [n]. O(n)."""
         self.rows[opened] = 0
-        self._idle += opened.tolist()
-        self.num_closed += len(opened)
+        self.note_closed(opened.tolist())
 
     def close_all_but(self, used: set[int]) -> None:
         """Give back rows that nobody knows any longer, as after a call that was cut short. O(rows)."""

@@ -1,11 +1,13 @@
 """`NewHashes`: hashes that were made for requests, and that these have not got yet."""
 
-from collections.abc import Sequence
+from collections.abc import MutableSequence, Sequence
 from typing import Any
 
 from kvgpu.block_hashes import BlockHashes
 from kvgpu.block_hashing.blocks import Rows
+from kvgpu.errors import ArgumentTypeError
 from kvgpu.hashing import BlockHash
+from kvgpu.integers import shown
 
 
 class NewHashes:
@@ -80,6 +82,9 @@ def append_hashes(request: Any, new: BlockHashes | list[BlockHash], linked: bool
     """Append hashes to a request; those of another width turn its array into a list.
 
     `linked`: as in `BlockHashes`, to those that the request has.
+
+    Raises:
+        ArgumentTypeError: Its hashes are nothing that grows.
     """
     held = request.block_hashes
     if not len(new):
@@ -94,6 +99,10 @@ def append_hashes(request: Any, new: BlockHashes | list[BlockHash], linked: bool
     if isinstance(held, BlockHashes):
         # A hash function of another width: served, without the speed of arrays.
         held = request.block_hashes = list(held)
+    if not isinstance(held, MutableSequence):
+        raise ArgumentTypeError(
+            f"hashes are appended to block_hashes: give the request a list, not {shown(held)}"
+        )
     held.extend(new)
 
 

@@ -26,8 +26,8 @@ from kvgpu.kernels.layout import FULL
 from kvgpu.marks import BROKEN, RING, RING_MASK
 from kvgpu.table_store import BEGIN, LENGTH, NUM_CACHED, make_room
 
-KEYS, EVICTED, OFFENDER, TALLY_WORDS = 0, 1, 2, 3
-"""A tally: keys that the index gained, cached blocks that were evicted, the block of HASHED_BEFORE."""
+KEYS, EVICTED, TALLY_WORDS = 0, 1, 2
+"""A tally: keys that the index gained, cached blocks that were evicted."""
 
 
 class Ask(NamedTuple):
