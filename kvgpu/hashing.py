@@ -35,23 +35,6 @@ MAX_GROUP_NUMBER = (1 << 8 * GROUP_ID_BYTES) - 1
 LOW_64_BITS = (1 << 64) - 1
 
 
-def _pickle(value: Any) -> bytes:
-    try:
-        return pickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL)
-    except Exception as error:
-        raise _unserialisable(error) from error
-
-
-def _cbor(value: Any) -> bytes:
-    import cbor2
-
-    try:
-        written: bytes = cbor2.dumps(value, canonical=True)
-    except Exception as error:
-        raise _unserialisable(error) from error
-    return written
-
-
 def _unserialisable(error: Exception) -> ArgumentTypeError:
     return ArgumentTypeError(f"what cannot be serialised cannot be hashed: {error}")
 
@@ -62,26 +45,41 @@ def sha256(input: Any) -> bytes:
     Raises:
         ArgumentTypeError: It has no pickle; so for the other functions.
     """
-    return hashlib.sha256(_pickle(input)).digest()
+    try:
+        return hashlib.sha256(pickle.dumps(input, protocol=pickle.HIGHEST_PROTOCOL)).digest()
+    except Exception as error:
+        raise _unserialisable(error) from error
 
 
 def sha256_cbor(input: Any) -> bytes:
     """SHA-256 of the canonical CBOR of `input`: 32 bytes, the same in every language. O(length)."""
-    return hashlib.sha256(_cbor(input)).digest()
+    import cbor2
+
+    try:
+        return hashlib.sha256(cbor2.dumps(input, canonical=True)).digest()
+    except Exception as error:
+        raise _unserialisable(error) from error
 
 
 def xxhash(input: Any) -> bytes:
     """XXH3-128 of the pickle of `input`: 16 bytes. Fast, and not collision resistant. O(length)."""
     import xxhash
 
-    return xxhash.xxh3_128_digest(_pickle(input))
+    try:
+        return xxhash.xxh3_128_digest(pickle.dumps(input, protocol=pickle.HIGHEST_PROTOCOL))
+    except Exception as error:
+        raise _unserialisable(error) from error
 
 
 def xxhash_cbor(input: Any) -> bytes:
     """XXH3-128 of the canonical CBOR of `input`: 16 bytes, not collision resistant. O(length)."""
+    import cbor2
     import xxhash
 
-    return xxhash.xxh3_128_digest(_cbor(input))
+    try:
+        return xxhash.xxh3_128_digest(cbor2.dumps(input, canonical=True))
+    except Exception as error:
+        raise _unserialisable(error) from error
 
 
 def kvgpu128(input: Any) -> bytes:
@@ -185,7 +183,7 @@ def hash_block_tokens(
             them or the extra keys.
         NoneHashError: There is no parent, and `init_none_hash` was not called.
     """
-    if not isinstance(parent_block_hash, bytes | None):
+    if parent_block_hash is not None and not isinstance(parent_block_hash, bytes):
         raise ArgumentTypeError(
             f"a block hash in bytes is expected, got {shown(parent_block_hash)}"
         )
