@@ -1,6 +1,7 @@
 """`RequestRows`: the hashes and counters of tracked requests, in flat arrays."""
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from kvgpu.blocks import HASH_WIDTHS
 from kvgpu.errors import ArgumentError, ArgumentTypeError
 from kvgpu.index.base import Spans
 from kvgpu.index.matching import MEMO_WORDS
-from kvgpu.integers import as_integer, as_integers, as_switch, shown
+from kvgpu.integers import are_integers, as_integer, as_integers, as_switch, shown
 
 INT64 = np.dtype(np.int64)
 NO_ROW = np.zeros(1, ROW_RECORD)
@@ -112,16 +113,15 @@ class RequestRows(RowHashes):
             raise ArgumentError(
                 f"{len(requests)} more requests do not fit into {len(self.requests)} rows: grow() first"
             )
-        facts = [self._facts(request) for request in requests]
+        numbers = self._facts(requests)
         hashes = [request.block_hashes for request in requests]
         for name, part in zip(names, hashes, strict=True):
             if not isinstance(part, BlockHashes):
                 refuse_odd_hashes(name, part[:1])
         width = self.common_width(hashes)
-        self.refuse_too_many(sum(count for count, *_ in facts))
+        self.refuse_too_many(int(numbers[0].sum()))
         if width and width not in HASH_WIDTHS:
             raise self._odd_hashes(next(r for r in requests if len(r.block_hashes)))
-        numbers = np.array(facts, np.int64).reshape(-1, 6).T.copy()
         lent = [self._lent_by(part) for part in hashes]
         addresses = addresses_of([NOT_LENT if part is None else part for part in lent])
         try:
@@ -319,26 +319,41 @@ class RequestRows(RowHashes):
             ) from None
 
     @staticmethod
-    def _facts(request: Any) -> tuple[int, int, int, int, bool, bool]:
-        """What `enter_rows` takes of a request: its numbers of hashes, of tokens and so on."""
-        known: tuple[Any, ...]
-        try:
-            prompt = getattr(request, "num_prompt_tokens", None)
-            hashes = sequence_of_hashes(request.request_id, request.block_hashes)
-            known = (
-                len(hashes), request.num_tokens, 0 if prompt is None else prompt,
-                getattr(request, "num_computed_tokens", 0), getattr(request, "num_preemptions", 0),
-            )  # fmt: skip
-            skips = as_switch("skip_reading_prefix_cache", request.skip_reading_prefix_cache)
-        except (AttributeError, TypeError) as error:
-            raise ArgumentTypeError(f"request {name_of(request)} is none: {error}") from None
-        count, num_tokens, num_prompt, num_computed, num_preemptions = as_integers(
-            NUMBERS, known, f"request {name_of(request)}: "
-        )
-        return (
-            count, num_tokens, -1 if prompt is None else num_prompt, num_computed, not skips,
-            num_preemptions > 0,
-        )  # fmt: skip
+    def _facts(requests: Sequence[Any]) -> npt.NDArray[np.int64]:
+        """What `enter_rows` takes of requests: their numbers of hashes, of tokens and so on, int64 [6, n].
+
+        Raises:
+            ArgumentError, ArgumentTypeError: As `track` does.
+        """
+        said: list[tuple[Any, ...]] = []
+        skips: list[bool] = []
+        unknown: list[bool] = []
+        for request in requests:
+            try:
+                prompt = getattr(request, "num_prompt_tokens", None)
+                hashes = sequence_of_hashes(request.request_id, request.block_hashes)
+                said.append((
+                    len(hashes), request.num_tokens, 0 if prompt is None else prompt,
+                    getattr(request, "num_computed_tokens", 0), getattr(request, "num_preemptions", 0),
+                ))  # fmt: skip
+                unknown.append(prompt is None)
+                skips.append(
+                    as_switch("skip_reading_prefix_cache", request.skip_reading_prefix_cache)
+                )
+            except (AttributeError, TypeError) as error:
+                raise ArgumentTypeError(f"request {name_of(request)} is none: {error}") from None
+        if not are_integers(chain.from_iterable(said)):
+            said = [
+                as_integers(NUMBERS, numbers, f"request {name_of(request)}: ")
+                for request, numbers in zip(requests, said, strict=True)
+            ]
+        columns = np.array(said, np.int64).reshape(-1, len(NUMBERS)).T
+        facts = np.empty((6, len(said)), np.int64)
+        facts[:4] = columns[:4]
+        facts[2, unknown] = -1
+        facts[4] = np.logical_not(skips)
+        facts[5] = columns[4] > 0
+        return facts
 
     @staticmethod
     def _num_tokens(requests: Sequence[Any]) -> list[int]:

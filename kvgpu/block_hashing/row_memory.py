@@ -15,11 +15,17 @@ FEW_ROWS = 16
 MANY_ROWS = 1 << 16
 """More are left to NumPy, too: 2 MB."""
 
+CHUNK_ROWS = 1 << 10
+"""Small pieces lie side by side in chunks of so many rows, 32 KB: one by one they would lie between the objects of their
+requests, each on a page of its own, and a lookup of a long queue would miss the table of pages, too."""
+
 MOST_ROWS = 1 << 21
 """Rows of all pieces that are known, 64 MB: so much may be kept though nobody has a hash in it."""
 
 PROBES = 4
 """Pieces that are looked at before a new one is made."""
+
+_ROW = np.dtype((np.int64, (KEY_WORDS,)))
 
 COUNTS_REFERENCES = sys.implementation.name == "cpython" and not sysconfig.get_config_var(
     "Py_GIL_DISABLED"
@@ -43,8 +49,8 @@ class RowMemory:
     Fresh memory is slow: to use a page for the first time takes longer than to hash what it holds by kvgpu128. And what a
     call takes is so much that it is given back to the system when it is freed. So pieces of about one size are kept in
     a ring. One hash that somebody keeps keeps its piece, which has at most a quarter more rows than were asked for, and
-    no other. Threads may share it: who finds another one inside, as a child may that was forked meanwhile, or code that
-    a signal calls, is given memory of its own.
+    of small ones the chunk, whose other pieces go on being used. Threads may share it: who finds another one inside, as a
+    child may that was forked meanwhile, or code that a signal calls, is given memory of its own.
 
     Attributes:
         num_rows: Of all pieces that are known, in use or not, at most `MOST_ROWS`. Those that are not known any
@@ -54,6 +60,8 @@ class RowMemory:
     def __init__(self) -> None:
         self._rings: dict[int, list[Rows]] = {}
         self._places: dict[int, int] = {}
+        self._chunk = memoryview(b"")
+        self._used = 0
         self.num_rows = 0
         self._lock = Lock()
 
@@ -88,7 +96,9 @@ class RowMemory:
 
     def _new(self, size: int) -> Rows:
         """A new piece of so many rows, the last of its ring."""
-        piece = np.empty((size, KEY_WORDS), np.int64)
+        piece = (
+            self._carved(size) if size <= CHUNK_ROWS // 4 else np.empty((size, KEY_WORDS), np.int64)
+        )
         if self.num_rows + size > MOST_ROWS:
             # What somebody has stays theirs.
             self._rings.clear()
@@ -97,6 +107,16 @@ class RowMemory:
         self._places[size] = len(self._rings[size]) - 1
         self.num_rows += size
         return piece
+
+    def _carved(self, size: int) -> Rows:
+        """A new piece, the next of a chunk."""
+        num_bytes = size * KEY_WORDS * 8
+        if self._used + num_bytes > self._chunk.nbytes:
+            self._chunk = np.empty(CHUNK_ROWS * KEY_WORDS, np.int64).data.cast("B")
+            self._used = 0
+        begin, self._used = self._used, self._used + num_bytes
+        # No view of the chunk's array: views of views know only that one, and its references are not those of a piece.
+        return np.frombuffer(self._chunk[begin : self._used], _ROW)
 
 
 hash_memory = RowMemory()

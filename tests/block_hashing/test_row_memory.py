@@ -1,7 +1,9 @@
 """Memory of hashes: nobody is handed what somebody has, and what nobody has is handed out again."""
 
 import copy
+import gc
 import pickle
+import weakref
 
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ from kvgpu.block_hashing.row_memory import RowMemory
 from kvgpu.kernels.layout import KEY_WORDS
 from kvgpu.request import Request
 
-MANY, MOST = 64, 400
+MANY, MOST, CHUNK = 64, 400, 96
 
 
 @pytest.fixture(autouse=True)
@@ -24,10 +26,16 @@ def small_pieces(monkeypatch):
     monkeypatch.setattr(row_memory, "FEW_ROWS", 4)
     monkeypatch.setattr(row_memory, "MANY_ROWS", MANY)
     monkeypatch.setattr(row_memory, "MOST_ROWS", MOST)
+    monkeypatch.setattr(row_memory, "CHUNK_ROWS", CHUNK)
 
 
 def address(rows):
     return rows.__array_interface__["data"][0]
+
+
+def chunk_of(rows):
+    """The array that a piece was carved from."""
+    return rows.base.base.obj
 
 
 def test_rows_are_contiguous_words_of_keys():
@@ -71,6 +79,26 @@ def test_one_view_keeps_its_piece(view):
     kept = view(memory.take(20))
     assert kept.base.nbytes == 20 * 8 * KEY_WORDS
     assert not any(np.shares_memory(memory.take(20), kept) for _ in range(100))
+
+
+def test_small_pieces_lie_side_by_side():
+    memory = RowMemory()
+    held = [memory.take(20) for _ in range(9)]
+    steps = np.diff([address(rows) for rows in held])
+    assert (
+        steps == 20 * 8 * KEY_WORDS
+    ).sum() == 6  # three chunks of four pieces, the last one begun
+
+
+def test_one_small_hash_keeps_its_chunk_and_no_other():
+    memory = RowMemory()
+    held = [memory.take(20) for _ in range(12)]
+    chunks = [weakref.ref(chunk_of(rows)) for rows in held[::4]]
+    kept = held[5][3:4]
+    del memory, held
+    gc.collect()
+    assert [chunk() is None for chunk in chunks] == [True, False, True]
+    assert kept.nbytes == 8 * KEY_WORDS
 
 
 def test_nothing_is_used_again_where_references_are_not_counted(monkeypatch):
@@ -126,10 +154,10 @@ def test_small_requests_between_long_ones_hold_little_more_than_their_hashes(mon
     for place in range(60):
         Request("long", long, block_hasher=hasher)
         requests.append(Request(f"r{place}", small, block_hasher=hasher))
-        piece = requests[-1].block_hashes.storage.base
-        held[id(piece)] = piece.nbytes
+        chunk = chunk_of(requests[-1].block_hashes.storage)
+        held[id(chunk)] = chunk.nbytes
     live = sum(request.block_hashes.rows.nbytes for request in requests)
-    assert sum(held.values()) <= 1.25 * live
+    assert sum(held.values()) <= 1.25 * live + row_memory.CHUNK_ROWS * 8 * KEY_WORDS
     assert memory.num_rows * 8 * KEY_WORDS <= 1.25 * live + 2048 * 8 * KEY_WORDS
 
 
