@@ -1,6 +1,6 @@
 """Numbers and options of calls and configurations, as plain ints, floats and truth values; nothing else is one."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import reduce
 from operator import or_
 from typing import Any
@@ -41,16 +41,6 @@ def as_size(name: str, value: Any, low: int = 1, high: int = MOST_TOKENS) -> int
         raise ConfigError(str(error)) from None
 
 
-def are_integers(values: Iterable[Any], high: int = MOST_TOKENS) -> bool:
-    """Whether all are ints of 0 to `high`, one less than a power of 2; NumPy's are none. O(values)."""
-    try:
-        # Negative if one is, too long if one is, and no int unless all are.
-        bits = reduce(or_, values, 0)
-    except (TypeError, ValueError, OverflowError):
-        return False
-    return bits.__class__ is int and 0 <= bits <= high
-
-
 def as_integers(
     names: Sequence[str], values: tuple[Any, ...], about: str = "", high: int = MOST_TOKENS
 ) -> tuple[int, ...]:
@@ -65,7 +55,12 @@ def as_integers(
         ArgumentTypeError: One is no integer.
         ArgumentError: One is out of range.
     """
-    if are_integers(values, high):
+    try:
+        # Negative if one is, too long if one is, and no int unless all are.
+        bits = reduce(or_, values)
+    except (TypeError, ValueError, OverflowError):
+        bits = -1
+    if bits.__class__ is int and 0 <= bits <= high:
         return values
     return tuple(
         as_integer(about + name, value, 0, high) for name, value in zip(names, values, strict=True)

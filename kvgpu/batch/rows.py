@@ -1,7 +1,6 @@
 """`RequestRows`: the hashes and counters of tracked requests, in flat arrays."""
 
 from collections.abc import Sequence
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,7 @@ from kvgpu.blocks import HASH_WIDTHS
 from kvgpu.errors import ArgumentError, ArgumentTypeError
 from kvgpu.index.base import Spans
 from kvgpu.index.matching import MEMO_WORDS
-from kvgpu.integers import are_integers, as_integer, as_integers, as_switch, shown
+from kvgpu.integers import MOST_TOKENS, as_integer, as_integers, as_switch, shown
 
 INT64 = np.dtype(np.int64)
 NO_ROW = np.zeros(1, ROW_RECORD)
@@ -33,6 +32,7 @@ NUMBERS = (
     "block_hashes", "num_tokens", "num_prompt_tokens", "num_computed_tokens", "num_preemptions",
 )  # fmt: skip
 """Of what a request must say how many there are."""
+USUAL_HASHES = frozenset({BlockHashes, list})
 NOT_LENT = np.empty(0, np.int64)
 """Its address stands for hashes that nobody lends."""
 
@@ -103,8 +103,13 @@ class RequestRows(RowHashes):
                 request; nothing is changed by either, so that the others can be tracked.
         """
         requests = self._listed(requests)
-        names = [name_of(request) for request in requests]
-        if len(set(names)) < len(names):
+        try:
+            names = [request.request_id for request in requests]
+            num_names = len(set(names))
+        except (AttributeError, TypeError):
+            names = [name_of(request) for request in requests]
+            num_names = len(set(names))
+        if num_names < len(names):
             raise ArgumentError("a request comes twice; track each once")
         if not self._row_of.keys().isdisjoint(names):
             known = next(name for name in names if name in self._row_of)
@@ -318,42 +323,59 @@ class RequestRows(RowHashes):
                 f"a sequence of requests is expected, got {shown(requests)}"
             ) from None
 
-    @staticmethod
-    def _facts(requests: Sequence[Any]) -> npt.NDArray[np.int64]:
+    def _facts(self, requests: Sequence[Any]) -> npt.NDArray[np.int64]:
         """What `enter_rows` takes of requests: their numbers of hashes, of tokens and so on, int64 [6, n].
 
         Raises:
             ArgumentError, ArgumentTypeError: As `track` does.
         """
-        said: list[tuple[Any, ...]] = []
-        skips: list[bool] = []
-        unknown: list[bool] = []
-        for request in requests:
-            try:
-                prompt = getattr(request, "num_prompt_tokens", None)
-                hashes = sequence_of_hashes(request.request_id, request.block_hashes)
-                said.append((
-                    len(hashes), request.num_tokens, 0 if prompt is None else prompt,
-                    getattr(request, "num_computed_tokens", 0), getattr(request, "num_preemptions", 0),
-                ))  # fmt: skip
-                unknown.append(prompt is None)
-                skips.append(
-                    as_switch("skip_reading_prefix_cache", request.skip_reading_prefix_cache)
-                )
-            except (AttributeError, TypeError) as error:
-                raise ArgumentTypeError(f"request {name_of(request)} is none: {error}") from None
-        if not are_integers(chain.from_iterable(said)):
-            said = [
-                as_integers(NUMBERS, numbers, f"request {name_of(request)}: ")
-                for request, numbers in zip(requests, said, strict=True)
-            ]
-        columns = np.array(said, np.int64).reshape(-1, len(NUMBERS)).T
-        facts = np.empty((6, len(said)), np.int64)
-        facts[:4] = columns[:4]
-        facts[2, unknown] = -1
+        try:
+            hashes = [request.block_hashes for request in requests]
+            prompts = [getattr(request, "num_prompt_tokens", None) for request in requests]
+            numbers = np.array([
+                [*map(len, hashes)],
+                [request.num_tokens for request in requests],
+                [0 if prompt is None else prompt for prompt in prompts],
+                [getattr(request, "num_computed_tokens", 0) for request in requests],
+                [getattr(request, "num_preemptions", 0) for request in requests],
+            ])  # fmt: skip
+            skips = [bool(request.skip_reading_prefix_cache) for request in requests]
+            # Of integers of 64 bits alone such an array is made.
+            usual = numbers.dtype == INT64 and numbers.min() >= 0 and numbers.max() <= MOST_TOKENS
+        except (AttributeError, TypeError, ValueError):
+            usual = False
+        if not usual or not USUAL_HASHES.issuperset(map(type, hashes)):
+            # One by one, to find out who is to blame.
+            alone = [self._facts_of(request) for request in requests]
+            return np.array(alone, np.int64).reshape(-1, 6).T.copy()
+        facts = np.empty((6, len(requests)), np.int64)
+        facts[:4] = numbers[:4]
+        facts[2, [prompt is None for prompt in prompts]] = -1
         facts[4] = np.logical_not(skips)
-        facts[5] = columns[4] > 0
+        facts[5] = numbers[4] > 0
         return facts
+
+    @staticmethod
+    def _facts_of(request: Any) -> tuple[int, int, int, int, bool, bool]:
+        """`_facts` of one request."""
+        known: tuple[Any, ...]
+        try:
+            prompt = getattr(request, "num_prompt_tokens", None)
+            hashes = sequence_of_hashes(request.request_id, request.block_hashes)
+            known = (
+                len(hashes), request.num_tokens, 0 if prompt is None else prompt,
+                getattr(request, "num_computed_tokens", 0), getattr(request, "num_preemptions", 0),
+            )  # fmt: skip
+            skips = as_switch("skip_reading_prefix_cache", request.skip_reading_prefix_cache)
+        except (AttributeError, TypeError) as error:
+            raise ArgumentTypeError(f"request {name_of(request)} is none: {error}") from None
+        count, num_tokens, num_prompt, num_computed, num_preemptions = as_integers(
+            NUMBERS, known, f"request {name_of(request)}: "
+        )
+        return (
+            count, num_tokens, -1 if prompt is None else num_prompt, num_computed, not skips,
+            num_preemptions > 0,
+        )  # fmt: skip
 
     @staticmethod
     def _num_tokens(requests: Sequence[Any]) -> list[int]:

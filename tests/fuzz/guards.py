@@ -13,8 +13,8 @@ GUARDS = {
     "sign of a number": ("kvgpu.integers", "if not low <= value <= high:", "if value > high:"),
     "sign of numbers": (
         "kvgpu.integers",
-        "and 0 <= bits <= high\n",
-        "and bits <= high\n",
+        "and 0 <= bits <= high:",
+        "and bits <= high:",
     ),
     "size of a number": ("kvgpu.integers", "if not low <= value <= high:", "if value < low:"),
     "kind of a number": (
