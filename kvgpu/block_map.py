@@ -86,6 +86,7 @@ class BlockHashToBlockMap:
         _refuse_other_keys(key)
         if not isinstance(block_id, int | np.integer):
             return None  # no block has such an id
+        block_id = int(block_id)  # to records a truth value is a mask
         entry = self.extras.get(key)
         if entry is not None:
             return self._pop_extra(key, entry, block_id)

@@ -123,6 +123,12 @@ class TestMapOfAPool:
         assert len(map) == 0
 
     @pytest.mark.parametrize("key", [key(), b"hash0"], ids=["regular", "odd"])
+    def test_a_truth_value_is_the_id_that_it_equals(self, map, enter, key):
+        block = enter(1, key)
+        assert map.pop(key, False) is None
+        assert map.pop(key, True) is block
+
+    @pytest.mark.parametrize("key", [key(), b"hash0"], ids=["regular", "odd"])
     def test_popping_leaves_the_hash_on_the_block(self, map, enter, key):
         block = enter(3, key)
         map.pop(key, 3)
