@@ -277,7 +277,7 @@ def allocate_one(
         out[QUIET_UNTIL] = rows[mine[0], QUIET]
         for g in range(len(groups)):
             begin, end = rows[mine[g], BEGIN], rows[mine[g], LENGTH]
-            out[PLACES + 3 * g] = begin + min(starts[1, g], end)
+            out[PLACES + 3 * g] = begin + starts[1, g]
             out[PLACES + 3 * g + 1] = begin + starts[0, g]
             out[PLACES + 3 * g + 2] = begin + end
     refuse_broken(marks)

@@ -39,6 +39,9 @@ COMPILED = (
 )  # fmt: skip
 """Kinds of groups whose rules compiled code knows; exactly these, since a subclass may differ."""
 
+PLAIN_IDS: tuple[type, ...] = (str, int)
+"""Kinds of request ids that are looked up without code of others, which might call the manager in the middle."""
+
 NO_ROWS: Rows = np.empty((0, KEY_WORDS), np.int64)
 
 _pack = Struct(f"{len(ASKED)}q").pack_into
@@ -56,6 +59,7 @@ class ArrayAllocator:
 
     Attributes:
         groups: GROUP_RECORD [groups], see `kvgpu.groups.rules`.
+        asked: ASKED_RECORD [1], the last call that was packed.
     """
 
     def __init__(self, coordinator: KVCacheCoordinator, max_model_len: int) -> None:
@@ -70,7 +74,7 @@ class ArrayAllocator:
         self._max_model_len = max_model_len
         # Written anew by every call: to make an array takes longer than to fill it.
         num_groups = len(self.managers)
-        self._asked: Any = np.zeros(1, ASKED_RECORD)
+        self.asked: Any = np.zeros(1, ASKED_RECORD)
         self._mine = np.zeros(num_groups, np.int64)
         self._no_ends = np.zeros(num_groups + 1, np.int64)
         self._ends = np.zeros(num_groups + 1, np.int64)
@@ -136,7 +140,7 @@ class ArrayAllocator:
             if blocks.__class__ is not BlockList or blocks.state is not state:
                 raise TypeError("blocks made by hand")
             ids = blocks.ids
-            if not ids.flags.carray:
+            if ids.dtype != NO_IDS.dtype or not ids.flags.carray:
                 raise TypeError("not as compiled code takes them")
             listed.append(ids)
             end += len(ids)
@@ -146,7 +150,7 @@ class ArrayAllocator:
     def allocate(
         self,
         request: Any,
-        request_id: str,
+        request_id: Any,
         num_new: int,
         num_hit_tokens: int,
         computed: KVCacheBlocks | None,
@@ -163,6 +167,8 @@ class ArrayAllocator:
             The new blocks per group, () for none at all; None if they do not fit; False, with nothing changed, if the
             call is not a usual one.
         """
+        if type(request_id) not in PLAIN_IDS or not self.ready():
+            return False
         pool, store, tables, out = self.pool, self.store, self._tables, self._out
         state, caching = pool.state, pool.enable_caching
         try:
@@ -190,17 +196,21 @@ class ArrayAllocator:
                 stop = min(num_main, num_tokens) // pool.hash_block_size
                 if stop > 0:
                     rows, first, width = self._rows(request_id, hashes, ends, stop)
-            if width != state.width is not None:
+            adopts = state.width is None and bool(width)
+            if not adopts and width != state.width:
                 return False
             # As ASKED names them.
             _pack(
-                self._asked, 0, state.null_id, self.index.seed, num_computed, num_hit_tokens, num_external,
+                self.asked, 0, state.null_id, self.index.seed, num_computed, num_hit_tokens, num_external,
                 num_new, num_lookahead, num_tokens, -1 if num_prompt is None else num_prompt,
                 self._max_model_len, reserved_blocks, first, must_fit, computed is not None, caches,
                 caching, num_encoder, pool.hash_block_size, num_hashes, distinct,
             )  # fmt: skip
         except (AttributeError, TypeError, ValueError, OverflowError, StructError, IndexError):
             return False
+        if adopts:
+            # Before the first hash lies in a record, which cannot be read without it.
+            state.width = width
         fresh = [table for table in tables if request_id not in table]
         held = [table[request_id] for table in tables]
         mine = self._mine
@@ -210,7 +220,7 @@ class ArrayAllocator:
         while True:
             status = allocate_one(
                 state.records, self.index.table, log, state.marks, store.rows, store.ids, store.heads,
-                self.groups, mine, hits, ends, rows, self._asked, self._starts, out,
+                self.groups, mine, hits, ends, rows, self.asked, self._starts, out,
             )  # fmt: skip
             if status != SHORT:
                 break
@@ -219,12 +229,12 @@ class ArrayAllocator:
         if status != FITS:
             for table in fresh:
                 del table[request_id]
+            if adopts:
+                state.width = None
             return None if status == NO_ROOM else False
         answer = out.tolist()
         self.account(answer)
         held[0].quiet_until = answer[QUIET_UNTIL]
-        if state.width is None and width and held[0].num_cached > 0:
-            state.adopt_width(width)
         result, any_new = [], False
         places = iter(answer[PLACES:])
         for manager, external, new, end in zip(self.managers, places, places, places, strict=True):
@@ -240,8 +250,14 @@ class ArrayAllocator:
             result.append(BlockList(state, ids))
         return tuple(result) if any_new else ()
 
-    def free(self, request_id: str) -> bool:
-        """Give back all blocks of a request, if it is one that all groups know; else nothing is done. O(blocks)."""
+    def free(self, request_id: Any) -> bool:
+        """Give back all blocks of a request. O(blocks).
+
+        Returns:
+            False, with nothing changed, unless all groups know the request and its blocks lie in the arrays.
+        """
+        if type(request_id) not in PLAIN_IDS or not self.ready():
+            return False
         tables, store, mine = self._tables, self.store, self._mine
         for table in tables:
             if request_id not in table:
@@ -257,5 +273,5 @@ class ArrayAllocator:
 
     def account(self, counted: Sequence[int]) -> None:
         """Take over the tally of compiled code."""
-        self.index.count_keys(int(counted[KEYS]))
-        self.pool.num_evictions += int(counted[EVICTED])
+        self.index.count_keys(counted[KEYS])
+        self.pool.num_evictions += counted[EVICTED]

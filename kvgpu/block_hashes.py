@@ -96,7 +96,9 @@ class BlockHashes(Sequence[BlockHash]):
     def of_rows(
         cls, rows: npt.NDArray[np.int64], width: int, linked: bool = False
     ) -> "BlockHashes":
-        """Hashes of `width` bytes from key words int64 [n, KEY_WORDS]; a contiguous array that can be written to is kept. O(1), else O(n).
+        """Hashes of `width` bytes from key words int64 [n, KEY_WORDS].
+
+        A contiguous array that can be written to is kept, O(1); any other is copied, O(n).
 
         Raises:
             ArgumentError: Another width than 16 or 32 bytes.

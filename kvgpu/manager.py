@@ -17,7 +17,7 @@ from kvgpu.kernels.layout import FULL
 from kvgpu.kv_cache_blocks import KVCacheBlocks
 from kvgpu.metrics import KVCacheMetricsCollector, PrefixCacheStats
 from kvgpu.request import Request
-from kvgpu.slots import PLAIN_IDS, allocate_slots, hashes_of, refuse_hashes_to_come
+from kvgpu.slots import allocate_slots, hashes_of, refuse_hashes_to_come
 from kvgpu.specs import KVCacheConfig
 
 __all__ = ["KVCacheBlocks", "KVCacheManager", "Request"]
@@ -267,12 +267,7 @@ class KVCacheManager(Exclusive):
         """Give back all blocks of a request; nothing for an unknown one. O(blocks)."""
         request_id = name_of(request)
         arrays = self.arrays
-        if (
-            arrays is None
-            or type(request_id) not in PLAIN_IDS
-            or not arrays.ready()
-            or not arrays.free(request_id)
-        ):
+        if arrays is None or not arrays.free(request_id):
             self.coordinator.free(request_id)
 
     @exclusive

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 from kvgpu.arguments import name_of, own_blocks, ready, refuse_odd_hashes, sequence_of_hashes
 from kvgpu.block_hashes import BlockHashes
 from kvgpu.block_list import BlockList
-from kvgpu.blocks import Ids
+from kvgpu.blocks import NO_IDS, Ids
 from kvgpu.errors import ArgumentError, ArgumentTypeError, GroupCountError, RunningRequestError
 from kvgpu.exclusive import exclusive
 from kvgpu.groups.steps import find_hit_fault
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from kvgpu.manager import KVCacheManager
 
 NO_HITS: tuple[Ids, ...] = ()
-
-PLAIN_IDS: tuple[type, ...] = (str, int)
 
 
 class SlotNumbers(NamedTuple):
@@ -72,9 +70,10 @@ def allocate_slots(
     """`KVCacheManager.allocate_slots` for a request that may need something; the arguments are its."""
     request_id = name_of(request)
     admits = manager.counts_admissions and _is_new(manager, request, request_id)
+    # Asked before anything is changed.
+    preempted = admits and _is_preempted(request)
     arrays = manager.arrays
-    # Other ids are compared by code of others, which might call the manager in the middle.
-    if arrays is not None and type(request_id) in PLAIN_IDS and arrays.ready():
+    if arrays is not None:
         given = (
             None if new_computed_blocks is manager.empty_kv_cache_blocks else new_computed_blocks
         )
@@ -87,7 +86,9 @@ def allocate_slots(
             return None
         if done is not False:
             if admits:
-                _count(manager, request, num_new_computed_tokens)
+                _count(
+                    manager, int(arrays.asked["num_tokens"][0]), num_new_computed_tokens, preempted
+                )
             return KVCacheBlocks(done) if done else manager.empty_kv_cache_blocks
     numbers = SlotNumbers.checked(
         request, num_new_tokens, num_new_computed_tokens, num_lookahead_tokens,
@@ -150,7 +151,7 @@ def allocate_slots(
         quiet = coordinator.quiet_until(request_id, total_computed)
         manager.first_tables[request_id].quiet_until = quiet
     if admits:
-        _count(manager, request, numbers.num_new_computed_tokens)
+        _count(manager, numbers.num_tokens, numbers.num_new_computed_tokens, preempted)
     return manager.create_kv_cache_blocks(new_blocks)
 
 
@@ -179,11 +180,23 @@ def _is_new(manager: "KVCacheManager", request: Any, request_id: Any) -> bool:
     return bool(reads and tables is not None and not len(tables.get(request_id, ())))
 
 
-def _count(manager: "KVCacheManager", request: Any, num_hit_tokens: int) -> None:
+def _is_preempted(request: Any) -> bool:
+    """
+    Raises:
+        ArgumentTypeError: The request does not say it in a number.
+    """
+    try:
+        return bool(getattr(request, "num_preemptions", 0) > 0)
+    except (TypeError, ValueError) as error:
+        raise ArgumentTypeError(f"request {name_of(request)}: num_preemptions: {error}") from None
+
+
+def _count(
+    manager: "KVCacheManager", num_tokens: int, num_hit_tokens: int, preempted: bool
+) -> None:
     """Count a request that was admitted in the statistics."""
     if manager.prefix_cache_stats is not None:
-        preempted = getattr(request, "num_preemptions", 0) > 0
-        manager.prefix_cache_stats.record(int(request.num_tokens), int(num_hit_tokens), preempted)
+        manager.prefix_cache_stats.record(num_tokens, int(num_hit_tokens), preempted)
 
 
 def hashes_of(request: Any, request_id: Any, needed: int) -> Any:
@@ -243,10 +256,15 @@ def _computed_of(
         listed = []
         for single, blocks in zip(singles, groups, strict=True):
             # Ranges are looked at by `hit_fault`; a list of the pool's own is an array that compiled code takes.
-            if isinstance(blocks, BlockList) and blocks.state is state and blocks.ids.flags.carray:
+            if (
+                isinstance(blocks, BlockList)
+                and blocks.state is state
+                and blocks.ids.dtype == NO_IDS.dtype
+                and blocks.ids.flags.carray
+            ):
                 ids = blocks.ids
             else:
-                ids = ready(own_blocks(state, blocks), "int32")
+                ids = ready(own_blocks(state, blocks), NO_IDS.dtype)
             if len(ids):
                 if not manager.enable_caching:
                     raise ArgumentError(

@@ -2,12 +2,13 @@
 
 import numpy as np
 import pytest
-from managers import chunked, full, make_manager, make_request, snapshot, window
+from managers import admit, chunked, decode, full, make_manager, make_request, snapshot, window
 
-from kvgpu import hashing
+from kvgpu import hashing, slots
+from kvgpu.allocation import allocate_one
 from kvgpu.block_hashes import BlockHashes
 from kvgpu.block_list import BlockList
-from kvgpu.errors import KVGPUError
+from kvgpu.errors import ArgumentTypeError, BlockIdError, KVGPUError
 from kvgpu.kv_cache_blocks import KVCacheBlocks
 
 MODELS = {
@@ -24,6 +25,7 @@ ODD_NUMBERS = [
     -1, 0, 1, 3, 16, LONGEST, LONGEST + 1, 2**31 - 1, 2**31, 2**63, -(2**70), True, 1.5, None, "4",
     np.int64(5), np.uint8(3), np.float64(2), np.arange(3),
 ]  # fmt: skip
+SWITCHES = {"delay", "must_fit"}
 ODD_SWITCHES = [True, 1, 0.0, None, "yes", np.True_, np.arange(3)]
 ODD_IDS = [7, ("a", 1), ["a"], None]
 
@@ -164,9 +166,6 @@ class Beside:
         self.both(lambda m: m.free(request))
 
 
-SWITCHES = {"delay", "must_fit"}
-
-
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("model", MODELS)
 def test_usual_and_odd_calls_end_as_if_groups_were_asked(model, seed):
@@ -185,3 +184,52 @@ def test_usual_and_odd_calls_end_as_if_groups_were_asked(model, seed):
     assert stats[0] == stats[1]
     assert {True, False} <= beside.kinds
     assert len(beside.kinds) > 3
+
+
+@pytest.mark.parametrize("hashes", [lambda h: h, list], ids=["array", "list"])
+@pytest.mark.parametrize("model", MODELS)
+def test_usual_calls_never_come_to_the_groups(model, hashes, monkeypatch):
+    specs, options = MODELS[model]
+    manager = make_manager(*specs, num_blocks=24 * len(specs), max_model_len=LONGEST, **options)
+
+    def asked(*_):
+        raise AssertionError("looked at one by one")
+
+    monkeypatch.setattr(slots.SlotNumbers, "checked", asked)
+    monkeypatch.setattr(manager.coordinator, "free", asked)
+    for name in range(12):
+        request = make_request(f"r{name % 5}{name}", 18, 4)
+        request.block_hashes = hashes(request.block_hashes)
+        assert admit(manager, request) is not None
+        decode(manager, request, 6)
+        manager.free(request)
+    assert manager.block_pool.get_num_free_blocks() == manager.block_pool.num_gpu_blocks - 1
+
+
+@pytest.mark.parametrize("far", [0, 1 << 32])
+def test_hits_of_another_dtype_are_compared_with_the_pool_as_they_are(far):
+    """What compiled code is compiled for are int32; a larger number must not become a block's by losing its upper half."""
+    manager, request = make_manager(full(4)), make_request("a", 9, 4)
+    admit(manager, request)
+    again, compiled = make_request("b", 9, 4), len(allocate_one.signatures)
+    ids = manager.get_computed_blocks(again)[0].blocks[0].ids.astype(np.int64) + far
+    given = KVCacheBlocks((BlockList(manager.block_pool.state, ids),))
+    if far:
+        with pytest.raises(BlockIdError):
+            manager.allocate_slots(again, 1, 8, given)
+    else:
+        assert manager.allocate_slots(again, 1, 8, given) is not None
+    assert len(allocate_one.signatures) == compiled
+    manager.check()
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_what_an_admission_counts_is_asked_before_anything_is_changed(compiled):
+    manager = make_manager(full(4), counts_admissions=True, log_stats=True)
+    if not compiled:
+        manager.arrays = None
+    request = make_request("a", 9, 4)
+    request.num_preemptions, before = "many", snapshot(manager)
+    with pytest.raises(ArgumentTypeError, match="num_preemptions"):
+        manager.allocate_slots(request, 9)
+    assert snapshot(manager) == before

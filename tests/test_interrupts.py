@@ -107,6 +107,27 @@ def test_an_interrupt_at_any_line_loses_nothing(groups, options, backend, call):
         served.is_sound()
 
 
+class First:
+    """A pool that has seen no hash yet."""
+
+    def __init__(self, backend):
+        self.manager = make_manager(full(4), backend=backend)
+        self.request = make_request("first", 9, 4)
+
+
+@pytest.mark.parametrize("backend", CPU_BACKENDS)
+def test_an_interrupt_of_the_first_request_of_a_pool_loses_nothing(backend):
+    """Hashes in records cannot be read before their width is known."""
+    for _, first in every_line(
+        lambda: First(backend), lambda s: admit(s.manager, s.request), min(STEP, 2)
+    ):
+        first.manager.check()
+        first.manager.free(first.request)
+        again = make_request("again", 9, 4)
+        assert admit(first.manager, again) is not None
+        first.manager.check()
+
+
 class Batched(Served):
     """The same with requests in a batch."""
 

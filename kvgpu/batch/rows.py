@@ -24,7 +24,7 @@ from kvgpu.blocks import HASH_WIDTHS
 from kvgpu.errors import ArgumentError, ArgumentTypeError
 from kvgpu.index.base import Spans
 from kvgpu.index.matching import MEMO_WORDS
-from kvgpu.integers import MOST_TOKENS, as_integer, as_integers, as_switch, shown
+from kvgpu.integers import as_integer, as_integers, as_switch, shown
 
 INT64 = np.dtype(np.int64)
 NO_ROW = np.zeros(1, ROW_RECORD)
@@ -32,7 +32,6 @@ NUMBERS = (
     "block_hashes", "num_tokens", "num_prompt_tokens", "num_computed_tokens", "num_preemptions",
 )  # fmt: skip
 """Of what a request must say how many there are."""
-USUAL_HASHES = frozenset({BlockHashes, list})
 NOT_LENT = np.empty(0, np.int64)
 """Its address stands for hashes that nobody lends."""
 
@@ -103,13 +102,8 @@ class RequestRows(RowHashes):
                 request; nothing is changed by either, so that the others can be tracked.
         """
         requests = self._listed(requests)
-        try:
-            names = [request.request_id for request in requests]
-            num_names = len(set(names))
-        except (AttributeError, TypeError):
-            names = [name_of(request) for request in requests]
-            num_names = len(set(names))
-        if num_names < len(names):
+        names = [name_of(request) for request in requests]
+        if len(set(names)) < len(names):
             raise ArgumentError("a request comes twice; track each once")
         if not self._row_of.keys().isdisjoint(names):
             known = next(name for name in names if name in self._row_of)
@@ -118,15 +112,16 @@ class RequestRows(RowHashes):
             raise ArgumentError(
                 f"{len(requests)} more requests do not fit into {len(self.requests)} rows: grow() first"
             )
-        numbers = self._facts(requests)
+        facts = [self._facts(request) for request in requests]
         hashes = [request.block_hashes for request in requests]
         for name, part in zip(names, hashes, strict=True):
             if not isinstance(part, BlockHashes):
                 refuse_odd_hashes(name, part[:1])
         width = self.common_width(hashes)
-        self.refuse_too_many(int(numbers[0].sum()))
+        self.refuse_too_many(sum(count for count, *_ in facts))
         if width and width not in HASH_WIDTHS:
             raise self._odd_hashes(next(r for r in requests if len(r.block_hashes)))
+        numbers = np.array(facts, np.int64).reshape(-1, 6).T.copy()
         lent = [self._lent_by(part) for part in hashes]
         addresses = addresses_of([NOT_LENT if part is None else part for part in lent])
         try:
@@ -323,41 +318,9 @@ class RequestRows(RowHashes):
                 f"a sequence of requests is expected, got {shown(requests)}"
             ) from None
 
-    def _facts(self, requests: Sequence[Any]) -> npt.NDArray[np.int64]:
-        """What `enter_rows` takes of requests: their numbers of hashes, of tokens and so on, int64 [6, n].
-
-        Raises:
-            ArgumentError, ArgumentTypeError: As `track` does.
-        """
-        try:
-            hashes = [request.block_hashes for request in requests]
-            prompts = [getattr(request, "num_prompt_tokens", None) for request in requests]
-            numbers = np.array([
-                [*map(len, hashes)],
-                [request.num_tokens for request in requests],
-                [0 if prompt is None else prompt for prompt in prompts],
-                [getattr(request, "num_computed_tokens", 0) for request in requests],
-                [getattr(request, "num_preemptions", 0) for request in requests],
-            ])  # fmt: skip
-            skips = [bool(request.skip_reading_prefix_cache) for request in requests]
-            # Of integers of 64 bits alone such an array is made.
-            usual = numbers.dtype == INT64 and numbers.min() >= 0 and numbers.max() <= MOST_TOKENS
-        except (AttributeError, TypeError, ValueError):
-            usual = False
-        if not usual or not USUAL_HASHES.issuperset(map(type, hashes)):
-            # One by one, to find out who is to blame.
-            alone = [self._facts_of(request) for request in requests]
-            return np.array(alone, np.int64).reshape(-1, 6).T.copy()
-        facts = np.empty((6, len(requests)), np.int64)
-        facts[:4] = numbers[:4]
-        facts[2, [prompt is None for prompt in prompts]] = -1
-        facts[4] = np.logical_not(skips)
-        facts[5] = numbers[4] > 0
-        return facts
-
     @staticmethod
-    def _facts_of(request: Any) -> tuple[int, int, int, int, bool, bool]:
-        """`_facts` of one request."""
+    def _facts(request: Any) -> tuple[int, int, int, int, bool, bool]:
+        """What `enter_rows` takes of a request: its numbers of hashes, of tokens and so on."""
         known: tuple[Any, ...]
         try:
             prompt = getattr(request, "num_prompt_tokens", None)
