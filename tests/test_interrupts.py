@@ -19,6 +19,7 @@ from managers import (
 )
 
 from kvgpu.batch.manager import BatchManager
+from kvgpu.hashing import make_block_hash_with_group_id
 from kvgpu.metrics import KVCacheMetricsCollector
 
 GROUPS = {
@@ -118,10 +119,11 @@ class First:
 @pytest.mark.parametrize("backend", CPU_BACKENDS)
 def test_an_interrupt_of_the_first_request_of_a_pool_loses_nothing(backend):
     """Hashes in records cannot be read before their width is known."""
-    for _, first in every_line(
-        lambda: First(backend), lambda s: admit(s.manager, s.request), min(STEP, 2)
-    ):
+    keys = [make_block_hash_with_group_id(h, 0) for h in First(backend).request.block_hashes]
+    for _, first in every_line(lambda: First(backend), lambda s: admit(s.manager, s.request)):
         first.manager.check()
+        for block in first.manager.block_pool.blocks:
+            assert block.block_hash in (None, *keys)
         first.manager.free(first.request)
         again = make_request("again", 9, 4)
         assert admit(first.manager, again) is not None
