@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-from kvgpu.kernels.layout import DEFAULT_LOAD_FACTOR
+from kvgpu.layout import DEFAULT_LOAD_FACTOR
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ import numpy.typing as npt  # noqa: E402
 from harness import Row, benchmark_options, finish  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-from kvgpu.block_hashing.blocks import Blocks  # noqa: E402
-from kvgpu.block_hashing.kvgpu128 import Kvgpu128  # noqa: E402
+from kvgpu.hashing.bulk.chains import Blocks  # noqa: E402
+from kvgpu.hashing.kvgpu128.function import Kvgpu128  # noqa: E402
 
 SIZE = 16
 CHUNK = 1 << 20

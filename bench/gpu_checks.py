@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from gpu_sizes import Sizes
 
-from kvgpu.selftest import SelfTest
+from kvgpu.device.selftest import SelfTest
 
 
 def self_test(engine: str, sizes: Sizes) -> Iterator[str]:

@@ -10,13 +10,13 @@ from gpu_sizes import Sizes
 from gpu_time import empty_cache, seconds
 from harness import Row
 
-from kvgpu import hashing
-from kvgpu.block_hashing.blocks import Blocks
-from kvgpu.block_hashing.device_kvgpu128 import DeviceKvgpu128
-from kvgpu.block_hashing.device_sha256 import DeviceSha256
-from kvgpu.block_hashing.kvgpu128 import Kvgpu128
-from kvgpu.block_hashing.messages import PICKLE
-from kvgpu.tensors import resolve_device
+from kvgpu.device.tensors import resolve_device
+from kvgpu.hashing import functions as hashing
+from kvgpu.hashing.bulk.chains import Blocks
+from kvgpu.hashing.device.kvgpu128 import DeviceKvgpu128
+from kvgpu.hashing.device.sha256 import DeviceSha256
+from kvgpu.hashing.kvgpu128.function import Kvgpu128
+from kvgpu.hashing.serialised.messages import PICKLE
 
 SIZE = 16
 TOKEN_BYTES = 4

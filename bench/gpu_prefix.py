@@ -11,9 +11,9 @@ from gpu_table import random_keys
 from gpu_time import captured, empty_cache, seconds, seconds_alone
 from harness import Row
 
-from kvgpu.block_hash_table import BlockHashTable
-from kvgpu.kernels.layout import FULL
-from kvgpu.plan import HitQuery, HitRule, PrefixPlan
+from kvgpu.device.block_hash_table import BlockHashTable
+from kvgpu.rules.plan import HitQuery, HitRule, PrefixPlan
+from kvgpu.rules.plan_words import FULL
 
 GOALS = {Prefix(256, 128): 10.0, Prefix(1000, 8192): 1000.0}
 """At most, in us, as a graph."""

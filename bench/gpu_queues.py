@@ -13,7 +13,7 @@ from harness import Row, compared
 from sides import BLOCK, Kvgpu
 
 from kvgpu.batch.queries import BatchQueries
-from kvgpu.index.auto import measured_crossover
+from kvgpu.index.device.auto import measured_crossover
 from kvgpu.request import Request
 
 GOALS = {Queue(64, 64): 25.0, Queue(1000, 8192): 1500.0}
@@ -151,9 +151,9 @@ def crossover(sizes: Sizes) -> Iterator[Row]:
     """Blocks from which `auto` asks the GPU, as a manager measures it."""
     if not torch.cuda.is_available():
         return  # in the interpreter it takes minutes
-    from kvgpu.blocks import BlockState
-    from kvgpu.index.auto import SAMPLE_BLOCKS
-    from kvgpu.index.device import TritonIndex
+    from kvgpu.blocks.state import BlockState
+    from kvgpu.index.device.auto import SAMPLE_BLOCKS
+    from kvgpu.index.device.index import TritonIndex
 
     blocks = measured_crossover(TritonIndex(BlockState(SAMPLE_BLOCKS)))
     yield Row("crossover of auto", "one request", "blocks", blocks)

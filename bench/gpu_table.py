@@ -11,7 +11,7 @@ from gpu_sizes import GOAL_FINDS, INSIDE_CACHE, Sizes
 from gpu_time import empty_cache, seconds, seconds_of_launching
 from harness import Row
 
-from kvgpu.block_hash_table import BlockHashTable
+from kvgpu.device.block_hash_table import BlockHashTable
 
 
 def random_keys(table: BlockHashTable, count: int) -> Any:

@@ -106,7 +106,7 @@ class Sanitizer(Tool):
     """compute-sanitizer over a small self-test; only what kernels do counts, not what the CUDA API says to torch."""
 
     is_check = True
-    TESTED = "from kvgpu.selftest import SelfTest; SelfTest({engine!r}, 16, 300).run(2)"
+    TESTED = "from kvgpu.device.selftest import SelfTest; SelfTest({engine!r}, 16, 300).run(2)"
 
     def __init__(self, engine: str, check: str) -> None:
         self.name = f"compute-sanitizer {check}, {engine}"

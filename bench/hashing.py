@@ -32,8 +32,8 @@ from sglang_cache import NAME, sglang_cache  # noqa: E402
 from sides import BLOCK, Side, Workload, make_requests, trace_options, two_sides, workload  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-from kvgpu.block_hashing.digests import available  # noqa: E402
-from kvgpu.block_hashing.messages import CBOR, PICKLE  # noqa: E402
+from kvgpu.hashing.serialised.libcrypto import available  # noqa: E402
+from kvgpu.hashing.serialised.messages import CBOR, PICKLE  # noqa: E402
 
 AT_ONCE = 64
 PEER_OF = {
@@ -102,7 +102,7 @@ def hash_ours(side: Side, way: str, requests: list[Any]) -> None:
 
 def check(sides: list[Side], name: str, prompt: list[int]) -> None:
     """Compare hashes of a prompt, from lists and from arrays, with what they have to be."""
-    from kvgpu.hashing import hash_block_tokens
+    from kvgpu.hashing.functions import hash_block_tokens
 
     made = bare_requests(sides[0], [prompt, np.array(prompt, np.int32)])
     hash_ours(sides[0], BATCH, made)

@@ -24,14 +24,14 @@ import numpy as np  # noqa: E402
 from harness import Row, benchmark_options, compared, finish  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-from kvgpu.block_hashing.digests import (  # noqa: E402
+from kvgpu.hashing.serialised.libcrypto import (  # noqa: E402
     CONTEXT_WORDS,
     DIGEST_BYTES,
     available,
     digest,
     padded,
 )
-from kvgpu.block_hashing.messages import CBOR, PICKLE, build  # noqa: E402
+from kvgpu.hashing.serialised.messages import CBOR, PICKLE, build  # noqa: E402
 
 LINE = 64
 WORDS = LINE // 8

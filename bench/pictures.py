@@ -4,7 +4,7 @@ from typing import Any
 
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 
-from kvgpu.kernels.layout import SLOTS_PER_BUCKET
+from kvgpu.layout import SLOTS_PER_BUCKET
 
 CPU, DEVICE, PLAIN = "#dbe9f6", "#d9f0d3", "#f2f2f2"
 

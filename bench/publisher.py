@@ -25,8 +25,8 @@ import zmq  # noqa: E402
 from harness import Row, benchmark_options, compared, finish  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-from kvgpu.events import BlockStored, KVEventBatch  # noqa: E402
-from kvgpu.publisher import ZmqEventPublisher  # noqa: E402
+from kvgpu.events.messages import BlockStored, KVEventBatch  # noqa: E402
+from kvgpu.publishing.publisher import ZmqEventPublisher  # noqa: E402
 
 SIZES = {"small batches": 16, "batches of 5 KB": 1500}
 """Tokens in a batch, of three bytes each."""

@@ -25,18 +25,15 @@ from harness import Row, benchmark_options, beside_limit, compared, finish  # no
 from limits import lines_of, ns_per_byte, ns_per_line  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-from kvgpu.blocks import CACHE_LINE, BlockState  # noqa: E402
-from kvgpu.index.arena import HashArena  # noqa: E402
-from kvgpu.index.host import HostIndex  # noqa: E402
-from kvgpu.index.table import bucket_of, find_first, slot_hash  # noqa: E402
-from kvgpu.kernels.layout import (  # noqa: E402
-    BUCKET_WORDS,
-    FULL,
-    KEY_WORDS,
-    OVERFLOW_WORD,
-    num_buckets_for,
-)
-from kvgpu.plan import HitQuery, HitRule, PrefixPlan  # noqa: E402
+from kvgpu.blocks.record import CACHE_LINE  # noqa: E402
+from kvgpu.blocks.state import BlockState  # noqa: E402
+from kvgpu.hashing.arena import HashArena  # noqa: E402
+from kvgpu.index.host.index import HostIndex  # noqa: E402
+from kvgpu.index.host.table import bucket_of, find_first  # noqa: E402
+from kvgpu.index.slot_hash import slot_hash  # noqa: E402
+from kvgpu.layout import BUCKET_WORDS, KEY_WORDS, OVERFLOW_WORD, num_buckets_for  # noqa: E402
+from kvgpu.rules.plan import HitQuery, HitRule, PrefixPlan  # noqa: E402
+from kvgpu.rules.plan_words import FULL  # noqa: E402
 
 MIDDLE = 1 << 20
 FRESH = 8

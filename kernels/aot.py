@@ -20,9 +20,9 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from kvgpu.block_hashing.speck import ROUNDS
+from kvgpu.hashing.kvgpu128.speck import ROUNDS
 from kvgpu.kernels import find, invariants, longest_prefix, prefix_hash, update, validate
-from kvgpu.kernels.layout import SUM_WORDS, TOKEN_WORDS
+from kvgpu.layout import SUM_WORDS, TOKEN_WORDS
 
 TARGETS = (80, 90, 100, 120)
 POINTERS = {

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from kvgpu import layout
 from kvgpu.errors import DeviceError, MissingPackageError
-from kvgpu.kernels import layout
 from kvgpu.kernels.view import TableView
 
 SOURCES = Path(__file__).resolve().parent / "cuda"
@@ -22,7 +22,7 @@ DEFINED = (
 
 
 def defines() -> list[str]:
-    """The constants of kernels/layout.py for a C++ compiler's command line."""
+    """The constants of kvgpu/layout.py for a C++ compiler's command line."""
     return [f"-DKVGPU_{name}={getattr(layout, name)}LL" for name in DEFINED]
 
 

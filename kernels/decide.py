@@ -1,4 +1,4 @@
-"""What counts as a prefix hit, in Triton: the rules of kvgpu/policies.py over vectors of hits.
+"""What counts as a prefix hit, in Triton: the rules of kvgpu/rules/hits.py over vectors of hits.
 
 A request's hits lie in device memory as ids, -1 for a miss. A rule reads them in tiles and returns
 (first, length) in blocks, as int32 scalars: blocks [first, length) are hits, those before `first`
@@ -8,24 +8,25 @@ are not needed. `step` is the alignment in blocks.
 import triton
 import triton.language as tl
 
-from kvgpu.kernels import layout
+from kvgpu import layout
+from kvgpu.rules import plan_words
 
-NUM_QUERIES = tl.constexpr(layout.PLAN_NUM_QUERIES)
-ONE_PASS = tl.constexpr(layout.PLAN_ONE_PASS)
-HEADER = tl.constexpr(layout.PLAN_HEADER)
-QUERY_WORDS = tl.constexpr(layout.QUERY_WORDS)
-KIND = tl.constexpr(layout.QUERY_KIND)
-BLOCK_SIZE = tl.constexpr(layout.QUERY_BLOCK_SIZE)
-DROP = tl.constexpr(layout.QUERY_DROP)
-EXTENT = tl.constexpr(layout.QUERY_EXTENT)
-STRIDE = tl.constexpr(layout.QUERY_STRIDE)
-FIRST_LINE = tl.constexpr(layout.QUERY_FIRST_LINE)
-NUM_LINES = tl.constexpr(layout.QUERY_NUM_LINES)
-STEP = tl.constexpr(layout.QUERY_STEP)
+NUM_QUERIES = tl.constexpr(plan_words.PLAN_NUM_QUERIES)
+ONE_PASS = tl.constexpr(plan_words.PLAN_ONE_PASS)
+HEADER = tl.constexpr(plan_words.PLAN_HEADER)
+QUERY_WORDS = tl.constexpr(plan_words.QUERY_WORDS)
+KIND = tl.constexpr(plan_words.QUERY_KIND)
+BLOCK_SIZE = tl.constexpr(plan_words.QUERY_BLOCK_SIZE)
+DROP = tl.constexpr(plan_words.QUERY_DROP)
+EXTENT = tl.constexpr(plan_words.QUERY_EXTENT)
+STRIDE = tl.constexpr(plan_words.QUERY_STRIDE)
+FIRST_LINE = tl.constexpr(plan_words.QUERY_FIRST_LINE)
+NUM_LINES = tl.constexpr(plan_words.QUERY_NUM_LINES)
+STEP = tl.constexpr(plan_words.QUERY_STEP)
 LONGEST = tl.constexpr(layout.MAX_TOKENS)
-FULL = tl.constexpr(layout.FULL)
-SLIDING_WINDOW = tl.constexpr(layout.SLIDING_WINDOW)
-CHUNKED_LOCAL = tl.constexpr(layout.CHUNKED_LOCAL)
+FULL = tl.constexpr(plan_words.FULL)
+SLIDING_WINDOW = tl.constexpr(plan_words.SLIDING_WINDOW)
+CHUNKED_LOCAL = tl.constexpr(plan_words.CHUNKED_LOCAL)
 
 
 @triton.jit

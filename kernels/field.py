@@ -1,4 +1,4 @@
-"""Arithmetic modulo 2**127 - 1 in Triton, on pairs of uint64 limbs: see `kvgpu.block_hashing.field`."""
+"""Arithmetic modulo 2**127 - 1 in Triton, on pairs of uint64 limbs: see `kvgpu.hashing.kvgpu128.field`."""
 
 import triton
 import triton.language as tl

@@ -6,10 +6,10 @@ import triton
 import triton.language as tl
 
 from kvgpu.kernels.kernel import kernel
-from kvgpu.kernels.layout import LOW_32
 from kvgpu.kernels.records import LANES, load_bucket, load_key, record_equals
 from kvgpu.kernels.slot_hash import bucket_of, slot_hash, upper_half
 from kvgpu.kernels.view import TableView
+from kvgpu.layout import LOW_32
 
 LOW = tl.constexpr(LOW_32)
 

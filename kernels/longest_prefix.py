@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import triton
 import triton.language as tl
 
+from kvgpu import layout
 from kvgpu.errors import ArgumentError
-from kvgpu.kernels import layout
 from kvgpu.kernels.decide import (
     FIRST_LINE,
     HEADER,

@@ -2,7 +2,7 @@
 
 Within a tile of TILE blocks, s of prefix i is r**i times the sum of v[j] * r**-j: the scan adds, and adds only. The
 same again over the last prefixes of the tiles of a prompt (`carries_kernel`) gives what each tile has in
-front. What is computed and why: docs/hashing.md; the same on the CPU: `kvgpu.block_hashing.universal`.
+front. What is computed and why: docs/hashing.md; the same on the CPU: `kvgpu.hashing.kvgpu128.universal`.
 
 `powers` are uint64 bits in int64 [2, TILE + 1, 2]: powers of a point from 0 on, and of its inverse, low word first.
 """
@@ -14,7 +14,7 @@ import triton.language as tl
 
 from kvgpu.kernels.field import add_product, canonical, plus, reduced, times
 from kvgpu.kernels.kernel import kernel
-from kvgpu.kernels.layout import SUM_WORDS, TOKEN_WORDS
+from kvgpu.layout import SUM_WORDS, TOKEN_WORDS
 
 TILE = 256
 WARPS = 4

@@ -6,7 +6,7 @@ Adjacent words are read as one 16-byte load (`tl.split` of a pair). A lane handl
 import triton
 import triton.language as tl
 
-from kvgpu.kernels import layout
+from kvgpu import layout
 
 BUCKET = tl.constexpr(layout.BUCKET_WORDS)
 

@@ -17,7 +17,7 @@ def launch_sha256(
     """Hash the blocks of several chains on the current stream; nothing is launched for no chains.
 
     Args:
-        kind: PICKLE or CBOR of `kvgpu.block_hashing.messages`.
+        kind: PICKLE or CBOR of `kvgpu.hashing.serialised.messages`.
         tokens: int32 or int64 [n].
         starts, counts, bases: int64 [chains]: first token, blocks, and first row of `out`.
         size: Tokens of a block.

@@ -6,7 +6,7 @@ Words come and go as signed 64-bit integers; docs/design.md says what the hash i
 import triton
 import triton.language as tl
 
-from kvgpu.kernels import layout
+from kvgpu import layout
 from kvgpu.kernels.field import add_product
 
 WORD = tl.constexpr(2**64 - 1)

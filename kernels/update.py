@@ -13,7 +13,7 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from kvgpu.kernels import layout
+from kvgpu import layout
 from kvgpu.kernels.kernel import kernel
 from kvgpu.kernels.records import BUCKET, LANES, load_bucket, load_key, store_record
 from kvgpu.kernels.slot_hash import bucket_of, slot_hash, word_of

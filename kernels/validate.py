@@ -10,7 +10,7 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from kvgpu.kernels import layout
+from kvgpu import layout
 from kvgpu.kernels.find import find_blocks
 from kvgpu.kernels.kernel import kernel
 from kvgpu.kernels.records import LANES, load_key

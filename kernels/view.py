@@ -21,7 +21,7 @@ class TableView(NamedTuple):
     """Pointers and sizes of a `BlockHashTable`; valid as long as the table lives.
 
     words int64 [num_buckets, 8], records int64 [num_blocks, 2 * key_words], meta int64 [8]: torch
-    tensors on one device (layout in kernels/layout.py). A Triton kernel takes `words`, `records`,
+    tensors on one device (layout in kvgpu/layout.py). A Triton kernel takes `words`, `records`,
     `num_buckets` and `seed` as arguments and calls `kvgpu.kernels.find.find_blocks`. A CUDA kernel
     takes `as_struct()` as a `kvgpu::TableView` by value and calls `kvgpu::find_block`.
 

@@ -9,22 +9,22 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from kvgpu.batch.manager import BatchManager
     from kvgpu.batch.queries import BatchQueries
-    from kvgpu.block_hash_table import BlockHashTable
-    from kvgpu.block_hashes import BlockHashes
-    from kvgpu.block_hashing.hasher import get_request_block_hasher
-    from kvgpu.block_hashing.kvgpu128 import Kvgpu128
-    from kvgpu.block_map import BlockHashToBlockMap
     from kvgpu.block_pool import BlockPool
     from kvgpu.block_sizes import resolve_kv_cache_block_sizes
-    from kvgpu.blocks import KVCacheBlock
+    from kvgpu.blocks.free_queue import FreeKVCacheBlockQueue
+    from kvgpu.blocks.kv_cache_blocks import KVCacheBlocks
+    from kvgpu.blocks.state import KVCacheBlock
+    from kvgpu.device.block_hash_table import BlockHashTable
     from kvgpu.errors import KVGPUError
-    from kvgpu.free_queue import FreeKVCacheBlockQueue
-    from kvgpu.hashing import get_hash_fn_by_name, init_none_hash
-    from kvgpu.kv_cache_blocks import KVCacheBlocks
+    from kvgpu.hashing.block_hashes import BlockHashes
+    from kvgpu.hashing.functions import get_hash_fn_by_name, init_none_hash
+    from kvgpu.hashing.kvgpu128.function import Kvgpu128
+    from kvgpu.hashing.request_hasher import get_request_block_hasher
+    from kvgpu.index.block_map import BlockHashToBlockMap
     from kvgpu.manager import KVCacheManager
     from kvgpu.metrics import CachingMetrics, KVCacheMetricsCollector, PrefixCacheStats
-    from kvgpu.plan import HitQuery, HitRule, PrefixPlan
     from kvgpu.request import Request
+    from kvgpu.rules.plan import HitQuery, HitRule, PrefixPlan
     from kvgpu.specs import (
         ChunkedLocalAttentionSpec,
         CrossAttentionSpec,
@@ -43,21 +43,21 @@ __version__ = "0.1.0"
 _HOMES = {
     "batch.manager": ["BatchManager"],
     "batch.queries": ["BatchQueries"],
-    "block_hashes": ["BlockHashes"],
-    "block_hashing.hasher": ["get_request_block_hasher"],
-    "block_hashing.kvgpu128": ["Kvgpu128"],
-    "block_hash_table": ["BlockHashTable"],
-    "block_map": ["BlockHashToBlockMap"],
+    "hashing.block_hashes": ["BlockHashes"],
+    "hashing.request_hasher": ["get_request_block_hasher"],
+    "hashing.kvgpu128.function": ["Kvgpu128"],
+    "device.block_hash_table": ["BlockHashTable"],
+    "index.block_map": ["BlockHashToBlockMap"],
     "block_pool": ["BlockPool"],
     "block_sizes": ["resolve_kv_cache_block_sizes"],
-    "blocks": ["KVCacheBlock"],
+    "blocks.state": ["KVCacheBlock"],
     "errors": ["KVGPUError"],
-    "free_queue": ["FreeKVCacheBlockQueue"],
-    "hashing": ["get_hash_fn_by_name", "init_none_hash"],
-    "kv_cache_blocks": ["KVCacheBlocks"],
+    "blocks.free_queue": ["FreeKVCacheBlockQueue"],
+    "hashing.functions": ["get_hash_fn_by_name", "init_none_hash"],
+    "blocks.kv_cache_blocks": ["KVCacheBlocks"],
     "manager": ["KVCacheManager"],
     "metrics": ["CachingMetrics", "KVCacheMetricsCollector", "PrefixCacheStats"],
-    "plan": ["HitQuery", "HitRule", "PrefixPlan"],
+    "rules.plan": ["HitQuery", "HitRule", "PrefixPlan"],
     "request": ["Request"],
     "specs": [
         "ChunkedLocalAttentionSpec",

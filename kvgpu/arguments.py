@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kvgpu.block_hashes import BlockHashes
-from kvgpu.block_list import BlockList
-from kvgpu.blocks import BlockState, Ids, KVCacheBlock
+from kvgpu.blocks.block_list import BlockList
+from kvgpu.blocks.record import Ids
+from kvgpu.blocks.state import BlockState, KVCacheBlock
 from kvgpu.errors import ArgumentError, ArgumentTypeError, BlockIdError
+from kvgpu.hashing.block_hashes import BlockHashes
 from kvgpu.integers import shown
 
 

@@ -9,9 +9,13 @@ from typing import Any
 import numpy as np
 
 from kvgpu.arguments import integers, listed_ids, outside_pool, own_blocks, truths
-from kvgpu.block_list import AllBlocks, BlockList
-from kvgpu.block_uses import BlockUses
-from kvgpu.blocks import IN_TABLE, NO_IDS, BlockState, Ids, KVCacheBlock
+from kvgpu.block_tables.uses import BlockUses
+from kvgpu.blocks.block_list import AllBlocks, BlockList
+from kvgpu.blocks.free_queue import FreeKVCacheBlockQueue
+from kvgpu.blocks.invariants import queue_violations
+from kvgpu.blocks.lru import pop_free, release, release_by_hash, touch
+from kvgpu.blocks.record import IN_TABLE, NO_IDS, Ids
+from kvgpu.blocks.state import BlockState, KVCacheBlock
 from kvgpu.config import backend_name, int_block_hashes
 from kvgpu.errors import (
     ArgumentError,
@@ -20,15 +24,12 @@ from kvgpu.errors import (
     NotEnoughBlocksError,
 )
 from kvgpu.exclusive import Exclusive, exclusive
-from kvgpu.free_list import pop_free, release, release_by_hash, touch
-from kvgpu.free_queue import FreeKVCacheBlockQueue
-from kvgpu.hashing import MAX_GROUP_NUMBER, BlockHash
+from kvgpu.hashing.functions import MAX_GROUP_NUMBER, BlockHash
 from kvgpu.index.journal import Journal
+from kvgpu.index.prefix_cache import NO_MASK, BlockMask, PrefixCache
 from kvgpu.index.registry import backend_by_name
 from kvgpu.integers import as_integer, as_option, as_size, as_switch, shown
-from kvgpu.invariants import queue_violations
 from kvgpu.metrics import KVCacheMetricsCollector
-from kvgpu.prefix_cache import NO_MASK, BlockMask, PrefixCache
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +105,7 @@ class BlockPool(Exclusive):
     @cached_property
     def _events(self) -> ModuleType:
         """Builders of events; they need msgspec, which a pool without events does not."""
-        from kvgpu import event_builders
+        from kvgpu.events import builders as event_builders
 
         return event_builders
 

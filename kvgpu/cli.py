@@ -6,8 +6,8 @@ from importlib import import_module
 from typing import NoReturn
 
 from kvgpu import __version__
+from kvgpu.console.printable import printable, say
 from kvgpu.errors import KVGPUError
-from kvgpu.printable import printable, say
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130

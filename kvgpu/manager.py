@@ -4,26 +4,24 @@ import logging
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from kvgpu.allocation.slots import SlotAllocator, hashes_of
 from kvgpu.arguments import checked_name, name_of, refuse_odd_hashes, sequence_of_hashes
-from kvgpu.array_allocator import ArrayAllocator
-from kvgpu.block_hashes import BlockHashes
-from kvgpu.block_list import RequestBlocks
-from kvgpu.blocks import KVCacheBlock
+from kvgpu.block_tables.request_blocks import RequestBlocks
+from kvgpu.blocks.kv_cache_blocks import KVCacheBlocks
+from kvgpu.blocks.state import KVCacheBlock
 from kvgpu.coordinators.registry import get_kv_cache_coordinator
 from kvgpu.errors import ArgumentTypeError
 from kvgpu.exclusive import Exclusive, exclusive
+from kvgpu.hashing.block_hashes import BlockHashes
 from kvgpu.integers import as_integer, as_option, as_size
-from kvgpu.kernels.layout import FULL
-from kvgpu.kv_cache_blocks import KVCacheBlocks
 from kvgpu.metrics import KVCacheMetricsCollector, PrefixCacheStats
 from kvgpu.request import Request
-from kvgpu.slots import allocate_slots, hashes_of, refuse_hashes_to_come
 from kvgpu.specs import KVCacheConfig
 
 __all__ = ["KVCacheBlocks", "KVCacheManager", "Request"]
 
 if TYPE_CHECKING:
-    from kvgpu.events import KVCacheEvent
+    from kvgpu.events.messages import KVCacheEvent
 
 logger = logging.getLogger(__name__)
 
@@ -109,18 +107,19 @@ class KVCacheManager(Exclusive):
         super().__init__(self.coordinator.block_pool.turn)
         self.num_kv_cache_groups = len(kv_cache_config.kv_cache_groups)
         self.block_pool = self.coordinator.block_pool
-        # The first group's, for a guard that saves the others from being asked.
-        managers = self.coordinator.single_type_managers
-        self.first_tables = managers[0].req_to_blocks if managers else None
-        self.masked = [manager for manager in managers if manager.rule_kind != FULL]
-        self.arrays = (
-            ArrayAllocator(self.coordinator, max_model_len)
-            if ArrayAllocator.serves(self.coordinator)
-            else None
+        self.slots = SlotAllocator(
+            self.coordinator,
+            max_model_len,
+            self._count_admission if self.counts_admissions else None,
         )
-        self.empty_kv_cache_blocks = KVCacheBlocks(
-            tuple(() for _ in range(self.num_kv_cache_groups))
-        )
+        self.empty_kv_cache_blocks = self.slots.empty
+        # For a guard that saves the groups from being asked.
+        self.first_tables = self.slots.first_tables
+
+    def _count_admission(self, num_tokens: int, num_hit_tokens: int, preempted: bool) -> None:
+        """Count a request that was given its first blocks in the statistics."""
+        if self.prefix_cache_stats is not None:
+            self.prefix_cache_stats.record(num_tokens, num_hit_tokens, preempted)
 
     @property
     def usage(self) -> float:
@@ -256,8 +255,8 @@ class KVCacheManager(Exclusive):
                     return self.empty_kv_cache_blocks
         except (AttributeError, TypeError, ValueError, OverflowError):
             pass  # the arguments are looked at one by one now, and refused
-        return allocate_slots(
-            self, request, num_new_tokens, num_new_computed_tokens, new_computed_blocks,
+        return self.slots.allocate(
+            request, num_new_tokens, num_new_computed_tokens, new_computed_blocks,
             num_lookahead_tokens, num_external_computed_tokens, delay_cache_blocks,
             num_encoder_tokens, full_sequence_must_fit, reserved_blocks,
         )  # fmt: skip
@@ -265,10 +264,7 @@ class KVCacheManager(Exclusive):
     @exclusive
     def free(self, request: Any) -> None:
         """Give back all blocks of a request; nothing for an unknown one. O(blocks)."""
-        request_id = name_of(request)
-        arrays = self.arrays
-        if arrays is None or not arrays.free(request_id):
-            self.coordinator.free(request_id)
+        self.slots.free(name_of(request))
 
     @exclusive
     def remove_skipped_blocks(self, request_id: str, total_computed_tokens: int) -> None:
@@ -319,7 +315,7 @@ class KVCacheManager(Exclusive):
         events = self.block_pool.take_events()
         if not events:
             return events
-        from kvgpu.events import annotate
+        from kvgpu.events.messages import annotate
 
         return annotate(events, self.kv_cache_config.kv_cache_groups, logger)
 
@@ -355,12 +351,12 @@ class KVCacheManager(Exclusive):
             return
         hashes = hashes_of(request, name, num_tokens // self.coordinator.hash_block_size)
         self.coordinator.refuse_hashed(name, num_tokens)
-        refuse_hashes_to_come(self, name, hashes, num_tokens)
+        self.slots.refuse_hashes_to_come(name, hashes, num_tokens)
         self.coordinator.cache_blocks(request, num_tokens)
 
     def create_kv_cache_blocks(self, blocks: tuple[Sequence[KVCacheBlock], ...]) -> KVCacheBlocks:
         """Wrap block lists, one per group; all empty ones are one shared object. O(groups)."""
-        return KVCacheBlocks(blocks) if any(map(len, blocks)) else self.empty_kv_cache_blocks
+        return self.slots.wrapped(blocks)
 
     @exclusive
     def take_new_block_ids(self) -> list[int]:

@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kvgpu.block_hashes import BlockHashes
-from kvgpu.block_hashing.hasher import BlockHasher, RequestBlockHasher
-from kvgpu.block_hashing.new_hashes import NewHashes
-from kvgpu.block_hashing.universal import all_fit
 from kvgpu.errors import ArgumentError, ArgumentTypeError
-from kvgpu.extra_keys import check_extra_keys, check_text
-from kvgpu.hashing import BlockHash
-from kvgpu.token_arrays import Tokens, plain_tokens
-from kvgpu.token_ids import TokenIds, own_tokens
+from kvgpu.hashing.block_hashes import BlockHashes
+from kvgpu.hashing.functions import BlockHash
+from kvgpu.hashing.inputs.extra_keys import check_extra_keys, check_text
+from kvgpu.hashing.inputs.token_arrays import Tokens, plain_tokens
+from kvgpu.hashing.inputs.token_ids import TokenIds, own_tokens
+from kvgpu.hashing.kvgpu128.universal import all_fit
+from kvgpu.hashing.new_hashes import NewHashes
+from kvgpu.hashing.request_hasher import BlockHasher, RequestBlockHasher
 
 
 def _skips_reading(params: Any) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from managers import HEADS, chunked, full, make_manager, make_request, mamba, window
 
-from kvgpu import hashing
+from kvgpu.hashing import functions as hashing
 from kvgpu.manager import KVCacheManager
 from kvgpu.metrics import KVCacheMetricsCollector
 from kvgpu.request import Request

@@ -6,10 +6,10 @@ import numpy as np
 from managers import admit, full, make_manager, make_request
 
 import kvgpu
-from kvgpu.blocks import BlockState
+from kvgpu.blocks.state import BlockState
 from kvgpu.errors import InvariantError
-from kvgpu.index.host import HostIndex
-from kvgpu.kernels.layout import OVERFLOW_WORD, SLOTS_PER_BUCKET
+from kvgpu.index.host.index import HostIndex
+from kvgpu.layout import OVERFLOW_WORD, SLOTS_PER_BUCKET
 
 SIZE = 4
 ROWS = np.random.default_rng(0).integers(-(2**63), 2**63 - 1, (30, 4))

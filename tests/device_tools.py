@@ -10,9 +10,9 @@ import pytest
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: no kernel can run")
 pytest.importorskip("triton", reason="Triton is not installed: no kernel can run")
 
-from kvgpu.block_hash_table import BlockHashTable  # noqa: E402
+from kvgpu.device.block_hash_table import BlockHashTable  # noqa: E402
+from kvgpu.device.tensors import resolve_device  # noqa: E402
 from kvgpu.errors import KVGPUError  # noqa: E402
-from kvgpu.tensors import resolve_device  # noqa: E402
 
 try:
     import cbor2  # noqa: F401

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from kvgpu import hashing
+from kvgpu.hashing import functions as hashing
 
 
 def chain(

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from kvgpu import hashing
-from kvgpu.block_hashing.kvgpu128 import Kvgpu128
-from kvgpu.hashing import HASH_FUNCTIONS
+from kvgpu.hashing import functions as hashing
+from kvgpu.hashing.functions import HASH_FUNCTIONS
+from kvgpu.hashing.kvgpu128.function import Kvgpu128
 from kvgpu.request import Request
 
 FUNCTIONS = {**HASH_FUNCTIONS, "a key of its own": Kvgpu128(bytes(range(32)))}

@@ -6,8 +6,8 @@ length of the hit in blocks, and how many blocks at its front are not needed.
 
 from collections.abc import Sequence
 
-from kvgpu.kernels.layout import CHUNKED_LOCAL, FULL, MAMBA, SLIDING_WINDOW
-from kvgpu.plan import HitRule
+from kvgpu.rules.plan import HitRule
+from kvgpu.rules.plan_words import CHUNKED_LOCAL, FULL, MAMBA, SLIDING_WINDOW
 
 Hits = Sequence[bool]
 

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import slot_hashes
 
-from kvgpu.blocks import BlockState, Ids
+from kvgpu.blocks.record import Ids
+from kvgpu.blocks.state import BlockState
 from kvgpu.index.base import BlockIndex, Rows
 from kvgpu.index.journal import Flush, Journal
 from kvgpu.index.registry import BACKENDS, backend_by_name
-from kvgpu.kernels.layout import KEY_WORDS
-from kvgpu.plan import HitQuery, HitRule, PrefixPlan
+from kvgpu.layout import KEY_WORDS
+from kvgpu.rules.plan import HitQuery, HitRule, PrefixPlan
 
 
 def _why_no_kernels() -> str | None:

@@ -16,7 +16,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 
-from kvgpu import tensors
+from kvgpu.device import tensors
 
 WANTED: set[tuple[str, str]] = set()
 
@@ -50,11 +50,11 @@ tensors.resolve_device = lambda device=None: torch.device("cpu")
 from managers import full, make_manager, make_request, window  # noqa: E402
 
 from kvgpu.batch.queries import BatchQueries  # noqa: E402
-from kvgpu.block_hash_table import ONE_GROUP, BlockHashTable  # noqa: E402
-from kvgpu.block_hashing.device_kvgpu128 import DeviceKvgpu128  # noqa: E402
-from kvgpu.block_hashing.kvgpu128 import Kvgpu128  # noqa: E402
-from kvgpu.kernels.layout import FULL, SLIDING_WINDOW  # noqa: E402
-from kvgpu.plan import HitQuery, HitRule, PrefixPlan  # noqa: E402
+from kvgpu.device.block_hash_table import ONE_GROUP, BlockHashTable  # noqa: E402
+from kvgpu.hashing.device.kvgpu128 import DeviceKvgpu128  # noqa: E402
+from kvgpu.hashing.kvgpu128.function import Kvgpu128  # noqa: E402
+from kvgpu.rules.plan import HitQuery, HitRule, PrefixPlan  # noqa: E402
+from kvgpu.rules.plan_words import FULL, SLIDING_WINDOW  # noqa: E402
 
 TWO = PrefixPlan(
     (

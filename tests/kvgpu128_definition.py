@@ -6,7 +6,7 @@ from functools import cache
 import cbor2
 import numpy as np
 
-from kvgpu.block_hashing.blocks import Blocks
+from kvgpu.hashing.bulk.chains import Blocks
 
 KEY = bytes(range(32))
 PARENT = b"\x05" * 32

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from kvgpu import hashing
-from kvgpu.block_hashing.hasher import get_request_block_hasher
-from kvgpu.kv_cache_blocks import KVCacheBlocks
+from kvgpu.blocks.kv_cache_blocks import KVCacheBlocks
+from kvgpu.hashing import functions as hashing
+from kvgpu.hashing.request_hasher import get_request_block_hasher
 from kvgpu.manager import KVCacheManager
 from kvgpu.request import Request
 from kvgpu.specs import (

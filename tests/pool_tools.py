@@ -1,6 +1,6 @@
 """Short ways to fill a small pool and to look at it."""
 
-from kvgpu.hashing import BlockHash
+from kvgpu.hashing.functions import BlockHash
 
 SIZE = 4
 """Tokens of a hash block."""

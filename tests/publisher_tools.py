@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import zmq
 
-from kvgpu.events import AllBlocksCleared, BlockStored, KVEventBatch
-from kvgpu.publisher import END_OF_REPLAY
+from kvgpu.events.messages import AllBlocksCleared, BlockStored, KVEventBatch
+from kvgpu.publishing.publisher import END_OF_REPLAY
 
 TIMEOUT_MS = 10_000
 

@@ -7,7 +7,7 @@ from math import gcd
 import numpy as np
 import numpy.typing as npt
 
-from kvgpu.kernels.layout import FACTOR_HIGH, FACTOR_LOW, SEED_MIX_1, SEED_MIX_2, SEED_STEP
+from kvgpu.layout import FACTOR_HIGH, FACTOR_LOW, SEED_MIX_1, SEED_MIX_2, SEED_STEP
 
 WORD = 2**64
 WIDE = 2**128

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from kvgpu import addresses
+from kvgpu.compiled import addresses
 
 BASE = np.arange(40, dtype=np.int64).reshape(10, 4)
 ARRAYS = [

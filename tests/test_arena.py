@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvgpu.index.arena import MOST_PIECES, SMALLEST_PIECE, HashArena
+from kvgpu.hashing.arena import MOST_PIECES, SMALLEST_PIECE, HashArena
 
 
 def fill(arena, begin, end, value):

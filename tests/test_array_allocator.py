@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 from managers import admit, chunked, decode, full, make_manager, make_request, snapshot, window
 
-from kvgpu import hashing, slots
-from kvgpu.allocation import allocate_one
-from kvgpu.block_hashes import BlockHashes
-from kvgpu.block_list import BlockList
+from kvgpu.allocation import slots
+from kvgpu.allocation.compiled import allocate_one
+from kvgpu.blocks.block_list import BlockList
+from kvgpu.blocks.kv_cache_blocks import KVCacheBlocks
 from kvgpu.errors import ArgumentTypeError, BlockIdError, KVGPUError
-from kvgpu.kv_cache_blocks import KVCacheBlocks
+from kvgpu.hashing import functions as hashing
+from kvgpu.hashing.block_hashes import BlockHashes
 
 MODELS = {
     "full": ((full(4),), {}),
@@ -49,8 +50,8 @@ class Beside:
             make_manager(*specs, num_blocks=24 * len(specs), max_model_len=LONGEST, **options)
             for _ in range(2)
         ]
-        assert self.managers[0].arrays is not None
-        self.managers[1].arrays = None
+        assert self.managers[0].slots.arrays is not None
+        self.managers[1].slots.arrays = None
         self.running = []
         self.kinds = set()
 
@@ -227,7 +228,7 @@ def test_hits_of_another_dtype_are_compared_with_the_pool_as_they_are(far):
 def test_what_an_admission_counts_is_asked_before_anything_is_changed(compiled):
     manager = make_manager(full(4), counts_admissions=True, log_stats=True)
     if not compiled:
-        manager.arrays = None
+        manager.slots.arrays = None
     request = make_request("a", 9, 4)
     request.num_preemptions, before = "many", snapshot(manager)
     with pytest.raises(ArgumentTypeError, match="num_preemptions"):

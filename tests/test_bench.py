@@ -44,7 +44,7 @@ PLANTED = {
     "    if len(self._remaining) > 2:\n"
     "        self._remaining.insert(1, self._remaining.popleft())\n"
     "r.Replies._begin = _begin\n",
-    "hashing": "import kvgpu.hashing as h\n"
+    "hashing": "import kvgpu.hashing.functions as h\n"
     "real = h.hash_block_tokens\n"
     "h.hash_block_tokens = lambda fn, parent, ids, extra=None: real(fn, parent, [1, *ids], extra)\n",
     "queues": "import queues\nqueues.Queue.ours = lambda self: [0 for _ in self.rows]\n",

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvgpu import hashing
-from kvgpu.block_hashes import BlockHashes
 from kvgpu.errors import ArgumentError
+from kvgpu.hashing import functions as hashing
+from kvgpu.hashing.block_hashes import BlockHashes
 
 widths = pytest.mark.parametrize("width", [16, 32])
 

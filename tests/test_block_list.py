@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from index_tools import ids_of
 
-from kvgpu.block_list import AllBlocks, BlockList, RequestBlocks
-from kvgpu.blocks import BlockState, KVCacheBlock
+from kvgpu.block_tables.request_blocks import RequestBlocks
+from kvgpu.block_tables.store import TableStore
+from kvgpu.blocks.block_list import AllBlocks, BlockList
+from kvgpu.blocks.state import BlockState, KVCacheBlock
 from kvgpu.errors import BlockIdError
-from kvgpu.table_store import TableStore
 
 NUM_BLOCKS = 8
 

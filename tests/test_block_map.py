@@ -7,12 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from managers import full, make_manager, make_request, per_backend
 
-from kvgpu.block_map import BlockHashToBlockMap
 from kvgpu.block_pool import BlockPool
-from kvgpu.blocks import KVCacheBlock
+from kvgpu.blocks.state import KVCacheBlock
 from kvgpu.errors import ArgumentTypeError, BlockIdError
-from kvgpu.hashing import make_block_hash_with_group_id
+from kvgpu.hashing.functions import make_block_hash_with_group_id
 from kvgpu.index.base import BlockIndex
+from kvgpu.index.block_map import BlockHashToBlockMap
 from kvgpu.metrics import KVCacheMetricsCollector
 
 NUM_BLOCKS = 12

@@ -7,7 +7,7 @@ from managers import make_request, per_backend
 from pool_tools import NUM_BLOCKS, SIZE, cache, found, ids, kinds, order, state_of
 
 from kvgpu.block_pool import BlockPool
-from kvgpu.blocks import KVCacheBlock
+from kvgpu.blocks.state import KVCacheBlock
 from kvgpu.errors import (
     ArgumentError,
     BlockIdError,
@@ -16,8 +16,8 @@ from kvgpu.errors import (
     NotEnoughBlocksError,
     UnknownNameError,
 )
-from kvgpu.events import AllBlocksCleared, BlockStored
-from kvgpu.hashing import xxhash
+from kvgpu.events.messages import AllBlocksCleared, BlockStored
+from kvgpu.hashing.functions import xxhash
 
 
 @pytest.fixture

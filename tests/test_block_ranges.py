@@ -8,10 +8,10 @@ from managers import make_request, per_backend
 from pool_tools import NUM_BLOCKS, SIZE, cache, found, ids, state_of
 
 from kvgpu.block_pool import BlockPool
-from kvgpu.blocks import KVCacheBlock
+from kvgpu.blocks.state import KVCacheBlock
 from kvgpu.errors import ArgumentError, BlockIdError, BlockStateError
-from kvgpu.hashing import make_block_hash_with_group_id, sha256, xxhash
-from kvgpu.prefix_cache import NO_MASK
+from kvgpu.hashing.functions import make_block_hash_with_group_id, sha256, xxhash
+from kvgpu.index.prefix_cache import NO_MASK
 
 MAX_GROUP = 2**31 - 1
 

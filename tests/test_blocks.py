@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from index_tools import ids_of
 
-from kvgpu.block_list import BlockList
-from kvgpu.blocks import BLOCK_RECORD, CACHE_LINE, NO_IDS, BlockState, KVCacheBlock
+from kvgpu.blocks.block_list import BlockList
+from kvgpu.blocks.record import BLOCK_RECORD, CACHE_LINE, NO_IDS
+from kvgpu.blocks.state import BlockState, KVCacheBlock
 from kvgpu.errors import ArgumentError, ArgumentTypeError, BlockStateError
-from kvgpu.hashing import make_block_hash_with_group_id
+from kvgpu.hashing.functions import make_block_hash_with_group_id
 
 MAX_GROUP = 2**31 - 1
 

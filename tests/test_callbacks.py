@@ -13,8 +13,8 @@ from managers import (
     window,
 )
 
-from kvgpu import event_builders
 from kvgpu.batch.manager import BatchManager
+from kvgpu.events import builders as event_builders
 
 
 class Fault(Exception):

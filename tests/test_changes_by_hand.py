@@ -5,7 +5,7 @@ import pytest
 from managers import admit, full, make_manager, make_request, per_backend, snapshot, window
 
 from kvgpu.errors import KVGPUError
-from kvgpu.hashing import BlockHash, make_block_hash_with_group_id
+from kvgpu.hashing.functions import BlockHash, make_block_hash_with_group_id
 
 SIZE = 4
 NUM_BLOCKS = 24

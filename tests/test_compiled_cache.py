@@ -20,20 +20,21 @@ from numba.core.dispatcher import Dispatcher
 from strangers import OtherOwner
 
 import kvgpu
-from kvgpu import _jit, compiled_cache
+from kvgpu.compiled import cache as compiled_cache
+from kvgpu.compiled import jit as _jit
 
 PACKAGE = Path(kvgpu.__file__).resolve().parent
 
 COMPILED_FROM = [
-    "_jit.py",
-    "blocks.py",
-    "free_list.py",
-    "groups/steps.py",
+    "blocks/lru.py",
+    "blocks/record.py",
+    "compiled/jit.py",
+    "groups/compiled.py",
+    "index/host/table.py",
     "index/journal.py",
-    "index/table.py",
-    "kernels/layout.py",
-    "policies.py",
-    "prefix_cache.py",
+    "index/prefix_cache.py",
+    "layout.py",
+    "rules/hits.py",
 ]
 """Sources whose functions or constants end up in machine code."""
 
@@ -57,7 +58,7 @@ def copy(tmp_path):
 
 def digest(package=PACKAGE):
     """Of the sources of a package, as another process would find it."""
-    spec = importlib.util.spec_from_file_location("fresh", package / "compiled_cache.py")
+    spec = importlib.util.spec_from_file_location("fresh", package / "compiled" / "cache.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.source_digest()

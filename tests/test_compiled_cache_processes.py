@@ -21,7 +21,7 @@ import sys
 
 import numpy as np
 
-from kvgpu import _jit
+from kvgpu.compiled import jit as _jit
 
 exec(sys.argv[1])
 

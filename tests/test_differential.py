@@ -11,7 +11,7 @@ import pytest
 from episode import Difference, run_episode
 from systems import RETENTION, SEED, kvgpu_modules, vllm_modules
 
-from kvgpu import hashing
+from kvgpu.hashing import functions as hashing
 from kvgpu.manager import KVCacheManager
 
 ORACLE = "0.23.0"

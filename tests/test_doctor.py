@@ -10,10 +10,10 @@ import pytest
 from doctor_tools import doctor
 
 from kvgpu.cli import main
-from kvgpu.compiled_cache import code_folder
+from kvgpu.compiled.cache import code_folder
 from kvgpu.doctor import command
 from kvgpu.doctor.installation import PACKAGES, Installation
-from kvgpu.hashing import HASH_FUNCTIONS
+from kvgpu.hashing.functions import HASH_FUNCTIONS
 from kvgpu.index.registry import BACKENDS
 
 KEYS = [

@@ -10,10 +10,10 @@ from kvgpu.doctor import command
 from kvgpu.doctor.backends import backend_test
 from kvgpu.doctor.managers import ManagerSide, ManagerTest
 from kvgpu.errors import DeviceError, InvariantError
-from kvgpu.index.auto import AutoIndex
 from kvgpu.index.base import BatchHits
-from kvgpu.index.device import DeviceIndex
-from kvgpu.index.host import HostIndex
+from kvgpu.index.device.auto import AutoIndex
+from kvgpu.index.device.index import DeviceIndex
+from kvgpu.index.host.index import HostIndex
 from kvgpu.index.reference import ReferenceIndex
 
 SMALL = {"num_blocks": 30, "num_requests": 12}
@@ -52,7 +52,7 @@ def test_a_backend_that_forgets_nothing_fails(monkeypatch):
 
 def test_a_table_on_a_device_with_wrong_lookups_fails(monkeypatch):
     pytest.importorskip("triton")
-    from kvgpu.block_hash_table import BlockHashTable
+    from kvgpu.device.block_hash_table import BlockHashTable
 
     real = BlockHashTable.find
     monkeypatch.setattr(BlockHashTable, "find", lambda *a, **options: real(*a, **options) + 1)
@@ -66,8 +66,8 @@ def test_a_table_on_a_device_with_wrong_lookups_fails(monkeypatch):
     [("messages", "xxhash"), ("messages", "xxhash_cbor"), ("kvgpu128", "kvgpu128")],
 )
 def test_a_hash_function_that_differs_in_bulk_fails(monkeypatch, chains, name):
-    from kvgpu.block_hashing.chains import MessageChains
-    from kvgpu.block_hashing.kvgpu128 import Kvgpu128
+    from kvgpu.hashing.kvgpu128.function import Kvgpu128
+    from kvgpu.hashing.serialised.chains import MessageChains
 
     owner = {"messages": MessageChains, "kvgpu128": Kvgpu128}[chains]
     real = owner.rows
@@ -78,7 +78,7 @@ def test_a_hash_function_that_differs_in_bulk_fails(monkeypatch, chains, name):
 
 
 def test_a_hash_function_that_is_not_called_in_bulk_is_not_said_to_pass(monkeypatch):
-    monkeypatch.setattr("kvgpu.block_hashing.functions.chains_of", lambda hash_fn: None)
+    monkeypatch.setattr("kvgpu.hashing.capabilities.chains_of", lambda hash_fn: None)
     run = doctor("--backend", "host")
     assert {v["state"] for v in run.report["hashes"]} == {"not usable"}
 

@@ -9,8 +9,8 @@ import zmq
 from publisher_tools import Clients, batch, live_until, publish_until_seen
 
 from kvgpu.errors import ConfigError
-from kvgpu.publisher import ZmqEventPublisher, is_bound, offset_endpoint
 from kvgpu.publishing.endpoints import check_endpoint
+from kvgpu.publishing.publisher import ZmqEventPublisher, is_bound, offset_endpoint
 
 
 def addresses_of_this_host():

@@ -19,8 +19,8 @@ from managers import (
 )
 from stubs import LoRARequest, MultiModalFeatureSpec, PlaceholderRange
 
-from kvgpu.event_builders import block_stored
-from kvgpu.events import (
+from kvgpu.events.builders import block_stored
+from kvgpu.events.messages import (
     AllBlocksCleared,
     BlockRemoved,
     BlockStored,

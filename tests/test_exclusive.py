@@ -84,7 +84,7 @@ def test_a_collector_may_ask_the_manager_that_called_it():
             assert manager.take_events() == []
 
     manager.block_pool.metrics_collector = Curious()
-    manager.arrays = None
+    manager.slots.arrays = None
     assert admit(manager, make_request("a", 9, 4)) is not None
 
 

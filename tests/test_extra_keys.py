@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvgpu.extra_keys import generate_block_hash_extra_keys, need_extra_keys
+from kvgpu.hashing.inputs.extra_keys import generate_block_hash_extra_keys, need_extra_keys
 
 BLOCK = 16
 LORA = SimpleNamespace(lora_name="adapter", adapter_id=3)

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from index_tools import ids_of
 
 from kvgpu.block_pool import BlockPool
-from kvgpu.blocks import BlockState, KVCacheBlock
+from kvgpu.blocks.free_queue import FreeKVCacheBlockQueue
+from kvgpu.blocks.lru import count_unused, pop_free, release, touch
+from kvgpu.blocks.state import BlockState, KVCacheBlock
 from kvgpu.errors import ArgumentError, ArgumentTypeError, FreeQueueError, NotEnoughBlocksError
-from kvgpu.free_list import count_unused, pop_free, release, touch
-from kvgpu.free_queue import FreeKVCacheBlockQueue
-from kvgpu.hashing import make_block_hash_with_group_id
+from kvgpu.hashing.functions import make_block_hash_with_group_id
 
 NUM_BLOCKS = 8
 

@@ -19,7 +19,8 @@ from managers import (
 )
 
 from kvgpu.batch.manager import BatchManager
-from kvgpu.blocks import KVCacheBlock
+from kvgpu.blocks.kv_cache_blocks import KVCacheBlocks
+from kvgpu.blocks.state import KVCacheBlock
 from kvgpu.errors import (
     ArgumentError,
     ArgumentTypeError,
@@ -28,9 +29,8 @@ from kvgpu.errors import (
     InvariantError,
     KVGPUError,
 )
-from kvgpu.groups.steps import TALLY_WORDS, take_free
+from kvgpu.groups.compiled import TALLY_WORDS, take_free
 from kvgpu.index.journal import NO_LOG
-from kvgpu.kv_cache_blocks import KVCacheBlocks
 
 NUMBERS = (
     "num_new_tokens", "num_new_computed_tokens", "num_lookahead_tokens", "num_external_computed_tokens",

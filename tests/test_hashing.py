@@ -13,8 +13,8 @@ import xxhash
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from kvgpu import hashing
 from kvgpu.errors import ArgumentTypeError, KVGPUError, UnknownNameError
+from kvgpu.hashing import functions as hashing
 
 NAMES = ["sha256", "sha256_cbor", "xxhash", "xxhash_cbor"]
 WIDTH = {"sha256": 32, "sha256_cbor": 32, "xxhash": 16, "xxhash_cbor": 16}

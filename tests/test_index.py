@@ -18,9 +18,9 @@ from index_tools import (
 )
 from managers import CPU_BACKENDS
 
-from kvgpu.blocks import COUNTED, FIRST, HAS_HASH, IN_TABLE, NO_IDS, SHARED
-from kvgpu.kernels.layout import CHUNKED_LOCAL, FULL, MAMBA, SLIDING_WINDOW
-from kvgpu.plan import HitRule
+from kvgpu.blocks.record import COUNTED, FIRST, HAS_HASH, IN_TABLE, NO_IDS, SHARED
+from kvgpu.rules.plan import HitRule
+from kvgpu.rules.plan_words import CHUNKED_LOCAL, FULL, MAMBA, SLIDING_WINDOW
 
 MAX_GROUP = 2**31 - 1
 SIZE = 4

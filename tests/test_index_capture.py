@@ -8,13 +8,13 @@ from device_tools import torch
 from index_tools import erase, insert, make_index, random_rows
 from managers import admit, full, make_manager, make_request
 
-from kvgpu import tensors
 from kvgpu.batch.queries import BatchQueries
+from kvgpu.device import tensors
 from kvgpu.errors import ArgumentError
-from kvgpu.index.arena import HashArena
+from kvgpu.hashing.arena import HashArena
 from kvgpu.kernels import longest_prefix, triton_engine
-from kvgpu.kernels.layout import FULL
-from kvgpu.plan import HitQuery, HitRule, PrefixPlan
+from kvgpu.rules.plan import HitQuery, HitRule, PrefixPlan
+from kvgpu.rules.plan_words import FULL
 
 PLAN = PrefixPlan((HitQuery(HitRule(FULL, 1, 1), (0,)),))
 OTHER_PLAN = PrefixPlan((HitQuery(HitRule(FULL, 2, 2), (0,)),))

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from index_tools import every_backend, ids_of, insert, make_index, random_rows, rows_of_hash
 
-from kvgpu.blocks import FIRST, HAS_HASH, IN_TABLE, ODD, SHARED
+from kvgpu.blocks.record import FIRST, HAS_HASH, IN_TABLE, ODD, SHARED
 from kvgpu.errors import InvariantError
-from kvgpu.kernels.layout import OVERFLOW_WORD, SLOTS_PER_BUCKET
+from kvgpu.layout import OVERFLOW_WORD, SLOTS_PER_BUCKET
 
 GROUP = 5
 ALARM_SECONDS = 2

@@ -9,14 +9,14 @@ from device_tools import torch
 from index_tools import erase, insert, make_index, match, random_rows
 from managers import admit, full, make_manager, make_request
 
-from kvgpu import tensors
 from kvgpu.batch.queries import BatchQueries
+from kvgpu.device import tensors
 from kvgpu.errors import ArgumentError, DeviceError, InvariantError
-from kvgpu.index import device
-from kvgpu.index.arena import HashArena
-from kvgpu.index.auto import AutoIndex, crossover_of
-from kvgpu.kernels.layout import FULL
-from kvgpu.plan import HitQuery, HitRule, PrefixPlan
+from kvgpu.hashing.arena import HashArena
+from kvgpu.index.device import index as device
+from kvgpu.index.device.auto import AutoIndex, crossover_of
+from kvgpu.rules.plan import HitQuery, HitRule, PrefixPlan
+from kvgpu.rules.plan_words import FULL
 
 RULE = HitRule(FULL, 1, 1)
 PLAN = PrefixPlan((HitQuery(RULE, (0,)),))
@@ -38,7 +38,7 @@ def no_host(*arguments):
 
 
 def test_lookups_are_answered_by_the_device(index, monkeypatch):
-    monkeypatch.setattr("kvgpu.index.host.match_rows", no_host)
+    monkeypatch.setattr("kvgpu.index.host.index.match_rows", no_host)
     assert lookup(index, random_rows(4)) == [1, 2, 3]
 
 
@@ -174,7 +174,7 @@ def auto(monkeypatch):
 
 
 def test_auto_asks_the_device_from_the_crossover_on(auto, monkeypatch):
-    monkeypatch.setattr("kvgpu.index.host.match_rows", no_host)
+    monkeypatch.setattr("kvgpu.index.host.index.match_rows", no_host)
     assert lookup(auto, random_rows(3)) == [1, 2, 3]
     with pytest.raises(AssertionError, match="the host answered"):
         lookup(auto, random_rows(1))
@@ -231,7 +231,7 @@ def test_the_crossover_can_be_given(monkeypatch):
 def test_the_crossover_is_measured_on_a_sample_that_both_sides_answer(monkeypatch):
     monkeypatch.delenv("KVGPU_CROSSOVER_BLOCKS", raising=False)
     monkeypatch.setattr(AutoIndex, "_is_worth_asking", lambda self: True)
-    monkeypatch.setattr("kvgpu.index.auto.SAMPLE_BLOCKS", 64)
+    monkeypatch.setattr("kvgpu.index.device.auto.SAMPLE_BLOCKS", 64)
     index = make_index("auto", 8)
     assert index.crossover >= 1
     assert index.reason.startswith("measured on")

@@ -5,13 +5,13 @@ import pytest
 from device_tools import torch  # noqa: F401 - skips where PyTorch is missing
 from index_tools import erase, insert, make_index, random_rows
 
-from kvgpu.block_hash_table import BlockHashTable
-from kvgpu.index import host
-from kvgpu.index.arena import HashArena
-from kvgpu.index.device import DeviceIndex
+from kvgpu.device.block_hash_table import BlockHashTable
+from kvgpu.hashing.arena import HashArena
+from kvgpu.index.device.index import DeviceIndex
+from kvgpu.index.host import index as host
 from kvgpu.index.journal import Journal
-from kvgpu.kernels.layout import FULL
-from kvgpu.plan import HitQuery, HitRule, PrefixPlan
+from kvgpu.rules.plan import HitQuery, HitRule, PrefixPlan
+from kvgpu.rules.plan_words import FULL
 
 PLAN = PrefixPlan((HitQuery(HitRule(FULL, 1, 1), (0,)),))
 SPANS = [np.array([value]) for value in (0, 3, 3)]

@@ -16,10 +16,10 @@ from hypothesis.stateful import (
 from index_tools import chain, every_backend, make_index, match, random_rows, replay
 from managers import CPU_BACKENDS
 
-from kvgpu.blocks import HAS_HASH, IN_TABLE
+from kvgpu.blocks.record import HAS_HASH, IN_TABLE
 from kvgpu.index.journal import Journal
-from kvgpu.kernels.layout import FULL, MAMBA, SLIDING_WINDOW
-from kvgpu.plan import HitRule
+from kvgpu.rules.plan import HitRule
+from kvgpu.rules.plan_words import FULL, MAMBA, SLIDING_WINDOW
 
 NUM_BLOCKS = 20
 ROWS = random_rows(6)

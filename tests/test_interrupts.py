@@ -178,8 +178,8 @@ def test_an_interrupt_that_compiled_code_was_busy_for_comes_out_as_itself():
     def interrupted(name):
         raise SystemError("returned a result with an exception set") from Interrupt()
 
-    served.manager.arrays.free = interrupted
+    served.manager.slots.arrays.free = interrupted
     with pytest.raises(Interrupt):
         served.manager.free(served.running)
-    del served.manager.arrays.free
+    del served.manager.slots.arrays.free
     served.is_sound()

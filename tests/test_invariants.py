@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from managers import admit, full, held, make_manager, make_request, per_backend, window
 
-from kvgpu.blocks import COARSE, FIRST, HAS_HASH, ODD
+from kvgpu.blocks.record import COARSE, FIRST, HAS_HASH, ODD
 from kvgpu.errors import InvariantError
-from kvgpu.kernels.layout import OVERFLOW_WORD, SLOTS_PER_BUCKET, TAG_SHIFT
+from kvgpu.layout import OVERFLOW_WORD, SLOTS_PER_BUCKET, TAG_SHIFT
 
 NUM_BLOCKS = 16
 

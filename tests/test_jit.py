@@ -5,8 +5,8 @@ import sys
 import numpy as np
 import pytest
 
-from kvgpu import _jit
-from kvgpu.compiled_cache import code_folder
+from kvgpu.compiled import jit as _jit
+from kvgpu.compiled.cache import code_folder
 
 
 def add(a, b):

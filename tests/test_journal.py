@@ -6,7 +6,7 @@ from index_tools import chain, erase, ids_of, insert, make_index, random_rows, r
 from managers import per_backend
 
 from kvgpu.index.journal import Journal
-from kvgpu.kernels.layout import KEY_WORDS
+from kvgpu.layout import KEY_WORDS
 
 
 @pytest.fixture

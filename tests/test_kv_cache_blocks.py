@@ -3,9 +3,9 @@
 import pytest
 from managers import admit, full, make_manager, make_request, window
 
-from kvgpu.blocks import KVCacheBlock
+from kvgpu.blocks.kv_cache_blocks import KVCacheBlocks
+from kvgpu.blocks.state import KVCacheBlock
 from kvgpu.errors import ArgumentTypeError, GroupCountError
-from kvgpu.kv_cache_blocks import KVCacheBlocks
 
 
 def blocks_of(*groups):

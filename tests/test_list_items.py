@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvgpu import list_items
-from kvgpu.block_hashes import BlockHashes, rows_if_of_width
-from kvgpu.kernels.layout import KEY_WORDS
-from kvgpu.list_items import LONG, copy_hashes, integers_of_list
-from kvgpu.token_arrays import token_array
-from kvgpu.token_ids import TokenIds
+from kvgpu.compiled import list_items
+from kvgpu.compiled.list_items import LONG, copy_hashes, integers_of_list
+from kvgpu.hashing.block_hashes import BlockHashes, rows_if_of_width
+from kvgpu.hashing.inputs.token_arrays import token_array
+from kvgpu.hashing.inputs.token_ids import TokenIds
+from kvgpu.layout import KEY_WORDS
 
 
 def hashes_of_list(listed, width):

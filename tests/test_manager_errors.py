@@ -19,8 +19,8 @@ from managers import (
 )
 
 from kvgpu import errors
-from kvgpu.hashing import get_hash_fn_by_name
-from kvgpu.kv_cache_blocks import KVCacheBlocks
+from kvgpu.blocks.kv_cache_blocks import KVCacheBlocks
+from kvgpu.hashing.functions import get_hash_fn_by_name
 from kvgpu.manager import KVCacheManager
 from kvgpu.request import Request
 from kvgpu.specs import CrossAttentionSpec, EncoderOnlyAttentionSpec

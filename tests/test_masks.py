@@ -9,7 +9,7 @@ from managers import admit, cached_places, chunked, full, make_manager, make_req
 
 from kvgpu.errors import ConfigError
 from kvgpu.groups.registry import manager_class
-from kvgpu.masks import sliding_window_mask, window_blocks
+from kvgpu.rules.retention import sliding_window_mask, window_blocks
 
 INTERVAL = "VLLM_PREFIX_CACHE_RETENTION_INTERVAL"
 

@@ -9,7 +9,7 @@ from managers import admit, full, make_manager, make_request, no_sampling, per_b
 
 from kvgpu import metrics
 from kvgpu.batch.manager import BatchManager
-from kvgpu.blocks import KVCacheBlock
+from kvgpu.blocks.state import KVCacheBlock
 from kvgpu.errors import ArgumentError, SampleRateError
 from kvgpu.metrics import (
     BlockMetricsState,

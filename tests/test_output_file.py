@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from kvgpu.console.output_file import output_file, place_of
 from kvgpu.errors import ConfigError
-from kvgpu.output_file import output_file, place_of
 
 
 def write(path, content=b"new"):

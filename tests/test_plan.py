@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from kvgpu.errors import ConfigError
-from kvgpu.kernels.layout import CHUNKED_LOCAL, FULL, MAMBA, MAX_GROUP_ID, SLIDING_WINDOW
-from kvgpu.plan import HitQuery, HitRule, PrefixPlan
+from kvgpu.layout import MAX_GROUP_ID
+from kvgpu.rules.plan import HitQuery, HitRule, PrefixPlan
+from kvgpu.rules.plan_words import CHUNKED_LOCAL, FULL, MAMBA, SLIDING_WINDOW
 
 RULE = HitRule(FULL, 16, 16)
 

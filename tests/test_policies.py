@@ -12,9 +12,9 @@ from managers import chunked, full, mamba, window
 
 from kvgpu.errors import ConfigError
 from kvgpu.groups.registry import manager_class
-from kvgpu.kernels.layout import CHUNKED_LOCAL, FULL, MAMBA, SLIDING_WINDOW
-from kvgpu.plan import HitQuery, HitRule, PrefixPlan
-from kvgpu.policies import decide
+from kvgpu.rules.hits import decide
+from kvgpu.rules.plan import HitQuery, HitRule, PrefixPlan
+from kvgpu.rules.plan_words import CHUNKED_LOCAL, FULL, MAMBA, SLIDING_WINDOW
 
 
 def rule_of(spec, alignment=None, eagle=False):

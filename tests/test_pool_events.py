@@ -5,8 +5,8 @@ from managers import make_request, per_backend
 from pool_tools import NUM_BLOCKS, SIZE, cache, ids, kinds
 
 from kvgpu.block_pool import BlockPool
-from kvgpu.blocks import KVCacheBlock
-from kvgpu.events import BlockRemoved, BlockStored
+from kvgpu.blocks.state import KVCacheBlock
+from kvgpu.events.messages import BlockRemoved, BlockStored
 
 
 @pytest.fixture

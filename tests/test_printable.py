@@ -5,7 +5,7 @@ import string
 
 import pytest
 
-from kvgpu.printable import printable, say
+from kvgpu.console.printable import printable, say
 
 
 @pytest.mark.parametrize(

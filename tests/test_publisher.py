@@ -22,8 +22,8 @@ from publisher_tools import (
 )
 
 from kvgpu.errors import ConfigError, KVGPUError, MissingPackageError, PublisherShutDownError
-from kvgpu.publisher import ZmqEventPublisher
 from kvgpu.publishing import channel, complaints
+from kvgpu.publishing.publisher import ZmqEventPublisher
 
 
 @pytest.fixture

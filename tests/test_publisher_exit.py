@@ -16,8 +16,8 @@ COUNT = 5000
 BEGIN = f"""
 COUNT = {COUNT}
 import atexit, multiprocessing, os, sys, threading
-from kvgpu.events import AllBlocksCleared, KVEventBatch
-from kvgpu.publisher import ZmqEventPublisher
+from kvgpu.events.messages import AllBlocksCleared, KVEventBatch
+from kvgpu.publishing.publisher import ZmqEventPublisher
 
 def batch(ts):
     return KVEventBatch(ts=ts, events=[AllBlocksCleared()])

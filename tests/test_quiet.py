@@ -29,7 +29,7 @@ def serve(model, seed, guarded, compiled, monkeypatch):
     if not guarded:
         monkeypatch.setattr(manager, "first_tables", None)
     if not compiled:
-        monkeypatch.setattr(manager, "arrays", None)
+        monkeypatch.setattr(manager.slots, "arrays", None)
     size, running, seen = manager.coordinator.hash_block_size, {}, []
     for step in range(120):
         manager.new_step_starts()
@@ -76,7 +76,7 @@ def test_results_and_state_are_those_of_asking_every_group(model, seed, monkeypa
 @pytest.mark.parametrize("model", [name for name in MODELS if name not in ("mamba", "hybrid")])
 def test_models_with_one_hash_in_a_block_are_served_by_compiled_code(model):
     specs, options = MODELS[model]
-    assert (make_manager(*specs, **options).arrays is None) == (model == "hybrid_eagle")
+    assert (make_manager(*specs, **options).slots.arrays is None) == (model == "hybrid_eagle")
 
 
 def test_a_quiet_request_asks_no_group(monkeypatch):
@@ -86,7 +86,7 @@ def test_a_quiet_request_asks_no_group(monkeypatch):
     def asked(*_):
         raise AssertionError("a group was asked")
 
-    monkeypatch.setattr(manager.arrays, "allocate", asked)
+    monkeypatch.setattr(manager.slots.arrays, "allocate", asked)
     for _ in range(6):
         request.append_output_token_ids(7)
         blocks = manager.allocate_slots(request, 1)

@@ -18,9 +18,9 @@ from publisher_tools import (
     request,
 )
 
-from kvgpu.publisher import END_OF_REPLAY, ZmqEventPublisher
 from kvgpu.publishing import replay_server, replies
 from kvgpu.publishing.channel import Channel
+from kvgpu.publishing.publisher import END_OF_REPLAY, ZmqEventPublisher
 from kvgpu.publishing.replay_server import OPTIONS, ReplayServer
 
 PAYLOAD = b"x" * 2000

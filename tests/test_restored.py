@@ -3,10 +3,10 @@
 import pytest
 from managers import admit, full, make_manager, make_request
 
-from kvgpu.blocks import IN_TABLE
+from kvgpu.blocks.record import IN_TABLE
 from kvgpu.errors import InvariantError
-from kvgpu.events import AllBlocksCleared
-from kvgpu.kernels.layout import EMPTY_WORD, SLOTS_PER_BUCKET
+from kvgpu.events.messages import AllBlocksCleared
+from kvgpu.layout import EMPTY_WORD, SLOTS_PER_BUCKET
 
 
 @pytest.fixture

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from managers import admit, full, make_manager, make_request, window
 
-from kvgpu import hashing
-from kvgpu.block_hashes import BlockHashes
-from kvgpu.blocks import COUNTED, FIRST, LEADS, LED
+from kvgpu.blocks.marks import CELLS, EAGER, FULL_CELL, NUM_LED
+from kvgpu.blocks.record import COUNTED, FIRST, LEADS, LED
 from kvgpu.errors import InvariantError
-from kvgpu.hashing import BlockHash, make_block_hash_with_group_id
-from kvgpu.kernels.layout import SLOTS_PER_BUCKET
-from kvgpu.marks import CELLS, EAGER, FULL_CELL, NUM_LED
+from kvgpu.hashing import functions as hashing
+from kvgpu.hashing.block_hashes import BlockHashes
+from kvgpu.hashing.functions import BlockHash, make_block_hash_with_group_id
+from kvgpu.layout import SLOTS_PER_BUCKET
 
 SIZE = 4
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from slot_hashes import mixed
 
-from kvgpu.blocks import BlockState
-from kvgpu.index.host import HostIndex
-from kvgpu.index.table import hash_of
-from kvgpu.kernels.layout import LOW_32, OVERFLOW_WORD
+from kvgpu.blocks.state import BlockState
+from kvgpu.index.host.index import HostIndex
+from kvgpu.index.host.table import hash_of
+from kvgpu.layout import LOW_32, OVERFLOW_WORD
 
 COUNT = 4096
 SEEDS = [int(seed) for seed in np.random.default_rng(0).integers(2**63, size=1000)]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvgpu.table_store import (
+from kvgpu.block_tables.store import (
     BEGIN,
     LENGTH,
     LIMIT,

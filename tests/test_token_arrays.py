@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvgpu.errors import ArgumentError, ArgumentTypeError
-from kvgpu.token_arrays import fit_32_bits, plain_tokens, token_array
-from kvgpu.token_ids import TokenIds, own_tokens
+from kvgpu.hashing.inputs.token_arrays import fit_32_bits, plain_tokens, token_array
+from kvgpu.hashing.inputs.token_ids import TokenIds, own_tokens
 
 EDGES = [0, 1, -1, 2**31 - 1, 2**31, -(2**31), -(2**31) - 1, 2**63 - 1, -(2**63)]
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvgpu.errors import ArgumentError, ArgumentTypeError, KVGPUError
-from kvgpu.token_ids import TokenIds
+from kvgpu.hashing.inputs.token_ids import TokenIds
 
 EDGES = [0, 1, -1, 2**31 - 1, 2**31, -(2**31), -(2**31) - 1, 2**63 - 1, -(2**63)]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from strangers import STRANGER, OtherOwner
 
-from kvgpu.trusted_files import read_trusted, trusted_folder, write_whole
+from kvgpu.compiled.trusted_files import read_trusted, trusted_folder, write_whole
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from managers import snapshot
 from single_calls import Expected, Pair, ask
 
 from kvgpu.batch.manager import BatchManager
+from kvgpu.block_tables.store import NUM_CACHED
 from kvgpu.manager import KVCacheManager
-from kvgpu.table_store import NUM_CACHED
 
 UNWRITTEN = -77
 """What block tables hold where nothing was written yet."""

@@ -1,4 +1,4 @@
-// SHA-256 of serialised blocks, one chain per thread: the twin of kvgpu.block_hashing.messages and .digests.
+// SHA-256 of serialised blocks, one chain per thread: the twin of kvgpu.hashing.serialised.messages and .digests.
 //
 // A message is hashed while it is written, byte by byte, so that no thread needs memory for it.
 

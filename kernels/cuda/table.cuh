@@ -2,7 +2,7 @@
 //
 // Compiles as CUDA C++ (NVRTC, nvcc) and as C++20, where std::atomic_ref stands for device atomics,
 // so that the races of an update can be searched with threads. The constants KVGPU_* are given by
-// the compiler's command line: kernels/layout.py states them once (kernels/cuda_engine.py: defines).
+// the compiler's command line: kvgpu/layout.py states them once (kernels/cuda_engine.py: defines).
 #pragma once
 
 #ifdef __CUDACC__

@@ -7,12 +7,12 @@ import numpy as np
 import numpy.typing as npt
 
 from kvgpu.batch.delivery import Delivery
-from kvgpu.batch.full_blocks import RowHashesMade, append_made, hashes_of_full_blocks
-from kvgpu.batch.pending import Appended, PendingTokens
-from kvgpu.batch.row_record import UNDECIDED, RowIds
-from kvgpu.batch.rows import RequestRows
-from kvgpu.growth import Growth
-from kvgpu.token_arrays import Tokens
+from kvgpu.batch.growth import Growth
+from kvgpu.batch.rows.full_blocks import RowHashesMade, append_made, hashes_of_full_blocks
+from kvgpu.batch.rows.pending_tokens import Appended, PendingTokens
+from kvgpu.batch.rows.record import UNDECIDED, RowIds
+from kvgpu.batch.rows.requests import RequestRows
+from kvgpu.hashing.inputs.token_arrays import Tokens
 
 Places = npt.NDArray[np.int64]
 """Of rows in the batch, int64 [any]."""

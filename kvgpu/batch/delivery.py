@@ -5,12 +5,12 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from kvgpu.batch.pending import PendingTokens
-from kvgpu.batch.row_record import BY_REQUEST, RowIds
-from kvgpu.batch.rows import RequestRows
-from kvgpu.blocks import HASH_WIDTHS
+from kvgpu.batch.growth import Growth, grows_here
+from kvgpu.batch.rows.pending_tokens import PendingTokens
+from kvgpu.batch.rows.record import BY_REQUEST, RowIds
+from kvgpu.batch.rows.requests import RequestRows
 from kvgpu.errors import ArgumentError
-from kvgpu.growth import Growth, grows_here
+from kvgpu.hashing.functions import HASH_WIDTHS
 
 
 class Delivery:

@@ -8,17 +8,18 @@ import numpy as np
 import numpy.typing as npt
 
 from kvgpu.arguments import integers
-from kvgpu.batch import check, step
-from kvgpu.batch.requests import TrackedRequests
+from kvgpu.batch.attention_tables import check_tables, write_tables
+from kvgpu.batch.one_by_one import allocate_one_by_one, refuse_hashed
 from kvgpu.batch.result import BatchAllocation
-from kvgpu.batch.row_record import TWICE, UNTRACKED, RowIds
-from kvgpu.batch.single import allocate_one_by_one, refuse_hashed
-from kvgpu.batch.tables import check_tables, write_tables
+from kvgpu.batch.rows.record import TWICE, UNTRACKED, RowIds
+from kvgpu.batch.step import allocate as step
+from kvgpu.batch.step import check
+from kvgpu.batch.tracked_requests import TrackedRequests
 from kvgpu.errors import ArgumentError, BlockStateError
 from kvgpu.exclusive import exclusive
 from kvgpu.index.journal import NO_LOG
 from kvgpu.integers import MOST_TOKENS, as_integer, as_switch
-from kvgpu.kernels.layout import BUCKET_WORDS
+from kvgpu.layout import BUCKET_WORDS
 
 if TYPE_CHECKING:
     from kvgpu.manager import KVCacheManager
@@ -126,7 +127,7 @@ class BatchManager(TrackedRequests):
 
         One pass over rows that stay inside their blocks, else expected O(blocks that change) and the lookups of
         rows without blocks. Never waits for a device, except where single calls serve the batch (see
-        `kvgpu.batch.single`) and their lookups ask one. Requests with tokens computed elsewhere go through
+        `kvgpu.batch.one_by_one`) and their lookups ask one. Requests with tokens computed elsewhere go through
         `KVCacheManager.allocate_slots`.
         """
         rows, stamp = self.rows.as_rows(rows)
@@ -137,7 +138,7 @@ class BatchManager(TrackedRequests):
             given = integers("num_new_tokens", num_new_tokens, len(rows), one_for_all=True)
         manager, pool = self.manager, self.manager.block_pool
         widths = NO_WIDTHS if out is None else check_tables(out, len(self.tables), self._num_groups)
-        arrays = manager.arrays
+        arrays = manager.slots.arrays
         if arrays is not None and not (arrays.ready() and self._fits_records()):
             arrays = None
         if arrays is not None and not self.rows.linked:
@@ -171,7 +172,10 @@ class BatchManager(TrackedRequests):
         if arrays is None:
             num_new = np.full(len(rows), given, np.int64)
             refuse_hashed(self, rows, num_new, options)
-            result = allocate_one_by_one(self, rows, num_new, options, out)
+            if out is not None:
+                # Also what rows have got when another one fails.
+                self.unwritten.update(rows.tolist())
+            result = allocate_one_by_one(self, rows, num_new, options)
         else:
             if status == check.UNPREPARED:
                 if adopts:
@@ -224,11 +228,11 @@ class BatchManager(TrackedRequests):
     def _prepare(self, waiting: RowIds, head: list[int]) -> npt.NDArray[np.int64]:
         """Make room for what a step that was checked can take; the log to note changes in."""
         manager, pool = self.manager, self.manager.block_pool
-        assert manager.arrays is not None
+        assert manager.slots.arrays is not None
         opened = pool.tables.open_many(len(waiting) * self._num_groups)
         self.tables[waiting] = opened.reshape(-1, self._num_groups)
         pool.tables.reserve(head[check.SEGMENTS])
-        return manager.arrays.index.log_for(head[check.CHANGES])
+        return manager.slots.arrays.index.log_for(head[check.CHANGES])
 
     def _result(
         self, rows: RowIds, found: tuple[Any, ...], head: list[int], out: Sequence[Any] | None
@@ -237,8 +241,8 @@ class BatchManager(TrackedRequests):
         fits, (num_new, hit_tokens), changed, starts, kept, offsets, ids = found
         num_kept = head[check.KEPT]
         if head[check.CHANGED]:
-            assert self.manager.arrays is not None
-            self.manager.arrays.account(head[check.TALLY :])
+            assert self.manager.slots.arrays is not None
+            self.manager.slots.arrays.account(head[check.TALLY :])
             offsets = offsets[:, : num_kept + 1]
             for group, single in enumerate(self.manager.coordinator.single_type_managers):
                 if single.records_new_blocks and len(ids):
@@ -276,7 +280,7 @@ class BatchManager(TrackedRequests):
         names = self.names(holding)
         counts = self._preemptions(holding) if preempt else []
         self.changes += 1
-        if manager.arrays is None or not manager.arrays.ready():
+        if manager.slots.arrays is None or not manager.slots.arrays.ready():
             for name in names:
                 manager.coordinator.free(name)
             records["serial"][rows] = records["num_computed"][rows] = 0
@@ -284,7 +288,7 @@ class BatchManager(TrackedRequests):
             for single in manager.coordinator.single_type_managers:
                 single.req_to_blocks.leave_all(names)
             step.free_rows(
-                pool.state.records, store.rows, store.ids, store.heads, manager.arrays.groups,
+                pool.state.records, store.rows, store.ids, store.heads, manager.slots.arrays.groups,
                 records, rows, self.tables, pool.state.null_id,
             )  # fmt: skip
             self._close(self.tables[holding])

@@ -5,14 +5,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kvgpu._jit import jit
 from kvgpu.arguments import integers, numbers, truths
-from kvgpu.batch.row_record import RowIds
-from kvgpu.batch.rows import RequestRows
+from kvgpu.batch.rows.record import RowIds
+from kvgpu.batch.rows.requests import RequestRows
+from kvgpu.compiled.jit import jit
 from kvgpu.errors import ArgumentError, ArgumentTypeError
-from kvgpu.index.arena import hashes_at
+from kvgpu.hashing.arena import hashes_at
 from kvgpu.integers import as_integer, as_number
-from kvgpu.kernels.layout import KEY_WORDS
+from kvgpu.layout import KEY_WORDS
 
 Order = npt.NDArray[np.int64]
 

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from kvgpu.batch.row_record import RowIds
-from kvgpu.batch.rows import RequestRows
+from kvgpu.batch.rows.record import RowIds
+from kvgpu.batch.rows.requests import RequestRows
 from kvgpu.errors import ArgumentError, ArgumentTypeError
 from kvgpu.exclusive import Exclusive, exclusive
 from kvgpu.index.base import BatchHits, Memo, Spans
-from kvgpu.plan import PrefixPlan
+from kvgpu.rules.plan import PrefixPlan
 
 if TYPE_CHECKING:
     from kvgpu.kernels.longest_prefix import PrefixBuffers
@@ -160,7 +160,7 @@ class BatchQueries(Exclusive):
         O(rows + changes since the last lookup + new hashes) here, O(hashes * groups) lookups on the device, all
         independent. After a reset or a failure the whole table is made again, O(blocks of the pool).
         """
-        from kvgpu.index.device import DeviceIndex
+        from kvgpu.index.device.index import DeviceIndex
 
         begins, ends, limits, _ = self.rows.spans(self.rows.valid(rows))
         plan, cache = self._plan(), self.manager.block_pool.prefix_cache

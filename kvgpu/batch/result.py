@@ -5,12 +5,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kvgpu._jit import jit
-from kvgpu.batch.row_record import RowIds
-from kvgpu.blocks import Ids
+from kvgpu.batch.rows.record import RowIds
+from kvgpu.block_tables.store import BEGIN, LENGTH
+from kvgpu.blocks.record import Ids
+from kvgpu.compiled.jit import jit
 from kvgpu.errors import ArgumentError, ArgumentTypeError
 from kvgpu.integers import as_integer
-from kvgpu.table_store import BEGIN, LENGTH
 
 NO_SLOT = -1
 """What a slot mapping holds for tokens without a block, which cannot be written."""

@@ -8,20 +8,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kvgpu._jit import python_of
-from kvgpu.block_list import BlockList
 from kvgpu.block_pool import BlockPool
-from kvgpu.blocks import NO_IDS, KVCacheBlock
+from kvgpu.blocks.block_list import BlockList
+from kvgpu.blocks.record import NO_IDS
+from kvgpu.blocks.state import KVCacheBlock
+from kvgpu.compiled.jit import python_of
 from kvgpu.config import retention_interval
 from kvgpu.errors import BlockStateError, ConfigError
-from kvgpu.groups import rules
 from kvgpu.groups.base import Blocks, SingleTypeKVCacheManager
 from kvgpu.groups.cross import CrossAttentionManager
 from kvgpu.groups.registry import get_manager_for_kv_cache_spec
-from kvgpu.groups.rules import GROUP_RECORD
 from kvgpu.groups.sliding_window import SlidingWindowManager
-from kvgpu.hashing import BlockHash
+from kvgpu.hashing.functions import BlockHash
 from kvgpu.metrics import KVCacheMetricsCollector
+from kvgpu.rules import allocation as rules
+from kvgpu.rules.allocation import GROUP_RECORD
 from kvgpu.specs import KVCacheConfig
 
 _cacheable_tokens = python_of(rules.cacheable_tokens)

@@ -4,16 +4,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from kvgpu._jit import python_of
-from kvgpu.block_list import BlockList
-from kvgpu.blocks import KVCacheBlock
+from kvgpu.blocks.block_list import BlockList
+from kvgpu.blocks.state import KVCacheBlock
+from kvgpu.compiled.jit import python_of
 from kvgpu.coordinators.base import Hits, KVCacheCoordinator
 from kvgpu.errors import ConfigError
-from kvgpu.groups import rules
 from kvgpu.groups.base import SingleTypeKVCacheManager
 from kvgpu.groups.registry import layer_spec, manager_class
-from kvgpu.hashing import BlockHash
-from kvgpu.plan import HitQuery, PrefixPlan
+from kvgpu.hashing.functions import BlockHash
+from kvgpu.rules import allocation as rules
+from kvgpu.rules.plan import HitQuery, PrefixPlan
 from kvgpu.specs import FullAttentionSpec, KVCacheSpec
 
 _cacheable_tokens = python_of(rules.cacheable_tokens)

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
-from kvgpu.block_list import BlockList
+from kvgpu.blocks.block_list import BlockList
 from kvgpu.coordinators.base import Hits, KVCacheCoordinator
 from kvgpu.errors import ConfigError
-from kvgpu.hashing import BlockHash
-from kvgpu.plan import PrefixPlan
+from kvgpu.hashing.functions import BlockHash
+from kvgpu.rules.plan import PrefixPlan
 
 
 class KVCacheCoordinatorNoPrefixCache(KVCacheCoordinator):

@@ -31,8 +31,8 @@ def auto_choice() -> AutoChoice:
     Raises:
         ConfigError: `KVGPU_CROSSOVER_BLOCKS` is no number.
     """
-    from kvgpu.blocks import BlockState
-    from kvgpu.index.auto import AutoIndex
+    from kvgpu.blocks.state import BlockState
+    from kvgpu.index.device.auto import AutoIndex
 
     index = AutoIndex(BlockState(1))
     return AutoChoice(index.crossover, index.reason)
@@ -44,7 +44,7 @@ def usable_backend(name: str) -> Usable:
         return True, "host only" if auto_choice().crossover is None else "host and GPU"
     if name not in ON_DEVICE:
         return True, ""
-    from kvgpu.block_hash_table import BlockHashTable
+    from kvgpu.device.block_hash_table import BlockHashTable
 
     try:
         device = BlockHashTable(1, 16, engine=name).device
@@ -72,8 +72,8 @@ def backend_test(name: str, interpreter: bool) -> None:
 
     Waits for the device. Seconds in the interpreter, and where something has to be compiled.
     """
+    from kvgpu.device.selftest import SelfTest
     from kvgpu.doctor.managers import ManagerTest
-    from kvgpu.selftest import SelfTest
 
     small = interpreter and name in ON_DEVICE
     if name in ON_DEVICE:

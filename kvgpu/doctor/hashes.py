@@ -1,7 +1,7 @@
 """Are block hashes the same in bulk as block by block?"""
 
 from kvgpu.doctor.verdict import Usable
-from kvgpu.hashing import BlockHash, get_hash_fn_by_name, hash_block_tokens
+from kvgpu.hashing.functions import BlockHash, get_hash_fn_by_name, hash_block_tokens
 
 SIZE = 16
 COUNTS = (40, 1, 25)
@@ -12,7 +12,7 @@ EDGES = (0, 23, 24, 255, 256, 65_535, 65_536, 2**31 - 1, -1, -(2**31))
 
 def usable_hash(name: str) -> Usable:
     """Whether this hash function is called in bulk here."""
-    from kvgpu.block_hashing.functions import chains_of
+    from kvgpu.hashing.capabilities import chains_of
 
     try:
         chains = chains_of(get_hash_fn_by_name(name))
@@ -31,10 +31,10 @@ def hash_test(name: str) -> None:
     """
     import numpy as np
 
-    from kvgpu.block_hashing.blocks import Blocks
-    from kvgpu.block_hashing.functions import chains_of
-    from kvgpu.extra_keys import ExtraKeys
-    from kvgpu.selftest import expect
+    from kvgpu.device.selftest import expect
+    from kvgpu.hashing.bulk.chains import Blocks
+    from kvgpu.hashing.capabilities import chains_of
+    from kvgpu.hashing.inputs.extra_keys import ExtraKeys
 
     hash_fn = get_hash_fn_by_name(name)
     chains = chains_of(hash_fn)

@@ -145,7 +145,7 @@ def _directory(path: Path) -> CacheDirectory:
 
 def _compiled_code() -> CacheDirectory:
     try:
-        from kvgpu.compiled_cache import code_folder
+        from kvgpu.compiled.cache import code_folder
     except Exception as error:
         place = str(cache_dir() or "nowhere")
         return CacheDirectory(place, False, f"nothing can be compiled: {one_line(error)}")

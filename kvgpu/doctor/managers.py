@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 
 from kvgpu.batch.queries import BatchQueries
-from kvgpu.block_hashing.hasher import get_request_block_hasher
+from kvgpu.device.selftest import expect
 from kvgpu.doctor.plain_cache import Admission, PlainCache
-from kvgpu.hashing import init_none_hash, sha256
-from kvgpu.index.auto import AutoIndex
+from kvgpu.hashing.functions import init_none_hash, sha256
+from kvgpu.hashing.request_hasher import get_request_block_hasher
+from kvgpu.index.device.auto import AutoIndex
 from kvgpu.manager import KVCacheManager
 from kvgpu.replay.group_names import block_sizes_of, parse_groups
 from kvgpu.request import Request
-from kvgpu.selftest import expect
 
 BLOCK_SIZE = 4
 MAX_RUNNING = 4

@@ -5,17 +5,19 @@ from typing import Any
 
 import numpy as np
 
-from kvgpu._jit import python_of
-from kvgpu.block_list import BlockList, RequestBlocks
 from kvgpu.block_pool import BlockPool
-from kvgpu.blocks import Ids, KVCacheBlock
+from kvgpu.block_tables.by_request import BlockTables, CachedCounts
+from kvgpu.block_tables.request_blocks import RequestBlocks
+from kvgpu.blocks.block_list import BlockList
+from kvgpu.blocks.lru import count_unused
+from kvgpu.blocks.record import Ids
+from kvgpu.blocks.state import KVCacheBlock
+from kvgpu.compiled.jit import python_of
 from kvgpu.errors import ArgumentError, RunningRequestError
-from kvgpu.free_list import count_unused
-from kvgpu.groups import rules
-from kvgpu.groups.block_tables import BlockTables, CachedCounts
 from kvgpu.groups.hits import GroupHits
 from kvgpu.groups.new_ids import NewBlockIds
-from kvgpu.masks import MaskRule
+from kvgpu.rules import allocation as rules
+from kvgpu.rules.retention import MaskRule
 from kvgpu.specs import (
     FullAttentionSpec,
     KVCacheSpec,
@@ -188,7 +190,7 @@ class SingleTypeKVCacheManager(GroupHits):
 
         Args:
             caching_alignment: Only whole multiples of so many tokens are cached; 0 for all.
-            retention_interval: See `kvgpu.masks.mask_rule`.
+            retention_interval: See `kvgpu.rules.retention.mask_rule`.
         """
         cap = self.max_admission_blocks_per_request
         mask = self.mask_rule(retention_interval)

@@ -4,8 +4,8 @@ from typing import Any, cast
 
 from kvgpu.errors import ConfigError
 from kvgpu.groups.base import SingleTypeKVCacheManager
-from kvgpu.kernels.layout import CHUNKED_LOCAL
-from kvgpu.plan import HitRule
+from kvgpu.rules.plan import HitRule
+from kvgpu.rules.plan_words import CHUNKED_LOCAL
 from kvgpu.specs import ChunkedLocalAttentionSpec, KVCacheSpec
 
 

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
-from kvgpu.block_list import BlockList
 from kvgpu.block_pool import BlockPool
+from kvgpu.blocks.block_list import BlockList
 from kvgpu.errors import ArgumentError
 from kvgpu.groups.base import Blocks, SingleTypeKVCacheManager
-from kvgpu.hashing import BlockHash
+from kvgpu.hashing.functions import BlockHash
 from kvgpu.specs import KVCacheSpec
 
 

@@ -6,12 +6,12 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from kvgpu.block_list import BlockList
 from kvgpu.block_pool import BlockPool
+from kvgpu.blocks.block_list import BlockList
 from kvgpu.errors import ConfigError
-from kvgpu.hashing import BlockHash
-from kvgpu.kernels.layout import FULL
-from kvgpu.plan import HitQuery, HitRule, PrefixPlan
+from kvgpu.hashing.functions import BlockHash
+from kvgpu.rules.plan import HitQuery, HitRule, PrefixPlan
+from kvgpu.rules.plan_words import FULL
 from kvgpu.specs import KVCacheSpec
 
 

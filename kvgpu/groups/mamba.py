@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from kvgpu.block_list import BlockList
 from kvgpu.block_pool import BlockPool
+from kvgpu.blocks.block_list import BlockList
 from kvgpu.groups.base import Blocks, SingleTypeKVCacheManager
-from kvgpu.hashing import BlockHashWithGroupId
-from kvgpu.kernels.layout import MAMBA
+from kvgpu.hashing.functions import BlockHashWithGroupId
+from kvgpu.rules.plan_words import MAMBA
 from kvgpu.specs import MambaSpec, cdiv
 
 

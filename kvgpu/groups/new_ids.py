@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from kvgpu.blocks import Ids
+from kvgpu.blocks.record import Ids
 
 UNASKED = 4
 """Times as many ids as the pool has blocks are kept for those who ask."""

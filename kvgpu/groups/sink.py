@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from kvgpu.block_list import BlockList
 from kvgpu.block_pool import BlockPool
+from kvgpu.blocks.block_list import BlockList
 from kvgpu.errors import ConfigError
 from kvgpu.groups.full import FullAttentionManager
 from kvgpu.integers import as_size

@@ -5,11 +5,11 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from kvgpu.blocks import Ids
+from kvgpu.blocks.record import Ids
 from kvgpu.groups.base import SingleTypeKVCacheManager
-from kvgpu.kernels.layout import SLIDING_WINDOW
-from kvgpu.masks import MaskRule, mask_rule, sliding_window_mask, window_blocks
-from kvgpu.plan import HitRule
+from kvgpu.rules.plan import HitRule
+from kvgpu.rules.plan_words import SLIDING_WINDOW
+from kvgpu.rules.retention import MaskRule, mask_rule, sliding_window_mask, window_blocks
 from kvgpu.specs import KVCacheSpec, SlidingWindowSpec
 
 

@@ -11,22 +11,13 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from kvgpu.blocks import (
-    ENTERED,
-    FIRST,
-    HAS_HASH,
-    IN_TABLE,
-    LED,
-    ODD,
-    SHARED,
-    BlockState,
-    Ids,
-)
+from kvgpu.blocks.record import ENTERED, FIRST, HAS_HASH, IN_TABLE, LED, ODD, SHARED, Ids
+from kvgpu.blocks.state import BlockState
 from kvgpu.errors import InvariantError
-from kvgpu.index.arena import HashArena
+from kvgpu.hashing.arena import HashArena
 from kvgpu.index.journal import Journal
-from kvgpu.plan import PrefixPlan
-from kvgpu.policies import decide
+from kvgpu.rules.hits import decide
+from kvgpu.rules.plan import PrefixPlan
 
 Rows = npt.NDArray[np.int64]
 """Block hashes as key words: int64 [n, KEY_WORDS]."""
@@ -44,7 +35,7 @@ Spans = npt.NDArray[np.int64]
 
 
 class Memo(NamedTuple):
-    """What lookups have learnt of requests (see `kvgpu.index.matching`); zeros know nothing.
+    """What lookups have learnt of requests (see `kvgpu.index.host.prefix_match`); zeros know nothing.
 
     words: int64 [any, MEMO_WORDS]; places int64 [requests], the row of each request in it.
     """

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from kvgpu._jit import jit, leaf
-from kvgpu.index.table import slot_hash
-from kvgpu.kernels.layout import KEY_WORDS, LOW_32
+from kvgpu.compiled.jit import jit, leaf
+from kvgpu.index.slot_hash import slot_hash
+from kvgpu.layout import KEY_WORDS, LOW_32
 
 LOG_WORDS = KEY_WORDS + 3
 NO_LOG: npt.NDArray[np.int64] = np.zeros((0, LOG_WORDS), np.int64)

@@ -2,11 +2,12 @@
 
 import numpy as np
 
-from kvgpu.blocks import FIRST, HAS_HASH, IN_TABLE, SHARED, BlockState, Ids
+from kvgpu.blocks.record import FIRST, HAS_HASH, IN_TABLE, SHARED, Ids
+from kvgpu.blocks.state import BlockState
 from kvgpu.errors import InvariantError
 from kvgpu.index.base import BlockIndex, PrefixHits, Rows, decided
 from kvgpu.index.journal import Journal
-from kvgpu.plan import PrefixPlan
+from kvgpu.rules.plan import PrefixPlan
 
 Key = tuple[bytes, int]
 

@@ -10,10 +10,10 @@ if TYPE_CHECKING:
 
 BACKENDS = {
     "reference": ("kvgpu.index.reference", "ReferenceIndex"),
-    "host": ("kvgpu.index.host", "HostIndex"),
-    "triton": ("kvgpu.index.device", "TritonIndex"),
-    "cuda": ("kvgpu.index.device", "CudaIndex"),
-    "auto": ("kvgpu.index.auto", "AutoIndex"),
+    "host": ("kvgpu.index.host.index", "HostIndex"),
+    "triton": ("kvgpu.index.device.index", "TritonIndex"),
+    "cuda": ("kvgpu.index.device.index", "CudaIndex"),
+    "auto": ("kvgpu.index.device.auto", "AutoIndex"),
 }
 """Name -> module and class."""
 

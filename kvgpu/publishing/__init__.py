@@ -1,1 +1,1 @@
-"""KV events over ZeroMQ: the threads, queues and sockets behind `kvgpu.publisher`."""
+"""KV events over ZeroMQ: the threads, queues and sockets behind `kvgpu.publishing.publisher`."""

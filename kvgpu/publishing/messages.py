@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from kvgpu.events import EventBatch
+from kvgpu.events.messages import EventBatch
 
 Message = tuple[bytes, bytes]
 """Sequence number, 8 bytes big-endian, which compare as the numbers do; batch as msgpack."""

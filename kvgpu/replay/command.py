@@ -11,14 +11,14 @@ from typing import BinaryIO
 import msgspec
 from tqdm import tqdm
 
+from kvgpu.console.output_file import output_file, place_of
+from kvgpu.console.printable import say
 from kvgpu.errors import ConfigError
-from kvgpu.events import KVCacheEvent, KVEventBatch
-from kvgpu.hashing import HASH_FUNCTIONS
+from kvgpu.events.messages import KVCacheEvent, KVEventBatch
+from kvgpu.hashing.functions import HASH_FUNCTIONS
 from kvgpu.index.registry import BACKENDS
-from kvgpu.output_file import output_file, place_of
-from kvgpu.printable import say
+from kvgpu.replay.admission import POLICIES
 from kvgpu.replay.group_names import GROUPS
-from kvgpu.replay.policy import POLICIES
 from kvgpu.replay.ranges import check_whole
 from kvgpu.replay.report import plotting, table_rows, write_report
 from kvgpu.replay.result import ReplayResult

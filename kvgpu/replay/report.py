@@ -6,8 +6,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from kvgpu.console.printable import printable
 from kvgpu.errors import ConfigError
-from kvgpu.printable import printable
 from kvgpu.replay.result import PHASES, ReplayResult
 
 _STYLE = """

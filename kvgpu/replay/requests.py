@@ -6,9 +6,9 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from kvgpu.block_hashes import BlockHashes
-from kvgpu.block_hashing.hasher import BlockHasher, get_request_block_hasher
-from kvgpu.hashing import BlockHash, HashFunction
+from kvgpu.hashing.block_hashes import BlockHashes
+from kvgpu.hashing.functions import BlockHash, HashFunction
+from kvgpu.hashing.request_hasher import BlockHasher, get_request_block_hasher
 from kvgpu.replay.tokens import output_tokens, prompt_tokens
 from kvgpu.replay.trace import Trace
 from kvgpu.request import Request

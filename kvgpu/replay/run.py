@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from kvgpu.hashing import get_hash_fn_by_name, init_none_hash
+from kvgpu.hashing.functions import get_hash_fn_by_name, init_none_hash
 from kvgpu.manager import KVCacheManager
 from kvgpu.replay.group_names import block_sizes_of, parse_groups
 from kvgpu.replay.ideal import ideal_hit_tokens

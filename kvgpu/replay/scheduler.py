@@ -5,11 +5,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
 
+from kvgpu.blocks.kv_cache_blocks import KVCacheBlocks
 from kvgpu.errors import ConfigError
-from kvgpu.events import KVCacheEvent
-from kvgpu.kv_cache_blocks import KVCacheBlocks
+from kvgpu.events.messages import KVCacheEvent
 from kvgpu.manager import KVCacheManager
-from kvgpu.replay.policy import POLICIES, check_policy
+from kvgpu.replay.admission import POLICIES, check_policy
 from kvgpu.replay.ranges import check_finite, check_whole
 from kvgpu.replay.requests import RequestFactory, Sequence
 from kvgpu.replay.result import ReplayResult

@@ -8,10 +8,10 @@ from batch_tools import make_batch, requests_of, track
 from managers import admit, full, make_manager, make_request, mamba, per_backend, window
 
 from kvgpu.batch.manager import BatchManager
-from kvgpu.batch.pending import PendingTokens
-from kvgpu.batch.rows import RequestRows
+from kvgpu.batch.rows.pending_tokens import PendingTokens
+from kvgpu.batch.rows.requests import RequestRows
 from kvgpu.errors import ArgumentError, ConfigError
-from kvgpu.index.arena import HashArena
+from kvgpu.hashing.arena import HashArena
 
 SHARED = list(range(16))
 

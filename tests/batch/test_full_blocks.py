@@ -9,10 +9,10 @@ from hash_chains import chain
 from hasher_tools import EDGES, FUNCTIONS, WIDE_EDGES, drawn_tokens, kinds_of_extras
 from managers import full, make_request
 
-from kvgpu import hashing
-from kvgpu.batch.pending import SPARE
-from kvgpu.block_hashing.hasher import get_request_block_hasher
+from kvgpu.batch.rows.pending_tokens import SPARE
 from kvgpu.errors import ArgumentError
+from kvgpu.hashing import functions as hashing
+from kvgpu.hashing.request_hasher import get_request_block_hasher
 from kvgpu.request import Request
 
 SIZE = 4

@@ -7,8 +7,8 @@ import pytest
 from batch_tools import refused
 from managers import chunked, full, make_manager, make_request, window
 
-from kvgpu.batch import step
 from kvgpu.batch.manager import BatchManager
+from kvgpu.batch.step import allocate as step
 from kvgpu.errors import ArgumentError, ArgumentTypeError
 
 

@@ -6,9 +6,9 @@ from batch_tools import requests_of
 from managers import admit, chunked, full, make_manager, make_request, mamba, window
 
 from kvgpu.batch.queries import BatchQueries
-from kvgpu.hashing import BlockHash, make_block_hash_with_group_id
-from kvgpu.index.matching import KNOWN
-from kvgpu.marks import REGIONS, make_marks, region_of
+from kvgpu.blocks.marks import REGIONS, make_marks, region_of
+from kvgpu.hashing.functions import BlockHash, make_block_hash_with_group_id
+from kvgpu.index.host.prefix_match import KNOWN
 
 MODELS = {
     "full": ((full(4),), {}),

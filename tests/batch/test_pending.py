@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from managers import full, make_request
 
-from kvgpu.batch.pending import SPARE
+from kvgpu.batch.rows.pending_tokens import SPARE
 
 
 @pytest.fixture

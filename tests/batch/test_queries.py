@@ -5,9 +5,9 @@ import pytest
 from index_tools import every_backend
 from managers import CPU_BACKENDS, admit, chunked, full, make_manager, make_request, mamba, window
 
-from kvgpu import hashing
 from kvgpu.batch.queries import BatchQueries
 from kvgpu.errors import ArgumentError, ArgumentTypeError
+from kvgpu.hashing import functions as hashing
 
 MODELS = {
     "full": ((full(4),), {}),

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from managers import make_request
 
-from kvgpu import hashing
-from kvgpu.batch.rows import RequestRows
+from kvgpu.batch.rows.requests import RequestRows
 from kvgpu.errors import ArgumentError, ConfigError
-from kvgpu.index.arena import MOST_PIECES
-from kvgpu.kernels.layout import KEY_WORDS
+from kvgpu.hashing import functions as hashing
+from kvgpu.hashing.arena import MOST_PIECES
+from kvgpu.layout import KEY_WORDS
 
 
 def hashes_in(rows, row):

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from hasher_tools import item
 
-from kvgpu import hashing
-from kvgpu.block_hashes import BlockHashes
-from kvgpu.block_hashing.hasher import get_request_block_hasher
-from kvgpu.block_hashing.kvgpu128 import Kvgpu128
 from kvgpu.errors import ArgumentError, ArgumentTypeError, ConfigError
+from kvgpu.hashing import functions as hashing
+from kvgpu.hashing.block_hashes import BlockHashes
+from kvgpu.hashing.kvgpu128.function import Kvgpu128
+from kvgpu.hashing.request_hasher import get_request_block_hasher
 from kvgpu.request import Request
 
 hashing.init_none_hash(hashing.sha256)

@@ -10,12 +10,12 @@ import pytest
 from hash_chains import chain
 from hasher_tools import FUNCTIONS, by_function, drawn_tokens, unhashed
 
-from kvgpu import hashing
-from kvgpu.block_hashing import functions
-from kvgpu.block_hashing.blocks import Blocks
-from kvgpu.block_hashing.hasher import get_request_block_hasher
 from kvgpu.errors import ArgumentError, ArgumentTypeError
-from kvgpu.token_ids import TokenIds
+from kvgpu.hashing import capabilities as functions
+from kvgpu.hashing import functions as hashing
+from kvgpu.hashing.bulk.chains import Blocks
+from kvgpu.hashing.inputs.token_ids import TokenIds
+from kvgpu.hashing.request_hasher import get_request_block_hasher
 
 hashing.init_none_hash(hashing.sha256)
 SIZE = 16

@@ -5,21 +5,21 @@ import hashlib
 import numpy as np
 import pytest
 
-from kvgpu import hashing
-from kvgpu._jit import jit
-from kvgpu.block_hashing import chains
-from kvgpu.block_hashing.blocks import Blocks
-from kvgpu.block_hashing.chains import MessageChains, Sha256Chains, message_chains
-from kvgpu.block_hashing.device_sha256 import refuse_long
-from kvgpu.block_hashing.digests import (
+from kvgpu.compiled.jit import jit
+from kvgpu.errors import ArgumentError
+from kvgpu.hashing import functions as hashing
+from kvgpu.hashing.bulk.chains import Blocks
+from kvgpu.hashing.device.sha256 import refuse_long
+from kvgpu.hashing.serialised import chains
+from kvgpu.hashing.serialised.chains import MessageChains, Sha256Chains, message_chains
+from kvgpu.hashing.serialised.libcrypto import (
     DIGEST_BYTES,
     available,
     digest_once,
     length_word,
     padded,
 )
-from kvgpu.block_hashing.messages import CBOR, PICKLE
-from kvgpu.errors import ArgumentError
+from kvgpu.hashing.serialised.messages import CBOR, PICKLE
 
 SIZE = 4
 PARENT = b"\x07" * 32

@@ -7,8 +7,8 @@ import numba
 import numpy as np
 import pytest
 
-from kvgpu.block_hashing import field
-from kvgpu.block_hashing.field import PRIME
+from kvgpu.hashing.kvgpu128 import field
+from kvgpu.hashing.kvgpu128.field import PRIME
 
 WORD = 2**64
 LOW = WORD - 1

@@ -7,10 +7,10 @@ import pytest
 from hash_chains import chain
 from hasher_tools import FUNCTIONS, Failing, by_function, drawn_tokens, item, unhashed
 
-from kvgpu import hashing
-from kvgpu.block_hashes import BlockHashes
-from kvgpu.block_hashing.hasher import get_request_block_hasher
 from kvgpu.errors import ArgumentError, ArgumentTypeError
+from kvgpu.hashing import functions as hashing
+from kvgpu.hashing.block_hashes import BlockHashes
+from kvgpu.hashing.request_hasher import get_request_block_hasher
 from kvgpu.request import Request
 
 SIZE = 4

@@ -27,8 +27,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from managers import make_request
 
-from kvgpu import hashing
-from kvgpu.block_hashing.hasher import get_request_block_hasher
+from kvgpu.hashing import functions as hashing
+from kvgpu.hashing.request_hasher import get_request_block_hasher
 from kvgpu.request import Request
 
 

@@ -19,12 +19,13 @@ from hasher_tools import (
 )
 from managers import make_request
 
-from kvgpu import hashing
-from kvgpu.block_hashes import BlockHashes
-from kvgpu.block_hashing import chains, functions
-from kvgpu.block_hashing.hasher import RequestBlockHasher, get_request_block_hasher
+from kvgpu.hashing import capabilities as functions
+from kvgpu.hashing import functions as hashing
+from kvgpu.hashing.block_hashes import BlockHashes
+from kvgpu.hashing.inputs.token_ids import TokenIds
+from kvgpu.hashing.request_hasher import RequestBlockHasher, get_request_block_hasher
+from kvgpu.hashing.serialised import chains
 from kvgpu.request import Request
-from kvgpu.token_ids import TokenIds
 
 # What is no plain integer of 64 bits
 

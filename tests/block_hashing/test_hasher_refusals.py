@@ -7,9 +7,9 @@ from hash_chains import chain
 from hasher_tools import FUNCTIONS, MANY, SOURCES, drawn_tokens, unhashed
 from managers import full, make_request
 
-from kvgpu.block_hashing.hasher import get_request_block_hasher
-from kvgpu.block_hashing.kvgpu128 import Kvgpu128
 from kvgpu.errors import ArgumentError, ArgumentTypeError, ConfigError
+from kvgpu.hashing.kvgpu128.function import Kvgpu128
+from kvgpu.hashing.request_hasher import get_request_block_hasher
 from kvgpu.request import Request
 
 # Tokens that the hash function does not take

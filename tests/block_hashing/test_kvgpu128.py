@@ -27,11 +27,11 @@ from kvgpu128_definition import (
 )
 from managers import admit, full, make_manager, make_request
 
-from kvgpu import hashing
-from kvgpu.block_hashing.blocks import Blocks
-from kvgpu.block_hashing.kvgpu128 import Kvgpu128, process_hash
 from kvgpu.config import hash_key
 from kvgpu.errors import ArgumentError, ArgumentTypeError, ConfigError
+from kvgpu.hashing import functions as hashing
+from kvgpu.hashing.bulk.chains import Blocks
+from kvgpu.hashing.kvgpu128.function import Kvgpu128, process_hash
 
 
 @pytest.fixture(scope="module")

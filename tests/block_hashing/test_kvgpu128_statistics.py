@@ -15,8 +15,8 @@ from kvgpu128_definition import (
     hashes_of,
 )
 
-from kvgpu.block_hashing.blocks import Blocks
-from kvgpu.block_hashing.kvgpu128 import Kvgpu128
+from kvgpu.hashing.bulk.chains import Blocks
+from kvgpu.hashing.kvgpu128.function import Kvgpu128
 
 
 @pytest.fixture(scope="module")

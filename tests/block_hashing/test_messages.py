@@ -8,9 +8,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from kvgpu.block_hashing import messages
-from kvgpu.block_hashing.messages import CBOR, PICKLE, build, trusted
 from kvgpu.errors import ArgumentTypeError
+from kvgpu.hashing.serialised import messages
+from kvgpu.hashing.serialised.messages import CBOR, PICKLE, build, trusted
 
 REAL_PICKLE = pickle.dumps
 

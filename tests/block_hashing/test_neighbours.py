@@ -9,9 +9,9 @@ from hasher_tools import FUNCTIONS, by_function, item
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvgpu import hashing
-from kvgpu.block_hashing.hasher import get_request_block_hasher
-from kvgpu.extra_keys import written_alike
+from kvgpu.hashing import functions as hashing
+from kvgpu.hashing.inputs.extra_keys import written_alike
+from kvgpu.hashing.request_hasher import get_request_block_hasher
 
 hashing.init_none_hash(hashing.sha256)
 SIZE = 2

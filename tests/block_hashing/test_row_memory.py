@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvgpu import hashing
-from kvgpu.block_hashes import BlockHashes
-from kvgpu.block_hashing import row_memory
-from kvgpu.block_hashing.hasher import get_request_block_hasher
-from kvgpu.block_hashing.row_memory import RowMemory
-from kvgpu.kernels.layout import KEY_WORDS
+from kvgpu.hashing import functions as hashing
+from kvgpu.hashing.block_hashes import BlockHashes
+from kvgpu.hashing.bulk import hash_memory as row_memory
+from kvgpu.hashing.bulk.hash_memory import RowMemory
+from kvgpu.hashing.request_hasher import get_request_block_hasher
+from kvgpu.layout import KEY_WORDS
 from kvgpu.request import Request
 
 MANY, MOST, CHUNK = 64, 400, 96
@@ -146,7 +146,7 @@ def test_small_requests_between_long_ones_hold_little_more_than_their_hashes(mon
     """Each of them once kept 4 MB."""
     monkeypatch.undo()
     memory = RowMemory()
-    monkeypatch.setattr("kvgpu.block_hashing.chains.hash_memory", memory)
+    monkeypatch.setattr("kvgpu.hashing.serialised.chains.hash_memory", memory)
     hashing.init_none_hash(hashing.sha256)
     hasher = get_request_block_hasher(16, hashing.sha256)
     long, small, held = np.arange(16 * 2000), np.arange(16 * 17), {}
@@ -164,8 +164,8 @@ def test_small_requests_between_long_ones_hold_little_more_than_their_hashes(mon
 @pytest.mark.parametrize("name", ["sha256", "kvgpu128"])
 def test_hashes_of_requests_stay_what_they_were(monkeypatch, name):
     """Requests come and go; copies, pickled ones and those that have grown are like the others."""
-    monkeypatch.setattr("kvgpu.block_hashing.kvgpu128.hash_memory", RowMemory())
-    monkeypatch.setattr("kvgpu.block_hashing.chains.hash_memory", RowMemory())
+    monkeypatch.setattr("kvgpu.hashing.kvgpu128.function.hash_memory", RowMemory())
+    monkeypatch.setattr("kvgpu.hashing.serialised.chains.hash_memory", RowMemory())
     hashing.init_none_hash(hashing.sha256)
     hasher = get_request_block_hasher(4, hashing.get_hash_fn_by_name(name))
     rng, held = np.random.default_rng(0), []

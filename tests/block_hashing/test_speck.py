@@ -4,7 +4,7 @@ import numba
 import numpy as np
 import pytest
 
-from kvgpu.block_hashing.speck import (
+from kvgpu.hashing.kvgpu128.speck import (
     KEY_BYTES,
     LANES,
     ROUNDS,

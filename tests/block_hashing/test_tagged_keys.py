@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 from hasher_tools import FUNCTIONS, KEYED, SERIALISED, item
 
-from kvgpu import hashing
-from kvgpu.block_hashing.hasher import get_request_block_hasher
-from kvgpu.extra_keys import generate_block_hash_extra_keys, generate_tagged_extra_keys
+from kvgpu.hashing import functions as hashing
+from kvgpu.hashing.inputs.extra_keys import (
+    generate_block_hash_extra_keys,
+    generate_tagged_extra_keys,
+)
+from kvgpu.hashing.request_hasher import get_request_block_hasher
 from kvgpu.request import Request
 
 hashing.init_none_hash(hashing.sha256)

@@ -11,11 +11,13 @@ from hasher_tools import FUNCTIONS, by_function, drawn_tokens
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvgpu import hashing
-from kvgpu.block_hashing import chains, kvgpu128, threads
-from kvgpu.block_hashing.hasher import RequestBlockHasher, get_request_block_hasher
-from kvgpu.block_hashing.threads import in_threads, parts_of
 from kvgpu.errors import ArgumentError, ConfigError
+from kvgpu.hashing import functions as hashing
+from kvgpu.hashing.bulk import threads
+from kvgpu.hashing.bulk.threads import in_threads, parts_of
+from kvgpu.hashing.kvgpu128 import function as kvgpu128
+from kvgpu.hashing.request_hasher import RequestBlockHasher, get_request_block_hasher
+from kvgpu.hashing.serialised import chains
 from kvgpu.request import Request
 
 SIZE, FEWEST = 4, 8

@@ -12,15 +12,19 @@ from typing import Any
 import stubs
 
 VLLM_NAMES: dict[str, list[str]] = {
-    "vllm.utils.hashing": ["kvgpu.hashing"],
-    "vllm.distributed.kv_events": ["kvgpu.events"],
-    "vllm.v1.core.block_pool": ["kvgpu.block_pool", "kvgpu.block_map", "kvgpu.events"],
+    "vllm.utils.hashing": ["kvgpu.hashing.functions"],
+    "vllm.distributed.kv_events": ["kvgpu.events.messages"],
+    "vllm.v1.core.block_pool": [
+        "kvgpu.block_pool",
+        "kvgpu.index.block_map",
+        "kvgpu.events.messages",
+    ],
     "vllm.v1.core.kv_cache_utils": [
-        "kvgpu.hashing",
-        "kvgpu.blocks",
-        "kvgpu.free_queue",
-        "kvgpu.extra_keys",
-        "kvgpu.block_hashing.hasher",
+        "kvgpu.hashing.functions",
+        "kvgpu.blocks.state",
+        "kvgpu.blocks.free_queue",
+        "kvgpu.hashing.inputs.extra_keys",
+        "kvgpu.hashing.request_hasher",
         "kvgpu.block_sizes",
     ],
     "vllm.v1.core.kv_cache_manager": ["kvgpu.manager"],
@@ -32,7 +36,7 @@ VLLM_NAMES: dict[str, list[str]] = {
     ],
     "vllm.v1.core.single_type_kv_cache_manager": [
         "kvgpu.groups.base",
-        "kvgpu.groups.block_tables",
+        "kvgpu.block_tables.by_request",
         "kvgpu.groups.full",
         "kvgpu.groups.sliding_window",
         "kvgpu.groups.chunked_local",

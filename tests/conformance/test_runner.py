@@ -11,8 +11,8 @@ from unittest import mock
 import pytest
 from names import VLLM_NAMES, LiveModule
 
-from kvgpu import hashing
 from kvgpu.config import DEFAULT_BACKEND
+from kvgpu.hashing import functions as hashing
 from kvgpu.index.registry import BACKENDS
 
 OTHER_BACKEND = next(name for name in sorted(BACKENDS, reverse=True) if name != DEFAULT_BACKEND)
@@ -192,7 +192,7 @@ def test_without_a_suite_it_is_status_2(arguments):
 @pytest.fixture
 def live(monkeypatch):
     monkeypatch.setattr(hashing, "NONE_HASH", hashing.BlockHash(b"\1" * 32), raising=False)
-    return LiveModule("vllm.hashing", ["kvgpu.errors", "kvgpu.hashing"])
+    return LiveModule("vllm.hashing", ["kvgpu.errors", "kvgpu.hashing.functions"])
 
 
 def test_a_name_is_read_from_the_module_that_has_it(live):

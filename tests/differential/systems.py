@@ -129,8 +129,8 @@ def kvgpu_modules(dtype: Any) -> dict[str, Any]:
     """kvgpu, with data-only stand-ins for the inputs."""
     import stubs
 
-    import kvgpu.block_hashing.hasher
-    import kvgpu.hashing
+    import kvgpu.hashing.functions
+    import kvgpu.hashing.request_hasher
     import kvgpu.manager
     import kvgpu.metrics
     import kvgpu.request
@@ -140,9 +140,9 @@ def kvgpu_modules(dtype: Any) -> dict[str, Any]:
         "manager": kvgpu.manager,
         "metrics": kvgpu.metrics,
         "specs": kvgpu.specs,
-        "hashing": kvgpu.hashing,
-        "none_hash": kvgpu.hashing,
-        "hasher": kvgpu.block_hashing.hasher,
+        "hashing": kvgpu.hashing.functions,
+        "none_hash": kvgpu.hashing.functions,
+        "hasher": kvgpu.hashing.request_hasher,
         "request": kvgpu.request,
         "inputs": stubs,
         "params": stubs,

@@ -6,20 +6,21 @@ from typing import Any
 
 from managers import full, make_manager, make_request
 
-from kvgpu import hashing
 from kvgpu.batch.manager import BatchManager
-from kvgpu.block_hashing.hasher import get_request_block_hasher
-from kvgpu.block_hashing.kvgpu128 import Kvgpu128
 from kvgpu.block_pool import BlockPool
 from kvgpu.block_sizes import resolve_kv_cache_block_sizes
-from kvgpu.blocks import KVCacheBlock
-from kvgpu.free_queue import FreeKVCacheBlockQueue
-from kvgpu.kernels.layout import FULL
-from kvgpu.kv_cache_blocks import KVCacheBlocks
+from kvgpu.blocks.free_queue import FreeKVCacheBlockQueue
+from kvgpu.blocks.kv_cache_blocks import KVCacheBlocks
+from kvgpu.blocks.state import KVCacheBlock
+from kvgpu.hashing import functions as hashing
+from kvgpu.hashing.inputs.token_ids import TokenIds
+from kvgpu.hashing.kvgpu128.function import Kvgpu128
+from kvgpu.hashing.request_hasher import get_request_block_hasher
 from kvgpu.manager import KVCacheManager
 from kvgpu.metrics import CachingMetrics, KVCacheMetricsCollector, PrefixCacheStats
-from kvgpu.plan import HitQuery, HitRule, PrefixPlan
 from kvgpu.request import Request
+from kvgpu.rules.plan import HitQuery, HitRule, PrefixPlan
+from kvgpu.rules.plan_words import FULL
 from kvgpu.specs import (
     ChunkedLocalAttentionSpec,
     FullAttentionSpec,
@@ -30,7 +31,6 @@ from kvgpu.specs import (
     SlidingWindowSpec,
     UniformTypeKVCacheSpecs,
 )
-from kvgpu.token_ids import TokenIds
 
 SIZE = 4
 NUM_BLOCKS = 1000

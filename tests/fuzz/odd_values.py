@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from kvgpu.blocks import KVCacheBlock
-from kvgpu.kv_cache_blocks import KVCacheBlocks
+from kvgpu.blocks.kv_cache_blocks import KVCacheBlocks
+from kvgpu.blocks.state import KVCacheBlock
 
 INTEGERS = (
     -1, 0, 1, -2, -100, 2, 3, 5, 7, 9, 29, 30, 31, 100, 127, 128, 255, 1000, 2**15, 2**31 - 1, 2**31, 2**32 + 5,

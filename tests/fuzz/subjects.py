@@ -9,8 +9,8 @@ from managers import admit, chunked, full, make_manager, make_request, mamba, sn
 
 from kvgpu.batch.manager import BatchManager
 from kvgpu.batch.ordering import held_back, longest_prefix_first, num_that_fit
-from kvgpu.blocks import KVCacheBlock
-from kvgpu.kv_cache_blocks import KVCacheBlocks
+from kvgpu.blocks.kv_cache_blocks import KVCacheBlocks
+from kvgpu.blocks.state import KVCacheBlock
 from kvgpu.metrics import KVCacheMetricsCollector
 
 NUM_BLOCKS = 30

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from kvgpu.block_list import RequestBlocks
-from kvgpu.blocks import BlockState
-from kvgpu.groups.block_tables import BlockTables, CachedCounts
-from kvgpu.table_store import NUM_CACHED, TableStore
+from kvgpu.block_tables.by_request import BlockTables, CachedCounts
+from kvgpu.block_tables.request_blocks import RequestBlocks
+from kvgpu.block_tables.store import NUM_CACHED, TableStore
+from kvgpu.blocks.state import BlockState
 
 
 @pytest.fixture

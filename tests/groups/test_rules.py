@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from managers import chunked, full, make_manager, make_request, window
 
-from kvgpu._jit import python_of
-from kvgpu.groups import rules
-from kvgpu.kernels.layout import CHUNKED_LOCAL, FULL, MAMBA, SLIDING_WINDOW
+from kvgpu.compiled.jit import python_of
+from kvgpu.rules import allocation as rules
+from kvgpu.rules.plan_words import CHUNKED_LOCAL, FULL, MAMBA, SLIDING_WINDOW
 
 PLAIN = {
     name: python_of(getattr(rules, name))

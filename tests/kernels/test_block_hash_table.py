@@ -15,8 +15,9 @@ from device_tools import (
 )
 from slot_hashes import key_of_hash, twin_keys
 
-from kvgpu.kernels.layout import FULL, MAX_GROUP_ID, OVERFLOW_WORD, SLIDING_WINDOW
-from kvgpu.plan import HitQuery, HitRule, PrefixPlan
+from kvgpu.layout import MAX_GROUP_ID, OVERFLOW_WORD
+from kvgpu.rules.plan import HitQuery, HitRule, PrefixPlan
+from kvgpu.rules.plan_words import FULL, SLIDING_WINDOW
 
 WIDTHS = pytest.mark.parametrize("key_bytes", [16, 32])
 

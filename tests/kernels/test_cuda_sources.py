@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from kvgpu.kernels import layout
+from kvgpu import layout
 from kvgpu.kernels.aot import TARGETS
 from kvgpu.kernels.cuda_engine import DEFINED, SOURCES, defines
 

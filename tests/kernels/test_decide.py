@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from device_tools import DEVICE, POISON, make_table, to_device, torch
 
-from kvgpu.kernels.layout import CHUNKED_LOCAL, FULL, MAMBA, SLIDING_WINDOW
 from kvgpu.kernels.longest_prefix import DECIDE_TILE, launch_decide
-from kvgpu.plan import HitQuery, HitRule, PrefixPlan
-from kvgpu.policies import decide
+from kvgpu.rules.hits import decide
+from kvgpu.rules.plan import HitQuery, HitRule, PrefixPlan
+from kvgpu.rules.plan_words import CHUNKED_LOCAL, FULL, MAMBA, SLIDING_WINDOW
 
 NULL = 9_999
 

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from device_tools import DEVICE, POISON, needs_cbor2, to_device, torch
 
-from kvgpu.block_hashing.blocks import Blocks
-from kvgpu.block_hashing.device_kvgpu128 import DeviceKvgpu128, powers_of
-from kvgpu.block_hashing.field import PRIME
-from kvgpu.block_hashing.kvgpu128 import Kvgpu128
 from kvgpu.errors import ArgumentError, ArgumentTypeError
+from kvgpu.hashing.bulk.chains import Blocks
+from kvgpu.hashing.device.kvgpu128 import DeviceKvgpu128, powers_of
+from kvgpu.hashing.kvgpu128.field import PRIME
+from kvgpu.hashing.kvgpu128.function import Kvgpu128
 from kvgpu.kernels.prefix_hash import TILE, WARPS, carries_kernel
 
 HASH = Kvgpu128(bytes(range(32)))

@@ -7,10 +7,10 @@ import pytest
 from device_tools import needs_cbor2, to_device, torch, why_not_cuda
 from hash_chains import chain
 
-from kvgpu import hashing
-from kvgpu.block_hashing.device_sha256 import DeviceSha256
-from kvgpu.block_hashing.messages import CBOR, PICKLE
 from kvgpu.errors import ArgumentError, ArgumentTypeError, DeviceError, MissingPackageError
+from kvgpu.hashing import functions as hashing
+from kvgpu.hashing.device.sha256 import DeviceSha256
+from kvgpu.hashing.serialised.messages import CBOR, PICKLE
 
 REASON = why_not_cuda()
 pytestmark = pytest.mark.skipif(REASON is not None, reason=str(REASON))
@@ -111,6 +111,6 @@ def test_tokens_of_another_dtype_are_refused():
 
 
 def test_a_serialiser_that_writes_something_else_is_not_trusted(monkeypatch):
-    monkeypatch.setattr("kvgpu.block_hashing.device_sha256.trusted", lambda kind: False)
+    monkeypatch.setattr("kvgpu.hashing.device.sha256.trusted", lambda kind: False)
     with pytest.raises(DeviceError, match="another layout"):
         DeviceSha256(PICKLE)

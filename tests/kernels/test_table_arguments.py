@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from device_tools import DEVICE, ids, make_table, random_keys, to_device, torch
 
-from kvgpu.block_hash_table import BlockHashTable
+from kvgpu.device.block_hash_table import BlockHashTable
 from kvgpu.errors import (
     ArgumentError,
     ArgumentTypeError,
@@ -14,9 +14,10 @@ from kvgpu.errors import (
     InvariantError,
     UnknownNameError,
 )
-from kvgpu.kernels.layout import CHUNKED_LOCAL, FULL, META_SIZE, META_STATUS, OVERFLOW_WORD
 from kvgpu.kernels.longest_prefix import programs_of
-from kvgpu.plan import HitQuery, HitRule, PrefixPlan
+from kvgpu.layout import META_SIZE, META_STATUS, OVERFLOW_WORD
+from kvgpu.rules.plan import HitQuery, HitRule, PrefixPlan
+from kvgpu.rules.plan_words import CHUNKED_LOCAL, FULL
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from device_tools import every_engine, ids, make_table, random_keys, to_device, 
 from slot_hashes import key_of_hash
 
 from kvgpu.errors import ArgumentError, BlockIdError, InvariantError
-from kvgpu.kernels.layout import META_GATE
+from kvgpu.layout import META_GATE
 
 KEYS = random_keys(8)
 

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from device_tools import DEVICE, ids, make_table, random_keys, to_device, torch
 
-from kvgpu import tensors
-from kvgpu.block_hash_table import ONE_GROUP, BlockHashTable
+from kvgpu.device import tensors
+from kvgpu.device.block_hash_table import ONE_GROUP, BlockHashTable
 from kvgpu.errors import ArgumentError, ConfigError, DeviceError
-from kvgpu.kernels.layout import FULL
-from kvgpu.plan import HitQuery, HitRule, PrefixPlan
+from kvgpu.rules.plan import HitQuery, HitRule, PrefixPlan
+from kvgpu.rules.plan_words import FULL
 
 KEYS = random_keys(4)
 NEW = ids(4, 5, 6, 7)

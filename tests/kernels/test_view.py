@@ -6,7 +6,7 @@ import triton.language as tl
 from device_tools import DEVICE, ids, make_table, poisoned, random_keys, torch
 from slot_hashes import mixed
 
-from kvgpu.index.table import hash_of
+from kvgpu.index.host.table import hash_of
 from kvgpu.kernels.find import find_blocks
 from kvgpu.kernels.slot_hash import bucket_of, slot_hash, word_of
 from kvgpu.kernels.view import VIEW_STRUCT

@@ -11,7 +11,7 @@ from managers import admit, full, make_manager, make_request
 from traces import Grant, serve, shared_prefixes
 
 from kvgpu.errors import UnknownNameError
-from kvgpu.replay.policy import POLICIES, HoldBack, LongestPrefix
+from kvgpu.replay.admission import POLICIES, HoldBack, LongestPrefix
 from kvgpu.replay.requests import Sequence
 from kvgpu.replay.run import Replayer, ReplayOptions
 from kvgpu.replay.scheduler import SchedulerLimits

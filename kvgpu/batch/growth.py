@@ -1,0 +1,71 @@
+"""`Growth`: tokens and hashes given to many requests as one change, which can be taken back."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from kvgpu.hashing.block_hashes import BlockHashes
+from kvgpu.hashing.new_hashes import NewHashes, append_hashes, cut_hashes
+from kvgpu.hashing.request_hasher import RequestBlockHasher
+from kvgpu.request import Request
+
+
+def grows_here(request: Any) -> bool:
+    """Whether a request appends and hashes as ours do, so that both can be taken back."""
+    kind = type(request)
+    return kind is Request or (
+        issubclass(kind, Request)
+        and kind.append_output_token_ids is Request.append_output_token_ids
+        and kind.append_unhashed is Request.append_unhashed
+        and kind.update_block_hashes is Request.update_block_hashes
+    )
+
+
+class Growth:
+    """Requests, for each of which `grows_here`, while they are given tokens.
+
+    Attributes:
+        new: The hashes that `hash` has made, which the requests get at `keep`.
+    """
+
+    def __init__(self) -> None:
+        self.new: list[NewHashes] = []
+        self._before: list[tuple[Request, int, Any, int, bool]] = []
+
+    def give(
+        self, request: Request, tokens: Sequence[int], hashes: BlockHashes | None = None
+    ) -> None:
+        """Append tokens, and the hashes that are known already. Amortised O(len(tokens))."""
+        held = request.block_hashes
+        self._before.append(
+            (request, len(request.all_token_ids), held, len(held), getattr(held, "linked", False))
+        )
+        request.append_unhashed(tokens)
+        if hashes is not None:
+            append_hashes(request, hashes, hashes.linked)
+
+    def hash(self) -> None:
+        """Make the hashes of all blocks that are full, in one call for each `RequestBlockHasher`.
+
+        Raises:
+            ArgumentError, ArgumentTypeError: As `RequestBlockHasher.update`.
+        """
+        waiting: dict[RequestBlockHasher, list[Request]] = {}
+        for request in {id(request): request for request, *_ in self._before}.values():
+            hasher = request.block_hasher
+            if isinstance(hasher, RequestBlockHasher):
+                waiting.setdefault(hasher, []).append(request)
+            elif hasher is not None:
+                self.new.append(request.new_hashes())
+        self.new += [hasher.prepare(requests) for hasher, requests in waiting.items()]
+
+    def keep(self) -> None:
+        """Give the requests their hashes."""
+        for new in self.new:
+            new.append()
+
+    def take_back(self) -> None:
+        """Let all requests be as before."""
+        for request, num_tokens, held, num_hashes, linked in reversed(self._before):
+            del request.all_token_ids[num_tokens:]
+            request.block_hashes = held
+            cut_hashes(held, num_hashes, linked)

@@ -1,0 +1,1 @@
+"""Rows of tracked requests."""

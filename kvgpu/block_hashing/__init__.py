@@ -1,1 +1,0 @@
-"""Hashing blocks in bulk: whole chains from arrays of tokens, byte for byte what `kvgpu.hashing` gives."""

@@ -1,0 +1,1 @@
+"""Block tables: the blocks that each request holds."""

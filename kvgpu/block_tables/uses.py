@@ -1,0 +1,82 @@
+"""`BlockUses`: who holds the blocks of a pool."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from kvgpu.block_tables.store import TableStore
+from kvgpu.blocks.invariants import use_violations
+from kvgpu.blocks.lru import hand_back, hand_out, recount
+from kvgpu.blocks.record import NO_IDS, Ids
+from kvgpu.blocks.state import BlockState
+from kvgpu.errors import BlockStateError
+from kvgpu.exclusive import Turn
+
+if TYPE_CHECKING:
+    from kvgpu.block_tables.by_request import BlockTables
+
+
+class BlockUses:
+    """Who holds which blocks: block tables of requests, and callers to whom blocks were handed out.
+
+    A block is in use as often as these two say; its reference count in the records follows from them.
+
+    Args:
+        state: Records of the pool.
+        turn: Of the pool: its number says in which call blocks were handed out.
+
+    Attributes:
+        store: Memory of the block tables.
+        of_groups: Block tables of each group.
+        handed_out: int32 [num_blocks]: uses that callers have to give back.
+    """
+
+    def __init__(self, state: BlockState, turn: Turn) -> None:
+        self.store = TableStore()
+        self.of_groups: list[BlockTables] = []
+        self.handed_out: npt.NDArray[np.int32] = np.zeros(state.num_blocks, np.int32)
+        self._state = state
+        self._turn = turn
+        self._on_their_way = NO_IDS
+        self._last_hand_out: npt.NDArray[np.int64] = np.zeros(1, np.int64)
+
+    def hand_out(self, ids: Ids) -> None:
+        """Count uses by whoever calls; they are taken back if the call does not come to its end. O(ids)."""
+        self._on_their_way = ids
+        hand_out(self.handed_out, ids, self._state.null_id, self._last_hand_out, self._turn.number)
+
+    def hand_back(self, ids: Ids) -> None:
+        """Count uses by whoever calls no longer. O(ids).
+
+        Raises:
+            BlockStateError: A block was not handed out so often. Nothing is changed.
+        """
+        place = hand_back(self.handed_out, ids, self._state.null_id)
+        if place >= 0:
+            raise BlockStateError(
+                f"block {ids[place]} was not handed out by get_new_blocks() or touch(), or is given back already; "
+                "blocks of a request are freed by KVCacheManager.free()"
+            )
+
+    def violations(self) -> list[str]:
+        """What does not agree with the reference counts, in words. O(num_blocks + ids)."""
+        return use_violations(self._state, self._held(), self.handed_out)
+
+    def restore(self) -> None:
+        """Count all anew, after an exception from outside has cut a call short. O(num_blocks + ids).
+
+        Memory of tables that nobody knows any longer is given back, and so are blocks that were on their way to
+        who called. A block that nobody holds is free.
+        """
+        if self._last_hand_out[0] == self._turn.number:
+            hand_back(self.handed_out, self._on_their_way, self._state.null_id)
+            self._last_hand_out[0] = 0
+        self.store.close_all_but({row for tables in self.of_groups for row in tables.rows()})
+        held = np.concatenate([NO_IDS, *self._held()])
+        users = np.bincount(held[held >= 0], minlength=self._state.num_blocks) + self.handed_out
+        recount(self._state.records, users, self._state.null_id)
+
+    def _held(self) -> list[Ids]:
+        """Ids of all block tables."""
+        return [blocks.ids for tables in self.of_groups for blocks in tables.values()]

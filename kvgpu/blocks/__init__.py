@@ -1,0 +1,1 @@
+"""Blocks of a pool: records, free queue, lists."""

@@ -1,0 +1,208 @@
+"""The queue of free blocks in eviction order: `FreeKVCacheBlockQueue`."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from kvgpu.blocks.block_list import BlockList
+from kvgpu.blocks.lru import free_ids, link_all, link_many, pop_free, unlink_one
+from kvgpu.blocks.state import BlockState, KVCacheBlock
+from kvgpu.errors import ArgumentError, ArgumentTypeError, FreeQueueError, NotEnoughBlocksError
+from kvgpu.integers import as_integer, shown
+
+
+def _refuse_others(blocks: Iterable[Any]) -> list[KVCacheBlock]:
+    """
+    Raises:
+        ArgumentTypeError: Something is no block.
+    """
+    try:
+        listed = list(blocks)
+    except TypeError:
+        raise ArgumentTypeError(f"blocks are expected, got {shown(blocks)}") from None
+    for block in listed:
+        if not isinstance(block, KVCacheBlock):
+            raise ArgumentTypeError(f"blocks are expected, got {shown(block)} among them")
+    return listed
+
+
+class FreeKVCacheBlockQueue:
+    """Free blocks, least recently used first; any block leaves in O(1).
+
+    Args:
+        blocks: The members in order, made by hand; they move into records that this queue owns.
+
+    Raises:
+        ArgumentError: A block belongs to a pool, which has a queue of its own.
+        ArgumentTypeError: Something else than blocks.
+        FreeQueueError: A block is in a queue, or comes twice.
+
+    Construction is O(blocks).
+    """
+
+    _owns_records = True
+
+    def __init__(self, blocks: Sequence[KVCacheBlock]) -> None:
+        self._state = BlockState(0)
+        self._state.queue = self
+        self._attach(self._state)
+        link_all(self._state.records, 0)
+        self._put(blocks, prepend=False)
+
+    @classmethod
+    def of_state(cls, state: BlockState) -> "FreeKVCacheBlockQueue":
+        """A queue of all blocks of a pool, in id order. O(num_blocks)."""
+        queue = cls.__new__(cls)
+        queue._attach(state)
+        queue._owns_records = False
+        state.queue = queue
+        link_all(state.records, 0)
+        return queue
+
+    def _attach(self, state: BlockState) -> None:
+        self._state = state
+        self._users = state.records["ref_cnt"]
+        head, tail = KVCacheBlock.__new__(KVCacheBlock), KVCacheBlock.__new__(KVCacheBlock)
+        for end in (head, tail):
+            end._state, end._row, end._standalone_id = state, state.num_blocks, -1
+        self.ends = (head, tail)
+
+    @property
+    def fake_free_list_head(self) -> KVCacheBlock:
+        """Stands before the first member."""
+        return self.ends[0]
+
+    @property
+    def fake_free_list_tail(self) -> KVCacheBlock:
+        """Stands behind the last member."""
+        return self.ends[1]
+
+    @property
+    def num_free_blocks(self) -> int:
+        """Number of members. O(1)."""
+        count: int = self._users.item(-1)
+        return count
+
+    @num_free_blocks.setter
+    def num_free_blocks(self, count: int) -> None:
+        """Say that there are fewer, as suites written for vLLM do; no block is moved. O(blocks).
+
+        Raises:
+            ArgumentError: More than there are, or less than 0.
+            ArgumentTypeError: No integer.
+        """
+        members = int(np.count_nonzero(self._state.records["next"][:-1] >= 0))
+        # Compiled code would walk on behind the last one.
+        self._users[-1] = as_integer("the number of free blocks", count, 0, members)
+
+    def popleft(self) -> KVCacheBlock:
+        """Take the first member; its reference count becomes 0. O(1).
+
+        Raises:
+            NotEnoughBlocksError: The queue is empty.
+        """
+        return self.popleft_n(1)[0]
+
+    def popleft_n(self, n: int) -> list[KVCacheBlock]:
+        """Take the first `n` members, in order; their reference counts become 0. O(n).
+
+        Raises:
+            ArgumentError, ArgumentTypeError: Fewer than 0, or no number.
+            NotEnoughBlocksError: There are fewer; none is taken.
+        """
+        n = as_integer("n", n)
+        if n > self.num_free_blocks:
+            raise NotEnoughBlocksError(f"{n} blocks asked for, {self.num_free_blocks} are free")
+        ids, _ = pop_free(self._state.records, n, 0)
+        return list(BlockList(self._state, ids))
+
+    def remove(self, block: KVCacheBlock) -> None:
+        """Take a member out, wherever it stands. O(1).
+
+        Raises:
+            ArgumentTypeError: Something else than a block.
+            FreeQueueError: The block is not in this queue.
+        """
+        _refuse_others([block])
+        if block._state is not self._state or self._state.records[block._row]["next"] < 0:
+            raise FreeQueueError(f"block {block.block_id} is not in the free queue")
+        unlink_one(self._state.records, block._row)
+
+    def append(self, block: KVCacheBlock) -> None:
+        """Put a block behind the last member. O(1), or O(blocks of the queue) as in `append_n`; errors as there."""
+        self._put([block], prepend=False)
+
+    def append_n(self, blocks: Sequence[KVCacheBlock]) -> None:
+        """Put blocks behind the last member, in order. O(n).
+
+        O(n + blocks of the queue) where some made by hand come for the first time: the records grow.
+
+        Raises:
+            ArgumentError: A block belongs to another pool, or is in use in the pool whose queue this is.
+            ArgumentTypeError: Something else than blocks.
+            FreeQueueError: A block is in a queue already, or comes twice. Nothing is changed by any.
+        """
+        self._put(blocks, prepend=False)
+
+    def prepend_n(self, blocks: Sequence[KVCacheBlock]) -> None:
+        """Put blocks before the first member, in order; errors as of `append_n`. O(blocks)."""
+        self._put(blocks, prepend=True)
+
+    def get_all_free_blocks(self) -> list[KVCacheBlock]:
+        """All members, first to be evicted first. O(n)."""
+        return list(BlockList(self._state, free_ids(self._state.records)))
+
+    def _put(self, blocks: Iterable[KVCacheBlock], prepend: bool) -> None:
+        """Link blocks in, which were looked at before anything is changed."""
+        listed = _refuse_others(blocks)
+        seen = set()
+        for block in listed:
+            state = block._state
+            if (
+                state is not self._state
+                and state.queue is not None
+                and not state.queue._owns_records
+            ):
+                raise ArgumentError(
+                    f"block {block.block_id} belongs to a pool; its free queue is the pool's own"
+                )
+            if (state, block._row) in seen or state.records[block._row]["next"] >= 0:
+                raise FreeQueueError(f"block {block.block_id} is in a free queue, or comes twice")
+            if not self._owns_records and (block.ref_cnt > 0 or block.is_null):
+                raise ArgumentError(
+                    f"block {block.block_id} is in use: free_blocks() gives it back"
+                )
+            seen.add((state, block._row))
+        self._adopt([block for block in listed if block._state is not self._state])
+        link_many(self._state.records, self._state.ids_of(listed), prepend)
+
+    def _adopt(self, strangers: Sequence[KVCacheBlock]) -> None:
+        """Move records of blocks made by hand into this queue's own."""
+        if not strangers:
+            return
+        state = self._state
+        old, old_sentinel = state.records, state.num_blocks
+        grown = BlockState(old_sentinel + len(strangers))
+        state.records, state.num_blocks = grown.records, grown.num_blocks
+        state.records[:old_sentinel] = old[:old_sentinel]
+        state.records[-1] = old[old_sentinel]
+        for side in ("prev", "next"):
+            column = state.records[side][: old_sentinel + 1]
+            column[column == old_sentinel] = state.num_blocks
+            if state.records[-1][side] == old_sentinel:
+                state.records[-1][side] = state.num_blocks
+        for row, block in enumerate(strangers, old_sentinel):
+            if block.is_null:
+                state.null_id = row
+            key, record = block.block_hash, block._state.records[block._row].copy()
+            block._standalone_id = block.block_id
+            block._state, block._row = state, row
+            state.views[row] = block
+            state.records[row]["prev"] = state.records[row]["next"] = -1
+            state.records[row]["ref_cnt"] = record["ref_cnt"]
+            if key is not None:
+                state.set_key(row, key)
+        for end in self.ends:
+            end._row = state.num_blocks
+        self._users = state.records["ref_cnt"]

@@ -1,0 +1,112 @@
+"""What must hold of the records at any time; each function lists what does not, in words."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kvgpu.blocks.lru import free_ids
+from kvgpu.blocks.marks import CELL_MASK, CELLS, FULL_CELL, NUM_LED, cell_of
+from kvgpu.blocks.record import COUNTED, FIRST, HAS_HASH, IN_TABLE, LEADS, LED, NO_IDS, Ids
+from kvgpu.blocks.state import BlockState
+from kvgpu.compiled.jit import jit
+
+
+@jit
+def _cell_of(marks: Any, k0: int, group: int) -> int:
+    """`cell_of` for Python."""
+    return cell_of(marks, k0, group)
+
+
+def queue_violations(state: BlockState) -> list[str]:
+    """A block is in the free queue, once, exactly if nobody uses it. O(num_blocks)."""
+    records = state.records[:-1]
+    count, after = int(state.records["ref_cnt"][-1]), state.records["next"]
+    if not 0 <= count <= state.num_blocks:
+        return [f"the free queue counts {count} blocks of {state.num_blocks}"]
+    if ((after < -1) | (after > state.num_blocks)).any() or after[-1] < 0:
+        return ["the free queue leads out of the pool"]
+    queued = free_ids(state.records)
+    in_queue = np.zeros(state.num_blocks, np.bool_)
+    in_queue[queued[queued < state.num_blocks]] = True
+    unused = records["ref_cnt"] == 0
+    unused[state.null_id] = False
+    found = []
+    ring = np.concatenate([[state.num_blocks], queued, [state.num_blocks]])
+    if (state.records["prev"][ring[1:]] != ring[:-1]).any():
+        found.append("the free queue reads differently from its two ends, or its count is wrong")
+    if len(np.unique(queued)) != len(queued):
+        found.append("the free queue holds a block twice")
+    found += [
+        f"block {bad} is free with {records['ref_cnt'][bad]} users"
+        for bad in np.flatnonzero(in_queue & ~unused)
+    ]
+    found += [
+        f"block {bad} has no users and is not free" for bad in np.flatnonzero(unused & ~in_queue)
+    ]
+    return found
+
+
+def led_violations(state: BlockState) -> list[str]:
+    """A led block is the only one with its key and the successor of one first block, which says so; the filter
+    counts exactly the keys whose blocks say so. O(num_blocks)."""
+    records = state.records[:-1]
+    flags, same_prev, successor = (records[n] for n in ("flags", "same_prev", "successor"))
+    led, leading = np.flatnonzero(flags & LED), np.flatnonzero(flags & LEADS)
+    needed = FIRST | IN_TABLE | HAS_HASH
+    found = []
+    for row in led.tolist():
+        head = int(same_prev[row])
+        if flags[row] & needed != needed or records["same_next"][row] != row:
+            found.append(f"led block {row} is not the only one in the index with its key")
+        if not (0 <= head < state.num_blocks and flags[head] & LEADS and successor[head] == row):
+            found.append(f"led block {row} is the successor of none")
+    for row in leading.tolist():
+        child = int(successor[row])
+        if not flags[row] & FIRST:
+            found.append(f"block {row} leads and is not the first with its key")
+        if not (0 <= child < state.num_blocks and flags[child] & LED and same_prev[child] == row):
+            found.append(f"block {row} leads to no led block")
+    if state.marks[NUM_LED] != len(led):
+        found.append(f"{len(led)} blocks are led, {state.marks[NUM_LED]} are counted")
+    counted = np.flatnonzero(flags & COUNTED)
+    if (flags[counted] & (FIRST | LED) != FIRST).any():
+        found.append("the filter counts a block that has no word in the table")
+    cells = [
+        _cell_of(state.marks, int(records["k0"][row]), int(records["group"][row]))
+        for row in counted.tolist()
+    ]
+    expected = np.bincount(np.array(cells, np.int64), minlength=int(state.marks[CELL_MASK]) + 1)
+    held = state.marks[CELLS:].view(np.uint8)
+    if ((held != expected) & (held != FULL_CELL)).any():
+        found.append("the filter counts other keys than its blocks have")
+    heads = records[flags & FIRST != 0]
+    keys = np.unique(heads[["k0", "k1", "k2", "k3", "group"]])
+    if len(keys) != len(heads):
+        found.append("two blocks are the first with one key")
+    return found
+
+
+def use_violations(
+    state: BlockState, tables: Sequence[Ids], handed_out: npt.NDArray[np.int32]
+) -> list[str]:
+    """A block counts as many users as there are places in block tables that hold it, and uses that were handed out.
+
+    Args:
+        state: Records of the pool.
+        tables: int32 ids of each block table; negative ones, of other pools, are passed over.
+        handed_out: int32 [num_blocks], uses by others than block tables.
+
+    O(num_blocks + ids).
+    """
+    held = np.concatenate([NO_IDS, *tables])
+    users = np.bincount(held[held >= 0], minlength=state.num_blocks)
+    users[state.null_id] = 0
+    count = state.records["ref_cnt"][:-1].copy()
+    count[state.null_id] = 0
+    return [
+        f"block {bad} is in {users[bad]} block tables, but counts {count[bad]} users"
+        + (f"; it was handed out {handed_out[bad]} times" if handed_out[bad] else "")
+        for bad in np.flatnonzero(users + handed_out != count)
+    ]

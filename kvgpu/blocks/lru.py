@@ -1,0 +1,340 @@
+"""Compiled operations on the list of free blocks inside the records, in eviction order.
+
+A circular doubly linked list: the head is evicted first; the extra row at the end of the records is the
+sentinel, whose `ref_cnt` counts the members.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from kvgpu.blocks.record import HAS_HASH, IN_TABLE
+from kvgpu.compiled.jit import AHEAD, jit, leaf, prefetch
+
+GUESSED = 2 * AHEAD
+"""Steps of a walk from a record to the one that is loaded: each takes a few cycles."""
+
+SHORT_STRIDE = 8
+"""A step that begins a run when it is seen once; longer ones, which may lead from one run to another, when they come
+twice."""
+
+
+@leaf
+def unlink(records: Any, row: int) -> None:
+    """Take a member out of the queue."""
+    prev = records[row].prev
+    next = records[row].next
+    records[prev].next = next
+    records[next].prev = prev
+    records[row].prev = -1
+    records[row].next = -1
+    records[len(records) - 1].ref_cnt -= 1
+
+
+@leaf
+def link_after(records: Any, row: int, prev: int) -> None:
+    """Put `row` behind `prev`, a member or the sentinel."""
+    next = records[prev].next
+    records[row].prev = prev
+    records[row].next = next
+    records[prev].next = row
+    records[next].prev = row
+    records[len(records) - 1].ref_cnt += 1
+
+
+@jit
+def link_all(records: Any, start: int) -> None:
+    """Make the queue hold the blocks from `start` on, in id order."""
+    sentinel = len(records) - 1
+    for row in range(start):
+        records[row].prev = -1
+        records[row].next = -1
+    for row in range(start, sentinel):
+        records[row].prev = row - 1
+        records[row].next = row + 1
+    if start < sentinel:
+        records[start].prev = sentinel
+        records[sentinel].next = start
+        records[sentinel].prev = sentinel - 1
+    else:
+        records[sentinel].next = sentinel
+        records[sentinel].prev = sentinel
+    records[sentinel].ref_cnt = sentinel - start
+
+
+@leaf
+def load_guess(records: Any, guess: int) -> None:
+    """Start loading a record, if there is one."""
+    if 0 <= guess < len(records) - 1:
+        prefetch(records, guess)
+
+
+@leaf
+def load_ahead(
+    records: Any, row: int, after: int, stride: int, before: int, left: int
+) -> tuple[int, int]:
+    """Start loading what a walk of the list is going to see behind `after`, which follows `row`.
+
+    The list can only be walked one by one. But blocks that were freed together often lie side by side, or as far from
+    each other as the requests that grew in step with theirs are many, so the record some strides further on is
+    guessed. Where such a run begins or ends, much of the next one, which is taken to go the same way, is loaded at
+    once: its records would be waited for one after the other.
+
+    Args:
+        stride: From one record of the run to the next, 0 if not known.
+        before: The step to `row`, 0 if not known.
+        left: Records that the walk takes from `row` on.
+
+    Returns:
+        The stride, and the step to `after`.
+    """
+    step = after - row
+    ahead, at_once = stride, 0
+    if step != stride:
+        if step == before or abs(step) <= SHORT_STRIDE:
+            ahead = stride = step
+            at_once = min(left, GUESSED - 1)
+        elif before == stride != 0:
+            at_once = min(left, GUESSED - 1)
+        else:
+            ahead = step
+    for steps in range(1, at_once + 1):
+        load_guess(records, after + steps * ahead)
+    load_guess(records, after + GUESSED * ahead)
+    return stride, step
+
+
+@leaf
+def leave(records: Any, row: int, ref_cnt: int) -> int:
+    """Give the head of the queue `ref_cnt`; returns the block behind it. `cut` has to follow."""
+    # Unsigned, here and in what calls this: compiled code does not ask whether an index counts from the end.
+    record = records[np.uint64(row)]
+    after = record.next
+    record.prev = -1
+    record.next = -1
+    record.ref_cnt = ref_cnt
+    return int(after)
+
+
+@leaf
+def cut(records: Any, head: int, count: int) -> None:
+    """Let the queue begin with `head`, after so many members have left."""
+    sentinel = len(records) - 1
+    records[sentinel].next = head
+    records[head].prev = sentinel
+    records[sentinel].ref_cnt -= count
+
+
+@jit
+def pop_free(records: Any, count: int, ref_cnt: int) -> Any:
+    """Take `count` blocks, which are there, from the head; returns their ids, and how many the index still holds."""
+    ids = np.empty(count, np.int32)
+    cached = 0
+    row, stride, step = records[len(records) - 1].next, 0, 0
+    for i in range(count):
+        ids[i] = row
+        if records[row].flags & IN_TABLE:
+            cached += 1
+        after = leave(records, row, ref_cnt)
+        stride, step = load_ahead(records, row, after, stride, step, count - i)
+        row = after
+    cut(records, row, count)
+    return ids, cached
+
+
+@leaf
+def touch_all(records: Any, ids: Any, null_id: int) -> None:
+    """Count one more user of each block; those that were free leave the queue (fact 15).
+
+    A block's neighbours are loaded `AHEAD` rounds before they are needed.
+    """
+    for i in range(-AHEAD, len(ids)):
+        if i + AHEAD < len(ids):
+            neighbours = records[ids[i + AHEAD]]
+            if neighbours.next >= 0:
+                prefetch(records, neighbours.prev)
+                prefetch(records, neighbours.next)
+        if i < 0:
+            continue
+        row = ids[i]
+        if records[row].ref_cnt == 0 and row != null_id:
+            unlink(records, row)
+        records[row].ref_cnt += 1
+
+
+@jit
+def touch(records: Any, ids: Any, null_id: int) -> None:
+    """`touch_all` for Python."""
+    touch_all(records, ids, null_id)
+
+
+@leaf
+def drop_user(records: Any, row: int, tail: int, null_id: int) -> int:
+    """Count one user less of a block; one without any is linked behind `tail`, and becomes the next tail."""
+    users = records[row].ref_cnt - 1
+    records[row].ref_cnt = users
+    if users != 0 or row == null_id:
+        return tail
+    records[row].prev = tail
+    records[tail].next = row
+    return row
+
+
+@leaf
+def close_run(records: Any, tail: int, end: int, num_freed: int) -> None:
+    """Let the queue go on with `end` behind a run of new members that `tail` is the last of."""
+    records[tail].next = end
+    records[end].prev = tail
+    records[len(records) - 1].ref_cnt += num_freed
+
+
+@leaf
+def release_all(records: Any, ids: Any, null_id: int, backwards: bool, prepend: bool) -> None:
+    """Count one user less of each block; those without any go to the queue in the given order.
+
+    With `prepend` the whole run comes before the present head (fact 16). Records are loaded `AHEAD` rounds
+    before they are needed; the end of the queue is written once.
+    """
+    sentinel = len(records) - 1
+    end = records[sentinel].next if prepend else sentinel
+    tail = records[end].prev
+    count = len(ids)
+    num_freed = 0
+    for i in range(-AHEAD, count):
+        far = i + AHEAD
+        if far < count:
+            prefetch(records, ids[count - 1 - far] if backwards else ids[far])
+        if i < 0:
+            continue
+        before = tail
+        tail = drop_user(records, ids[count - 1 - i] if backwards else ids[i], tail, null_id)
+        num_freed += tail != before
+    close_run(records, tail, end, num_freed)
+
+
+@jit
+def release(records: Any, ids: Any, null_id: int, backwards: bool, prepend: bool) -> None:
+    """`release_all` for Python."""
+    release_all(records, ids, null_id, backwards, prepend)
+
+
+@leaf
+def release_kind(records: Any, ids: Any, null_id: int, with_hash: bool, prepend: bool) -> None:
+    """`release_all`, the last first, of the blocks that have a hash, or of those that have none.
+
+    Two passes take the place of two lists: giving back must not need memory.
+    """
+    sentinel = len(records) - 1
+    end = records[sentinel].next if prepend else sentinel
+    tail = records[end].prev
+    num_freed = 0
+    for i in range(len(ids) + AHEAD - 1, -1, -1):
+        if i >= AHEAD:
+            prefetch(records, ids[i - AHEAD])
+        if i >= len(ids):
+            continue
+        row = ids[i]
+        if row == null_id or (records[row].flags & HAS_HASH != 0) != with_hash:
+            continue
+        before = tail
+        tail = drop_user(records, row, tail, null_id)
+        num_freed += tail != before
+    close_run(records, tail, end, num_freed)
+
+
+@leaf
+def release_split(records: Any, ids: Any, null_id: int) -> None:
+    """Count one user less of each block; those never cached are reused before all others, the cached ones last."""
+    release_kind(records, ids, null_id, True, False)
+    release_kind(records, ids, null_id, False, True)
+
+
+@jit
+def release_by_hash(records: Any, ids: Any, null_id: int) -> None:
+    """`release_split` for Python."""
+    release_split(records, ids, null_id)
+
+
+@jit
+def hand_out(uses: Any, ids: Any, null_id: int, last: Any, call: int) -> None:
+    """Count one use more of each block that the pool hands out to somebody without a block table.
+
+    `last` int64 [1] tells in which call that was done last.
+    """
+    for i in range(len(ids)):
+        if ids[i] != null_id:
+            uses[ids[i]] += 1
+    last[0] = call
+
+
+@jit
+def hand_back(uses: Any, ids: Any, null_id: int) -> int:
+    """Count one use less of each block; place of the first that has none, and nothing is changed then, else -1."""
+    for i in range(len(ids)):
+        if ids[i] == null_id:
+            continue
+        if uses[ids[i]] == 0:
+            for j in range(i):
+                if ids[j] != null_id:
+                    uses[ids[j]] += 1
+            return i
+        uses[ids[i]] -= 1
+    return -1
+
+
+@jit
+def recount(records: Any, users: Any, null_id: int) -> None:
+    """Give every block so many users, and let exactly those without any be in the queue."""
+    sentinel = len(records) - 1
+    for row in range(sentinel):
+        if row == null_id:
+            continue
+        records[row].ref_cnt = users[row]
+        is_free = records[row].next >= 0
+        if users[row] > 0 and is_free:
+            unlink(records, row)
+        elif users[row] == 0 and not is_free:
+            link_after(records, row, records[sentinel].prev)
+
+
+@leaf
+def count_free(records: Any, ids: Any, null_id: int) -> int:
+    """How many of the blocks are free and would leave the queue when touched."""
+    count = 0
+    for i in range(len(ids)):
+        if records[ids[i]].ref_cnt == 0 and ids[i] != null_id:
+            count += 1
+    return count
+
+
+@jit
+def count_unused(records: Any, ids: Any, null_id: int) -> int:
+    """`count_free` for Python."""
+    return count_free(records, ids, null_id)
+
+
+@jit
+def free_ids(records: Any) -> Any:
+    """Ids in the queue, head first."""
+    sentinel = len(records) - 1
+    ids = np.empty(records[sentinel].ref_cnt, np.int32)
+    row = records[sentinel].next
+    for i in range(len(ids)):
+        ids[i] = row
+        row = records[row].next
+    return ids
+
+
+@jit
+def unlink_one(records: Any, row: int) -> None:
+    """`unlink` for Python."""
+    unlink(records, row)
+
+
+@jit
+def link_many(records: Any, ids: Any, prepend: bool) -> None:
+    """Put blocks behind the tail, or with `prepend` before the head, in order."""
+    sentinel = len(records) - 1
+    old_head = records[sentinel].next
+    for i in range(len(ids)):
+        link_after(records, ids[i], records[old_head if prepend else sentinel].prev)

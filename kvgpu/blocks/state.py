@@ -1,0 +1,331 @@
+"""State of the blocks of a pool: one packed 64-byte record each, and views of them for people.
+
+The records are the state; a `KVCacheBlock` is a view of one, made when somebody asks for it.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kvgpu.blocks.marks import make_marks
+from kvgpu.blocks.record import (
+    BLOCK_RECORD,
+    CACHE_LINE,
+    COARSE,
+    ENTERED,
+    HAS_HASH,
+    IN_TABLE,
+    ODD,
+    Ids,
+)
+from kvgpu.errors import ArgumentTypeError, BlockIdError, BlockStateError
+from kvgpu.hashing.functions import (
+    GROUP_ID_BYTES,
+    HASH_WIDTHS,
+    BlockHashWithGroupId,
+    get_block_hash,
+    get_group_id,
+)
+from kvgpu.integers import MOST_TOKENS, as_integer, as_switch, shown
+from kvgpu.layout import KEY_WORDS, MAX_GROUP_ID
+
+LOWEST, HIGHEST = -(1 << 63), (1 << 63) - 1
+"""Ids that a block made by hand may have."""
+
+
+def _counted(ref_cnt: Any) -> int:
+    """A number of users, as records can count it."""
+    return as_integer("ref_cnt", ref_cnt, -MOST_TOKENS, MOST_TOKENS)
+
+
+def _in_no_index(block_id: int) -> None:
+    """Takes a block out of the index of a state that has none."""
+
+
+def _aligned_records(num_rows: int) -> np.ndarray:
+    """`num_rows` zeroed records, each in one cache line."""
+    raw = np.zeros(num_rows * CACHE_LINE + CACHE_LINE, np.uint8)
+    start = -raw.ctypes.data % CACHE_LINE
+    return raw[start : start + num_rows * CACHE_LINE].view(BLOCK_RECORD)
+
+
+class BlockState:
+    """Records of blocks 0 to num_blocks-1, one extra row for the free queue, and the side stores.
+
+    The extra row (`records[num_blocks]`) is the head and tail of the circular free queue; its
+    `ref_cnt` counts the free blocks.
+
+    `take_out` belongs to the index: it takes a block out before its hash is changed by hand.
+    """
+
+    def __init__(self, num_blocks: int) -> None:
+        self.num_blocks = num_blocks
+        self.records = _aligned_records(num_blocks + 1)
+        self.marks = make_marks(num_blocks)
+        self.null_id = -1
+        self.width: int | None = None
+        self.odd_hashes: dict[int, BlockHashWithGroupId] = {}
+        self.coarse: dict[int, tuple[bytes, int, int]] = {}
+        self.views: dict[int, KVCacheBlock] = {}
+        self.foreign: list[KVCacheBlock] = []
+        self.queue: Any = None
+        self.take_out: Callable[[int], None] = _in_no_index
+
+    def view(self, block_id: int) -> "KVCacheBlock":
+        """The one `KVCacheBlock` of this id; the same object every time. O(1).
+
+        Negative ids name blocks of other pools, as handed out by `id_of`.
+
+        Raises:
+            BlockIdError: No block has this id.
+        """
+        try:
+            return self.views[block_id]
+        except KeyError:
+            pass
+        if not -2 - len(self.foreign) < block_id < self.num_blocks or block_id == -1:
+            raise BlockIdError(
+                f"block id {block_id} is outside the pool of {self.num_blocks} blocks"
+            )
+        if block_id < 0:
+            return self.foreign[-2 - block_id]
+        block = KVCacheBlock.__new__(KVCacheBlock)
+        block._state, block._row = self, int(block_id)
+        self.views[block_id] = block
+        return block
+
+    def id_of(self, block: "KVCacheBlock") -> int:
+        """Id of `block`; a negative one, good for `view`, when it belongs to another state."""
+        if block._state is self:
+            return block._row
+        for index, known in enumerate(self.foreign):
+            if known is block:
+                return -2 - index
+        self.foreign.append(block)
+        return -1 - len(self.foreign)
+
+    def ids_of(self, blocks: "Iterable[KVCacheBlock] | Ids") -> Ids:
+        """int32 ids of a sequence of blocks; an id array is returned as it is. O(n), O(1) for arrays."""
+        if isinstance(blocks, np.ndarray):
+            return blocks
+        if getattr(blocks, "state", None) is self:
+            ids: Ids = blocks.ids  # type: ignore[union-attr]
+            return ids
+        return np.fromiter((self.id_of(block) for block in blocks), np.int32)
+
+    def adopt_width(self, hash_bytes: int) -> bool:
+        """True if hashes of this length live in the records; the first regular one decides."""
+        if self.width is None and hash_bytes in HASH_WIDTHS:
+            self.width = hash_bytes
+        return hash_bytes == self.width
+
+    def words_of(self, key: bytes) -> tuple[npt.NDArray[np.int64], int] | None:
+        """(key words int64[4], group) of a regular map key; None for one that no record can hold."""
+        width = self.width
+        if width is None or len(key) < width + GROUP_ID_BYTES:
+            return None
+        group = get_group_id(BlockHashWithGroupId(key))
+        if (len(key) - GROUP_ID_BYTES) % width or group > MAX_GROUP_ID:
+            return None
+        last = key[-GROUP_ID_BYTES - width : -GROUP_ID_BYTES]
+        return np.frombuffer(last.ljust(8 * KEY_WORDS, b"\0"), "<i8"), group
+
+    def key_of(self, block_id: int) -> BlockHashWithGroupId | None:
+        """Block hash and group id of a block as the bytes of the map key, or None."""
+        record = self.records[block_id]
+        flags = int(record["flags"])
+        if not flags & HAS_HASH:
+            return None
+        if flags & ODD:
+            return self.odd_hashes[block_id]
+        assert self.width is not None
+        if flags & COARSE:
+            blob, start, stop = self.coarse[block_id]
+            block_hash = blob[start:stop]
+        else:
+            block_hash = record.tobytes()[: self.width]
+        return BlockHashWithGroupId(
+            block_hash + int(record["group"]).to_bytes(GROUP_ID_BYTES, "big")
+        )
+
+    def set_key(self, block_id: int, key: BlockHashWithGroupId) -> None:
+        """Write the hash of a block that has none; the index is not touched.
+
+        Raises:
+            BlockStateError: The block has a hash already.
+        """
+        record = self.records[block_id]
+        if record["flags"] & HAS_HASH:
+            raise BlockStateError(
+                f"block {block_id} already has a hash; reset_hash() it before it gets another"
+            )
+        group = get_group_id(key)
+        block_hash = get_block_hash(key)
+        if self.adopt_width(len(block_hash)) and group <= MAX_GROUP_ID:
+            words = np.frombuffer(block_hash.ljust(8 * KEY_WORDS, b"\0"), "<i8")
+            for name, word in zip(("k0", "k1", "k2", "k3"), words, strict=True):
+                record[name] = word
+            record["group"] = group
+            record["flags"] = HAS_HASH
+        else:
+            self.odd_hashes[block_id] = key
+            record["flags"] = HAS_HASH | ODD
+
+    def forget_keys(self) -> None:
+        """Forget all hashes and their width; the index is not touched. O(num_blocks)."""
+        self.records["flags"][: self.num_blocks] = 0
+        self.odd_hashes.clear()
+        self.coarse.clear()
+        self.width = None
+
+    def forget_entries(self) -> None:
+        """Note that the index, which has been emptied, holds no block; hashes stay. O(num_blocks)."""
+        self.records["flags"][: self.num_blocks] &= ~np.int32(ENTERED)
+
+    def reset_key(self, block_id: int) -> None:
+        """Forget the hash of a block, which the index then does not hold."""
+        if self.records[block_id]["flags"] & IN_TABLE:
+            self.take_out(block_id)
+        self.records[block_id]["flags"] = 0
+        self.odd_hashes.pop(block_id, None)
+        self.coarse.pop(block_id, None)
+
+
+class KVCacheBlock:
+    """One block of the KV cache: a view of its record.
+
+    Args:
+        block_id: Id of the block: its index in the pool.
+        ref_cnt: Number of requests that use it.
+
+    Raises:
+        ArgumentError, ArgumentTypeError: No integers, or beyond 64 and 32 bits; so in setters, and for anything
+            else that is none of what the attribute takes. Nothing is changed.
+
+    A block constructed by hand belongs to no pool and owns a record of its own. All methods and properties
+    are O(1).
+    """
+
+    __slots__ = ("_row", "_standalone_id", "_state")
+    _state: BlockState
+    _row: int
+    _standalone_id: int
+
+    def __init__(self, block_id: int, ref_cnt: int = 0) -> None:
+        self._standalone_id = as_integer("block_id", block_id, LOWEST, HIGHEST)
+        self._state, self._row = BlockState(1), 0
+        record = self._state.records[0]
+        record["prev"] = record["next"] = -1
+        record["ref_cnt"] = _counted(ref_cnt)
+        self._state.views[0] = self
+
+    @property
+    def block_id(self) -> int:
+        """Its index in the pool, or what it was constructed with."""
+        try:
+            return self._standalone_id
+        except AttributeError:
+            return self._row
+
+    @property
+    def ref_cnt(self) -> int:
+        """Number of requests that use it. Setting it moves nothing in or out of the free queue."""
+        return int(self._state.records[self._row]["ref_cnt"])
+
+    @ref_cnt.setter
+    def ref_cnt(self, value: int) -> None:
+        self._state.records[self._row]["ref_cnt"] = _counted(value)
+
+    def incr_ref(self) -> None:
+        """Count one more user. The free queue is the caller's concern; see `BlockPool.touch`. O(1)."""
+        self.ref_cnt += 1
+
+    def decr_ref(self) -> None:
+        """Count one user less. The free queue is the caller's concern; see `BlockPool.free_blocks`. O(1)."""
+        self.ref_cnt -= 1
+
+    @property
+    def block_hash(self) -> BlockHashWithGroupId | None:
+        """Hash of a full, cached block with its group id, or None; setting it twice is a BlockStateError.
+
+        A block of several hash blocks shows all their hashes, one after the other (fact 10).
+        """
+        return self._state.key_of(self._row)
+
+    @block_hash.setter
+    def block_hash(self, key: BlockHashWithGroupId) -> None:
+        self._state.set_key(self._row, key)
+
+    @property
+    def _block_hash(self) -> BlockHashWithGroupId | None:
+        """`block_hash`, which by this name may be set at any time, also to None, as in vLLM."""
+        return self._state.key_of(self._row)
+
+    @_block_hash.setter
+    def _block_hash(self, key: BlockHashWithGroupId | None) -> None:
+        self._state.reset_key(self._row)
+        if key is not None:
+            self._state.set_key(self._row, key)
+
+    def reset_hash(self) -> None:
+        """Forget the hash. A block that can be found by it cannot be found any more. O(1).
+
+        What the map keeps beside the index (see `BlockHashToBlockMap`) stays, as it would in a dict.
+        """
+        self._state.reset_key(self._row)
+
+    @property
+    def is_null(self) -> bool:
+        """True for the placeholder block, which holds no data and is never freed (fact 11)."""
+        return self._row == self._state.null_id
+
+    @is_null.setter
+    def is_null(self, value: bool) -> None:
+        if as_switch("is_null", value):
+            self._state.null_id = self._row
+        elif self.is_null:
+            self._state.null_id = -1
+
+    @property
+    def prev_free_block(self) -> "KVCacheBlock | None":
+        """The block before it in the free queue, or the head in front of the first; None outside."""
+        return self._neighbour("prev")
+
+    @prev_free_block.setter
+    def prev_free_block(self, block: "KVCacheBlock | None") -> None:
+        self._set_neighbour("prev", block)
+
+    @property
+    def next_free_block(self) -> "KVCacheBlock | None":
+        """The block behind it in the free queue, or the tail behind the last; None outside."""
+        return self._neighbour("next")
+
+    @next_free_block.setter
+    def next_free_block(self, block: "KVCacheBlock | None") -> None:
+        self._set_neighbour("next", block)
+
+    def _neighbour(self, side: str) -> "KVCacheBlock | None":
+        row = int(self._state.records[self._row][side])
+        if row < 0:
+            return None
+        if row == self._state.num_blocks:
+            ends: tuple[KVCacheBlock, KVCacheBlock] = self._state.queue.ends
+            return ends[0] if side == "prev" else ends[1]
+        return self._state.view(row)
+
+    def _set_neighbour(self, side: str, block: "KVCacheBlock | None") -> None:
+        if block is not None and (
+            not isinstance(block, KVCacheBlock) or block._state is not self._state
+        ):
+            raise ArgumentTypeError(
+                f"a neighbour is a block of the same pool or queue, or None; got {shown(block)}"
+            )
+        self._state.records[self._row][side] = -1 if block is None else block._row
+
+    def __repr__(self) -> str:
+        return (
+            f"KVCacheBlock(block_id={self.block_id}, ref_cnt={self.ref_cnt}, "
+            f"block_hash={self.block_hash!r}, is_null={self.is_null})"
+        )

@@ -1,0 +1,1 @@
+"""What touches LLVM, CPython and NumPy from the inside."""

@@ -1,0 +1,227 @@
+"""`jit` and its kin: functions that Numba compiles, and the instructions that it has no words for.
+
+`kvgpu.compiled.cache` keeps what entry points become.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import numba
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+from kvgpu.compiled.cache import cache_of
+from kvgpu.errors import ConfigError
+
+if cast(Any, numba).config.DISABLE_JIT:
+    raise ConfigError("NUMBA_DISABLE_JIT is set, and kvgpu works compiled only: unset it")
+
+AHEAD = 8
+"""Rounds of a loop between asking for a cache line and using it."""
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _entry_point(function: F, **options: bool) -> F:
+    compiler: Any = numba.njit  # its stubs do not know `_nrt`
+    compiled = compiler(error_model="numpy", _nrt=True, **options)(function)
+    # Numba's own `cache=True` trusts every file, wherever its variables lead.
+    compiled._cache = cache_of(function)
+    return cast(F, compiled)
+
+
+def jit(function: F) -> F:
+    """Compile an entry point that Python calls; the machine code is kept on disk."""
+    return _entry_point(function)
+
+
+def nogil(function: F) -> F:
+    """`jit` for what other threads may run beside: nobody may change its arrays meanwhile."""
+    return _entry_point(function, nogil=True)
+
+
+def inline(function: F) -> F:
+    """Compile a helper that only compiled code calls; it becomes part of its callers.
+
+    Forced: a call that is not inlined copies its arrays' headers and counts references, which
+    makes a probe three times as slow (measured: 31 against 11 ns a hit).
+    """
+    compiler: Any = numba.njit
+    return cast(F, compiler(error_model="numpy", forceinline=True, _nrt=True)(function))
+
+
+def _address(
+    context: Any, builder: Any, array_type: Any, array: Any, index_type: Any, index: Any
+) -> Any:
+    """Where element or row `index` of an array that is contiguous behind its first axis begins."""
+    lowering: Any = cgutils
+    header = context.make_array(array_type)(context, builder, array)
+    index = context.cast(builder, index, index_type, types.intp)
+    stride = lowering.unpack_tuple(builder, header.strides)[0]
+    return lowering.pointer_add(builder, header.data, builder.mul(index, stride))
+
+
+def leaf(function: F) -> F:
+    """`inline` without reference counting, for a helper that neither makes nor returns an array.
+
+    What it calls counts as it says itself: `jit` and `inline` say so explicitly, since Numba would pass the option on
+    to what is compiled for the first time on behalf of a leaf.
+
+    Numba counts a reference for every array that a function takes; where it cannot prove the pair away, as in
+    a loop with several exits, these are two locked instructions per array and call: half of the time of an
+    insert. A helper that returned an array so would return one that nobody owns.
+    """
+    compiler: Any = numba.njit  # its stubs do not know the option
+    return cast(F, compiler(error_model="numpy", forceinline=True, _nrt=False)(function))
+
+
+def _load_ahead(builder: Any, address: Any) -> None:
+    """Emit the instruction that starts loading a line."""
+    lowering: Any = cgutils
+    word = ir.IntType(32)
+    hint = lowering.get_or_insert_function(
+        builder.module,
+        ir.FunctionType(ir.VoidType(), [lowering.voidptr_t, word, word, word]),
+        "llvm.prefetch.p0",
+    )
+    for_reading, keep, data = word(0), word(3), word(1)
+    address = builder.bitcast(address, lowering.voidptr_t)
+    builder.call(hint, [address, for_reading, keep, data])
+
+
+@intrinsic
+def _prefetch(typing_context: Any, array: Any, index: Any) -> Any:
+    """Start loading element or row `index` (int64) of a C-contiguous array into the cache.
+
+    A loop that calls this some rounds ahead overlaps cache misses that would come one by one.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array_type, index_type = signature.args
+        address = _address(context, builder, array_type, arguments[0], index_type, arguments[1])
+        _load_ahead(builder, address)
+        return context.get_dummy_value()
+
+    return types.void(array, index), generate
+
+
+@intrinsic
+def _put_word(typing_context: Any, array: Any, place: Any, word: Any) -> Any:
+    """Write eight bytes at any place of a contiguous uint8 array, lowest first."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array_type, place_type, _ = signature.args
+        address = _address(context, builder, array_type, arguments[0], place_type, arguments[1])
+        address = builder.bitcast(address, ir.IntType(64).as_pointer())
+        builder.store(arguments[2], address).align = 1
+        return context.get_dummy_value()
+
+    return types.void(array, place, types.uint64), generate
+
+
+@intrinsic
+def _word_at(typing_context: Any, array: Any, place: Any) -> Any:
+    """Eight bytes from any place of a contiguous uint8 array, lowest first."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array_type, place_type = signature.args
+        address = _address(context, builder, array_type, arguments[0], place_type, arguments[1])
+        word = builder.load(builder.bitcast(address, ir.IntType(64).as_pointer()))
+        word.align = 1
+        return word
+
+    return types.uint64(array, place), generate
+
+
+@intrinsic
+def _pointer(typing_context: Any, address: Any, like: Any) -> Any:
+    """An address (int64) as a pointer to elements of the type of an array."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind = context.get_value_type(signature.return_type)
+        return builder.inttoptr(arguments[0], kind)
+
+    return cast(Any, types).CPointer(like.dtype)(types.int64, like), generate
+
+
+@intrinsic
+def _word_from(typing_context: Any, address: Any) -> Any:
+    """Eight bytes of memory, lowest first, from an address (int64) that is a multiple of eight."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.load(builder.inttoptr(arguments[0], ir.IntType(64).as_pointer()))
+
+    return types.int64(types.int64), generate
+
+
+@intrinsic
+def _prefetch_at(typing_context: Any, address: Any) -> Any:
+    """`prefetch` for an address (int64)."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        _load_ahead(builder, builder.inttoptr(arguments[0], ir.IntType(8).as_pointer()))
+        return context.get_dummy_value()
+
+    return types.void(types.int64), generate
+
+
+@intrinsic
+def _lanes_equal(typing_context: Any, array: Any, row: Any, value: Any, shift: Any) -> Any:
+    """Bit i of the result: word i of the eight int64 words of a row, shifted right, equals `value`.
+
+    One vector comparison; the loop that it replaces cost as much as a cache miss.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array_type, row_type, value_type, shift_type = signature.args
+        address = _address(context, builder, array_type, arguments[0], row_type, arguments[1])
+        word, lanes = ir.IntType(64), ir.VectorType(ir.IntType(64), 8)
+        words = builder.load(builder.bitcast(address, lanes.as_pointer()))
+        words.align = 8
+
+        def in_all_lanes(argument: Any, argument_type: Any) -> Any:
+            scalar = context.cast(builder, argument, argument_type, types.int64)
+            first = builder.insert_element(
+                ir.Constant(lanes, ir.Undefined), scalar, ir.IntType(32)(0)
+            )
+            places = ir.Constant(ir.VectorType(ir.IntType(32), 8), [0] * 8)
+            return builder.shuffle_vector(first, ir.Constant(lanes, ir.Undefined), places)
+
+        shifted = builder.lshr(words, in_all_lanes(arguments[3], shift_type))
+        equal = builder.icmp_unsigned("==", shifted, in_all_lanes(arguments[2], value_type))
+        return builder.zext(builder.bitcast(equal, ir.IntType(8)), word)
+
+    return types.int64(array, row, value, shift), generate
+
+
+@intrinsic
+def _lowest_bit(typing_context: Any, mask: Any) -> Any:
+    """Place of the lowest bit that is set in an int64 that is not 0."""
+
+    lowering: Any = cgutils
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        word, bit = ir.IntType(64), ir.IntType(1)
+        count = lowering.get_or_insert_function(
+            builder.module, ir.FunctionType(word, [word, bit]), "llvm.cttz.i64"
+        )
+        return builder.call(count, [arguments[0], bit(1)])
+
+    return types.int64(types.int64), generate
+
+
+prefetch: Callable[[Any, int], None] = cast(Any, _prefetch)
+put_word: Callable[[Any, int, Any], None] = cast(Any, _put_word)
+word_at: Callable[[Any, int], Any] = cast(Any, _word_at)
+word_from: Callable[[int], int] = cast(Any, _word_from)
+prefetch_at: Callable[[int], None] = cast(Any, _prefetch_at)
+pointer: Callable[[int, Any], Any] = cast(Any, _pointer)
+carray: Callable[..., Any] = cast(Any, numba).carray  # its stubs do not export it
+lanes_equal: Callable[[Any, int, int, int], int] = cast(Any, _lanes_equal)
+lowest_bit: Callable[[int], int] = cast(Any, _lowest_bit)
+
+
+def python_of(function: F) -> F:
+    """The plain Python function behind a compiled one."""
+    return cast(F, cast(Any, function).py_func)

@@ -1,0 +1,111 @@
+"""Lists of hashes and of token ids, read from where CPython keeps the objects.
+
+Asking an object for what it holds costs more than the cache miss it takes to reach it; compiled code asks for the
+next objects before it needs them.
+"""
+
+import sys
+import sysconfig
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kvgpu.compiled.jit import jit, prefetch_at, word_from
+from kvgpu.layout import LOW_32
+
+TYPE, SIZE, ITEMS, BYTES, DIGIT = 8, 16, 24, 32, 24
+"""Bytes from the address of an object to its type, to the size of what it holds (of an int, with its sign), to
+the pointer to the items of a list, to the data of bytes, and to the lowest digit of an int: PyVarObject,
+PyListObject, PyBytesObject and PyLongObject of CPython's Include/."""
+
+AHEAD = 16
+"""Items between asking for one and reading it: they come from memory, not from a cache."""
+
+LONG = 16
+"""Items from which on a call of compiled code pays."""
+
+_SIZES = (object.__basicsize__, list.__basicsize__, bytes.__basicsize__, int.__basicsize__)
+KNOWN_LAYOUT = (
+    sys.implementation.name == "cpython"
+    and sys.byteorder == "little"
+    and sys.maxsize > 1 << 32
+    and (*_SIZES, sys.int_info.bits_per_digit) == (16, ITEMS + 16, BYTES + 1, DIGIT, 30)
+    and not sysconfig.get_config_var("Py_GIL_DISABLED")
+)
+"""Whether objects are laid out so. Sizes tell of builds for debugging; without a GIL a list may change."""
+
+
+@jit
+def _copy_bytes(listed: int, count: int, kind: int, out: Any) -> int:
+    """Copy items of the list at an address, as far as they are of a type and fill a row of `out`; how many.
+
+    -1 if they are not `count`: the list may have changed since its caller looked, but cannot while this runs.
+    """
+    if word_from(listed + SIZE) != count:
+        return -1
+    items = word_from(listed + ITEMS)
+    words = out.shape[1]
+    for i in range(-AHEAD, count):
+        if i + AHEAD < count:
+            ahead = word_from(items + 8 * (i + AHEAD))
+            prefetch_at(ahead)
+            prefetch_at(ahead + BYTES + 8 * words - 1)
+        if i < 0:
+            continue
+        item = word_from(items + 8 * i)
+        if word_from(item + TYPE) != kind or word_from(item + SIZE) != 8 * words:
+            return i
+        for word in range(words):
+            out[i, word] = word_from(item + BYTES + 8 * word)
+    return count
+
+
+@jit
+def _copy_digits(listed: int, count: int, one: int, large: int, zero: int, out: Any) -> int:
+    """Copy items of the list at an address, as far as they are 0 or of the sign and size of 1 or of a large number of
+    one digit (CPython may mark small ones); how many. -1 if they are not `count`, as in `_copy_bytes`."""
+    if word_from(listed + SIZE) != count:
+        return -1
+    items = word_from(listed + ITEMS)
+    kind, size, small_size = word_from(one + TYPE), word_from(large + SIZE), word_from(one + SIZE)
+    for i in range(-AHEAD, count):
+        if i + AHEAD < count:
+            prefetch_at(word_from(items + 8 * (i + AHEAD)))
+        if i < 0:
+            continue
+        item = word_from(items + 8 * i)
+        if word_from(item + TYPE) != kind:
+            return i
+        if word_from(item + SIZE) == size or word_from(item + SIZE) == small_size:
+            out[i] = word_from(item + DIGIT) & LOW_32
+        elif item == zero:
+            out[i] = 0
+        else:
+            return i
+    return count
+
+
+def copy_hashes(listed: list[Any], width: int, rows: npt.NDArray[np.int64]) -> bool:
+    """Write hashes of `width` bytes, 16 or 32, to key words int64 [n, KEY_WORDS], zero padded.
+
+    False, and the words are of no use, where an item is not `bytes` itself, of that width, or objects may be laid
+    out otherwise. O(n).
+    """
+    if not KNOWN_LAYOUT:
+        return False
+    rows[:, width // 8 :] = 0
+    return _copy_bytes(id(listed), len(rows), id(bytes), rows[:, : width // 8]) == len(rows)
+
+
+def integers_of_list(listed: list[Any]) -> npt.NDArray[np.int32] | None:
+    """Integers as int32 [n].
+
+    None where an item is not `int` itself, from 0 to 2**30 - 1, or objects may be laid out otherwise. O(n).
+    """
+    if not KNOWN_LAYOUT:
+        return None
+    out = np.empty(len(listed), np.int32)
+    one, large, zero = 1, 1 << 29, 0
+    copied = _copy_digits(id(listed), len(out), id(one), id(large), id(zero), out)
+    return out if copied == len(out) else None

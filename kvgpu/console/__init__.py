@@ -1,0 +1,1 @@
+"""What the commands share: output files and printable text."""

@@ -1,0 +1,1 @@
+"""The block-hash table on devices, and tensors that go there."""

@@ -1,0 +1,1 @@
+"""Events that tell of stored and removed blocks."""

@@ -1,0 +1,82 @@
+"""How events are made from what the pool does."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from kvgpu.events.messages import MEDIUM_GPU, AllBlocksCleared, BlockRemoved, BlockStored
+from kvgpu.hashing.functions import (
+    BlockHash,
+    BlockHashWithGroupId,
+    ExternalBlockHash,
+    get_block_hash,
+    get_group_id,
+    maybe_convert_block_hash,
+)
+from kvgpu.hashing.inputs.extra_keys import ExtraKeys, generate_block_hash_extra_keys
+
+
+def _external(hashes: Sequence[bytes], block: int, stride: int) -> ExternalBlockHash:
+    parts = hashes[block * stride : (block + 1) * stride]
+    return maybe_convert_block_hash(BlockHash(b"".join(parts)))
+
+
+def block_stored(
+    request: Any,
+    kept: list[int],
+    first_block: int,
+    end_block: int,
+    block_size: int,
+    stride: int,
+    group: int,
+) -> BlockStored:
+    """The event for blocks [first_block, end_block) of a request.
+
+    Args:
+        request: Has `block_hashes`, `all_token_ids` and the extra-key attributes.
+        kept: Blocks that were stored, counted from `first_block`.
+        first_block: First block of the range.
+        end_block: Block after the last.
+        block_size: Tokens per block.
+        stride: Hash blocks per block.
+        group: Cache group.
+
+    Quirks kept (fact 57): the event is made even if nothing was kept, its tokens cover the whole
+    range, and its parent is the logical block before, whether or not that is cached.
+    """
+    hashes = request.block_hashes
+    extra_keys: list[ExtraKeys] = []
+    mm_index = 0
+    for block in kept:
+        begin = (first_block + block) * block_size
+        keys, mm_index = generate_block_hash_extra_keys(
+            request, begin, begin + block_size, mm_index
+        )
+        extra_keys.append(keys)
+    lora = getattr(request, "lora_request", None)
+    tokens = request.all_token_ids[first_block * block_size : end_block * block_size]
+    return BlockStored(
+        block_hashes=[_external(hashes, first_block + block, stride) for block in kept],
+        parent_block_hash=_external(hashes, first_block - 1, stride) if first_block else None,
+        # Numbers of an array are none of msgpack's.
+        token_ids=tokens.tolist() if hasattr(tokens, "tolist") else list(tokens),
+        block_size=block_size,
+        lora_id=lora.adapter_id if lora else None,
+        medium=MEDIUM_GPU,
+        lora_name=lora.lora_name if lora else None,
+        extra_keys=extra_keys or None,
+        group_idx=group,
+    )
+
+
+def all_blocks_cleared() -> AllBlocksCleared:
+    """The event for a reset of the whole cache."""
+    return AllBlocksCleared()
+
+
+def block_removed(key: BlockHashWithGroupId) -> BlockRemoved:
+    """The event for one block that can no longer be found under its key."""
+    return BlockRemoved(
+        block_hashes=[maybe_convert_block_hash(get_block_hash(key))],
+        medium=MEDIUM_GPU,
+        group_idx=get_group_id(key),
+    )

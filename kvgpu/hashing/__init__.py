@@ -1,0 +1,1 @@
+"""Block hashes: functions, extra keys, token ids, and hashing in bulk."""

@@ -1,0 +1,1 @@
+"""What all ways to hash in bulk share."""

@@ -1,0 +1,1 @@
+"""What is hashed: token ids and extra keys."""

@@ -1,0 +1,1 @@
+"""The hash function kvgpu128."""

@@ -1,0 +1,1 @@
+"""SHA-256 and XXH3 of serialised blocks, in bulk."""

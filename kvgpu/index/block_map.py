@@ -1,0 +1,262 @@
+"""`BlockHashToBlockMap`: block lookup by key, for single keys and for people who look inside.
+
+Regular entries live in the index. A small dict beside it holds what no record can: keys of odd
+width, blocks of other pools. A key lives in one of the two, never in both.
+"""
+
+from collections.abc import Iterator, MutableMapping
+from typing import Any
+
+import numpy as np
+
+from kvgpu.blocks.record import FIRST, IN_TABLE, ODD, SHARED
+from kvgpu.blocks.state import BlockState, KVCacheBlock
+from kvgpu.errors import ArgumentTypeError, BlockIdError
+from kvgpu.hashing.functions import BlockHashWithGroupId
+from kvgpu.index.base import BlockIndex
+from kvgpu.integers import shown
+from kvgpu.layout import MAX_BLOCK_ID
+
+Entry = KVCacheBlock | dict[int, KVCacheBlock]
+
+
+def _refuse_other_keys(key: Any) -> None:
+    if not isinstance(key, bytes):
+        raise ArgumentTypeError(f"a key of a map is bytes, got {shown(key)}")
+
+
+class BlockHashToBlockMap:
+    """Key -> block, or blocks in the order of insertion where several have the same key.
+
+    Args:
+        state: Records of the pool; None for a map of its own.
+        index: Index over those records.
+    """
+
+    def __init__(self, state: BlockState | None = None, index: BlockIndex | None = None) -> None:
+        self._state = state
+        self._index = index
+        self.extras: dict[bytes, Entry] = {}
+
+    def get_one_block(self, key: BlockHashWithGroupId) -> KVCacheBlock | None:
+        """The first inserted block with this key, or None (fact 12). Expected O(1).
+
+        Raises:
+            ArgumentTypeError: The key is not bytes.
+        """
+        _refuse_other_keys(key)
+        if self.extras:
+            entry = self.extras.get(key)
+            if entry is not None:
+                return next(iter(entry.values())) if isinstance(entry, dict) else entry
+        first = self._first(key)
+        return None if first < 0 or self._state is None else self._state.view(first)
+
+    def insert(self, key: BlockHashWithGroupId, block: KVCacheBlock) -> None:
+        """Add a block under a key, behind those that are there (fact 12). Expected O(1).
+
+        Where its record cannot be the entry (another key, a block of another pool), O(blocks with this key).
+
+        Raises:
+            ArgumentTypeError: The key is not bytes, or the block not a `KVCacheBlock`.
+            BlockIdError: Its id is outside the pool. Nothing is changed.
+        """
+        self.refuse_unfit(key, block)
+        if key not in self.extras and self._is_regular(key, block):
+            assert self._index is not None
+            self._index.enter(block._row)
+            return
+        self._move_to_extras(key)
+        entry = self.extras.get(key)
+        if entry is None:
+            self.extras[key] = block
+        elif isinstance(entry, dict):
+            entry[block.block_id] = block
+        else:
+            self.extras[key] = {entry.block_id: entry, block.block_id: block}
+
+    def pop(self, key: BlockHashWithGroupId, block_id: int) -> KVCacheBlock | None:
+        """Take one block out; None, and nothing changes, if it is not there. Its hash stays.
+
+        Raises:
+            ArgumentTypeError: The key is not bytes.
+            InvariantError: The records of the blocks with this key are broken.
+
+        Expected O(1), however many blocks have this key.
+        """
+        _refuse_other_keys(key)
+        if not isinstance(block_id, int | np.integer):
+            return None  # no block has such an id
+        block_id = int(block_id)  # to records a truth value is a mask
+        entry = self.extras.get(key)
+        if entry is not None:
+            return self._pop_extra(key, entry, block_id)
+        if self._state is None or not self._is_entry(key, block_id):
+            return None
+        self._state.take_out(block_id)
+        return self._state.view(block_id)
+
+    def holds(self, block: KVCacheBlock) -> bool:
+        """Whether a block can be found by its own hash. O(1)."""
+        key = block.block_hash
+        if key is None:
+            return False
+        if block._state is self._state and self._is_entry(key, block._row):
+            return True
+        entry = self.extras.get(key)
+        return block is (entry.get(block.block_id) if isinstance(entry, dict) else entry)
+
+    def clear(self) -> None:
+        """Take everything out; blocks keep their hashes, as they would if this were a dict. O(number of blocks)."""
+        self.extras.clear()
+        if self._index is not None and self._state is not None:
+            self._index.clear()
+            self._state.forget_entries()
+
+    def __len__(self) -> int:
+        return len(self.extras) + (0 if self._index is None else len(self._index))
+
+    @property
+    def _cache(self) -> "CacheView":
+        """The map as vLLM's own dict would look, readable and writable."""
+        return CacheView(self)
+
+    def entry(self, key: BlockHashWithGroupId) -> Entry | None:
+        """All blocks of a key: one block, or a dict of id to block, in order, once the key was shared (fact 12).
+
+        None for no block. Expected O(blocks with this key).
+        """
+        if key in self.extras:
+            return self.extras[key]
+        first = self._first(key)
+        if first < 0:
+            return None
+        assert self._state is not None
+        assert self._index is not None
+        if self._state.records[first]["flags"] & SHARED:
+            return {i: self._state.view(i) for i in self._index.chain(first)}
+        return self._state.view(first)
+
+    def keys(self) -> Iterator[BlockHashWithGroupId]:
+        """All keys. O(number of blocks)."""
+        yield from map(BlockHashWithGroupId, list(self.extras))
+        if self._state is not None:
+            for row in np.flatnonzero(self._state.records["flags"] & FIRST):
+                key = self._state.key_of(int(row))
+                assert key is not None
+                yield key
+
+    def refuse_unfit(self, key: Any, block: Any) -> None:
+        """Raise what `insert` would. O(1)."""
+        if not isinstance(key, bytes) or not isinstance(block, KVCacheBlock):
+            raise ArgumentTypeError(
+                f"a map takes bytes and a KVCacheBlock, got {type(key).__name__} and "
+                f"{type(block).__name__}"
+            )
+        block_id = block.block_id
+        end = MAX_BLOCK_ID + 1 if self._state is None else self._state.num_blocks
+        if not 0 <= block_id < end:
+            raise BlockIdError(f"block id {block_id} is outside the pool of {end} blocks")
+
+    def _is_entry(self, key: bytes, block_id: Any) -> bool:
+        """True if the index holds this block of the pool under this key: under its own, that is."""
+        state = self._state
+        return bool(
+            state is not None
+            and isinstance(block_id, int | np.integer)
+            and 0 <= block_id < state.num_blocks
+            and state.records[block_id]["flags"] & IN_TABLE != 0
+            and state.key_of(int(block_id)) == key
+        )
+
+    def _first(self, key: bytes) -> int:
+        """Id of the first block in the index, after comparing every byte of the key; -1 for none."""
+        if self._state is None or self._index is None:
+            return -1
+        found = self._state.words_of(key)
+        if found is None:
+            return -1
+        first = self._index.first(*found)
+        return first if first >= 0 and self._state.key_of(first) == key else -1
+
+    def _is_regular(self, key: bytes, block: KVCacheBlock) -> bool:
+        """True if the block's record can be the entry: it holds this key and is not in yet."""
+        state = self._state
+        return (
+            state is not None
+            and block._state is state
+            and state.words_of(key) is not None
+            and state.key_of(block._row) == key
+            and not state.records[block._row]["flags"] & (IN_TABLE | ODD)
+        )
+
+    def _move_to_extras(self, key: BlockHashWithGroupId) -> None:
+        entry = None if key in self.extras else self.entry(key)
+        if entry is None:
+            return
+        assert self._index is not None
+        ids = list(entry) if isinstance(entry, dict) else [entry.block_id]
+        self._index.erase(np.array(ids, np.int32), forget=False)
+        self.extras[key] = entry
+
+    def _pop_extra(self, key: bytes, entry: Entry, block_id: int) -> KVCacheBlock | None:
+        if isinstance(entry, dict):
+            block = entry.pop(block_id, None)
+            if not entry:
+                del self.extras[key]
+            return block
+        if entry.block_id != block_id:
+            return None
+        del self.extras[key]
+        return entry
+
+
+class CacheView(MutableMapping[BlockHashWithGroupId, Entry]):
+    """`BlockHashToBlockMap._cache`: the map as a mapping of key to block or dict of blocks."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __init__(self, owner: BlockHashToBlockMap) -> None:
+        self._owner = owner
+
+    def __getitem__(self, key: BlockHashWithGroupId) -> Entry:
+        entry = self._owner.entry(key)
+        if entry is None:
+            raise KeyError(key)
+        return entry
+
+    def __setitem__(self, key: BlockHashWithGroupId, value: Entry) -> None:
+        blocks = list(value.values()) if isinstance(value, dict) else [value]
+        for block in blocks:
+            self._owner.refuse_unfit(key, block)
+        if key in self:
+            del self[key]
+        if isinstance(value, dict) and len(blocks) == 1:
+            # A dict of one stays a dict (fact 12); the index would show its block alone.
+            self._owner.extras[key] = {blocks[0].block_id: blocks[0]}
+            return
+        for block in blocks:
+            self._owner.insert(key, block)
+
+    def __delitem__(self, key: BlockHashWithGroupId) -> None:
+        entry = self[key]
+        for block_id in list(entry) if isinstance(entry, dict) else [entry.block_id]:
+            self._owner.pop(key, block_id)
+
+    def clear(self) -> None:
+        self._owner.clear()
+
+    def __iter__(self) -> Iterator[BlockHashWithGroupId]:
+        return self._owner.keys()
+
+    def __len__(self) -> int:
+        return len(self._owner)
+
+    def __copy__(self) -> dict[BlockHashWithGroupId, Entry]:
+        return dict(self)
+
+    def __eq__(self, other: Any) -> bool:
+        return dict(self) == (dict(other) if isinstance(other, CacheView) else other)
+
+    def __repr__(self) -> str:
+        return repr(dict(self))

@@ -1,0 +1,138 @@
+"""The index that chooses per lookup: the GPU for long ones where there is one, else the host."""
+
+import logging
+from time import perf_counter
+
+import numpy as np
+
+from kvgpu.blocks.state import BlockState
+from kvgpu.config import crossover_blocks
+from kvgpu.errors import DeviceError, MissingPackageError
+from kvgpu.hashing.arena import HashArena
+from kvgpu.index.base import BatchHits, Memo, PrefixHits, Rows, Spans
+from kvgpu.index.device.index import DeviceIndex
+from kvgpu.index.host.index import HostIndex
+from kvgpu.index.journal import Journal
+from kvgpu.layout import KEY_WORDS
+from kvgpu.rules.plan import HitQuery, HitRule, PrefixPlan
+from kvgpu.rules.plan_words import FULL
+
+logger = logging.getLogger(__name__)
+
+SAMPLE_BLOCKS = 4096
+"""Blocks of the lookup that is timed on both sides."""
+ROUNDS = 5
+
+
+def crossover_of(device_seconds: float, host_seconds_per_block: float) -> int:
+    """Blocks whose lookup takes the host as long as the device takes for any."""
+    return max(1, round(device_seconds / host_seconds_per_block))
+
+
+def measured_crossover(index: DeviceIndex) -> int:
+    """Blocks from which a lookup on the device is faster than on the host, measured now.
+
+    Fills `index`, which must be fresh and of `SAMPLE_BLOCKS` blocks, and times one long lookup on
+    the host (its cost per block) and a short one on the device (its fixed cost). Waits.
+    """
+    rng = np.random.default_rng(0)
+    rows = rng.integers(-(2**63), 2**63 - 1, (SAMPLE_BLOCKS, KEY_WORDS))
+    index.state.adopt_width(8 * KEY_WORDS)
+    index.insert(np.arange(SAMPLE_BLOCKS, dtype=np.int32), rows, 1, 0, 0)
+    plan = PrefixPlan((HitQuery(HitRule(FULL, 1, 1), (0,)),))
+
+    def seconds(match: type[HostIndex], count: int) -> float:
+        times = []
+        for _ in range(ROUNDS):
+            start = perf_counter()
+            num_tokens, _ = match.match(index, plan, rows[:count], count)
+            times.append(perf_counter() - start)
+            assert num_tokens == count
+        return sorted(times)[ROUNDS // 2]
+
+    per_block = seconds(HostIndex, SAMPLE_BLOCKS) / SAMPLE_BLOCKS
+    return crossover_of(seconds(DeviceIndex, 1), per_block)
+
+
+class AutoIndex(DeviceIndex):
+    """`triton` at or above the crossover, `host` below it, and for good after a failure.
+
+    Attributes:
+        crossover: Blocks (times groups) from which the device is asked, measured at construction
+            unless `KVGPU_CROSSOVER_BLOCKS` says it; None where no device is used.
+        reason: Why, in words.
+    """
+
+    name = "auto"
+    engine = "triton"
+
+    def __init__(self, state: BlockState, journal: Journal | None = None) -> None:
+        self.crossover: int | None = None
+        try:
+            super().__init__(state, journal)
+        except (DeviceError, MissingPackageError) as error:
+            self.reason = str(error)
+            return
+        if not self._is_worth_asking():
+            self.reason = "Triton's interpreter is no faster than the host"
+            return
+        self.crossover = crossover_blocks()
+        self.reason = "KVGPU_CROSSOVER_BLOCKS"
+        if self.crossover is None:
+            self._measure()
+
+    def _is_worth_asking(self) -> bool:
+        """The device is a GPU, not the interpreter."""
+        return bool(self.device.type == "cuda")
+
+    def _measure(self) -> None:
+        sample = _Sample(BlockState(SAMPLE_BLOCKS))
+        try:
+            # A failure of any kind, a missing compiler included, is a DeviceError by now.
+            self.crossover = measured_crossover(sample)
+            self.reason = f"measured on {self.device}"
+        except DeviceError as error:
+            self.reason = str(error)
+
+    def match(self, plan: PrefixPlan, rows: Rows, max_length: int) -> PrefixHits:
+        if self._asks_device(len(rows) * len(plan.groups)):
+            try:
+                return super().match(plan, rows, max_length)
+            except DeviceError as error:
+                self._give_up(error)
+        return HostIndex.match(self, plan, rows, max_length)
+
+    def match_batch(
+        self, plan: PrefixPlan, arena: HashArena, begins: Spans, ends: Spans, max_lengths: Spans,
+        memo: Memo | None = None, lent: Spans | None = None,
+    ) -> BatchHits:  # fmt: skip
+        if self._asks_device(int((ends - begins).sum()) * len(plan.groups)):
+            try:
+                return super().match_batch(plan, arena, begins, ends, max_lengths, memo, lent)
+            except DeviceError as error:
+                self._give_up(error)
+        return HostIndex.match_batch(self, plan, arena, begins, ends, max_lengths, memo, lent)
+
+    @property
+    def answers(self) -> bool:
+        return self.crossover is not None
+
+    def _asks_device(self, num_blocks: int) -> bool:
+        """A lookup in the capture of a CUDA graph is for the host: it could not wait for the device."""
+        return (
+            self.crossover is not None
+            and num_blocks >= self.crossover
+            and not self._capture.is_active
+        )
+
+    def _give_up(self, error: DeviceError) -> None:
+        logger.warning("From now on lookups are answered by the host: %s", error)
+        self.crossover, self.reason = None, str(error)
+
+    def _violations(self) -> list[str]:
+        return HostIndex._violations(self) if self.crossover is None else super()._violations()
+
+
+class _Sample(DeviceIndex):
+    name = "sample"
+    engine = "triton"

@@ -1,0 +1,308 @@
+"""The index with its lookups answered in GPU memory: `triton` and `cuda`.
+
+The host table stays authoritative for which block is first under a key and for the chains of
+duplicates. Its journal feeds a `BlockHashTable`, which answers every lookup and can be made again
+from the host at any time.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from kvgpu.blocks.record import FIRST
+from kvgpu.blocks.state import BlockState
+from kvgpu.device.block_hash_table import BlockHashTable
+from kvgpu.device.tensors import import_torch, resolve_device
+from kvgpu.errors import ArgumentError, DeviceError, InvariantError, KVGPUError
+from kvgpu.hashing.arena import HashArena
+from kvgpu.index.base import BatchHits, Memo, PrefixHits, Rows, Spans
+from kvgpu.index.device.capture import GraphCapture
+from kvgpu.index.host.index import HostIndex
+from kvgpu.index.journal import NO_LOG, Journal
+from kvgpu.rules.plan import PrefixPlan
+
+if TYPE_CHECKING:
+    from kvgpu.kernels.longest_prefix import PrefixBuffers
+
+
+class DeviceIndex(HostIndex):
+    """A host table and its copy on a device.
+
+    Args:
+        state: The records that hold the keys.
+        journal: A second reader of the changes is not served; leave it None.
+
+    Raises:
+        DeviceError, MissingPackageError: The device cannot be used.
+
+    A lookup flushes the journal, starts two kernels and waits for the copy of the result.
+    """
+
+    engine: ClassVar[str]
+
+    def __init__(self, state: BlockState, journal: Journal | None = None) -> None:
+        super().__init__(state, Journal() if journal is None else journal)
+        self._copy: BlockHashTable | None = None
+        self._stale = True
+        self._torch = import_torch()
+        self.device = resolve_device()
+        self._capture = GraphCapture(self.device)
+        self._process = os.getpid()
+        self._stream: Any = None
+
+    @property
+    def reads_in_place(self) -> bool:
+        return not self.answers
+
+    @property
+    def nbytes(self) -> int:
+        return super().nbytes + (0 if self._copy is None else self._copy.nbytes)
+
+    def log_for(self, changes: int) -> np.ndarray:
+        """Nothing is noted for a stale copy; one with more changes than blocks becomes stale."""
+        assert self.journal is not None
+        if not self._stale and len(self.journal) + changes <= self.state.num_blocks:
+            return super().log_for(changes)
+        self._stale = True
+        self.journal.discard()
+        return NO_LOG
+
+    def clear(self) -> None:
+        self._stale = True
+        super().clear()
+
+    def restore(self) -> None:
+        super().restore()
+        self._stale = True
+
+    def match(self, plan: PrefixPlan, rows: Rows, max_length: int) -> PrefixHits:
+        if self.state.width is None:
+            # No block was ever cached: there is no table to ask.
+            return super().match(plan, rows, max_length)
+        with self._typed_errors():
+            self._capture.refuse_waiting()
+            return self._match(plan, rows, max_length)
+
+    def match_batch(
+        self, plan: PrefixPlan, arena: HashArena, begins: Spans, ends: Spans, max_lengths: Spans,
+        memo: Memo | None = None, lent: Spans | None = None,
+    ) -> BatchHits:  # fmt: skip
+        if self.state.width is None or not len(begins):
+            return super().match_batch(plan, arena, begins, ends, max_lengths, memo, lent)
+        self._capture.refuse_waiting()
+        out = self.start_batch(plan, arena, begins, ends, max_lengths, with_ids=False)
+        with self._typed_errors():
+            found = self._torch.cat(
+                [out.num_tokens[:, None], out.lengths.to(self._torch.int64)], dim=1
+            )
+            numbers = found.cpu().numpy()
+            self.flush().size()
+        return BatchHits(
+            numbers[:, 0].copy(), np.ascontiguousarray(numbers[:, 1:].astype(np.int32))
+        )
+
+    def start_batch(
+        self, plan: PrefixPlan, arena: HashArena, begins: Spans, ends: Spans, max_lengths: Spans,
+        *, with_ids: bool = True, out: "PrefixBuffers | None" = None,
+    ) -> "PrefixBuffers":  # fmt: skip
+        """`match_batch` without waiting: flush, copy what is new in the arena, two launches.
+
+        Only the first call, which makes the table, waits for it to be zeroed. In the capture of a CUDA graph
+        the spans go into memory that the buffers own, and all else must be on the device already.
+
+        Returns:
+            Buffers on the device (see `PrefixBuffers`), with ids as long as the arena, or `out`.
+
+        Raises:
+            ArgumentError: In a capture: something has still to go to the device. Nothing is taken.
+        """
+        with self._typed_errors():
+            table = self.flush()
+            keys = self._resident(arena, table.view.key_words)
+            numbers = np.stack([begins, ends, max_lengths])
+            self._capture.reserve(numbers.size)
+            if out is None:
+                out = table.prefix_buffers(len(begins), len(arena), plan, with_ids)
+            capturing = self._capture.is_active
+            source, spans = (
+                self._capture.moved(numbers) if capturing else (None, self._moved(numbers))
+            )
+            table.longest_prefix_async(
+                keys, (spans[0], spans[1]), plan, longest=int((ends - begins).max(initial=0)),
+                max_lengths=spans[2], null_id=self.state.null_id, out=out,
+            )  # fmt: skip
+            if capturing:
+                self._capture.hand_over(out.num_tokens, (source, spans, keys, table))
+            return out
+
+    def _resident(self, arena: HashArena, words: int) -> Any:
+        """The arena on the device, brought up to date."""
+        fits = arena.copy is not None and arena.copy.shape == (len(arena), words)
+        self._capture.refuse(not (fits and arena.is_copied), "hashes")
+        # Lost unless all of it arrives: given up before the pieces are taken.
+        copy, arena.copy = arena.copy, None
+        pieces = arena.take_written()
+        if not fits:
+            copy = self._moved(arena.words[:, :words])
+        else:
+            for begin, end in pieces:
+                copy[begin:end] = self._moved(arena.words[begin:end, :words])
+        arena.copy = copy
+        return copy
+
+    @contextmanager
+    def _typed_errors(self) -> Iterator[None]:
+        """A failure of the device becomes a `DeviceError`; after any failure the copy is made anew.
+
+        What was refused has changed nothing, or the change has said that it is not done.
+        """
+        try:
+            yield
+        except ArgumentError:
+            raise
+        except Exception as error:
+            # Compilers, launchers and drivers each have their own.
+            self._copy = None
+            self._stale = True
+            if isinstance(error, KVGPUError):
+                raise
+            raise DeviceError(
+                f"the device failed and its table is lost: {error}. The next lookup makes it again; "
+                "after an error that kills the CUDA context, start a new process or use 'host'"
+            ) from error
+        except BaseException:
+            # Interrupted between any two steps, perhaps in a launch.
+            self._stale = True
+            raise
+
+    def _match(self, plan: PrefixPlan, rows: Rows, max_length: int) -> PrefixHits:
+        table = self.flush()
+        words = table.view.key_words
+        # Keys and offsets in one copy to the device, lengths and ids in one copy back.
+        sent = np.empty(len(rows) * words + 3, np.int64)
+        sent[:-3].reshape(len(rows), words)[:] = rows[:, :words]
+        sent[-3:] = 0, len(rows), max_length
+        arrived = self._moved(sent)
+        keys = arrived[:-3].reshape(len(rows), words)
+        out = table.longest_prefix_async(
+            keys, (arrived[-3:-2], arrived[-2:-1]), plan, longest=len(rows),
+            max_lengths=arrived[-1:], null_id=self.state.null_id,
+        )  # fmt: skip
+        header = [out.num_tokens.to(self._torch.int32), out.lengths.reshape(-1)]
+        assert out.ids is not None
+        found = self._torch.cat([*header, out.ids.reshape(-1)]).cpu().numpy()
+        table.size()
+        end = 1 + len(plan.queries)
+        num_tokens, *lengths = found[:end].tolist()
+        lines = found[end:].reshape(len(plan.groups), len(rows))
+        ids = [
+            line[:length]
+            for part, length in zip(plan.lines, lengths, strict=True)
+            for line in lines[part]
+        ]
+        return num_tokens, ids
+
+    def flush(self) -> BlockHashTable:
+        """Bring the copy up to date; all of it after a reset or a failure. Does not wait.
+
+        Raises:
+            ArgumentError: There is something to bring, in a capture; nothing is taken.
+        """
+        assert self.journal is not None
+        width = self.state.width
+        assert width is not None
+        self._follow()
+        fits = self._copy is not None and self._copy.key_bytes == width
+        self._capture.refuse(not fits or self._stale or len(self.journal) > 0, "changed blocks")
+        if not fits:
+            self._stale = True
+            self._copy = BlockHashTable(
+                self.state.num_blocks, width, device=self.device, engine=self.engine
+            )
+        assert self._copy is not None
+        table, words = self._copy, self._copy.view.key_words
+        if self._stale:
+            self.journal.discard()
+            records = self.state.records[:-1]
+            ids = np.flatnonzero(records["flags"] & FIRST).astype(np.int32)
+            keys = records.view(np.int64).reshape(len(records), -1)[ids, :words]
+            groups = self._moved(records["group"][ids])
+            table.rebuild_async(self._moved(keys), self._moved(ids), groups, validate=False)
+            self._stale = False
+        elif len(self.journal):
+            self._stale = True  # until all of it is on its way
+            changes = self.journal.take()
+            table.update_async(
+                self._moved(changes.keys[:, :words]), self._moved(changes.new),
+                self._moved(changes.group), old=self._moved(changes.old), validate=False,
+            )  # fmt: skip
+            self._stale = False
+        return table
+
+    def _follow(self) -> None:
+        """Order what comes behind what was started on another stream.
+
+        Raises:
+            DeviceError: This process was forked from the one that made the index.
+        """
+        if os.getpid() != self._process:
+            raise DeviceError(
+                "a device cannot be used in a forked process: start it with 'spawn', or use 'host'"
+            )
+        if self.device.type != "cuda" or self._capture.is_active:
+            return  # who captures a graph has synchronised before
+        stream = self._torch.cuda.current_stream(self.device)
+        if self._stream is not None and stream != self._stream:
+            stream.wait_stream(self._stream)
+        self._stream = stream
+
+    def _moved(self, array: np.ndarray) -> Any:
+        """On the device, without waiting: torch keeps the pinned piece until it has been copied."""
+        tensor = self._torch.from_numpy(np.ascontiguousarray(array))
+        if self.device.type != "cuda":
+            return tensor.clone()
+        return tensor.pin_memory().to(self.device, non_blocking=True)
+
+    @property
+    def answers(self) -> bool:
+        """Whether the device is asked at all."""
+        return True
+
+    def _violations(self) -> list[str]:
+        """The host's, and what the device's table has that the host does not say."""
+        found = super()._violations()
+        if self.state.width is None:
+            return found
+        table = self.flush()
+        try:
+            table.check()
+        except InvariantError as error:
+            found.append(f"on the device: {error}")
+        keys, groups, ids = (part.cpu().numpy() for part in table.items())
+        records = self.state.records[:-1]
+        expected = np.flatnonzero(records["flags"] & FIRST)
+        if not np.array_equal(ids, expected):
+            return [*found, "the device has other first blocks than the host"]
+        mine = np.ascontiguousarray(records.view(np.int64).reshape(len(records), -1)[ids])
+        same = (keys.view(np.int64) == mine[:, : keys.shape[1] // 8]).all(axis=1)
+        same &= groups == records["group"][ids]
+        return found + [
+            f"the device has another key or group for block {bad}" for bad in ids[~same]
+        ]
+
+
+class TritonIndex(DeviceIndex):
+    """Probed by Triton kernels: on a GPU, or on the CPU under TRITON_INTERPRET=1."""
+
+    name = "triton"
+    engine = "triton"
+
+
+class CudaIndex(DeviceIndex):
+    """Probed by CUDA kernels through CuPy."""
+
+    name = "cuda"
+    engine = "cuda"

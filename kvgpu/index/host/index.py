@@ -1,0 +1,197 @@
+"""The index as an open-addressing table in CPU memory, compiled with Numba.
+
+The control plane's own table: authoritative for which block is first under a key, and the copy
+that a GPU table is fed from.
+"""
+
+import secrets
+
+import numpy as np
+
+from kvgpu.blocks.invariants import led_violations
+from kvgpu.blocks.marks import BROKEN, CELLS, EAGER, FOR_GOOD, LEFT, NUM_LED, REGIONS, forget_keys
+from kvgpu.blocks.record import FIRST, LED, Ids
+from kvgpu.blocks.state import BlockState
+from kvgpu.hashing.arena import HashArena
+from kvgpu.index.base import BatchHits, BlockIndex, Memo, PrefixHits, Rows, Spans
+from kvgpu.index.host.entries import enter_one, erase_rows, insert_rows
+from kvgpu.index.host.led_runs import settle
+from kvgpu.index.host.prefix_match import MEMO_WORDS, match_batch_rows, match_rows
+from kvgpu.index.host.table import first_of, hash_of
+from kvgpu.index.journal import NO_LOG, Journal
+from kvgpu.layout import (
+    BUCKET_WORDS,
+    EMPTY_WORD,
+    LOW_32,
+    OVERFLOW_WORD,
+    SLOTS_PER_BUCKET,
+    TAG_SHIFT,
+    num_buckets_for,
+)
+from kvgpu.rules.plan import PrefixPlan
+
+
+class HostIndex(BlockIndex):
+    """Open addressing, seven slots and an overflow count per 64-byte bucket, no tombstones.
+
+    About 19 bytes per block at the default load factor of 0.5. A lookup that hits reads two cache
+    lines; one that follows a successor hint, one. Most blocks of a request are led to by the one before them and
+    have no word in the table (see `kvgpu.index.host.led_runs`).
+    """
+
+    name = "host"
+
+    def __init__(self, state: BlockState, journal: Journal | None = None) -> None:
+        super().__init__(state, journal)
+        # Written to, not only asked for: the first use of a page costs as much as entering a hundred blocks.
+        buckets = num_buckets_for(state.num_blocks)
+        self.table = np.full((buckets, BUCKET_WORDS), EMPTY_WORD, np.int64)
+        self.seed = secrets.randbits(63)
+        self._num_keys = 0
+
+    def __len__(self) -> int:
+        return self._num_keys
+
+    @property
+    def reads_in_place(self) -> bool:
+        return True
+
+    @property
+    def nbytes(self) -> int:
+        return self.table.nbytes + 8 * (len(self.state.marks) - CELLS)
+
+    def insert(self, ids: Ids, rows: Rows, stride: int, group: int, flags: int) -> None:
+        self.settle()
+        self._num_keys += insert_rows(
+            self.state.records, self.table, ids, rows, stride, group, flags, self.seed,
+            self.log_for(len(ids)), self.state.marks,
+        )  # fmt: skip
+
+    def enter(self, block_id: int) -> None:
+        self.settle()
+        self._num_keys += enter_one(
+            self.state.records, self.table, block_id, self.seed, self.log_for(1), self.state.marks
+        )
+
+    def erase(self, ids: Ids, forget: bool = True) -> None:
+        self._num_keys -= erase_rows(
+            self.state.records,
+            self.table,
+            ids,
+            forget,
+            self.seed,
+            self.log_for(len(ids)),
+            self.state.marks,
+        )
+
+    def first(self, words: Rows, group: int) -> int:
+        self.settle()
+        return self._as_found(words, group)
+
+    def _as_found(self, words: Rows, group: int) -> int:
+        return first_of(self.state.records, self.table, words, group, self.seed)
+
+    def match(self, plan: PrefixPlan, rows: Rows, max_length: int) -> PrefixHits:
+        state = self.state
+        found = match_rows(
+            state.records,
+            self.table,
+            rows,
+            plan.words,
+            max_length,
+            state.null_id,
+            self.seed,
+            state.marks,
+        )
+        if len(plan.groups) == 1:
+            # The common case without a loop.
+            return found.item(0), [found[2:]]
+        end = 1 + len(plan.queries)
+        num_tokens, *lengths = found[:end].tolist()
+        ids: list[Ids] = []
+        for query, length in zip(plan.queries, lengths, strict=True):
+            for _ in query.groups:
+                begin, end = end, end + length
+                ids.append(found[begin:end])
+        return num_tokens, ids
+
+    def match_batch(
+        self, plan: PrefixPlan, arena: HashArena, begins: Spans, ends: Spans, max_lengths: Spans,
+        memo: Memo | None = None, lent: Spans | None = None,
+    ) -> BatchHits:  # fmt: skip
+        hits = BatchHits.empty(len(begins), len(plan.queries))
+        if memo is None:
+            memo = Memo(np.zeros((len(begins), MEMO_WORDS), np.int64), np.arange(len(begins)))
+        if lent is None:
+            lent = np.zeros(len(begins), np.int64)
+        match_batch_rows(
+            self.state.records, self.table, arena.words, lent, begins, ends, plan.words, max_lengths,
+            self.seed, self.state.marks, *memo, *hits,
+        )  # fmt: skip
+        return hits
+
+    def clear(self) -> None:
+        self.table[:] = EMPTY_WORD
+        self.state.marks[LEFT : LEFT + REGIONS] += 1
+        forget_keys(self.state.marks)
+        self._num_keys = 0
+        if self.journal is not None:
+            self.journal.discard()
+
+    def restore(self) -> None:
+        # Compiled code changes table and records in one step; only `clear` takes several.
+        self._num_keys = int(np.count_nonzero(self.state.records["flags"][:-1] & FIRST))
+        words = int(np.count_nonzero(self.table[:, :SLOTS_PER_BUCKET]))
+        marks = self.state.marks
+        if marks[BROKEN] or words + int(marks[NUM_LED]) != self._num_keys:
+            self.rebuild()
+
+    def settle(self) -> None:
+        """Give every block a word in the table. O(blocks of the pool), but each time half as often."""
+        state = self.state
+        if state.marks[NUM_LED]:
+            settle(state.records, self.table, self.seed, state.marks)
+
+    def settle_for_good(self) -> None:
+        self.settle()
+        self.state.marks[EAGER] = max(self.state.marks[EAGER], 2 * FOR_GOOD)
+
+    def count_keys(self, more: int) -> None:
+        """Take note of keys that compiled code added to the table (or, below 0, took out)."""
+        self._num_keys += more
+
+    def log_for(self, changes: int) -> np.ndarray:
+        """Where compiled code notes up to so many changes."""
+        return NO_LOG if self.journal is None else self.journal.room_for(changes)
+
+    def _violations(self) -> list[str]:
+        slots = self.table[:, :SLOTS_PER_BUCKET]
+        buckets, places = np.nonzero(slots)
+        num_led = int(self.state.marks[NUM_LED])
+        found = led_violations(self.state)
+        if len(buckets) + num_led != self._num_keys:
+            found.append(
+                f"{len(buckets)} words in the table and {num_led} led blocks, but {self._num_keys} keys are counted"
+            )
+        overflow = np.zeros(len(self.table), np.int64)
+        for bucket, place in zip(buckets.tolist(), places.tolist(), strict=True):
+            word = int(slots[bucket, place])
+            row = (word & LOW_32) - 1
+            if not 0 <= row < self.state.num_blocks:
+                found.append(f"a word of bucket {bucket} names block {row}, which does not exist")
+                continue
+            if self.state.records["flags"][row] & LED:
+                found.append(f"a word of bucket {bucket} names block {row}, which is led")
+            words, group = self._key_words(row)
+            h = int(hash_of(words, group, self.seed))
+            if (word >> TAG_SHIFT) & LOW_32 != h & LOW_32:
+                found.append(f"the word of block {row} has the tag of another key")
+            passed = ((h >> 32) & LOW_32) * len(self.table) >> 32
+            while passed != bucket:
+                overflow[passed] += 1
+                passed = (passed + 1) % len(self.table)
+        counted = self.table[:, OVERFLOW_WORD]
+        return found + [
+            f"bucket {bad} counts {counted[bad]} overflows, has {overflow[bad]}"
+            for bad in np.flatnonzero(overflow != counted)
+        ]

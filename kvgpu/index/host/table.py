@@ -1,0 +1,145 @@
+"""Compiled operations on the open-addressing table: find, put and swap one word.
+
+Layout: kvgpu/layout.py. What only compiled code calls is inlined.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from kvgpu.compiled.jit import jit, lanes_equal, leaf, lowest_bit
+from kvgpu.index.slot_hash import slot_hash
+from kvgpu.layout import (
+    BUCKET_WORDS,
+    EMPTY_WORD,
+    LOW_32,
+    OVERFLOW_WORD,
+    SLOTS_PER_BUCKET,
+    TAG_SHIFT,
+)
+
+ALL_SLOTS = (1 << SLOTS_PER_BUCKET) - 1
+assert BUCKET_WORDS == SLOTS_PER_BUCKET + 1 == 8  # the lanes that are compared at once
+
+
+@leaf
+def bucket_of(h: int, num_buckets: int) -> int:
+    """Primary bucket: the high half scaled to the number of buckets."""
+    return (((h >> 32) & LOW_32) * num_buckets) >> 32
+
+
+@leaf
+def word_of(h: int, row: int) -> int:
+    """The word of an entry: tag and block id in one."""
+    return ((h & LOW_32) << TAG_SHIFT) | (row + 1)
+
+
+@leaf
+def same_key(record: Any, k0: int, k1: int, k2: int, k3: int, group: int) -> Any:
+    """All 32 bytes and the group are equal: tags only steer."""
+    return (
+        record.k0 == k0
+        and record.k1 == k1
+        and record.k2 == k2
+        and record.k3 == k3
+        and record.group == group
+    )
+
+
+@leaf
+def slots_with(table: Any, bucket: int, value: int, shift: int) -> int:
+    """Mask of the slots of a bucket whose word, shifted right by `shift`, is `value`."""
+    return lanes_equal(table, bucket, value, shift) & ALL_SLOTS
+
+
+@leaf
+def slots_of_tag(table: Any, bucket: int, tag: int) -> int:
+    """Mask of the slots of a bucket with this tag."""
+    return slots_with(table, bucket, tag, TAG_SHIFT)
+
+
+@leaf
+def find_first(
+    records: Any, table: Any, k0: int, k1: int, k2: int, k3: int, group: int, h: int
+) -> Any:
+    """Id of the first block under a key, or -1."""
+    num_buckets = len(table)
+    bucket = bucket_of(h, num_buckets)
+    for _ in range(num_buckets):
+        found = slots_of_tag(table, bucket, h & LOW_32)
+        while found:
+            row = (table[bucket, lowest_bit(found)] & LOW_32) - 1
+            if same_key(records[row], k0, k1, k2, k3, group):
+                return row
+            found &= found - 1
+        if table[bucket, OVERFLOW_WORD] == 0:
+            return -1
+        bucket += 1
+        if bucket == num_buckets:
+            bucket = 0
+    return -1
+
+
+@leaf
+def put_word(table: Any, h: int, word: int) -> bool:
+    """Store a word in the first free slot from the primary bucket on; False if there is none, which cannot be."""
+    num_buckets = len(table)
+    bucket = bucket_of(h, num_buckets)
+    for _ in range(num_buckets):
+        empty = slots_with(table, bucket, EMPTY_WORD, 0)
+        if empty:
+            table[bucket, lowest_bit(empty)] = word
+            return True
+        table[bucket, OVERFLOW_WORD] += 1
+        bucket += 1
+        if bucket == num_buckets:
+            bucket = 0
+    return False
+
+
+@leaf
+def swap_word(table: Any, h: int, word: int, replacement: int) -> bool:
+    """Replace the exact word; EMPTY_WORD takes it out and uncounts it where it overflowed.
+
+    False, and nothing is changed, if it is nowhere.
+    """
+    num_buckets = len(table)
+    bucket = bucket_of(h, num_buckets)
+    for passed in range(num_buckets):
+        found = slots_with(table, bucket, word, 0)
+        if found:
+            # Unsigned, here and in what calls this: compiled code does not ask whether an index counts from the end.
+            table[np.uint64(bucket), np.uint64(lowest_bit(found))] = replacement
+            if replacement == EMPTY_WORD:
+                for _ in range(passed):
+                    bucket = (bucket if bucket > 0 else num_buckets) - 1
+                    table[bucket, OVERFLOW_WORD] -= 1
+            return True
+        bucket += 1
+        if bucket == num_buckets:
+            bucket = 0
+    return False
+
+
+@leaf
+def hash_of_record(records: Any, row: int, seed: int) -> int:
+    """`slot_hash` of the key that a record holds."""
+    record = records[np.uint64(row)]
+    h: int = slot_hash(record.k0, record.k1, record.k2, record.k3, record.group, seed)
+    return h
+
+
+@jit
+def first_of(records: Any, table: Any, words: Any, group: int, seed: int) -> int:
+    """`find_first` for Python."""
+    k0, k1, k2, k3 = words[0], words[1], words[2], words[3]
+    h = slot_hash(k0, k1, k2, k3, group, seed)
+    found: int = find_first(records, table, k0, k1, k2, k3, group, h)
+    return found
+
+
+@jit
+def hash_of(words: Any, group: int, seed: int) -> int:
+    """`slot_hash` for Python."""
+    h: int = slot_hash(words[0], words[1], words[2], words[3], group, seed)
+    return h

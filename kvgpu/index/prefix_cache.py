@@ -1,0 +1,234 @@
+"""`PrefixCache`: which blocks hold which prefix; lookup and entry of whole ranges of blocks."""
+
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+
+from kvgpu.blocks.record import COARSE, HAS_HASH, IN_TABLE, Ids
+from kvgpu.blocks.state import BlockState, KVCacheBlock
+from kvgpu.compiled.jit import jit
+from kvgpu.errors import BlockIdError, BlockStateError, InvariantError
+from kvgpu.hashing.block_hashes import BlockHashes, rows_if_of_width
+from kvgpu.hashing.functions import BlockHash, BlockHashWithGroupId, make_block_hash_with_group_id
+from kvgpu.index.base import BlockIndex, PrefixHits, Rows, decided
+from kvgpu.index.block_map import BlockHashToBlockMap
+from kvgpu.layout import MAX_GROUP_ID
+from kvgpu.rules.plan import PrefixPlan
+
+BlockMask = npt.NDArray[np.bool_]
+NO_MASK: BlockMask = np.empty(0, np.bool_)
+
+
+@jit
+def choose(records: Any, ids: Any, mask: Any, null_id: int) -> Any:
+    """Ids to be cached, -1 for null and masked blocks; and the place of the first that cannot be cached, or -1.
+
+    That is one outside the pool, one that is cached, and one that comes twice: the ring of a block that is not in the
+    index says nothing, so it takes the place where the block came first.
+    """
+    chosen = np.empty(len(ids), np.int32)
+    for i in range(len(ids)):
+        row = ids[i]
+        if row == null_id or (len(mask) > 0 and not mask[i]):
+            chosen[i] = -1
+            continue
+        if not 0 <= row < len(records) - 1 or records[row].flags & IN_TABLE:
+            return chosen, i
+        before = records[row].same_prev
+        if 0 <= before < i and chosen[before] == row:
+            return chosen, i
+        chosen[i] = row
+        records[row].same_prev = i
+    return chosen, -1
+
+
+class PrefixCache:
+    """Cached blocks of one pool, by hash and group.
+
+    Args:
+        state: Records of the pool.
+        index: Table over these records.
+
+    Whatever the records cannot hold (hashes of another width, blocks of other pools) is served one
+    by one through the map.
+    """
+
+    def __init__(self, state: BlockState, index: BlockIndex) -> None:
+        self.state = state
+        self.index = index
+        self.map = BlockHashToBlockMap(state, index)
+
+    def find_all(self, block_hash: BlockHash, groups: Sequence[int]) -> list[KVCacheBlock] | None:
+        """The first cached block of this hash in each group; None unless every group has one."""
+        found = []
+        for group in groups:
+            block = self.map.get_one_block(make_block_hash_with_group_id(block_hash, group))
+            if block is None:
+                return None
+            found.append(block)
+        return found
+
+    def find_hits(
+        self, plan: PrefixPlan, block_hashes: Sequence[BlockHash], max_length: int
+    ) -> PrefixHits:
+        """Longest cached prefix that all groups of the plan have.
+
+        Args:
+            plan: Rules and groups.
+            block_hashes: Hashes of the request.
+            max_length: Longest hit allowed, in tokens; also bounded by the hashes there are.
+        """
+        if not self.map.extras:
+            if isinstance(block_hashes, BlockHashes):
+                if not block_hashes.linked:
+                    self.index.settle_for_good()
+                if block_hashes.width == self.state.width:
+                    return self.index.match(plan, block_hashes.rows, max_length)
+            else:
+                self.index.settle_for_good()
+            longest = max_length // plan.hash_block_size
+            rows = self.rows_of(block_hashes, 0, min(longest, len(block_hashes)))
+            if rows is not None:
+                return self.index.match(plan, rows, max_length)
+        return self._find_irregular(plan, block_hashes, max_length)
+
+    def _find_irregular(
+        self, plan: PrefixPlan, block_hashes: Sequence[BlockHash], max_length: int
+    ) -> PrefixHits:
+        ids = np.zeros((len(plan.groups), len(block_hashes)), np.int32)
+
+        def hit(query: int, block: int) -> bool:
+            asked = plan.queries[query]
+            parts = block_hashes[block * asked.stride : (block + 1) * asked.stride]
+            found = self.find_all(BlockHash(b"".join(parts)), asked.groups)
+            if found is None:
+                return False
+            ids[plan.lines[query], block] = self.state.ids_of(found)
+            return True
+
+        return decided(plan, hit, ids, len(block_hashes), max_length, self.state.null_id)
+
+    def insert(
+        self,
+        ids: Ids,
+        hashes: Sequence[BlockHash],
+        start: int,
+        stride: int,
+        group: int,
+        mask: BlockMask,
+    ) -> Ids:
+        """Enter the blocks of a request that lie in a range. A hash by which a block cannot be found is replaced.
+
+        Args:
+            ids: int32 [n], the blocks; null blocks are skipped.
+            hashes: Hashes of the request.
+            start: Index of the hash with which block 0 of `ids` begins.
+            stride: Hashes per block.
+            group: Cache group.
+            mask: bool [n], blocks to keep; empty for all.
+
+        Returns:
+            int32 [n]: the blocks that were entered, -1 for those that were not.
+
+        Raises:
+            BlockStateError: A block is cached already, or comes twice. Nothing is changed.
+            BlockIdError: An id is outside the pool. Nothing is changed.
+        """
+        if self.state.width is None:
+            self.state.adopt_width(len(hashes[0]))
+        stop = start + len(ids) * stride
+        regular = not self.map.extras and group <= MAX_GROUP_ID
+        if self.state.foreign:
+            regular = regular and not (ids < 0).any()
+        rows = self.rows_of(hashes, start, stop) if regular else None
+        if rows is None:
+            return self._insert_irregular(ids, hashes[start:stop], stride, group, mask)
+        chosen: Ids
+        chosen, place = choose(self.state.records, ids, mask, self.state.null_id)
+        if place >= 0:
+            self._refuse(int(ids[place]))
+        self.index.insert(chosen, rows, stride, group, COARSE if stride > 1 else 0)
+        if stride > 1:
+            self._remember_coarse(chosen, rows, stride)
+        return chosen
+
+    def _insert_irregular(
+        self, ids: Ids, hashes: Sequence[BlockHash], stride: int, group: int, mask: BlockMask
+    ) -> Ids:
+        todo: dict[KVCacheBlock, BlockHashWithGroupId] = {}
+        chosen = np.full(len(ids), -1, np.int32)
+        for i, block_id in enumerate(ids.tolist()):
+            block = self.state.view(block_id)
+            if block.is_null or (len(mask) and not mask[i]):
+                continue
+            if block in todo or self.map.holds(block):
+                self._refuse(block_id)
+            block_hash = BlockHash(b"".join(hashes[i * stride : (i + 1) * stride]))
+            todo[block] = make_block_hash_with_group_id(block_hash, group)
+            self.map.refuse_unfit(todo[block], block)
+            chosen[i] = max(block_id, 0)
+        for block, key in todo.items():
+            block.reset_hash()
+            block.block_hash = key
+            self.map.insert(key, block)
+        return chosen
+
+    def _refuse(self, block_id: int) -> NoReturn:
+        if block_id >= self.state.num_blocks:
+            raise BlockIdError(
+                f"block id {block_id} is outside the pool of {self.state.num_blocks} blocks"
+            )
+        name = self.state.view(block_id).block_id
+        raise BlockStateError(
+            f"block {name} already has a hash by which it is found, or comes twice"
+        )
+
+    def _remember_coarse(self, chosen: Ids, rows: Rows, stride: int) -> None:
+        """Keep what `block_hash` shows for a block of several hash blocks (fact 10)."""
+        width = self.state.width
+        assert width is not None
+        blob = np.ascontiguousarray(rows.view(np.uint8)[:, :width]).tobytes()
+        size = stride * width
+        for i, block_id in enumerate(chosen.tolist()):
+            if block_id >= 0:
+                self.state.coarse[block_id] = (blob, i * size, (i + 1) * size)
+
+    def clear(self) -> None:
+        """Forget everything, the hashes of all blocks included. O(number of blocks)."""
+        self.map.extras.clear()
+        self.index.clear()
+        self.state.forget_keys()
+
+    def restore(self) -> bool:
+        """Make index and records agree again, after a call that was cut short. O(number of blocks).
+
+        A hash that no lookup finds is forgotten: its block may have been about to be cached.
+
+        Returns:
+            False if nothing could be made of the records, and everything is forgotten.
+        """
+        try:
+            self.index.restore()
+        except InvariantError:
+            self.clear()
+            return False
+        flags = self.state.records["flags"][:-1]
+        kept = {
+            block_id
+            for entry in self.map.extras.values()
+            for block_id in (entry if isinstance(entry, dict) else [entry.block_id])
+        }
+        for block_id in np.flatnonzero(flags & (HAS_HASH | IN_TABLE) == HAS_HASH).tolist():
+            if block_id not in kept:
+                self.state.reset_key(block_id)
+        return True
+
+    def rows_of(self, hashes: Sequence[bytes], start: int, stop: int) -> Rows | None:
+        """Key words of hashes [start, stop); None where the records cannot hold them."""
+        width = self.state.width
+        if isinstance(hashes, BlockHashes):
+            return hashes.rows[start:stop] if hashes.width == width else None
+        part = hashes[start:stop]
+        return None if width is None else rows_if_of_width(part, width)

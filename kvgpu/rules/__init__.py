@@ -1,0 +1,1 @@
+"""Rules of hits, retention and allocation, each stated once."""

@@ -1,0 +1,122 @@
+"""What a prefix lookup asks: a rule, the cache groups it is about, and a plan for all of them."""
+
+from dataclasses import dataclass, field, replace
+from math import gcd
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from kvgpu.errors import ConfigError
+from kvgpu.integers import MOST_TOKENS, as_size
+from kvgpu.layout import MAX_GROUP_ID, MAX_TOKENS
+from kvgpu.rules.plan_words import CHUNKED_LOCAL, FULL, MAMBA
+
+MAX_QUERIES = 62
+"""Sets of queries are bits of one signed word."""
+
+
+class HitRule(NamedTuple):
+    """A rule with its parameters, as the index takes it (facts 28 to 35).
+
+    kind: FULL, SLIDING_WINDOW, CHUNKED_LOCAL or MAMBA. block_size, alignment: tokens; a hit is a
+    multiple of the alignment. drop: leave out the last block, as EAGLE needs. extent: number of
+    blocks a window needs (one more is asked for with `drop`), or the tokens of a chunk.
+    """
+
+    kind: int
+    block_size: int
+    alignment: int
+    drop: bool = False
+    extent: int = 0
+
+
+@dataclass(frozen=True)
+class HitQuery:
+    """What to look up in cache groups of equal spec, which must all hit.
+
+    Args:
+        rule: What counts as a hit.
+        groups: The groups.
+        stride: Hash blocks in one block of these groups.
+    """
+
+    rule: HitRule
+    groups: tuple[int, ...]
+    stride: int = 1
+
+
+def _listed(name: str, values: Any) -> tuple[Any, ...]:
+    if not isinstance(values, (tuple, list)):
+        raise ConfigError(f"{name}: a tuple is expected, got {type(values).__name__}")
+    return tuple(values)
+
+
+def _checked(query: Any) -> HitQuery:
+    """The query, if kernels can compute it."""
+    if not isinstance(query, HitQuery) or not isinstance(query.rule, HitRule):
+        raise ConfigError(f"a HitQuery with a HitRule is expected, got {query!r}")
+    rule, groups = query.rule, _listed("groups of a query", query.groups)
+    if not groups:
+        raise ConfigError(f"a query needs groups: {query}")
+    for group in groups:
+        as_size("group", group, 0, MAX_GROUP_ID)
+    kind = as_size("kind of a rule", rule.kind, FULL, MAMBA)
+    size = as_size("block_size of a rule", rule.block_size, 1, MAX_TOKENS - 1)
+    as_size("alignment of a rule", rule.alignment)
+    as_size("extent of a rule", rule.extent, int(kind == CHUNKED_LOCAL), MOST_TOKENS - 1)
+    if not isinstance(rule.drop, (bool, np.bool_)):
+        as_size("drop of a rule", rule.drop, 0, 1)
+    if size % as_size("stride of a query", query.stride):
+        raise ConfigError(f"a block of {size} tokens cannot have {query.stride} hash blocks")
+    return query if type(query.groups) is tuple else replace(query, groups=groups)
+
+
+@dataclass(frozen=True)
+class PrefixPlan:
+    """What to look up for a request in all its cache groups (facts 45 and 46); made once, asked many times.
+
+    Args:
+        queries: One per distinct spec, full attention first.
+
+    Attributes:
+        groups: The groups of all queries, in order: a line of ids in a result belongs to each.
+        lines: For each query, its part of `groups`.
+        hash_block_size: Tokens per block hash.
+        words: All of it for compiled code and kernels, int64, laid out as in kvgpu/layout.py,
+            followed by `groups`.
+
+    Raises:
+        ConfigError: No query, or too many; a query without groups; a number that is no integer, or out of range
+            (sizes and strides from 1 on, 32 bits); a block that is no multiple of its hash blocks.
+
+    Construction is O(groups).
+    """
+
+    queries: tuple[HitQuery, ...]
+    groups: tuple[int, ...] = field(init=False, repr=False, compare=False)
+    hash_block_size: int = field(init=False, repr=False, compare=False)
+    lines: tuple[slice, ...] = field(init=False, repr=False, compare=False)
+    words: npt.NDArray[np.int64] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        queries = tuple(_checked(query) for query in _listed("queries", self.queries))
+        object.__setattr__(self, "queries", queries)
+        if not 1 <= len(queries) <= MAX_QUERIES:
+            raise ConfigError(f"a plan has 1 to {MAX_QUERIES} queries, got {len(queries)}")
+        # Nothing is left to agree on after one pass: facts 44 and 46.
+        one_pass = len(queries) == 1 or (len(queries) == 2 and queries[0].rule.kind == FULL)
+        words: list[int] = [len(queries), one_pass]
+        groups: list[int] = []
+        lines: list[slice] = []
+        for query in queries:
+            rule = query.rule
+            step = rule.alignment // gcd(rule.alignment, rule.block_size)
+            words += [*map(int, rule), query.stride, len(groups), len(query.groups), step]
+            lines.append(slice(len(groups), len(groups) + len(query.groups)))
+            groups += query.groups
+        rule, stride = queries[0].rule, queries[0].stride
+        object.__setattr__(self, "hash_block_size", rule.block_size // stride)
+        object.__setattr__(self, "groups", tuple(groups))
+        object.__setattr__(self, "lines", tuple(lines))
+        object.__setattr__(self, "words", np.array(words + groups, np.int64))
