@@ -42,10 +42,10 @@ bench-peers:
 
 # From the rows in bench/data: pictures, and the tables in README.md and docs/performance.md.
 plots: $(VENV)/.dev
-	$(BIN)/python bench/plots.py
+	$(BIN)/python bench/documents/plots.py
 
 tables: $(VENV)/.dev
-	$(BIN)/python bench/tables.py
+	$(BIN)/python bench/documents/tables.py
 
 conformance: $(VENV)/.kernels
 	for backend in $(BACKENDS); do \

@@ -30,9 +30,9 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]
 
-from gpu_rows import Record, RowsFile, records  # noqa: E402
-from gpu_supervisor import CUT_OFF, FAILED, PASSED, Outcome, Supervisor  # noqa: E402
 from harness import DATA, Row, revision, save, table  # noqa: E402
+from on_gpu.rows import Record, RowsFile, records  # noqa: E402
+from on_gpu.supervisor import CUT_OFF, FAILED, PASSED, Outcome, Supervisor  # noqa: E402
 
 DEADLINE, REHEARSAL_DEADLINE = 270, 1200
 CACHES = {"TRITON_CACHE_DIR": "triton", "KVGPU_CACHE_DIR": "kvgpu", "CUPY_CACHE_DIR": "cupy"}
@@ -119,7 +119,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--deadline", type=float, help=f"seconds from now, else {DEADLINE}")
     parser.add_argument("--revision", help="what was copied here, where git cannot say it")
     parser.add_argument("--rehearse", action="store_true", help="small, in the interpreter")
-    parser.add_argument("--blocks", default="gpu_blocks", help=argparse.SUPPRESS)
+    parser.add_argument("--blocks", default="on_gpu.blocks", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.deadline is None:
         options.deadline = REHEARSAL_DEADLINE if options.rehearse else DEADLINE
@@ -141,7 +141,7 @@ def main() -> int:
     except OSError as error:
         print(f"no rows can be written to {options.out}: {error}", file=sys.stderr)
         return 2
-    worker = [sys.executable, str(HERE / "gpu_worker.py"), "--blocks", options.blocks,
+    worker = [sys.executable, str(HERE / "on_gpu" / "worker.py"), "--blocks", options.blocks,
               "--out", str(options.out), "--common", json.dumps(common)]  # fmt: skip
     if options.rehearse:
         worker.append("--rehearse")

@@ -9,21 +9,33 @@ import numpy as np
 from kvgpu import layout
 from kvgpu.errors import DeviceError, MissingPackageError
 from kvgpu.kernels.view import TableView
+from kvgpu.rules import plan_words
 
 SOURCES = Path(__file__).resolve().parent / "cuda"
 THREADS = 128
 
-DEFINED = (
-    "BUCKET_WORDS", "SLOTS_PER_BUCKET", "OVERFLOW_WORD", "EMPTY_WORD", "TAG_SHIFT",
-    "SEED_STEP", "SEED_MIX_1", "SEED_MIX_2", "FACTOR_LOW", "FACTOR_HIGH", "META_SIZE", "META_STATUS", "META_GATE", "STATUS_BAD_BLOCK_ID",
-    "STATUS_BAD_GROUP", "STATUS_TABLE_FULL", "STATUS_WORD_NOT_FOUND", "PLAN_HEADER",
-    "PLAN_NUM_QUERIES", "QUERY_WORDS", "QUERY_STRIDE", "QUERY_FIRST_LINE", "QUERY_NUM_LINES",
-)  # fmt: skip
+DEFINED = {
+    layout: (
+        "BUCKET_WORDS", "SLOTS_PER_BUCKET", "OVERFLOW_WORD", "EMPTY_WORD", "TAG_SHIFT", "SEED_STEP",
+        "SEED_MIX_1", "SEED_MIX_2", "FACTOR_LOW", "FACTOR_HIGH", "META_SIZE", "META_STATUS",
+        "META_GATE", "STATUS_BAD_BLOCK_ID", "STATUS_BAD_GROUP", "STATUS_TABLE_FULL",
+        "STATUS_WORD_NOT_FOUND",
+    ),
+    plan_words: (
+        "PLAN_HEADER", "PLAN_NUM_QUERIES", "QUERY_WORDS", "QUERY_STRIDE", "QUERY_FIRST_LINE",
+        "QUERY_NUM_LINES",
+    ),
+}  # fmt: skip
+"""Constants that the sources use, by the module that states them."""
 
 
 def defines() -> list[str]:
-    """The constants of kvgpu/layout.py for a C++ compiler's command line."""
-    return [f"-DKVGPU_{name}={getattr(layout, name)}LL" for name in DEFINED]
+    """The constants in `DEFINED`, for a C++ compiler's command line."""
+    return [
+        f"-DKVGPU_{name}={getattr(module, name)}LL"
+        for module, names in DEFINED.items()
+        for name in names
+    ]
 
 
 @cache

@@ -3,8 +3,8 @@
 import logging
 
 import pytest
-from managers import make_request, per_backend
-from pool_tools import NUM_BLOCKS, SIZE, cache, found, ids, kinds, order, state_of
+from support.managers import make_request, per_backend
+from support.pools import NUM_BLOCKS, SIZE, cache, found, ids, kinds, order, state_of
 
 from kvgpu.block_pool import BlockPool
 from kvgpu.blocks.state import KVCacheBlock

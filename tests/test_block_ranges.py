@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from managers import make_request, per_backend
-from pool_tools import NUM_BLOCKS, SIZE, cache, found, ids, state_of
+from support.managers import make_request, per_backend
+from support.pools import NUM_BLOCKS, SIZE, cache, found, ids, state_of
 
 from kvgpu.block_pool import BlockPool
 from kvgpu.blocks.state import KVCacheBlock

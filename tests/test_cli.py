@@ -9,7 +9,7 @@ import sys
 from importlib import import_module
 
 import pytest
-from traces import line
+from support.traces import line
 
 from kvgpu import __version__
 from kvgpu.cli import COMMANDS, main

@@ -4,7 +4,7 @@ import pwd
 from pathlib import Path
 
 import pytest
-from managers import admit, full, make_manager, make_request, snapshot, window
+from support.managers import admit, full, make_manager, make_request, snapshot, window
 
 from kvgpu import config
 from kvgpu.errors import ConfigError, UnknownNameError

@@ -6,8 +6,8 @@ from threading import Event
 
 import numpy as np
 import pytest
-from index_tools import device_backends
-from managers import admit, full, make_manager, make_request, snapshot
+from support.indexes import device_backends
+from support.managers import admit, full, make_manager, make_request, snapshot
 
 from kvgpu.batch.manager import BatchManager
 from kvgpu.errors import ConcurrentUseError, DeviceError

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from managers import (
+from support.managers import (
     admit,
     chunked,
     free_order,

@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
-from managers import (
+from support.managers import (
     accounts_balance,
     admit,
     cached_ids,

@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
-from managers import (
+from support.managers import (
     HEADS,
     accounts_balance,
     admit,

@@ -4,7 +4,7 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from managers import (
+from support.managers import (
     accounts_balance,
     chunked,
     free_order,

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from managers import admit, full, make_manager, make_request, no_sampling, per_backend
+from support.managers import admit, full, make_manager, make_request, no_sampling, per_backend
 
 from kvgpu import metrics
 from kvgpu.batch.manager import BatchManager

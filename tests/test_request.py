@@ -3,13 +3,13 @@
 import hashlib
 from types import SimpleNamespace
 
-import hash_chains
 import numpy as np
 import pytest
-from hasher_tools import salted
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from managers import make_request, no_sampling
+from support import hash_chains
+from support.hashed_requests import salted
+from support.managers import make_request, no_sampling
 
 from kvgpu.errors import ArgumentError
 from kvgpu.hashing import functions as hashing

@@ -3,7 +3,7 @@
 from dataclasses import FrozenInstanceError
 
 import pytest
-from managers import (
+from support.managers import (
     HEADS,
     admit,
     cached_places,

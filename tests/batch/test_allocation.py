@@ -4,8 +4,8 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
-from batch_tools import make_batch, requests_of, track
-from managers import admit, full, make_manager, make_request, mamba, per_backend, window
+from support.batches import make_batch, requests_of, track
+from support.managers import admit, full, make_manager, make_request, mamba, per_backend, window
 
 from kvgpu.batch.manager import BatchManager
 from kvgpu.batch.rows.pending_tokens import PendingTokens

@@ -1,10 +1,10 @@
 """Appending to many rows when one of them is at fault: all have got their tokens, or none has."""
 
 import pytest
-from batch_tools import make_batch, refused, state_of
-from hash_chains import chain
-from hasher_tools import Failing
-from managers import full, make_request
+from support.batches import make_batch, refused, state_of
+from support.hash_chains import chain
+from support.hashed_requests import Failing
+from support.managers import full, make_request
 
 from kvgpu.batch.rows.pending_tokens import SPARE
 from kvgpu.errors import ArgumentError

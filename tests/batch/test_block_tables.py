@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from batch_tools import make_batch, poisoned, track
-from managers import admit, full, make_request, mamba, per_backend, window
+from support.batches import make_batch, poisoned, track
+from support.managers import admit, full, make_request, mamba, per_backend, window
 
 EMPTY = -77
 

@@ -10,9 +10,9 @@ import os
 from zlib import crc32
 
 import pytest
-from batch_models import MODELS, RETENTION
-from index_tools import CANNOT_RUN
-from random_steps import RandomSteps
+from support.equality.models import MODELS, RETENTION
+from support.equality.random_steps import RandomSteps
+from support.indexes import CANNOT_RUN
 
 NUM_BATCHES = int(os.environ.get("KVGPU_TEST_BATCHES", "2000"))
 WHY_NO_DEVICE = CANNOT_RUN["triton"]()

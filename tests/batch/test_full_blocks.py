@@ -4,10 +4,10 @@ import hashlib
 
 import numpy as np
 import pytest
-from batch_tools import make_batch, refused, requests_of
-from hash_chains import chain
-from hasher_tools import EDGES, FUNCTIONS, WIDE_EDGES, drawn_tokens, kinds_of_extras
-from managers import full, make_request
+from support.batches import make_batch, refused, requests_of
+from support.hash_chains import chain
+from support.hashed_requests import EDGES, FUNCTIONS, WIDE_EDGES, drawn_tokens, kinds_of_extras
+from support.managers import full, make_request
 
 from kvgpu.batch.rows.pending_tokens import SPARE
 from kvgpu.errors import ArgumentError

@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from batch_tools import refused
-from managers import chunked, full, make_manager, make_request, window
+from support.batches import refused
+from support.managers import chunked, full, make_manager, make_request, window
 
 from kvgpu.batch.manager import BatchManager
 from kvgpu.batch.step import allocate as step

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from batch_tools import requests_of
-from managers import admit, chunked, full, make_manager, make_request, mamba, window
+from support.batches import requests_of
+from support.managers import admit, chunked, full, make_manager, make_request, mamba, window
 
 from kvgpu.batch.queries import BatchQueries
 from kvgpu.blocks.marks import REGIONS, make_marks, region_of

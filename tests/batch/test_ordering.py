@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from managers import admit, full, make_manager, make_request
+from support.managers import admit, full, make_manager, make_request
 
 from kvgpu.batch.ordering import held_back, longest_prefix_first, num_that_fit
 from kvgpu.batch.queries import BatchQueries

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from batch_tools import make_batch, requests_of, track
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from managers import full, make_request
+from support.batches import make_batch, requests_of, track
+from support.managers import full, make_request
 
 from kvgpu.batch.rows.pending_tokens import SPARE
 

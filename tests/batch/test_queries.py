@@ -2,8 +2,17 @@
 
 import numpy as np
 import pytest
-from index_tools import every_backend
-from managers import CPU_BACKENDS, admit, chunked, full, make_manager, make_request, mamba, window
+from support.indexes import every_backend
+from support.managers import (
+    CPU_BACKENDS,
+    admit,
+    chunked,
+    full,
+    make_manager,
+    make_request,
+    mamba,
+    window,
+)
 
 from kvgpu.batch.queries import BatchQueries
 from kvgpu.errors import ArgumentError, ArgumentTypeError
@@ -139,7 +148,7 @@ def test_results_stay_on_a_device_only_where_there_is_one(backend):
 
 
 def test_results_left_on_the_device_are_the_same():
-    pytest.importorskip("device_tools")
+    pytest.importorskip("support.device.tables")
     manager, waiting = busy_manager("hybrid", "triton", 1)
     queries = BatchQueries(manager, 16, 600)
     rows = queries.track(waiting)

@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from batch_tools import make_batch, poisoned, refused, requests_of, track
-from managers import full, make_request, per_backend, window
+from support.batches import make_batch, poisoned, refused, requests_of, track
+from support.managers import full, make_request, per_backend, window
 
 from kvgpu.batch.manager import BatchManager
 from kvgpu.errors import ArgumentError, ArgumentTypeError, BlockStateError

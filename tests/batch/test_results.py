@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-from batch_tools import make_batch, track
-from managers import full, make_manager, per_backend, window
+from support.batches import make_batch, track
+from support.managers import full, make_manager, per_backend, window
 
 from kvgpu.batch.manager import BatchManager
 from kvgpu.errors import ArgumentError

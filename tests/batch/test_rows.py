@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from managers import make_request
+from support.managers import make_request
 
 from kvgpu.batch.rows.requests import RequestRows
 from kvgpu.errors import ArgumentError, ConfigError

@@ -45,7 +45,7 @@ def main(argv: list[str]) -> int:
     if options.backend == "cuda":
         # Without a GPU the twins run compiled as C++, in Triton's interpreter's company.
         sys.path.insert(0, str(HERE.parent))
-        from device_tools import why_not_cuda
+        from support.device.tables import why_not_cuda
 
         reason = why_not_cuda()
         if reason:

@@ -1,10 +1,10 @@
 """Several kinds of groups: the longest hit that suits all, and what is cached for it."""
 
 import pytest
-from cache_groups import plant
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from managers import (
+from support.cache_groups import plant
+from support.managers import (
     accounts_balance,
     admit,
     cached_places,

@@ -1,7 +1,7 @@
 """Without prefix caching: any groups, blocks for all of them, and no hits."""
 
 import pytest
-from managers import (
+from support.managers import (
     accounts_balance,
     admit,
     cached_ids,

@@ -1,7 +1,7 @@
 """Retention: windows that are kept at few lengths only, so that long prompts leave room."""
 
 import pytest
-from managers import (
+from support.managers import (
     admit,
     cached_places,
     full,

@@ -1,7 +1,7 @@
 """One group: its hit is the hit, and what a single group may not be combined with."""
 
 import pytest
-from managers import (
+from support.managers import (
     admit,
     chunked,
     full,

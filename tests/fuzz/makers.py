@@ -4,7 +4,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-from managers import full, make_manager, make_request
+from support.managers import full, make_manager, make_request
 
 from kvgpu.batch.manager import BatchManager
 from kvgpu.block_pool import BlockPool

@@ -5,7 +5,16 @@ from typing import Any, NamedTuple
 
 import makers
 import numpy as np
-from managers import admit, chunked, full, make_manager, make_request, mamba, snapshot, window
+from support.managers import (
+    admit,
+    chunked,
+    full,
+    make_manager,
+    make_request,
+    mamba,
+    snapshot,
+    window,
+)
 
 from kvgpu.batch.manager import BatchManager
 from kvgpu.batch.ordering import held_back, longest_prefix_first, num_that_fit

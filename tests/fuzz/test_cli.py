@@ -7,11 +7,11 @@ import shutil
 from functools import partial
 
 import pytest
-from bounded import bounded, num_inputs
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from trace_bytes import nearly_traces
-from traces import line
+from support.bounded import bounded, num_inputs
+from support.trace_bytes import nearly_traces
+from support.traces import line
 
 from kvgpu.cli import main
 

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bounded import bounded, num_inputs
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from trace_bytes import nearly_traces
+from support.bounded import bounded, num_inputs
+from support.trace_bytes import nearly_traces
 
 from kvgpu.errors import TraceError, UnknownNameError
 from kvgpu.replay.trace import LARGEST, LARGEST_LENGTH, Trace, read_trace

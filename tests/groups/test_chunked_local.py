@@ -1,8 +1,8 @@
 """Chunked local attention: only the chunk of the next token counts."""
 
 import pytest
-from cache_groups import free_ids, hit_in, hold, ids_of, make_group
-from managers import (
+from support.cache_groups import free_ids, hit_in, hold, ids_of, make_group
+from support.managers import (
     admit,
     chunked,
     decode,

@@ -1,8 +1,8 @@
 """Cross attention: blocks for the encoder's tokens, and no reuse."""
 
 import pytest
-from cache_groups import free_ids, hit_in, ids_of, make_group
-from managers import HEADS, admit, decode, full, held, make_manager, make_request
+from support.cache_groups import free_ids, hit_in, ids_of, make_group
+from support.managers import HEADS, admit, decode, full, held, make_manager, make_request
 
 from kvgpu.errors import ArgumentError
 from kvgpu.specs import CrossAttentionSpec

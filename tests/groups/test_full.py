@@ -1,8 +1,8 @@
 """Full attention: leading runs, block counts, and blocks that are shared by context parallelism."""
 
 import pytest
-from cache_groups import free_ids, hit_in, hold, ids_of, make_group
-from managers import HEADS, admit, full, held, make_manager, make_request, per_backend
+from support.cache_groups import free_ids, hit_in, hold, ids_of, make_group
+from support.managers import HEADS, admit, full, held, make_manager, make_request, per_backend
 
 from kvgpu.errors import RunningRequestError
 from kvgpu.specs import HiddenStateCacheSpec, MLAAttentionSpec, TQFullAttentionSpec

@@ -1,8 +1,8 @@
 """Mamba: states as hits, speculative blocks, the wait within a step, and the mode `align`."""
 
 import pytest
-from cache_groups import free_ids, hit_in, hold, ids_of, make_group
-from managers import (
+from support.cache_groups import free_ids, hit_in, hold, ids_of, make_group
+from support.managers import (
     accounts_balance,
     admit,
     cached_places,

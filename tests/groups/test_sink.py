@@ -1,8 +1,8 @@
 """Attention sinks: blocks that belong to no request."""
 
 import pytest
-from cache_groups import hit_in, make_group
-from managers import (
+from support.cache_groups import hit_in, make_group
+from support.managers import (
     HEADS,
     accounts_balance,
     admit,

@@ -1,8 +1,8 @@
 """Sliding windows: right-most runs, blocks given back, masks of what is kept, and admission."""
 
 import pytest
-from cache_groups import free_ids, hit_in, hold, ids_of, make_group, reusable_before_cached
-from managers import (
+from support.cache_groups import free_ids, hit_in, hold, ids_of, make_group, reusable_before_cached
+from support.managers import (
     admit,
     cached_places,
     decode,

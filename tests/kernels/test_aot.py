@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import device_tools  # noqa: F401 - skips where Triton is missing
+import support.device.tables  # noqa: F401 - skips where Triton is missing
 
 from kvgpu.kernels import aot
 

@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
-from device_tools import torch
+from support.device.tables import torch
 
 from kvgpu.kernels.cuda_engine import TorchStream
 

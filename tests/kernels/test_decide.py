@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from device_tools import DEVICE, POISON, make_table, to_device, torch
+from support.device.tables import DEVICE, POISON, make_table, to_device, torch
 
 from kvgpu.kernels.longest_prefix import DECIDE_TILE, launch_decide
 from kvgpu.rules.hits import decide

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from device_tools import DEVICE, POISON, needs_cbor2, to_device, torch
+from support.device.tables import DEVICE, POISON, needs_cbor2, to_device, torch
 
 from kvgpu.errors import ArgumentError, ArgumentTypeError
 from kvgpu.hashing.bulk.chains import Blocks

@@ -4,8 +4,8 @@ import sys
 
 import numpy as np
 import pytest
-from device_tools import needs_cbor2, to_device, torch, why_not_cuda
-from hash_chains import chain
+from support.device.tables import needs_cbor2, to_device, torch, why_not_cuda
+from support.hash_chains import chain
 
 from kvgpu.errors import ArgumentError, ArgumentTypeError, DeviceError, MissingPackageError
 from kvgpu.hashing import functions as hashing

@@ -6,19 +6,19 @@ import subprocess
 import sys
 from pathlib import Path
 
-import device_tools  # noqa: F401 - skips where Triton is missing
 import pytest
+import support.device.tables  # noqa: F401 - skips where Triton is missing
 
 TESTS = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
 def wanted():
-    """What tests/kernel_variants.py counts, in a process of its own: the interpreter is chosen for a whole one."""
+    """What tests/support/device/kernel_variants.py counts, in a process of its own: the interpreter is chosen for a whole one."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     environment["PYTHONPATH"] = os.pathsep.join([str(TESTS.parent), str(TESTS)])
     done = subprocess.run(
-        [sys.executable, str(TESTS / "kernel_variants.py")],
+        [sys.executable, str(TESTS / "support" / "device" / "kernel_variants.py")],
         capture_output=True, text=True, env=environment, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -3,8 +3,8 @@
 import numpy as np
 import triton
 import triton.language as tl
-from device_tools import DEVICE, ids, make_table, poisoned, random_keys, torch
-from slot_hashes import mixed
+from support.device.tables import DEVICE, ids, make_table, poisoned, random_keys, torch
+from support.slot_hashes import mixed
 
 from kvgpu.index.host.table import hash_of
 from kvgpu.kernels.find import find_blocks

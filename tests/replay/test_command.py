@@ -5,7 +5,7 @@ from collections import Counter
 from unittest.mock import patch
 
 import pytest
-from traces import RecordingManager, line
+from support.traces import RecordingManager, line
 
 from kvgpu.cli import main
 from kvgpu.hashing.functions import get_block_hash, get_group_id, maybe_convert_block_hash

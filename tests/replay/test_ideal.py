@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from traces import distinct, serve, shared_prefixes
+from support.traces import distinct, serve, shared_prefixes
 
 from kvgpu.replay.ideal import ideal_hit_tokens
 from kvgpu.replay.trace import from_requests

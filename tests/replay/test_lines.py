@@ -11,7 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from traces import line
+from support.traces import line
 
 from kvgpu.errors import TraceError
 from kvgpu.replay import lines

@@ -6,7 +6,7 @@ import sys
 from html.parser import HTMLParser
 
 import pytest
-from traces import distinct, serve
+from support.traces import distinct, serve
 
 from kvgpu.errors import ConfigError
 from kvgpu.replay.report import table_rows, write_report

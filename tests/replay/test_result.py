@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from traces import distinct, serve
+from support.traces import distinct, serve
 
 from kvgpu.replay.result import PHASES, ReplayResult
 

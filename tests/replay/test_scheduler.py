@@ -5,7 +5,7 @@ import math
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from traces import BLOCK, Grant, distinct, serve, shared_prefixes
+from support.traces import BLOCK, Grant, distinct, serve, shared_prefixes
 
 from kvgpu.errors import ConfigError
 from kvgpu.replay.run import Replayer, ReplayOptions

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from traces import line
+from support.traces import line
 
 from kvgpu.errors import ConfigError, TraceError, UnknownNameError
 from kvgpu.replay.trace import FORMATS, from_requests, read_trace

@@ -1,0 +1,159 @@
+"""Whole queues from Python, and one lookup while another stream keeps the GPU busy; checked before they are timed."""
+
+from collections.abc import Callable, Iterator, Sequence
+from time import perf_counter as now
+from typing import Any
+
+import numpy as np
+import torch
+from axes import Queue
+from harness import Row, compared
+from on_gpu.sizes import Sizes
+from on_gpu.timing import captured, seconds, seconds_alone, seconds_of_launching
+from sides import BLOCK, Kvgpu
+
+from kvgpu.batch.queries import BatchQueries
+from kvgpu.index.device.auto import measured_crossover
+from kvgpu.request import Request
+
+GOALS = {Queue(64, 64): 25.0, Queue(1000, 8192): 1500.0}
+"""At most, in us, from the call to the lengths on the CPU."""
+DISCARDED = 3
+
+
+class Waiting:
+    """A queue whose requests are cached to a known part; all of them are asked for at once."""
+
+    def __init__(self, engine: str, queue: Queue) -> None:
+        self.queue = queue
+        side = Kvgpu("kvgpu128")
+        side.options = {"backend": engine}
+        lengths = queue.lengths
+        manager = side.manager("full", sum(lengths) + 3, max_model_len=(max(lengths) + 1) * BLOCK)
+        rng = np.random.default_rng(0)
+
+        def request(name: str, blocks: int) -> Request:
+            tokens = rng.integers(0, 128_000, blocks * BLOCK + 1, dtype=np.int32)
+            return Request(name, tokens, block_hasher=side.hasher)
+
+        made = [request(str(i), blocks) for i, blocks in enumerate(lengths)]
+        self.cached = np.array([round(queue.match * blocks) * BLOCK for blocks in lengths])
+        # Where nothing was ever cached no device is asked.
+        other = request("other", 1)
+        for waiting, cached in ((other, BLOCK), *zip(made, self.cached.tolist(), strict=True)):
+            if cached:
+                manager.allocate_slots(waiting, cached)
+                manager.free(waiting)
+        self.queries = BatchQueries(manager, len(lengths), sum(lengths))
+        self.rows = self.queries.track(made)
+
+    def match(self) -> Any:
+        """Lengths on the CPU."""
+        return self.queries.match(self.rows)
+
+    def check(self, num_tokens: Any, way: str) -> None:
+        """
+        Raises:
+            AssertionError: They are wrong.
+        """
+        assert np.array_equal(num_tokens, self.cached), f"match, {way}: wrong, {self.queue}"
+
+
+def wall_times(run: Callable[[], Any], count: int) -> list[float]:
+    """us of each of so many calls, which wait; as many or three before them are not taken."""
+    times = []
+    for turn in range(count + min(count, DISCARDED)):
+        start = now()
+        run()
+        if turn >= min(count, DISCARDED):
+            times.append((now() - start) * 1e6)
+    return times
+
+
+def matches(engine: str, queues: Sequence[Queue], count: int) -> Iterator[Row]:
+    """Lengths of a whole queue on the CPU, from Python."""
+    for queue in queues:
+        waiting = Waiting(engine, queue)
+        waiting.check(waiting.match().num_tokens, "once")
+        times = wall_times(waiting.match, count)
+        waiting.check(waiting.match().num_tokens, "after it was timed")
+        row = compared(f"match from Python, {engine}", str(queue), "us", times)
+        yield row.stay_below(GOALS[queue]) if queue in GOALS else row
+
+
+def goal_matches(engine: str, sizes: Sizes) -> Iterator[Row]:
+    """Those with goals."""
+    yield from matches(engine, sizes.goal_queues, sizes.matches)
+
+
+def more_matches(engine: str, sizes: Sizes) -> Iterator[Row]:
+    """One long request among short ones, and nothing cached."""
+    yield from matches(engine, sizes.queues, sizes.matches)
+
+
+def match_async(engine: str, sizes: Sizes) -> Iterator[Row]:
+    """Lengths that stay on the device: eager, and as a graph, captured when nothing is pending."""
+    queue = sizes.goal_queues[0]
+    waiting = Waiting(engine, queue)
+    out = waiting.queries.match_async(waiting.rows)
+    waiting.check(out.num_tokens.cpu().numpy(), "async")
+
+    def eager() -> Any:
+        return waiting.queries.match_async(waiting.rows, out=out)
+
+    metric = f"match_async, {engine}"
+    low, middle, high = seconds_of_launching(eager, 5 * sizes.rounds) * 1e6
+    yield Row(f"{metric}, until it returns", str(queue), "us", middle, low=low, high=high)
+    low, middle, high = seconds_alone(eager, sizes.rounds) * 1e6
+    yield Row(f"{metric}, eager from idle", str(queue), "us", middle, low=low, high=high)
+    if not torch.cuda.is_available():
+        return
+    replay = captured(eager)
+    for kind, measured in (("in a row", seconds), ("from idle", seconds_alone)):
+        out.num_tokens.fill_(-7)
+        replay()
+        waiting.check(out.num_tokens.cpu().numpy(), "as a graph")
+        low, middle, high = measured(replay, sizes.rounds) * 1e6
+        yield Row(f"{metric}, graph {kind}", str(queue), "us", middle, low=low, high=high)
+    waiting.check(waiting.match().num_tokens, "after a graph")
+
+
+def under_load(engine: str, sizes: Sizes) -> Iterator[Row]:
+    """One lookup while products of matrices fill another stream: 50th and 99th percentile."""
+    waiting = Waiting(engine, sizes.goal_queues[0])
+    on_gpu = torch.cuda.is_available()
+    device = "cuda" if on_gpu else "cpu"
+    matrix = torch.ones(sizes.product, sizes.product, dtype=torch.bfloat16, device=device)
+    out = torch.empty_like(matrix)
+    # Lookups have a stream of high priority, as a scheduler beside a model would.
+    streams = [torch.cuda.Stream(priority=p) for p in (0, -1)] if on_gpu else [None, None]
+    for load in ("an idle GPU", "a GPU that multiplies matrices"):
+        times = []
+        for _ in range(sizes.under_load):
+            if load != "an idle GPU":
+                with torch.cuda.stream(streams[0]):
+                    torch.mm(matrix, matrix, out=out)
+            with torch.cuda.stream(streams[1]):
+                start = now()
+                found = waiting.match()
+                times.append((now() - start) * 1e6)
+        waiting.check(found.num_tokens, f"on {load}")
+        if on_gpu:
+            torch.cuda.synchronize()
+        for percent in (50, 99):
+            yield Row(
+                f"match from Python, {engine}, p{percent}", f"{waiting.queue}, {load}", "us",
+                float(np.quantile(times, percent / 100)),
+            )  # fmt: skip
+
+
+def crossover(sizes: Sizes) -> Iterator[Row]:
+    """Blocks from which `auto` asks the GPU, as a manager measures it."""
+    if not torch.cuda.is_available():
+        return  # in the interpreter it takes minutes
+    from kvgpu.blocks.state import BlockState
+    from kvgpu.index.device.auto import SAMPLE_BLOCKS
+    from kvgpu.index.device.index import TritonIndex
+
+    blocks = measured_crossover(TritonIndex(BlockState(SAMPLE_BLOCKS)))
+    yield Row("crossover of auto", "one request", "blocks", blocks)
