@@ -20,14 +20,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["kvgpu", "kvgpu.*"]),
     package_data={"kvgpu": ["py.typed"], "kvgpu.kernels": ["cuda/*.cu", "cuda/*.cuh"]},
-    install_requires=[
-        "numpy>=1.26",
-        "numba>=0.60",
-        "xxhash>=3.4",
-        "cbor2>=5.6",
-        "msgspec>=0.18",
-        "tqdm>=4.66",
-    ],
+    install_requires=["numpy>=1.26", "numba>=0.60", "xxhash>=3.4", "cbor2>=5.6", "msgspec>=0.18", "tqdm>=4.66"],
     extras_require={
         "gpu": GPU,
         "cuda12": [*GPU, "cupy-cuda12x>=13.3"],

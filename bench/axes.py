@@ -45,10 +45,7 @@ class Prefix:
     def __str__(self) -> str:
         groups = "" if self.groups == 1 else f", {self.groups} groups"
         marks = (", scattered" if self.scattered else "") + (", cold" if self.cold else "")
-        return (
-            f"{self.requests:,} requests of {self.blocks:,} blocks{groups}, {self.match:.0%} cached"
-            + marks
-        )
+        return f"{self.requests:,} requests of {self.blocks:,} blocks{groups}, {self.match:.0%} cached" + marks
 
 
 @dataclass(frozen=True)
@@ -99,11 +96,7 @@ class Axes:
         cases += [replace(base, batch=batch) for batch in self.batches]
         cases += [replace(base, key_bytes=width) for width in self.widths]
         cases += [
-            replace(base, entries=n, batch=min(n, base.batch), cold=cold)
-            for n in self.cold
-            for cold in (False, True)
+            replace(base, entries=n, batch=min(n, base.batch), cold=cold) for n in self.cold for cold in (False, True)
         ]
         order = {case: i for i, case in enumerate(cases)}
-        yield from sorted(
-            order, key=lambda case: (case.entries, case.load, case.key_bytes, order[case])
-        )
+        yield from sorted(order, key=lambda case: (case.entries, case.load, case.key_bytes, order[case]))

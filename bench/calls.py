@@ -89,10 +89,7 @@ def measure(sides: list[Side], case: str, load: Workload, rounds: int) -> list[R
     timed = [side for side in sides if side.timed]
     requests = [make_requests(side, prompts) for side in sides]
     again = [make_requests(side, prompts[-WARM:], "again") for side in sides]
-    ours, theirs = (
-        Episode(side, case, mine, more)
-        for side, mine, more in zip(sides, requests, again, strict=True)
-    )
+    ours, theirs = (Episode(side, case, mine, more) for side, mine, more in zip(sides, requests, again, strict=True))
     if (ours.hits, ours.ids, ours.warm_hits) != (theirs.hits, theirs.ids, theirs.warm_hits):
         raise AssertionError(f"{case}: hits or blocks differ")
     ours.manager.check()
@@ -109,11 +106,10 @@ def measure(sides: list[Side], case: str, load: Workload, rounds: int) -> list[R
     words = f"{case}, {load}"
     return [
         compared(
-            name, words, "ns/block", *(t[name] for t in times), peer_name=sides[1].name,
-            goal=GOALS[case].get(name),
+            name, words, "ns/block", *(t[name] for t in times), peer_name=sides[1].name, goal=GOALS[case].get(name)
         )
         for name in per
-    ]  # fmt: skip
+    ]
 
 
 def made(options: argparse.Namespace) -> Iterator[Row]:

@@ -59,8 +59,11 @@ def shifted(numbers: npt.NDArray[np.int64]) -> Tokens:
 
 
 FAMILIES: dict[str, Callable[[npt.NDArray[np.int64]], Tokens]] = {
-    "counters": counters, "equal sums": equal_sums, "swapped pairs": swapped, "shifted windows": shifted,
-}  # fmt: skip
+    "counters": counters,
+    "equal sums": equal_sums,
+    "swapped pairs": swapped,
+    "shifted windows": shifted,
+}
 
 
 def first_blocks(hash_fn: Kvgpu128, blocks: Tokens) -> npt.NDArray[np.uint64]:

@@ -74,10 +74,7 @@ def good(outcomes: Sequence[Outcome]) -> bool:
 def summary(rows: Sequence[Row], outcomes: Sequence[Outcome], rehearse: bool) -> str:
     """Figures beside their goals, unless it was a rehearsal, and how everything went."""
     lines = [] if rehearse or not rows else [table(rows), ""]
-    lines += [
-        f"{outcome.name}: {outcome.status}" + (f": {outcome.why}" if outcome.why else "")
-        for outcome in outcomes
-    ]
+    lines += [f"{outcome.name}: {outcome.status}" + (f": {outcome.why}" if outcome.why else "") for outcome in outcomes]
     return "\n".join(lines)
 
 
@@ -89,11 +86,7 @@ def publish(rows: Sequence[Row], common: Record, data: Path) -> None:
 def finish(file: RowsFile, outcomes: Sequence[Outcome], options: argparse.Namespace) -> int:
     """Print, publish what may be, and return the exit status."""
     checked = [outcome.name for outcome in outcomes if outcome.status == PASSED]
-    rows = [
-        as_row(record, checked)
-        for record in records(file.path, file.common["run"])
-        if "metric" in record
-    ]
+    rows = [as_row(record, checked) for record in records(file.path, file.common["run"]) if "metric" in record]
     words = summary(rows, outcomes, options.rehearse)
     print(words, flush=True)
     try:
@@ -133,21 +126,25 @@ def main() -> int:
     """Run everything."""
     options = parsed()
     start = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
-    common = {
-        "run": f"{start} {os.getpid()}", "revision": options.revision or revision(),
-    }  # fmt: skip
+    common = {"run": f"{start} {os.getpid()}", "revision": options.revision or revision()}
     try:
         file = RowsFile(options.out, common)
     except OSError as error:
         print(f"no rows can be written to {options.out}: {error}", file=sys.stderr)
         return 2
-    worker = [sys.executable, str(HERE / "on_gpu" / "worker.py"), "--blocks", options.blocks,
-              "--out", str(options.out), "--common", json.dumps(common)]  # fmt: skip
+    worker = [
+        sys.executable,
+        str(HERE / "on_gpu" / "worker.py"),
+        "--blocks",
+        options.blocks,
+        "--out",
+        str(options.out),
+        "--common",
+        json.dumps(common),
+    ]
     if options.rehearse:
         worker.append("--rehearse")
-    supervisor = Supervisor(
-        file, worker, environment(options.rehearse), options.deadline, options.rehearse
-    )
+    supervisor = Supervisor(file, worker, environment(options.rehearse), options.deadline, options.rehearse)
     for number in STOPPING:
         signal.signal(number, supervisor.stop)
     steps: Any = import_module(options.blocks).STEPS

@@ -80,9 +80,14 @@ EXIT_WRONG = 2
 
 
 def compared(
-    metric: str, case: str, unit: str, times: Sequence[float], peer: Sequence[float] = (),
-    peer_name: str = "", goal: float | None = None,
-) -> Row:  # fmt: skip
+    metric: str,
+    case: str,
+    unit: str,
+    times: Sequence[float],
+    peer: Sequence[float] = (),
+    peer_name: str = "",
+    goal: float | None = None,
+) -> Row:
     """Medians of both sides, which took turns, and of their ratio, with 20th and 80th percentiles."""
     low, middle, high = np.quantile(times, QUANTILES).tolist()
     row = Row(metric, case, unit, middle, low=low, high=high)
@@ -96,16 +101,7 @@ def compared(
 
 def beside_limit(row: Row, limit: float, name: str) -> Row:
     """The same figure beside what the hardware allows."""
-    return Row(
-        row.metric,
-        row.case,
-        row.unit,
-        row.kvgpu,
-        limit,
-        f"limit: {name}",
-        low=row.low,
-        high=row.high,
-    )
+    return Row(row.metric, row.case, row.unit, row.kvgpu, limit, f"limit: {name}", low=row.low, high=row.high)
 
 
 def machine() -> str:
@@ -153,20 +149,26 @@ def command(name: str) -> str:
     return " ".join(["python", f"bench/{name}.py", *short])
 
 
-NUMBERS = [
-    "kvgpu", "low", "high", "peer", "peer_low", "peer_high", "ratio", "ratio_low", "ratio_high"
-]  # fmt: skip
+NUMBERS = ["kvgpu", "low", "high", "peer", "peer_low", "peer_high", "ratio", "ratio_low", "ratio_high"]
 FIELDS = [
-    "metric", "case", "peer_name", "unit", *NUMBERS, "goal", "met", "machine", "versions", "revision",
-    "date", "command",
-]  # fmt: skip
+    "metric",
+    "case",
+    "peer_name",
+    "unit",
+    *NUMBERS,
+    "goal",
+    "met",
+    "machine",
+    "versions",
+    "revision",
+    "date",
+    "command",
+]
 DEVICE_FIELDS = ["device", "checked"]
 """More columns of rows of a GPU."""
 
 
-def save(
-    rows: Iterable[Row], path: Path, machine_words: str | None = None, revision_words: str = ""
-) -> None:
+def save(rows: Iterable[Row], path: Path, machine_words: str | None = None, revision_words: str = "") -> None:
     """Insert rows into a CSV file, or replace those with the same metric, case, peer and device."""
     rows = list(rows)
     fields = [*FIELDS, *(DEVICE_FIELDS if any(row.device for row in rows) else [])]
@@ -211,8 +213,7 @@ def table(rows: Sequence[Row]) -> str:
     ]
     widths = [max(len(line[column]) for line in lines) for column in range(6)]
     return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
     )
 
 
@@ -226,9 +227,7 @@ def benchmark_options(doc: str | None, rounds: int | None = None) -> argparse.Ar
     return parser
 
 
-def finish(
-    name: str, made: Iterable[Row], options: argparse.Namespace, machine_words: str | None = None
-) -> int:
+def finish(name: str, made: Iterable[Row], options: argparse.Namespace, machine_words: str | None = None) -> int:
     """Make all rows, print the table, save them, write them as JSON if asked to ('-': standard output).
 
     Args:

@@ -6,10 +6,9 @@ Hashing: all full blocks of each prompt, one request at a time or 64 at once. vL
 kvgpu hashes a list, or an array (int32), which is what an engine that uses it would keep; one row more is of two
 threads. Hashes are compared with vLLM's, those of kvgpu128 with its own block by block form, before a time is printed.
 The replay: hash, look up, allocate, cache and free, as in steps.py; vLLM with sha256, kvgpu with kvgpu128 from
-arrays, 16 or 64 requests at a time; SGLang hashes nothing. Where vLLM is not installed, hashes are compared with the block by
-block form, and the replay with kvgpu's reference; without SGLang its row is left out. The output says so;
-`--peers` makes it an error.
-Exit status: 0 all goals met, 1 a goal missed, 2 the results differ, or a peer is missing
+arrays, 16 or 64 requests at a time; SGLang hashes nothing. Where vLLM is not installed, hashes are compared with the
+block by block form, and the replay with kvgpu's reference; without SGLang its row is left out. The output says so;
+`--peers` makes it an error. Exit status: 0 all goals met, 1 a goal missed, 2 the results differ, or a peer is missing
 that `--peers` asks for.
 """
 
@@ -37,9 +36,12 @@ from kvgpu.hashing.serialised.messages import CBOR, PICKLE  # noqa: E402
 
 AT_ONCE = 64
 PEER_OF = {
-    "sha256": "sha256", "sha256_cbor": "sha256_cbor", "xxhash": "xxhash", "xxhash_cbor": "xxhash_cbor",
+    "sha256": "sha256",
+    "sha256_cbor": "sha256_cbor",
+    "xxhash": "xxhash",
+    "xxhash_cbor": "xxhash_cbor",
     "kvgpu128": "sha256",
-}  # fmt: skip
+}
 """The hash function of vLLM that each is compared with."""
 RELEASED = ("sha256", "sha256_cbor", "kvgpu128")
 """Those that are hashed without the interpreter's lock, as far as libcrypto can be reached."""
@@ -241,10 +243,15 @@ def replay(sides: list[Side], load: Workload, rounds: int, with_peers: bool) -> 
             if name != NAME or others:
                 rows.append(
                     compared(
-                        "whole replay", f"{case}{suffix}, {load}", "ns/block", ours, beside, name,
+                        "whole replay",
+                        f"{case}{suffix}, {load}",
+                        "ns/block",
+                        ours,
+                        beside,
+                        name,
                         goal if named else None,
                     )
-                )  # fmt: skip
+                )
     return rows
 
 

@@ -24,13 +24,7 @@ import numpy as np  # noqa: E402
 from harness import Row, benchmark_options, compared, finish  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-from kvgpu.hashing.serialised.libcrypto import (  # noqa: E402
-    CONTEXT_WORDS,
-    DIGEST_BYTES,
-    available,
-    digest,
-    padded,
-)
+from kvgpu.hashing.serialised.libcrypto import CONTEXT_WORDS, DIGEST_BYTES, available, digest, padded  # noqa: E402
 from kvgpu.hashing.serialised.messages import CBOR, PICKLE, build  # noqa: E402
 
 LINE = 64

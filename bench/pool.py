@@ -46,9 +46,8 @@ def construct(count: int) -> list[float]:
         AssertionError: The pool is not as it should be.
     """
     done = subprocess.run(
-        [sys.executable, "-c", ONE, str(count)],
-        capture_output=True, text=True, check=False, cwd=HERE.parent,
-    )  # fmt: skip
+        [sys.executable, "-c", ONE, str(count)], capture_output=True, text=True, check=False, cwd=HERE.parent
+    )
     assert done.returncode == 0, done.stderr
     figures: list[float] = json.loads(done.stdout)
     return figures

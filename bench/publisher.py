@@ -92,9 +92,7 @@ def batch(tokens: int, ts: float = -1.0) -> KVEventBatch:
 
 def start(code: str, *arguments: object) -> "subprocess.Popen[str]":
     """A client."""
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, arguments)], stdout=subprocess.PIPE, text=True
-    )
+    return subprocess.Popen([sys.executable, "-c", code, *map(str, arguments)], stdout=subprocess.PIPE, text=True)
 
 
 def result_of(client: "subprocess.Popen[str]") -> Any:
@@ -107,10 +105,7 @@ def result_of(client: "subprocess.Popen[str]") -> Any:
 def publisher_of(batches: int, tokens: int) -> ZmqEventPublisher:
     """A publisher with so many batches to replay."""
     publisher = ZmqEventPublisher(
-        endpoint="tcp://127.0.0.1:*",
-        replay_endpoint="tcp://127.0.0.1:*",
-        buffer_steps=batches,
-        max_queue_size=batches,
+        endpoint="tcp://127.0.0.1:*", replay_endpoint="tcp://127.0.0.1:*", buffer_steps=batches, max_queue_size=batches
     )
     for _ in range(batches):
         publisher.publish(batch(tokens))
@@ -143,9 +138,7 @@ def replays(options: argparse.Namespace) -> Iterator[Row]:
         for speed, (wait, pause) in SPEEDS.items():
             times, missing = [], 0
             for _ in tqdm(range(options.rounds), disable=None, desc=f"{size}, {speed}"):
-                client = start(
-                    ASK, publisher.replay_endpoint, wait * options.wait, pause, TIMEOUT_MS
-                )
+                client = start(ASK, publisher.replay_endpoint, wait * options.wait, pause, TIMEOUT_MS)
                 seconds, largest, numbers = result_of(client)
                 assert largest > 3 * tokens, "a payload is too small"
                 assert numbers == sorted(set(numbers) - {-1}) + [-1] * (-1 in numbers), "disorder"
@@ -206,9 +199,7 @@ def delays(options: argparse.Namespace) -> Iterator[Row]:
         assert listener.stdout is not None
         while not zmq.select([listener.stdout], [], [], 0.02)[0]:
             publisher.publish(batch(1, ts=0.0))
-        askers = [
-            start(ASK, publisher.replay_endpoint, 0, 0.0002, TIMEOUT_MS) for _ in range(2 * beside)
-        ]
+        askers = [start(ASK, publisher.replay_endpoint, 0, 0.0002, TIMEOUT_MS) for _ in range(2 * beside)]
         rude = rude_client(publisher) if beside else None
         for _ in range(min(LIVE, options.batches)):
             publisher.publish(batch(100, ts=time.monotonic()))
@@ -239,9 +230,7 @@ def main() -> int:
     """Check, measure, print, save."""
     parser = benchmark_options(__doc__, rounds=3)
     parser.add_argument("--batches", type=int, default=10_000)
-    parser.add_argument(
-        "--wait", type=float, default=3.0, help="seconds before a slow client reads"
-    )
+    parser.add_argument("--wait", type=float, default=3.0, help="seconds before a slow client reads")
     options = parser.parse_args()
     return finish("publisher", made(options), options)
 

@@ -41,9 +41,7 @@ def serve(manager: Any, requests: Sequence[Any], max_live: int = 32) -> None:
     live: list[Any] = []
     for request in requests:
         blocks, num_hits = manager.get_computed_blocks(request)
-        while (
-            manager.allocate_slots(request, request.num_tokens - num_hits, num_hits, blocks) is None
-        ):
+        while manager.allocate_slots(request, request.num_tokens - num_hits, num_hits, blocks) is None:
             manager.free(live.pop(0))
         live.append(request)
         if len(live) > max_live:
@@ -113,11 +111,13 @@ def track(queries: Any, requests: list[Any], words: str, rounds: int) -> list[Ro
     """Nanoseconds per hash to track requests with an array of hashes, and with lists of bytes."""
     foreign = [
         SimpleNamespace(
-            request_id=r.request_id, block_hashes=list(r.block_hashes), num_tokens=r.num_tokens,
+            request_id=r.request_id,
+            block_hashes=list(r.block_hashes),
+            num_tokens=r.num_tokens,
             skip_reading_prefix_cache=False,
         )
         for r in requests
-    ]  # fmt: skip
+    ]
     num_hashes = sum(len(request.block_hashes) for request in requests)
     kinds = {"an array": requests, "a list of bytes": foreign}
     times: dict[str, list[float]] = {kind: [] for kind in kinds}
@@ -127,10 +127,7 @@ def track(queries: Any, requests: list[Any], words: str, rounds: int) -> list[Ro
             rows = queries.track(made)
             times[kind].append((now() - start) / num_hashes * 1e9)
             queries.untrack(rows)
-    rows = [
-        compared("track", f"{words}, hashes as {kind}", "ns/hash", taken)
-        for kind, taken in times.items()
-    ]
+    rows = [compared("track", f"{words}, hashes as {kind}", "ns/hash", taken) for kind, taken in times.items()]
     more = rows[1].kvgpu - rows[0].kvgpu
     rows[1].goal, rows[1].met = "<= 15 ns more", more <= 15
     return rows

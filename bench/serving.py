@@ -29,9 +29,8 @@ def turns(requests: list[Any], at_once: int) -> list[list[Any]]:
 
 
 def replay_batched(
-    side: Side, case: str, requests: list[Any], keep: bool = False, at_once: int = AT_ONCE,
-    aged: Any = None,
-) -> tuple[Any, Any, Any]:  # fmt: skip
+    side: Side, case: str, requests: list[Any], keep: bool = False, at_once: int = AT_ONCE, aged: Any = None
+) -> tuple[Any, Any, Any]:
     """Seconds by operation, (hits, new block ids) of each request if wanted, and the manager.
 
     With a manager that is `aged` already all blocks are given back at the end.
@@ -65,18 +64,13 @@ def replay_batched(
     if aged:
         batch.free_batch(live)
         batch.untrack(live)
-    results = [
-        (int(hit), given.get_block_ids(i))
-        for given in got
-        for i, hit in enumerate(given.num_hit_tokens)
-    ]
+    results = [(int(hit), given.get_block_ids(i)) for given in got for i, hit in enumerate(given.num_hit_tokens)]
     return seconds, results, manager
 
 
 def replay_single(
-    side: Side, case: str, requests: list[Any], keep: bool = False, at_once: int = AT_ONCE,
-    aged: Any = None,
-) -> tuple[Any, Any, Any]:  # fmt: skip
+    side: Side, case: str, requests: list[Any], keep: bool = False, at_once: int = AT_ONCE, aged: Any = None
+) -> tuple[Any, Any, Any]:
     """The same with one call a request."""
     manager = aged or side.manager(case, POOLS[case])
     seconds: Counter[str] = Counter()

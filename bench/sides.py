@@ -66,9 +66,7 @@ class Kvgpu(Side):
     def _modules(self) -> SimpleNamespace:
         import kvgpu
 
-        return SimpleNamespace(
-            **{name: getattr(kvgpu, name) for name in kvgpu.__all__}, dtype="float32"
-        )
+        return SimpleNamespace(**{name: getattr(kvgpu, name) for name in kvgpu.__all__}, dtype="float32")
 
     def request(self, request_id: str, tokens: list[int]) -> Any:
         return self.modules.Request(request_id, tokens, block_hasher=self.hasher)
@@ -96,12 +94,7 @@ class Vllm(Side):
         from vllm.sampling_params import SamplingParams
         from vllm.utils.hashing import get_hash_fn_by_name
         from vllm.v1.core import kv_cache_manager, kv_cache_utils
-        from vllm.v1.kv_cache_interface import (
-            FullAttentionSpec,
-            KVCacheConfig,
-            KVCacheGroupSpec,
-            SlidingWindowSpec,
-        )
+        from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec, SlidingWindowSpec
 
         if not vllm.__version__.startswith("0.23.0"):
             raise SystemExit(f"vLLM 0.23.0 is the peer, this is {vllm.__version__}")
@@ -175,15 +168,11 @@ def workload(path: Path | None, count: int) -> Workload:
     return Workload(trace.name, [prompt_tokens(trace, i).tolist() for i in range(len(trace))])
 
 
-def trace_options(
-    doc: str | None, rounds: int | None = None, peers: bool = True
-) -> argparse.ArgumentParser:
+def trace_options(doc: str | None, rounds: int | None = None, peers: bool = True) -> argparse.ArgumentParser:
     """The options of every benchmark of a trace."""
     parser = benchmark_options(doc, rounds)
     parser.add_argument("trace", type=Path, nargs="?", help="the embedded workload if left out")
     parser.add_argument("--requests", type=int, default=1000, help="of the trace")
     if peers:
-        parser.add_argument(
-            "--peers", action="store_true", help="fail where a peer is not installed"
-        )
+        parser.add_argument("--peers", action="store_true", help="fail where a peer is not installed")
     return parser

@@ -28,16 +28,7 @@ sys.path[:0] = [str(HERE.parent), str(HERE)]
 import numpy as np  # noqa: E402
 from harness import Row, beside_limit, compared, finish  # noqa: E402
 from limits import ns_per_byte  # noqa: E402
-from serving import (  # noqa: E402
-    ALL_BUT_FREE,
-    AT_ONCE,
-    POOLS,
-    WHOLE,
-    free_order,
-    replay_batched,
-    replay_single,
-    settle,
-)
+from serving import ALL_BUT_FREE, AT_ONCE, POOLS, WHOLE, free_order, replay_batched, replay_single, settle  # noqa: E402
 from sglang_cache import NAME, RadixCache, sglang_cache  # noqa: E402
 from sides import BLOCK, Side, Workload, make_requests, trace_options, two_sides, workload  # noqa: E402
 from tqdm import tqdm  # noqa: E402
@@ -49,12 +40,7 @@ STEPS, WARM = 5 * BLOCK, 2
 AGE = 12
 """Replays that a pool has seen before its cost is measured."""
 NEW_TOKEN = 1 << 20
-GOALS = {
-    ("full", ALL_BUT_FREE): 25,
-    ("full", "free"): 10,
-    ("full", "whole replay"): 15,
-    ("hybrid", ALL_BUT_FREE): 20,
-}
+GOALS = {("full", ALL_BUT_FREE): 25, ("full", "free"): 10, ("full", "whole replay"): 15, ("hybrid", ALL_BUT_FREE): 20}
 
 
 def replay(sides: list[Side], case: str, load: Workload, rounds: int) -> list[Row]:
@@ -62,10 +48,7 @@ def replay(sides: list[Side], case: str, load: Workload, rounds: int) -> list[Ro
     requests = [make_requests(side, load.prompts) for side in sides]
     num_blocks = sum(len(request.block_hashes) for request in requests[0])
     ways = (replay_batched, replay_single)
-    done = [
-        way(side, case, made, keep=True)
-        for way, side, made in zip(ways, sides, requests, strict=True)
-    ]
+    done = [way(side, case, made, keep=True) for way, side, made in zip(ways, sides, requests, strict=True)]
     if done[0][1] != done[1][1] or free_order(done[0][2]) != free_order(done[1][2]):
         raise AssertionError(f"{case}: hits, blocks or the free queue differ")
     done[0][2].check()
@@ -111,9 +94,7 @@ def long_life(sides: list[Side], load: Workload, rounds: int) -> list[Row]:
             if timed:
                 taken.append(seconds[ALL_BUT_FREE] / num_blocks * 1e9)
         if results[0] != results[1] or free_order(managers[0]) != free_order(managers[1]):
-            raise AssertionError(
-                f"replay {turn} in one pool: hits, blocks or the free queue differ"
-            )
+            raise AssertionError(f"replay {turn} in one pool: hits, blocks or the free queue differ")
     managers[0].check()
     case = f"full, after {AGE * len(load.prompts):,} requests, {load}, {AT_ONCE} at once"
     peer = times[1] if sides[1].timed else ()
@@ -158,10 +139,7 @@ def beside_sglang(cache: RadixCache, side: Side, load: Workload, rounds: int) ->
         theirs = cache.replay(keys)
         times["whole replay"][1].append((now() - start) / num_blocks * 1e9)
         # SGLang may hit the last token, too, and never evicts here.
-        if any(
-            mine > (other // BLOCK) * BLOCK
-            for (mine, _), other in zip(results, theirs, strict=True)
-        ):
+        if any(mine > (other // BLOCK) * BLOCK for (mine, _), other in zip(results, theirs, strict=True)):
             raise AssertionError("a prefix is cached that SGLang does not have")
         start = now()
         hits = sum(cache.match(key) for key in keys[-asked:]) // BLOCK
@@ -173,9 +151,7 @@ def beside_sglang(cache: RadixCache, side: Side, load: Workload, rounds: int) ->
         found.append(
             compared(
                 name,
-                f"full, {load}, {AT_ONCE} at once"
-                if whole
-                else f"the last {asked} of {load}, warm",
+                f"full, {load}, {AT_ONCE} at once" if whole else f"the last {asked} of {load}, warm",
                 "ns/block" if whole else "ns/hit",
                 mine,
                 others,
@@ -233,9 +209,7 @@ def decode(sides: list[Side], running: int, spread: bool) -> list[Row]:
         found.append(decode_row(name, case, sides[1], mine[WARM:], others[WARM:], goal))
         if not spread:
             # Whole blocks: fifteen steps that need none and the one that needs one for everybody.
-            mine, others = (
-                np.reshape(taken[WARM:], (-1, BLOCK)).mean(1) for taken in (mine, others)
-            )
+            mine, others = (np.reshape(taken[WARM:], (-1, BLOCK)).mean(1) for taken in (mine, others))
             found.append(decode_row(name, f"{case}, 16 steps", sides[1], mine, others, None))
     return found
 
@@ -243,9 +217,14 @@ def decode(sides: list[Side], running: int, spread: bool) -> list[Row]:
 def decode_row(name: str, case: str, peer: Side, mine: Any, others: Any, goal: float | None) -> Row:
     """Seconds of steps as a row."""
     return compared(
-        f"decode step, {name}", case, "us/step", np.multiply(mine, 1e6),
-        np.multiply(others, 1e6) if peer.timed else (), peer.name, goal,
-    )  # fmt: skip
+        f"decode step, {name}",
+        case,
+        "us/step",
+        np.multiply(mine, 1e6),
+        np.multiply(others, 1e6) if peer.timed else (),
+        peer.name,
+        goal,
+    )
 
 
 def made(options: argparse.Namespace) -> Iterator[Row]:

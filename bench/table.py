@@ -152,9 +152,7 @@ def finds(filled: Filled, case: Find, rounds: int) -> Iterator[Row]:
     assert np.array_equal(out, expected), f"find: wrong blocks, {case}"
     times = timed(run, case.batch, rounds, case.cold)
     limit = filled.lines("read", 1, case.match)
-    yield beside_memory(
-        "find", case, times, limit, f"{1 + case.match:g} random line{'s' if case.match else ''}"
-    )
+    yield beside_memory("find", case, times, limit, f"{1 + case.match:g} random line{'s' if case.match else ''}")
     if case.batch == case.entries and case.match in (0, 1) and not case.cold:
         total = _buckets_read(index.table, keys, expected.astype(np.int64) + 1, index.seed)
         yield Row("buckets read", str(case), "buckets/key", total / case.batch)
@@ -171,10 +169,7 @@ def changes(filled: Filled, load: float, rounds: int) -> Iterator[Row]:
     out = np.empty(count, np.int32)
     times: dict[str, list[float]] = {"erase": [], "insert": []}
     for _ in range(rounds + 1):
-        for name, run in (
-            ("erase", lambda: index.erase(ids)),
-            ("insert", lambda: index.insert(ids, keys, 1, 0, 0)),
-        ):
+        for name, run in (("erase", lambda: index.erase(ids)), ("insert", lambda: index.insert(ids, keys, 1, 0, 0))):
             start = now()
             run()
             times[name].append((now() - start) / count * 1e9)

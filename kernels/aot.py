@@ -26,17 +26,54 @@ from kvgpu.layout import SUM_WORDS, TOKEN_WORDS
 
 TARGETS = (80, 90, 100, 120)
 POINTERS = {
-    "words": "*i64", "records": "*i64", "meta": "*i64", "keys": "*i64", "plan": "*i64",
-    "begins": "*i64", "ends": "*i64", "max_lengths": "*i64", "num_tokens": "*i64",
-    "overflow": "*i64", "violations": "*i64", "groups": "*i32", "old": "*i32", "new": "*i32",
-    "out": "*i64", "sums": "*i64", "states": "*i64", "powers": "*i64", "mix_keys": "*i64",
-    "extras": "*i64", "tile_tokens": "*i64", "tile_blocks": "*i64", "tile_counts": "*i32",
-    "tokens": "*i32", "ids": "*i32", "hits": "*i32", "firsts": "*i32", "lengths": "*i32", "uses": "*i32",
-    "sets": "*i32", "leaving": "*i32",
-}  # fmt: skip
-NUMBERS = {"seed": "i64", "count": "i64", "num_keys": "i64", "longest": "i64", "num_buckets": "i64",
-           "num_blocks": "i64", "null_id": "i32", "out_stride": "i64", "one_group": "i32", "write_ids": "i32",
-           "phases": "i32", "size": "i64", "ask": "i32", "has_extras": "i32"}  # fmt: skip
+    "words": "*i64",
+    "records": "*i64",
+    "meta": "*i64",
+    "keys": "*i64",
+    "plan": "*i64",
+    "begins": "*i64",
+    "ends": "*i64",
+    "max_lengths": "*i64",
+    "num_tokens": "*i64",
+    "overflow": "*i64",
+    "violations": "*i64",
+    "groups": "*i32",
+    "old": "*i32",
+    "new": "*i32",
+    "out": "*i64",
+    "sums": "*i64",
+    "states": "*i64",
+    "powers": "*i64",
+    "mix_keys": "*i64",
+    "extras": "*i64",
+    "tile_tokens": "*i64",
+    "tile_blocks": "*i64",
+    "tile_counts": "*i32",
+    "tokens": "*i32",
+    "ids": "*i32",
+    "hits": "*i32",
+    "firsts": "*i32",
+    "lengths": "*i32",
+    "uses": "*i32",
+    "sets": "*i32",
+    "leaving": "*i32",
+}
+NUMBERS = {
+    "seed": "i64",
+    "count": "i64",
+    "num_keys": "i64",
+    "longest": "i64",
+    "num_buckets": "i64",
+    "num_blocks": "i64",
+    "null_id": "i32",
+    "out_stride": "i64",
+    "one_group": "i32",
+    "write_ids": "i32",
+    "phases": "i32",
+    "size": "i64",
+    "ask": "i32",
+    "has_extras": "i32",
+}
 
 
 @dataclass
@@ -68,9 +105,8 @@ def variants() -> list[tuple[str, Any, dict[str, Any]]]:
     found.append(("decide", longest_prefix.decide_kernel, {"TILE": longest_prefix.DECIDE_TILE}))
     lanes = {"LANES": prefix_hash.TILE}
     found.append(
-        ("values", prefix_hash.values_kernel,
-         lanes | {"SIZE": 16, "SUM": SUM_WORDS, "TOKENS_FROM": TOKEN_WORDS})
-    )  # fmt: skip
+        ("values", prefix_hash.values_kernel, lanes | {"SIZE": 16, "SUM": SUM_WORDS, "TOKENS_FROM": TOKEN_WORDS})
+    )
     found.append(("carries", prefix_hash.carries_kernel, lanes))
     found.append(("mix", prefix_hash.mix_kernel, lanes | {"NUM_ROUNDS": ROUNDS}))
     return found
@@ -103,15 +139,22 @@ def build(name: str, kernel: Any, constants: dict[str, Any], capability: int) ->
         file.flush()
         said = subprocess.run(
             [ptxas(capability), "-v", f"--gpu-name={target[1]}", file.name, "-o", "/dev/null"],
-            capture_output=True, text=True, check=True,
-        ).stderr  # fmt: skip
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stderr
     registers = re.search(r"Used (\d+) registers", said)
     assert registers is not None, said
     spills = sum(map(int, re.findall(r"(\d+) bytes spill", said)))
     return Build(
-        name, target[1], int(registers[1]), spills, int(compiled.metadata.shared),
-        len(re.findall(r"bar\.sync", ptx)), len(compiled.asm["cubin"]),
-    )  # fmt: skip
+        name,
+        target[1],
+        int(registers[1]),
+        spills,
+        int(compiled.metadata.shared),
+        len(re.findall(r"bar\.sync", ptx)),
+        len(compiled.asm["cubin"]),
+    )
 
 
 def main() -> int:

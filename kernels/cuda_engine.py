@@ -16,26 +16,39 @@ THREADS = 128
 
 DEFINED = {
     layout: (
-        "BUCKET_WORDS", "SLOTS_PER_BUCKET", "OVERFLOW_WORD", "EMPTY_WORD", "TAG_SHIFT", "SEED_STEP",
-        "SEED_MIX_1", "SEED_MIX_2", "FACTOR_LOW", "FACTOR_HIGH", "META_SIZE", "META_STATUS",
-        "META_GATE", "STATUS_BAD_BLOCK_ID", "STATUS_BAD_GROUP", "STATUS_TABLE_FULL",
+        "BUCKET_WORDS",
+        "SLOTS_PER_BUCKET",
+        "OVERFLOW_WORD",
+        "EMPTY_WORD",
+        "TAG_SHIFT",
+        "SEED_STEP",
+        "SEED_MIX_1",
+        "SEED_MIX_2",
+        "FACTOR_LOW",
+        "FACTOR_HIGH",
+        "META_SIZE",
+        "META_STATUS",
+        "META_GATE",
+        "STATUS_BAD_BLOCK_ID",
+        "STATUS_BAD_GROUP",
+        "STATUS_TABLE_FULL",
         "STATUS_WORD_NOT_FOUND",
     ),
     plan_words: (
-        "PLAN_HEADER", "PLAN_NUM_QUERIES", "QUERY_WORDS", "QUERY_STRIDE", "QUERY_FIRST_LINE",
+        "PLAN_HEADER",
+        "PLAN_NUM_QUERIES",
+        "QUERY_WORDS",
+        "QUERY_STRIDE",
+        "QUERY_FIRST_LINE",
         "QUERY_NUM_LINES",
     ),
-}  # fmt: skip
+}
 """Constants that the sources use, by the module that states them."""
 
 
 def defines() -> list[str]:
     """The constants in `DEFINED`, for a C++ compiler's command line."""
-    return [
-        f"-DKVGPU_{name}={getattr(module, name)}LL"
-        for module, names in DEFINED.items()
-        for name in names
-    ]
+    return [f"-DKVGPU_{name}={getattr(module, name)}LL" for module, names in DEFINED.items() for name in names]
 
 
 @cache
@@ -72,13 +85,7 @@ class TorchStream:
         return cupy.cuda.ExternalStream(self.address)  # before CuPy 14, which deprecates it
 
 
-def launch(
-    file: str,
-    kernel: str,
-    grid: tuple[int, ...],
-    arguments: tuple[Any, ...],
-    threads: int = THREADS,
-) -> None:
+def launch(file: str, kernel: str, grid: tuple[int, ...], arguments: tuple[Any, ...], threads: int = THREADS) -> None:
     """Start a kernel of a file of `SOURCES` on torch's current stream; compiled at its first call."""
     with TorchStream().in_cupy():
         _module(file).get_function(kernel)(grid, (threads,), arguments)
@@ -96,9 +103,7 @@ class CudaEngine:
         try:
             import cupy
         except ImportError:
-            raise MissingPackageError(
-                "CuPy is not installed: pip install 'kvgpu[cuda12]' or 'kvgpu[cuda13]'"
-            ) from None
+            raise MissingPackageError("CuPy is not installed: pip install 'kvgpu[cuda12]' or 'kvgpu[cuda13]'") from None
         try:
             count = cupy.cuda.runtime.getDeviceCount()
         except cupy.cuda.runtime.CUDARuntimeError as error:
@@ -111,9 +116,13 @@ class CudaEngine:
         count = len(keys)
         if count:
             arguments = (
-                table.as_struct(), pointer(keys), pointer(groups), np.int32(len(groups) == 1),
-                pointer(ids), np.int64(count),
-            )  # fmt: skip
+                table.as_struct(),
+                pointer(keys),
+                pointer(groups),
+                np.int32(len(groups) == 1),
+                pointer(ids),
+                np.int64(count),
+            )
             launch("lookup", f"find_{table.key_words}", (-(-count // THREADS),), arguments)
 
     def launch_update(self, table: TableView, keys: Any, groups: Any, old: Any, new: Any) -> None:
@@ -130,16 +139,21 @@ class CudaEngine:
             launch("update", f"update_{table.key_words}", grid, arguments)
 
     def launch_probe(
-        self, table: TableView, plan: Any, keys: Any, begins: Any, ends: Any, hits: Any,
-        longest: int, num_queries: int,
-    ) -> None:  # fmt: skip
+        self, table: TableView, plan: Any, keys: Any, begins: Any, ends: Any, hits: Any, longest: int, num_queries: int
+    ) -> None:
         """As `kvgpu.kernels.longest_prefix.launch_probe`."""
         from kvgpu.kernels.longest_prefix import programs_of
 
         programs = programs_of(len(begins), longest, num_queries, THREADS)
         if programs:
             arguments = (
-                table.as_struct(), pointer(plan), pointer(keys), pointer(begins),
-                pointer(ends), pointer(hits), np.int64(len(keys)), np.int64(longest),
-            )  # fmt: skip
+                table.as_struct(),
+                pointer(plan),
+                pointer(keys),
+                pointer(begins),
+                pointer(ends),
+                pointer(hits),
+                np.int64(len(keys)),
+                np.int64(longest),
+            )
             launch("lookup", f"probe_{table.key_words}", (programs,), arguments)

@@ -62,9 +62,7 @@ def leading_run(ids, line_words, num_lines, stride, begin, limit, TILE: tl.const
 
 
 @triton.jit
-def sliding_window_hit(
-    ids, line_words, num_lines, stride, limit, drop, extent, step, TILE: tl.constexpr
-):
+def sliding_window_hit(ids, line_words, num_lines, stride, limit, drop, extent, step, TILE: tl.constexpr):
     """The right-most aligned run that is long enough, else the leading run (facts 29 to 31)."""
     need = tl.maximum(extent + drop, 1)
     best = limit * 0 - 1
@@ -108,10 +106,7 @@ def mamba_hit(ids, line_words, num_lines, stride, limit, step, TILE: tl.constexp
 
 
 @triton.jit
-def apply_rule(
-    ids, line_words, num_lines, stride, kind, max_length, size, step, drop, extent,
-    TILE: tl.constexpr,
-):  # fmt: skip
+def apply_rule(ids, line_words, num_lines, stride, kind, max_length, size, step, drop, extent, TILE: tl.constexpr):
     """The rule of a kind; `max_length` and `size` in tokens."""
     limit = max_length // size
     first = limit * 0
@@ -120,9 +115,7 @@ def apply_rule(
         length = leading_run(ids, line_words, num_lines, stride, first, limit, TILE)
         length = tl.maximum(length - drop, 0) // step * step
     elif kind == SLIDING_WINDOW:
-        first, length = sliding_window_hit(
-            ids, line_words, num_lines, stride, limit, drop, extent, step, TILE
-        )
+        first, length = sliding_window_hit(ids, line_words, num_lines, stride, limit, drop, extent, step, TILE)
     elif kind == CHUNKED_LOCAL:
         first = max_length // extent * extent // size
         length = leading_run(ids, line_words, num_lines, stride, first, limit, TILE)
@@ -175,10 +168,18 @@ def common_hit(ids, line_words, words, num_hashes, max_length, firsts, lengths, 
                 hashed = (num_hashes // stride).to(tl.int64) * size
                 limit = tl.minimum(limit, tl.minimum(hashed, LONGEST).to(tl.int32))
                 first, length = apply_rule(
-                    ids + query_word(words, base, FIRST_LINE) * line_words, line_words,
-                    query_word(words, base, NUM_LINES), stride, kind, limit, size,
-                    query_word(words, base, STEP), drop, query_word(words, base, EXTENT), TILE,
-                )  # fmt: skip
+                    ids + query_word(words, base, FIRST_LINE) * line_words,
+                    line_words,
+                    query_word(words, base, NUM_LINES),
+                    stride,
+                    kind,
+                    limit,
+                    size,
+                    query_word(words, base, STEP),
+                    drop,
+                    query_word(words, base, EXTENT),
+                    TILE,
+                )
                 tl.store(firsts + q, first)
                 tl.store(lengths + q, length)
                 shorter = tl.where(length * size < current, tl.cast(0, tl.int64), verified)

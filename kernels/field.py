@@ -53,9 +53,7 @@ def times(a_high, a_low, b_high, b_low):
     carried = middle_high + carry(word1, middle_low)
     word2 = a_high * b_high + carried
     word3 = tl.umulhi(a_high, b_high) + carry(word2, carried)
-    return plus(
-        word1 & LOW_63, word0, ((word3 << 1) | (word2 >> 63)) & LOW_63, (word2 << 1) | (word1 >> 63)
-    )
+    return plus(word1 & LOW_63, word0, ((word3 << 1) | (word2 >> 63)) & LOW_63, (word2 << 1) | (word1 >> 63))
 
 
 @triton.jit

@@ -21,9 +21,7 @@ def tag_bit(word, tag, bit: tl.constexpr):
 
 
 @triton.jit
-def find_blocks(
-    words, records, k0, k1, k2, k3, group, active, num_buckets, seed, KEY_WORDS: tl.constexpr
-):
+def find_blocks(words, records, k0, k1, k2, k3, group, active, num_buckets, seed, KEY_WORDS: tl.constexpr):
     """Id of the first block under each lane's key, or -1; int32 [BLOCK].
 
     Tags only steer: a hit is a hit when all bytes of the key and the group are equal. Reads one
@@ -65,9 +63,18 @@ def find_blocks(
 
 @kernel("words", "records", "keys")
 def find_kernel(
-    words, records, keys, groups, ids, count: tl.int64, one_group: tl.int32, num_buckets: tl.int64, seed: tl.int64,
-    KEY_WORDS: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
+    words,
+    records,
+    keys,
+    groups,
+    ids,
+    count: tl.int64,
+    one_group: tl.int32,
+    num_buckets: tl.int64,
+    seed: tl.int64,
+    KEY_WORDS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     """`ids[i]` = first block under `keys[i]` in `groups[i]`, or -1.
 
     keys int64 [count, KEY_WORDS]; groups int32 [count], or [1] for all with one_group (not 0); ids int32
@@ -76,7 +83,7 @@ def find_kernel(
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     active = i < count
     k0, k1, k2, k3 = load_key(keys + i * KEY_WORDS, active, KEY_WORDS)
-    if one_group != 0:
+    if one_group != 0:  # noqa: SIM108 - an expression would load both
         group = tl.load(groups + tl.zeros_like(i))
     else:
         group = tl.load(groups + i, mask=active, other=0)
@@ -97,7 +104,16 @@ def launch_find(table: TableView, keys: Any, groups: Any, ids: Any) -> None:
     count = len(keys)
     if count:
         find_kernel[(triton.cdiv(count, LANES),)](
-            table.words, table.records, keys, groups, ids, count, int(len(groups) == 1),
-            table.num_buckets, table.seed,
-            KEY_WORDS=table.key_words, BLOCK=LANES, num_warps=1,
-        )  # fmt: skip
+            table.words,
+            table.records,
+            keys,
+            groups,
+            ids,
+            count,
+            int(len(groups) == 1),
+            table.num_buckets,
+            table.seed,
+            KEY_WORDS=table.key_words,
+            BLOCK=LANES,
+            num_warps=1,
+        )

@@ -23,9 +23,17 @@ VIOLATION_WORDS = 8
 
 @kernel("words", "records")
 def entries_kernel(
-    words, records, overflow, uses, violations, num_buckets: tl.int64, num_blocks: tl.int64, seed: tl.int64,
-    KEY_WORDS: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
+    words,
+    records,
+    overflow,
+    uses,
+    violations,
+    num_buckets: tl.int64,
+    num_blocks: tl.int64,
+    seed: tl.int64,
+    KEY_WORDS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     """Look at every slot of the table.
 
     overflow int64 [num_buckets] and uses int32 [num_blocks], zeroed before: counted are the buckets
@@ -68,15 +76,21 @@ def launch_entries(table: TableView, overflow: Any, uses: Any, violations: Any) 
     """Start `entries_kernel` on the current stream; the arrays are zeroed by the caller."""
     slots = layout.SLOTS_PER_BUCKET * table.num_buckets
     entries_kernel[(triton.cdiv(slots, LANES),)](
-        table.words, table.records, overflow, uses, violations, table.num_buckets,
-        table.num_blocks, table.seed,
-        KEY_WORDS=table.key_words, BLOCK=LANES, num_warps=1,
-    )  # fmt: skip
+        table.words,
+        table.records,
+        overflow,
+        uses,
+        violations,
+        table.num_buckets,
+        table.num_blocks,
+        table.seed,
+        KEY_WORDS=table.key_words,
+        BLOCK=LANES,
+        num_warps=1,
+    )
 
 
-def violations_in_words(
-    counts: list[int], size: int, miscounted: int, used_twice: int
-) -> list[str]:
+def violations_in_words(counts: list[int], size: int, miscounted: int, used_twice: int) -> list[str]:
     """What the counts of `entries_kernel` say, one sentence each; nothing for a sound table."""
     said = [
         (counts[BAD_WORD], "words name no block"),

@@ -12,16 +12,7 @@ import triton.language as tl
 
 from kvgpu import layout
 from kvgpu.errors import ArgumentError
-from kvgpu.kernels.decide import (
-    FIRST_LINE,
-    HEADER,
-    NUM_LINES,
-    NUM_QUERIES,
-    QUERY_WORDS,
-    STRIDE,
-    common_hit,
-    query_word,
-)
+from kvgpu.kernels.decide import FIRST_LINE, HEADER, NUM_LINES, NUM_QUERIES, QUERY_WORDS, STRIDE, common_hit, query_word
 from kvgpu.kernels.find import find_blocks
 from kvgpu.kernels.kernel import kernel
 from kvgpu.kernels.records import LANES, load_key
@@ -47,9 +38,20 @@ def request_bounds(begins, ends, request, num_keys, longest):
 
 @kernel("words", "records", "keys")
 def probe_kernel(
-    words, records, plan, keys, begins, ends, hits, num_keys: tl.int64, longest: tl.int64, num_buckets: tl.int64, seed: tl.int64,
-    KEY_WORDS: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
+    words,
+    records,
+    plan,
+    keys,
+    begins,
+    ends,
+    hits,
+    num_keys: tl.int64,
+    longest: tl.int64,
+    num_buckets: tl.int64,
+    seed: tl.int64,
+    KEY_WORDS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     """`hits[line, k]` = first block under key `k` in the line's group, or -1; a program a tile.
 
     Grid: requests x queries x tiles of the longest request, in one dimension. keys int64 [num_keys, KEY_WORDS];
@@ -75,17 +77,29 @@ def probe_kernel(
         for at in range(line, end_line):
             group = tl.load(groups + at) + tl.zeros_like(k0)
             found = find_blocks(
-                words, records, k0, k1, k2, k3, group, active, num_buckets,
-                tl.cast(seed, tl.int64), KEY_WORDS,
-            )  # fmt: skip
+                words, records, k0, k1, k2, k3, group, active, num_buckets, tl.cast(seed, tl.int64), KEY_WORDS
+            )
             tl.store(hits + at * tl.cast(num_keys, tl.int64) + key, found, mask=active)
 
 
 @kernel()
 def decide_kernel(
-    plan, meta, begins, ends, max_lengths, hits, num_tokens, firsts, lengths, ids, num_keys: tl.int64,
-    longest: tl.int64, null_id: tl.int32, write_ids: tl.int32, TILE: tl.constexpr,
-):  # fmt: skip
+    plan,
+    meta,
+    begins,
+    ends,
+    max_lengths,
+    hits,
+    num_tokens,
+    firsts,
+    lengths,
+    ids,
+    num_keys: tl.int64,
+    longest: tl.int64,
+    null_id: tl.int32,
+    write_ids: tl.int32,
+    TILE: tl.constexpr,
+):
     """Apply a plan to the hits of each request; a program a request.
 
     max_lengths int64 [requests], tokens, below 0 as 0. Written: num_tokens int64 [requests]; firsts, lengths int32
@@ -100,9 +114,15 @@ def decide_kernel(
         stride_out = request * num_queries
         allowed = tl.maximum(tl.minimum(tl.load(max_lengths + request), LONGEST), 0).to(tl.int32)
         found = common_hit(
-            hits + begin, tl.cast(num_keys, tl.int64), plan, length, allowed,
-            firsts + stride_out, lengths + stride_out, TILE,
-        )  # fmt: skip
+            hits + begin,
+            tl.cast(num_keys, tl.int64),
+            plan,
+            length,
+            allowed,
+            firsts + stride_out,
+            lengths + stride_out,
+            TILE,
+        )
         tl.store(num_tokens + request, found.to(tl.int64))
         if write_ids != 0:
             # One thread wrote what all read now.
@@ -158,9 +178,8 @@ def programs_of(requests: int, longest: int, num_queries: int, block: int) -> in
 
 
 def launch_probe(
-    table: TableView, plan: Any, keys: Any, begins: Any, ends: Any, hits: Any, longest: int,
-    num_queries: int,
-) -> None:  # fmt: skip
+    table: TableView, plan: Any, keys: Any, begins: Any, ends: Any, hits: Any, longest: int, num_queries: int
+) -> None:
     """Start `probe_kernel` for requests of at most `longest` keys on the current stream.
 
     Raises:
@@ -169,20 +188,50 @@ def launch_probe(
     programs = programs_of(len(begins), longest, num_queries, LANES)
     if programs:
         probe_kernel[(programs,)](
-            table.words, table.records, plan, keys, begins, ends, hits, len(keys), longest,
-            table.num_buckets, table.seed,
-            KEY_WORDS=table.key_words, BLOCK=LANES, num_warps=1,
-        )  # fmt: skip
+            table.words,
+            table.records,
+            plan,
+            keys,
+            begins,
+            ends,
+            hits,
+            len(keys),
+            longest,
+            table.num_buckets,
+            table.seed,
+            KEY_WORDS=table.key_words,
+            BLOCK=LANES,
+            num_warps=1,
+        )
 
 
 def launch_decide(
-    table: TableView, plan: Any, begins: Any, ends: Any, max_lengths: Any, out: PrefixBuffers,
-    longest: int, null_id: int,
-) -> None:  # fmt: skip
+    table: TableView,
+    plan: Any,
+    begins: Any,
+    ends: Any,
+    max_lengths: Any,
+    out: PrefixBuffers,
+    longest: int,
+    null_id: int,
+) -> None:
     """Start `decide_kernel` on the current stream."""
     if len(begins):
         decide_kernel[(len(begins),)](
-            plan, table.meta, begins, ends, max_lengths, out.hits, out.num_tokens, out.firsts,
-            out.lengths, out.hits if out.ids is None else out.ids, out.hits.shape[1], longest, null_id,
-            int(out.ids is not None), TILE=DECIDE_TILE, num_warps=1,
-        )  # fmt: skip
+            plan,
+            table.meta,
+            begins,
+            ends,
+            max_lengths,
+            out.hits,
+            out.num_tokens,
+            out.firsts,
+            out.lengths,
+            out.hits if out.ids is None else out.ids,
+            out.hits.shape[1],
+            longest,
+            null_id,
+            int(out.ids is not None),
+            TILE=DECIDE_TILE,
+            num_warps=1,
+        )

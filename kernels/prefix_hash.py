@@ -41,8 +41,8 @@ def store_element(pointer, high, low, mask):
 
 @triton.jit
 def block_values(
-    tokens, first, extras, has_extras, active, keys, SIZE: tl.constexpr, SUM: tl.constexpr, TOKENS_FROM: tl.constexpr,
-):  # fmt: skip
+    tokens, first, extras, has_extras, active, keys, SIZE: tl.constexpr, SUM: tl.constexpr, TOKENS_FROM: tl.constexpr
+):
     """v of each lane's block, which begins at `first`; `extras` points at its digest and flag, if there are any."""
     zero = (first ^ first).to(tl.uint64, bitcast=True)
     count = zero + SIZE
@@ -56,9 +56,7 @@ def block_values(
             digest = load_word(extras + word, active)
             limb = keys + 2 * (1 + word)
             low_high, low_low = add_product(low_high, low_low, digest, load_word(limb, True))
-            high_high, high_low = add_product(
-                high_high, high_low, digest, load_word(limb + 1, True)
-            )
+            high_high, high_low = add_product(high_high, high_low, digest, load_word(limb + 1, True))
     v_high, v_low = zero, zero
     used = TOKENS_FROM
     for pair in range((SIZE + 1) // 2):
@@ -91,9 +89,22 @@ def prefixes_of(v_high, v_low, powers, lane, LANES: tl.constexpr):
 
 @kernel()
 def values_kernel(
-    tokens, tile_tokens, tile_blocks, tile_counts, extras, keys, powers, out, sums, out_stride: tl.int64,
-    has_extras: tl.int32, SIZE: tl.constexpr, SUM: tl.constexpr, TOKENS_FROM: tl.constexpr, LANES: tl.constexpr,
-):  # fmt: skip
+    tokens,
+    tile_tokens,
+    tile_blocks,
+    tile_counts,
+    extras,
+    keys,
+    powers,
+    out,
+    sums,
+    out_stride: tl.int64,
+    has_extras: tl.int32,
+    SIZE: tl.constexpr,
+    SUM: tl.constexpr,
+    TOKENS_FROM: tl.constexpr,
+    LANES: tl.constexpr,
+):
     """For each tile: s of its prefixes as if nothing were in front, into `out`, and its last one into `sums`.
 
     tokens int32; tile_tokens int64 [tiles]: first token; tile_blocks int64: first block in out and extras;
@@ -105,9 +116,7 @@ def values_kernel(
     block = tl.load(tile_blocks + tile) + lane
     active = lane < count
     first = tl.load(tile_tokens + tile) + lane.to(tl.int64) * SIZE
-    v_high, v_low = block_values(
-        tokens, first, extras + 3 * block, has_extras, active, keys, SIZE, SUM, TOKENS_FROM
-    )
+    v_high, v_low = block_values(tokens, first, extras + 3 * block, has_extras, active, keys, SIZE, SUM, TOKENS_FROM)
     high, low = prefixes_of(v_high, v_low, powers, lane, LANES)
     store_element(out + block * out_stride, high, low, active)
     store_element(sums + 2 * tile + lane * 0, high, low, lane == count - 1)
@@ -130,25 +139,12 @@ def carries_kernel(sums, states, begins, ends, powers, LANES: tl.constexpr):
         high, low = prefixes_of(v_high, v_low, powers, lane, LANES)
         power_high, power_low = load_element(powers + 2 * (lane + 1), lane >= 0)
         more_high, more_low = times(
-            front_high + (power_high ^ power_high),
-            front_low + (power_low ^ power_low),
-            power_high,
-            power_low,
+            front_high + (power_high ^ power_high), front_low + (power_low ^ power_low), power_high, power_low
         )
         high, low = plus(high, low, more_high, more_low)
         # Each tile gets what the one before ends with.
-        store_element(
-            sums + 2 * (begin + lane + 1),
-            high,
-            low,
-            active & (lane < LANES - 1) & (begin + lane + 1 < end),
-        )
-        store_element(
-            sums + 2 * begin + lane * 0,
-            front_high + (high ^ high),
-            front_low + (low ^ low),
-            lane == 0,
-        )
+        store_element(sums + 2 * (begin + lane + 1), high, low, active & (lane < LANES - 1) & (begin + lane + 1 < end))
+        store_element(sums + 2 * begin + lane * 0, front_high + (high ^ high), front_low + (low ^ low), lane == 0)
         last = lane == LANES - 1
         front_high = tl.sum(tl.where(last, high, high ^ high), 0)
         front_low = tl.sum(tl.where(last, low, low ^ low), 0)
@@ -157,9 +153,16 @@ def carries_kernel(sums, states, begins, ends, powers, LANES: tl.constexpr):
 
 @kernel()
 def mix_kernel(
-    tile_blocks, tile_counts, sums, powers, mix_keys, out, out_stride: tl.int64, NUM_ROUNDS: tl.constexpr,
+    tile_blocks,
+    tile_counts,
+    sums,
+    powers,
+    mix_keys,
+    out,
+    out_stride: tl.int64,
+    NUM_ROUNDS: tl.constexpr,
     LANES: tl.constexpr,
-):  # fmt: skip
+):
     """For each tile: hashes in the place of what `values_kernel` left in `out`."""
     tile = tl.program_id(0)
     lane = tl.arange(0, LANES)
@@ -168,9 +171,7 @@ def mix_kernel(
     high, low = load_element(row, active)
     front_high, front_low = load_element(sums + 2 * tile, True)
     power_high, power_low = load_element(powers + 2 * (lane + 1), lane >= 0)
-    more_high, more_low = times(
-        front_high + (high ^ high), front_low + (low ^ low), power_high, power_low
-    )
+    more_high, more_low = times(front_high + (high ^ high), front_low + (low ^ low), power_high, power_low)
     high, low = plus(high, low, more_high, more_low)
     high, low = canonical(high, low)
     for place in range(NUM_ROUNDS):
@@ -181,9 +182,19 @@ def mix_kernel(
 
 
 def launch_prefix_hash(
-    tokens: Any, tiles: tuple[Any, Any, Any], spans: tuple[Any, Any], extras: Any, keys: Any, powers: Any,
-    tile_powers: Any, mix_keys: Any, states: Any, sums: Any, out: Any, size: int,
-) -> None:  # fmt: skip
+    tokens: Any,
+    tiles: tuple[Any, Any, Any],
+    spans: tuple[Any, Any],
+    extras: Any,
+    keys: Any,
+    powers: Any,
+    tile_powers: Any,
+    mix_keys: Any,
+    states: Any,
+    sums: Any,
+    out: Any,
+    size: int,
+) -> None:
     """Start the three kernels on the current stream; nothing is launched for no tiles.
 
     Args:
@@ -204,14 +215,33 @@ def launch_prefix_hash(
         return
     grid = (len(counts),)
     values_kernel[grid](
-        tokens, first_tokens, first_blocks, counts, sums if extras is None else extras, keys, powers, out,
-        sums, out.stride(0), int(extras is not None), SIZE=size, SUM=SUM_WORDS,
-        TOKENS_FROM=TOKEN_WORDS, LANES=TILE, num_warps=WARPS,
-    )  # fmt: skip
-    carries_kernel[(len(states),)](
-        sums, states, spans[0], spans[1], tile_powers, LANES=TILE, num_warps=WARPS
-    )
-    mix_kernel[grid](
-        first_blocks, counts, sums, powers, mix_keys, out, out.stride(0), NUM_ROUNDS=len(mix_keys), LANES=TILE,
+        tokens,
+        first_tokens,
+        first_blocks,
+        counts,
+        sums if extras is None else extras,
+        keys,
+        powers,
+        out,
+        sums,
+        out.stride(0),
+        int(extras is not None),
+        SIZE=size,
+        SUM=SUM_WORDS,
+        TOKENS_FROM=TOKEN_WORDS,
+        LANES=TILE,
         num_warps=WARPS,
-    )  # fmt: skip
+    )
+    carries_kernel[(len(states),)](sums, states, spans[0], spans[1], tile_powers, LANES=TILE, num_warps=WARPS)
+    mix_kernel[grid](
+        first_blocks,
+        counts,
+        sums,
+        powers,
+        mix_keys,
+        out,
+        out.stride(0),
+        NUM_ROUNDS=len(mix_keys),
+        LANES=TILE,
+        num_warps=WARPS,
+    )

@@ -11,9 +11,18 @@ THREADS = 32
 
 
 def launch_sha256(
-    kind: int, tokens: Any, starts: Any, counts: Any, bases: Any, size: int, parents: Any,
-    parent_bytes: Any, endings: Any, spans: Any, out: Any,
-) -> None:  # fmt: skip
+    kind: int,
+    tokens: Any,
+    starts: Any,
+    counts: Any,
+    bases: Any,
+    size: int,
+    parents: Any,
+    parent_bytes: Any,
+    endings: Any,
+    spans: Any,
+    out: Any,
+) -> None:
     """Hash the blocks of several chains on the current stream; nothing is launched for no chains.
 
     Args:
@@ -29,9 +38,20 @@ def launch_sha256(
     if chains:
         kernel = "sha256_int32" if tokens.element_size() == 4 else "sha256_int64"
         arguments = (
-            np.int32(kind), pointer(tokens), pointer(starts), pointer(counts), pointer(bases),
-            np.int64(chains), np.int64(size), pointer(parents), np.int64(parents.shape[1]),
-            pointer(parent_bytes), pointer(endings), pointer(spans), np.int64(len(spans)),
-            pointer(out), np.int64(8 * out.stride(0)),
-        )  # fmt: skip
+            np.int32(kind),
+            pointer(tokens),
+            pointer(starts),
+            pointer(counts),
+            pointer(bases),
+            np.int64(chains),
+            np.int64(size),
+            pointer(parents),
+            np.int64(parents.shape[1]),
+            pointer(parent_bytes),
+            pointer(endings),
+            pointer(spans),
+            np.int64(len(spans)),
+            pointer(out),
+            np.int64(8 * out.stride(0)),
+        )
         launch("sha256", kernel, (-(-chains // THREADS),), arguments, THREADS)

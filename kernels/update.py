@@ -84,9 +84,20 @@ def count_overflow(words, h, delta, passed, num_buckets):
 
 @kernel("words", "records", "keys")
 def update_kernel(
-    words, records, meta, keys, groups, old, new, count: tl.int64, num_buckets: tl.int64, seed: tl.int64,
-    phases: tl.int32, KEY_WORDS: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
+    words,
+    records,
+    meta,
+    keys,
+    groups,
+    old,
+    new,
+    count: tl.int64,
+    num_buckets: tl.int64,
+    seed: tl.int64,
+    phases: tl.int32,
+    KEY_WORDS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     """Row i: under `keys[i]` in `groups[i]`, block `old[i]` was first and `new[i]` is now.
 
     keys int64 [count, KEY_WORDS], unique together with groups int32 [count]; old, new int32
@@ -146,7 +157,18 @@ def launch_update(table: TableView, keys: Any, groups: Any, old: Any, new: Any) 
     grid = (triton.cdiv(count, LANES),)
     for phases in phases_of(table, count):
         update_kernel[grid](
-            table.words, table.records, table.meta, keys, groups, old, new, count,
-            table.num_buckets, table.seed, phases,
-            KEY_WORDS=table.key_words, BLOCK=LANES, num_warps=1,
-        )  # fmt: skip
+            table.words,
+            table.records,
+            table.meta,
+            keys,
+            groups,
+            old,
+            new,
+            count,
+            table.num_buckets,
+            table.seed,
+            phases,
+            KEY_WORDS=table.key_words,
+            BLOCK=LANES,
+            num_warps=1,
+        )

@@ -64,9 +64,7 @@ def has_block(slots, block, todo, size):
 
 
 @triton.jit
-def enter_key(
-    slots, row, keys, groups, h, k0, k1, k2, k3, group, todo, size, KEY_WORDS: tl.constexpr
-):
+def enter_key(slots, row, keys, groups, h, k0, k1, k2, k3, group, todo, size, KEY_WORDS: tl.constexpr):
     """Enter each lane's row in a set of keys; which rows have a key that was in it already."""
     slot = (h & LOW) & (size - 1)
     twice = todo & (row < 0)
@@ -93,9 +91,23 @@ def close_gate(meta, status):
 
 @kernel("words", "records", "keys")
 def validate_kernel(
-    words, records, meta, keys, groups, old, new, sets, count: tl.int64, size: tl.int64, num_buckets: tl.int64,
-    num_blocks: tl.int64, seed: tl.int64, ask: tl.int32, KEY_WORDS: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
+    words,
+    records,
+    meta,
+    keys,
+    groups,
+    old,
+    new,
+    sets,
+    count: tl.int64,
+    size: tl.int64,
+    num_buckets: tl.int64,
+    num_blocks: tl.int64,
+    seed: tl.int64,
+    ask: tl.int32,
+    KEY_WORDS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     """Ids and groups in range, no key and no block twice, and with `ask` (not 0) `old` what is first.
 
     Arguments as in `update_kernel`; sets int32 [3, size], zeroed before: keys, new blocks, leaving blocks.
@@ -121,18 +133,27 @@ def validate_kernel(
     status |= tl.max(tl.where(key_twice, KEY_TWICE, 0))
     status |= tl.max(tl.where(block_twice, BLOCK_TWICE, 0))
     if ask != 0:
-        first = find_blocks(
-            words, records, k0, k1, k2, k3, group, sane, num_buckets, seed, KEY_WORDS
-        )
+        first = find_blocks(words, records, k0, k1, k2, k3, group, sane, num_buckets, seed, KEY_WORDS)
         status |= tl.max(tl.where(sane & (first != before), WRONG_OLD, 0))
     close_gate(meta, status)
 
 
 @kernel("words", "records")
 def homes_kernel(
-    words, records, meta, old, new, leaving, count: tl.int64, size: tl.int64, num_buckets: tl.int64,
-    num_blocks: tl.int64, seed: tl.int64, KEY_WORDS: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
+    words,
+    records,
+    meta,
+    old,
+    new,
+    leaving,
+    count: tl.int64,
+    size: tl.int64,
+    num_buckets: tl.int64,
+    num_blocks: tl.int64,
+    seed: tl.int64,
+    KEY_WORDS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
     """No block becomes first that is first under another key, which its record says, and does not leave that.
 
     leaving int32 [size], from `validate_kernel`.
@@ -146,9 +167,7 @@ def homes_kernel(
     k0, k1, k2, k3 = load_key(record, entering, KEY_WORDS)
     group = tl.load(record + KEY_WORDS, mask=entering, other=0)
     seed = tl.cast(seed, tl.int64)
-    first = find_blocks(
-        words, records, k0, k1, k2, k3, group, entering, num_buckets, seed, KEY_WORDS
-    )
+    first = find_blocks(words, records, k0, k1, k2, k3, group, entering, num_buckets, seed, KEY_WORDS)
     inside = entering & (first == after)
     stays = inside & (has_block(leaving, after, inside, size) == 0)
     close_gate(meta, tl.max(tl.where(stays, BLOCK_TWICE, 0)))
@@ -156,7 +175,7 @@ def homes_kernel(
 
 def launch_validate(
     table: TableView, keys: Any, groups: Any, old: Any, new: Any, sets: Any, ask: bool, replaces: bool
-) -> None:  # fmt: skip
+) -> None:
     """Start the checks of one flush on the current stream; nothing is launched for no keys.
 
     Args:
@@ -171,16 +190,41 @@ def launch_validate(
         return
     grid = (triton.cdiv(count, LANES),)
     validate_kernel[grid](
-        table.words, table.records, table.meta, keys, groups, old, new, sets, count, size,
-        table.num_buckets, table.num_blocks, table.seed, int(ask and not replaces),
-        KEY_WORDS=table.key_words, BLOCK=LANES, num_warps=1,
-    )  # fmt: skip
+        table.words,
+        table.records,
+        table.meta,
+        keys,
+        groups,
+        old,
+        new,
+        sets,
+        count,
+        size,
+        table.num_buckets,
+        table.num_blocks,
+        table.seed,
+        int(ask and not replaces),
+        KEY_WORDS=table.key_words,
+        BLOCK=LANES,
+        num_warps=1,
+    )
     if not replaces:
         homes_kernel[grid](
-            table.words, table.records, table.meta, old, new, sets[2], count, size,
-            table.num_buckets, table.num_blocks, table.seed,
-            KEY_WORDS=table.key_words, BLOCK=LANES, num_warps=1,
-        )  # fmt: skip
+            table.words,
+            table.records,
+            table.meta,
+            old,
+            new,
+            sets[2],
+            count,
+            size,
+            table.num_buckets,
+            table.num_blocks,
+            table.seed,
+            KEY_WORDS=table.key_words,
+            BLOCK=LANES,
+            num_warps=1,
+        )
 
 
 def set_size(count: int) -> int:

@@ -29,9 +29,7 @@ def name_of(request: Any) -> Any:
     try:
         return checked_name(request.request_id)
     except AttributeError:
-        raise ArgumentTypeError(
-            f"a request with a request_id is expected, got {type(request).__name__}"
-        ) from None
+        raise ArgumentTypeError(f"a request with a request_id is expected, got {type(request).__name__}") from None
 
 
 def checked_name(request_id: Any) -> Any:
@@ -44,15 +42,11 @@ def checked_name(request_id: Any) -> Any:
         try:
             hash(request_id)
         except TypeError:
-            raise ArgumentTypeError(
-                f"a request_id must be a string, got {type(request_id).__name__}"
-            ) from None
+            raise ArgumentTypeError(f"a request_id must be a string, got {type(request_id).__name__}") from None
     return request_id
 
 
-def integers(
-    name: str, values: Any, count: int | None = None, *, one_for_all: bool = False
-) -> npt.NDArray[np.int64]:
+def integers(name: str, values: Any, count: int | None = None, *, one_for_all: bool = False) -> npt.NDArray[np.int64]:
     """Integers as int64 [n], an array that compiled code may be given: contiguous, aligned, writeable. O(n).
 
     Args:
@@ -76,9 +70,7 @@ def integers(
     if one_for_all and given.shape in ((), (1,)):
         given, fits = given.reshape(1), True
     if given.dtype.kind not in "iu" or not fits:
-        raise ArgumentTypeError(
-            f"{name}: integers [{wanted}] are expected, got {given.dtype} {list(given.shape)}"
-        )
+        raise ArgumentTypeError(f"{name}: integers [{wanted}] are expected, got {given.dtype} {list(given.shape)}")
     if given.dtype == np.uint64 and given.size and given.max() >= 1 << 63:
         raise ArgumentError(f"{name}: integers below 2**63 are expected, got {given.max()}")
     made: npt.NDArray[np.int64] = ready(given, np.int64)
@@ -111,9 +103,7 @@ def sequence_of_hashes(request_id: Any, hashes: Any) -> Any:
     if hashes.__class__ in (BlockHashes, list):  # to ask for `Sequence` takes long
         return hashes
     if not isinstance(hashes, Sequence) or isinstance(hashes, str | bytes):
-        raise ArgumentTypeError(
-            f"request {request_id}: block_hashes must be a sequence of bytes, got {shown(hashes)}"
-        )
+        raise ArgumentTypeError(f"request {request_id}: block_hashes must be a sequence of bytes, got {shown(hashes)}")
     return hashes
 
 
@@ -126,9 +116,7 @@ def refuse_odd_hashes(request_id: Any, hashes: Iterable[Any]) -> None:
     """
     for each in hashes:
         if not isinstance(each, bytes) or not each:
-            raise ArgumentTypeError(
-                f"request {request_id}: block hashes must be bytes, got {shown(each)} among them"
-            )
+            raise ArgumentTypeError(f"request {request_id}: block hashes must be bytes, got {shown(each)} among them")
 
 
 def truths(name: str, values: Any, count: int | None = None) -> npt.NDArray[np.bool_]:
@@ -144,9 +132,7 @@ def truths(name: str, values: Any, count: int | None = None) -> npt.NDArray[np.b
     fits = given.ndim == 1 if count is None else given.shape in ((), (count,))
     if not fits:
         wanted = "n" if count is None else count
-        raise ArgumentTypeError(
-            f"{name}: truth values [{wanted}] are expected, got {list(given.shape)}"
-        )
+        raise ArgumentTypeError(f"{name}: truth values [{wanted}] are expected, got {list(given.shape)}")
     return given
 
 
@@ -220,9 +206,7 @@ def listed_ids(block_ids: Iterable[int], num_blocks: int) -> list[int]:
     try:
         listed: Sequence[int] = [index(block_id) for block_id in block_ids]
     except TypeError:
-        raise ArgumentTypeError(
-            f"block ids: integers are expected, got {shown(block_ids)}"
-        ) from None
+        raise ArgumentTypeError(f"block ids: integers are expected, got {shown(block_ids)}") from None
     for block_id in listed:
         if not 0 <= block_id < num_blocks:
             raise outside_pool(block_id, num_blocks)

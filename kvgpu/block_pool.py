@@ -17,12 +17,7 @@ from kvgpu.blocks.lru import pop_free, release, release_by_hash, touch
 from kvgpu.blocks.record import IN_TABLE, NO_IDS, Ids
 from kvgpu.blocks.state import BlockState, KVCacheBlock
 from kvgpu.config import backend_name, int_block_hashes
-from kvgpu.errors import (
-    ArgumentError,
-    ArgumentTypeError,
-    InvariantError,
-    NotEnoughBlocksError,
-)
+from kvgpu.errors import ArgumentError, ArgumentTypeError, InvariantError, NotEnoughBlocksError
 from kvgpu.exclusive import Exclusive, exclusive
 from kvgpu.hashing.functions import MAX_GROUP_NUMBER, BlockHash
 from kvgpu.index.journal import Journal
@@ -109,9 +104,7 @@ class BlockPool(Exclusive):
 
         return event_builders
 
-    def get_cached_block(
-        self, block_hash: BlockHash, kv_cache_group_ids: list[int]
-    ) -> list[KVCacheBlock] | None:
+    def get_cached_block(self, block_hash: BlockHash, kv_cache_group_ids: list[int]) -> list[KVCacheBlock] | None:
         """The first cached block of this hash in each group (fact 12); None unless every group has one.
 
         Raises:
@@ -166,9 +159,7 @@ class BlockPool(Exclusive):
             return
         stride, rest = divmod(size, self.hash_block_size)
         if rest:
-            raise ArgumentError(
-                f"block_size {size} is no multiple of hash_block_size {self.hash_block_size}"
-            )
+            raise ArgumentError(f"block_size {size} is no multiple of hash_block_size {self.hash_block_size}")
         try:
             hashes = request.block_hashes
             num_hashes, chosen_blocks = len(hashes), blocks[first:full]
@@ -191,9 +182,15 @@ class BlockPool(Exclusive):
         chosen = self.prefix_cache.insert(ids, hashes, first * stride, stride, group, mask)
         if self.enable_kv_cache_events:
             self._note(
-                self._events.block_stored, request, np.flatnonzero(chosen != -1).tolist(), first,
-                full, size, stride, group,
-            )  # fmt: skip
+                self._events.block_stored,
+                request,
+                np.flatnonzero(chosen != -1).tolist(),
+                first,
+                full,
+                size,
+                stride,
+                group,
+            )
 
     def _ids_to_cache(self, blocks: Any) -> Ids:
         """Ids of blocks, those made by hand included, which are negative then (see `BlockState.id_of`)."""
@@ -240,9 +237,7 @@ class BlockPool(Exclusive):
         if num_blocks <= 0:
             return NO_IDS
         if num_blocks > self.get_num_free_blocks():
-            raise NotEnoughBlocksError(
-                f"{num_blocks} blocks asked for, {self.get_num_free_blocks()} are free"
-            )
+            raise NotEnoughBlocksError(f"{num_blocks} blocks asked for, {self.get_num_free_blocks()} are free")
         ids: Ids
         ids, num_cached = pop_free(self.state.records, num_blocks, 1)
         if not self.enable_caching:
@@ -319,11 +314,7 @@ class BlockPool(Exclusive):
 
     @exclusive
     def free_blocks(
-        self,
-        ordered_blocks: Iterable[KVCacheBlock] | Ids,
-        prepend: bool = False,
-        *,
-        backwards: bool = False,
+        self, ordered_blocks: Iterable[KVCacheBlock] | Ids, prepend: bool = False, *, backwards: bool = False
     ) -> None:
         """Give back blocks from `get_new_blocks` or `touch`; those without users become free, still cached (fact 16).
 
@@ -389,10 +380,7 @@ class BlockPool(Exclusive):
         """
         used = self.num_gpu_blocks - self.get_num_free_blocks() - self.num_reserved_blocks
         if used != 1:
-            logger.warning(
-                "The prefix cache was not reset: %d blocks are in use; free all requests first",
-                used - 1,
-            )
+            logger.warning("The prefix cache was not reset: %d blocks are in use; free all requests first", used - 1)
             return False
         self.prefix_cache.clear()
         if self.metrics_collector is not None:

@@ -8,9 +8,7 @@ from kvgpu.integers import as_size
 from kvgpu.specs import KVCacheConfig, MambaSpec
 
 
-def resolve_kv_cache_block_sizes(
-    kv_cache_config: KVCacheConfig, vllm_config: Any
-) -> tuple[int, int]:
+def resolve_kv_cache_block_sizes(kv_cache_config: KVCacheConfig, vllm_config: Any) -> tuple[int, int]:
     """(scheduler block size, hash block size), in tokens (fact 9).
 
     Args:
@@ -46,9 +44,7 @@ def _of_several(specs: list[Any], ranks: int, cache: Any, vllm_config: Any) -> t
     sizes = [as_size("block_size", spec.block_size) for spec in specs]
     scheduler = as_size(f"the least multiple of block sizes {sizes},", lcm(*sizes))
     connector = getattr(vllm_config, "kv_transfer_config", None) is not None
-    odd_mamba = any(
-        isinstance(spec, MambaSpec) and spec.block_size != cache.block_size for spec in specs
-    )
+    odd_mamba = any(isinstance(spec, MambaSpec) and spec.block_size != cache.block_size for spec in specs)
     if not (cache.enable_prefix_caching or connector) or odd_mamba:
         return scheduler, scheduler
     configured = getattr(cache, "hash_block_size", None)

@@ -48,9 +48,7 @@ class NoneHashError(KVGPUError, AttributeError):
     """Something was hashed before `init_none_hash` was called."""
 
     def __init__(self) -> None:
-        super().__init__(
-            "there is no NONE_HASH yet: call init_none_hash(hash_fn) once at the start"
-        )
+        super().__init__("there is no NONE_HASH yet: call init_none_hash(hash_fn) once at the start")
 
 
 class TraceError(KVGPUError, ValueError):

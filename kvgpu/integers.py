@@ -20,9 +20,7 @@ def as_integer(name: str, value: Any, low: int = 0, high: int = MOST_TOKENS) -> 
         ArgumentTypeError: No integer; a bool is none.
         ArgumentError: Below `low` or above `high`.
     """
-    if type(value) is not int and (
-        not isinstance(value, (int, np.integer)) or isinstance(value, bool)
-    ):
+    if type(value) is not int and (not isinstance(value, (int, np.integer)) or isinstance(value, bool)):
         raise ArgumentTypeError(f"{name}: an integer is expected, got {type(value).__name__}")
     if not low <= value <= high:
         raise ArgumentError(f"{name} must be {low} to {high}, got {shown(int(value))}")
@@ -44,7 +42,8 @@ def as_size(name: str, value: Any, low: int = 1, high: int = MOST_TOKENS) -> int
 def as_integers(
     names: Sequence[str], values: tuple[Any, ...], about: str = "", high: int = MOST_TOKENS
 ) -> tuple[int, ...]:
-    """Values that are all ints of 0 to `high`, one less than a power of 2. O(len(values)), a fraction of asking for each.
+    """Values that are all ints of 0 to `high`, one less than a power of 2. O(len(values)), a fraction of asking for
+    each.
 
     Args:
         names: What they are, for the message.
@@ -62,9 +61,7 @@ def as_integers(
         bits = -1
     if bits.__class__ is int and 0 <= bits <= high:
         return values
-    return tuple(
-        as_integer(about + name, value, 0, high) for name, value in zip(names, values, strict=True)
-    )
+    return tuple(as_integer(about + name, value, 0, high) for name, value in zip(names, values, strict=True))
 
 
 def as_number(name: str, value: Any) -> float:

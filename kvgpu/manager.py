@@ -92,9 +92,7 @@ class KVCacheManager(Exclusive):
             kv_cache_config,
             enable_caching=enable_caching,
             max_model_len=max_model_len,
-            max_num_batched_tokens=(
-                max_model_len if max_num_batched_tokens is None else max_num_batched_tokens
-            ),
+            max_num_batched_tokens=(max_model_len if max_num_batched_tokens is None else max_num_batched_tokens),
             use_eagle=use_eagle,
             enable_kv_cache_events=enable_kv_cache_events,
             dcp_world_size=as_size("dcp_world_size", dcp_world_size),
@@ -108,9 +106,7 @@ class KVCacheManager(Exclusive):
         self.num_kv_cache_groups = len(kv_cache_config.kv_cache_groups)
         self.block_pool = self.coordinator.block_pool
         self.slots = SlotAllocator(
-            self.coordinator,
-            max_model_len,
-            self._count_admission if self.counts_admissions else None,
+            self.coordinator, max_model_len, self._count_admission if self.counts_admissions else None
         )
         self.empty_kv_cache_blocks = self.slots.empty
         # For a guard that saves the groups from being asked.
@@ -162,24 +158,18 @@ class KVCacheManager(Exclusive):
             hashes, num_tokens = request.block_hashes, request.num_tokens
             preempted = self.prefix_cache_stats is not None and bool(request.num_preemptions > 0)
         except (AttributeError, TypeError, ValueError) as error:
-            raise ArgumentTypeError(
-                f"a request that can be looked up is expected: {error}"
-            ) from None
+            raise ArgumentTypeError(f"a request that can be looked up is expected: {error}") from None
         num_tokens = as_integer("num_tokens", num_tokens)
         if hashes.__class__ is not BlockHashes:
             sequence_of_hashes(name_of(request), hashes)
         try:
-            blocks, num_hits = self.coordinator.find_longest_cache_hit(
-                hashes, num_tokens - 1 if num_tokens else 0
-            )
+            blocks, num_hits = self.coordinator.find_longest_cache_hit(hashes, num_tokens - 1 if num_tokens else 0)
         except TypeError:
             refuse_odd_hashes(request.request_id, hashes)
             raise
         if self.prefix_cache_stats is not None and not self.counts_admissions:
             self.prefix_cache_stats.record(num_tokens, num_hits, preempted)
-        return (
-            KVCacheBlocks(blocks) if num_hits else self.create_kv_cache_blocks(blocks)
-        ), num_hits
+        return (KVCacheBlocks(blocks) if num_hits else self.create_kv_cache_blocks(blocks)), num_hits
 
     def allocate_slots(
         self,
@@ -238,11 +228,7 @@ class KVCacheManager(Exclusive):
                 and not full_sequence_must_fit
                 and not reserved_blocks
             ):
-                table = (
-                    None
-                    if self.first_tables is None
-                    else dict.get(self.first_tables, request.request_id)
-                )
+                table = None if self.first_tables is None else dict.get(self.first_tables, request.request_id)
                 num_computed = request.num_computed_tokens
                 num_slots = num_computed + num_new_tokens + num_lookahead_tokens
                 # A request that only a batch has served is a number here. Only sums of ints are one.
@@ -256,10 +242,17 @@ class KVCacheManager(Exclusive):
         except (AttributeError, TypeError, ValueError, OverflowError):
             pass  # the arguments are looked at one by one now, and refused
         return self.slots.allocate(
-            request, num_new_tokens, num_new_computed_tokens, new_computed_blocks,
-            num_lookahead_tokens, num_external_computed_tokens, delay_cache_blocks,
-            num_encoder_tokens, full_sequence_must_fit, reserved_blocks,
-        )  # fmt: skip
+            request,
+            num_new_tokens,
+            num_new_computed_tokens,
+            new_computed_blocks,
+            num_lookahead_tokens,
+            num_external_computed_tokens,
+            delay_cache_blocks,
+            num_encoder_tokens,
+            full_sequence_must_fit,
+            reserved_blocks,
+        )
 
     @exclusive
     def free(self, request: Any) -> None:

@@ -40,9 +40,7 @@ class PrefixCacheStats(BaseCacheStats):
         Raises:
             ArgumentError, ArgumentTypeError: A number is none, or below 0. Nothing is counted.
         """
-        num_tokens, num_hits, requests = as_integers(
-            RECORDED, (num_tokens, num_hits, requests), high=MOST_COUNTED
-        )
+        num_tokens, num_hits, requests = as_integers(RECORDED, (num_tokens, num_hits, requests), high=MOST_COUNTED)
         if as_switch("preempted", preempted):
             self.preempted_requests += requests
             self.preempted_queries += num_tokens
@@ -194,9 +192,7 @@ class KVCacheMetricsCollector:
         if state is not None:
             self._eviction_events.append(
                 KVCacheEvictionEvent(
-                    state.get_lifetime_seconds(),
-                    state.get_idle_time_seconds(),
-                    tuple(state.get_reuse_gaps_seconds()),
+                    state.get_lifetime_seconds(), state.get_idle_time_seconds(), tuple(state.get_reuse_gaps_seconds())
                 )
             )
 

@@ -48,8 +48,8 @@ class Request:
         lora_request: Object with `lora_name` and `adapter_id`.
         cache_salt: Only requests of equal salt share blocks.
         priority, client_index: Kept for schedulers.
-        block_hasher: From `get_request_block_hasher`, or any function of a request; None leaves the request without hashes.
-        arrival_time: Seconds; now if not given.
+        block_hasher: From `get_request_block_hasher`, or any function of a request; None leaves the request without
+        hashes. arrival_time: Seconds; now if not given.
 
     Raises:
         ArgumentError: Neither a prompt nor embeddings; a name, salt, adapter's name or identifier that cannot be
@@ -197,12 +197,9 @@ class Request:
         assert self.block_hasher is not None
         new = self.block_hasher(self)
         if not (
-            isinstance(new, BlockHashes)
-            or (isinstance(new, list) and all(isinstance(each, bytes) for each in new))
+            isinstance(new, BlockHashes) or (isinstance(new, list) and all(isinstance(each, bytes) for each in new))
         ):
-            raise ArgumentTypeError(
-                f"block_hasher has to return a list of hashes, got {new!r:.100}"
-            )
+            raise ArgumentTypeError(f"block_hasher has to return a list of hashes, got {new!r:.100}")
         linked = isinstance(new, BlockHashes) and new.linked
         return NewHashes([self], [len(self.block_hashes)], [len(new)], [new], 0, linked)
 

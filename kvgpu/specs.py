@@ -39,7 +39,14 @@ def cdiv(a: int, b: int) -> int:
 
 @dataclass(frozen=True)
 class KVCacheSpec:
-    """Base of all specs. `block_size`, tokens in one block, is a ConfigError unless it is an integer of 1 to 2**31 - 1."""
+    """Base of all specs.
+
+    Args:
+        block_size: Tokens in one block, 1 to 2**31 - 1.
+
+    Raises:
+        ConfigError: `block_size` is not an integer in that range.
+    """
 
     block_size: int
     kind: ClassVar[KVCacheSpecKind] = KVCacheSpecKind.UNKNOWN
@@ -138,9 +145,7 @@ class ChunkedLocalAttentionSpec(AttentionSpec):
         super().__post_init__()
         self._keep_size("attention_chunk_size")
 
-    def max_admission_blocks_per_request(
-        self, max_num_batched_tokens: int, max_model_len: int
-    ) -> int:
+    def max_admission_blocks_per_request(self, max_num_batched_tokens: int, max_model_len: int) -> int:
         """Most blocks that one request holds at any time, in this group (fact 50).
 
         Args:
@@ -170,9 +175,7 @@ class SlidingWindowSpec(AttentionSpec):
         if self.head_size_v is None:
             object.__setattr__(self, "head_size_v", self.head_size)
 
-    def max_admission_blocks_per_request(
-        self, max_num_batched_tokens: int, max_model_len: int
-    ) -> int:
+    def max_admission_blocks_per_request(self, max_num_batched_tokens: int, max_model_len: int) -> int:
         """Most blocks that one request holds at any time, in this group (fact 50).
 
         One more than the tokens need: a window need not start at a block boundary.
@@ -220,9 +223,7 @@ class MambaSpec(KVCacheSpec):
         self._keep_size("num_speculative_blocks", 0)
         mode = self.mamba_cache_mode
         if not isinstance(mode, str) or mode not in MAMBA_CACHE_MODES:
-            raise ConfigError(
-                f"mamba_cache_mode must be one of {', '.join(MAMBA_CACHE_MODES)}, got {shown(mode)}"
-            )
+            raise ConfigError(f"mamba_cache_mode must be one of {', '.join(MAMBA_CACHE_MODES)}, got {shown(mode)}")
 
 
 @dataclass(frozen=True)
@@ -255,9 +256,7 @@ class UniformTypeKVCacheSpecs(KVCacheSpec):
         super().__post_init__()
         layers = self.kv_cache_specs
         if not isinstance(layers, dict) or not layers:
-            raise ConfigError(
-                f"kv_cache_specs: a dict of specs by layer is expected, got {shown(layers)}"
-            )
+            raise ConfigError(f"kv_cache_specs: a dict of specs by layer is expected, got {shown(layers)}")
 
     @property
     def representative(self) -> KVCacheSpec:

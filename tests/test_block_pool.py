@@ -203,9 +203,7 @@ class TestReset:
         pool.reset_prefix_cache()
         assert order(pool) == [4, 5, 6, 7, 8, 9, 3, 2, 1]
 
-    def test_a_reset_is_refused_with_a_warning_while_blocks_are_in_use(
-        self, pool, request_of_six, caplog
-    ):
+    def test_a_reset_is_refused_with_a_warning_while_blocks_are_in_use(self, pool, request_of_six, caplog):
         cache(pool, request_of_six, pool.get_new_blocks(2))
         before = state_of(pool)
         with caplog.at_level(logging.WARNING, logger="kvgpu"):

@@ -43,9 +43,7 @@ def odd_hash(width):
 
 def cut(request, hashes):
     """A request that has these hashes, as a plain list."""
-    return SimpleNamespace(
-        request_id=request.request_id, block_hashes=hashes, all_token_ids=request.all_token_ids
-    )
+    return SimpleNamespace(request_id=request.request_id, block_hashes=hashes, all_token_ids=request.all_token_ids)
 
 
 @per_backend
@@ -59,8 +57,7 @@ class TestEntering:
         blocks = any_pool.get_new_blocks(2)
         cache(any_pool, request_of_six, blocks, group=MAX_GROUP)
         assert [block.block_hash for block in blocks] == [
-            make_block_hash_with_group_id(block_hash, MAX_GROUP)
-            for block_hash in request_of_six.block_hashes[:2]
+            make_block_hash_with_group_id(block_hash, MAX_GROUP) for block_hash in request_of_six.block_hashes[:2]
         ]
 
     @pytest.mark.parametrize(("start", "end"), [(2, 2), (3, 1)])
@@ -123,9 +120,7 @@ class TestEntering:
         assert blocks[0].block_hash == make_block_hash_with_group_id(b"".join(hashes), 0)
 
     @pytest.mark.parametrize("stride", [2, 3])
-    def test_a_block_of_several_hashes_is_found_by_all_of_them(
-        self, any_pool, request_of_six, stride
-    ):
+    def test_a_block_of_several_hashes_is_found_by_all_of_them(self, any_pool, request_of_six, stride):
         blocks = any_pool.get_new_blocks(6 // stride)
         cache(any_pool, request_of_six, blocks, size=stride * SIZE)
         assert found(any_pool, request_of_six, stride=stride) == ids(blocks)
@@ -193,18 +188,14 @@ class TestBadInput:
             any_pool.prefix_cache.insert(np.array([1, bad], np.int32), hashes, 0, 1, 0, NO_MASK)
         assert state_of(any_pool) == before
 
-    def test_a_block_that_is_cached_already_is_refused(
-        self, any_pool, refused, request_of_six, blocks
-    ):
+    def test_a_block_that_is_cached_already_is_refused(self, any_pool, refused, request_of_six, blocks):
         cache(any_pool, request_of_six, blocks, 2, 4)
         refused(BlockStateError, "block 3", request_of_six, blocks)
 
     def test_a_block_that_is_there_twice_is_refused(self, refused, request_of_six, blocks):
         refused(BlockStateError, "block 2", request_of_six, [*blocks[:2], blocks[1]])
 
-    def test_a_size_that_is_no_multiple_of_a_hash_block_is_refused(
-        self, refused, request_of_six, blocks
-    ):
+    def test_a_size_that_is_no_multiple_of_a_hash_block_is_refused(self, refused, request_of_six, blocks):
         refused(ArgumentError, "multiple", request_of_six, blocks, 0, 2, size=SIZE + 1)
 
     @pytest.mark.parametrize("length", [0, 2, 5])

@@ -13,16 +13,12 @@ def engine(block_size=16, caching=True, ranks=(1, 1), connector=None, **cache):
     """The part of an engine's configuration that is read."""
     return SimpleNamespace(
         cache_config=SimpleNamespace(block_size=block_size, enable_prefix_caching=caching, **cache),
-        parallel_config=SimpleNamespace(
-            decode_context_parallel_size=ranks[0], prefill_context_parallel_size=ranks[1]
-        ),
+        parallel_config=SimpleNamespace(decode_context_parallel_size=ranks[0], prefill_context_parallel_size=ranks[1]),
         kv_transfer_config=connector,
     )
 
 
-@pytest.mark.parametrize(
-    ("ranks", "size"), [((1, 1), 16), ((2, 1), 32), ((1, 4), 64), ((2, 4), 128)], ids=str
-)
+@pytest.mark.parametrize(("ranks", "size"), [((1, 1), 16), ((2, 1), 32), ((1, 4), 64), ((2, 4), 128)], ids=str)
 def test_a_single_group_uses_its_block_times_the_ranks(ranks, size):
     config = make_config(full(16))
     assert resolve_kv_cache_block_sizes(config, engine(ranks=ranks)) == (size, size)
@@ -32,12 +28,8 @@ def test_without_groups_the_size_is_that_of_the_engine():
     assert resolve_kv_cache_block_sizes(make_config(), engine(block_size=8)) == (8, 8)
 
 
-@pytest.mark.parametrize(
-    ("sizes", "expected"), [((16, 16), (16, 16)), ((32, 16), (32, 16)), ((24, 16, 12), (48, 4))]
-)
-def test_several_groups_meet_at_the_least_multiple_and_hash_by_the_greatest_divisor(
-    sizes, expected
-):
+@pytest.mark.parametrize(("sizes", "expected"), [((16, 16), (16, 16)), ((32, 16), (32, 16)), ((24, 16, 12), (48, 4))])
+def test_several_groups_meet_at_the_least_multiple_and_hash_by_the_greatest_divisor(sizes, expected):
     config = make_config(*(window(size, 64) for size in sizes))
     assert resolve_kv_cache_block_sizes(config, engine()) == expected
 
@@ -55,8 +47,7 @@ def test_a_hash_block_that_divides_not_every_block_is_refused(hash_block_size):
 
 
 @pytest.mark.parametrize(
-    ("caching", "connector", "expected"),
-    [(False, None, (32, 32)), (False, object(), (32, 16)), (True, None, (32, 16))],
+    ("caching", "connector", "expected"), [(False, None, (32, 32)), (False, object(), (32, 16)), (True, None, (32, 16))]
 )
 def test_fine_hashes_are_for_caching_or_a_connector(caching, connector, expected):
     config = make_config(full(32), window(16, 64))
@@ -103,11 +94,12 @@ def test_sizes_that_are_no_sizes_are_refused(number):
         (SimpleNamespace(kv_cache_groups=None), engine()),
         (SimpleNamespace(kv_cache_groups=[None]), engine()),
         (SimpleNamespace(kv_cache_groups=[1, 2]), engine()),
-        (make_config(full(32), window(16, 64)), SimpleNamespace(
-            cache_config=SimpleNamespace(), parallel_config=engine().parallel_config
-        )),
+        (
+            make_config(full(32), window(16, 64)),
+            SimpleNamespace(cache_config=SimpleNamespace(), parallel_config=engine().parallel_config),
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_configuration_without_its_parts_is_refused(config, options):
     with pytest.raises(ConfigError, match="part that is needed"):
         resolve_kv_cache_block_sizes(config, options)

@@ -42,9 +42,7 @@ SMALL = ["--num-blocks", "2000", "--limit", "12"]
 
 
 def run_module(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "kvgpu", *arguments], capture_output=True, text=True, check=False
-    )
+    return subprocess.run([sys.executable, "-m", "kvgpu", *arguments], capture_output=True, text=True, check=False)
 
 
 def test_as_a_module_in_a_pipe_it_shows_no_progress_bar():
@@ -150,12 +148,8 @@ BAD = {
 
 
 @pytest.mark.parametrize("arguments", BAD.values(), ids=BAD.keys())
-def test_bad_input_is_one_line_and_status_2_and_nothing_is_replayed(
-    capsys, tmp_path, monkeypatch, arguments
-):
-    monkeypatch.setattr(
-        "kvgpu.replay.scheduler.ReplayScheduler.run", lambda *_: pytest.fail("replayed")
-    )
+def test_bad_input_is_one_line_and_status_2_and_nothing_is_replayed(capsys, tmp_path, monkeypatch, arguments):
+    monkeypatch.setattr("kvgpu.replay.scheduler.ReplayScheduler.run", lambda *_: pytest.fail("replayed"))
     monkeypatch.setattr("kvgpu.replay.command.warm_up", lambda options: None)
     bad = tmp_path / "bad.jsonl"
     content = line() + b"\nnonsense\n"
@@ -212,9 +206,7 @@ def test_a_replay_that_fails_leaves_every_file_as_it_was(tmp_path, stops, old):
 def test_no_memory_left_is_one_line_and_status_2(capsys, stops):
     stops(MemoryError("Unable to allocate 1 TiB"))
     assert main(["replay", *SMALL]) == 2
-    assert capsys.readouterr().err == (
-        "kvgpu: error: not enough memory: Unable to allocate 1 TiB\n"
-    )
+    assert capsys.readouterr().err == ("kvgpu: error: not enough memory: Unable to allocate 1 TiB\n")
 
 
 def as_compiled_code_tells_it():
@@ -283,8 +275,10 @@ def test_a_name_of_any_bytes_can_be_traced_reported_and_written(tmp_path, encodi
     options = [b"--json", b"-", b"--report", trace + b".html", b"--events", trace + b".events"]
     done = subprocess.run(
         [sys.executable, "-m", "kvgpu", "replay", trace, *SMALL, *options],
-        capture_output=True, check=False, env=os.environ | {"PYTHONIOENCODING": encoding},
-    )  # fmt: skip
+        capture_output=True,
+        check=False,
+        env=os.environ | {"PYTHONIOENCODING": encoding},
+    )
     assert (done.returncode, b"Traceback" in done.stderr) == (0, False)
     assert json.loads(done.stdout)["trace"] == name.decode("utf-8", "backslashreplace")
     assert sorted(os.listdir(folder)) == sorted([name, name + b".html", name + b".events"])

@@ -20,9 +20,29 @@ NUMBERS = {
     RETENTION: config.retention_interval,
 }
 NO_INTEGERS = [
-    "many", "1.5", "64 tokens", "0x10", "1e3", "1_000", "+", "-", "--1", "- 1", " ", " 1", "1 ", "1\n",
-    "²", "٣", "\uff11", "\udcff", "9" * 21, "9" * 5000, "-" + "9" * 5000, "0" * 5000 + "1",
-]  # fmt: skip
+    "many",
+    "1.5",
+    "64 tokens",
+    "0x10",
+    "1e3",
+    "1_000",
+    "+",
+    "-",
+    "--1",
+    "- 1",
+    " ",
+    " 1",
+    "1 ",
+    "1\n",
+    "²",
+    "٣",
+    "\uff11",
+    "\udcff",
+    "9" * 21,
+    "9" * 5000,
+    "-" + "9" * 5000,
+    "0" * 5000 + "1",
+]
 """Among them digits of other scripts, which are digits or even integers to Python, and more than `int` takes."""
 
 
@@ -64,8 +84,7 @@ def test_without_a_home_there_is_no_directory(environment, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("value", "expected"),
-    [(None, "host"), ("", "host"), ("host", "host"), ("reference", "reference")],
+    ("value", "expected"), [(None, "host"), ("", "host"), ("host", "host"), ("reference", "reference")]
 )
 def test_the_backend_is_the_one_named_else_host(environment, value, expected):
     environment(KVGPU_BACKEND=value)
@@ -83,9 +102,7 @@ def test_an_unknown_backend_is_an_error_that_lists_the_known(environment):
         make_manager(full(4))
 
 
-@pytest.mark.parametrize(
-    ("value", "expected"), [(None, None), ("", None), ("0", 0), ("64", 64), ("-32", -32)]
-)
+@pytest.mark.parametrize(("value", "expected"), [(None, None), ("", None), ("0", 0), ("64", 64), ("-32", -32)])
 def test_the_retention_interval_is_a_number_of_tokens_or_unset(environment, value, expected):
     environment(**{RETENTION: value})
     assert config.retention_interval() == expected
@@ -117,9 +134,7 @@ def test_a_count_below_1_is_an_error(environment, name, value):
         NUMBERS[name]()
 
 
-@pytest.mark.parametrize(
-    "value", ["0" * 63, "0" * 65, "g" * 64, "²" * 64, "0" * 64 + "\n", " " + "0" * 63]
-)
+@pytest.mark.parametrize("value", ["0" * 63, "0" * 65, "g" * 64, "²" * 64, "0" * 64 + "\n", " " + "0" * 63])
 def test_a_key_that_is_not_64_digits_is_an_error_that_does_not_show_it(environment, value):
     environment(KVGPU_HASH_KEY=value)
     with pytest.raises(ConfigError, match="64 hexadecimal digits") as caught:

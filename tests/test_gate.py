@@ -21,21 +21,18 @@ from support.managers import (
 from kvgpu.batch.manager import BatchManager
 from kvgpu.blocks.kv_cache_blocks import KVCacheBlocks
 from kvgpu.blocks.state import KVCacheBlock
-from kvgpu.errors import (
-    ArgumentError,
-    ArgumentTypeError,
-    BlockIdError,
-    BlockStateError,
-    InvariantError,
-    KVGPUError,
-)
+from kvgpu.errors import ArgumentError, ArgumentTypeError, BlockIdError, BlockStateError, InvariantError, KVGPUError
 from kvgpu.groups.compiled import TALLY_WORDS, take_free
 from kvgpu.index.journal import NO_LOG
 
 NUMBERS = (
-    "num_new_tokens", "num_new_computed_tokens", "num_lookahead_tokens", "num_external_computed_tokens",
-    "num_encoder_tokens", "reserved_blocks",
-)  # fmt: skip
+    "num_new_tokens",
+    "num_new_computed_tokens",
+    "num_lookahead_tokens",
+    "num_external_computed_tokens",
+    "num_encoder_tokens",
+    "reserved_blocks",
+)
 TOO_LARGE = (2**31, 2**40, 2**62, 2**63 - 1, 2**63, 10**30)
 TOO_SMALL = (-1, -100, -(2**31), -(2**63))
 
@@ -61,17 +58,13 @@ class TestNumbers:
     @pytest.mark.parametrize("name", NUMBERS)
     def test_one_out_of_range_is_refused(self, manager, name, value):
         asked = {"num_new_tokens": 4, name: value}
-        refused(
-            manager, ArgumentError, lambda: manager.allocate_slots(make_request("a", 9, 4), **asked)
-        )
+        refused(manager, ArgumentError, lambda: manager.allocate_slots(make_request("a", 9, 4), **asked))
 
     @pytest.mark.parametrize("value", [None, "4", 4.0, float("nan"), [4], np.array([4, 5])])
     @pytest.mark.parametrize("name", NUMBERS)
     def test_something_else_than_an_integer_is_refused(self, manager, name, value):
         asked = {"num_new_tokens": 4, name: value}
-        refused(
-            manager, KVGPUError, lambda: manager.allocate_slots(make_request("a", 9, 4), **asked)
-        )
+        refused(manager, KVGPUError, lambda: manager.allocate_slots(make_request("a", 9, 4), **asked))
 
     @pytest.mark.parametrize("value", [*TOO_SMALL, *TOO_LARGE, None, 5.9])
     @pytest.mark.parametrize("name", ["num_computed_tokens", "num_tokens"])
@@ -79,11 +72,15 @@ class TestNumbers:
         request = make_request("a", 9, 4)
         odd = SimpleNamespace(
             **{
-                "request_id": "a", "block_hashes": request.block_hashes, "num_tokens": 9,
-                "num_computed_tokens": 0, "skip_reading_prefix_cache": False, "num_preemptions": 0,
+                "request_id": "a",
+                "block_hashes": request.block_hashes,
+                "num_tokens": 9,
+                "num_computed_tokens": 0,
+                "skip_reading_prefix_cache": False,
+                "num_preemptions": 0,
                 name: value,
             }
-        )  # fmt: skip
+        )
         refused(manager, KVGPUError, lambda: manager.allocate_slots(odd, 4))
 
     def test_a_running_request_cannot_be_given_fewer_than_no_tokens(self, manager):
@@ -94,9 +91,7 @@ class TestNumbers:
             refused(
                 manager,
                 ArgumentError,
-                lambda asked=asked: manager.allocate_slots(
-                    request, **{"num_new_tokens": 1, **asked}
-                ),
+                lambda asked=asked: manager.allocate_slots(request, **{"num_new_tokens": 1, **asked}),
             )
 
     def test_numbers_of_numpy_are_numbers(self, manager):
@@ -106,9 +101,8 @@ class TestNumbers:
     @pytest.mark.parametrize("field", ["request_id", "block_hashes", "num_tokens"])
     def test_a_request_without_an_attribute_is_refused(self, manager, field):
         odd = SimpleNamespace(
-            request_id="a", block_hashes=[], num_tokens=3, num_computed_tokens=0,
-            skip_reading_prefix_cache=False,
-        )  # fmt: skip
+            request_id="a", block_hashes=[], num_tokens=3, num_computed_tokens=0, skip_reading_prefix_cache=False
+        )
         delattr(odd, field)
         refused(manager, ArgumentTypeError, lambda: manager.allocate_slots(odd, 3))
 
@@ -137,9 +131,7 @@ class TestComputedTokens:
         request.num_computed_tokens = 36
         refused(manager, ArgumentError, lambda: manager.allocate_slots(request, 4), "holds blocks")
 
-    def test_more_than_the_blocks_of_a_request_hold_are_refused(
-        self, spec, backend, enable_caching
-    ):
+    def test_more_than_the_blocks_of_a_request_hold_are_refused(self, spec, backend, enable_caching):
         manager = make_manager(spec, num_blocks=4, backend=backend, enable_caching=enable_caching)
         request = make_request("a", 41, 4)
         manager.allocate_slots(request, 4, delay_cache_blocks=True)
@@ -175,17 +167,13 @@ class TestBlocks:
         other = make_manager(full(4), num_blocks=20)
         admit(other, make_request("b", 8, 4))
         for blocks in ([KVCacheBlock(7)], other.get_blocks("b").blocks[0]):
-            refused(
-                manager, ArgumentError, self.hits_of(manager, blocks), "belongs to another pool"
-            )
+            refused(manager, ArgumentError, self.hits_of(manager, blocks), "belongs to another pool")
 
     def test_blocks_that_are_not_cached_or_come_twice_are_refused(self, manager):
         admit(manager, make_request("cached", 8, 4))
         pool = manager.block_pool
         for blocks in ([pool.blocks[9]], [pool.blocks[1], pool.blocks[1]], [pool.null_block]):
-            refused(
-                manager, ArgumentError, self.hits_of(manager, blocks), "cannot be a computed block"
-            )
+            refused(manager, ArgumentError, self.hits_of(manager, blocks), "cannot be a computed block")
 
     def test_null_blocks_stand_only_in_front(self, backend):
         manager = make_manager(window(4, 8), num_blocks=20, backend=backend)
@@ -217,21 +205,14 @@ class TestBlocks:
         pool = manager.block_pool
         mine = pool.get_new_blocks(1)
         for blocks in (pool.blocks[1:2], pool.blocks[9:10], [*mine, *mine]):
-            refused(
-                manager,
-                BlockStateError,
-                lambda blocks=blocks: pool.free_blocks(blocks),
-                "was not handed out",
-            )
+            refused(manager, BlockStateError, lambda blocks=blocks: pool.free_blocks(blocks), "was not handed out")
         pool.free_blocks(mine)
         manager.check()
 
     def test_a_lost_block_is_seen(self, manager):
         """A reference that lies in no table and was handed out to nobody."""
         manager.block_pool.take_free(1)
-        with pytest.raises(
-            AssertionError, match="block 1 is in 0 block tables, but counts 1 users"
-        ):
+        with pytest.raises(AssertionError, match="block 1 is in 0 block tables, but counts 1 users"):
             manager.check()
 
     @pytest.mark.parametrize("ids", [[1, 2, 1.5], [1, None], [1, "2"], 5])

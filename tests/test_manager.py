@@ -263,9 +263,7 @@ def foreign(request):
 
 def outcome(backend, convert):
     """State, events and results of one scenario whose requests are converted before use."""
-    manager = make_manager(
-        full(8), window(4, 8), num_blocks=30, enable_kv_cache_events=True, backend=backend
-    )
+    manager = make_manager(full(8), window(4, 8), num_blocks=30, enable_kv_cache_events=True, backend=backend)
     results = []
     for name, tokens in (("a", 21), ("b", 40), ("c", 21)):
         request = convert(make_request(name, tokens, 4))
@@ -299,11 +297,7 @@ def test_a_request_without_tokens_hits_nothing(backend):
     manager = make_manager(full(4), backend=backend)
     admit(manager, make_request("a", 40, 4))
     empty = SimpleNamespace(
-        request_id="e",
-        block_hashes=[],
-        num_tokens=0,
-        skip_reading_prefix_cache=False,
-        num_preemptions=0,
+        request_id="e", block_hashes=[], num_tokens=0, skip_reading_prefix_cache=False, num_preemptions=0
     )
     blocks, length = manager.get_computed_blocks(empty)
     assert (blocks.get_block_ids(), length) == (([],), 0)

@@ -102,9 +102,7 @@ def test_a_block_size_that_is_no_multiple_of_the_hash_block_is_refused(specs, ha
 
 
 def test_an_unknown_backend_is_refused_with_the_known_ones():
-    with pytest.raises(
-        errors.UnknownNameError, match=r"'cuda9'; known: auto, cuda, host, reference, triton"
-    ):
+    with pytest.raises(errors.UnknownNameError, match=r"'cuda9'; known: auto, cuda, host, reference, triton"):
         make_manager(full(4), backend="cuda9")
 
 

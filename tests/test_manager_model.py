@@ -53,9 +53,7 @@ def configurations(draw) -> dict[str, Any]:
 
 calls = st.lists(
     st.tuples(
-        st.sampled_from(
-            ["admit"] * 6 + ["step"] * 6 + ["free"] * 3 + ["evict", "reset", "step_starts", "drain"]
-        ),
+        st.sampled_from(["admit"] * 6 + ["step"] * 6 + ["free"] * 3 + ["evict", "reset", "step_starts", "drain"]),
         st.integers(0, 2),
         st.integers(1, 60),
         st.integers(0, 3),

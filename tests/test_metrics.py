@@ -57,9 +57,7 @@ def test_preempted_requests_are_counted_apart():
     manager.free(request)
     request.num_computed_tokens, request.num_preemptions = 0, 1
     manager.get_computed_blocks(request)
-    expected = PrefixCacheStats(
-        requests=1, queries=10, preempted_requests=1, preempted_queries=10, preempted_hits=8
-    )
+    expected = PrefixCacheStats(requests=1, queries=10, preempted_requests=1, preempted_queries=10, preempted_hits=8)
     assert manager.make_prefix_cache_stats() == expected
 
 
@@ -87,10 +85,7 @@ def test_a_reset_that_is_refused_is_no_part_of_the_statistics():
 @pytest.mark.parametrize("batched", [False, True])
 def test_a_request_that_waits_is_counted_when_it_is_admitted(batched):
     manager = make_manager(full(4), num_blocks=6, log_stats=True, counts_admissions=True)
-    holder, waiting = (
-        make_request("holder", 16, 4),
-        make_request("waiting", [*range(8), *range(50, 62)], 4),
-    )
+    holder, waiting = (make_request("holder", 16, 4), make_request("waiting", [*range(8), *range(50, 62)], 4))
     admit(manager, holder)
     manager.make_prefix_cache_stats()
     batch = BatchManager(manager, 2, 20)
@@ -176,9 +171,7 @@ def test_something_else_than_a_report_is_refused_and_leaves_the_window(odd):
     assert (metrics.hit_rate, metrics.aggregated_requests) == (0.5, 1)
 
 
-@pytest.mark.parametrize(
-    "odd", [{"num_tokens": None}, {"num_hits": -1}, {"preempted": np.zeros(2)}]
-)
+@pytest.mark.parametrize("odd", [{"num_tokens": None}, {"num_hits": -1}, {"preempted": np.zeros(2)}])
 def test_a_lookup_without_numbers_is_not_counted(odd):
     stats = PrefixCacheStats()
     with pytest.raises(ArgumentError):

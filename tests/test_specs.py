@@ -3,18 +3,7 @@
 from dataclasses import FrozenInstanceError
 
 import pytest
-from support.managers import (
-    HEADS,
-    admit,
-    cached_places,
-    chunked,
-    full,
-    held,
-    make_manager,
-    make_request,
-    mamba,
-    window,
-)
+from support.managers import HEADS, admit, cached_places, chunked, full, held, make_manager, make_request, mamba, window
 
 from kvgpu.errors import ConfigError, UnknownNameError
 from kvgpu.groups.chunked_local import ChunkedLocalAttentionManager
@@ -47,17 +36,9 @@ SPECS = [
     (TQFullAttentionSpec(4, **HEADS), FullAttentionManager, "full_attention"),
     (MLAAttentionSpec(4, **HEADS), FullAttentionManager, "mla_attention"),
     (HiddenStateCacheSpec(4, **HEADS), FullAttentionManager, "mla_attention"),
-    (
-        SinkFullAttentionSpec(4, **HEADS, sink_len=4),
-        SinkFullAttentionManager,
-        "sink_full_attention",
-    ),
+    (SinkFullAttentionSpec(4, **HEADS, sink_len=4), SinkFullAttentionManager, "sink_full_attention"),
     (window(4, 8), SlidingWindowManager, "sliding_window"),
-    (
-        SlidingWindowMLASpec(4, **HEADS, sliding_window=8),
-        SlidingWindowManager,
-        "sliding_window_mla",
-    ),
+    (SlidingWindowMLASpec(4, **HEADS, sliding_window=8), SlidingWindowManager, "sliding_window_mla"),
     (chunked(4, 8), ChunkedLocalAttentionManager, "chunked_local_attention"),
     (mamba(4), MambaManager, "mamba"),
     (CrossAttentionSpec(4, **HEADS), CrossAttentionManager, "cross_attention"),
@@ -174,9 +155,7 @@ def test_a_uniform_group_behaves_like_its_layers():
     assert held(manager, request)[:3] == [0, 0, 3]
 
 
-@pytest.mark.parametrize(
-    ("batched", "model_len", "in_window", "in_chunk"), [(64, 4096, 19, 18), (64, 40, 11, 10)]
-)
+@pytest.mark.parametrize(("batched", "model_len", "in_window", "in_chunk"), [(64, 4096, 19, 18), (64, 40, 11, 10)])
 def test_a_request_holds_a_window_or_chunk_and_one_step(batched, model_len, in_window, in_chunk):
     """Blocks of 4, window and chunk of 8; a window may begin within a block."""
     assert window(4, 8).max_admission_blocks_per_request(batched, model_len) == in_window

@@ -88,9 +88,7 @@ def ratios(axes: Any) -> None:
     axes.set_xlabel("times as fast as vLLM 0.23.0 (blue), SGLang 0.5.23 (red); black: the goal")
 
 
-def curve(
-    axes: Any, rows: list[Record], x: str, label: str, color: str, key: str = "kvgpu"
-) -> None:
+def curve(axes: Any, rows: list[Record], x: str, label: str, color: str, key: str = "kvgpu") -> None:
     """A line of one figure over a number in the words of the case, with its spread."""
     points = sorted((number(x, f"{row['metric']}, {row['case']}"), row) for row in rows)
     xs = [place for place, _ in points]
@@ -98,9 +96,8 @@ def curve(
     low, high = ("low", "high") if key == "kvgpu" else (f"{key}_low", f"{key}_high")
     if all(row[low] for _, row in points):
         axes.fill_between(
-            xs, [float(r[low]) for _, r in points], [float(r[high]) for _, r in points], color=color,
-            alpha=0.2,
-        )  # fmt: skip
+            xs, [float(r[low]) for _, r in points], [float(r[high]) for _, r in points], color=color, alpha=0.2
+        )
 
 
 def by_size(axes: Any, x: str, y: str) -> None:
@@ -159,9 +156,7 @@ def hashes(axes: Any) -> None:
     for i, (label, (key, way, color)) in enumerate(bars.items()):
         rows = [records("hashing", f"^hash, {name}, {way}, .*vllm")[0] for name in names]
         heights = [float(row[key]) for row in rows]
-        axes.bar(
-            [n + 0.27 * (i - 1) for n in range(len(names))], heights, 0.25, label=label, color=color
-        )
+        axes.bar([n + 0.27 * (i - 1) for n in range(len(names))], heights, 0.25, label=label, color=color)
     axes.set_yscale("log")
     axes.set_xticks(range(len(names)), names, fontsize=8)
     axes.set_ylabel("ns a block of 16 tokens")
@@ -181,9 +176,15 @@ def gpu_entries(axes: Any) -> None:
 
 
 PLOTS: dict[str, Callable[[Any], None]] = {
-    "ratios": ratios, "entries": entries, "loads": loads, "decoding": decoding, "hashes": hashes,
-    "gpu_entries": gpu_entries, "data_flow": data_flow, "table_layout": table_layout,
-}  # fmt: skip
+    "ratios": ratios,
+    "entries": entries,
+    "loads": loads,
+    "decoding": decoding,
+    "hashes": hashes,
+    "gpu_entries": gpu_entries,
+    "data_flow": data_flow,
+    "table_layout": table_layout,
+}
 
 
 def main() -> int:

@@ -8,8 +8,9 @@ A page marks where a table goes, and which rows it shows:
     <!-- end -->
 
 The name is that of a CSV file; the words behind it are a regular expression for "metric, case, peer", with the
-name of the GPU in front of the peer where one gave the figure. What matches its groups is what the table calls the row, else metric and case. Exit status: 0; 1 if `--check`, which
-changes nothing, finds a table out of date; 2 if a marker finds no rows.
+name of the GPU in front of the peer where one gave the figure. What matches its groups is what the table calls the
+row, else metric and case. Exit status: 0; 1 if `--check`, which changes nothing, finds a table out of date; 2 if a
+marker finds no rows.
 """
 
 import argparse
@@ -56,12 +57,9 @@ def table(rows: list[tuple[str, Record]]) -> str:
     """Markdown of named rows; columns that all leave empty are left out."""
     columns = {
         "": [name for name, _ in rows],
-        "kvgpu": [
-            f"{spread(record, 'kvgpu', 'low', 'high')} {record['unit']}" for _, record in rows
-        ],
+        "kvgpu": [f"{spread(record, 'kvgpu', 'low', 'high')} {record['unit']}" for _, record in rows],
         "beside": [
-            f"{spread(record, 'peer', 'peer_low', 'peer_high')} {record['peer_name']}".strip()
-            for _, record in rows
+            f"{spread(record, 'peer', 'peer_low', 'peer_high')} {record['peer_name']}".strip() for _, record in rows
         ],
         "ratio": [spread(record, "ratio", "ratio_low", "ratio_high", "x") for _, record in rows],
         "goal": [goal(record) for _, record in rows],

@@ -72,10 +72,7 @@ STEPS = (
     *(Step(tools=[Profile(engine)]) for engine in ENGINES),
     Step(
         of_engines("contended updates", "on_gpu.checks:contended", 90, True),
-        [
-            PytestOnDevice(),
-            *(Sanitizer(e, check) for e in ENGINES for check in ("memcheck", "initcheck")),
-        ],
+        [PytestOnDevice(), *(Sanitizer(e, check) for e in ENGINES for check in ("memcheck", "initcheck"))],
     ),
     Step(of_engines("more prefixes", "on_gpu.prefix:more_prefixes")),
     Step(

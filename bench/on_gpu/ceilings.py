@@ -14,10 +14,7 @@ from on_gpu.timing import captured, seconds, seconds_alone
 LINE = 64
 THREADS = 256
 BLOCKS_PER_PROCESSOR = 8
-KERNELS = {
-    "read": ("read_1_4", "read_1_8", "read_4_4", "read_4_8"),
-    "swap": ("swap_lines",),
-}
+KERNELS = {"read": ("read_1_4", "read_1_8", "read_4_4", "read_4_8"), "swap": ("swap_lines",)}
 """Of ceilings.cu; of several the fastest counts. read: lanes of a line, lines in flight."""
 ROUNDS = 3
 
@@ -44,12 +41,9 @@ def seconds_of_kernels(kind: str, nbytes: int, accesses: int) -> dict[str, float
     table = torch.zeros(lines * 8, dtype=torch.int64, device="cuda")
     sink = torch.zeros(1, dtype=torch.int64, device="cuda")
     blocks = BLOCKS_PER_PROCESSOR * torch.cuda.get_device_properties(0).multi_processor_count
-    arguments = (
-        np.uint64(table.data_ptr()), np.uint64(lines), np.uint64(accesses), np.uint64(sink.data_ptr()),
-    )  # fmt: skip
+    arguments = (np.uint64(table.data_ptr()), np.uint64(lines), np.uint64(accesses), np.uint64(sink.data_ptr()))
     return {
-        kernel: seconds(lambda kernel=kernel: _launch(kernel, blocks, arguments), ROUNDS)[1]
-        / accesses
+        kernel: seconds(lambda kernel=kernel: _launch(kernel, blocks, arguments), ROUNDS)[1] / accesses
         for kernel in KERNELS[kind]
     }
 
@@ -73,9 +67,7 @@ def ceilings(sizes: Sizes) -> Iterator[Row]:
     for way, run in {"eager": nothing, "as a graph": captured(nothing)}.items():
         for how, measured in (("in a row", seconds), ("from idle", seconds_alone)):
             low, middle, high = measured(run, sizes.rounds) * 1e6
-            yield Row(
-                "launch of an empty kernel", f"{way}, {how}", "us", middle, low=low, high=high
-            )
+            yield Row("launch of an empty kernel", f"{way}, {how}", "us", middle, low=low, high=high)
     for nbytes in sizes.working_sets:
         for kind in KERNELS:
             for kernel, value in seconds_of_kernels(kind, nbytes, sizes.accesses).items():

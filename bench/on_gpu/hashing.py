@@ -42,9 +42,7 @@ def universal(num_blocks: int, prompts: int, sizes: Sizes) -> Row:
     counts = [num_blocks // prompts] * prompts
     tokens, parents = random_tokens(SIZE * sum(counts)), [PARENT] * prompts
     hash_fn = Kvgpu128(bytes(range(32)))
-    launch = DeviceKvgpu128(hash_fn).prepare(
-        torch.from_numpy(tokens).to(resolve_device()), counts, SIZE, parents
-    )
+    launch = DeviceKvgpu128(hash_fn).prepare(torch.from_numpy(tokens).to(resolve_device()), counts, SIZE, parents)
     launch()
     lines = list(tokens.reshape(prompts, -1))
     expected = hash_fn.rows(Blocks(lines, counts, sum(counts), SIZE, parents, None))
@@ -53,9 +51,15 @@ def universal(num_blocks: int, prompts: int, sizes: Sizes) -> Row:
     low, middle, high = seconds(launch, sizes.rounds, empty_cache) * to_ns
     copied = seconds_of_copying(sizes.copied, sizes.rounds) * SIZE * TOKEN_BYTES * 1e9
     row = Row(
-        "hash, kvgpu128", f"{sum(counts):,} blocks of {SIZE} in {prompts:,} prompts, cold", "ns/block",
-        middle, copied, f"their part of a copy of {sizes.copied // 10**6} MB", low=low, high=high,
-    )  # fmt: skip
+        "hash, kvgpu128",
+        f"{sum(counts):,} blocks of {SIZE} in {prompts:,} prompts, cold",
+        "ns/block",
+        middle,
+        copied,
+        f"their part of a copy of {sizes.copied // 10**6} MB",
+        low=low,
+        high=high,
+    )
     return row.hold_against(0.5)
 
 
@@ -92,9 +96,15 @@ def sha256(sizes: Sizes) -> Iterator[Row]:
         assert [row.tobytes() for row in rows] == hashes, "sha256: device and CPU differ"
     low, middle, high = seconds(launch, sizes.rounds) * 1e9 / (prompts * blocks)
     row = Row(
-        "hash, sha256", f"{prompts:,} prompts of {blocks:,} blocks of {SIZE}", "ns/block", middle, peer,
-        "vLLM's definition in Python, one by one", low=low, high=high,
-    )  # fmt: skip
+        "hash, sha256",
+        f"{prompts:,} prompts of {blocks:,} blocks of {SIZE}",
+        "ns/block",
+        middle,
+        peer,
+        "vLLM's definition in Python, one by one",
+        low=low,
+        high=high,
+    )
     yield row.hold_against(100)
 
 
@@ -114,6 +124,5 @@ def launches(sizes: Sizes) -> Iterator[Row]:
             torch.cuda.synchronize()
         times.append((now() - begin) * 1e6)
     yield Row(
-        "call from Python, kvgpu128", f"{sum(counts):,} blocks in {prompts:,} prompts", "us",
-        float(np.median(times)),
-    )  # fmt: skip
+        "call from Python, kvgpu128", f"{sum(counts):,} blocks in {prompts:,} prompts", "us", float(np.median(times))
+    )

@@ -41,9 +41,8 @@ class Case:
         # Begins and ends are tensors of their own: as parts of one they would lie at odd addresses.
         spans = offsets[:-1].clone(), offsets[1:].clone()
         self.start = partial(
-            table.longest_prefix_async, keys, spans, plan, longest=case.blocks, max_lengths=limits,
-            out=self.out,
-        )  # fmt: skip
+            table.longest_prefix_async, keys, spans, plan, longest=case.blocks, max_lengths=limits, out=self.out
+        )
         self.num_keys = num_keys
 
     def check(self, run: Any, way: str) -> None:

@@ -142,9 +142,11 @@ def under_load(engine: str, sizes: Sizes) -> Iterator[Row]:
             torch.cuda.synchronize()
         for percent in (50, 99):
             yield Row(
-                f"match from Python, {engine}, p{percent}", f"{waiting.queue}, {load}", "us",
+                f"match from Python, {engine}, p{percent}",
+                f"{waiting.queue}, {load}",
+                "us",
                 float(np.quantile(times, percent / 100)),
-            )  # fmt: skip
+            )
 
 
 def crossover(sizes: Sizes) -> Iterator[Row]:

@@ -7,10 +7,7 @@ from axes import Axes, Find, Prefix, Queue
 BASE = Find(2**24, 2**22, load=0.5)
 INSIDE_CACHE = Find(2**18, 2**22, load=0.5, key_bytes=16)
 """A table that the second-level cache holds; the keys asked for come from memory."""
-GOAL_FINDS = (
-    INSIDE_CACHE,
-    *(replace(BASE, load=load, match=match) for load in (0.5, 0.8) for match in (1.0, 0.0)),
-)
+GOAL_FINDS = (INSIDE_CACHE, *(replace(BASE, load=load, match=match) for load in (0.5, 0.8) for match in (1.0, 0.0)))
 GOAL_PREFIXES = (Prefix(256, 128), Prefix(1000, 8192))
 GOAL_QUEUES = (Queue(64, 64), Queue(1000, 8192))
 
@@ -32,13 +29,15 @@ class Sizes:
     finds: tuple[Find, ...] = tuple(case for case in AXES.finds() if case not in GOAL_FINDS)
     goal_prefixes: tuple[Prefix, ...] = GOAL_PREFIXES
     prefixes: tuple[Prefix, ...] = (
-        Prefix(64, 64), Prefix(256, 128, 2), Prefix(256, 128, 4), Prefix(256, 128, 1, 0.5),
-        Prefix(256, 128, 1, 0.0), Prefix(256, 128, 1, 1.0, True),
-    )  # fmt: skip
+        Prefix(64, 64),
+        Prefix(256, 128, 2),
+        Prefix(256, 128, 4),
+        Prefix(256, 128, 1, 0.5),
+        Prefix(256, 128, 1, 0.0),
+        Prefix(256, 128, 1, 1.0, True),
+    )
     goal_queues: tuple[Queue, ...] = GOAL_QUEUES
-    queues: tuple[Queue, ...] = (
-        Queue(1000, 16, longest=8192), Queue(64, 64, match=0.0), Queue(1000, 16),
-    )  # fmt: skip
+    queues: tuple[Queue, ...] = (Queue(1000, 16, longest=8192), Queue(64, 64, match=0.0), Queue(1000, 16))
     updates: Find = BASE
     """The table that is changed; its batch is not used."""
     changes: int = 2**20

@@ -132,16 +132,19 @@ class Supervisor:
     def _note(self, subject: Any, status: str, begin: float, why: str = "") -> None:
         """Write how something went, and print a line."""
         seconds = now() - begin
-        outcome = Outcome(
-            subject.name, status, seconds, why, subject.is_check, getattr(subject, "counts", True)
-        )
+        outcome = Outcome(subject.name, status, seconds, why, subject.is_check, getattr(subject, "counts", True))
         self.outcomes.append(outcome)
         key = {FAILED: "error", CUT_OFF: "error", LEFT_OUT: "left_out"}.get(status)
         self.file.append(
-            {"block": subject.name, "status": status, "seconds": round(seconds, 2),
-             "elapsed": round(self.elapsed, 2), "checked": self.checked}
+            {
+                "block": subject.name,
+                "status": status,
+                "seconds": round(seconds, 2),
+                "elapsed": round(self.elapsed, 2),
+                "checked": self.checked,
+            }
             | ({} if key is None else {key: why})
-        )  # fmt: skip
+        )
         words = f"{self.elapsed:6.1f} s  {subject.name}: {status} in {seconds:.1f} s"
         print(f"{words}: {why.splitlines()[0][:200]}" if why else words, flush=True)
 
@@ -246,17 +249,20 @@ class Supervisor:
             command = tool.command(self.rehearse)
             output = tempfile.TemporaryFile()  # noqa: SIM115 - closed when the tool has ended
             process = subprocess.Popen(
-                command, cwd=HERE.parents[1], env=self.environment, stdin=subprocess.DEVNULL,
-                stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
-            )  # fmt: skip
+                command,
+                cwd=HERE.parents[1],
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
         except LeftOut as error:
             self._note(tool, LEFT_OUT, begin, str(error))
         except Exception as error:
             self._note(tool, FAILED, begin, f"{type(error).__name__}: {error}")
         else:
-            self._tools.append(
-                Running(tool, process, output, begin, begin + tool.seconds * self._patience)
-            )
+            self._tools.append(Running(tool, process, output, begin, begin + tool.seconds * self._patience))
 
     def _look_after_tools(self) -> None:
         """Take in those that have ended, and end those that take too long."""

@@ -1,4 +1,4 @@
-"""Lookups and changes of a table on a GPU beside the ceilings of its memory; each case is checked before it is timed."""
+"""Lookups and changes of a table on a GPU, beside the ceilings of its memory; each case is checked, then timed."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -22,9 +22,7 @@ def random_keys(table: BlockHashTable, count: int) -> Any:
 
 def filled(case: Find, engine: str) -> tuple[BlockHashTable, Any]:
     """A table with every block in it, and its keys."""
-    table = BlockHashTable(
-        case.entries, key_bytes=case.key_bytes, load_factor=case.load, engine=engine
-    )
+    table = BlockHashTable(case.entries, key_bytes=case.key_bytes, load_factor=case.load, engine=engine)
     keys = random_keys(table, case.entries)
     every = torch.arange(case.entries, dtype=torch.int32, device=table.device)
     assert table.rebuild(keys, every) == case.entries, "the table lost keys"
@@ -111,9 +109,8 @@ def updates(engine: str, sizes: Sizes) -> Iterator[Row]:
         low, middle, high = seconds(start, sizes.rounds, reset) / count * 1e9
         table.check()
         row = Row(
-            f"update, {engine}", f"{kind} {count:,} keys, {entries:,} entries", "ns/key", middle,
-            low=low, high=high,
-        )  # fmt: skip
+            f"update, {engine}", f"{kind} {count:,} keys, {entries:,} entries", "ns/key", middle, low=low, high=high
+        )
         limit = ceiling("swap", table.nbytes, sizes) if torch.cuda.is_available() else None
         if limit is not None:
             row.peer, row.peer_name = limit * 1e9, "1 random compare-and-swap"
@@ -127,9 +124,7 @@ def launches(engine: str, sizes: Sizes) -> Iterator[Row]:
     asked = keys[: case.batch].contiguous()
     out = torch.empty(case.batch, dtype=torch.int32, device=table.device)
     groups = torch.zeros_like(out)
-    assert torch.equal(
-        table.find(asked, groups), torch.arange(case.batch, device=table.device).int()
-    )
+    assert torch.equal(table.find(asked, groups), torch.arange(case.batch, device=table.device).int())
     calls = {
         "find_async, groups as a tensor": partial(table.find_async, asked, groups, out=out),
         "find_async, one group as a number": partial(table.find_async, asked, 0, out=out),

@@ -62,9 +62,7 @@ class Sleeper:
             if not awake:
                 return float(begin.elapsed_time(end)) / 1e3 / launches
             self._nap *= 3
-        raise AssertionError(
-            "what is timed waits for the device: no time of it is one of the device"
-        )
+        raise AssertionError("what is timed waits for the device: no time of it is one of the device")
 
 
 def _warm_up(start: Start, reset: Start | None = None) -> None:

@@ -87,15 +87,30 @@ class PytestOnDevice(Tool):
 
     def command(self, rehearse: bool) -> list[str]:
         need("pytest", "hypothesis")
-        command = [sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider",
-                   "-o", "filterwarnings=default"]  # fmt: skip
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-rs",
+            "-p",
+            "no:cacheprovider",
+            "-o",
+            "filterwarnings=default",
+        ]
         if rehearse:
             return [*command, "tests/kernels/test_view.py"]
         if find_spec("xdist") is not None:
             command += ["-n", WORKERS]
-        return [*command, "--ignore", "tests/kernels/test_aot.py",
-                "--ignore", "tests/kernels/test_cuda_sources.py", "tests/kernels",
-                "tests/index/test_index.py"]  # fmt: skip
+        return [
+            *command,
+            "--ignore",
+            "tests/kernels/test_aot.py",
+            "--ignore",
+            "tests/kernels/test_cuda_sources.py",
+            "tests/kernels",
+            "tests/index/test_index.py",
+        ]
 
     def rows(self, status: int, output: str) -> list[dict[str, Any]]:
         super().rows(status, output)
@@ -117,8 +132,18 @@ class Sanitizer(Tool):
         if tool is None:
             raise LeftOut("compute-sanitizer is not installed")
         need(*NEEDED[self._engine])
-        return [tool, "--tool", self._check, "--report-api-errors", "no", "--error-exitcode", "99",
-                sys.executable, "-c", self.TESTED.format(engine=self._engine)]  # fmt: skip
+        return [
+            tool,
+            "--tool",
+            self._check,
+            "--report-api-errors",
+            "no",
+            "--error-exitcode",
+            "99",
+            sys.executable,
+            "-c",
+            self.TESTED.format(engine=self._engine),
+        ]
 
     def rows(self, status: int, output: str) -> list[dict[str, Any]]:
         if status and "Device not supported" in output:
@@ -164,9 +189,21 @@ class Profile(Tool):
         if tool is None:
             raise LeftOut("ncu is not installed")
         need(*NEEDED[self._engine])
-        return [tool, "--clock-control", "none", "--profile-from-start", "off", "--metrics",
-                ",".join(self.METRICS), "--csv", "--page", "raw", sys.executable,
-                str(HERE / "profiled.py"), self._engine]  # fmt: skip
+        return [
+            tool,
+            "--clock-control",
+            "none",
+            "--profile-from-start",
+            "off",
+            "--metrics",
+            ",".join(self.METRICS),
+            "--csv",
+            "--page",
+            "raw",
+            sys.executable,
+            str(HERE / "profiled.py"),
+            self._engine,
+        ]
 
     def rows(self, status: int, output: str) -> list[dict[str, Any]]:
         super().rows(status, output)

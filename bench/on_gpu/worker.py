@@ -33,9 +33,7 @@ OPTIONAL = frozenset(("cbor2", "msgspec", "cupy", "cupy_backends", "xxhash", "tq
 LONGEST_MESSAGE = 2_000
 PR_SET_PDEATHSIG = 1
 
-FIGURES = (
-    "kvgpu", "low", "high", "peer", "peer_low", "peer_high", "ratio_low", "ratio_middle", "ratio_high", "met",
-)  # fmt: skip
+FIGURES = ("kvgpu", "low", "high", "peer", "peer_low", "peer_high", "ratio_low", "ratio_middle", "ratio_high", "met")
 
 
 def missing_package(error: BaseException) -> str | None:

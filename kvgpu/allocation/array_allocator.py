@@ -35,9 +35,7 @@ from kvgpu.index.base import Rows
 from kvgpu.index.host.index import HostIndex
 from kvgpu.layout import KEY_WORDS
 
-COMPILED = (
-    FullAttentionManager, SinkFullAttentionManager, SlidingWindowManager, ChunkedLocalAttentionManager,
-)  # fmt: skip
+COMPILED = (FullAttentionManager, SinkFullAttentionManager, SlidingWindowManager, ChunkedLocalAttentionManager)
 """Kinds of groups whose rules compiled code knows; exactly these, since a subclass may differ."""
 
 PLAIN_IDS: tuple[type, ...] = (str, int)
@@ -51,8 +49,8 @@ _pack = Struct(f"{len(ASKED)}q").pack_into
 class ArrayAllocator:
     """`allocate_slots` and `free` in one compiled call each.
 
-    What is odd about a call it leaves to `kvgpu.allocation.slots`, which serves it group by group or says what is wrong with it:
-    so the usual call is looked at by compiled code only.
+    What is odd about a call it leaves to `kvgpu.allocation.slots`, which serves it group by group or says what is
+    wrong with it: so the usual call is looked at by compiled code only.
 
     Args:
         coordinator: Whose groups are served; see `serves`.
@@ -97,23 +95,17 @@ class ArrayAllocator:
             and not pool.enable_kv_cache_events
             and pool.metrics_collector is None
             and all(type(manager) in COMPILED for manager in managers)
-            and (
-                not pool.enable_caching
-                or all(manager.block_size == pool.hash_block_size for manager in managers)
-            )
+            and (not pool.enable_caching or all(manager.block_size == pool.hash_block_size for manager in managers))
         )
 
     def ready(self) -> bool:
         """False while there are keys, blocks or lists that live outside the arrays. O(1)."""
         pool = self.pool
-        return not (
-            pool.cached_block_hash_to_block.extras or pool.state.foreign or self.store.mirrors
-        )
+        return not (pool.cached_block_hash_to_block.extras or pool.state.foreign or self.store.mirrors)
 
-    def _rows(
-        self, request_id: str, hashes: list[bytes], ends: Rows, stop: int
-    ) -> tuple[Rows, int, int]:
-        """Key words of those of a list's first `stop` hashes that may be cached, the place of the first, and their width.
+    def _rows(self, request_id: str, hashes: list[bytes], ends: Rows, stop: int) -> tuple[Rows, int, int]:
+        """Key words of those of a list's first `stop` hashes that may be cached, the place of the first, and their
+        width.
 
         Raises:
             TypeError, ValueError: The records cannot hold them.
@@ -162,7 +154,8 @@ class ArrayAllocator:
         must_fit: bool,
         reserved_blocks: int,
     ) -> tuple[BlockList, ...] | Literal[False] | None:
-        """Slots for one request; the arguments are those of `KVCacheManager.allocate_slots`, and nothing is known of them.
+        """Slots for one request; the arguments are those of `KVCacheManager.allocate_slots`, and nothing is known of
+        them.
 
         Returns:
             The new blocks per group, () for none at all; None if they do not fit; False, with nothing changed, if the
@@ -202,11 +195,29 @@ class ArrayAllocator:
                 return False
             # As ASKED names them.
             _pack(
-                self.asked, 0, state.null_id, self.index.seed, num_computed, num_hit_tokens, num_external,
-                num_new, num_lookahead, num_tokens, -1 if num_prompt is None else num_prompt,
-                self._max_model_len, reserved_blocks, first, must_fit, computed is not None, caches,
-                caching, num_encoder, pool.hash_block_size, num_hashes, distinct,
-            )  # fmt: skip
+                self.asked,
+                0,
+                state.null_id,
+                self.index.seed,
+                num_computed,
+                num_hit_tokens,
+                num_external,
+                num_new,
+                num_lookahead,
+                num_tokens,
+                -1 if num_prompt is None else num_prompt,
+                self._max_model_len,
+                reserved_blocks,
+                first,
+                must_fit,
+                computed is not None,
+                caches,
+                caching,
+                num_encoder,
+                pool.hash_block_size,
+                num_hashes,
+                distinct,
+            )
         except (AttributeError, TypeError, ValueError, OverflowError, StructError, IndexError):
             return False
         if adopts:
@@ -220,9 +231,22 @@ class ArrayAllocator:
         log = self.index.log_for(0)
         while True:
             status = allocate_one(
-                state.records, self.index.table, log, state.marks, store.rows, store.ids, store.heads,
-                self.groups, mine, hits, ends, rows, self.asked, self._starts, out,
-            )  # fmt: skip
+                state.records,
+                self.index.table,
+                log,
+                state.marks,
+                store.rows,
+                store.ids,
+                store.heads,
+                self.groups,
+                mine,
+                hits,
+                ends,
+                rows,
+                self.asked,
+                self._starts,
+                out,
+            )
             if status != SHORT:
                 break
             store.reserve(int(out[SEGMENTS]))
@@ -266,9 +290,8 @@ class ArrayAllocator:
         for place, table in enumerate(tables):
             mine[place] = table.leave(request_id)
         free_one(
-            self.pool.state.records, store.rows, store.ids, store.heads, self.groups, mine,
-            self.pool.state.null_id,
-        )  # fmt: skip
+            self.pool.state.records, store.rows, store.ids, store.heads, self.groups, mine, self.pool.state.null_id
+        )
         store.note_closed(mine.tolist())
         return True
 

@@ -45,26 +45,18 @@ from kvgpu.rules.allocation import blocks_beyond, blocks_of, quiet_tokens, skipp
 from kvgpu.rules.plan_words import FULL, SLIDING_WINDOW
 
 FITS, NO_ROOM, REFUSED, SHORT = 0, 1, 2, 3
-"""What became of a call. REFUSED: nothing was done, and `kvgpu.allocation.slots` says why; SHORT: nothing was done, since the store has
-too little memory, or the log."""
+"""What became of a call. REFUSED: nothing was done, and `kvgpu.allocation.slots` says why; SHORT: nothing was done,
+since the store has too little memory, or the log."""
 
-ASKED = (
-    "null_id",
-    "seed",
-    *Ask._fields,
-    "num_encoder",
-    "hash_block_size",
-    "num_hashes",
-    "distinct",
-)
+ASKED = ("null_id", "seed", *Ask._fields, "num_encoder", "hash_block_size", "num_hashes", "distinct")
 ASKED_RECORD = np.dtype([(name, "<i8") for name in ASKED])
-"""What one call asks for: an `Ask`, and what it is checked against. num_hashes: those of the request; distinct: no two of them
-can be the same. Nothing in it is trusted."""
+"""What one call asks for: an `Ask`, and what it is checked against. num_hashes: those of the request; distinct: no
+two of them can be the same. Nothing in it is trusted."""
 
 SEGMENTS, CHANGES, QUIET_UNTIL, PLACES = 0, 1, TALLY_WORDS, TALLY_WORDS + 1
-"""Words of the answer to a call. SEGMENTS, CHANGES: ids and notes that SHORT wants room for. With FITS, a tally stands there;
-QUIET_UNTIL: what `RequestBlocks.quiet_until` becomes; from PLACES on, for each group: where in the store its blocks for external
-tokens, its other new ones, and none any longer begin."""
+"""Words of the answer to a call. SEGMENTS, CHANGES: ids and notes that SHORT wants room for. With FITS, a tally
+stands there; QUIET_UNTIL: what `RequestBlocks.quiet_until` becomes; from PLACES on, for each group: where in the
+store its blocks for external tokens, its other new ones, and none any longer begin."""
 
 
 @leaf
@@ -76,9 +68,8 @@ def blocks_with_external(group: Any, total: int, ask: Ask) -> int:
 
 @leaf
 def allocate_request(
-    pool: Any, store: Any, groups: Any, mine: Any, hits: Any, ends: Any, hashes: Any, ask: Any,
-    starts: Any, tally: Any,
-) -> int:  # fmt: skip
+    pool: Any, store: Any, groups: Any, mine: Any, hits: Any, ends: Any, hashes: Any, ask: Any, starts: Any, tally: Any
+) -> int:
     """`KVCacheManager.allocate_slots` for one request.
 
     Args:
@@ -92,8 +83,8 @@ def allocate_request(
         tally: int64 [TALLY_WORDS], added to.
 
     Returns:
-        FITS, NO_ROOM, or REFUSED where a block that should be cached has a hash already. The caller has made room in the
-        store and in the log.
+        FITS, NO_ROOM, or REFUSED where a block that should be cached has a hash already. The caller has made room in
+        the store and in the log.
     """
     records = pool[0]
     sentinel = len(records) - 1
@@ -117,9 +108,7 @@ def allocate_request(
         longest = min(ask.num_tokens, ask.max_model_len)
         for g in range(num_groups):
             mine_hits = hits[ends[g] : ends[g + 1]]
-            needed += needed_in_group(
-                pool, store, groups[g], mine[g], mine_hits, longest, total, True
-            )
+            needed += needed_in_group(pool, store, groups[g], mine[g], mine_hits, longest, total, True)
         if needed > records[sentinel].ref_cnt:
             return NO_ROOM
     for g in range(num_groups):
@@ -156,20 +145,22 @@ def allocate_request(
         for g in range(num_groups):
             first, full = full_blocks(store, groups[g], mine[g], num_cacheable)
             if first < full:
-                cache_full(
-                    pool, store, groups[g], mine[g], hashes, ask.first_hash, first, full,
-                    ask.num_prompt, tally,
-                )  # fmt: skip
+                cache_full(pool, store, groups[g], mine[g], hashes, ask.first_hash, first, full, ask.num_prompt, tally)
     rows = store[0]
     quiet = ask.max_model_len
     for g in range(num_groups):
         quiet = min(
             quiet,
             quiet_tokens(
-                groups[g].kind, groups[g].extent, groups[g].block_size, rows[mine[g], LENGTH],
-                rows[mine[g], NUM_CACHED], ask.caching, total,
+                groups[g].kind,
+                groups[g].extent,
+                groups[g].block_size,
+                rows[mine[g], LENGTH],
+                rows[mine[g], NUM_CACHED],
+                ask.caching,
+                total,
             ),
-        )  # fmt: skip
+        )
     store[0][mine[0], QUIET] = quiet
     return FITS
 
@@ -189,13 +180,9 @@ def free_request(pool: Any, store: Any, groups: Any, mine: Any) -> None:
 
 
 @leaf
-def is_refused(
-    pool: Any, store: Any, groups: Any, mine: Any, hits: Any, ends: Any, hashes: Any, ask: Any
-) -> bool:
-    """Whether `kvgpu.allocation.slots` has to look at a call, to say what is wrong with it. O(groups), with hits O(hits)."""
-    bits = (
-        ask.num_computed | ask.num_hit_tokens | ask.num_external | ask.num_new | ask.num_lookahead
-    )
+def is_refused(pool: Any, store: Any, groups: Any, mine: Any, hits: Any, ends: Any, hashes: Any, ask: Any) -> bool:
+    """Whether `kvgpu.allocation.slots` must look at a call, to say what is wrong. O(groups), O(hits) with hits."""
+    bits = ask.num_computed | ask.num_hit_tokens | ask.num_external | ask.num_new | ask.num_lookahead
     bits |= ask.num_tokens | (ask.num_prompt + 1) | ask.reserved_blocks | ask.num_encoder
     if not 0 <= bits <= MOST_TOKENS or ask.num_new + ask.num_external == 0:
         return True
@@ -249,9 +236,22 @@ def room_for(store: Any, groups: Any, mine: Any, ends: Any, ask: Any) -> tuple[i
 
 @jit
 def allocate_one(
-    records: Any, table: Any, log: Any, marks: Any, rows: Any, ids: Any, heads: Any, groups: Any, mine: Any,
-    hits: Any, ends: Any, hashes: Any, asked: Any, starts: Any, out: Any,
-) -> int:  # fmt: skip
+    records: Any,
+    table: Any,
+    log: Any,
+    marks: Any,
+    rows: Any,
+    ids: Any,
+    heads: Any,
+    groups: Any,
+    mine: Any,
+    hits: Any,
+    ends: Any,
+    hashes: Any,
+    asked: Any,
+    starts: Any,
+    out: Any,
+) -> int:
     """`allocate_request` for Python, with numbers and hits as they came: they are looked at first.
 
     Args:
@@ -270,9 +270,7 @@ def allocate_one(
         out[SEGMENTS] = segments
         out[CHANGES] = changes
         return SHORT
-    status = allocate_request(
-        pool, store, groups, mine, hits, ends, hashes, ask, starts, out[:TALLY_WORDS]
-    )
+    status = allocate_request(pool, store, groups, mine, hits, ends, hashes, ask, starts, out[:TALLY_WORDS])
     if status == FITS:
         out[QUIET_UNTIL] = rows[mine[0], QUIET]
         for g in range(len(groups)):
@@ -285,9 +283,7 @@ def allocate_one(
 
 
 @jit
-def free_one(
-    records: Any, rows: Any, ids: Any, heads: Any, groups: Any, mine: Any, null_id: int
-) -> None:
+def free_one(records: Any, rows: Any, ids: Any, heads: Any, groups: Any, mine: Any, null_id: int) -> None:
     """`free_request` for Python; the rows of the request are cleared."""
     pool = (records, ids, 0, ids, null_id, ids)
     free_request(pool, (rows, ids, heads), groups, mine)

@@ -45,9 +45,7 @@ class SlotNumbers(NamedTuple):
         """
         try:
             prompt = getattr(request, "num_prompt_tokens", None)
-            values = (
-                request.num_computed_tokens, request.num_tokens, 0 if prompt is None else prompt, *asked,
-            )  # fmt: skip
+            values = (request.num_computed_tokens, request.num_tokens, 0 if prompt is None else prompt, *asked)
         except AttributeError as error:
             raise ArgumentTypeError(f"request {name_of(request)} is none: {error}") from None
         made = cls._make(as_integers(cls._fields, values))
@@ -103,8 +101,8 @@ class SlotAllocator(Exclusive):
     Args:
         coordinator: Of these groups.
         max_model_len: Longest sequence, in tokens.
-        on_admission: Called for each request that was given its first blocks with its tokens, the tokens of its hits, and
-            whether it was preempted before; None where nobody wants to know.
+        on_admission: Called for each request that was given its first blocks with its tokens, the tokens of its hits,
+            and whether it was preempted before; None where nobody wants to know.
 
     Attributes:
         arrays: Serves usual calls in one compiled call; None where something does not lie in arrays.
@@ -124,11 +122,7 @@ class SlotAllocator(Exclusive):
         self.max_model_len = max_model_len
         self.enable_caching = coordinator.block_pool.enable_caching
         groups = coordinator.single_type_managers
-        self.arrays = (
-            ArrayAllocator(coordinator, max_model_len)
-            if ArrayAllocator.serves(coordinator)
-            else None
-        )
+        self.arrays = ArrayAllocator(coordinator, max_model_len) if ArrayAllocator.serves(coordinator) else None
         self.empty = KVCacheBlocks(tuple(() for _ in groups))
         self.first_tables = groups[0].req_to_blocks if groups else None
         self._masked = [group for group in groups if group.rule_kind != FULL]
@@ -163,26 +157,35 @@ class SlotAllocator(Exclusive):
         if arrays is not None:
             given = None if new_computed_blocks is self.empty else new_computed_blocks
             done = arrays.allocate(
-                request, request_id, num_new_tokens, num_new_computed_tokens, given, num_lookahead_tokens,
-                num_external_computed_tokens, delay_cache_blocks, num_encoder_tokens,
-                full_sequence_must_fit, reserved_blocks,
-            )  # fmt: skip
+                request,
+                request_id,
+                num_new_tokens,
+                num_new_computed_tokens,
+                given,
+                num_lookahead_tokens,
+                num_external_computed_tokens,
+                delay_cache_blocks,
+                num_encoder_tokens,
+                full_sequence_must_fit,
+                reserved_blocks,
+            )
             if done is None:
                 return None
             if done is not False:
                 if on_admission is not None:
-                    on_admission(
-                        int(arrays.asked["num_tokens"][0]), int(num_new_computed_tokens), preempted
-                    )
+                    on_admission(int(arrays.asked["num_tokens"][0]), int(num_new_computed_tokens), preempted)
                 return KVCacheBlocks(done) if done else self.empty
         numbers = SlotNumbers.checked(
-            request, num_new_tokens, num_new_computed_tokens, num_lookahead_tokens,
-            num_external_computed_tokens, num_encoder_tokens, reserved_blocks,
-        )  # fmt: skip
+            request,
+            num_new_tokens,
+            num_new_computed_tokens,
+            num_lookahead_tokens,
+            num_external_computed_tokens,
+            num_encoder_tokens,
+            reserved_blocks,
+        )
         if numbers.num_new_tokens == 0 and numbers.num_external_computed_tokens == 0:
-            raise ArgumentError(
-                "num_new_tokens must be above 0 unless there are external computed tokens"
-            )
+            raise ArgumentError("num_new_tokens must be above 0 unless there are external computed tokens")
         must_fit = as_switch("full_sequence_must_fit", full_sequence_must_fit)
         coordinator, longest = self.coordinator, self.max_model_len
         if numbers.num_computed_tokens and self._masked:
@@ -192,15 +195,14 @@ class SlotAllocator(Exclusive):
         num_main = total_computed + numbers.num_new_tokens
         if num_main > longest:
             raise ArgumentError(
-                f"request {request_id} would have {num_main} tokens, max_model_len is {longest}: those beyond have no slots"
+                f"request {request_id} would have {num_main} tokens, max_model_len is {longest}: "
+                "tokens beyond it have no slots"
             )
         caches = self.enable_caching and not as_switch("delay_cache_blocks", delay_cache_blocks)
         # Draft tokens may be rejected, so only what the request has is cached.
         num_cacheable = min(num_main, numbers.num_tokens) if caches else 0
         hashes = hashes_of(request, request_id, num_cacheable // coordinator.hash_block_size)
-        computed = self._computed_of(
-            request_id, new_computed_blocks, numbers.num_new_computed_tokens
-        )
+        computed = self._computed_of(request_id, new_computed_blocks, numbers.num_new_computed_tokens)
         takes_hits = computed is not NO_HITS
         if takes_hits:
             self._refuse_bad_hits(request_id, computed, are_distinct(hashes))
@@ -224,12 +226,8 @@ class SlotAllocator(Exclusive):
         if needed > self.block_pool.get_num_free_blocks() - numbers.reserved_blocks:
             return None
         if takes_hits or numbers.num_external_computed_tokens > 0:
-            coordinator.allocate_new_computed_blocks(
-                request_id, hits, num_local, numbers.num_external_computed_tokens
-            )
-        new_blocks = coordinator.allocate_new_blocks(
-            request_id, num_slots, num_main, numbers.num_encoder_tokens
-        )
+            coordinator.allocate_new_computed_blocks(request_id, hits, num_local, numbers.num_external_computed_tokens)
+        new_blocks = coordinator.allocate_new_blocks(request_id, num_slots, num_main, numbers.num_encoder_tokens)
         if caches:
             coordinator.cache_blocks(request, num_cacheable)
         if self.first_tables is not None:
@@ -243,7 +241,8 @@ class SlotAllocator(Exclusive):
         """Blocks in front of a mask are left out when new ones are counted, and not when they are given.
 
         Raises:
-            ArgumentError: Tokens of a request that is not running are said to be computed, and it holds no blocks for them.
+            ArgumentError: Tokens of a request that is not running are said to be computed, and it holds no blocks for
+                them.
         """
         for single in self._masked:
             blocks = single.req_to_blocks.get(request_id)
@@ -252,8 +251,8 @@ class SlotAllocator(Exclusive):
             held = 0 if blocks is None else len(blocks) * single.block_size
             if num_tokens > held:
                 raise ArgumentError(
-                    f"request {request_id} says that {num_tokens} of its tokens are computed, and holds blocks for {held}: "
-                    "set num_computed_tokens to 0 when it is freed, or allocated for the first time"
+                    f"request {request_id} says that {num_tokens} of its tokens are computed, but holds blocks for "
+                    f"{held}: set num_computed_tokens to 0 when it is freed, or allocated for the first time"
                 )
 
     def _is_new(self, request: Any, request_id: Any) -> bool:
@@ -271,7 +270,8 @@ class SlotAllocator(Exclusive):
     def refuse_hashes_to_come(self, request_id: Any, hashes: Any, num_tokens: int) -> None:
         """
         Raises:
-            ArgumentTypeError: A hash under which a block of the first `num_tokens` tokens is about to be cached is none.
+            ArgumentTypeError: A hash under which a block of the first `num_tokens` tokens is about to be cached is
+                none.
         """
         if isinstance(hashes, BlockHashes):
             return
@@ -283,10 +283,7 @@ class SlotAllocator(Exclusive):
         refuse_odd_hashes(request_id, hashes[min(handled, default=0) : num_tokens // size])
 
     def _computed_of(
-        self,
-        request_id: Any,
-        new_computed_blocks: KVCacheBlocks | None,
-        num_tokens: int,
+        self, request_id: Any, new_computed_blocks: KVCacheBlocks | None, num_tokens: int
     ) -> tuple[Ids, ...]:
         """Ids of computed blocks, per group, that hold so many tokens; `NO_HITS` itself for none at all.
 
@@ -318,9 +315,7 @@ class SlotAllocator(Exclusive):
                     ids = ready(own_blocks(state, blocks), NO_IDS.dtype)
                 if len(ids):
                     if not self.enable_caching:
-                        raise ArgumentError(
-                            f"request {request_id}: computed blocks without prefix caching"
-                        )
+                        raise ArgumentError(f"request {request_id}: computed blocks without prefix caching")
                     if request_id in single.num_cached_block:
                         raise RunningRequestError(
                             f"request {request_id} is running: it cannot take computed blocks; free it first"
@@ -347,8 +342,7 @@ class SlotAllocator(Exclusive):
         cached_only = not pool.cached_block_hash_to_block.extras
         for single, ids in zip(self.coordinator.single_type_managers, computed, strict=True):
             place = find_hit_fault(
-                pool.state.records, ids, pool.state.null_id, single.rule_kind != FULL, cached_only,
-                distinct,
-            )  # fmt: skip
+                pool.state.records, ids, pool.state.null_id, single.rule_kind != FULL, cached_only, distinct
+            )
             if place >= 0:
                 raise_bad_hit(request_id, int(ids[place]), pool.num_gpu_blocks)

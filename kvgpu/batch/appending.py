@@ -19,7 +19,8 @@ Places = npt.NDArray[np.int64]
 
 
 class Appending:
-    """Appends tokens to rows, of which some have to give theirs to requests: what can fail is prepared, and taken back if it does; then all is made final.
+    """Appends tokens to rows, of which some have to give theirs to requests: what can fail is prepared, and taken
+    back if it does; then all is made final.
 
     Args:
         rows, pending: Where they go.
@@ -32,10 +33,16 @@ class Appending:
     """
 
     def __init__(
-        self, rows: RequestRows, pending: PendingTokens, delivery: Delivery, chosen: RowIds,
-        tokens: npt.NDArray[np.int64], starts: npt.NDArray[np.int64], got: Appended,
+        self,
+        rows: RequestRows,
+        pending: PendingTokens,
+        delivery: Delivery,
+        chosen: RowIds,
+        tokens: npt.NDArray[np.int64],
+        starts: npt.NDArray[np.int64],
+        got: Appended,
         tail: Callable[[int], Tokens | None],
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._rows, self._pending, self._delivery = rows, pending, delivery
         self._chosen, self._tokens, self._starts, self._tail = chosen, tokens, starts, tail
         self._growth = Growth()
@@ -79,8 +86,8 @@ class Appending:
         return self._serve(mine[1], others[1])
 
     def _append(self) -> tuple[Places, Places]:
-        """Append to the rows that can keep their tokens and have not got them; places of those that have filled a block and are hashed from
-        the row, and of those whose requests hash it."""
+        """Append to the rows that can keep their tokens and have not got them; places of those that have filled a
+        block and are hashed from the row, and of those whose requests hash it."""
         records, pending, chosen = self._rows.records, self._pending, self._chosen
         got = self._got
         if not len(got.left):
@@ -128,9 +135,7 @@ class Appending:
         for place in (*behind.tolist(), *left.tolist()):
             row = self._chosen[place : place + 1]
             tokens, kept = pending.of(records, row)[0], place in behind
-            error = self._delivery.serve(
-                int(row[0]), tokens if kept else tokens + self._of(place), True
-            )
+            error = self._delivery.serve(int(row[0]), tokens if kept else tokens + self._of(place), True)
             failure = failure or error
             if error is None or not records["num_pending"][row[0]]:
                 if not kept:

@@ -38,9 +38,7 @@ def _is_tensor(table: Any) -> bool:
     return torch is not None and isinstance(table, torch.Tensor)
 
 
-def check_tables(
-    tables: Sequence[Any], max_requests: int, num_groups: int
-) -> npt.NDArray[np.int64]:
+def check_tables(tables: Sequence[Any], max_requests: int, num_groups: int) -> npt.NDArray[np.int64]:
     """See that block tables can be written.
 
     Args:
@@ -57,25 +55,17 @@ def check_tables(
         ArgumentTypeError: One is not of int32, or no array.
     """
     if not isinstance(tables, list | tuple) or len(tables) != num_groups:
-        raise ArgumentError(
-            f"out: a sequence of {num_groups} block tables is expected, one per group"
-        )
+        raise ArgumentError(f"out: a sequence of {num_groups} block tables is expected, one per group")
     begins = []
     for group, table in enumerate(tables):
         is_array = isinstance(table, np.ndarray)
         if not is_array and not _is_tensor(table):
-            raise ArgumentTypeError(
-                f"out[{group}]: an int32 block table is expected, got {type(table).__name__}"
-            )
+            raise ArgumentTypeError(f"out[{group}]: an int32 block table is expected, got {type(table).__name__}")
         if str(table.dtype).removeprefix("torch.") != "int32":
-            raise ArgumentTypeError(
-                f"out[{group}]: an int32 block table is expected, got {table.dtype}"
-            )
+            raise ArgumentTypeError(f"out[{group}]: an int32 block table is expected, got {table.dtype}")
         shape = tuple(table.shape)
         if len(shape) != 2 or shape[0] < max_requests:
-            raise ArgumentError(
-                f"out[{group}]: at least {max_requests} rows are needed, got {list(shape)}"
-            )
+            raise ArgumentError(f"out[{group}]: at least {max_requests} rows are needed, got {list(shape)}")
         contiguous = table.flags.c_contiguous if is_array else table.is_contiguous()
         if not contiguous or (is_array and not table.flags.aligned):
             raise ArgumentError(f"out[{group}]: a contiguous block table is expected")
@@ -85,16 +75,13 @@ def check_tables(
     begins.sort()
     for (begin, nbytes), (after, _) in pairwise(begins):
         if nbytes and begin + nbytes > after:
-            raise ArgumentError(
-                "out: two of the block tables share memory; give each group its own"
-            )
+            raise ArgumentError("out: two of the block tables share memory; give each group its own")
     return np.array([table.shape[1] for table in tables], np.int64)
 
 
 def write_tables(
-    tables: Sequence[Any], store: Any, mine: npt.NDArray[np.int64], rows: RowIds,
-    starts: npt.NDArray[np.int64],
-) -> None:  # fmt: skip
+    tables: Sequence[Any], store: Any, mine: npt.NDArray[np.int64], rows: RowIds, starts: npt.NDArray[np.int64]
+) -> None:
     """Write what changed.
 
     Args:
@@ -108,9 +95,8 @@ def write_tables(
     """
     for group, table in enumerate(tables):
         places, values = _changes(
-            store.rows, store.ids, mine[:, group].copy(), rows, starts[:, group].copy(),
-            table.shape[1],
-        )  # fmt: skip
+            store.rows, store.ids, mine[:, group].copy(), rows, starts[:, group].copy(), table.shape[1]
+        )
         if not len(places):
             continue
         if isinstance(table, np.ndarray):
@@ -120,7 +106,5 @@ def write_tables(
 
             where, what = torch.from_numpy(places), torch.from_numpy(values)
             if table.device.type != "cpu":
-                where, what = (
-                    part.pin_memory().to(table.device, non_blocking=True) for part in (where, what)
-                )
+                where, what = (part.pin_memory().to(table.device, non_blocking=True) for part in (where, what))
             table.view(-1)[where] = what

@@ -27,9 +27,7 @@ class Delivery:
     def ours(self, rows: RowIds) -> npt.NDArray[np.bool_]:
         """For which rows the request `grows_here`. O(rows)."""
         requests = self._rows.requests
-        return np.fromiter(
-            (grows_here(requests[row]) for row in rows.tolist()), np.bool_, len(rows)
-        )
+        return np.fromiter((grows_here(requests[row]) for row in rows.tolist()), np.bool_, len(rows))
 
     def give(self, growth: Growth, rows: RowIds) -> list[int]:
         """Give requests of ours what is pending of their rows, which stays pending until it is `taken`.
@@ -78,18 +76,12 @@ class Delivery:
         """
         widths = {each for new in growth.new for each in new.widths}
         if not widths <= set(HASH_WIDTHS) or len(widths | ({width} if width else set())) > 1:
-            raise ArgumentError(
-                f"hashes of 16 or of 32 bytes can be tracked, all of one width; got {sorted(widths)}"
-            )
+            raise ArgumentError(f"hashes of 16 or of 32 bytes can be tracked, all of one width; got {sorted(widths)}")
         gains = {
-            id(request): count
-            for new in growth.new
-            for request, count in zip(new.requests, new.counts, strict=True)
+            id(request): count for new in growth.new for request, count in zip(new.requests, new.counts, strict=True)
         }
         records = self._rows.records[rows]
-        for row, have in zip(
-            rows.tolist(), (records["end"] - records["begin"]).tolist(), strict=True
-        ):
+        for row, have in zip(rows.tolist(), (records["end"] - records["begin"]).tolist(), strict=True):
             request = self._rows.requests[row]
             more += max(0, len(request.block_hashes) + gains.get(id(request), 0) - have)
         self._rows.refuse_too_many(more)
@@ -111,9 +103,7 @@ class Delivery:
         try:
             request.append_output_token_ids(tokens)
         except BaseException as error:
-            error.add_note(
-                f"while request {request.request_id} was given tokens; the others have got theirs"
-            )
+            error.add_note(f"while request {request.request_id} was given tokens; the others have got theirs")
             if request.num_tokens == before:
                 return error
             failure = error

@@ -31,14 +31,10 @@ class Growth:
         self.new: list[NewHashes] = []
         self._before: list[tuple[Request, int, Any, int, bool]] = []
 
-    def give(
-        self, request: Request, tokens: Sequence[int], hashes: BlockHashes | None = None
-    ) -> None:
+    def give(self, request: Request, tokens: Sequence[int], hashes: BlockHashes | None = None) -> None:
         """Append tokens, and the hashes that are known already. Amortised O(len(tokens))."""
         held = request.block_hashes
-        self._before.append(
-            (request, len(request.all_token_ids), held, len(held), getattr(held, "linked", False))
-        )
+        self._before.append((request, len(request.all_token_ids), held, len(held), getattr(held, "linked", False)))
         request.append_unhashed(tokens)
         if hashes is not None:
             append_hashes(request, hashes, hashes.linked)

@@ -78,9 +78,7 @@ class BatchManager(TrackedRequests):
         self._lines = np.zeros((2, num_groups), np.int64)
         if plan is not None:
             for line, group in enumerate(plan.groups):
-                query = next(
-                    q for q, part in enumerate(plan.lines) if part.start <= line < part.stop
-                )
+                query = next(q for q, part in enumerate(plan.lines) if part.start <= line < part.stop)
                 self._lines[:, group] = line, query
 
     @exclusive
@@ -212,17 +210,35 @@ class BatchManager(TrackedRequests):
             self._num_closed = store.num_closed
 
     def _step(
-        self, rows: RowIds, given: npt.NDArray[np.int64], widths: npt.NDArray[np.int64],
-        options: npt.NDArray[np.int64], log: npt.NDArray[np.int64],
-    ) -> tuple[tuple[Any, ...], list[int]]:  # fmt: skip
+        self,
+        rows: RowIds,
+        given: npt.NDArray[np.int64],
+        widths: npt.NDArray[np.int64],
+        options: npt.NDArray[np.int64],
+        log: npt.NDArray[np.int64],
+    ) -> tuple[tuple[Any, ...], list[int]]:
         """`take_step`: what it returns, and its head."""
         pool, store = self.manager.block_pool, self.manager.block_pool.tables
         found = step.take_step(
-            pool.state.records, getattr(pool.index, "table", NO_TABLE), log,
-            pool.state.marks, store.rows, store.ids, store.heads,
-            self.manager.coordinator.group_records, self.rows.records, rows, self.tables,
-            self.rows.arena.words, given, self._plan_words, self._lines, widths, options, self._head,
-        )  # fmt: skip
+            pool.state.records,
+            getattr(pool.index, "table", NO_TABLE),
+            log,
+            pool.state.marks,
+            store.rows,
+            store.ids,
+            store.heads,
+            self.manager.coordinator.group_records,
+            self.rows.records,
+            rows,
+            self.tables,
+            self.rows.arena.words,
+            given,
+            self._plan_words,
+            self._lines,
+            widths,
+            options,
+            self._head,
+        )
         return found, self._head.tolist()
 
     def _prepare(self, waiting: RowIds, head: list[int]) -> npt.NDArray[np.int64]:
@@ -250,9 +266,7 @@ class BatchManager(TrackedRequests):
             if out is not None:
                 some = slice(head[check.CHANGED])
                 self.write(rows[changed[some]], starts[some, 2], out)
-        return BatchAllocation(
-            self, rows, fits, hit_tokens, num_new, head[check.TRIED], kept[:num_kept], ids, offsets
-        )
+        return BatchAllocation(self, rows, fits, hit_tokens, num_new, head[check.TRIED], kept[:num_kept], ids, offsets)
 
     @exclusive
     def free_batch(self, rows: RowIds, *, preempt: bool = False) -> None:
@@ -288,9 +302,16 @@ class BatchManager(TrackedRequests):
             for single in manager.coordinator.single_type_managers:
                 single.req_to_blocks.leave_all(names)
             step.free_rows(
-                pool.state.records, store.rows, store.ids, store.heads, manager.slots.arrays.groups,
-                records, rows, self.tables, pool.state.null_id,
-            )  # fmt: skip
+                pool.state.records,
+                store.rows,
+                store.ids,
+                store.heads,
+                manager.slots.arrays.groups,
+                records,
+                rows,
+                self.tables,
+                pool.state.null_id,
+            )
             self._close(self.tables[holding])
         if preempt:
             records["preempted"][holding] = True
@@ -329,9 +350,7 @@ class BatchManager(TrackedRequests):
                 continue
             for name in names:
                 if name in table and len(table[name]):
-                    raise ArgumentError(
-                        f"request {name} was given blocks beside the batch: untrack() and track() it"
-                    )
+                    raise ArgumentError(f"request {name} was given blocks beside the batch: untrack() and track() it")
 
     def _admit(self, waiting: RowIds, names: list[str], head: list[int]) -> None:
         """Enter requests that got blocks in the tables of the groups; the others' rows go back."""

@@ -11,10 +11,7 @@ from kvgpu.errors import ArgumentError
 
 
 def refuse_hashed(
-    batch: TrackedRequests,
-    rows: RowIds,
-    num_new: npt.NDArray[np.int64],
-    options: npt.NDArray[np.int64],
+    batch: TrackedRequests, rows: RowIds, num_new: npt.NDArray[np.int64], options: npt.NDArray[np.int64]
 ) -> None:
     """
     Raises:
@@ -30,10 +27,7 @@ def refuse_hashed(
 
 
 def allocate_one_by_one(
-    batch: TrackedRequests,
-    rows: RowIds,
-    num_new: npt.NDArray[np.int64],
-    options: npt.NDArray[np.int64],
+    batch: TrackedRequests, rows: RowIds, num_new: npt.NDArray[np.int64], options: npt.NDArray[np.int64]
 ) -> BatchAllocation:
     """`BatchManager.allocate_batch` through `KVCacheManager.allocate_slots`; arguments are checked.
 
@@ -64,11 +58,15 @@ def allocate_one_by_one(
             hit_tokens[i] = num_hits
             new = min(new, request.num_tokens - num_hits)
         blocks = manager.allocate_slots(
-            request, new, int(hit_tokens[i]), hits, int(options[check.LOOKAHEAD]),
+            request,
+            new,
+            int(hit_tokens[i]),
+            hits,
+            int(options[check.LOOKAHEAD]),
             delay_cache_blocks=bool(options[check.CACHING] and not options[check.CACHES]),
             full_sequence_must_fit=bool(options[check.WHOLE]),
             reserved_blocks=int(options[check.RESERVED]),
-        )  # fmt: skip
+        )
         if blocks is not None:
             fits[i] = True
             num_new[i] = new
@@ -84,6 +82,13 @@ def allocate_one_by_one(
     begins = np.cumsum([0, *map(len, ids[:-1])])
     offsets = np.array(ends, np.int64) + begins[:, None]
     return BatchAllocation(
-        batch, rows, fits, hit_tokens, num_new, num_tried, np.array(kept, np.int64),
-        np.array([block for part in ids for block in part], np.int32), offsets,
-    )  # fmt: skip
+        batch,
+        rows,
+        fits,
+        hit_tokens,
+        num_new,
+        num_tried,
+        np.array(kept, np.int64),
+        np.array([block for part in ids for block in part], np.int32),
+        offsets,
+    )

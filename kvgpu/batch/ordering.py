@@ -17,9 +17,7 @@ from kvgpu.layout import KEY_WORDS
 Order = npt.NDArray[np.int64]
 
 
-def longest_prefix_first(
-    hit_tokens: npt.ArrayLike, waited: npt.ArrayLike, age_limit: float
-) -> Order:
+def longest_prefix_first(hit_tokens: npt.ArrayLike, waited: npt.ArrayLike, age_limit: float) -> Order:
     """Places of a queue in the order of cached prefix, longest first, so that nothing starves.
 
     Args:
@@ -83,10 +81,7 @@ def _about_to_be_filled(arena: Any, spans: Any, missing: Any, may_wait: Any) -> 
 
 
 def held_back(
-    rows: RequestRows,
-    queue: RowIds,
-    hit_hashes: npt.ArrayLike,
-    may_wait: npt.ArrayLike | None = None,
+    rows: RequestRows, queue: RowIds, hit_hashes: npt.ArrayLike, may_wait: npt.ArrayLike | None = None
 ) -> npt.NDArray[np.bool_]:
     """Which requests should wait a step, since an earlier one is about to fill what they miss.
 

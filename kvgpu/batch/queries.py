@@ -121,9 +121,7 @@ class BatchQueries(Exclusive):
         ]
         for name, given, like in parts:
             if not isinstance(given, np.ndarray):
-                raise ArgumentTypeError(
-                    f"out.{name}: an array is expected, got {type(given).__name__}"
-                )
+                raise ArgumentTypeError(f"out.{name}: an array is expected, got {type(given).__name__}")
             if given.dtype != like.dtype:
                 raise ArgumentTypeError(f"out.{name}: {like.dtype} is expected, got {given.dtype}")
             if given.shape != like.shape:
@@ -132,9 +130,7 @@ class BatchQueries(Exclusive):
                 raise ArgumentError(f"out.{name}: the array is read-only")
 
     @exclusive
-    def match_async(
-        self, rows: RowIds | None = None, *, out: "PrefixBuffers | None" = None
-    ) -> "PrefixBuffers":
+    def match_async(self, rows: RowIds | None = None, *, out: "PrefixBuffers | None" = None) -> "PrefixBuffers":
         """`match` on a device without waiting; lengths and block ids stay there.
 
         A call that makes the table, or brings the plan to it, waits: the first, and the first after a failure.

@@ -17,9 +17,7 @@ NO_SLOT = -1
 
 
 @jit
-def _slots(
-    store_rows: Any, store_ids: Any, mine: Any, firsts: Any, counts: Any, block_size: int, out: Any
-) -> None:
+def _slots(store_rows: Any, store_ids: Any, mine: Any, firsts: Any, counts: Any, block_size: int, out: Any) -> None:
     place = 0
     for i in range(len(mine)):
         begin = store_rows[mine[i], BEGIN]
@@ -45,10 +43,17 @@ class BatchAllocation:
     """
 
     def __init__(
-        self, batch: Any, rows: RowIds, fits: npt.NDArray[np.bool_],
-        num_hit_tokens: npt.NDArray[np.int64], num_new_tokens: npt.NDArray[np.int64], num_tried: int,
-        changed: npt.NDArray[np.int64], block_ids: Ids, offsets: npt.NDArray[np.int64],
-    ) -> None:  # fmt: skip
+        self,
+        batch: Any,
+        rows: RowIds,
+        fits: npt.NDArray[np.bool_],
+        num_hit_tokens: npt.NDArray[np.int64],
+        num_new_tokens: npt.NDArray[np.int64],
+        num_tried: int,
+        changed: npt.NDArray[np.int64],
+        block_ids: Ids,
+        offsets: npt.NDArray[np.int64],
+    ) -> None:
         self.rows = rows
         self.fits = fits
         self.num_hit_tokens = num_hit_tokens
@@ -80,9 +85,7 @@ class BatchAllocation:
             return tuple([] for _ in self._offsets)
         return tuple(self.block_ids[part[at] : part[at + 1]].tolist() for part in self._offsets)
 
-    def slot_mapping(
-        self, group: int = 0, *, out: npt.NDArray[np.int64] | None = None
-    ) -> npt.NDArray[np.int64]:
+    def slot_mapping(self, group: int = 0, *, out: npt.NDArray[np.int64] | None = None) -> npt.NDArray[np.int64]:
         """Where the keys and values of the new tokens go: block id * block size + place in the block.
 
         To be asked before anything else is allocated, freed or taken back.
@@ -124,7 +127,12 @@ class BatchAllocation:
         firsts = self._batch.rows.records["num_computed"][rows] - counts
         store = manager.block_pool.tables
         _slots(
-            store.rows, store.ids, self._batch.tables[rows, group].copy(), firsts, counts,
-            managers[group].block_size, out,
-        )  # fmt: skip
+            store.rows,
+            store.ids,
+            self._batch.tables[rows, group].copy(),
+            firsts,
+            counts,
+            managers[group].block_size,
+            out,
+        )
         return out

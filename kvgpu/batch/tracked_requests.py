@@ -110,9 +110,7 @@ class TrackedRequests(BatchQueries):
         self.rows.grow(max_requests, max_hashes)  # last: rows that exist have all of it
 
     @exclusive
-    def append_batch(
-        self, rows: RowIds, tokens: npt.ArrayLike, counts: npt.ArrayLike | None = None
-    ) -> None:
+    def append_batch(self, rows: RowIds, tokens: npt.ArrayLike, counts: npt.ArrayLike | None = None) -> None:
         """Append generated tokens; blocks that become full are hashed.
 
         Request objects get their tokens and hashes at `sync`, or when a row keeps more than some 250 tokens for
@@ -144,9 +142,7 @@ class TrackedRequests(BatchQueries):
         records, pending = self.rows.records, self._pending
         got = pending.append(records, rows, np.arange(len(rows)), given, starts)
         if len(got.behind) or len(got.left):
-            appending = Appending(
-                self.rows, pending, self._delivery, rows, given, starts, got, self._tail
-            )
+            appending = Appending(self.rows, pending, self._delivery, rows, given, starts, got, self._tail)
             failure = appending.run()
             if failure is not None:
                 raise failure
@@ -160,9 +156,11 @@ class TrackedRequests(BatchQueries):
     def _tail(self, row: int) -> Tokens | None:
         record = self.rows.records[row]
         return unhashed_tail(
-            self.rows.requests[row], int(record["num_tokens"]), int(record["end"] - record["begin"]),
+            self.rows.requests[row],
+            int(record["num_tokens"]),
+            int(record["end"] - record["begin"]),
             self.manager.coordinator.hash_block_size,
-        )  # fmt: skip
+        )
 
     @exclusive
     def rewind(self, rows: RowIds, num_tokens: npt.ArrayLike) -> None:
@@ -201,9 +199,7 @@ class TrackedRequests(BatchQueries):
         O(rows).
         """
         rows = self.rows.valid(rows)
-        given = np.broadcast_to(
-            integers("num_tokens", num_tokens, len(rows), one_for_all=True), rows.shape
-        )
+        given = np.broadcast_to(integers("num_tokens", num_tokens, len(rows), one_for_all=True), rows.shape)
         self._refuse_without_slots(rows, given)
         if (given > self.rows.records["num_tokens"][rows]).any():
             raise ArgumentError("a request cannot have more computed tokens than tokens")
@@ -262,9 +258,7 @@ class TrackedRequests(BatchQueries):
                 continue
             self.tables[row] = [table[name].row for table in tables]
             first = store.rows[self.tables[row, 0]]
-            self.rows.records["serial"][row], self.rows.records["quiet"][row] = first[
-                [SERIAL, QUIET]
-            ]
+            self.rows.records["serial"][row], self.rows.records["quiet"][row] = first[[SERIAL, QUIET]]
             holding.append(row)
         return holding
 

@@ -84,9 +84,7 @@ class BlockTables(dict[str, Any]):
 
     def rows(self) -> list[int]:
         """Rows of the store that requests have."""
-        return [
-            blocks.row if type(blocks) is RequestBlocks else blocks for blocks in super().values()
-        ]
+        return [blocks.row if type(blocks) is RequestBlocks else blocks for blocks in super().values()]
 
 
 class CachedCounts(MutableMapping[str, int]):

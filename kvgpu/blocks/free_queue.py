@@ -159,20 +159,12 @@ class FreeKVCacheBlockQueue:
         seen = set()
         for block in listed:
             state = block._state
-            if (
-                state is not self._state
-                and state.queue is not None
-                and not state.queue._owns_records
-            ):
-                raise ArgumentError(
-                    f"block {block.block_id} belongs to a pool; its free queue is the pool's own"
-                )
+            if state is not self._state and state.queue is not None and not state.queue._owns_records:
+                raise ArgumentError(f"block {block.block_id} belongs to a pool; its free queue is the pool's own")
             if (state, block._row) in seen or state.records[block._row]["next"] >= 0:
                 raise FreeQueueError(f"block {block.block_id} is in a free queue, or comes twice")
             if not self._owns_records and (block.ref_cnt > 0 or block.is_null):
-                raise ArgumentError(
-                    f"block {block.block_id} is in use: free_blocks() gives it back"
-                )
+                raise ArgumentError(f"block {block.block_id} is in use: free_blocks() gives it back")
             seen.add((state, block._row))
         self._adopt([block for block in listed if block._state is not self._state])
         link_many(self._state.records, self._state.ids_of(listed), prepend)

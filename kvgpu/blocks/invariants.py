@@ -38,13 +38,8 @@ def queue_violations(state: BlockState) -> list[str]:
         found.append("the free queue reads differently from its two ends, or its count is wrong")
     if len(np.unique(queued)) != len(queued):
         found.append("the free queue holds a block twice")
-    found += [
-        f"block {bad} is free with {records['ref_cnt'][bad]} users"
-        for bad in np.flatnonzero(in_queue & ~unused)
-    ]
-    found += [
-        f"block {bad} has no users and is not free" for bad in np.flatnonzero(unused & ~in_queue)
-    ]
+    found += [f"block {bad} is free with {records['ref_cnt'][bad]} users" for bad in np.flatnonzero(in_queue & ~unused)]
+    found += [f"block {bad} has no users and is not free" for bad in np.flatnonzero(unused & ~in_queue)]
     return found
 
 
@@ -73,10 +68,7 @@ def led_violations(state: BlockState) -> list[str]:
     counted = np.flatnonzero(flags & COUNTED)
     if (flags[counted] & (FIRST | LED) != FIRST).any():
         found.append("the filter counts a block that has no word in the table")
-    cells = [
-        _cell_of(state.marks, int(records["k0"][row]), int(records["group"][row]))
-        for row in counted.tolist()
-    ]
+    cells = [_cell_of(state.marks, int(records["k0"][row]), int(records["group"][row])) for row in counted.tolist()]
     expected = np.bincount(np.array(cells, np.int64), minlength=int(state.marks[CELL_MASK]) + 1)
     held = state.marks[CELLS:].view(np.uint8)
     if ((held != expected) & (held != FULL_CELL)).any():
@@ -88,9 +80,7 @@ def led_violations(state: BlockState) -> list[str]:
     return found
 
 
-def use_violations(
-    state: BlockState, tables: Sequence[Ids], handed_out: npt.NDArray[np.int32]
-) -> list[str]:
+def use_violations(state: BlockState, tables: Sequence[Ids], handed_out: npt.NDArray[np.int32]) -> list[str]:
     """A block counts as many users as there are places in block tables that hold it, and uses that were handed out.
 
     Args:

@@ -25,9 +25,7 @@ def _blocks(group: Any) -> Sequence[KVCacheBlock]:
     if not isinstance(group, BlockList) and not (
         isinstance(group, Sequence) and all(isinstance(block, KVCacheBlock) for block in group)
     ):
-        raise ArgumentTypeError(
-            f"a sequence of blocks is expected in each group, got {shown(group)}"
-        )
+        raise ArgumentTypeError(f"a sequence of blocks is expected in each group, got {shown(group)}")
     return group
 
 
@@ -52,22 +50,15 @@ class KVCacheBlocks:
             return NotImplemented
         mine, theirs = self._groups(), other._groups()
         if len(mine) != len(theirs):
-            raise GroupCountError(
-                f"blocks of {len(mine)} groups and of {len(theirs)}: make them equal"
-            )
+            raise GroupCountError(f"blocks of {len(mine)} groups and of {len(theirs)}: make them equal")
         return KVCacheBlocks(
-            tuple(
-                a + b if isinstance(a, BlockList) else [*a, *b]
-                for a, b in zip(mine, theirs, strict=True)
-            )
+            tuple(a + b if isinstance(a, BlockList) else [*a, *b] for a, b in zip(mine, theirs, strict=True))
         )
 
     def _groups(self) -> Sequence[Sequence[KVCacheBlock]]:
         """The groups, seen to be some, of blocks."""
         if not isinstance(self.blocks, tuple | list):
-            raise ArgumentTypeError(
-                f"a tuple with the blocks of each group is expected, got {shown(self.blocks)}"
-            )
+            raise ArgumentTypeError(f"a tuple with the blocks of each group is expected, got {shown(self.blocks)}")
         return [_blocks(group) for group in self.blocks]
 
     @overload
@@ -94,9 +85,7 @@ class KVCacheBlocks:
         """
         groups = self._groups()
         if len(groups) != 1:
-            raise GroupCountError(
-                f"{len(groups)} groups, not 1: use get_unhashed_block_ids_all_groups()"
-            )
+            raise GroupCountError(f"{len(groups)} groups, not 1: use get_unhashed_block_ids_all_groups()")
         return [block.block_id for block in groups[0] if block.block_hash is None]
 
     def get_unhashed_block_ids_all_groups(self) -> list[list[int]]:
@@ -105,10 +94,7 @@ class KVCacheBlocks:
         Raises:
             ArgumentTypeError: Something else than blocks is among them.
         """
-        return [
-            [b.block_id for b in group if b.block_hash is None and not b.is_null]
-            for group in self._groups()
-        ]
+        return [[b.block_id for b in group if b.block_hash is None and not b.is_null] for group in self._groups()]
 
     def new_empty(self) -> "KVCacheBlocks":
         """As many groups, no blocks. O(groups)."""

@@ -70,9 +70,7 @@ def load_guess(records: Any, guess: int) -> None:
 
 
 @leaf
-def load_ahead(
-    records: Any, row: int, after: int, stride: int, before: int, left: int
-) -> tuple[int, int]:
+def load_ahead(records: Any, row: int, after: int, stride: int, before: int, left: int) -> tuple[int, int]:
     """Start loading what a walk of the list is going to see behind `after`, which follows `row`.
 
     The list can only be walked one by one. But blocks that were freed together often lie side by side, or as far from

@@ -18,8 +18,9 @@ CELLS = LEFT + REGIONS
 """Marks are int64: first the ring in which a loop that looks `AHEAD` rounds ahead keeps what it found. REGION_SHIFT:
 by how many bits to shift the id of a block to have its region. LEFT on: how often a block of each region has stopped
 being the first under a key. A block that was first is still, if nothing has left its region. NUM_LED, EAGER,
-NEXT_EAGER: see `kvgpu.index.host.led_runs`. BROKEN: not 0 if records and table were seen to disagree. CELLS on: a filter of the keys in the table, eight counts of a byte in a word, so
-many as CELL_MASK and one; a count that once came to 255 stays."""
+NEXT_EAGER: see `kvgpu.index.host.led_runs`. BROKEN: not 0 if records and table were seen to disagree. CELLS on: a
+filter of the keys in the table, eight counts of a byte in a word, so many as CELL_MASK and one; a count that once
+came to 255 stays."""
 
 BLOCKS_PER_CELL = 4
 FULL_CELL = 255

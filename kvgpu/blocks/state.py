@@ -10,24 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from kvgpu.blocks.marks import make_marks
-from kvgpu.blocks.record import (
-    BLOCK_RECORD,
-    CACHE_LINE,
-    COARSE,
-    ENTERED,
-    HAS_HASH,
-    IN_TABLE,
-    ODD,
-    Ids,
-)
+from kvgpu.blocks.record import BLOCK_RECORD, CACHE_LINE, COARSE, ENTERED, HAS_HASH, IN_TABLE, ODD, Ids
 from kvgpu.errors import ArgumentTypeError, BlockIdError, BlockStateError
-from kvgpu.hashing.functions import (
-    GROUP_ID_BYTES,
-    HASH_WIDTHS,
-    BlockHashWithGroupId,
-    get_block_hash,
-    get_group_id,
-)
+from kvgpu.hashing.functions import GROUP_ID_BYTES, HASH_WIDTHS, BlockHashWithGroupId, get_block_hash, get_group_id
 from kvgpu.integers import MOST_TOKENS, as_integer, as_switch, shown
 from kvgpu.layout import KEY_WORDS, MAX_GROUP_ID
 
@@ -86,9 +71,7 @@ class BlockState:
         except KeyError:
             pass
         if not -2 - len(self.foreign) < block_id < self.num_blocks or block_id == -1:
-            raise BlockIdError(
-                f"block id {block_id} is outside the pool of {self.num_blocks} blocks"
-            )
+            raise BlockIdError(f"block id {block_id} is outside the pool of {self.num_blocks} blocks")
         if block_id < 0:
             return self.foreign[-2 - block_id]
         block = KVCacheBlock.__new__(KVCacheBlock)
@@ -146,9 +129,7 @@ class BlockState:
             block_hash = blob[start:stop]
         else:
             block_hash = record.tobytes()[: self.width]
-        return BlockHashWithGroupId(
-            block_hash + int(record["group"]).to_bytes(GROUP_ID_BYTES, "big")
-        )
+        return BlockHashWithGroupId(block_hash + int(record["group"]).to_bytes(GROUP_ID_BYTES, "big"))
 
     def set_key(self, block_id: int, key: BlockHashWithGroupId) -> None:
         """Write the hash of a block that has none; the index is not touched.
@@ -158,9 +139,7 @@ class BlockState:
         """
         record = self.records[block_id]
         if record["flags"] & HAS_HASH:
-            raise BlockStateError(
-                f"block {block_id} already has a hash; reset_hash() it before it gets another"
-            )
+            raise BlockStateError(f"block {block_id} already has a hash; reset_hash() it before it gets another")
         group = get_group_id(key)
         block_hash = get_block_hash(key)
         if self.adopt_width(len(block_hash)) and group <= MAX_GROUP_ID:
@@ -316,12 +295,8 @@ class KVCacheBlock:
         return self._state.view(row)
 
     def _set_neighbour(self, side: str, block: "KVCacheBlock | None") -> None:
-        if block is not None and (
-            not isinstance(block, KVCacheBlock) or block._state is not self._state
-        ):
-            raise ArgumentTypeError(
-                f"a neighbour is a block of the same pool or queue, or None; got {shown(block)}"
-            )
+        if block is not None and (not isinstance(block, KVCacheBlock) or block._state is not self._state):
+            raise ArgumentTypeError(f"a neighbour is a block of the same pool or queue, or None; got {shown(block)}")
         self._state.records[self._row][side] = -1 if block is None else block._row
 
     def __repr__(self) -> str:

@@ -1,9 +1,9 @@
 """The cache of compiled code: what Numba made, in a folder named by a digest of all sources that went into it.
 
 Numba's own cache looks at the file of the decorated function only, so a changed constant in another module leaves stale
-machine code behind; it loads pickles and machine code whoever wrote them; and a damaged file or a full disk is an error.
-Here only files are read that nobody else can have written, and whatever is wrong with one is no more than a miss: code is
-compiled for this process, and written anew where that can be.
+machine code behind; it loads pickles and machine code whoever wrote them; and a damaged file or a full disk is an
+error. Here only files are read that nobody else can have written, and whatever is wrong with one is no more than a
+miss: code is compiled for this process, and written anew where that can be.
 """
 
 import hashlib
@@ -163,9 +163,7 @@ class _Results(caching.CompileResultCacheImpl):
     def __init__(self, function: Callable[..., Any]) -> None:
         self._lineno = function.__code__.co_firstlineno
         self._locator = _Locator(inspect.getfile(function), self._lineno)
-        self._filename_base = self.get_filename_base(
-            f"{function.__module__}.{function.__qualname__}", sys.abiflags
-        )
+        self._filename_base = self.get_filename_base(f"{function.__module__}.{function.__qualname__}", sys.abiflags)
 
 
 class _Overloads:

@@ -51,9 +51,7 @@ def inline(function: F) -> F:
     return cast(F, compiler(error_model="numpy", forceinline=True, _nrt=True)(function))
 
 
-def _address(
-    context: Any, builder: Any, array_type: Any, array: Any, index_type: Any, index: Any
-) -> Any:
+def _address(context: Any, builder: Any, array_type: Any, array: Any, index_type: Any, index: Any) -> Any:
     """Where element or row `index` of an array that is contiguous behind its first axis begins."""
     lowering: Any = cgutils
     header = context.make_array(array_type)(context, builder, array)
@@ -81,9 +79,7 @@ def _load_ahead(builder: Any, address: Any) -> None:
     lowering: Any = cgutils
     word = ir.IntType(32)
     hint = lowering.get_or_insert_function(
-        builder.module,
-        ir.FunctionType(ir.VoidType(), [lowering.voidptr_t, word, word, word]),
-        "llvm.prefetch.p0",
+        builder.module, ir.FunctionType(ir.VoidType(), [lowering.voidptr_t, word, word, word]), "llvm.prefetch.p0"
     )
     for_reading, keep, data = word(0), word(3), word(1)
     address = builder.bitcast(address, lowering.voidptr_t)
@@ -182,9 +178,7 @@ def _lanes_equal(typing_context: Any, array: Any, row: Any, value: Any, shift: A
 
         def in_all_lanes(argument: Any, argument_type: Any) -> Any:
             scalar = context.cast(builder, argument, argument_type, types.int64)
-            first = builder.insert_element(
-                ir.Constant(lanes, ir.Undefined), scalar, ir.IntType(32)(0)
-            )
+            first = builder.insert_element(ir.Constant(lanes, ir.Undefined), scalar, ir.IntType(32)(0))
             places = ir.Constant(ir.VectorType(ir.IntType(32), 8), [0] * 8)
             return builder.shuffle_vector(first, ir.Constant(lanes, ir.Undefined), places)
 
@@ -203,9 +197,7 @@ def _lowest_bit(typing_context: Any, mask: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         word, bit = ir.IntType(64), ir.IntType(1)
-        count = lowering.get_or_insert_function(
-            builder.module, ir.FunctionType(word, [word, bit]), "llvm.cttz.i64"
-        )
+        count = lowering.get_or_insert_function(builder.module, ir.FunctionType(word, [word, bit]), "llvm.cttz.i64")
         return builder.call(count, [arguments[0], bit(1)])
 
     return types.int64(types.int64), generate

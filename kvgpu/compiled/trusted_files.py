@@ -1,9 +1,9 @@
 """Files that nobody but the user and root can have written, so that what they hold may be run.
 
-Checking a path and using it afterwards is safe here. Links are resolved, then folders are judged from / downwards. Where
-only the user and root may write, nobody else can put, rename or replace an entry; under the sticky bit nobody else can
-rename or replace those that belong to the two. So behind a folder that has passed the next name leads to the same place for
-good, and in the end the whole path does. A file is judged by the descriptor that it is read from.
+Checking a path and using it afterwards is safe here. Links are resolved, then folders are judged from / downwards.
+Where only the user and root may write, nobody else can put, rename or replace an entry; under the sticky bit nobody
+else can rename or replace those that belong to the two. So behind a folder that has passed the next name leads to the
+same place for good, and in the end the whole path does. A file is judged by the descriptor that it is read from.
 """
 
 import os
@@ -95,9 +95,7 @@ def _made(path: Path) -> os.stat_result:
     return status
 
 
-def _refuse_what_others_write(
-    path: Path | str, status: os.stat_result, *, sticky_is_enough: bool = False
-) -> None:
+def _refuse_what_others_write(path: Path | str, status: os.stat_result, *, sticky_is_enough: bool = False) -> None:
     if status.st_uid not in (ROOT, os.geteuid()):
         raise PermissionError(f"{path} belongs to user {status.st_uid}")
     closed = not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)

@@ -127,15 +127,12 @@ class KVCacheCoordinator(ABC):
     def group_records(self) -> npt.NDArray[np.void]:
         """The groups as compiled code reads them, GROUP_RECORD [groups]."""
         records = [
-            manager.record(self.caching_alignment, self.retention_interval)
-            for manager in self.single_type_managers
+            manager.record(self.caching_alignment, self.retention_interval) for manager in self.single_type_managers
         ]
         return np.array(records, GROUP_RECORD)
 
     @abstractmethod
-    def find_longest_cache_hit(
-        self, block_hashes: Sequence[BlockHash], max_cache_hit_length: int
-    ) -> Hits:
+    def find_longest_cache_hit(self, block_hashes: Sequence[BlockHash], max_cache_hit_length: int) -> Hits:
         """Longest prefix of at most `max_cache_hit_length` tokens that is cached in all groups."""
 
     def get_num_blocks_to_allocate(
@@ -153,14 +150,12 @@ class KVCacheCoordinator(ABC):
         for manager, computed in zip(self.single_type_managers, new_computed_blocks, strict=True):
             if isinstance(manager, CrossAttentionManager):
                 needed += manager.get_num_blocks_to_allocate(
-                    request_id, num_encoder_tokens, NO_IDS, 0, num_encoder_tokens,
-                    apply_admission_cap,
-                )  # fmt: skip
+                    request_id, num_encoder_tokens, NO_IDS, 0, num_encoder_tokens, apply_admission_cap
+                )
             else:
                 needed += manager.get_num_blocks_to_allocate(
-                    request_id, num_tokens, computed, total_computed_tokens,
-                    num_tokens_main_model, apply_admission_cap,
-                )  # fmt: skip
+                    request_id, num_tokens, computed, total_computed_tokens, num_tokens_main_model, apply_admission_cap
+                )
         return needed
 
     def allocate_new_computed_blocks(
@@ -175,22 +170,14 @@ class KVCacheCoordinator(ABC):
         Group by group a block for external tokens of one could be a hit of the next.
         """
         needed = [
-            manager.take_computed_blocks(
-                request_id, computed, num_local_computed_tokens, num_external_computed_tokens
-            )
-            for manager, computed in zip(
-                self.single_type_managers, new_computed_blocks, strict=True
-            )
+            manager.take_computed_blocks(request_id, computed, num_local_computed_tokens, num_external_computed_tokens)
+            for manager, computed in zip(self.single_type_managers, new_computed_blocks, strict=True)
         ]
         for manager, num_blocks in zip(self.single_type_managers, needed, strict=True):
             manager.allocate_external_blocks(request_id, num_blocks)
 
     def allocate_new_blocks(
-        self,
-        request_id: str,
-        num_tokens: int,
-        num_tokens_main_model: int,
-        num_encoder_tokens: int = 0,
+        self, request_id: str, num_tokens: int, num_tokens_main_model: int, num_encoder_tokens: int = 0
     ) -> tuple[BlockList, ...]:
         """Give a request blocks until it has its slots in all groups; returns the new ones."""
         return tuple(
@@ -211,9 +198,7 @@ class KVCacheCoordinator(ABC):
             blocks = manager.req_to_blocks.get(request_id)
             if blocks is None:
                 continue
-            num_cacheable = _cacheable_tokens(
-                num_tokens, self.caching_alignment, manager.use_eagle, manager.block_size
-            )
+            num_cacheable = _cacheable_tokens(num_tokens, self.caching_alignment, manager.use_eagle, manager.block_size)
             first, full = max(blocks.num_cached, 0), num_cacheable // manager.block_size
             for block_id in blocks.ids[first:full].tolist() if first < full else ():
                 if block_id != state.null_id and holds(state.view(block_id)):
@@ -223,10 +208,7 @@ class KVCacheCoordinator(ABC):
 
     def quiet_until(self, request_id: str, num_computed_tokens: int) -> int:
         """Tokens up to which a call for the request would change nothing in any group."""
-        return min(
-            manager.quiet_until(request_id, num_computed_tokens)
-            for manager in self.single_type_managers
-        )
+        return min(manager.quiet_until(request_id, num_computed_tokens) for manager in self.single_type_managers)
 
     def cache_blocks(self, request: Any, num_computed_tokens: int) -> None:
         """Make the full blocks of the first `num_computed_tokens` tokens reusable."""
@@ -240,10 +222,7 @@ class KVCacheCoordinator(ABC):
 
     def get_num_common_prefix_blocks(self, running_request_id: str) -> list[int]:
         """Per group, leading blocks that all requests share."""
-        return [
-            manager.get_num_common_prefix_blocks(running_request_id)
-            for manager in self.single_type_managers
-        ]
+        return [manager.get_num_common_prefix_blocks(running_request_id) for manager in self.single_type_managers]
 
     def remove_skipped_blocks(self, request_id: str, total_computed_tokens: int) -> None:
         """Give back the blocks that no later token attends to."""
@@ -252,9 +231,7 @@ class KVCacheCoordinator(ABC):
 
     def get_blocks(self, request_id: str) -> tuple[Sequence[KVCacheBlock], ...]:
         """Blocks of a request per group; live lists, empty for an unknown request."""
-        return tuple(
-            manager.req_to_blocks.get(request_id) or [] for manager in self.single_type_managers
-        )
+        return tuple(manager.req_to_blocks.get(request_id) or [] for manager in self.single_type_managers)
 
     def new_step_starts(self) -> None:
         """A new scheduler step begins."""

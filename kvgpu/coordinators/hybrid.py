@@ -35,9 +35,7 @@ class SpecGroup:
 
     def query(self, alignment: int) -> HitQuery:
         """What a lookup asks of these groups."""
-        return self.manager.hit_query(
-            self.spec, self.group_ids, alignment, self.eagle, stride=self.stride
-        )
+        return self.manager.hit_query(self.spec, self.group_ids, alignment, self.eagle, stride=self.stride)
 
 
 class HybridKVCacheCoordinator(KVCacheCoordinator):
@@ -66,9 +64,7 @@ class HybridKVCacheCoordinator(KVCacheCoordinator):
             raise ConfigError("all groups have the same spec: put their layers into one group")
         # Full attention first: it never hits less in a shorter prefix, so it need not be asked again.
         self.spec_groups.sort(key=lambda group: not group.is_full)
-        self.plan = PrefixPlan(
-            tuple(same.query(self.scheduler_block_size) for same in self.spec_groups)
-        )
+        self.plan = PrefixPlan(tuple(same.query(self.scheduler_block_size) for same in self.spec_groups))
         for same in self.spec_groups:
             for i in same.group_ids:
                 # Siblings are looked up together, so they must keep the same blocks.
@@ -81,19 +77,12 @@ class HybridKVCacheCoordinator(KVCacheCoordinator):
     def cache_blocks(self, request: Any, num_computed_tokens: int) -> None:
         for manager in self.single_type_managers:
             num_tokens = _cacheable_tokens(
-                num_computed_tokens,
-                self.scheduler_block_size,
-                manager.use_eagle,
-                manager.block_size,
+                num_computed_tokens, self.scheduler_block_size, manager.use_eagle, manager.block_size
             )
             manager.cache_blocks(request, num_tokens, self.retention_interval)
 
-    def find_longest_cache_hit(
-        self, block_hashes: Sequence[BlockHash], max_cache_hit_length: int
-    ) -> Hits:
-        num_tokens, lines = self.block_pool.prefix_cache.find_hits(
-            self.plan, block_hashes, max_cache_hit_length
-        )
+    def find_longest_cache_hit(self, block_hashes: Sequence[BlockHash], max_cache_hit_length: int) -> Hits:
+        num_tokens, lines = self.block_pool.prefix_cache.find_hits(self.plan, block_hashes, max_cache_hit_length)
         result: list[Sequence[KVCacheBlock]] = [[]] * len(self.single_type_managers)
         for group, ids in zip(self.plan.groups, lines, strict=True):
             result[group] = BlockList(self.block_pool.state, ids)

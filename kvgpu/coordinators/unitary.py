@@ -16,9 +16,7 @@ class KVCacheCoordinatorNoPrefixCache(KVCacheCoordinator):
     def get_num_common_prefix_blocks(self, running_request_id: str) -> list[int]:
         return [0] * len(self.single_type_managers)
 
-    def find_longest_cache_hit(
-        self, block_hashes: Sequence[BlockHash], max_cache_hit_length: int
-    ) -> Hits:
+    def find_longest_cache_hit(self, block_hashes: Sequence[BlockHash], max_cache_hit_length: int) -> Hits:
         return tuple([] for _ in self.single_type_managers), 0
 
 
@@ -43,10 +41,6 @@ class UnitaryKVCacheCoordinator(KVCacheCoordinator):
         )
         self.plan = PrefixPlan((query,))
 
-    def find_longest_cache_hit(
-        self, block_hashes: Sequence[BlockHash], max_cache_hit_length: int
-    ) -> Hits:
-        num_tokens, lines = self.block_pool.prefix_cache.find_hits(
-            self.plan, block_hashes, max_cache_hit_length
-        )
+    def find_longest_cache_hit(self, block_hashes: Sequence[BlockHash], max_cache_hit_length: int) -> Hits:
+        num_tokens, lines = self.block_pool.prefix_cache.find_hits(self.plan, block_hashes, max_cache_hit_length)
         return (BlockList(self.block_pool.state, lines[0]),), num_tokens

@@ -86,8 +86,7 @@ class BlockHashTable(TableChanges):
         self.size(stream=stream)
         return out
 
-    def contains_async(self, keys: Any, groups: Any = 0, *, out: Any = None,
-                       stream: Any = None) -> Any:  # fmt: skip
+    def contains_async(self, keys: Any, groups: Any = 0, *, out: Any = None, stream: Any = None) -> Any:
         """Whether there is a block under each key, bool [n]; `out` bool [n]. See `find_async`.
 
         Expected O(n) work, with n ids allocated in between; does not synchronise.
@@ -155,10 +154,17 @@ class BlockHashTable(TableChanges):
             )
 
     def longest_prefix_async(
-        self, keys: Any, offsets: Any, plan: PrefixPlan = ONE_GROUP, *, longest: int,
-        max_lengths: Any = None, null_id: int = 0, out: "PrefixBuffers | None" = None,
+        self,
+        keys: Any,
+        offsets: Any,
+        plan: PrefixPlan = ONE_GROUP,
+        *,
+        longest: int,
+        max_lengths: Any = None,
+        null_id: int = 0,
+        out: "PrefixBuffers | None" = None,
         stream: Any = None,
-    ) -> "PrefixBuffers":  # fmt: skip
+    ) -> "PrefixBuffers":
         """Longest cached prefix of every request over all cache groups of a plan.
 
         Args:
@@ -206,9 +212,16 @@ class BlockHashTable(TableChanges):
         return out
 
     def longest_prefix(
-        self, keys: Any, offsets: Any, plan: PrefixPlan = ONE_GROUP, *, max_lengths: Any = None,
-        null_id: int = 0, out: "PrefixBuffers | None" = None, stream: Any = None,
-    ) -> "PrefixBuffers":  # fmt: skip
+        self,
+        keys: Any,
+        offsets: Any,
+        plan: PrefixPlan = ONE_GROUP,
+        *,
+        max_lengths: Any = None,
+        null_id: int = 0,
+        out: "PrefixBuffers | None" = None,
+        stream: Any = None,
+    ) -> "PrefixBuffers":
         """`longest_prefix_async`, then wait. O(n * groups) lookups.
 
         Raises:
@@ -219,9 +232,15 @@ class BlockHashTable(TableChanges):
             begins, ends = self._spans(offsets)
             longest = max(0, int((ends - begins).max())) if len(begins) else 0
         out = self.longest_prefix_async(
-            keys, (begins, ends), plan, longest=longest, max_lengths=max_lengths,
-            null_id=null_id, out=out, stream=stream,
-        )  # fmt: skip
+            keys,
+            (begins, ends),
+            plan,
+            longest=longest,
+            max_lengths=max_lengths,
+            null_id=null_id,
+            out=out,
+            stream=stream,
+        )
         self.size(stream=stream)
         return out
 
@@ -270,8 +289,6 @@ class BlockHashTable(TableChanges):
             counts = torch.zeros(VIOLATION_WORDS, dtype=torch.int64, device=self.device)
             launch_entries(self.view, overflow, uses, counts)
             miscounted = (overflow != self.view.words[:, layout.OVERFLOW_WORD]).sum()
-            found = violations_in_words(
-                counts.tolist(), size, int(miscounted), int((uses > 1).sum())
-            )
+            found = violations_in_words(counts.tolist(), size, int(miscounted), int((uses > 1).sum()))
         if found:
             raise InvariantError("; ".join(found))

@@ -48,14 +48,18 @@ class SelfTest:
     """
 
     def __init__(
-        self, engine: str = "triton", key_bytes: int = 32, num_blocks: int = 2_000,
-        load_factor: float = 0.8, seed: int = 0, device: Any = None, num_requests: int = 12,
-    ) -> None:  # fmt: skip
+        self,
+        engine: str = "triton",
+        key_bytes: int = 32,
+        num_blocks: int = 2_000,
+        load_factor: float = 0.8,
+        seed: int = 0,
+        device: Any = None,
+        num_requests: int = 12,
+    ) -> None:
         self.rng = np.random.default_rng(seed)
         self.num_requests = num_requests
-        self.table = BlockHashTable(
-            num_blocks, key_bytes, device=device, load_factor=load_factor, engine=engine
-        )
+        self.table = BlockHashTable(num_blocks, key_bytes, device=device, load_factor=load_factor, engine=engine)
         self.keys = self.rng.integers(-(2**63), 2**63 - 1, (3 * num_blocks, key_bytes // 8))
         # Every hash occurs in four groups.
         self.keys = np.repeat(self.keys[: -(-len(self.keys) // 4)], 4, 0)[: len(self.keys)]
@@ -89,9 +93,8 @@ class SelfTest:
         old = [self.first.get(key, -1) for key in changed]
         self.first = kept | {k: b for k, b in zip(changed, new, strict=True) if b >= 0}
         size = self.table.update(
-            self.keys[changed], np.array(new, np.int32), self.groups[changed],
-            old=np.array(old, np.int32),
-        )  # fmt: skip
+            self.keys[changed], np.array(new, np.int32), self.groups[changed], old=np.array(old, np.int32)
+        )
         expect(f"{len(self.first)} keys are in the table, it says {size}", size == len(self.first))
 
     def look_up(self) -> None:
@@ -104,9 +107,7 @@ class SelfTest:
     def longest_prefixes(self, plan: PrefixPlan) -> None:
         """Requests of many lengths, against the rules in plain Python."""
         rng = self.rng
-        ids = dict(
-            zip(map(bytes, self._tagged(range(len(self.keys)))), range(len(self.keys)), strict=True)
-        )
+        ids = dict(zip(map(bytes, self._tagged(range(len(self.keys)))), range(len(self.keys)), strict=True))
         lengths = rng.choice([0, 1, 5, 33, 200], self.num_requests)
         chosen = rng.choice(list(self.first), int(lengths.sum()))
         chosen = np.where(rng.random(len(chosen)) < 0.97, chosen, rng.integers(len(self.keys)))

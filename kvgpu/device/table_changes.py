@@ -13,9 +13,8 @@ class TableChanges(TableMemory):
     """Flushes of a table, and its size. Args and Raises: see `BlockHashTable`."""
 
     def update_async(
-        self, keys: Any, new: Any, groups: Any = 0, *, old: Any = None, validate: bool = True,
-        stream: Any = None,
-    ) -> None:  # fmt: skip
+        self, keys: Any, new: Any, groups: Any = 0, *, old: Any = None, validate: bool = True, stream: Any = None
+    ) -> None:
         """Make block ``new[i]`` the first under ``keys[i]``, -1 for none; a batch names a key once in a group.
 
         A block that is first under another key must leave that in the same or an earlier flush.
@@ -46,8 +45,7 @@ class TableChanges(TableMemory):
             with self._validated(words, all_groups, before, after, ask=ask):
                 self._engine.launch_update(self.view, words, all_groups, before, after)
 
-    def update(self, keys: Any, new: Any, groups: Any = 0, *, old: Any = None,
-               stream: Any = None) -> int:  # fmt: skip
+    def update(self, keys: Any, new: Any, groups: Any = 0, *, old: Any = None, stream: Any = None) -> int:
         """`update_async`, then wait; returns the number of keys in the table.
 
         Raises:
@@ -74,9 +72,7 @@ class TableChanges(TableMemory):
         self.clear_async(stream=stream)
         self.size(stream=stream)
 
-    def rebuild_async(
-        self, keys: Any, ids: Any, groups: Any = 0, *, validate: bool = True, stream: Any = None
-    ) -> None:
+    def rebuild_async(self, keys: Any, ids: Any, groups: Any = 0, *, validate: bool = True, stream: Any = None) -> None:
         """Replace all entries by block ``ids[i]`` under ``keys[i]``. Expected O(num_blocks + n).
 
         Args:
@@ -116,16 +112,13 @@ class TableChanges(TableMemory):
 
     @contextmanager
     def _validated(
-        self, words: Any, groups: Any, before: Any, after: Any, *, ask: bool = False,
-        replaces: bool = False,
-    ) -> Iterator[Any]:  # fmt: skip
+        self, words: Any, groups: Any, before: Any, after: Any, *, ask: bool = False, replaces: bool = False
+    ) -> Iterator[Any]:
         """What is started inside is kept from a bad batch by the gate, which is given: int64 [], 1 where closed."""
         from kvgpu.kernels.validate import launch_validate, set_size
 
         gate = self.view.meta[layout.META_GATE]
-        sets = self._torch.zeros(
-            (3, set_size(len(words))), dtype=self._torch.int32, device=self.device
-        )
+        sets = self._torch.zeros((3, set_size(len(words))), dtype=self._torch.int32, device=self.device)
         try:
             gate.zero_()
             launch_validate(self.view, words, groups, before, after, sets, ask, replaces)

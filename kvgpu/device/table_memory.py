@@ -156,14 +156,11 @@ class TableMemory:
         """
         with on_stream(stream, self.device):
             if tensors.is_capturing(self.device):
-                raise ArgumentError(
-                    "a call that waits cannot be captured: use the one that ends in _async"
-                )
+                raise ArgumentError("a call that waits cannot be captured: use the one that ends in _async")
 
     def _check_buffers(
-        self, out: "PrefixBuffers", requests: int, num_keys: int, plan: PrefixPlan,
-        read: dict[str, Any],
-    ) -> "PrefixBuffers":  # fmt: skip
+        self, out: "PrefixBuffers", requests: int, num_keys: int, plan: PrefixPlan, read: dict[str, Any]
+    ) -> "PrefixBuffers":
         """`out` as tensors, none of which shares memory with another or what is `read`."""
         from kvgpu.kernels.longest_prefix import PrefixBuffers
 
@@ -185,8 +182,7 @@ class TableMemory:
             tensor = as_tensor(f"out.{name}", buffer, dtype, self.device, written=True)
             if tuple(tensor.shape) != shape:
                 raise ArgumentError(
-                    f"out.{name}: made for another batch or plan; {shape} is needed, got "
-                    f"{tuple(tensor.shape)}"
+                    f"out.{name}: made for another batch or plan; {shape} is needed, got {tuple(tensor.shape)}"
                 )
             refuse_overlap(f"out.{name}", tensor, read)
             read[f"out.{name}"] = tensor
@@ -210,8 +206,7 @@ class TableMemory:
     def _error(self, status: int) -> KVGPUError:
         if status & layout.STATUS_BAD_BLOCK_ID:
             return BlockIdError(
-                f"a block id of a batch was outside the table of {self.num_blocks} blocks; the batch "
-                "was left out"
+                f"a block id of a batch was outside the table of {self.num_blocks} blocks; the batch was left out"
             )
         if status & layout.STATUS_BAD_GROUP:
             return ArgumentError("a group of a batch was negative; the batch was left out")
@@ -232,6 +227,4 @@ class TableMemory:
             )
         if status & layout.STATUS_BAD_OFFSETS:
             return ArgumentError("offsets decrease or lie outside the keys")
-        return InvariantError(
-            "an update did not find what it was told is there, or no room: rebuild() the table"
-        )
+        return InvariantError("an update did not find what it was told is there, or no room: rebuild() the table")

@@ -58,9 +58,7 @@ def resolve_device(device: Any = None) -> "torch.device":
             raise DeviceError(f"there are {torch.cuda.device_count()} GPUs, but no {device}")
         return torch.device("cuda", index)
     if device.type != "cpu" or not interpreted:
-        raise DeviceError(
-            f"kernels run on a GPU, or on the CPU with TRITON_INTERPRET=1, not on {device}"
-        )
+        raise DeviceError(f"kernels run on a GPU, or on the CPU with TRITON_INTERPRET=1, not on {device}")
     return device
 
 
@@ -99,9 +97,7 @@ def _from_numpy(name: str, array: "np.ndarray[Any, Any]", device: "torch.device"
         raise ArgumentTypeError(f"{name}: {error}") from None
 
 
-def as_tensor(
-    name: str, value: Any, dtype: "torch.dtype", device: "torch.device", written: bool = False
-) -> Any:
+def as_tensor(name: str, value: Any, dtype: "torch.dtype", device: "torch.device", written: bool = False) -> Any:
     """`value` as a contiguous tensor of this dtype on this device, without a copy.
 
     numpy arrays are copied to the device, and so refused where they would be `written`; whatever lies
@@ -137,12 +133,7 @@ def as_tensor(
 
 
 def as_vector(
-    name: str,
-    value: Any,
-    length: int | None,
-    dtype: "torch.dtype",
-    device: "torch.device",
-    written: bool = False,
+    name: str, value: Any, length: int | None, dtype: "torch.dtype", device: "torch.device", written: bool = False
 ) -> Any:
     """`as_tensor` for one dimension, of a given length unless that is None."""
     value = as_tensor(name, value, dtype, device, written)

@@ -53,10 +53,7 @@ def usable_backend(name: str) -> Usable:
     if device.type == "cuda":
         return True, f"on {device}"
     if name == "cuda":
-        return (
-            False,
-            "TRITON_INTERPRET=1 puts tables into CPU memory, which CUDA kernels do not reach",
-        )
+        return (False, "TRITON_INTERPRET=1 puts tables into CPU memory, which CUDA kernels do not reach")
     return True, "in Triton's interpreter, on the CPU"
 
 

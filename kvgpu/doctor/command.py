@@ -30,8 +30,13 @@ WIDTH = 20
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     add = parser.add_argument
-    add("--backend", action="append", default=[], metavar="NAME",
-        help=f"test only this one, or these with commas between: {', '.join(BACKENDS)}")  # fmt: skip
+    add(
+        "--backend",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help=f"test only this one, or these with commas between: {', '.join(BACKENDS)}",
+    )
     add("--json", type=Path, help="write the report as JSON ('-' for standard output)")
 
 
@@ -78,8 +83,7 @@ def _examine(args: argparse.Namespace, file: BinaryIO | None) -> int:
     tell("auto", auto.words)
     say("self-tests", out)
     backends = [
-        tested(name, usable_backend, partial(backend_test, name, here.interpreter))
-        for name in asked or BACKENDS
+        tested(name, usable_backend, partial(backend_test, name, here.interpreter)) for name in asked or BACKENDS
     ]
     hashes = [tested(name, usable_hash, partial(hash_test, name)) for name in HASH_FUNCTIONS]
     problems = _problems([*backends, *hashes], [*asked, chosen] if by_variable else asked)
@@ -123,9 +127,7 @@ def _auto_choice() -> AutoChoice:
 def _problems(verdicts: list[Verdict], wanted: list[str]) -> list[str]:
     failed = [f"{v.name} (self-test)" for v in verdicts if v.state == FAILED]
     return failed + [
-        f"{v.name} (asked for and not usable here)"
-        for v in verdicts
-        if v.state == UNUSABLE and v.name in wanted
+        f"{v.name} (asked for and not usable here)" for v in verdicts if v.state == UNUSABLE and v.name in wanted
     ]
 
 

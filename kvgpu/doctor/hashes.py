@@ -56,7 +56,4 @@ def hash_test(name: str) -> None:
             for block in range(count):
                 ids = tokens[request][block * SIZE : (block + 1) * SIZE].tolist()
                 parent = hash_block_tokens(hash_fn, parent, ids, next(keys))
-                expect(
-                    f"{name} of block {block} of request {request} differs in bulk",
-                    next(hashes) == parent,
-                )
+                expect(f"{name} of block {block} of request {request} differs in bulk", next(hashes) == parent)

@@ -121,17 +121,13 @@ class ManagerTest:
                 truth.free(leaving)
             request = self._request(f"r{number}")
             got, expected = tested.admit(request), truth.admit(request)
-            for what, mine, right in zip(
-                ("hit tokens", "hit blocks", "new blocks"), got, expected, strict=True
-            ):
+            for what, mine, right in zip(("hit tokens", "hit blocks", "new blocks"), got, expected, strict=True):
                 expect(f"{what} of request {number}: {right} are right, not {mine}", mine == right)
             if expected.new is not None:
                 running.append(request)
         waiting = [self._request(f"w{number}") for number in range(WAITING)]
         many, each = tested.hit_tokens(waiting), truth.hit_tokens(waiting)
-        expect(
-            f"hit tokens of {WAITING} requests at once: {each} are right, not {many}", many == each
-        )
+        expect(f"hit tokens of {WAITING} requests at once: {each} are right, not {many}", many == each)
         evictions = tested.num_evictions, truth.num_evictions
         expect(f"{evictions[1]} evictions are right, not {evictions[0]}", len({*evictions}) == 1)
         tested.check()

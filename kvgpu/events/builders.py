@@ -21,13 +21,7 @@ def _external(hashes: Sequence[bytes], block: int, stride: int) -> ExternalBlock
 
 
 def block_stored(
-    request: Any,
-    kept: list[int],
-    first_block: int,
-    end_block: int,
-    block_size: int,
-    stride: int,
-    group: int,
+    request: Any, kept: list[int], first_block: int, end_block: int, block_size: int, stride: int, group: int
 ) -> BlockStored:
     """The event for blocks [first_block, end_block) of a request.
 
@@ -48,9 +42,7 @@ def block_stored(
     mm_index = 0
     for block in kept:
         begin = (first_block + block) * block_size
-        keys, mm_index = generate_block_hash_extra_keys(
-            request, begin, begin + block_size, mm_index
-        )
+        keys, mm_index = generate_block_hash_extra_keys(request, begin, begin + block_size, mm_index)
         extra_keys.append(keys)
     lora = getattr(request, "lora_request", None)
     tokens = request.all_token_ids[first_block * block_size : end_block * block_size]
@@ -76,7 +68,5 @@ def all_blocks_cleared() -> AllBlocksCleared:
 def block_removed(key: BlockHashWithGroupId) -> BlockRemoved:
     """The event for one block that can no longer be found under its key."""
     return BlockRemoved(
-        block_hashes=[maybe_convert_block_hash(get_block_hash(key))],
-        medium=MEDIUM_GPU,
-        group_idx=get_group_id(key),
+        block_hashes=[maybe_convert_block_hash(get_block_hash(key))], medium=MEDIUM_GPU, group_idx=get_group_id(key)
     )

@@ -18,13 +18,7 @@ from kvgpu.groups.hits import GroupHits
 from kvgpu.groups.new_ids import NewBlockIds
 from kvgpu.rules import allocation as rules
 from kvgpu.rules.retention import MaskRule
-from kvgpu.specs import (
-    FullAttentionSpec,
-    KVCacheSpec,
-    MLAAttentionSpec,
-    TQFullAttentionSpec,
-    cdiv,
-)
+from kvgpu.specs import FullAttentionSpec, KVCacheSpec, MLAAttentionSpec, TQFullAttentionSpec, cdiv
 
 Blocks = Sequence[KVCacheBlock] | Ids
 
@@ -71,11 +65,7 @@ class SingleTypeKVCacheManager(GroupHits):
         self.max_admission_blocks_per_request = max_admission_blocks_per_request
         self.use_eagle = False
         # For an engine that zeroes new blocks; exactly these types, no subclasses (fact 24).
-        self.records_new_blocks = type(kv_cache_spec) in (
-            FullAttentionSpec,
-            TQFullAttentionSpec,
-            MLAAttentionSpec,
-        )
+        self.records_new_blocks = type(kv_cache_spec) in (FullAttentionSpec, TQFullAttentionSpec, MLAAttentionSpec)
         self.new_ids = NewBlockIds(block_pool.num_gpu_blocks)
         self.extent = 0
         self.req_to_blocks = BlockTables(block_pool.state, block_pool.tables)
@@ -173,9 +163,7 @@ class SingleTypeKVCacheManager(GroupHits):
             blocks = self.req_to_blocks[request_id]
             self._extend(blocks, num_blocks - len(blocks))
 
-    def allocate_new_blocks(
-        self, request_id: str, num_tokens: int, num_tokens_main_model: int
-    ) -> BlockList:
+    def allocate_new_blocks(self, request_id: str, num_tokens: int, num_tokens_main_model: int) -> BlockList:
         """Give a request blocks until it has slots for `num_tokens`; returns the new ones."""
         blocks = self.req_to_blocks[request_id]
         missing = cdiv(num_tokens, self.block_size) - len(blocks)
@@ -195,10 +183,16 @@ class SingleTypeKVCacheManager(GroupHits):
         cap = self.max_admission_blocks_per_request
         mask = self.mask_rule(retention_interval)
         return (
-            self.rule_kind, self.block_size, self.extent, self.kv_cache_group_id,
-            rules.NO_CAP if cap is None else cap, caching_alignment, self.use_eagle,
-            mask is None, *(mask or (0, 0, 0, 0, 0)),
-        )  # fmt: skip
+            self.rule_kind,
+            self.block_size,
+            self.extent,
+            self.kv_cache_group_id,
+            rules.NO_CAP if cap is None else cap,
+            caching_alignment,
+            self.use_eagle,
+            mask is None,
+            *(mask or (0, 0, 0, 0, 0)),
+        )
 
     def mask_rule(self, retention_interval: int | None) -> MaskRule | None:
         """Which blocks some later hit could need; None for all."""
@@ -210,15 +204,18 @@ class SingleTypeKVCacheManager(GroupHits):
         0 where the kind of attention does something at every call.
         """
         return _quiet_tokens(
-            self.rule_kind, self.extent, self.block_size, self._num_held(request_id),
-            self.num_cached_block.get(request_id, 0), self.enable_caching, num_computed_tokens,
-        )  # fmt: skip
+            self.rule_kind,
+            self.extent,
+            self.block_size,
+            self._num_held(request_id),
+            self.num_cached_block.get(request_id, 0),
+            self.enable_caching,
+            num_computed_tokens,
+        )
 
     # Caching
 
-    def cache_blocks(
-        self, request: Any, num_tokens: int, retention_interval: int | None = None
-    ) -> None:
+    def cache_blocks(self, request: Any, num_tokens: int, retention_interval: int | None = None) -> None:
         """Make the full blocks of the first `num_tokens` tokens reusable (fact 25); nothing for an unknown request."""
         if request.request_id not in self.req_to_blocks:
             return
@@ -313,10 +310,7 @@ class SingleTypeKVCacheManager(GroupHits):
         """Blocks from `start` on that nobody uses."""
         ids = self._ids(blocks)[start:]
         if self.block_pool.state.foreign:
-            return sum(
-                block.ref_cnt == 0 and not block.is_null
-                for block in BlockList(self.block_pool.state, ids)
-            )
+            return sum(block.ref_cnt == 0 and not block.is_null for block in BlockList(self.block_pool.state, ids))
         return int(count_unused(self.block_pool.state.records, ids, self._null_id))
 
     def _extend(self, blocks: RequestBlocks, count: int) -> Ids:

@@ -16,14 +16,7 @@ from kvgpu.compiled.jit import inline, jit, leaf
 from kvgpu.index.host.entries import erase_all, erase_row, insert_all, leave_lead
 from kvgpu.index.host.led_runs import ROOT, UNKNOWN, insert_run
 from kvgpu.index.host.table import same_key
-from kvgpu.rules.allocation import (
-    NO_CAP,
-    blocks_beyond,
-    blocks_missing,
-    cacheable_tokens,
-    is_reachable,
-    skipped_tokens,
-)
+from kvgpu.rules.allocation import NO_CAP, blocks_beyond, blocks_missing, cacheable_tokens, is_reachable, skipped_tokens
 from kvgpu.rules.plan_words import FULL
 
 KEYS, EVICTED, TALLY_WORDS = 0, 1, 2
@@ -110,14 +103,7 @@ def extend(pool: Any, store: Any, row: int, count: int, tally: Any) -> None:
 
 @leaf
 def needed_in_group(
-    pool: Any,
-    store: Any,
-    group: Any,
-    row: int,
-    hits: Any,
-    num_tokens: int,
-    total: int,
-    capped: bool,
+    pool: Any, store: Any, group: Any, row: int, hits: Any, num_tokens: int, total: int, capped: bool
 ) -> int:
     """`SingleTypeKVCacheManager.get_num_blocks_to_allocate`."""
     records, _, _, _, null_id, _ = pool
@@ -157,13 +143,11 @@ def drop_skipped(pool: Any, store: Any, group: Any, row: int, total: int) -> int
 
 
 @leaf
-def hit_fault(
-    records: Any, hits: Any, null_id: int, masked: bool, cached_only: bool, distinct: bool
-) -> int:
+def hit_fault(records: Any, hits: Any, null_id: int, masked: bool, cached_only: bool, distinct: bool) -> int:
     """Place of the first of a request's hits that cannot be one, or -1.
 
-    A hit is a block of the pool, has a hash (where `cached_only`), and comes once (where all hashes are `distinct`). Null
-    blocks stand in front of the others, in groups whose mask puts them there.
+    A hit is a block of the pool, has a hash (where `cached_only`), and comes once (where all hashes are `distinct`).
+    Null blocks stand in front of the others, in groups whose mask puts them there.
     """
     sentinel = len(records) - 1
     fault = -1
@@ -175,9 +159,7 @@ def hit_fault(
         elif row == null_id:
             if not masked or (i > 0 and hits[i - 1] != null_id):
                 fault = i
-        elif (distinct and records[row].flags & SEEN) or (
-            cached_only and not records[row].flags & HAS_HASH
-        ):
+        elif (distinct and records[row].flags & SEEN) or (cached_only and not records[row].flags & HAS_HASH):
             fault = i
         else:
             records[row].flags |= SEEN
@@ -191,9 +173,7 @@ def hit_fault(
 
 
 @jit
-def find_hit_fault(
-    records: Any, hits: Any, null_id: int, masked: bool, cached_only: bool, distinct: bool
-) -> int:
+def find_hit_fault(records: Any, hits: Any, null_id: int, masked: bool, cached_only: bool, distinct: bool) -> int:
     """`hit_fault` for Python."""
     return hit_fault(records, hits, null_id, masked, cached_only, distinct)
 
@@ -235,17 +215,21 @@ def full_blocks(store: Any, group: Any, row: int, num_cacheable: int) -> tuple[i
 
 
 @jit
-def insert_reachable(
-    pool: Any, group: Any, chosen: Any, hashes: Any, first: int, num_prompt: int
-) -> int:
+def insert_reachable(pool: Any, group: Any, chosen: Any, hashes: Any, first: int, num_prompt: int) -> int:
     """`insert_all` for blocks of a row from place `first` on, without null blocks and those that no hit needs."""
     records, table, seed, log, null_id, marks = pool
     needed = chosen.copy()
     for i in range(len(needed)):
         reachable = group.keep_all or is_reachable(
-            first + i, group.block_size, group.shift, group.need, group.period,
-            group.prompt_ends != 0, group.hit_alignment, num_prompt,
-        )  # fmt: skip
+            first + i,
+            group.block_size,
+            group.shift,
+            group.need,
+            group.period,
+            group.prompt_ends != 0,
+            group.hit_alignment,
+            num_prompt,
+        )
         if needed[i] == null_id or not reachable:
             needed[i] = -1
     return insert_all(records, table, needed, hashes, 1, group.group_id, 0, False, seed, log, marks)
@@ -253,9 +237,17 @@ def insert_reachable(
 
 @leaf
 def cache_full(
-    pool: Any, store: Any, group: Any, row: int, hashes: Any, first_hash: int, first: int, full: int,
-    num_prompt: int, tally: Any,
-) -> None:  # fmt: skip
+    pool: Any,
+    store: Any,
+    group: Any,
+    row: int,
+    hashes: Any,
+    first_hash: int,
+    first: int,
+    full: int,
+    num_prompt: int,
+    tally: Any,
+) -> None:
     """Enter blocks [first, full) of a row in the index; those that no hit could need are left out.
 
     `hashes` begins with that of block `first_hash`.
@@ -271,13 +263,9 @@ def cache_full(
         if first_hash < first < rows[row, LENGTH]:
             row_before = ids[begin + first - 1]
             k0, k1, k2, k3 = hashes[first - first_hash - 1]
-            if row_before != null_id and same_key(
-                records[row_before], k0, k1, k2, k3, group.group_id
-            ):
+            if row_before != null_id and same_key(records[row_before], k0, k1, k2, k3, group.group_id):
                 before = row_before
-        tally[KEYS] += insert_run(
-            records, table, chosen, mine, before, group.group_id, seed, log, marks
-        )
+        tally[KEYS] += insert_run(records, table, chosen, mine, before, group.group_id, seed, log, marks)
     else:
         tally[KEYS] += insert_reachable(pool, group, chosen, mine, first, num_prompt)
     rows[row, NUM_CACHED] = full

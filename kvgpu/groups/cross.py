@@ -28,9 +28,7 @@ class CrossAttentionManager(SingleTypeKVCacheManager):
     def quiet_until(self, request_id: str, num_computed_tokens: int) -> int:
         return 0
 
-    def cache_blocks(
-        self, request: Any, num_tokens: int, retention_interval: int | None = None
-    ) -> None:
+    def cache_blocks(self, request: Any, num_tokens: int, retention_interval: int | None = None) -> None:
         raise ArgumentError("cross attention has no prefix cache: turn prefix caching off")
 
     @classmethod

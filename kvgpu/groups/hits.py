@@ -28,13 +28,7 @@ class GroupHits:
 
     @classmethod
     def hit_query(
-        cls,
-        spec: KVCacheSpec,
-        group_ids: Sequence[int],
-        alignment: int,
-        drop: bool,
-        ranks: int = 1,
-        stride: int = 1,
+        cls, spec: KVCacheSpec, group_ids: Sequence[int], alignment: int, drop: bool, ranks: int = 1, stride: int = 1
     ) -> HitQuery:
         """What to look up for a request in groups of this spec.
 

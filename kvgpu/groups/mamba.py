@@ -19,9 +19,7 @@ class MambaManager(SingleTypeKVCacheManager):
 
     rule_kind = MAMBA
 
-    def __init__(
-        self, kv_cache_spec: MambaSpec, block_pool: BlockPool, *args: Any, **kwargs: Any
-    ) -> None:
+    def __init__(self, kv_cache_spec: MambaSpec, block_pool: BlockPool, *args: Any, **kwargs: Any) -> None:
         super().__init__(kv_cache_spec, block_pool, *args, **kwargs)
         self.num_speculative_blocks = kv_cache_spec.num_speculative_blocks
         self.aligned = kv_cache_spec.mamba_cache_mode == "align"
@@ -62,18 +60,12 @@ class MambaManager(SingleTypeKVCacheManager):
         missing = max(required - computed - external, 0)
         if not external and missing:
             missing = at_most  # more than it takes, now and then, as in vLLM
-        return (
-            external + min(missing, at_most) + self._get_num_evictable_blocks(new_computed_blocks)
-        )
+        return external + min(missing, at_most) + self._get_num_evictable_blocks(new_computed_blocks)
 
-    def allocate_new_blocks(
-        self, request_id: str, num_tokens: int, num_tokens_main_model: int
-    ) -> BlockList:
+    def allocate_new_blocks(self, request_id: str, num_tokens: int, num_tokens_main_model: int) -> BlockList:
         if not self.aligned:
             return super().allocate_new_blocks(
-                request_id,
-                num_tokens + self.num_speculative_blocks * self.block_size,
-                num_tokens_main_model,
+                request_id, num_tokens + self.num_speculative_blocks * self.block_size, num_tokens_main_model
             )
         blocks = self.req_to_blocks[request_id]
         held, spare = len(blocks), self.num_speculative_blocks
@@ -102,11 +94,7 @@ class MambaManager(SingleTypeKVCacheManager):
         confirmed = total_computed_tokens - self.num_speculative_blocks
         super().remove_skipped_blocks(request_id, confirmed)
         last_state = self.last_state_block_idx.get(request_id)
-        if (
-            not self.aligned
-            or last_state is None
-            or last_state >= cdiv(confirmed, self.block_size) - 1
-        ):
+        if not self.aligned or last_state is None or last_state >= cdiv(confirmed, self.block_size) - 1:
             return
         blocks = self.req_to_blocks[request_id]
         if blocks.ids[last_state] != self._null_id:
@@ -114,9 +102,7 @@ class MambaManager(SingleTypeKVCacheManager):
             blocks.ids[last_state] = self._null_id
             blocks.changed()
 
-    def cache_blocks(
-        self, request: Any, num_tokens: int, retention_interval: int | None = None
-    ) -> None:
+    def cache_blocks(self, request: Any, num_tokens: int, retention_interval: int | None = None) -> None:
         if request.request_id not in self.req_to_blocks:
             return
         before = self.num_cached_block.get(request.request_id, 0)

@@ -22,14 +22,10 @@ class SinkFullAttentionManager(FullAttentionManager):
             pool is too small for it.
     """
 
-    def __init__(
-        self, kv_cache_spec: SinkFullAttentionSpec, block_pool: BlockPool, *args: Any, **kwargs: Any
-    ) -> None:
+    def __init__(self, kv_cache_spec: SinkFullAttentionSpec, block_pool: BlockPool, *args: Any, **kwargs: Any) -> None:
         sink_len = as_size("sink_len", kv_cache_spec.sink_len)
         if sink_len % kv_cache_spec.block_size:
-            raise ConfigError(
-                f"sink_len must be a multiple of block_size {kv_cache_spec.block_size}, got {sink_len}"
-            )
+            raise ConfigError(f"sink_len must be a multiple of block_size {kv_cache_spec.block_size}, got {sink_len}")
         count = sink_len // kv_cache_spec.block_size
         if count > block_pool.get_num_free_blocks():
             raise ConfigError(

@@ -83,9 +83,7 @@ class HashArena:
             top += end - begin
         shifts = [0, *accumulate(gaps)]
         begins = [packed + shift for packed, shift in zip(tops, shifts, strict=False)]
-        for packed, moved, (begin, end) in zip(
-            reversed(tops), reversed(begins), reversed(pieces), strict=True
-        ):
+        for packed, moved, (begin, end) in zip(reversed(tops), reversed(begins), reversed(pieces), strict=True):
             words[moved : moved + end - begin] = words[packed : packed + end - begin]
         self._top = top + shifts[-1]
         self._free.clear()

@@ -92,9 +92,7 @@ class BlockHashes(Sequence[BlockHash]):
         self.extend(listed)
 
     @classmethod
-    def of_rows(
-        cls, rows: npt.NDArray[np.int64], width: int, linked: bool = False
-    ) -> "BlockHashes":
+    def of_rows(cls, rows: npt.NDArray[np.int64], width: int, linked: bool = False) -> "BlockHashes":
         """Hashes of `width` bytes from key words int64 [n, KEY_WORDS].
 
         A contiguous array that can be written to is kept, O(1); any other is copied, O(n).
@@ -147,9 +145,7 @@ class BlockHashes(Sequence[BlockHash]):
         if not hashes:
             return
         if not self.accepts(hashes):
-            raise ArgumentError(
-                f"block hashes must be bytes, all of 16 or all of 32, got {reprlib.repr(hashes)}"
-            )
+            raise ArgumentError(f"block hashes must be bytes, all of 16 or all of 32, got {reprlib.repr(hashes)}")
         self.extend_accepted(hashes)
 
     def extend_accepted(self, hashes: Sequence[BlockHash], linked: bool = False) -> None:
@@ -178,7 +174,7 @@ class BlockHashes(Sequence[BlockHash]):
         self.length = length
 
     def cut(self, length: int, linked: bool) -> None:
-        """Take back the hashes from place `length` on, which nobody has seen; those before are `linked` or not. O(1)."""
+        """Take back the hashes from `length` on, which nobody has seen; those before are `linked` or not. O(1)."""
         self.linked = linked
         self.length = length
         if not length:

@@ -15,11 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NewType
 
 from kvgpu.config import int_block_hashes
-from kvgpu.errors import (
-    ArgumentTypeError,
-    NoneHashError,
-    UnknownNameError,
-)
+from kvgpu.errors import ArgumentTypeError, NoneHashError, UnknownNameError
 from kvgpu.integers import as_integer, shown
 
 logger = logging.getLogger(__name__)
@@ -191,16 +187,12 @@ def hash_block_tokens(
         NoneHashError: There is no parent, and `init_none_hash` was not called.
     """
     if parent_block_hash is not None and not isinstance(parent_block_hash, bytes):
-        raise ArgumentTypeError(
-            f"a block hash in bytes is expected, got {shown(parent_block_hash)}"
-        )
+        raise ArgumentTypeError(f"a block hash in bytes is expected, got {shown(parent_block_hash)}")
     parent = parent_block_hash or none_hash()
     try:
         tokens = tuple(curr_block_token_ids)
     except TypeError:
-        raise ArgumentTypeError(
-            f"token ids are expected, got {shown(curr_block_token_ids)}"
-        ) from None
+        raise ArgumentTypeError(f"token ids are expected, got {shown(curr_block_token_ids)}") from None
     return BlockHash(hash_function((parent, tokens, extra_keys)))
 
 
@@ -218,9 +210,7 @@ def make_block_hash_with_group_id(block_hash: BlockHash, group_id: int) -> Block
 
 def _refuse_other_keys(key: Any) -> None:
     if not isinstance(key, bytes):
-        raise ArgumentTypeError(
-            f"a block hash with its group, in bytes, is expected, got {shown(key)}"
-        )
+        raise ArgumentTypeError(f"a block hash with its group, in bytes, is expected, got {shown(key)}")
 
 
 def get_block_hash(key: BlockHashWithGroupId) -> BlockHash:

@@ -25,9 +25,14 @@ class NewHashes:
     __slots__ = ("_firsts", "_linked", "_made", "_width", "counts", "requests")
 
     def __init__(
-        self, requests: Sequence[Any], firsts: list[int], counts: list[int],
-        made: "Rows | list[BlockHashes | list[BlockHash]]", width: int, linked: bool,
-    ) -> None:  # fmt: skip
+        self,
+        requests: Sequence[Any],
+        firsts: list[int],
+        counts: list[int],
+        made: "Rows | list[BlockHashes | list[BlockHash]]",
+        width: int,
+        linked: bool,
+    ) -> None:
         self.requests, self.counts = requests, counts
         self._firsts, self._made, self._width, self._linked = firsts, made, width, linked
 
@@ -68,9 +73,7 @@ class NewHashes:
                     append_hashes(request, BlockHashes.of_rows(rows, self._width), self._linked)
                 begin += count
         except BaseException:
-            for place, (request, held, first) in enumerate(
-                zip(self.requests, helds, self._firsts, strict=True)
-            ):
+            for place, (request, held, first) in enumerate(zip(self.requests, helds, self._firsts, strict=True)):
                 if request.block_hashes is not held:
                     request.block_hashes = held
                 was = getattr(held, "linked", False) if linked is None else linked[place]
@@ -100,9 +103,7 @@ def append_hashes(request: Any, new: BlockHashes | list[BlockHash], linked: bool
         # A hash function of another width: served, without the speed of arrays.
         held = request.block_hashes = list(held)
     if not isinstance(held, MutableSequence):
-        raise ArgumentTypeError(
-            f"hashes are appended to block_hashes: give the request a list, not {shown(held)}"
-        )
+        raise ArgumentTypeError(f"hashes are appended to block_hashes: give the request a list, not {shown(held)}")
     held.extend(new)
 
 

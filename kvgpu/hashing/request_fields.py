@@ -47,9 +47,7 @@ def last_hash(request: Any) -> BlockHash:
     last = request.block_hashes[-1]
     if type(last) is not bytes:
         if last is not None and not isinstance(last, bytes):
-            raise ArgumentTypeError(
-                f"{name_of(request)}: block hashes are bytes, got {type(last).__name__}"
-            )
+            raise ArgumentTypeError(f"{name_of(request)}: block hashes are bytes, got {type(last).__name__}")
         last = bytes(last or b"")  # what is written must not depend on a subclass
     return BlockHash(last) if last else hashing.none_hash()
 
@@ -63,13 +61,9 @@ def _number_of_tokens(request: Any, given: Any, there: int) -> int:
     try:
         number = index(given)
     except TypeError:
-        raise ArgumentTypeError(
-            f"{name_of(request)}: num_tokens must be an integer, got {given!r:.100}"
-        ) from None
+        raise ArgumentTypeError(f"{name_of(request)}: num_tokens must be an integer, got {given!r:.100}") from None
     if not 0 <= number <= there:
-        raise ArgumentError(
-            f"{name_of(request)}: num_tokens is {number}, but all_token_ids has {there}"
-        )
+        raise ArgumentError(f"{name_of(request)}: num_tokens is {number}, but all_token_ids has {there}")
     return number
 
 

@@ -48,18 +48,18 @@ class RequestBlockHasher:
     """
 
     def __init__(
-        self, block_size: int, hash_fn: HashFunction, *, threads: int | None = None,
+        self,
+        block_size: int,
+        hash_fn: HashFunction,
+        *,
+        threads: int | None = None,
         tagged_extra_keys: bool | None = None,
-    ) -> None:  # fmt: skip
-        self.block_size = _number(
-            "the block size must be at least 1 token", block_size, MOST_TOKENS
-        )
+    ) -> None:
+        self.block_size = _number("the block size must be at least 1 token", block_size, MOST_TOKENS)
         if not callable(hash_fn):
             raise ArgumentTypeError(f"a hash function is expected, got {hash_fn!r:.100}")
         self.threads = (
-            hash_threads()
-            if threads is None
-            else _number("at least 1 thread is needed to hash", threads, MOST_THREADS)
+            hash_threads() if threads is None else _number("at least 1 thread is needed to hash", threads, MOST_THREADS)
         )
         self.hash_fn = hash_fn
         self._links = links(hash_fn)
@@ -127,9 +127,8 @@ class RequestBlockHasher:
         return self._new(requests, tokens)
 
     def chained(
-        self, tokens: Tokens, counts: list[int], parents: list[BlockHash | None],
-        checked: bool = False,
-    ) -> BlockHashes:  # fmt: skip
+        self, tokens: Tokens, counts: list[int], parents: list[BlockHash | None], checked: bool = False
+    ) -> BlockHashes:
         """Hashes of blocks without extra keys, from their tokens alone, chain by chain.
 
         Args:
@@ -228,9 +227,7 @@ class RequestBlockHasher:
         ]
         return NewHashes(requests, firsts, counts, alone, 0, self._links)
 
-    def _blocks(
-        self, requests: list[Any], firsts: list[int], counts: list[int], known: Tokens | None
-    ) -> Blocks | None:
+    def _blocks(self, requests: list[Any], firsts: list[int], counts: list[int], known: Tokens | None) -> Blocks | None:
         """New blocks of requests; None if there are token ids that do not fit into an array."""
         none_hash = hashing.none_hash() if 0 in firsts else hashing.BlockHash(b"")
         tokens: list[Tokens] = []
@@ -247,11 +244,7 @@ class RequestBlockHasher:
             extras.append(self._extras(request, first, count) if need_extra_keys(request) else None)
         every: list[ExtraKeys] | None = None
         if any(extras):
-            every = [
-                key
-                for given, count in zip(extras, counts, strict=True)
-                for key in (given or [None] * count)
-            ]
+            every = [key for given, count in zip(extras, counts, strict=True) for key in (given or [None] * count)]
         # As `check` would see it: arrays of `token_array` and `TokenIds`, and none too short.
         return Blocks(tokens, counts, sum(counts), self.block_size, parents, every, True)
 
@@ -275,15 +268,11 @@ class RequestBlockHasher:
             check_extra_keys(request)
         except ArgumentError as error:
             raise blamed(request, error) from None
-        generate = (
-            generate_tagged_extra_keys if self.tagged_extra_keys else generate_block_hash_extra_keys
-        )
+        generate = generate_tagged_extra_keys if self.tagged_extra_keys else generate_block_hash_extra_keys
         # All items but the last lie in front of tokens that were hashed before (fact 6).
         cursor = -1 if first > 0 else 0
         extras = []
-        for begin in range(
-            first * self.block_size, (first + count) * self.block_size, self.block_size
-        ):
+        for begin in range(first * self.block_size, (first + count) * self.block_size, self.block_size):
             extra, cursor = generate(request, begin, begin + self.block_size, cursor)
             extras.append(extra)
         return extras
@@ -339,16 +328,13 @@ def _number(what: str, given: Any, most: int) -> int:
     if number is None or isinstance(given, bool):
         raise ArgumentTypeError(f"{what}, an integer; got {given!r:.100}")
     if not 1 <= number <= most:
-        raise ConfigError(
-            f"{what}, got {number}" if number < 1 else f"at most {most}, got {number}"
-        )
+        raise ConfigError(f"{what}, got {number}" if number < 1 else f"at most {most}, got {number}")
     return number
 
 
 def get_request_block_hasher(
-    block_size: int, caching_hash_fn: HashFunction, *, threads: int | None = None,
-    tagged_extra_keys: bool | None = None,
-) -> RequestBlockHasher:  # fmt: skip
+    block_size: int, caching_hash_fn: HashFunction, *, threads: int | None = None, tagged_extra_keys: bool | None = None
+) -> RequestBlockHasher:
     """A function that gives the hashes of a request's full blocks that have none yet.
 
     Requests that have the same one can be hashed in one call.
@@ -363,6 +349,4 @@ def get_request_block_hasher(
 
     O(1).
     """
-    return RequestBlockHasher(
-        block_size, caching_hash_fn, threads=threads, tagged_extra_keys=tagged_extra_keys
-    )
+    return RequestBlockHasher(block_size, caching_hash_fn, threads=threads, tagged_extra_keys=tagged_extra_keys)

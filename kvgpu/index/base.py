@@ -140,9 +140,15 @@ class BlockIndex(ABC):
         """
 
     def match_batch(
-        self, plan: PrefixPlan, arena: HashArena, begins: Spans, ends: Spans, max_lengths: Spans,
-        memo: Memo | None = None, lent: Spans | None = None,
-    ) -> BatchHits:  # fmt: skip
+        self,
+        plan: PrefixPlan,
+        arena: HashArena,
+        begins: Spans,
+        ends: Spans,
+        max_lengths: Spans,
+        memo: Memo | None = None,
+        lent: Spans | None = None,
+    ) -> BatchHits:
         """`match` for many requests in one call.
 
         Args:
@@ -237,9 +243,7 @@ class BlockIndex(ABC):
         if len(heads) != len(self):
             found.append(f"{len(heads)} first blocks, but {len(self)} keys are counted")
         unfit = (flags & IN_TABLE != 0) & (flags & (HAS_HASH | ODD) != HAS_HASH)
-        found += [
-            f"block {bad} is in the table without a fit hash" for bad in np.flatnonzero(unfit)
-        ]
+        found += [f"block {bad} is in the table without a fit hash" for bad in np.flatnonzero(unfit)]
         reached = 0
         for head in heads.tolist():
             words, group = self._key_words(head)

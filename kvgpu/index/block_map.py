@@ -150,8 +150,7 @@ class BlockHashToBlockMap:
         """Raise what `insert` would. O(1)."""
         if not isinstance(key, bytes) or not isinstance(block, KVCacheBlock):
             raise ArgumentTypeError(
-                f"a map takes bytes and a KVCacheBlock, got {type(key).__name__} and "
-                f"{type(block).__name__}"
+                f"a map takes bytes and a KVCacheBlock, got {type(key).__name__} and {type(block).__name__}"
             )
         block_id = block.block_id
         end = MAX_BLOCK_ID + 1 if self._state is None else self._state.num_blocks

@@ -70,9 +70,7 @@ class PrefixCache:
             found.append(block)
         return found
 
-    def find_hits(
-        self, plan: PrefixPlan, block_hashes: Sequence[BlockHash], max_length: int
-    ) -> PrefixHits:
+    def find_hits(self, plan: PrefixPlan, block_hashes: Sequence[BlockHash], max_length: int) -> PrefixHits:
         """Longest cached prefix that all groups of the plan have.
 
         Args:
@@ -94,9 +92,7 @@ class PrefixCache:
                 return self.index.match(plan, rows, max_length)
         return self._find_irregular(plan, block_hashes, max_length)
 
-    def _find_irregular(
-        self, plan: PrefixPlan, block_hashes: Sequence[BlockHash], max_length: int
-    ) -> PrefixHits:
+    def _find_irregular(self, plan: PrefixPlan, block_hashes: Sequence[BlockHash], max_length: int) -> PrefixHits:
         ids = np.zeros((len(plan.groups), len(block_hashes)), np.int32)
 
         def hit(query: int, block: int) -> bool:
@@ -111,13 +107,7 @@ class PrefixCache:
         return decided(plan, hit, ids, len(block_hashes), max_length, self.state.null_id)
 
     def insert(
-        self,
-        ids: Ids,
-        hashes: Sequence[BlockHash],
-        start: int,
-        stride: int,
-        group: int,
-        mask: BlockMask,
+        self, ids: Ids, hashes: Sequence[BlockHash], start: int, stride: int, group: int, mask: BlockMask
     ) -> Ids:
         """Enter the blocks of a request that lie in a range. A hash by which a block cannot be found is replaced.
 
@@ -154,9 +144,7 @@ class PrefixCache:
             self._remember_coarse(chosen, rows, stride)
         return chosen
 
-    def _insert_irregular(
-        self, ids: Ids, hashes: Sequence[BlockHash], stride: int, group: int, mask: BlockMask
-    ) -> Ids:
+    def _insert_irregular(self, ids: Ids, hashes: Sequence[BlockHash], stride: int, group: int, mask: BlockMask) -> Ids:
         todo: dict[KVCacheBlock, BlockHashWithGroupId] = {}
         chosen = np.full(len(ids), -1, np.int32)
         for i, block_id in enumerate(ids.tolist()):
@@ -177,13 +165,9 @@ class PrefixCache:
 
     def _refuse(self, block_id: int) -> NoReturn:
         if block_id >= self.state.num_blocks:
-            raise BlockIdError(
-                f"block id {block_id} is outside the pool of {self.state.num_blocks} blocks"
-            )
+            raise BlockIdError(f"block id {block_id} is outside the pool of {self.state.num_blocks} blocks")
         name = self.state.view(block_id).block_id
-        raise BlockStateError(
-            f"block {name} already has a hash by which it is found, or comes twice"
-        )
+        raise BlockStateError(f"block {name} already has a hash by which it is found, or comes twice")
 
     def _remember_coarse(self, chosen: Ids, rows: Rows, stride: int) -> None:
         """Keep what `block_hash` shows for a block of several hash blocks (fact 10)."""

@@ -55,9 +55,7 @@ class ReferenceIndex(BlockIndex):
             key = self._key(block_id)
             chain = self._blocks.get(key, [])
             if block_id not in chain:
-                raise InvariantError(
-                    f"block {block_id} is in the table under another hash than its own"
-                )
+                raise InvariantError(f"block {block_id} is in the table under another hash than its own")
             if chain[0] == block_id:
                 self._note(key, block_id, chain[1] if len(chain) > 1 else -1)
             chain.remove(block_id)
@@ -127,11 +125,11 @@ class ReferenceIndex(BlockIndex):
     def _violations(self) -> list[str]:
         records = self.state.records
         chains = self._blocks.values()
-        found = [f"blocks {chain} are in the dict, the ring differs" for chain in chains
-                 if chain != self.chain(chain[0])]  # fmt: skip
+        found = [
+            f"blocks {chain} are in the dict, the ring differs" for chain in chains if chain != self.chain(chain[0])
+        ]
         return found + [
             f"key of blocks {chain} has first flags {[bool(records[i]['flags'] & FIRST) for i in chain]}"
             for chain in chains
-            if [bool(records[i]["flags"] & FIRST) for i in chain]
-            != [True] + [False] * (len(chain) - 1)
+            if [bool(records[i]["flags"] & FIRST) for i in chain] != [True] + [False] * (len(chain) - 1)
         ]

@@ -6,13 +6,7 @@ import numpy as np
 
 from kvgpu.compiled.jit import leaf
 from kvgpu.hashing.kvgpu128.field import ONE, ZERO, add_product, high_product
-from kvgpu.layout import (
-    FACTOR_HIGH,
-    FACTOR_LOW,
-    SEED_MIX_1,
-    SEED_MIX_2,
-    SEED_STEP,
-)
+from kvgpu.layout import FACTOR_HIGH, FACTOR_LOW, SEED_MIX_1, SEED_MIX_2, SEED_STEP
 
 STEP, MIX_1, MIX_2 = (np.uint64(word % 2**64) for word in (SEED_STEP, SEED_MIX_1, SEED_MIX_2))
 
@@ -37,12 +31,8 @@ def slot_hash(k0: int, k1: int, k2: int, k3: int, group: int, seed: int) -> Any:
     secret words do not depend on the key, so a loop makes them once.
     """
     high, low = ZERO, np.uint64(group)
-    high, low = add_product(
-        high, low, np.uint64(k0) + secret_word(seed, 1), np.uint64(k1) + secret_word(seed, 2)
-    )
-    high, low = add_product(
-        high, low, np.uint64(k2) + secret_word(seed, 3), np.uint64(k3) + secret_word(seed, 4)
-    )
+    high, low = add_product(high, low, np.uint64(k0) + secret_word(seed, 1), np.uint64(k1) + secret_word(seed, 2))
+    high, low = add_product(high, low, np.uint64(k2) + secret_word(seed, 3), np.uint64(k3) + secret_word(seed, 4))
     # Or else keys in arithmetic progression would have hashes in one.
     high ^= low >> HALF
     factor = secret_word(seed, FACTOR_LOW) | ONE

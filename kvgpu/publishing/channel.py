@@ -6,13 +6,7 @@ from typing import Any
 import zmq
 
 from kvgpu.errors import ConfigError
-from kvgpu.publishing.endpoints import (
-    FORMS,
-    check_endpoint,
-    is_bound,
-    needs_ipv6,
-    offset_endpoint,
-)
+from kvgpu.publishing.endpoints import FORMS, check_endpoint, is_bound, needs_ipv6, offset_endpoint
 
 Options = dict[zmq.SocketOption, int]
 
@@ -48,15 +42,11 @@ class Channel:
         ConfigError: The endpoint cannot be opened, or an option not be set.
     """
 
-    def __init__(
-        self, kind: int, endpoint: str, rank: int, options: Options, bind: bool | None = None
-    ) -> None:
+    def __init__(self, kind: int, endpoint: str, rank: int, options: Options, bind: bool | None = None) -> None:
         check_endpoint(endpoint)
         endpoint = offset_endpoint(endpoint, rank)
         self.is_shared = endpoint.startswith(SHARED)
-        self._context: zmq.Context[Any] = (
-            zmq.Context.instance() if self.is_shared else zmq.Context()
-        )
+        self._context: zmq.Context[Any] = zmq.Context.instance() if self.is_shared else zmq.Context()
         try:
             self.socket: zmq.Socket[bytes] = self._context.socket(kind)
             self._open(endpoint, options, is_bound(endpoint) if bind is None else bind)

@@ -62,9 +62,9 @@ def _interfaces() -> list[str]:
 def _has_address(address: str) -> bool:
     """Whether an interface has this address: nothing else can be bound. Sends nothing."""
     try:
-        family, kind, _, _, where = socket.getaddrinfo(
-            address, 0, type=socket.SOCK_DGRAM, flags=socket.AI_NUMERICHOST
-        )[0]
+        family, kind, _, _, where = socket.getaddrinfo(address, 0, type=socket.SOCK_DGRAM, flags=socket.AI_NUMERICHOST)[
+            0
+        ]
         with socket.socket(family, kind) as probe:
             probe.bind(where)
     except OSError:

@@ -148,9 +148,7 @@ class ReplayServer(Worker):
         for client, replies in clients:
             share = max(1, MESSAGES_PER_TURN // len(clients))
             try:
-                took, done = replies.send(
-                    self.channel.socket, share, BYTES_PER_TURN // len(clients)
-                )
+                took, done = replies.send(self.channel.socket, share, BYTES_PER_TURN // len(clients))
             except BaseException as error:
                 if is_fatal(error):
                     raise

@@ -33,12 +33,7 @@ class Sender(Worker):
     """
 
     def __init__(
-        self,
-        channel: Channel,
-        topic: bytes,
-        encode: MessageEncoder,
-        outbox: Outbox,
-        sent: deque[Message],
+        self, channel: Channel, topic: bytes, encode: MessageEncoder, outbox: Outbox, sent: deque[Message]
     ) -> None:
         super().__init__("kvgpu-events", channel)
         self._topic = topic
@@ -96,6 +91,4 @@ class Sender(Worker):
         overflown = self._outbox.num_overflown
         if overflown != self._overflown:
             self._overflown = overflown
-            self._complaints.warn(
-                "full", "The queue of KV events was full: %d batches dropped so far", overflown
-            )
+            self._complaints.warn("full", "The queue of KV events was full: %d batches dropped so far", overflown)

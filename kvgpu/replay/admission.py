@@ -29,12 +29,7 @@ class Policy:
         self._hash_size = manager.coordinator.hash_block_size
         self._hit_step = manager.coordinator.scheduler_block_size
 
-    def arrange(
-        self,
-        waiting: deque[Sequence],
-        running: list[Sequence],
-        waited_ms: Callable[[Sequence], float],
-    ) -> int:
+    def arrange(self, waiting: deque[Sequence], running: list[Sequence], waited_ms: Callable[[Sequence], float]) -> int:
         """Order a queue in place, once per step.
 
         Args:
@@ -56,20 +51,13 @@ class Policy:
         rows = self._queries.rows
         lengths = {s.request.request_id: s.request.num_tokens for s in sequences}
         known = rows.num_tokens.tolist()
-        gone = [
-            row
-            for row in rows.all().tolist()
-            if lengths.get(rows.requests[row].request_id) != known[row]
-        ]
+        gone = [row for row in rows.all().tolist() if lengths.get(rows.requests[row].request_id) != known[row]]
         rows.untrack(np.array(gone, np.int64))
         new = [s.request for s in sequences if rows.row_of(s.request.request_id) is None]
         hashes = sum(len(request.block_hashes) for request in new)
         room_requests, room_hashes = len(rows.requests), len(rows.arena)
         if len(rows) + len(new) > room_requests or 2 * (rows.num_hashes + hashes) > room_hashes:
-            rows.grow(
-                max(room_requests, 2 * (len(rows) + len(new))),
-                max(room_hashes, 4 * (rows.num_hashes + hashes)),
-            )
+            rows.grow(max(room_requests, 2 * (len(rows) + len(new))), max(room_hashes, 4 * (rows.num_hashes + hashes)))
         rows.track(new)
         return np.array([rows.row_of(name) for name in lengths], np.int64)
 
@@ -77,12 +65,7 @@ class Policy:
 class LongestPrefix(Policy):
     """The longest cached prefix first, asked for the whole queue in one call."""
 
-    def arrange(
-        self,
-        waiting: deque[Sequence],
-        running: list[Sequence],
-        waited_ms: Callable[[Sequence], float],
-    ) -> int:
+    def arrange(self, waiting: deque[Sequence], running: list[Sequence], waited_ms: Callable[[Sequence], float]) -> int:
         """See `Policy`; holds nobody. O(waiting requests) and one lookup of all of them."""
         if len(waiting) < 2:
             return 0
@@ -98,12 +81,7 @@ class LongestPrefix(Policy):
 class HoldBack(Policy):
     """First come, first served, but nobody computes what one before them is about to compute."""
 
-    def arrange(
-        self,
-        waiting: deque[Sequence],
-        running: list[Sequence],
-        waited_ms: Callable[[Sequence], float],
-    ) -> int:
+    def arrange(self, waiting: deque[Sequence], running: list[Sequence], waited_ms: Callable[[Sequence], float]) -> int:
         """See `Policy`; those that are held go to the tail until the next call.
 
         One lookup of all that wait, and O(n**2) comparisons of one hash for those that wait or compute
@@ -136,11 +114,7 @@ class HoldBack(Policy):
         return int(held.sum())
 
 
-POLICIES: dict[str, type[Policy] | None] = {
-    "fcfs": None,
-    "longest-prefix": LongestPrefix,
-    "hold-back": HoldBack,
-}
+POLICIES: dict[str, type[Policy] | None] = {"fcfs": None, "longest-prefix": LongestPrefix, "hold-back": HoldBack}
 """What makes each from a manager and an age limit in ms; None leaves the queue as it is."""
 
 

@@ -40,11 +40,9 @@ def _sizes(text: str) -> list[int]:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     add = parser.add_argument
-    add("trace", nargs="?", type=Path,
-        help="JSON lines, may be compressed by gzip; the embedded workload if left out")  # fmt: skip
+    add("trace", nargs="?", type=Path, help="JSON lines, may be compressed by gzip; the embedded workload if left out")
     add("--format", default="auto", help=f"auto, {', '.join(FORMATS)}")
-    add("--trace-block-size", type=int, metavar="N",
-        help="tokens per hash id (mooncake: 512, bailian: 16)")  # fmt: skip
+    add("--trace-block-size", type=int, metavar="N", help="tokens per hash id (mooncake: 512, bailian: 16)")
     add("--skip-bad-lines", action="store_true", help="count unreadable lines and go on")
     add("--limit", type=int, help="replay the first N requests")
     add("--num-blocks", type=int, default=200_000, help="blocks of the pool (%(default)s)")
@@ -55,14 +53,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--max-running", type=int, default=256, help="requests served at a time (%(default)s)")
     add("--max-batched-tokens", type=int, default=8192, help="tokens per step (%(default)s)")
     add("--no-decode", action="store_true", help="compute prompts only")
-    add("--clock", choices=("order", "trace"), default="order",
-        help="arrival: as fast as requests can be served, or when the trace says")  # fmt: skip
+    add(
+        "--clock",
+        choices=("order", "trace"),
+        default="order",
+        help="arrival: as fast as requests can be served, or when the trace says",
+    )
     add("--step-ms", type=float, default=10.0, help="--clock trace: ms per step (%(default)s)")
     add("--token-us", type=float, default=10.0, help="--clock trace: us per token (%(default)s)")
-    add("--policy", default="fcfs",
-        help=f"order of admission: {', '.join(POLICIES)} (%(default)s); matters with --clock trace")  # fmt: skip
-    add("--age-limit-ms", type=float, default=60_000.0,
-        help="longest-prefix: who waited longer goes first; hold-back: is not held (%(default)s)")  # fmt: skip
+    add(
+        "--policy",
+        default="fcfs",
+        help=f"order of admission: {', '.join(POLICIES)} (%(default)s); matters with --clock trace",
+    )
+    add(
+        "--age-limit-ms",
+        type=float,
+        default=60_000.0,
+        help="longest-prefix: who waited longer goes first; hold-back: is not held (%(default)s)",
+    )
     add("--sweep-blocks", type=_sizes, default=[], help="also replay on pools of these sizes")
     add("--json", type=Path, help="write the result as JSON ('-' for standard output)")
     add("--report", type=Path, help="write a report as HTML")
@@ -181,9 +190,7 @@ def run_command(args: argparse.Namespace) -> int:
     return 0
 
 
-def _replay(
-    args: argparse.Namespace, options: ReplayOptions, files: dict[str, BinaryIO], table: list[str]
-) -> None:
+def _replay(args: argparse.Namespace, options: ReplayOptions, files: dict[str, BinaryIO], table: list[str]) -> None:
     """Replay, fill the table, write the files."""
     trace = _load(args)
     replayer = Replayer(trace, options, keep_hashes=bool(args.sweep_blocks))
@@ -227,7 +234,5 @@ def _write_bytes(text: bytes) -> None:
 
 
 def _run(replayer: Replayer, num_blocks: int, sink: EventSink | None) -> ReplayResult:
-    with tqdm(
-        total=len(replayer.trace), unit="request", desc=f"{num_blocks:,} blocks", disable=None
-    ) as bar:
+    with tqdm(total=len(replayer.trace), unit="request", desc=f"{num_blocks:,} blocks", disable=None) as bar:
         return replayer.run(num_blocks, bar.update, sink)

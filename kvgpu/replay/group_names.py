@@ -82,7 +82,5 @@ def block_sizes_of(config: KVCacheConfig) -> tuple[int, int]:
     sizes = [group.kv_cache_spec.block_size for group in config.kv_cache_groups]
     common = lcm(*sizes)
     if common > INT32_MAX:
-        raise ConfigError(
-            f"the block sizes of the groups have no common multiple of up to {INT32_MAX:,} tokens"
-        )
+        raise ConfigError(f"the block sizes of the groups have no common multiple of up to {INT32_MAX:,} tokens")
     return common, gcd(*sizes)

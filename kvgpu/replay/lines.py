@@ -54,8 +54,8 @@ def lines_of(path: Path) -> Iterator[tuple[int, bytes]]:
         `LONGEST_LINE` bytes, the first ones: one more than that.
 
     Raises:
-        TraceError: The file is of a kind that is known to be no trace, larger than `LARGEST_FILE`, damaged, or a device.
-        OSError: It cannot be read.
+        TraceError: The file is of a kind that is known to be no trace, larger than `LARGEST_FILE`, damaged, or a
+        device. OSError: It cannot be read.
     """
     left = LARGEST_FILE
     number = 0

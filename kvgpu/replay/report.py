@@ -80,9 +80,7 @@ def _figure(result: ReplayResult, sweep: list[ReplayResult]) -> str:
     place = np.arange(1, len(samples) + 1)
 
     axis = axes[0, 0]
-    axis.set(
-        title="Hit rate over time", xlabel="request admitted", ylabel="hit rate of prompt tokens"
-    )
+    axis.set(title="Hit rate over time", xlabel="request admitted", ylabel="hit rate of prompt tokens")
     window = max(len(samples) // 50, 20)
     if len(samples):
         share = _rolling(samples[:, 1], window) / _rolling(samples[:, 0], window)
@@ -143,11 +141,7 @@ def _text(shown: str) -> str:
 
 
 def write_report(
-    file: BinaryIO,
-    title: str,
-    settings: dict[str, Any],
-    result: ReplayResult,
-    sweep: list[ReplayResult],
+    file: BinaryIO, title: str, settings: dict[str, Any], result: ReplayResult, sweep: list[ReplayResult]
 ) -> None:
     """Write the report.
 

@@ -54,12 +54,7 @@ class RequestFactory:
     """
 
     def __init__(
-        self,
-        trace: Trace,
-        hash_block_size: int,
-        hash_fn: HashFunction,
-        decode: bool,
-        keep_hashes: bool,
+        self, trace: Trace, hash_block_size: int, hash_fn: HashFunction, decode: bool, keep_hashes: bool
     ) -> None:
         self._trace = trace
         self._size = hash_block_size
@@ -78,9 +73,7 @@ class RequestFactory:
         if kept is not None:
             hasher = partial(self._known, kept)
         request = Request(str(index), prompt, block_hasher=hasher)
-        return Sequence(
-            index, request, int(self._trace.output_length[index]) if self._decode else 0
-        )
+        return Sequence(index, request, int(self._trace.output_length[index]) if self._decode else 0)
 
     def _known(self, kept: BlockHashes, request: Request) -> BlockHashes | list[BlockHash]:
         """New hashes of a request, from those that an earlier replay has kept."""

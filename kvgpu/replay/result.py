@@ -15,8 +15,8 @@ of arranging the waiting queue."""
 class ReplayResult:
     """Counts, times and series of one replay.
 
-    seconds, blocks_of: per phase, time spent and blocks handled (calls for decode, requests for order). samples: one entry per admitted
-    request: prompt tokens, hit tokens, usage of the pool, waiting time in virtual ms. latencies:
+    seconds, blocks_of: per phase, time spent and blocks handled (calls for decode, requests for order). samples: one
+    entry per admitted request: prompt tokens, hit tokens, usage of the pool, waiting time in virtual ms. latencies:
     seconds of each lookup and of each allocation that admitted a request.
     """
 
@@ -38,9 +38,7 @@ class ReplayResult:
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
     blocks_of: dict[str, int] = field(default_factory=lambda: dict.fromkeys(PHASES, 0))
     samples: list[tuple[int, int, float, float]] = field(default_factory=list)
-    latencies: dict[str, list[float]] = field(
-        default_factory=lambda: {"lookup": [], "allocate": []}
-    )
+    latencies: dict[str, list[float]] = field(default_factory=lambda: {"lookup": [], "allocate": []})
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:
@@ -63,9 +61,7 @@ class ReplayResult:
     def us_per_block(self) -> dict[str, float | None]:
         """Microseconds per block handled, by phase (per call for `decode`); None without any."""
         return {
-            phase: 1e6 * self.seconds[phase] / self.blocks_of[phase]
-            if self.blocks_of[phase]
-            else None
+            phase: 1e6 * self.seconds[phase] / self.blocks_of[phase] if self.blocks_of[phase] else None
             for phase in PHASES
         }
 
@@ -93,9 +89,5 @@ class ReplayResult:
             "virtual_seconds": self.virtual_seconds,
             "waiting_ms": None
             if self.virtual_seconds is None or not waits
-            else {
-                "mean": sum(waits) / len(waits),
-                "p50": waits[len(waits) // 2],
-                "p99": waits[len(waits) * 99 // 100],
-            },
+            else {"mean": sum(waits) / len(waits), "p50": waits[len(waits) // 2], "p99": waits[len(waits) * 99 // 100]},
         }

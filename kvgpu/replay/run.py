@@ -56,9 +56,7 @@ class Replayer:
         self.scheduler_block_size, self.hash_block_size = block_sizes_of(config)
         hash_fn = get_hash_fn_by_name(options.hash_name)
         init_none_hash(hash_fn)
-        self.factory = RequestFactory(
-            trace, self.hash_block_size, hash_fn, options.limits.decode, keep_hashes
-        )
+        self.factory = RequestFactory(trace, self.hash_block_size, hash_fn, options.limits.decode, keep_hashes)
         self.ideal = ideal_hit_tokens(trace, self.scheduler_block_size)
 
     def run(
@@ -85,9 +83,7 @@ class Replayer:
         for group in config.kv_cache_groups:
             spec = group.kv_cache_spec
             if isinstance(spec, MambaSpec) and spec.mamba_cache_mode == "align":
-                limits = SchedulerLimits(
-                    **{**vars(limits), "chunk_multiple": self.scheduler_block_size}
-                )
+                limits = SchedulerLimits(**{**vars(limits), "chunk_multiple": self.scheduler_block_size})
         longest = (self.trace.input_length + self.trace.output_length).max()
         manager = KVCacheManager(
             config,
@@ -105,9 +101,7 @@ class Replayer:
             pool_bytes_per_block=pool.nbytes / num_blocks,
             backend=pool.index.name,
         )
-        ReplayScheduler(
-            self.trace, self.factory, manager, limits, result, self.hash_block_size
-        ).run(advance, sink)
+        ReplayScheduler(self.trace, self.factory, manager, limits, result, self.hash_block_size).run(advance, sink)
         result.evictions = pool.num_evictions
         return result
 

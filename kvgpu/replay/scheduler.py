@@ -210,9 +210,7 @@ class ReplayScheduler:
     def _take_arrivals(self) -> None:
         """Those that have arrived join the queue; by order of the trace, one when it is empty."""
         while self.next_arrival < len(self.trace) and (
-            self.arrival_ms[self.next_arrival] <= self.now_ms
-            if self.limits.virtual_time
-            else not self.waiting
+            self.arrival_ms[self.next_arrival] <= self.now_ms if self.limits.virtual_time else not self.waiting
         ):
             prompt = self.factory.draw(self.next_arrival)
             with self.result.timed("hash"):
@@ -222,19 +220,11 @@ class ReplayScheduler:
             self.next_arrival += 1
 
     def _allocate(
-        self,
-        sequence: Sequence,
-        num_new: int,
-        num_hits: int = 0,
-        computed: KVCacheBlocks | None = None,
+        self, sequence: Sequence, num_new: int, num_hits: int = 0, computed: KVCacheBlocks | None = None
     ) -> KVCacheBlocks | None:
         start = perf_counter()
         blocks = self.manager.allocate_slots(
-            sequence.request,
-            num_new,
-            num_hits,
-            computed,
-            full_sequence_must_fit=computed is not None,
+            sequence.request, num_new, num_hits, computed, full_sequence_must_fit=computed is not None
         )
         seconds = perf_counter() - start
         if sequence.num_outputs and num_new == 1:
@@ -272,9 +262,7 @@ class ReplayScheduler:
 
     def _left(self, sequence: Sequence) -> bool:
         """Free a request whose prompt is computed and whose output is complete."""
-        if not sequence.finished or sequence.request.num_computed_tokens < (
-            sequence.request.num_prompt_tokens
-        ):
+        if not sequence.finished or sequence.request.num_computed_tokens < (sequence.request.num_prompt_tokens):
             return False
         self._free(sequence)
         self.factory.done(sequence)

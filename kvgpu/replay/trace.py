@@ -24,10 +24,7 @@ class TraceFormat(NamedTuple):
     timestamp_ms: float
 
 
-FORMATS = {
-    "mooncake": TraceFormat(512, 1.0),
-    "bailian": TraceFormat(16, 1000.0),
-}
+FORMATS = {"mooncake": TraceFormat(512, 1.0), "bailian": TraceFormat(16, 1000.0)}
 """Mooncake FAST'25 (github.com/kvcache-ai/Mooncake) and Alibaba's qwen-bailian-usagetraces-anon."""
 
 LARGEST = 10**15
@@ -112,21 +109,10 @@ class _Rows:
         # Where each id stood before the requests were sorted.
         places = np.repeat(begins - offsets[:-1], counts[order]) + np.arange(offsets[-1])
         ids = np.array(self.ids, np.int64)[places]
-        return Trace(
-            name,
-            block_tokens,
-            arrival_ms[order],
-            lengths[:, 0],
-            lengths[:, 1],
-            offsets,
-            ids,
-            bad_lines,
-        )
+        return Trace(name, block_tokens, arrival_ms[order], lengths[:, 0], lengths[:, 1], offsets, ids, bad_lines)
 
 
-def from_requests(
-    name: str, block_tokens: int, requests: Iterable[tuple[float, int, int, Any]]
-) -> Trace:
+def from_requests(name: str, block_tokens: int, requests: Iterable[tuple[float, int, int, Any]]) -> Trace:
     """A trace from (arrival in ms, input tokens, output tokens, hash ids) of each request."""
     rows = _Rows()
     for request in requests:
@@ -136,9 +122,7 @@ def from_requests(
 
 def _field(line: dict[str, Any], field: str, where: str) -> Any:
     if field not in line:
-        raise TraceError(
-            f"{where}: field '{field}' is missing; the line has {reprlib.repr(list(line))}"
-        )
+        raise TraceError(f"{where}: field '{field}' is missing; the line has {reprlib.repr(list(line))}")
     return line[field]
 
 
@@ -146,9 +130,7 @@ def _number(line: dict[str, Any], field: str, largest: int, where: str) -> float
     value = _field(line, field, where)
     if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= largest:
         shown = reprlib.repr(value)
-        raise TraceError(
-            f"{where}: field '{field}' must be a number of 0 to {largest}, got {shown}"
-        )
+        raise TraceError(f"{where}: field '{field}' must be a number of 0 to {largest}, got {shown}")
     return value
 
 
@@ -175,17 +157,13 @@ def _object(text: bytes, where: str) -> dict[str, Any]:
     return line
 
 
-def _request(
-    line: dict[str, Any], where: str, format: TraceFormat
-) -> tuple[float, int, int, list[int]]:
+def _request(line: dict[str, Any], where: str, format: TraceFormat) -> tuple[float, int, int, list[int]]:
     arrival_ms = _number(line, "timestamp", LARGEST, where) * format.timestamp_ms
     input_length = _length(line, "input_length", 1, where)
     output_length = _length(line, "output_length", 0, where)
     ids = _field(line, "hash_ids", where)
     if not isinstance(ids, list) or not all(type(i) is int and 0 <= i < 1 << ID_BITS for i in ids):
-        raise TraceError(
-            f"{where}: field 'hash_ids' must be a list of integers of 0 to 2**{ID_BITS} - 1"
-        )
+        raise TraceError(f"{where}: field 'hash_ids' must be a list of integers of 0 to 2**{ID_BITS} - 1")
     needed = _num_ids(input_length, format.block_tokens)
     if len(ids) != needed:
         raise TraceError(
@@ -212,10 +190,7 @@ def _told_by(line: dict[str, Any]) -> TraceFormat:
 
 
 def read_trace(
-    path: Path,
-    format_name: str = "auto",
-    skip_bad_lines: bool = False,
-    block_tokens: int | None = None,
+    path: Path, format_name: str = "auto", skip_bad_lines: bool = False, block_tokens: int | None = None
 ) -> Trace:
     """Read JSON lines. O(bytes), in memory for one line and the arrays of the trace.
 

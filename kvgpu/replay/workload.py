@@ -7,9 +7,7 @@ from kvgpu.replay.trace import Trace, from_requests
 BLOCK_TOKENS = 16
 
 
-def conversations(
-    num_conversations: int = 240, num_system_prompts: int = 6, seed: int = 0
-) -> Trace:
+def conversations(num_conversations: int = 240, num_system_prompts: int = 6, seed: int = 0) -> Trace:
     """A trace of chats.
 
     Every conversation begins with one of a few system prompts (some far more popular than others)

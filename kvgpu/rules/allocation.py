@@ -9,10 +9,22 @@ from kvgpu.compiled.jit import leaf
 from kvgpu.rules.plan_words import CHUNKED_LOCAL, FULL, SLIDING_WINDOW
 
 GROUP_RECORD = np.dtype(
-    [("kind", "<i8"), ("block_size", "<i8"), ("extent", "<i8"), ("group_id", "<i8"), ("cap", "<i8"),
-     ("alignment", "<i8"), ("eagle", "<i8"), ("keep_all", "<i8"), ("shift", "<i8"), ("need", "<i8"),
-     ("period", "<i8"), ("prompt_ends", "<i8"), ("hit_alignment", "<i8")],
-)  # fmt: skip
+    [
+        ("kind", "<i8"),
+        ("block_size", "<i8"),
+        ("extent", "<i8"),
+        ("group_id", "<i8"),
+        ("cap", "<i8"),
+        ("alignment", "<i8"),
+        ("eagle", "<i8"),
+        ("keep_all", "<i8"),
+        ("shift", "<i8"),
+        ("need", "<i8"),
+        ("period", "<i8"),
+        ("prompt_ends", "<i8"),
+        ("hit_alignment", "<i8"),
+    ]
+)
 """A cache group as compiled code reads it. kind: of attention, as in a plan. block_size: tokens of a block
 over all ranks. extent: tokens of a window or chunk. cap: most blocks that admission counts, NO_CAP for any
 number. alignment: only whole multiples of so many tokens are cached; 0 for all. eagle: one block more is.
@@ -56,7 +68,7 @@ def blocks_missing(required: int, held: int, running: bool, skipped: int, num_hi
 @leaf
 def quiet_tokens(
     kind: int, extent: int, block_size: int, held: int, num_cached: int, caching: bool, num_computed: int
-) -> int:  # fmt: skip
+) -> int:
     """Tokens up to which a call for the request would change nothing in a group.
 
     Within them no block is needed, none becomes full and, from `num_computed` on, none leaves the window.
@@ -91,9 +103,8 @@ def cacheable_tokens(num_tokens: int, alignment: int, eagle: bool, block_size: i
 
 @leaf
 def is_reachable(
-    block: int, block_size: int, shift: int, need: int, period: int, prompt_ends: bool, alignment: int,
-    num_prompt: int,
-) -> bool:  # fmt: skip
+    block: int, block_size: int, shift: int, need: int, period: int, prompt_ends: bool, alignment: int, num_prompt: int
+) -> bool:
     """Whether some allowed hit of a sliding window needs a block (fact 48).
 
     Args:

@@ -37,9 +37,8 @@ def aligned_down(length: int, block_size: int, alignment: int) -> int:
 
 @leaf
 def full_attention_hit(
-    hit: Any, run: Any, ctx: Any, max_length: int, block_size: int, alignment: int, drop: bool,
-    extent: int,
-) -> tuple[int, int]:  # fmt: skip
+    hit: Any, run: Any, ctx: Any, max_length: int, block_size: int, alignment: int, drop: bool, extent: int
+) -> tuple[int, int]:
     """The leading run (fact 28)."""
     length = run(ctx, 0, max_length // block_size)
     if drop and length > 0:
@@ -49,9 +48,8 @@ def full_attention_hit(
 
 @leaf
 def sliding_window_hit(
-    hit: Any, run: Any, ctx: Any, max_length: int, block_size: int, alignment: int, drop: bool,
-    extent: int,
-) -> tuple[int, int]:  # fmt: skip
+    hit: Any, run: Any, ctx: Any, max_length: int, block_size: int, alignment: int, drop: bool, extent: int
+) -> tuple[int, int]:
     """The right-most aligned run of `extent` blocks, else the leading run (facts 29 and 30).
 
     With `drop` the run is one block longer. Quirk kept (fact 31): a leading run is aligned down
@@ -84,9 +82,8 @@ def sliding_window_hit(
 
 @leaf
 def chunked_local_hit(
-    hit: Any, run: Any, ctx: Any, max_length: int, block_size: int, alignment: int, drop: bool,
-    extent: int,
-) -> tuple[int, int]:  # fmt: skip
+    hit: Any, run: Any, ctx: Any, max_length: int, block_size: int, alignment: int, drop: bool, extent: int
+) -> tuple[int, int]:
     """Nothing before the current chunk is needed; then the run from its start (fact 34)."""
     first = max_length // extent * extent // block_size
     return first, run(ctx, first, max_length // block_size)
@@ -94,9 +91,8 @@ def chunked_local_hit(
 
 @leaf
 def mamba_hit(
-    hit: Any, run: Any, ctx: Any, max_length: int, block_size: int, alignment: int, drop: bool,
-    extent: int,
-) -> tuple[int, int]:  # fmt: skip
+    hit: Any, run: Any, ctx: Any, max_length: int, block_size: int, alignment: int, drop: bool, extent: int
+) -> tuple[int, int]:
     """The right-most aligned state; it stands for everything before it (fact 35)."""
     i = max_length // block_size - 1
     while i >= 0:
@@ -108,9 +104,8 @@ def mamba_hit(
 
 @leaf
 def apply_rule(
-    hit: Any, run: Any, ctx: Any, kind: int, max_length: int, block_size: int, alignment: int, drop: bool,
-    extent: int,
-) -> tuple[int, int]:  # fmt: skip
+    hit: Any, run: Any, ctx: Any, kind: int, max_length: int, block_size: int, alignment: int, drop: bool, extent: int
+) -> tuple[int, int]:
     """The rule of a kind."""
     if kind == FULL:
         return full_attention_hit(hit, run, ctx, max_length, block_size, alignment, drop, extent)
@@ -123,9 +118,17 @@ def apply_rule(
 
 @inline
 def common_hit(
-    apply: Any, bind: Any, hit: Any, run: Any, ctx: Any, words: Any, num_hashes: int, max_length: int,
-    firsts: Any, lengths: Any,
-) -> int:  # fmt: skip
+    apply: Any,
+    bind: Any,
+    hit: Any,
+    run: Any,
+    ctx: Any,
+    words: Any,
+    num_hashes: int,
+    max_length: int,
+    firsts: Any,
+    lengths: Any,
+) -> int:
     """The longest hit that suits all queries of a plan: a fixed point (facts 45 and 46).
 
     Each query in turn shortens the hit until none does. Full attention never hits less in a shorter
@@ -164,9 +167,16 @@ def common_hit(
             limit = min(current + size, max_length) if drop else current
             limit = min(limit, num_hashes // words[base + QUERY_STRIDE] * size)
             first, length = apply(
-                hit, run, bind(ctx, q), kind, limit, size, words[base + QUERY_ALIGNMENT], drop,
+                hit,
+                run,
+                bind(ctx, q),
+                kind,
+                limit,
+                size,
+                words[base + QUERY_ALIGNMENT],
+                drop,
                 words[base + QUERY_EXTENT],
-            )  # fmt: skip
+            )
             firsts[q] = first
             lengths[q] = length
             if drop:
@@ -186,8 +196,7 @@ def common_hit(
 
 
 _PYTHON_RULES = tuple(
-    python_of(rule)
-    for rule in (full_attention_hit, sliding_window_hit, chunked_local_hit, mamba_hit)
+    python_of(rule) for rule in (full_attention_hit, sliding_window_hit, chunked_local_hit, mamba_hit)
 )
 """By kind."""
 
@@ -215,7 +224,14 @@ def decide(
     firsts, lengths = [0] * len(plan.queries), [0] * len(plan.queries)
     found = python_of(common_hit)(
         lambda hit, run, ctx, kind, *rest: _PYTHON_RULES[kind](hit, run, ctx, *rest),
-        lambda _, query: query, hit, run, None, plan.words.tolist(), num_hashes, max_length, firsts,
+        lambda _, query: query,
+        hit,
+        run,
+        None,
+        plan.words.tolist(),
+        num_hashes,
+        max_length,
+        firsts,
         lengths,
-    )  # fmt: skip
+    )
     return found, firsts, lengths

@@ -51,14 +51,19 @@ def mask_rule(
 
 @jit
 def _mask(
-    start: int, end: int, block_size: int, shift: int, need: int, period: int, prompt_ends: bool,
-    alignment: int, num_prompt: int,
-) -> npt.NDArray[np.bool_]:  # fmt: skip
+    start: int,
+    end: int,
+    block_size: int,
+    shift: int,
+    need: int,
+    period: int,
+    prompt_ends: bool,
+    alignment: int,
+    num_prompt: int,
+) -> npt.NDArray[np.bool_]:
     mask = np.empty(end - start, np.bool_)
     for block in range(start, end):
-        mask[block - start] = is_reachable(
-            block, block_size, shift, need, period, prompt_ends, alignment, num_prompt
-        )
+        mask[block - start] = is_reachable(block, block_size, shift, need, period, prompt_ends, alignment, num_prompt)
     return mask
 
 
@@ -86,7 +91,5 @@ def sliding_window_mask(
     if rule is None:
         return None
     num_prompt = -1 if num_prompt_tokens is None else num_prompt_tokens
-    mask: npt.NDArray[np.bool_] = _mask(
-        start_block, max(start_block, end_block), spec.block_size, *rule, num_prompt
-    )
+    mask: npt.NDArray[np.bool_] = _mask(start_block, max(start_block, end_block), spec.block_size, *rule, num_prompt)
     return mask

@@ -2,16 +2,7 @@
 
 import numpy as np
 import pytest
-from support.managers import (
-    admit,
-    chunked,
-    decode,
-    full,
-    make_manager,
-    make_request,
-    snapshot,
-    window,
-)
+from support.managers import admit, chunked, decode, full, make_manager, make_request, snapshot, window
 
 from kvgpu.allocation import slots
 from kvgpu.allocation.compiled import allocate_one
@@ -32,9 +23,26 @@ MODELS = {
 }
 LONGEST = 60
 ODD_NUMBERS = [
-    -1, 0, 1, 3, 16, LONGEST, LONGEST + 1, 2**31 - 1, 2**31, 2**63, -(2**70), True, 1.5, None, "4",
-    np.int64(5), np.uint8(3), np.float64(2), np.arange(3),
-]  # fmt: skip
+    -1,
+    0,
+    1,
+    3,
+    16,
+    LONGEST,
+    LONGEST + 1,
+    2**31 - 1,
+    2**31,
+    2**63,
+    -(2**70),
+    True,
+    1.5,
+    None,
+    "4",
+    np.int64(5),
+    np.uint8(3),
+    np.float64(2),
+    np.arange(3),
+]
 SWITCHES = {"delay", "must_fit"}
 ODD_SWITCHES = [True, 1, 0.0, None, "yes", np.True_, np.arange(3)]
 ODD_IDS = [7, ("a", 1), ["a"], None]
@@ -56,8 +64,7 @@ class Beside:
         specs, options = MODELS[model]
         self.rng = np.random.default_rng(seed)
         self.managers = [
-            make_manager(*specs, num_blocks=24 * len(specs), max_model_len=LONGEST, **options)
-            for _ in range(2)
+            make_manager(*specs, num_blocks=24 * len(specs), max_model_len=LONGEST, **options) for _ in range(2)
         ]
         assert self.managers[0].slots.arrays is not None
         self.managers[1].slots.arrays = None
@@ -129,19 +136,31 @@ class Beside:
         odd = self.damaged(
             {
                 "new": 0 if external and rng.random() < 0.5 else 1 + int(rng.integers(20)),
-                "lookahead": int(rng.integers(3)), "external": external, "delay": rng.random() < 0.1,
-                "encoder": 0, "must_fit": rng.random() < 0.3, "reserved": int(rng.integers(3)),
+                "lookahead": int(rng.integers(3)),
+                "external": external,
+                "delay": rng.random() < 0.1,
+                "encoder": 0,
+                "must_fit": rng.random() < 0.3,
+                "reserved": int(rng.integers(3)),
                 "hit_tokens": None,
             }
-        )  # fmt: skip
+        )
 
         def call(manager):
             found, num_hits = self.hits(manager, request, dice)
             num_hits = num_hits if odd["hit_tokens"] is None else odd["hit_tokens"]
             return manager.allocate_slots(
-                request, odd["new"], num_hits, found, odd["lookahead"], odd["external"], odd["delay"],
-                odd["encoder"], odd["must_fit"], odd["reserved"],
-            )  # fmt: skip
+                request,
+                odd["new"],
+                num_hits,
+                found,
+                odd["lookahead"],
+                odd["external"],
+                odd["delay"],
+                odd["encoder"],
+                odd["must_fit"],
+                odd["reserved"],
+            )
 
         got = self.both(call)
         if got is not None and not isinstance(got[0], type):
@@ -161,10 +180,7 @@ class Beside:
             request.num_computed_tokens = ODD_NUMBERS[int(self.rng.integers(len(ODD_NUMBERS)))]
         got = self.both(
             lambda m: m.allocate_slots(
-                request,
-                odd["new"],
-                num_lookahead_tokens=odd["lookahead"],
-                delay_cache_blocks=odd["delay"],
+                request, odd["new"], num_lookahead_tokens=odd["lookahead"], delay_cache_blocks=odd["delay"]
             )
         )
         request.num_computed_tokens = before
@@ -218,7 +234,7 @@ def test_usual_calls_never_come_to_the_groups(model, hashes, monkeypatch):
 
 @pytest.mark.parametrize("far", [0, 1 << 32])
 def test_hits_of_another_dtype_are_compared_with_the_pool_as_they_are(far):
-    """What compiled code is compiled for are int32; a larger number must not become a block's by losing its upper half."""
+    """Compiled code takes int32; a larger number must not become the id of a block by losing its upper half."""
     manager, request = make_manager(full(4)), make_request("a", 9, 4)
     admit(manager, request)
     again, compiled = make_request("b", 9, 4), len(allocate_one.signatures)

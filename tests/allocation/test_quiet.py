@@ -2,16 +2,7 @@
 
 import numpy as np
 import pytest
-from support.managers import (
-    admit,
-    chunked,
-    full,
-    make_manager,
-    make_request,
-    mamba,
-    snapshot,
-    window,
-)
+from support.managers import admit, chunked, full, make_manager, make_request, mamba, snapshot, window
 
 MODELS = {
     "full": ((full(4),), {}),
@@ -43,9 +34,7 @@ def serve(model, seed, guarded, compiled, monkeypatch):
     for step in range(120):
         manager.new_step_starts()
         if len(running) < 3:
-            request = make_request(
-                f"r{step}", rng.integers(0, 3, rng.integers(1, 30)).tolist(), size
-            )
+            request = make_request(f"r{step}", rng.integers(0, 3, rng.integers(1, 30)).tolist(), size)
             if admit(manager, request) is not None:
                 running[request.request_id] = request
         for name in list(running):
@@ -57,9 +46,8 @@ def serve(model, seed, guarded, compiled, monkeypatch):
             request.append_output_token_ids(rng.integers(0, 3, int(rng.integers(1, 3))).tolist())
             missing = request.num_tokens - request.num_computed_tokens
             blocks = manager.allocate_slots(
-                request, missing, num_lookahead_tokens=int(rng.choice(LOOKAHEAD)),
-                delay_cache_blocks=bool(dice < 0.1),
-            )  # fmt: skip
+                request, missing, num_lookahead_tokens=int(rng.choice(LOOKAHEAD)), delay_cache_blocks=bool(dice < 0.1)
+            )
             seen.append(None if blocks is None else blocks.get_block_ids())
             if blocks is None or request.num_tokens > 110:
                 manager.free(request)

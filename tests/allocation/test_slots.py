@@ -109,11 +109,7 @@ def test_draft_tokens_are_not_cached(backend):
     manager.allocate_slots(request, 7 + 5)
     assert len(held(manager, request)) == 3
     assert cached_places(manager, request) == {0}
-    assert [manager.block_pool.blocks[i].block_hash is None for i in (1, 2, 3)] == [
-        False,
-        True,
-        True,
-    ]
+    assert [manager.block_pool.blocks[i].block_hash is None for i in (1, 2, 3)] == [False, True, True]
 
 
 @per_backend
@@ -185,9 +181,7 @@ def test_a_window_counts_at_most_its_cap_when_the_whole_sequence_must_fit(num_bl
 def test_no_slots_beyond_the_longest_sequence(must_fit):
     manager = make_manager(full(4), num_blocks=4, max_model_len=12)
     request = make_request("a", 30, 4)
-    got = manager.allocate_slots(
-        request, 10, num_lookahead_tokens=20, full_sequence_must_fit=must_fit
-    )
+    got = manager.allocate_slots(request, 10, num_lookahead_tokens=20, full_sequence_must_fit=must_fit)
     assert got.get_block_ids() == ([1, 2, 3],)
 
 

@@ -168,9 +168,7 @@ class TestComingAndGoing:
         ids=["window", "window_first", "mamba"],
     )
     def test_a_refused_request_that_is_tracked_again_is_looked_up_again(self, backend, specs):
-        batch = make_batch(
-            *specs, num_blocks=8 * len(specs), backend=backend, enable_kv_cache_events=True
-        )
+        batch = make_batch(*specs, num_blocks=8 * len(specs), backend=backend, enable_kv_cache_events=True)
         first = track(batch, SHARED)
         batch.allocate_batch(first, 16)
         second = batch.track([make_request("second", [*SHARED, *range(50, 90)], 4)])
@@ -218,10 +216,7 @@ def test_a_refusal_leaves_no_table_whatever_has_refused(backend):
     admit(manager, make_request("a", SHARED, 4))
     request = make_request("b", [*SHARED, *range(50, 90)], 4)
     assert admit(manager, request) is None
-    assert [list(single.req_to_blocks) for single in manager.coordinator.single_type_managers] == [
-        ["a"],
-        ["a"],
-    ]
+    assert [list(single.req_to_blocks) for single in manager.coordinator.single_type_managers] == [["a"], ["a"]]
 
 
 @pytest.mark.parametrize("capacity", [(0, 5), (5, 0), (-1, 5)])

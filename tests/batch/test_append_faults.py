@@ -36,9 +36,7 @@ class Foreign:
         self.all_token_ids += tokens
         if self.fault is not None:
             raise self.fault("on purpose")
-        self.block_hashes += chain(hashing.sha256, self.all_token_ids, SIZE)[
-            len(self.block_hashes) :
-        ]
+        self.block_hashes += chain(hashing.sha256, self.all_token_ids, SIZE)[len(self.block_hashes) :]
 
 
 def some_requests(function):
@@ -115,10 +113,7 @@ def test_a_salt_that_cannot_be_encoded_leaves_all_as_before(function):
 def test_hashes_of_another_width_leave_all_as_before(width):
     batch = make_batch(full(SIZE))
     odd = get_request_block_hasher(SIZE, lambda value: bytes(width))
-    requests = [
-        make_request("a", 4, SIZE),
-        Request("b", [1, 2, 3], block_hasher=odd, cache_salt="s"),
-    ]
+    requests = [make_request("a", 4, SIZE), Request("b", [1, 2, 3], block_hasher=odd, cache_salt="s")]
     rows = batch.track(requests)
     with refused(batch, ArgumentError, "of one width"):
         batch.append_batch(rows, [7, 8])

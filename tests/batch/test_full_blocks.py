@@ -41,9 +41,7 @@ class Foreign:
 
     def append_output_token_ids(self, tokens):
         self.all_token_ids += tokens
-        self.block_hashes += chain(hashing.sha256, self.all_token_ids, SIZE)[
-            len(self.block_hashes) :
-        ]
+        self.block_hashes += chain(hashing.sha256, self.all_token_ids, SIZE)[len(self.block_hashes) :]
 
 
 class Pairs:
@@ -238,9 +236,7 @@ def with_a_list(*args):
 def test_the_first_hash_of_a_row_finds_room_in_a_full_arena():
     """There is a gap that is used again after packing only."""
     batch = make_batch(full(SIZE), max_hashes=12)
-    gap, other = batch.track(
-        [with_a_list("gap", 9 * SIZE, SIZE), with_a_list("other", 2 * SIZE, SIZE)]
-    )
+    gap, other = batch.track([with_a_list("gap", 9 * SIZE, SIZE), with_a_list("other", 2 * SIZE, SIZE)])
     (new,) = batch.track([make_request("new", 3, SIZE)])
     batch.untrack([gap])
     batch.append_batch([new], [7, 7, 7, 7, 7], [5])
@@ -251,9 +247,7 @@ def test_the_first_hash_of_a_row_finds_room_in_a_full_arena():
 
 
 @pytest.mark.parametrize(
-    ("held", "make"),
-    [(3, with_a_list), (8, with_a_list), (8, make_request)],
-    ids=["in place", "moved", "lent"],
+    ("held", "make"), [(3, with_a_list), (8, with_a_list), (8, make_request)], ids=["in place", "moved", "lent"]
 )
 def test_who_copies_the_arena_is_told_of_new_hashes(held, make):
     """All that a row has is among what was written since its hashes were copied, or in its old place."""
@@ -355,8 +349,7 @@ def test_a_prefix_is_found_by_hashes_that_the_request_has_not_got():
     row = batch.track([make_request("r", 5, SIZE)])
     batch.append_batch(row, [5, 6, 7, 8], [4])
     manager.block_pool.cached_block_hash_to_block.insert(
-        hashing.make_block_hash_with_group_id(hashing.BlockHash(bytes(48)), 0),
-        manager.block_pool.blocks[50],
+        hashing.make_block_hash_with_group_id(hashing.BlockHash(bytes(48)), 0), manager.block_pool.blocks[50]
     )
     assert manager.block_pool.prefix_cache.map.extras
     assert batch.match(row).num_tokens.tolist() == [8]

@@ -12,9 +12,7 @@ from kvgpu.batch.step import allocate as step
 from kvgpu.errors import ArgumentError, ArgumentTypeError
 
 
-@pytest.mark.parametrize(
-    "spec", [window(4, 8), chunked(4, 8)], ids=lambda spec: type(spec).__name__
-)
+@pytest.mark.parametrize("spec", [window(4, 8), chunked(4, 8)], ids=lambda spec: type(spec).__name__)
 @pytest.mark.parametrize("enable_caching", [True, False])
 def test_a_row_that_says_more_computed_tokens_than_it_holds_is_refused(spec, enable_caching):
     manager = make_manager(spec, num_blocks=4, enable_caching=enable_caching)
@@ -33,9 +31,7 @@ class TestBatches:
         return BatchManager(make_manager(full(4), num_blocks=60, max_model_len=40), 4, 100)
 
     def tracked(self, batch, *lengths):
-        requests = [
-            make_request(f"r{i}", [i * 100 + k for k in range(n)], 4) for i, n in enumerate(lengths)
-        ]
+        requests = [make_request(f"r{i}", [i * 100 + k for k in range(n)], 4) for i, n in enumerate(lengths)]
         return requests, batch.track(requests)
 
     def test_rows_that_cannot_be_written_compile_nothing(self, batch):
@@ -113,10 +109,14 @@ class TestBatches:
     def test_tracking_a_request_with_odd_numbers_tracks_none(self, batch, name, value):
         odd = SimpleNamespace(
             **{
-                "request_id": "odd", "block_hashes": [], "num_tokens": 3, "num_computed_tokens": 0,
-                "skip_reading_prefix_cache": False, name: value,
+                "request_id": "odd",
+                "block_hashes": [],
+                "num_tokens": 3,
+                "num_computed_tokens": 0,
+                "skip_reading_prefix_cache": False,
+                name: value,
             }
-        )  # fmt: skip
+        )
         if name == "num_prompt_tokens" and value is None:
             return  # not known
         good = make_request("good", 9, 4)
@@ -127,9 +127,7 @@ class TestBatches:
     def test_what_an_engine_has_loaded_is_taken_over(self, batch):
         """Keys and values that arrived while the request was tracked: their slots are not given again."""
         request = make_request("a", 20, 4)
-        batch.manager.allocate_slots(
-            request, 0, num_external_computed_tokens=16, delay_cache_blocks=True
-        )
+        batch.manager.allocate_slots(request, 0, num_external_computed_tokens=16, delay_cache_blocks=True)
         rows = batch.track([request])
         request.num_computed_tokens = 16
         batch.extend(rows)

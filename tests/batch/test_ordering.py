@@ -28,16 +28,11 @@ def test_an_empty_queue_has_an_empty_order():
 @given(queue=st.lists(st.tuples(st.integers(0, 5), st.integers(0, 9)), max_size=20))
 def test_the_order_is_that_of_sorting_by_age_class_then_key(queue):
     hits, waited = [h for h, _ in queue], [w for _, w in queue]
-    expected = sorted(
-        range(len(queue)),
-        key=lambda i: (waited[i] <= 5, -waited[i] if waited[i] > 5 else -hits[i], i),
-    )
+    expected = sorted(range(len(queue)), key=lambda i: (waited[i] <= 5, -waited[i] if waited[i] > 5 else -hits[i], i))
     assert longest_prefix_first(hits, waited, 5).tolist() == expected
 
 
-@pytest.mark.parametrize(
-    ("needed", "free", "count"), [([], 5, 0), ([3, 3, 3], 8, 2), ([3, 3], 6, 2), ([7], 6, 0)]
-)
+@pytest.mark.parametrize(("needed", "free", "count"), [([], 5, 0), ([3, 3, 3], 8, 2), ([3, 3], 6, 2), ([7], 6, 0)])
 def test_requests_fit_as_long_as_their_blocks_add_up_to_the_free_ones(needed, free, count):
     assert num_that_fit(needed, free) == count
 
@@ -78,9 +73,7 @@ def test_a_request_without_a_full_block_is_not_held_back():
     assert held(*queue_of([1, 2, 3], [1, 2, 3])) == [False, False]
 
 
-@pytest.mark.parametrize(
-    ("hit_hashes", "second"), [([0, 0], True), ([1, 2], True), ([2, 1], False), ([3, 3], True)]
-)
+@pytest.mark.parametrize(("hit_hashes", "second"), [([0, 0], True), ([1, 2], True), ([2, 1], False), ([3, 3], True)])
 def test_who_is_past_a_place_holds_nobody_back_there(hit_hashes, second):
     _, queries, rows = queue_of(SHARED + [90] * 9, SHARED + [91] * 9)
     assert held_back(queries.rows, rows, hit_hashes).tolist() == [False, second]
@@ -97,19 +90,22 @@ def test_who_may_not_be_held_back_holds_back_others():
 @settings(max_examples=60, deadline=None)
 @given(
     queue=st.lists(
-        st.tuples(st.lists(st.integers(0, 1), max_size=4), st.integers(0, 4), st.booleans()),
-        min_size=1, max_size=8,
+        st.tuples(st.lists(st.integers(0, 1), max_size=4), st.integers(0, 4), st.booleans()), min_size=1, max_size=8
     )
-)  # fmt: skip
+)
 def test_held_back_is_who_finds_its_missing_prefix_ahead_of_one_in_front(queue):
     _, queries, rows = queue_of(*([bit for bit in bits for _ in range(4)] for bits, _, _ in queue))
     expected = []
     for bits, missing, may in queue:
         prefix = bits[: missing + 1]
-        expected.append(may and len(prefix) == missing + 1 and any(
-            front[: missing + 1] == prefix and at <= missing and not held
-            for (front, at, _), held in zip(queue, expected, strict=False)
-        ))  # fmt: skip
+        expected.append(
+            may
+            and len(prefix) == missing + 1
+            and any(
+                front[: missing + 1] == prefix and at <= missing and not held
+                for (front, at, _), held in zip(queue, expected, strict=False)
+            )
+        )
     _, missing, may_wait = zip(*queue, strict=True)
     assert held_back(queries.rows, rows, missing, may_wait).tolist() == expected
 

@@ -3,16 +3,7 @@
 import numpy as np
 import pytest
 from support.indexes import every_backend
-from support.managers import (
-    CPU_BACKENDS,
-    admit,
-    chunked,
-    full,
-    make_manager,
-    make_request,
-    mamba,
-    window,
-)
+from support.managers import CPU_BACKENDS, admit, chunked, full, make_manager, make_request, mamba, window
 
 from kvgpu.batch.queries import BatchQueries
 from kvgpu.errors import ArgumentError, ArgumentTypeError

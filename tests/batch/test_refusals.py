@@ -118,16 +118,23 @@ class TestTokens:
 
     @pytest.mark.parametrize(
         ("tokens", "counts"),
-        [([1, 2], None), ([1, 2, 3, 4], None), ([[1, 2, 3]], None), (7, None), ([1, 2, 3], [1, 2]),
-         ([1, 2, 3], [1, 1, 2]), ([1, 2, 3], [2, 2, -1]), ([1, 2, 3], 1)],
-    )  # fmt: skip
+        [
+            ([1, 2], None),
+            ([1, 2, 3, 4], None),
+            ([[1, 2, 3]], None),
+            (7, None),
+            ([1, 2, 3], [1, 2]),
+            ([1, 2, 3], [1, 1, 2]),
+            ([1, 2, 3], [2, 2, -1]),
+            ([1, 2, 3], 1),
+        ],
+    )
     def test_appending_another_number_of_tokens_is_refused(self, served, tokens, counts):
         with refused(served, ArgumentError, "as many counts"):
             served.append_batch(ROWS, tokens, counts)
 
     @pytest.mark.parametrize(
-        ("tokens", "counts"),
-        [([1.0, 2.0, 3.0], None), ("abc", None), ([2**70, 1, 1], None), ([1, 2, 3], [1.0] * 3)],
+        ("tokens", "counts"), [([1.0, 2.0, 3.0], None), ("abc", None), ([2**70, 1, 1], None), ([1, 2, 3], [1.0] * 3)]
     )
     def test_appending_what_are_no_integers_is_refused(self, served, tokens, counts):
         with refused(served, ArgumentTypeError, "integers"):
@@ -156,10 +163,7 @@ class TestRequests:
     @pytest.mark.parametrize("num_tokens", [1 << 31, 1 << 70])
     def test_tracking_more_tokens_than_a_record_can_count_is_refused(self, served, num_tokens):
         long = SimpleNamespace(
-            request_id="long",
-            block_hashes=[],
-            num_tokens=num_tokens,
-            skip_reading_prefix_cache=False,
+            request_id="long", block_hashes=[], num_tokens=num_tokens, skip_reading_prefix_cache=False
         )
         for _ in range(3):
             with refused(served, ArgumentError, "request long: num_tokens must be 0 to"):

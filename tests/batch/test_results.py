@@ -96,9 +96,7 @@ class TestSlots:
         assert got.slot_mapping(out=out) is out
         assert out.tolist() == [4, 5, 6]
 
-    @pytest.mark.parametrize(
-        "out", [np.zeros(2, np.int64), np.zeros((3, 1), np.int64), np.zeros(3)]
-    )
+    @pytest.mark.parametrize("out", [np.zeros(2, np.int64), np.zeros((3, 1), np.int64), np.zeros(3)])
     def test_an_array_of_another_shape_or_dtype_is_refused(self, backend, out):
         batch = make_batch(full(4), backend=backend)
         got = batch.allocate_batch(track(batch, 3), 3)
@@ -113,9 +111,7 @@ class TestSlots:
             got.slot_mapping(group)
 
     def test_blocks_of_several_ranks_are_refused(self, backend):
-        manager = make_manager(
-            full(4), dcp_world_size=2, hash_block_size=8, scheduler_block_size=8, backend=backend
-        )
+        manager = make_manager(full(4), dcp_world_size=2, hash_block_size=8, scheduler_block_size=8, backend=backend)
         batch = BatchManager(manager, 2, 20)
         got = batch.allocate_batch(track(batch, 3), 3)
         with pytest.raises(ArgumentError, match="several ranks"):

@@ -32,10 +32,7 @@ def state(rows):
 
 def holds(rows, requests):
     """Each request's row has its hashes and tokens."""
-    return state(rows)[1:3] == (
-        [list(r.block_hashes) for r in requests],
-        [r.num_tokens for r in requests],
-    )
+    return state(rows)[1:3] == ([list(r.block_hashes) for r in requests], [r.num_tokens for r in requests])
 
 
 @pytest.fixture(params=[False, True], ids=["copied", "lent"])
@@ -56,11 +53,13 @@ def test_a_tracked_request_has_its_hashes_and_tokens(rows, requests):
 def test_hashes_may_be_a_list_of_bytes(rows, requests):
     foreign = [
         SimpleNamespace(
-            request_id=r.request_id, block_hashes=list(r.block_hashes), num_tokens=r.num_tokens,
+            request_id=r.request_id,
+            block_hashes=list(r.block_hashes),
+            num_tokens=r.num_tokens,
             skip_reading_prefix_cache=False,
         )
         for r in requests
-    ]  # fmt: skip
+    ]
     rows.track(foreign)
     assert holds(rows, foreign)
 
@@ -206,10 +205,7 @@ def test_a_piece_that_is_given_back_is_handed_out_again():
     [
         (lambda rows, requests: rows.track([requests[0]]), "tracked already"),
         (lambda rows, requests: rows.track([make_request("x", 5, 4)] * 2), "twice"),
-        (
-            lambda rows, requests: rows.track([make_request("x", 5, 4), make_request("y", 5, 4)]),
-            "rows",
-        ),
+        (lambda rows, requests: rows.track([make_request("x", 5, 4), make_request("y", 5, 4)]), "rows"),
         (lambda rows, requests: rows.track([make_request("x", 4 * 99, 4)]), "arena"),
         (lambda rows, requests: rows.track([make_request("x", 5, 4, hashing.xxhash)]), "widths"),
         (lambda rows, requests: rows.untrack(np.array([3])), "not tracked"),

@@ -53,9 +53,7 @@ def run(name, tmp_path, *options, before=""):
         f"{before}\nimport {name}\nsys.exit({name}.main())"
     )
     command = [sys.executable, "-c", code, *SMALL[name], "--data", str(tmp_path), *options]
-    return subprocess.run(
-        command, capture_output=True, text=True, cwd=ROOT, check=False, timeout=SECONDS
-    )
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False, timeout=SECONDS)
 
 
 @pytest.fixture(scope="module")
@@ -99,9 +97,7 @@ def test_the_same_rows_are_written_as_json(done, name):
     written = json.loads((path / "rows.json").read_text())
     with (path / f"{name}.csv").open(newline="") as file:
         saved = list(csv.DictReader(file))
-    assert [(row["metric"], row["case"]) for row in written] == [
-        (row["metric"], row["case"]) for row in saved
-    ]
+    assert [(row["metric"], row["case"]) for row in written] == [(row["metric"], row["case"]) for row in saved]
 
 
 @pytest.mark.parametrize("name", ["calls", "steps", "queues", "hashing"])

@@ -62,8 +62,12 @@ STEPS = [
 def rehearse(out, *arguments, **environment):
     done = subprocess.run(
         [sys.executable, "bench/gpu.py", "--rehearse", "--out", str(out), *arguments],
-        capture_output=True, text=True, cwd=ROOT, check=False, env=environment,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+        env=environment,
+    )
     lines = (out / "gpu.jsonl").read_text().splitlines()
     return done, [json.loads(line) for line in lines]
 
@@ -87,10 +91,14 @@ def test_a_rehearsal_runs_everything_that_needs_no_gpu(rehearsal):
     assert done.returncode == 0, done.stderr
     statuses = ended(records)
     assert set(statuses.values()) == {"done", "passed", "left out"}
-    names_of_steps = [sys.executable, "-c", (
-        "import sys; sys.path.insert(0, 'bench'); import on_gpu.blocks as b;"
-        "print([x.name for s in b.STEPS for x in (*s.blocks, *s.tools)])"
-    )]  # fmt: skip
+    names_of_steps = [
+        sys.executable,
+        "-c",
+        (
+            "import sys; sys.path.insert(0, 'bench'); import on_gpu.blocks as b;"
+            "print([x.name for s in b.STEPS for x in (*s.blocks, *s.tools)])"
+        ),
+    ]
     named = subprocess.run(names_of_steps, capture_output=True, text=True, cwd=ROOT, check=True)
     assert statuses.keys() == set(eval(named.stdout))
     for name in ("finds with goals", "updates", "prefixes with goals", "matches with goals"):
@@ -131,9 +139,7 @@ def test_wrong_answers_have_no_row_and_the_next_block_runs(tmp_path):
         pytest.skip("g++ is not installed: the CUDA twins were not rehearsed")
     (tmp_path / "planted.py").write_text(PLANTED)
     path = os.pathsep.join([str(tmp_path), str(ROOT / "bench"), str(ROOT / "tests"), str(ROOT)])
-    done, records = rehearse(
-        tmp_path / "out", "--blocks", "planted", **os.environ | {"PYTHONPATH": path}
-    )
+    done, records = rehearse(tmp_path / "out", "--blocks", "planted", **os.environ | {"PYTHONPATH": path})
     assert done.returncode == 2
     statuses = ended(records)
     assert statuses.pop("wrong finds") == "failed", done.stderr
@@ -148,13 +154,23 @@ def test_with_a_gpu_every_row_has_a_figure_and_its_peer(tmp_path):
     if shutil.which("g++") is None:
         pytest.skip("g++ is not installed: the CUDA twins cannot run here")
     blocks = (
-        "ceilings", "finds with goals, triton", "updates, cuda", "more prefixes, cuda", "sha256",
-        "match_async in a graph, triton", "match under load, triton", "calls from Python, cuda",
-    )  # fmt: skip
+        "ceilings",
+        "finds with goals, triton",
+        "updates, cuda",
+        "more prefixes, cuda",
+        "sha256",
+        "match_async in a graph, triton",
+        "match under load, triton",
+        "calls from Python, cuda",
+    )
     done = subprocess.run(
-        [sys.executable, "tests/support/device/gpu_pretender.py", *blocks], capture_output=True, text=True, cwd=ROOT,
-        check=False, env=os.environ | {"TRITON_INTERPRET": "1"},
-    )  # fmt: skip
+        [sys.executable, "tests/support/device/gpu_pretender.py", *blocks],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+        env=os.environ | {"TRITON_INTERPRET": "1"},
+    )
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert {row["block"] for row in rows} == set(blocks)

@@ -69,9 +69,8 @@ class FakeGPU:
                 return 1e3 * (end.at - self.at)
 
         return SimpleNamespace(
-            Event=Event, is_available=lambda: True, synchronize=self.wait,
-            _sleep=lambda cycles: self.work(cycles / 2e9),
-        )  # fmt: skip
+            Event=Event, is_available=lambda: True, synchronize=self.wait, _sleep=lambda cycles: self.work(cycles / 2e9)
+        )
 
 
 @pytest.fixture
@@ -112,8 +111,19 @@ def test_alone_a_launch_costs_what_it_costs(timed):
 
 @pytest.mark.skipif(NVCC is None, reason="nvcc is not installed: ceilings.cu was not compiled")
 def test_the_ceilings_compile_without_warnings_and_spills(tmp_path):
-    command = [NVCC, "-std=c++17", "-arch=sm_90", "-Werror", "all-warnings", "-Xptxas", "-v,-Werror",
-               "-cubin", "-o", str(tmp_path / "out.cubin"), "bench/on_gpu/ceilings.cu"]  # fmt: skip
+    command = [
+        NVCC,
+        "-std=c++17",
+        "-arch=sm_90",
+        "-Werror",
+        "all-warnings",
+        "-Xptxas",
+        "-v,-Werror",
+        "-cubin",
+        "-o",
+        str(tmp_path / "out.cubin"),
+        "bench/on_gpu/ceilings.cu",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr
     compiled = {line.split("'")[1] for line in done.stderr.splitlines() if "Compiling" in line}
@@ -141,11 +151,15 @@ def tools():
 
 def test_a_profile_becomes_a_record_for_each_kernel(tools):
     assert tools.Profile("triton").rows(0, PROFILE) == [
-        {"kernel": "find_kernel", "metrics": {
-            "dram__bytes_read.sum [Mbyte]": "812.5", "gpu__time_duration.sum [us]": "301.1"}},
-        {"kernel": "probe_kernel", "metrics": {
-            "dram__bytes_read.sum [Mbyte]": "1.5", "gpu__time_duration.sum [us]": "9.25"}},
-    ]  # fmt: skip
+        {
+            "kernel": "find_kernel",
+            "metrics": {"dram__bytes_read.sum [Mbyte]": "812.5", "gpu__time_duration.sum [us]": "301.1"},
+        },
+        {
+            "kernel": "probe_kernel",
+            "metrics": {"dram__bytes_read.sum [Mbyte]": "1.5", "gpu__time_duration.sum [us]": "9.25"},
+        },
+    ]
 
 
 def test_a_profile_without_kernels_is_a_failure(tools):

@@ -78,11 +78,7 @@ def test_a_zero_is_written_as_such(harness, path):
 def test_a_row_of_the_same_key_is_replaced_in_its_place(harness, path):
     harness.save([row(harness, "a"), row(harness, "b"), row(harness, "c")], path)
     harness.save([row(harness, "b", 77.0)], path)
-    assert [(r["metric"], r["kvgpu"]) for r in read(path)] == [
-        ("a", "10"),
-        ("b", "77"),
-        ("c", "10"),
-    ]
+    assert [(r["metric"], r["kvgpu"]) for r in read(path)] == [("a", "10"), ("b", "77"), ("c", "10")]
 
 
 @pytest.mark.parametrize("other", [{"metric": "free"}, {"case": "hybrid"}, {"peer_name": "other"}])
@@ -107,9 +103,7 @@ def test_rows_say_which_command_made_them_without_paths(harness, path, monkeypat
     assert read(path)[0]["command"] == "python bench/figures.py trace.jsonl --rounds 3"
 
 
-def test_the_revision_does_not_depend_on_the_directory_of_the_caller(
-    harness, tmp_path, monkeypatch
-):
+def test_the_revision_does_not_depend_on_the_directory_of_the_caller(harness, tmp_path, monkeypatch):
     expected = harness.revision()
     monkeypatch.chdir(tmp_path)
     assert harness.revision() == expected
@@ -122,9 +116,7 @@ def test_without_git_the_revision_is_unknown(harness, monkeypatch, tmp_path):
 
 def test_rows_of_another_gpu_are_kept(harness, path):
     harness.save([row(harness, device="H100", checked="a check")], path)
-    harness.save(
-        [row(harness, kvgpu=5.0, device="H200"), row(harness, "other", device="H200")], path
-    )
+    harness.save([row(harness, kvgpu=5.0, device="H200"), row(harness, "other", device="H200")], path)
     harness.save([row(harness, kvgpu=4.0, device="H200")], path)
     found = [(r["device"], r["metric"], r["kvgpu"]) for r in read(path)]
     assert found == [("H100", "lookup", "10"), ("H200", "lookup", "4"), ("H200", "other", "10")]
@@ -224,9 +216,7 @@ def test_a_missed_goal_is_the_exit_status(harness, tmp_path, capsys, met, status
 
 
 def test_json_on_standard_output_is_alone_there(harness, tmp_path, capsys):
-    options = harness.benchmark_options("A benchmark.").parse_args(
-        ["--json", "-", "--data", str(tmp_path)]
-    )
+    options = harness.benchmark_options("A benchmark.").parse_args(["--json", "-", "--data", str(tmp_path)])
     harness.finish("name", [row(harness)], options)
     shown = capsys.readouterr()
     assert json.loads(shown.out)[0]["metric"] == "lookup"

@@ -138,9 +138,12 @@ class Toy:
         (self.folder / "toy.py").write_text(source.replace("STEPS_HERE", steps))
         return subprocess.Popen(
             [sys.executable, "bench/gpu.py", "--blocks", "toy", "--out", str(self.out), *arguments],
-            cwd=ROOT, env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            cwd=ROOT,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-        )  # fmt: skip
+        )
 
     def run(self, steps, *arguments, source=TOY):
         """Exit status, and block -> record of how it went."""
@@ -167,9 +170,15 @@ def test_errors_hangs_and_deaths_are_records_and_the_rest_runs(toy):
     status, ended = toy.run(f'Step([{", ".join(blocks)}, block("good")])')
     assert status == 2
     assert {name: ended[name]["status"] for name in ended} == {
-        "raises": "failed", "interrupts": "failed", "hangs": "failed", "exits": "failed",
-        "crashes": "failed", "lacks": "failed", "lacks_optional": "left out", "good": "done",
-    }, toy.errors  # fmt: skip
+        "raises": "failed",
+        "interrupts": "failed",
+        "hangs": "failed",
+        "exits": "failed",
+        "crashes": "failed",
+        "lacks": "failed",
+        "lacks_optional": "left out",
+        "good": "done",
+    }, toy.errors
     assert ended["raises"]["error"] == "MemoryError: CUDA out of memory"
     assert ended["interrupts"]["error"].startswith("KeyboardInterrupt")
     assert ended["hangs"]["error"] == "TimeoutError: not done in 1 s"
@@ -259,8 +268,12 @@ def test_tools_run_at_once_beside_blocks_and_say_what_they_found(toy):
     )
     assert status == 2
     assert {name: record["status"] for name, record in ended.items()} == {
-        "good": "done", "well": "passed", "ill": "failed", "none": "left out", "stuck": "failed",
-    }  # fmt: skip
+        "good": "done",
+        "well": "passed",
+        "ill": "failed",
+        "none": "left out",
+        "stuck": "failed",
+    }
     assert ended["ill"]["error"] == "AssertionError: exit status 3: 77\n"
     assert ended["stuck"]["error"] == "TimeoutError: not done in 2 s"
     assert "== ill\n77" in (toy.out / "gpu-tools.log").read_text()
@@ -291,9 +304,12 @@ def test_a_failure_publishes_nothing(toy):
 def test_rows_go_where_the_environment_says(toy):
     (toy.folder / "toy.py").write_text(TOY.replace("STEPS_HERE", 'Step([block("good")])'))
     done = subprocess.run(
-        [sys.executable, "bench/gpu.py", "--blocks", "toy"], cwd=ROOT, capture_output=True,
-        env=toy.environment | {"OUT": str(toy.folder / "elsewhere")}, check=False,
-    )  # fmt: skip
+        [sys.executable, "bench/gpu.py", "--blocks", "toy"],
+        cwd=ROOT,
+        capture_output=True,
+        env=toy.environment | {"OUT": str(toy.folder / "elsewhere")},
+        check=False,
+    )
     assert done.returncode == 0
     assert metrics(toy.folder / "elsewhere") == ["good"]
 

@@ -14,10 +14,23 @@ FIGURE = re.compile(r"(?<![\w.^-])[\d.,]*\d ?(?:ns|us|ms|x|GB/s|%)(?![\w/])")
 """A figure with a unit of speed."""
 
 ROW = {
-    "metric": "free", "case": "full, 10 requests", "peer_name": "other", "unit": "ns/block", "kvgpu": "12.34",
-    "low": "12", "high": "13", "peer": "2500.4", "peer_low": "2400", "peer_high": "2600", "ratio": "203",
-    "ratio_low": "190", "ratio_high": "210", "goal": ">= 10x", "met": "True", "device": "",
-}  # fmt: skip
+    "metric": "free",
+    "case": "full, 10 requests",
+    "peer_name": "other",
+    "unit": "ns/block",
+    "kvgpu": "12.34",
+    "low": "12",
+    "high": "13",
+    "peer": "2500.4",
+    "peer_low": "2400",
+    "peer_high": "2600",
+    "ratio": "203",
+    "ratio_low": "190",
+    "ratio_high": "210",
+    "goal": ">= 10x",
+    "met": "True",
+    "device": "",
+}
 
 
 def bench_module(name):
@@ -87,9 +100,7 @@ def test_a_missed_goal_is_shown_as_missed(tables, data):
 
 
 def test_columns_that_are_empty_everywhere_are_left_out(tables, data):
-    alone = dict.fromkeys(
-        ("peer_name", "peer", "ratio", "goal", "met", "peer_low", "ratio_low"), ""
-    )
+    alone = dict.fromkeys(("peer_name", "peer", "ratio", "goal", "met", "peer_low", "ratio_low"), "")
     text = tables.table(tables.selected("steps", "free", data(alone)))
     assert text.splitlines()[0] == "|  | kvgpu |"
 
@@ -118,11 +129,7 @@ ALLOWED = {"13 %"}
 
 
 def test_a_figure_would_be_found():
-    assert FIGURE.findall("at 12.5 ns, 3x and 1,000 us; x86, 0x10, 64 bytes") == [
-        "12.5 ns",
-        "3x",
-        "1,000 us",
-    ]
+    assert FIGURE.findall("at 12.5 ns, 3x and 1,000 us; x86, 0x10, 64 bytes") == ["12.5 ns", "3x", "1,000 us"]
 
 
 def test_every_plot_is_drawn_from_the_rows_there_are(tmp_path, monkeypatch, capsys):

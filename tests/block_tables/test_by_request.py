@@ -63,10 +63,7 @@ class TestTables:
         adopted(tables, store, "a", [1])
         adopted(tables, store, "b", [2])
         assert [ids_of(blocks) for blocks in tables.values()] == [[1], [2]]
-        assert [(name, ids_of(blocks)) for name, blocks in tables.items()] == [
-            ("a", [1]),
-            ("b", [2]),
-        ]
+        assert [(name, ids_of(blocks)) for name, blocks in tables.items()] == [("a", [1]), ("b", [2])]
 
     @pytest.mark.parametrize("asked", [False, True])
     def test_a_request_that_leaves_hands_its_row_over(self, tables, store, asked):

@@ -107,9 +107,7 @@ def test_a_row_that_moves_leaves_its_memory_to_others():
     assert store.rows[short, BEGIN] == 0
 
 
-@pytest.mark.parametrize(
-    ("length", "expected"), [(0, 8), (1, 8), (8, 8), (9, 16), (16, 16), (17, 32)]
-)
+@pytest.mark.parametrize(("length", "expected"), [(0, 8), (1, 8), (8, 8), (9, 16), (16, 16), (17, 32)])
 def test_segments_are_powers_of_two(length, expected):
     assert 1 << segment_class(length) == expected
     assert expected >= 1 << SMALLEST_CLASS
@@ -124,10 +122,7 @@ def test_what_is_reserved_can_be_taken(count):
 
 @settings(max_examples=200, deadline=None)
 @given(
-    calls=st.lists(
-        st.tuples(st.sampled_from(["open", "append", "append", "close"]), st.integers(0, 99)),
-        max_size=60,
-    )
+    calls=st.lists(st.tuples(st.sampled_from(["open", "append", "append", "close"]), st.integers(0, 99)), max_size=60)
 )
 def test_rows_are_lists_that_never_share_memory(calls):
     store, model, made = TableStore(), {}, 0

@@ -54,11 +54,7 @@ def test_all_blocks_start_in_id_order(any_queue):
 
 
 def test_links_lead_from_end_to_end_in_both_directions(any_queue):
-    blocks = [
-        any_queue.fake_free_list_head,
-        *any_queue.get_all_free_blocks(),
-        any_queue.fake_free_list_tail,
-    ]
+    blocks = [any_queue.fake_free_list_head, *any_queue.get_all_free_blocks(), any_queue.fake_free_list_tail]
     for before, after in pairwise(blocks):
         assert before.next_free_block is after
         assert after.prev_free_block is before
@@ -168,8 +164,7 @@ def test_an_emptied_queue_can_be_filled_again(any_queue, put):
 
 
 operations = st.lists(
-    st.tuples(st.sampled_from(["pop", "remove", "append", "prepend"]), st.lists(st.integers(0, 7))),
-    max_size=25,
+    st.tuples(st.sampled_from(["pop", "remove", "append", "prepend"]), st.lists(st.integers(0, 7))), max_size=25
 )
 
 

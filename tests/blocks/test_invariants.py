@@ -60,9 +60,7 @@ def count_a_user_too_many(manager):
 
 
 def hold_a_block_twice(manager):
-    manager.coordinator.single_type_managers[0].req_to_blocks["a"].extend_ids(
-        np.array([3], np.int32)
-    )
+    manager.coordinator.single_type_managers[0].req_to_blocks["a"].extend_ids(np.array([3], np.int32))
 
 
 # Keys and chains

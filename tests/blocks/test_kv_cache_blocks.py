@@ -53,9 +53,12 @@ def test_adding_another_number_of_groups_is_refused():
 def test_something_else_than_blocks_is_refused(odd):
     blocks = KVCacheBlocks(odd)
     for call in (
-        blocks.get_block_ids, blocks.get_unhashed_block_ids_all_groups, blocks.get_unhashed_block_ids,
-        lambda: blocks + KVCacheBlocks(([],)), lambda: KVCacheBlocks(([],)) + blocks,
-    ):  # fmt: skip
+        blocks.get_block_ids,
+        blocks.get_unhashed_block_ids_all_groups,
+        blocks.get_unhashed_block_ids,
+        lambda: blocks + KVCacheBlocks(([],)),
+        lambda: KVCacheBlocks(([],)) + blocks,
+    ):
         with pytest.raises(ArgumentTypeError):
             call()
 

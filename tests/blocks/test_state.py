@@ -193,10 +193,18 @@ def test_a_block_made_by_hand_has_an_integer_as_its_id(block_id):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("ref_cnt", "1"), ("ref_cnt", 2**31), ("ref_cnt", [1]), ("is_null", np.zeros(2)), ("block_hash", 5),
-     ("block_hash", [1, 2]), ("prev_free_block", 3), ("next_free_block", KVCacheBlock(3)),
-     ("next_free_block", BlockState(9).view(8))],
-)  # fmt: skip
+    [
+        ("ref_cnt", "1"),
+        ("ref_cnt", 2**31),
+        ("ref_cnt", [1]),
+        ("is_null", np.zeros(2)),
+        ("block_hash", 5),
+        ("block_hash", [1, 2]),
+        ("prev_free_block", 3),
+        ("next_free_block", KVCacheBlock(3)),
+        ("next_free_block", BlockState(9).view(8)),
+    ],
+)
 def test_what_an_attribute_does_not_take_is_refused(state, name, value):
     before = state.records.tobytes()
     with pytest.raises(ArgumentError):

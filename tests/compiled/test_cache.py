@@ -191,9 +191,7 @@ def test_a_function_without_a_source_file_is_compiled_all_the_same(start):
     assert compiled.stats.cache_path is None
 
 
-def test_another_function_at_the_same_place_is_not_taken_for_the_first(
-    start, tmp_path, kept_in, monkeypatch
-):
+def test_another_function_at_the_same_place_is_not_taken_for_the_first(start, tmp_path, kept_in, monkeypatch):
     """Its constants are no part of the key, so the digest of its file has to tell."""
     monkeypatch.setattr(sys, "dont_write_bytecode", True)  # it is as old, to a second, and as long
     start()
@@ -271,9 +269,7 @@ class Payload:
 
 @pytest.mark.parametrize("file", FILES)
 @pytest.mark.parametrize("whose", ["own", "foreign", "writable by the group"])
-def test_only_files_that_nobody_else_can_have_written_are_unpickled(
-    start, tmp_path, stranger, whose, file
-):
+def test_only_files_that_nobody_else_can_have_written_are_unpickled(start, tmp_path, stranger, whose, file):
     path = FILES[file](start().folder)
     payload = pickle.dumps(Payload(tmp_path / "executed"))
     path.write_bytes(compiled_cache._checksum(payload) + payload)

@@ -69,8 +69,11 @@ def run(place):
         done = subprocess.run(
             [sys.executable, str(program), first],
             env=environment | {k: v for k, v in values.items() if v is not None},
-            capture_output=True, text=True, check=False, timeout=120,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
         assert done.returncode == 0, done.stderr
         return SimpleNamespace(**json.loads(done.stdout), said=done.stderr.splitlines())
 
@@ -181,9 +184,7 @@ def test_what_a_folder_that_can_only_be_read_lacks_is_compiled(run, place, read_
 
 def python(code, **variables):
     environment = os.environ | {"PYTHONPATH": str(ROOT), "NUMBA_DISABLE_JIT": "1"} | variables
-    return subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
-    )
+    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
 
 
 def test_without_compilation_the_package_can_be_imported():
@@ -193,9 +194,7 @@ def test_without_compilation_the_package_can_be_imported():
 
 @pytest.mark.parametrize("name", ["KVCacheManager", "Request", "BlockPool", "BatchManager"])
 def test_without_compilation_what_needs_it_is_one_clear_error(name):
-    done = python(
-        f"import kvgpu\ntry: kvgpu.{name}\nexcept kvgpu.KVGPUError as e: print(type(e).__name__, e)"
-    )
+    done = python(f"import kvgpu\ntry: kvgpu.{name}\nexcept kvgpu.KVGPUError as e: print(type(e).__name__, e)")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("ConfigError NUMBA_DISABLE_JIT is set")
     assert len(done.stdout.splitlines()) == 1

@@ -53,10 +53,9 @@ def test_integers_are_right_or_refused(listed):
 @pytest.mark.parametrize("place", [0, 1, 7, 8, 9, 49])
 @pytest.mark.parametrize(
     "odd",
-    [True, False, -1, -5, 1 << 30, -(1 << 30), 1 << 60, 1.0, None, "1", b"1", np.int32(3), Integer(3),
-     Fraction(3), []],
+    [True, False, -1, -5, 1 << 30, -(1 << 30), 1 << 60, 1.0, None, "1", b"1", np.int32(3), Integer(3), Fraction(3), []],
     ids=repr,
-)  # fmt: skip
+)
 def test_one_odd_item_among_integers_refuses_the_list(odd, place):
     listed = list(range(1000, 1050))
     listed[place] = odd
@@ -75,10 +74,21 @@ def test_hashes_are_those_of_the_list(width, data):
 @pytest.mark.parametrize("place", [0, 1, 7, 8, 9, 49])
 @pytest.mark.parametrize(
     "odd",
-    [b"", bytes(31), bytes(33), bytes(16), bytearray(32), Bytes(32), memoryview(bytes(32)), "h" * 32,
-     None, 5, (1,) * 32],
+    [
+        b"",
+        bytes(31),
+        bytes(33),
+        bytes(16),
+        bytearray(32),
+        Bytes(32),
+        memoryview(bytes(32)),
+        "h" * 32,
+        None,
+        5,
+        (1,) * 32,
+    ],
     ids=lambda odd: f"{type(odd).__name__}-{(len(odd) if isinstance(odd, memoryview) else odd)!r:.20}",
-)  # fmt: skip
+)
 def test_one_odd_item_among_hashes_refuses_the_list(odd, place):
     listed = [bytes([i]) * 32 for i in range(50)]
     listed[place] = odd

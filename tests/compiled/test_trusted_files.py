@@ -67,9 +67,7 @@ def test_a_shared_folder_with_the_sticky_bit_may_lie_above(tmp_path):
     assert trusted_folder(tmp_path / "a").is_dir()
 
 
-def test_in_a_shared_folder_with_the_sticky_bit_a_folder_of_another_user_is_not_trusted(
-    tmp_path, stranger
-):
+def test_in_a_shared_folder_with_the_sticky_bit_a_folder_of_another_user_is_not_trusted(tmp_path, stranger):
     tmp_path.chmod(0o1777)
     folder = tmp_path / "a"
     folder.mkdir(mode=0o755)
@@ -107,9 +105,7 @@ def test_where_a_link_leads_is_judged_and_not_where_it_lies(tmp_path):
         trusted_folder(tmp_path / "link" / "new")
 
 
-def test_a_link_that_takes_the_place_of_a_folder_after_it_was_resolved_is_not_followed(
-    tmp_path, monkeypatch
-):
+def test_a_link_that_takes_the_place_of_a_folder_after_it_was_resolved_is_not_followed(tmp_path, monkeypatch):
     (tmp_path / "folder").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "folder")
     monkeypatch.setattr(os.path, "realpath", str)
@@ -216,6 +212,4 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(file, monkeypat
     monkeypatch.setattr(os, step, fail)
     with pytest.raises(type(error)):
         write_whole(str(file), b"new")
-    assert [(path.name, path.read_bytes()) for path in file.parent.iterdir()] == [
-        ("file", b"contents")
-    ]
+    assert [(path.name, path.read_bytes()) for path in file.parent.iterdir()] == [("file", b"contents")]

@@ -14,11 +14,7 @@ import stubs
 VLLM_NAMES: dict[str, list[str]] = {
     "vllm.utils.hashing": ["kvgpu.hashing.functions"],
     "vllm.distributed.kv_events": ["kvgpu.events.messages"],
-    "vllm.v1.core.block_pool": [
-        "kvgpu.block_pool",
-        "kvgpu.index.block_map",
-        "kvgpu.events.messages",
-    ],
+    "vllm.v1.core.block_pool": ["kvgpu.block_pool", "kvgpu.index.block_map", "kvgpu.events.messages"],
     "vllm.v1.core.kv_cache_utils": [
         "kvgpu.hashing.functions",
         "kvgpu.blocks.state",
@@ -66,7 +62,7 @@ class LiveModule(types.ModuleType):
 
     @property
     def __dict__(self) -> dict[str, Any]:  # type: ignore[override]
-        """Names and values now. pytest's `monkeypatch` looks here for what it is to restore, and deletes what it misses."""
+        """Current names and values. Pytest's `monkeypatch` restores what it finds here, deletes what it does not."""
         attributes: dict[str, Any] = {}
         for module in reversed(self._targets):
             attributes |= {k: v for k, v in vars(module).items() if not k.startswith("__")}

@@ -23,9 +23,9 @@ class CpuTestMarker:
 
 def main(argv: list[str]) -> int:
     """Parse the command line, install the names and call pytest."""
-    own, _, rest = (argv, "", []) if "--" not in argv else (
-        argv[: argv.index("--")], "--", argv[argv.index("--") + 1 :]
-    )  # fmt: skip
+    own, _, rest = (
+        (argv, "", []) if "--" not in argv else (argv[: argv.index("--")], "--", argv[argv.index("--") + 1 :])
+    )
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("suite", type=Path, help="a test file written for vLLM")
     parser.add_argument("--backend", help="index backend (default: KVGPU_BACKEND, else host)")

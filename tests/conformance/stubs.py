@@ -53,7 +53,5 @@ class SamplingParams:
     prompt_logprobs: int | None = None
     skip_reading_prefix_cache: bool | None = None
 
-    def update_from_generation_config(
-        self, generation_config: dict[str, Any], eos_token_id: int | None = None
-    ) -> None:
+    def update_from_generation_config(self, generation_config: dict[str, Any], eos_token_id: int | None = None) -> None:
         """Stop tokens do not matter to the cache."""

@@ -132,9 +132,14 @@ def outcome(suite):
     """The runner on the suite: the process, and what went wrong in each test."""
     report = suite.parent / "report.xml"
     done = run(
-        suite, "--backend", OTHER_BACKEND, "--", "--strict-markers", f"--junitxml={report}",
+        suite,
+        "--backend",
+        OTHER_BACKEND,
+        "--",
+        "--strict-markers",
+        f"--junitxml={report}",
         EXPECTED_BACKEND=OTHER_BACKEND,
-    )  # fmt: skip
+    )
     assert report.exists(), done.stdout + done.stderr
     cases = {case.get("name"): [*case] for case in ET.parse(report).iter("testcase")}
     return done, cases

@@ -9,8 +9,7 @@ from kvgpu.console.printable import printable, say
 
 
 @pytest.mark.parametrize(
-    "text",
-    ["", string.printable[:95], "Gr\N{LATIN SMALL LETTER U WITH DIAERESIS}n", "\u65e5\u672c"],
+    "text", ["", string.printable[:95], "Gr\N{LATIN SMALL LETTER U WITH DIAERESIS}n", "\u65e5\u672c"]
 )
 def test_what_is_visible_is_left_as_it_is(text):
     assert printable(text) == text

@@ -91,12 +91,7 @@ def test_with_eagle_every_group_leaves_out_its_last_block(backend):
 @per_backend
 @pytest.mark.parametrize(
     ("evicted", "num_blocks"),
-    [
-        ([(0, 5), (1, 5), (2, 5)], 4),
-        ([(0, 5)], 4),
-        ([(1, 4)], 3),
-        ([(0, 5), (1, 0), (2, 0)], 4),
-    ],
+    [([(0, 5), (1, 5), (2, 5)], 4), ([(0, 5)], 4), ([(1, 4)], 3), ([(0, 5), (1, 0), (2, 0)], 4)],
 )
 def test_with_eagle_a_missing_block_shortens_the_hit(backend, evicted, num_blocks):
     manager, tables = hybrid(6, 3, backend, use_eagle=True)

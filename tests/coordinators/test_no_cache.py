@@ -32,9 +32,7 @@ def test_any_groups_can_be_combined(specs):
     request = make_request("a", 33, manager.block_pool.hash_block_size)
     admit(manager, request)
     assert isinstance(manager.coordinator, KVCacheCoordinatorNoPrefixCache)
-    assert [len(held(manager, request, i)) for i in range(len(specs))] == [
-        -(-33 // spec.block_size) for spec in specs
-    ]
+    assert [len(held(manager, request, i)) for i in range(len(specs))] == [-(-33 // spec.block_size) for spec in specs]
 
 
 @pytest.mark.parametrize("specs", COMBINATIONS, ids=len)
@@ -42,10 +40,7 @@ def test_nothing_hits_and_nothing_is_common(specs):
     manager = make_manager(*specs, enable_caching=False)
     request = make_request("a", 33, manager.block_pool.hash_block_size)
     admit(manager, request)
-    assert manager.coordinator.find_longest_cache_hit(request.block_hashes, 33) == (
-        tuple([] for _ in specs),
-        0,
-    )
+    assert manager.coordinator.find_longest_cache_hit(request.block_hashes, 33) == (tuple([] for _ in specs), 0)
     assert manager.get_num_common_prefix_blocks("a") == [0] * len(specs)
     assert cached_ids(manager) == set()
 
@@ -81,9 +76,7 @@ def test_a_freed_request_gives_back_its_last_block_first():
 
 
 def test_there_are_no_statistics_and_no_events_of_blocks():
-    manager = make_manager(
-        full(4), enable_caching=False, log_stats=True, enable_kv_cache_events=True
-    )
+    manager = make_manager(full(4), enable_caching=False, log_stats=True, enable_kv_cache_events=True)
     request = make_request("a", 12, 4)
     manager.get_computed_blocks(request)
     admit(manager, request)

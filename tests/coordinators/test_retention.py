@@ -1,15 +1,7 @@
 """Retention: windows that are kept at few lengths only, so that long prompts leave room."""
 
 import pytest
-from support.managers import (
-    admit,
-    cached_places,
-    full,
-    make_manager,
-    make_request,
-    per_backend,
-    window,
-)
+from support.managers import admit, cached_places, full, make_manager, make_request, per_backend, window
 
 from kvgpu.errors import ConfigError
 
@@ -30,9 +22,7 @@ def lookup(manager, tokens, size):
         ("0", [1], 127, {11, 12}, ([3, 12], 96)),
     ],
 )
-def test_retention_keeps_the_end_of_the_prompt(
-    monkeypatch, retention, flagged, tokens, places, replay
-):
+def test_retention_keeps_the_end_of_the_prompt(monkeypatch, retention, flagged, tokens, places, replay):
     monkeypatch.setenv(RETENTION, retention)
     manager = make_manager(full(32), window(8, 8), eagle_groups=flagged)
     request = make_request("a", tokens, 8)
@@ -51,9 +41,7 @@ def test_without_intermediate_retention_a_shorter_prompt_misses(monkeypatch):
 @per_backend
 def test_four_groups_with_retention_hit_the_retained_length_again(backend, monkeypatch):
     monkeypatch.setenv(RETENTION, "1024")
-    manager = make_manager(
-        full(256), window(64, 512), window(8, 128), window(4, 8), num_blocks=800, backend=backend
-    )
+    manager = make_manager(full(256), window(64, 512), window(8, 128), window(4, 8), num_blocks=800, backend=backend)
     for name, first_token in (("a", 0), ("b", 9000)):
         request = make_request(name, range(first_token, first_token + 4096), 4)
         for _ in range(8):
@@ -70,8 +58,7 @@ def test_retention_needs_a_window(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("interval", "words"),
-    [("-32", "non-negative"), ("33", "multiple of scheduler_block_size 16"), ("x", "integer")],
+    ("interval", "words"), [("-32", "non-negative"), ("33", "multiple of scheduler_block_size 16"), ("x", "integer")]
 )
 def test_a_retention_interval_that_cannot_be_kept_is_refused(monkeypatch, interval, words):
     monkeypatch.setenv(RETENTION, interval)

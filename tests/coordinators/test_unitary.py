@@ -1,16 +1,7 @@
 """One group: its hit is the hit, and what a single group may not be combined with."""
 
 import pytest
-from support.managers import (
-    admit,
-    chunked,
-    full,
-    make_manager,
-    make_request,
-    mamba,
-    per_backend,
-    window,
-)
+from support.managers import admit, chunked, full, make_manager, make_request, mamba, per_backend, window
 
 from kvgpu.coordinators.unitary import UnitaryKVCacheCoordinator
 from kvgpu.errors import ConfigError
@@ -62,9 +53,7 @@ def test_every_full_block_is_cached_without_regard_to_the_scheduler_block():
     assert hit(manager, 13, 4) == 12
 
 
-@pytest.mark.parametrize(
-    "spec", [window(4, 8), chunked(4, 8), mamba(4)], ids=lambda spec: type(spec).__name__
-)
+@pytest.mark.parametrize("spec", [window(4, 8), chunked(4, 8), mamba(4)], ids=lambda spec: type(spec).__name__)
 @pytest.mark.parametrize("ranks", ["dcp_world_size", "pcp_world_size"])
 def test_context_parallelism_is_for_full_attention_only(spec, ranks):
     with pytest.raises(ConfigError, match="without context parallelism only"):

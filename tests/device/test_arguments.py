@@ -135,8 +135,7 @@ def test_offsets_that_decrease_or_leave_the_keys_are_refused(table, offsets):
 
 
 @pytest.mark.parametrize(
-    ("offsets", "limits"),
-    [([], None), ([[0, 5]], None), ([0.0, 5.0], None), ([0, 5], [1, 2]), ([0, 5], [1.0])],
+    ("offsets", "limits"), [([], None), ([[0, 5]], None), ([0.0, 5.0], None), ([0, 5], [1, 2]), ([0, 5], [1.0])]
 )
 def test_arguments_of_a_prefix_lookup_are_checked(table, offsets, limits):
     limits = None if limits is None else to_device(limits)

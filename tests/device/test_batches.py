@@ -63,8 +63,7 @@ class TestBatches:
         table.check()
 
     @pytest.mark.parametrize(
-        ("changed", "new", "message"),
-        [(keys(4, 5, 4), ids(4, 5, 6), TWICE), (keys(4, 5), ids(4, 4), TWO_KEYS)],
+        ("changed", "new", "message"), [(keys(4, 5, 4), ids(4, 5, 6), TWICE), (keys(4, 5), ids(4, 4), TWO_KEYS)]
     )
     def test_a_rebuild_that_cannot_be_keeps_what_was_there(self, table, changed, new, message):
         before = state(table)

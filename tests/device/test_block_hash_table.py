@@ -2,17 +2,7 @@
 
 import numpy as np
 import pytest
-from support.device.tables import (
-    DEVICE,
-    POISON,
-    every_engine,
-    ids,
-    make_table,
-    poisoned,
-    random_keys,
-    to_device,
-    torch,
-)
+from support.device.tables import DEVICE, POISON, every_engine, ids, make_table, poisoned, random_keys, to_device, torch
 from support.slot_hashes import key_of_hash, twin_keys
 
 from kvgpu.layout import MAX_GROUP_ID, OVERFLOW_WORD
@@ -25,10 +15,7 @@ WIDTHS = pytest.mark.parametrize("key_bytes", [16, 32])
 def crowd(table, count):
     """Keys of 32 bytes whose primary bucket is the last one of the table, with different tags."""
     last_bucket = 0xFFFFFFFF << 32
-    keys = [
-        key_of_hash(table.view.seed, last_bucket | (2 * tag + 1), [tag, 0, 0, 0])
-        for tag in range(count)
-    ]
+    keys = [key_of_hash(table.view.seed, last_bucket | (2 * tag + 1), [tag, 0, 0, 0]) for tag in range(count)]
     return to_device(np.array(keys))
 
 
@@ -107,9 +94,7 @@ class TestBlockHashTable:
 
     def test_two_blocks_may_change_places_though_their_tags_are_equal(self, engine):
         table = make_table(8, engine=engine)
-        keys = to_device(
-            np.array([key_of_hash(table.view.seed, 77, [i, 0, 0, 0]) for i in range(2)])
-        )
+        keys = to_device(np.array([key_of_hash(table.view.seed, 77, [i, 0, 0, 0]) for i in range(2)]))
         table.update(keys, ids(5, 6))
         assert table.update(keys, ids(6, 5), old=ids(5, 6)) == 2
         assert table.find(keys).tolist() == [6, 5]

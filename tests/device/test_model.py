@@ -36,9 +36,7 @@ class TableMachine(RuleBasedStateMachine):
                 after[key] = order.pop()
         new = [after.get(key, -1) for key in changed]
         old = [self.first.get(key, -1) for key in changed]
-        size = self.table.update(
-            to_device(self.keys[changed].reshape(-1, 4)), ids(*new), old=ids(*old)
-        )
+        size = self.table.update(to_device(self.keys[changed].reshape(-1, 4)), ids(*new), old=ids(*old))
         self.first = after
         assert size == len(after)
 

@@ -123,12 +123,7 @@ def changes(**bad):
 
 CHANGES = [
     pytest.param(call, id=f"{argument}: {name}, call {i}")
-    for argument, values in {
-        "keys": BAD_KEYS,
-        "groups": BAD_GROUPS,
-        "new": BAD_VECTORS,
-        "old": BAD_VECTORS,
-    }.items()
+    for argument, values in {"keys": BAD_KEYS, "groups": BAD_GROUPS, "new": BAD_VECTORS, "old": BAD_VECTORS}.items()
     for name, value in values.items()
     for i, call in enumerate(changes(**{argument: value}))
 ]
@@ -162,12 +157,8 @@ LOOKUPS = {
     "one limit": lambda t: prefix(t, max_lengths=5),
     "buffers of None": lambda t: prefix(t, out=(None,) * 5),
     "buffers without hits": lambda t: prefix(t, out=t.prefix_buffers(2, 4)._replace(hits=None)),
-    "ids and hits in one": lambda t: prefix(
-        t, out=(b := t.prefix_buffers(2, 4))._replace(ids=b.hits)
-    ),
-    "hits in the table": lambda t: prefix(
-        t, out=t.prefix_buffers(2, 4)._replace(hits=of_table(t, torch.int32, 1, 4))
-    ),
+    "ids and hits in one": lambda t: prefix(t, out=(b := t.prefix_buffers(2, 4))._replace(ids=b.hits)),
+    "hits in the table": lambda t: prefix(t, out=t.prefix_buffers(2, 4)._replace(hits=of_table(t, torch.int32, 1, 4))),
     **{
         f"expanded {name}": lambda t, name=name: prefix(t, out=spread(t, name))
         for name in ("num_tokens", "firsts", "ids", "hits")
@@ -269,9 +260,7 @@ WAITING = {
     "items": lambda t: t.items(),
     "check": lambda t: t.check(),
     "numpy arrays": lambda t: t.find_async(KEYS.cpu().numpy()),
-    "a new plan": lambda t: t.prefix_buffers(
-        1, 4, PrefixPlan((HitQuery(HitRule(FULL, 3, 3), (0,)),))
-    ),
+    "a new plan": lambda t: t.prefix_buffers(1, 4, PrefixPlan((HitQuery(HitRule(FULL, 3, 3), (0,)),))),
 }
 
 

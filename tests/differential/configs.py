@@ -48,8 +48,7 @@ def _group(rng: random.Random, block_size: int, kinds: list[str], mamba_mode: st
     if kind == "chunked":
         chunk = block_size * rng.choice([1, 2, 3, 4])
         return Group(
-            "ChunkedLocalAttentionSpec",
-            {"block_size": block_size, "attention_chunk_size": chunk, **ATTENTION},
+            "ChunkedLocalAttentionSpec", {"block_size": block_size, "attention_chunk_size": chunk, **ATTENTION}
         )
     spare = rng.choice([0, 0, 1, 2]) if mamba_mode == "align" else rng.choice([0, 0, 1])
     return Group(
@@ -74,13 +73,10 @@ def random_config(rng: random.Random) -> Config:
     if not eagle and not uneven and rng.random() < 0.4:
         kinds.append("chunked")
     groups = [
-        _group(rng, base * (rng.choice([1, 2, 4]) if uneven else 1), kinds, mamba_mode)
-        for _ in range(num_groups)
+        _group(rng, base * (rng.choice([1, 2, 4]) if uneven else 1), kinds, mamba_mode) for _ in range(num_groups)
     ]
     if num_groups > 1 and rng.random() < 0.7:
-        groups[rng.randrange(num_groups)] = _group(
-            rng, groups[0].kwargs["block_size"], ["full"], ""
-        )
+        groups[rng.randrange(num_groups)] = _group(rng, groups[0].kwargs["block_size"], ["full"], "")
     if eagle and num_groups > 1 and rng.random() < 0.5:
         groups[rng.randrange(num_groups)].eagle = True
     sizes = [group.kwargs["block_size"] for group in groups]
@@ -89,9 +85,7 @@ def random_config(rng: random.Random) -> Config:
         groups.append(Group("CrossAttentionSpec", {"block_size": base, **ATTENTION}))
         num_groups += 1
         sizes.append(base)
-    dcp = (
-        2 if num_groups == 1 and groups[0].spec == "FullAttentionSpec" and rng.random() < 0.2 else 1
-    )
+    dcp = 2 if num_groups == 1 and groups[0].spec == "FullAttentionSpec" and rng.random() < 0.2 else 1
     if num_groups == 1:
         scheduler = hash_size = sizes[0] * dcp
     else:

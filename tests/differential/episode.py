@@ -59,9 +59,7 @@ class Episode:
                 self.counts["ended: differs on purpose: " + name] += 1
                 raise Refused(f"{name}: the oracle raised {their_error!r}, we returned None")
             if my_error is None:
-                self._differ(
-                    f"{name}: the oracle raised {their_error!r}, we returned {my_result!r}"
-                )
+                self._differ(f"{name}: the oracle raised {their_error!r}, we returned {my_result!r}")
             self.counts["refused: " + name] += 1
             raise Refused(f"{name}: {my_error!r} / {their_error!r}")
         if my_error is not None:
@@ -84,11 +82,7 @@ class Episode:
         for place, system in enumerate(self.systems):
             random.seed(dice)  # the residency metrics sample with the global generator
             own = {k: v[place] if isinstance(v, list) else v for k, v in kwargs.items()}
-            outcomes.append(
-                self._attempt(
-                    lambda system=system, own=own: system.call(name, request_id, *args, **own)
-                )
-            )
+            outcomes.append(self._attempt(lambda system=system, own=own: system.call(name, request_id, *args, **own)))
         results = self._same_outcome(name, *outcomes)
         self.compare_states()
         return results
@@ -156,11 +150,7 @@ class Episode:
 
     def _hits_may_be_lost(self, computed: Any) -> bool:
         """Whether the oracle could give hits of a later group to an earlier one as room for external tokens."""
-        return any(
-            block.ref_cnt == 0 and not block.is_null
-            for group in computed.blocks[1:]
-            for block in group
-        )
+        return any(block.ref_cnt == 0 and not block.is_null for group in computed.blocks[1:] for block in group)
 
     def _set(self, request_id: str, **values: Any) -> None:
         for system in self.systems:

@@ -42,26 +42,19 @@ class System:
             **config.options,
         )
         os.environ.pop(RETENTION, None)
-        self.hasher = modules["hasher"].get_request_block_hasher(
-            config.hash_block_size, self.hash_fn
-        )
+        self.hasher = modules["hasher"].get_request_block_hasher(config.hash_block_size, self.hash_fn)
         self.requests: dict[str, Any] = {}
 
     def create(self, request_id: str, tokens: list[int], extra: dict[str, Any]) -> None:
         inputs = self.modules["inputs"]
         features = [
             inputs.MultiModalFeatureSpec(
-                data=None,
-                modality="image",
-                identifier=name,
-                mm_position=inputs.PlaceholderRange(offset, length),
+                data=None, modality="image", identifier=name, mm_position=inputs.PlaceholderRange(offset, length)
             )
             for name, offset, length in extra.get("items", [])
         ]
         lora = extra.get("lora")
-        params = self.modules["params"].SamplingParams(
-            max_tokens=9, prompt_logprobs=extra.get("logprobs")
-        )
+        params = self.modules["params"].SamplingParams(max_tokens=9, prompt_logprobs=extra.get("logprobs"))
         self.requests[request_id] = self.modules["request"].Request(
             request_id=request_id,
             prompt_token_ids=list(tokens),
@@ -90,14 +83,10 @@ class System:
             "ref_cnt": [b.ref_cnt for b in blocks if not b.is_null],
             "hashes": [b.block_hash for b in blocks],
             "free": [b.block_id for b in pool.free_block_queue.get_all_free_blocks()],
-            "map": {
-                key: list(entry) if isinstance(entry, dict) else entry.block_id
-                for key, entry in cache.items()
-            },
+            "map": {key: list(entry) if isinstance(entry, dict) else entry.block_id for key, entry in cache.items()},
             # Empty tables come and go by accident of defaultdict.
             "tables": [
-                {r: [b.block_id for b in blocks] for r, blocks in m.req_to_blocks.items() if blocks}
-                for m in managers
+                {r: [b.block_id for b in blocks] for r, blocks in m.req_to_blocks.items() if blocks} for m in managers
             ],
             "num_cached": [dict(m.num_cached_block) for m in managers],
             "usage": self.manager.usage,

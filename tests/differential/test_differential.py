@@ -42,9 +42,7 @@ def num_calls(counts: Counter[str]) -> int:
     return sum(n for name, n in counts.items() if not name.startswith(("refused", "ended")))
 
 
-def compare(
-    ours: dict[str, Any], oracle: dict[str, Any], calls: int, seed: int = 0
-) -> Counter[str]:
+def compare(ours: dict[str, Any], oracle: dict[str, Any], calls: int, seed: int = 0) -> Counter[str]:
     """Run episodes until so many calls were compared; returns the calls by name."""
     counts: Counter[str] = Counter()
     while num_calls(counts) < calls:

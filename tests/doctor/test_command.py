@@ -17,10 +17,25 @@ from kvgpu.hashing.functions import HASH_FUNCTIONS
 from kvgpu.index.registry import BACKENDS
 
 KEYS = [
-    "kvgpu", "python", "platform", "packages", "broken", "driver", "driver_cuda", "gpus",
-    "gpu_problem", "interpreter", "compiled_code", "triton_code", "backend", "auto", "backends",
-    "hashes", "problems", "passed",
-]  # fmt: skip
+    "kvgpu",
+    "python",
+    "platform",
+    "packages",
+    "broken",
+    "driver",
+    "driver_cuda",
+    "gpus",
+    "gpu_problem",
+    "interpreter",
+    "compiled_code",
+    "triton_code",
+    "backend",
+    "auto",
+    "backends",
+    "hashes",
+    "problems",
+    "passed",
+]
 
 
 @pytest.fixture(scope="module")
@@ -249,12 +264,9 @@ def test_an_unknown_backend_in_the_variable_is_status_2(capsys, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("value", "name", "reason"),
-    [(None, "host", "not set"), ("reference", "reference", "KVGPU_BACKEND")],
+    ("value", "name", "reason"), [(None, "host", "not set"), ("reference", "reference", "KVGPU_BACKEND")]
 )
-def test_the_backend_of_managers_is_shown_with_its_reason(
-    untested, monkeypatch, value, name, reason
-):
+def test_the_backend_of_managers_is_shown_with_its_reason(untested, monkeypatch, value, name, reason):
     if value is not None:
         monkeypatch.setenv("KVGPU_BACKEND", value)
     run = doctor("--backend", "host")

@@ -34,9 +34,7 @@ by_class = pytest.mark.parametrize("name", CLASSES)
 
 
 @by_class
-@pytest.mark.parametrize(
-    ("method", "wrong"), [("match", nothing_found), ("match_batch", nothing_found_at_once)]
-)
+@pytest.mark.parametrize(("method", "wrong"), [("match", nothing_found), ("match_batch", nothing_found_at_once)])
 def test_a_backend_with_wrong_lookups_is_named_and_status_1(monkeypatch, name, method, wrong):
     monkeypatch.setattr(CLASSES[name], method, wrong)
     run = doctor("--backend", name)
@@ -62,8 +60,7 @@ def test_a_table_on_a_device_with_wrong_lookups_fails(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("chains", "name"),
-    [("messages", "xxhash"), ("messages", "xxhash_cbor"), ("kvgpu128", "kvgpu128")],
+    ("chains", "name"), [("messages", "xxhash"), ("messages", "xxhash_cbor"), ("kvgpu128", "kvgpu128")]
 )
 def test_a_hash_function_that_differs_in_bulk_fails(monkeypatch, chains, name):
     from kvgpu.hashing.kvgpu128.function import Kvgpu128

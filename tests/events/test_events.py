@@ -7,27 +7,10 @@ import msgspec
 import numpy as np
 import pytest
 from stubs import LoRARequest, MultiModalFeatureSpec, PlaceholderRange
-from support.managers import (
-    admit,
-    decode,
-    full,
-    make_config,
-    make_manager,
-    make_request,
-    mamba,
-    per_backend,
-    window,
-)
+from support.managers import admit, decode, full, make_config, make_manager, make_request, mamba, per_backend, window
 
 from kvgpu.events.builders import block_stored
-from kvgpu.events.messages import (
-    AllBlocksCleared,
-    BlockRemoved,
-    BlockStored,
-    EventBatch,
-    KVEventBatch,
-    annotate,
-)
+from kvgpu.events.messages import AllBlocksCleared, BlockRemoved, BlockStored, EventBatch, KVEventBatch, annotate
 
 
 def make_noted_manager(*specs, **options):
@@ -271,10 +254,7 @@ def test_no_events_unless_asked_for():
 def test_stored_events_get_kind_and_window_of_their_group():
     manager = make_noted_manager(full(4), window(4, 8))
     admit(manager, make_request("a", 8, 4))
-    fields = [
-        (event.kv_cache_spec_kind, event.kv_cache_spec_sliding_window)
-        for event in manager.take_events()
-    ]
+    fields = [(event.kv_cache_spec_kind, event.kv_cache_spec_sliding_window) for event in manager.take_events()]
     assert fields == [("full_attention", None), ("sliding_window", 8)]
 
 
@@ -284,10 +264,7 @@ def test_an_event_of_an_unknown_group_stays_as_it_is_with_a_warning(group, caplo
     before = msgspec.structs.replace(event)
     with caplog.at_level(logging.WARNING):
         got = annotate([event], make_config(full(4)).kv_cache_groups, logging.getLogger("x"))
-    assert (got, caplog.messages) == (
-        [before],
-        [f"Group index `{group}` not in KV cache metadata"],
-    )
+    assert (got, caplog.messages) == ([before], [f"Group index `{group}` not in KV cache metadata"])
 
 
 def test_events_without_a_group_stay_as_they_are(caplog):
@@ -299,9 +276,13 @@ def test_events_without_a_group_stay_as_they_are(caplog):
 
 def test_the_tokens_of_a_request_that_keeps_them_in_an_array_can_be_sent():
     own = SimpleNamespace(
-        block_hashes=[bytes(32)] * 2, all_token_ids=np.arange(8), lora_request=None,
-        mm_features=[], cache_salt=None, prompt_embeds=None,
-    )  # fmt: skip
+        block_hashes=[bytes(32)] * 2,
+        all_token_ids=np.arange(8),
+        lora_request=None,
+        mm_features=[],
+        cache_salt=None,
+        prompt_embeds=None,
+    )
     event = block_stored(own, [0, 1], 0, 2, 4, 1, 0)
     assert event.token_ids == list(range(8))
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(event))[3] == list(range(8))

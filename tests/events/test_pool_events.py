@@ -50,9 +50,7 @@ class TestEvents:
             )
         ]
 
-    def test_the_parent_is_the_block_before_though_it_was_never_cached(
-        self, any_pool, request_of_six
-    ):
+    def test_the_parent_is_the_block_before_though_it_was_never_cached(self, any_pool, request_of_six):
         blocks = [any_pool.null_block, any_pool.null_block, *any_pool.get_new_blocks(1)]
         cache(any_pool, request_of_six, blocks, 2, 3)
         (event,) = any_pool.take_events()
@@ -79,26 +77,20 @@ class TestEvents:
         assert event.block_hashes == [shown(request_of_six.block_hashes[i]) for i in (3, 5)]
         assert event.parent_block_hash == shown(request_of_six.block_hashes[1])
 
-    def test_hashes_are_bytes_when_integers_are_not_wanted(
-        self, any_pool, request_of_six, monkeypatch
-    ):
+    def test_hashes_are_bytes_when_integers_are_not_wanted(self, any_pool, request_of_six, monkeypatch):
         monkeypatch.setenv("VLLM_KV_EVENTS_USE_INT_BLOCK_HASHES", "0")
         cache(any_pool, request_of_six, any_pool.get_new_blocks(2), 0, 1, 2 * SIZE)
         (event,) = any_pool.take_events()
         assert event.block_hashes == [b"".join(request_of_six.block_hashes[:2])]
 
-    def test_each_evicted_block_is_an_event_in_the_order_of_the_queue(
-        self, any_pool, request_of_six
-    ):
+    def test_each_evicted_block_is_an_event_in_the_order_of_the_queue(self, any_pool, request_of_six):
         blocks = any_pool.get_new_blocks(3)
         cache(any_pool, request_of_six, blocks, group=2)
         any_pool.free_blocks(reversed(blocks))
         any_pool.take_events()
         any_pool.get_new_blocks(8)
         removed = [shown(request_of_six.block_hashes[i]) for i in (2, 1)]
-        assert any_pool.take_events() == [
-            BlockRemoved(block_hashes=[h], medium="GPU", group_idx=2) for h in removed
-        ]
+        assert any_pool.take_events() == [BlockRemoved(block_hashes=[h], medium="GPU", group_idx=2) for h in removed]
 
     def test_events_come_in_the_order_in_which_things_happened(self, any_pool, request_of_six):
         blocks = any_pool.get_new_blocks(9)
@@ -107,12 +99,7 @@ class TestEvents:
         again = any_pool.get_new_blocks(1)
         cache(any_pool, request_of_six, again)
         any_pool.evict_blocks(ids(again))
-        assert kinds(any_pool.take_events()) == [
-            BlockStored,
-            BlockRemoved,
-            BlockStored,
-            BlockRemoved,
-        ]
+        assert kinds(any_pool.take_events()) == [BlockStored, BlockRemoved, BlockStored, BlockRemoved]
 
     def test_evicting_what_is_not_cached_is_no_event(self, any_pool):
         any_pool.evict_blocks([1, 2])

@@ -2,16 +2,7 @@
 
 import numpy as np
 import pytest
-from support.managers import (
-    CPU_BACKENDS,
-    accounts_balance,
-    admit,
-    full,
-    make_manager,
-    make_request,
-    snapshot,
-    window,
-)
+from support.managers import CPU_BACKENDS, accounts_balance, admit, full, make_manager, make_request, snapshot, window
 
 from kvgpu.batch.manager import BatchManager
 from kvgpu.events import builders as event_builders
@@ -70,12 +61,7 @@ def after(call, backend, left, error, **options):
     """What a manager is like after a call, in the k-th callback of which an error is raised; and whether one was."""
     collector = Collector()
     manager = make_manager(
-        full(4),
-        window(4, 8),
-        num_blocks=20,
-        backend=backend,
-        metrics_collector=collector,
-        **options,
+        full(4), window(4, 8), num_blocks=20, backend=backend, metrics_collector=collector, **options
     )
     fill(manager)
     collector.left, collector.error = left, error

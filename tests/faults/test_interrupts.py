@@ -28,21 +28,13 @@ GROUPS = {
     "mamba": (full(4), mamba(4, "align")),
     "chunks": (chunked(4, 8),),
 }
-OPTIONS = {
-    "plain": {},
-    "told": {"enable_kv_cache_events": True, "log_stats": True, "metrics_collector": True},
-}
+OPTIONS = {"plain": {}, "told": {"enable_kv_cache_events": True, "log_stats": True, "metrics_collector": True}}
 STEP = int(os.environ.get("KVGPU_INTERRUPT_STEP", "41"))
 """Lines between those at which a call is interrupted, other ones of each: 1 for every line."""
 
 per_manager = pytest.mark.parametrize(
     ("groups", "options", "backend"),
-    [
-        (groups, options, backend)
-        for groups in GROUPS
-        for options in OPTIONS
-        for backend in CPU_BACKENDS
-    ],
+    [(groups, options, backend) for groups in GROUPS for options in OPTIONS for backend in CPU_BACKENDS],
 )
 
 

@@ -24,9 +24,18 @@ MEMORY_BYTES = 3 << 29
 """Beyond what is there at the start; no argument may cost so much, unless it says how much is wanted."""
 
 REQUEST_FIELDS = (
-    "request_id", "num_tokens", "num_computed_tokens", "num_prompt_tokens", "block_hashes", "num_preemptions",
-    "skip_reading_prefix_cache", "all_token_ids", "cache_salt", "lora_request", "mm_features",
-)  # fmt: skip
+    "request_id",
+    "num_tokens",
+    "num_computed_tokens",
+    "num_prompt_tokens",
+    "block_hashes",
+    "num_preemptions",
+    "skip_reading_prefix_cache",
+    "all_token_ids",
+    "cache_salt",
+    "lora_request",
+    "mm_features",
+)
 
 
 def shown(value: Any) -> str:
@@ -44,12 +53,8 @@ def odd_request(request: Any, told: bool, rng: random.Random) -> Any:
     """
     from odd_values import odd_value
 
-    copy = SimpleNamespace(
-        **{name: getattr(request, name) for name in REQUEST_FIELDS if hasattr(request, name)}
-    )
-    copy.append_output_token_ids = lambda ids: copy.all_token_ids.extend(
-        [ids] if isinstance(ids, int) else ids
-    )
+    copy = SimpleNamespace(**{name: getattr(request, name) for name in REQUEST_FIELDS if hasattr(request, name)})
+    copy.append_output_token_ids = lambda ids: copy.all_token_ids.extend([ids] if isinstance(ids, int) else ids)
     field = rng.choice(REQUEST_FIELDS[:-4] if told else REQUEST_FIELDS)
     if rng.random() < 0.2:
         vars(copy).pop(field, None)
@@ -88,11 +93,7 @@ def faults_of(subject: Any, call: Any, arguments: dict[str, Any]) -> list[str]:
     except BaseException as error:
         if isinstance(error, KVGPUError) or (call.may_run_out and isinstance(error, MemoryError)):
             after = subject.state()
-            found += [
-                f"{type(error).__name__}, but {key} changed"
-                for key in before
-                if before[key] != after[key]
-            ]
+            found += [f"{type(error).__name__}, but {key} changed" for key in before if before[key] != after[key]]
         else:
             found.append(f"untyped {type(error).__name__}: {error}"[:200])
     else:
@@ -111,37 +112,25 @@ def wrong_results(subject: Any, call: Any, arguments: dict[str, Any], result: An
     from subjects import MAX_MODEL_LEN, NUM_BLOCKS, SIZE
 
     found = []
-    if call.name == "get_computed_blocks" and not 0 <= result[1] <= max(
-        arguments["request"].num_tokens - 1, 0
-    ):
+    if call.name == "get_computed_blocks" and not 0 <= result[1] <= max(arguments["request"].num_tokens - 1, 0):
         found.append(f"{result[1]} hit tokens")
     if call.name.startswith("allocate_slots") and result is not None:
         request = arguments["request"]
-        ids = [
-            block for group in subject.manager.get_block_ids(request.request_id) for block in group
-        ]
+        ids = [block for group in subject.manager.get_block_ids(request.request_id) for block in group]
         if any(not 0 <= block < NUM_BLOCKS for block in ids):
             found.append(f"blocks {ids}")
         asked = sum(
             int(arguments.get(name) or 0)
-            for name in (
-                "num_new_tokens",
-                "num_new_computed_tokens",
-                "num_external_computed_tokens",
-            )
+            for name in ("num_new_tokens", "num_new_computed_tokens", "num_external_computed_tokens")
         ) + int(request.num_computed_tokens)
         given = arguments.get("new_computed_blocks")
         covered = SIZE * max(map(len, given.blocks), default=0) if given is not None else 0
         if int(arguments.get("num_new_computed_tokens") or 0) > covered:
             found.append(f"blocks for {covered} computed tokens only")
-        slots = (
-            min(len(group) for group in subject.manager.get_block_ids(request.request_id)) * SIZE
-        )
+        slots = min(len(group) for group in subject.manager.get_block_ids(request.request_id)) * SIZE
         if min(asked, MAX_MODEL_LEN + 1) > slots:
             found.append(f"{slots} slots for {asked} tokens")
-    if call.name == "batch.allocate_batch" and any(
-        not 0 <= block < NUM_BLOCKS for block in result.block_ids.tolist()
-    ):
+    if call.name == "batch.allocate_batch" and any(not 0 <= block < NUM_BLOCKS for block in result.block_ids.tolist()):
         found.append(f"blocks {result.block_ids.tolist()}")
     return found
 
@@ -183,12 +172,7 @@ def main() -> int:
     for number in range(options.skip, options.count):
         rng = random.Random(options.seed * 1_000_003 + number)
         if subject is None or number % 25 == 0:
-            subject = Subject(
-                rng.choice(list(GROUPS)),
-                rng.choice(options.only.split(",")),
-                rng.random() < 0.4,
-                rng,
-            )
+            subject = Subject(rng.choice(list(GROUPS)), rng.choice(options.only.split(",")), rng.random() < 0.4, rng)
             for _ in range(6):
                 subject.live()
         subject.rng = rng
@@ -196,10 +180,7 @@ def main() -> int:
         try:
             subject.live()
             call, arguments = odd_call(subject, rng)
-            story |= {
-                "call": call.name,
-                "arguments": {name: shown(value) for name, value in arguments.items()},
-            }
+            story |= {"call": call.name, "arguments": {name: shown(value) for name, value in arguments.items()}}
             print(json.dumps(story), file=sys.stderr, flush=True)
             found = faults_of(subject, call, arguments)
             if not found:

@@ -11,57 +11,29 @@ PACKAGE = Path(__file__).resolve().parent.parent.parent / "kvgpu"
 
 GUARDS = {
     "sign of a number": ("kvgpu.integers", "if not low <= value <= high:", "if value > high:"),
-    "sign of numbers": (
-        "kvgpu.integers",
-        "and 0 <= bits <= high:",
-        "and bits <= high:",
-    ),
+    "sign of numbers": ("kvgpu.integers", "and 0 <= bits <= high:", "and bits <= high:"),
     "size of a number": ("kvgpu.integers", "if not low <= value <= high:", "if value < low:"),
     "kind of a number": (
         "kvgpu.integers",
         "        not isinstance(value, (int, np.integer)) or isinstance(value, bool)\n",
         "        not isinstance(value, (int, float, np.integer))\n",
     ),
-    "dtype of an array": (
-        "kvgpu.arguments",
-        'if given.dtype.kind not in "iu" or not fits:',
-        "if not fits:",
-    ),
+    "dtype of an array": ("kvgpu.arguments", 'if given.dtype.kind not in "iu" or not fits:', "if not fits:"),
     "length of an array": (
         "kvgpu.arguments",
         "count in (None, len(given))\n    if one_for_all",
         "True\n    if one_for_all",
     ),
-    "id outside the pool": (
-        "kvgpu.arguments",
-        "        if outside.any():\n",
-        "        if False:\n",
-    ),
-    "block of another pool": (
-        "kvgpu.arguments",
-        "        if block._state is not state:\n",
-        "        if False:\n",
-    ),
-    "block that was not handed out": (
-        "kvgpu.block_tables.uses",
-        "        if place >= 0:\n",
-        "        if False:\n",
-    ),
+    "id outside the pool": ("kvgpu.arguments", "        if outside.any():\n", "        if False:\n"),
+    "block of another pool": ("kvgpu.arguments", "        if block._state is not state:\n", "        if False:\n"),
+    "block that was not handed out": ("kvgpu.block_tables.uses", "        if place >= 0:\n", "        if False:\n"),
     "hits that are none": (
         "kvgpu.allocation.slots",
         "            self._refuse_bad_hits(request_id, computed, are_distinct(hashes))\n        if caches",
         "            pass\n        if caches",
     ),
-    "hits of fewer tokens": (
-        "kvgpu.allocation.slots",
-        "        if num_tokens > longest:\n",
-        "        if False:\n",
-    ),
-    "length of the model": (
-        "kvgpu.allocation.slots",
-        "    if num_main > longest:\n",
-        "    if False:\n",
-    ),
+    "hits of fewer tokens": ("kvgpu.allocation.slots", "        if num_tokens > longest:\n", "        if False:\n"),
+    "length of the model": ("kvgpu.allocation.slots", "    if num_main > longest:\n", "    if False:\n"),
     "read-only table": (
         "kvgpu.batch.attention_tables",
         "        if is_array and not table.flags.writeable:\n",

@@ -37,15 +37,13 @@ NUM_BLOCKS = 1000
 """A million times as many fit into no memory, so that whoever asks for them is told at once."""
 HEADS = {"num_kv_heads": 1, "head_size": 1, "dtype": None}
 MAMBA = {
-    "block_size": SIZE, "shapes": ((1,),), "dtypes": (None,), "mamba_cache_mode": "align",
+    "block_size": SIZE,
+    "shapes": ((1,),),
+    "dtypes": (None,),
+    "mamba_cache_mode": "align",
     "num_speculative_blocks": 1,
-}  # fmt: skip
-SWITCHES = {
-    "enable_caching": True,
-    "enable_kv_cache_events": True,
-    "metrics_collector": None,
-    "backend": "host",
 }
+SWITCHES = {"enable_caching": True, "enable_kv_cache_events": True, "metrics_collector": None, "backend": "host"}
 
 Case = tuple[Callable[..., Any], dict[str, Any]]
 
@@ -97,22 +95,21 @@ def in_batch(name: str) -> Case:
 
 SPECS: dict[str, Callable[[], Case]] = {
     "FullAttentionSpec": lambda: (of_spec(FullAttentionSpec), {"block_size": SIZE, **HEADS}),
-    "SlidingWindowSpec": lambda: (
-        of_spec(SlidingWindowSpec), {"block_size": SIZE, "sliding_window": 8, **HEADS},
-    ),
+    "SlidingWindowSpec": lambda: (of_spec(SlidingWindowSpec), {"block_size": SIZE, "sliding_window": 8, **HEADS}),
     "ChunkedLocalAttentionSpec": lambda: (
-        of_spec(ChunkedLocalAttentionSpec), {"block_size": SIZE, "attention_chunk_size": 8, **HEADS},
+        of_spec(ChunkedLocalAttentionSpec),
+        {"block_size": SIZE, "attention_chunk_size": 8, **HEADS},
     ),
-    "SinkFullAttentionSpec": lambda: (
-        of_spec(SinkFullAttentionSpec), {"block_size": SIZE, "sink_len": 8, **HEADS},
-    ),
+    "SinkFullAttentionSpec": lambda: (of_spec(SinkFullAttentionSpec), {"block_size": SIZE, "sink_len": 8, **HEADS}),
     "MambaSpec": lambda: (of_spec(MambaSpec), MAMBA),
     "UniformTypeKVCacheSpecs": lambda: (
-        of_spec(UniformTypeKVCacheSpecs), {"block_size": SIZE, "kv_cache_specs": {"a": full(SIZE)}},
+        of_spec(UniformTypeKVCacheSpecs),
+        {"block_size": SIZE, "kv_cache_specs": {"a": full(SIZE)}},
     ),
     "copy_with_new_block_size": lambda: (full(SIZE).copy_with_new_block_size, {"block_size": 8}),
     "KVCacheGroupSpec": lambda: (
-        manager_of, {"layer_names": ["a"], "kv_cache_spec": full(SIZE), "is_eagle_group": False},
+        manager_of,
+        {"layer_names": ["a"], "kv_cache_spec": full(SIZE), "is_eagle_group": False},
     ),
     "HitRule": lambda: (
         lambda **fields: PrefixPlan((HitQuery(HitRule(**fields), (0,)),)),
@@ -123,31 +120,34 @@ SPECS: dict[str, Callable[[], Case]] = {
         {"rule": HitRule(FULL, SIZE, SIZE), "groups": (0,), "stride": 1},
     ),
     "PrefixPlan": lambda: (PrefixPlan, {"queries": (HitQuery(HitRule(FULL, SIZE, SIZE), (0,)),)}),
-}  # fmt: skip
+}
 """Name -> the call and its arguments, made anew each time."""
 
 PARTS: dict[str, Callable[[], Case]] = {
     "KVCacheConfig": lambda: (
-        lambda **fields: KVCacheManager(
-            KVCacheConfig(**fields), 40, hash_block_size=SIZE, scheduler_block_size=SIZE
-        ),
-        {
-            "num_blocks": NUM_BLOCKS, "kv_cache_tensors": [],
-            "kv_cache_groups": [KVCacheGroupSpec(["a"], full(SIZE))],
-        },
+        lambda **fields: KVCacheManager(KVCacheConfig(**fields), 40, hash_block_size=SIZE, scheduler_block_size=SIZE),
+        {"num_blocks": NUM_BLOCKS, "kv_cache_tensors": [], "kv_cache_groups": [KVCacheGroupSpec(["a"], full(SIZE))]},
     ),
     "KVCacheManager": lambda: (
         KVCacheManager,
         {
             "kv_cache_config": KVCacheConfig(NUM_BLOCKS, [], [KVCacheGroupSpec(["a"], full(SIZE))]),
-            "max_model_len": 40, "scheduler_block_size": SIZE, "hash_block_size": SIZE,
-            "max_num_batched_tokens": 64, "use_eagle": False, "log_stats": True, "dcp_world_size": 1,
-            "pcp_world_size": 1, "counts_admissions": False, **SWITCHES,
+            "max_model_len": 40,
+            "scheduler_block_size": SIZE,
+            "hash_block_size": SIZE,
+            "max_num_batched_tokens": 64,
+            "use_eagle": False,
+            "log_stats": True,
+            "dcp_world_size": 1,
+            "pcp_world_size": 1,
+            "counts_admissions": False,
+            **SWITCHES,
         },
     ),
     "BlockPool": lambda: (BlockPool, {"num_gpu_blocks": NUM_BLOCKS, "hash_block_size": SIZE, **SWITCHES}),
     "BatchManager": lambda: (
-        BatchManager, {"manager": make_manager(full(SIZE)), "max_requests": 40, "max_hashes": 1000},
+        BatchManager,
+        {"manager": make_manager(full(SIZE)), "max_requests": 40, "max_hashes": 1000},
     ),
     "batch.match": lambda: in_batch("match"),
     "batch.extend": lambda: in_batch("extend"),
@@ -158,9 +158,7 @@ PARTS: dict[str, Callable[[], Case]] = {
         {
             "kv_cache_config": KVCacheConfig(10, [], [KVCacheGroupSpec(["a"], full(SIZE))]),
             "cache": SimpleNamespace(block_size=SIZE, enable_prefix_caching=True),
-            "parallel": SimpleNamespace(
-                decode_context_parallel_size=1, prefill_context_parallel_size=1
-            ),
+            "parallel": SimpleNamespace(decode_context_parallel_size=1, prefill_context_parallel_size=1),
         },
     ),
     "Request": lambda: (
@@ -171,7 +169,8 @@ PARTS: dict[str, Callable[[], Case]] = {
     ),
     "append_output_token_ids": lambda: (request().append_output_token_ids, {"token_ids": [1, 2]}),
     "get_request_block_hasher": lambda: (
-        lambda block_size: get_request_block_hasher(block_size, hashing.sha256), {"block_size": SIZE},
+        lambda block_size: get_request_block_hasher(block_size, hashing.sha256),
+        {"block_size": SIZE},
     ),
     "get_hash_fn_by_name": lambda: (hashing.get_hash_fn_by_name, {"name": "sha256"}),
     "hash_block_tokens": lambda: (
@@ -181,7 +180,8 @@ PARTS: dict[str, Callable[[], Case]] = {
         {"parent_block_hash": bytes(32), "curr_block_token_ids": [1, 2]},
     ),
     "make_block_hash_with_group_id": lambda: (
-        hashing.make_block_hash_with_group_id, {"block_hash": bytes(32), "group_id": 0},
+        hashing.make_block_hash_with_group_id,
+        {"block_hash": bytes(32), "group_id": 0},
     ),
     "get_block_hash": lambda: (hashing.get_block_hash, {"key": bytes(36)}),
     "get_group_id": lambda: (hashing.get_group_id, {"key": bytes(36)}),
@@ -191,11 +191,12 @@ PARTS: dict[str, Callable[[], Case]] = {
     "TokenIds.extend": lambda: (lambda tokens: TokenIds([1, 2]).extend(tokens), {"tokens": [1]}),
     "KVCacheMetricsCollector": lambda: (KVCacheMetricsCollector, {"sample_rate": 0.5}),
     "PrefixCacheStats.record": lambda: (
-        PrefixCacheStats().record, {"num_tokens": 3, "num_hits": 1, "preempted": False, "requests": 1},
+        PrefixCacheStats().record,
+        {"num_tokens": 3, "num_hits": 1, "preempted": False, "requests": 1},
     ),
     "CachingMetrics": lambda: (CachingMetrics, {"max_recent_requests": 3}),
     "CachingMetrics.observe": lambda: (CachingMetrics().observe, {"stats": PrefixCacheStats()}),
-}  # fmt: skip
+}
 
 BLOCKS: dict[str, Callable[[], Case]] = {
     "KVCacheBlocks.get_block_ids": lambda: (
@@ -203,13 +204,16 @@ BLOCKS: dict[str, Callable[[], Case]] = {
         {"blocks": (pool().blocks[1:3],), "allow_none": True},
     ),
     "KVCacheBlocks.get_unhashed_block_ids": lambda: (
-        lambda blocks: KVCacheBlocks(blocks).get_unhashed_block_ids(), {"blocks": (pool().blocks[1:3],)},
+        lambda blocks: KVCacheBlocks(blocks).get_unhashed_block_ids(),
+        {"blocks": (pool().blocks[1:3],)},
     ),
     "KVCacheBlocks.__add__": lambda: (
-        lambda blocks: KVCacheBlocks(([],)) + KVCacheBlocks(blocks), {"blocks": (pool().blocks[1:3],)},
+        lambda blocks: KVCacheBlocks(([],)) + KVCacheBlocks(blocks),
+        {"blocks": (pool().blocks[1:3],)},
     ),
     "FreeKVCacheBlockQueue": lambda: (
-        lambda blocks: FreeKVCacheBlockQueue(blocks).popleft_n(1), {"blocks": [KVCacheBlock(1), KVCacheBlock(2)]},
+        lambda blocks: FreeKVCacheBlockQueue(blocks).popleft_n(1),
+        {"blocks": [KVCacheBlock(1), KVCacheBlock(2)]},
     ),
     "KVCacheBlock": lambda: (KVCacheBlock, {"block_id": 3, "ref_cnt": 1}),
     "block.ref_cnt": lambda: setting(pool().blocks[3], "ref_cnt", 1),
@@ -224,4 +228,4 @@ BLOCKS: dict[str, Callable[[], Case]] = {
         lambda key, value: cached()[0]._cache.__setitem__(key, value),
         {"key": bytes(36), "value": KVCacheBlock(3)},
     ),
-}  # fmt: skip
+}

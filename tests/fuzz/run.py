@@ -55,11 +55,20 @@ def attack(seed: int, count: int, only: str, allowed: float, found: list[Any]) -
     """One part, with all inputs that end its process."""
     skip = 0
     while skip < count:
-        command = [sys.executable, str(ATTACK), "--seed", seed, "--count", count, "--skip", skip,
-                   "--only", only, "--keep-going"]  # fmt: skip
-        process = subprocess.Popen(
-            list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+        command = [
+            sys.executable,
+            str(ATTACK),
+            "--seed",
+            seed,
+            "--count",
+            count,
+            "--skip",
+            skip,
+            "--only",
+            only,
+            "--keep-going",
+        ]
+        process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         printed, last, hung = watch(process, allowed)
         status = process.wait()
         found += [json.loads(line) for line in printed if '"found"' in line]
@@ -80,10 +89,7 @@ def main() -> int:
     parser.add_argument("--hangs", type=float, default=HANGS, help="seconds (%(default)s)")
     parser.add_argument("--json", help="'-': print the faults as JSON")
     options = parser.parse_args()
-    parts = [
-        (options.seed + part, min(PART, options.count - part * PART))
-        for part in range(-(-options.count // PART))
-    ]
+    parts = [(options.seed + part, min(PART, options.count - part * PART)) for part in range(-(-options.count // PART))]
     todo: queue.Queue[tuple[int, int]] = queue.Queue()
     for part in parts:
         todo.put(part)
@@ -110,9 +116,7 @@ def main() -> int:
     else:
         for fault in found:
             print(json.dumps(fault))
-        print(
-            f"{options.count:,} inputs on {options.only}, seeds from {options.seed}: {len(found)} faults"
-        )
+        print(f"{options.count:,} inputs on {options.only}, seeds from {options.seed}: {len(found)} faults")
     return 1 if found else 0
 
 

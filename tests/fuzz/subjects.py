@@ -5,16 +5,7 @@ from typing import Any, NamedTuple
 
 import makers
 import numpy as np
-from support.managers import (
-    admit,
-    chunked,
-    full,
-    make_manager,
-    make_request,
-    mamba,
-    snapshot,
-    window,
-)
+from support.managers import admit, chunked, full, make_manager, make_request, mamba, snapshot, window
 
 from kvgpu.batch.manager import BatchManager
 from kvgpu.batch.ordering import held_back, longest_prefix_first, num_that_fit
@@ -69,17 +60,16 @@ class Subject:
         options = dict(options)
         if told:
             options |= {
-                "enable_kv_cache_events": True, "log_stats": True,
+                "enable_kv_cache_events": True,
+                "log_stats": True,
                 "metrics_collector": KVCacheMetricsCollector(1.0),
-            }  # fmt: skip
+            }
         self.name = f"{groups}, {backend}, {'told' if told else 'not told'}"
         self.rng, self.told, self.backend = rng, told, backend
         self.manager = make_manager(
             *specs, num_blocks=NUM_BLOCKS, max_model_len=MAX_MODEL_LEN, backend=backend, **options
         )
-        self.other = make_manager(
-            *specs, num_blocks=NUM_BLOCKS, max_model_len=MAX_MODEL_LEN, **options
-        )
+        self.other = make_manager(*specs, num_blocks=NUM_BLOCKS, max_model_len=MAX_MODEL_LEN, **options)
         admit(self.other, make_request("elsewhere", 20, SIZE))
         self.batch = BatchManager(self.manager, 6, 120)
         self.running: list[Any] = []
@@ -168,9 +158,7 @@ class Subject:
 
     def call_get_computed_blocks(self) -> Call:
         request = self.new_request()
-        return Call(
-            "get_computed_blocks", self.manager.get_computed_blocks, {"request": request}, request
-        )
+        return Call("get_computed_blocks", self.manager.get_computed_blocks, {"request": request}, request)
 
     def call_allocate_slots(self) -> Call:
         request = self.new_request()
@@ -178,12 +166,17 @@ class Subject:
         missing = request.num_tokens - hits
         external = self.rng.randrange(missing) // SIZE * SIZE if self.rng.random() < 0.4 else 0
         arguments = {
-            "request": request, "num_new_tokens": missing - external, "num_new_computed_tokens": hits,
-            "new_computed_blocks": computed, "num_lookahead_tokens": self.rng.randrange(3),
-            "num_external_computed_tokens": external, "delay_cache_blocks": self.rng.random() < 0.3,
-            "num_encoder_tokens": 0, "full_sequence_must_fit": self.rng.random() < 0.3,
+            "request": request,
+            "num_new_tokens": missing - external,
+            "num_new_computed_tokens": hits,
+            "new_computed_blocks": computed,
+            "num_lookahead_tokens": self.rng.randrange(3),
+            "num_external_computed_tokens": external,
+            "delay_cache_blocks": self.rng.random() < 0.3,
+            "num_encoder_tokens": 0,
+            "full_sequence_must_fit": self.rng.random() < 0.3,
             "reserved_blocks": self.rng.randrange(3),
-        }  # fmt: skip
+        }
         return Call("allocate_slots", self.manager.allocate_slots, arguments, request)
 
     def call_with_odd_hits(self) -> Call:
@@ -191,16 +184,23 @@ class Subject:
         rng, pool = self.rng, self.manager.block_pool
         request = make_request(f"odd{self.count}", [9_000_000 + i for i in range(40)], SIZE)
         groups = len(self.manager.coordinator.single_type_managers)
-        blocks: Any = rng.choice([
-            lambda: [KVCacheBlock(7)], lambda: [block for block in pool.blocks[1:] if block.block_hash is None][:1],
-            lambda: [pool.blocks[3], pool.null_block], lambda: [pool.blocks[2]] * 2,
-            lambda: list(self.other.get_blocks("elsewhere").blocks[0]),
-            lambda: np.array([rng.choice([-1, -3, 30, 31, 5000, 2**31 - 1])], np.int32), list,
-        ])()  # fmt: skip
+        blocks: Any = rng.choice(
+            [
+                lambda: [KVCacheBlock(7)],
+                lambda: [block for block in pool.blocks[1:] if block.block_hash is None][:1],
+                lambda: [pool.blocks[3], pool.null_block],
+                lambda: [pool.blocks[2]] * 2,
+                lambda: list(self.other.get_blocks("elsewhere").blocks[0]),
+                lambda: np.array([rng.choice([-1, -3, 30, 31, 5000, 2**31 - 1])], np.int32),
+                list,
+            ]
+        )()
         arguments = {
-            "request": request, "num_new_tokens": 4, "num_new_computed_tokens": SIZE * max(len(blocks), 1),
+            "request": request,
+            "num_new_tokens": 4,
+            "num_new_computed_tokens": SIZE * max(len(blocks), 1),
             "new_computed_blocks": KVCacheBlocks((blocks,) * groups),
-        }  # fmt: skip
+        }
         return Call("allocate_slots", self.manager.allocate_slots, arguments, request, True)
 
     def call_with_odd_ids(self) -> Call:
@@ -212,11 +212,15 @@ class Subject:
             others = np.flatnonzero(pool.uses.handed_out == 0)[1:]
             arguments = {argument: np.array([rng.choice(others)])}
             return Call("pool.free_blocks", pool.free_blocks, arguments, None, True)
-        odd: Any = rng.choice([
-            lambda: np.array([rng.choice([-1, -2, 30, 31, 127, 5000, 10**6])]), lambda: [KVCacheBlock(7)],
-            lambda: list(self.other.get_blocks("elsewhere").blocks[0]),
-            lambda: np.array([2**64 - 1], np.uint64), lambda: np.array([1.5]),
-        ])()  # fmt: skip
+        odd: Any = rng.choice(
+            [
+                lambda: np.array([rng.choice([-1, -2, 30, 31, 127, 5000, 10**6])]),
+                lambda: [KVCacheBlock(7)],
+                lambda: list(self.other.get_blocks("elsewhere").blocks[0]),
+                lambda: np.array([2**64 - 1], np.uint64),
+                lambda: np.array([1.5]),
+            ]
+        )()
         return Call(f"pool.{name}", getattr(pool, name), {argument: odd}, None, True)
 
     def call_decode(self) -> Call | None:
@@ -240,10 +244,13 @@ class Subject:
 
     def call_by_id(self) -> Call:
         name = self.rng.choice(self.running).request_id if self.running else "nobody"
-        function, argument = self.rng.choice([
-            (self.manager.get_num_common_prefix_blocks, "running_request_id"),
-            (self.manager.get_blocks, "request_id"), (self.manager.get_block_ids, "request_id"),
-        ])  # fmt: skip
+        function, argument = self.rng.choice(
+            [
+                (self.manager.get_num_common_prefix_blocks, "running_request_id"),
+                (self.manager.get_blocks, "request_id"),
+                (self.manager.get_block_ids, "request_id"),
+            ]
+        )
         return Call(function.__name__, function, {argument: name})
 
     def call_remove_skipped_blocks(self) -> Call:
@@ -257,11 +264,13 @@ class Subject:
         pool, rng = self.manager.block_pool, self.rng
         blocks = self.taken[0] if self.taken else []
         calls = [
-            ("touch", {"blocks": blocks}), ("free_blocks", {"ordered_blocks": blocks, "prepend": False}),
-            ("get_new_blocks", {"num_blocks": 0}), ("allocate", {"num_blocks": 0}),
+            ("touch", {"blocks": blocks}),
+            ("free_blocks", {"ordered_blocks": blocks, "prepend": False}),
+            ("get_new_blocks", {"num_blocks": 0}),
+            ("allocate", {"num_blocks": 0}),
             ("evict_blocks", {"block_ids": [4]}),
             ("get_cached_block", {"block_hash": b"h" * 32, "kv_cache_group_ids": [0]}),
-        ]  # fmt: skip
+        ]
         name, arguments = rng.choice(calls)
         return Call(f"pool.{name}", getattr(pool, name), arguments)
 
@@ -271,9 +280,14 @@ class Subject:
             return None
         request = self.new_request()
         arguments = {
-            "request": request, "blocks": [pool.blocks[i] for i in range(1, 4)], "num_cached_blocks": 0,
-            "num_full_blocks": 0, "block_size": SIZE, "kv_cache_group_id": 0, "block_mask": None,
-        }  # fmt: skip
+            "request": request,
+            "blocks": [pool.blocks[i] for i in range(1, 4)],
+            "num_cached_blocks": 0,
+            "num_full_blocks": 0,
+            "block_size": SIZE,
+            "kv_cache_group_id": 0,
+            "block_mask": None,
+        }
         return Call("pool.cache_full_blocks", pool.cache_full_blocks, arguments, request)
 
     def call_track(self) -> Call | None:
@@ -285,11 +299,16 @@ class Subject:
     def call_rows(self) -> Call:
         rows = self.rows()
         calls = [
-            ("match", {}), ("sync", {}), ("extend", {}), ("untrack", {}), ("free_batch", {"preempt": False}),
+            ("match", {}),
+            ("sync", {}),
+            ("extend", {}),
+            ("untrack", {}),
+            ("free_batch", {"preempt": False}),
             ("append_batch", {"tokens": np.full(len(rows), 7), "counts": np.ones(len(rows), np.int64)}),
             ("append_batch", {"tokens": [5] * len(rows), "counts": None}),
-            ("rewind", {"num_tokens": 0}), ("set_computed", {"num_tokens": 0}),
-        ]  # fmt: skip
+            ("rewind", {"num_tokens": 0}),
+            ("set_computed", {"num_tokens": 0}),
+        ]
         name, more = self.rng.choice(calls)
         if name in ("untrack", "free_batch"):
             rows = rows[:0]
@@ -299,11 +318,15 @@ class Subject:
         rows = self.rows()
         groups = len(self.manager.coordinator.single_type_managers)
         arguments = {
-            "rows": rows, "num_new_tokens": self.rng.choice([1, np.ones(len(rows), np.int64)]),
-            "num_lookahead_tokens": 0, "delay_cache_blocks": False, "full_sequence_must_fit": False,
-            "reserved_blocks": 0, "stop_when_full": False,
+            "rows": rows,
+            "num_new_tokens": self.rng.choice([1, np.ones(len(rows), np.int64)]),
+            "num_lookahead_tokens": 0,
+            "delay_cache_blocks": False,
+            "full_sequence_must_fit": False,
+            "reserved_blocks": 0,
+            "stop_when_full": False,
             "out": self.rng.choice([None, [np.zeros((6, 40), np.int32) for _ in range(groups)]]),
-        }  # fmt: skip
+        }
         return Call("batch.allocate_batch", self.batch.allocate_batch, arguments)
 
     def call_with_odd_arrays(self) -> Call | None:
@@ -313,11 +336,7 @@ class Subject:
         if not len(rows):
             return None
         if self.rng.random() < 0.5:
-            arguments = {
-                "rows": self.batch.rows,
-                "queue": rows,
-                "hit_hashes": np.full(len(rows) - 1, 9),
-            }
+            arguments = {"rows": self.batch.rows, "queue": rows, "hit_hashes": np.full(len(rows) - 1, 9)}
             return Call("held_back", held_back, arguments, None, True)
         tables = [np.zeros((6, 40), np.int32) for _ in range(groups)]
         tables[-1].flags.writeable = False
@@ -326,16 +345,26 @@ class Subject:
 
     def call_ordering(self) -> Call:
         rows = self.rows()
-        return self.rng.choice([
-            Call("held_back", held_back, {
-                "rows": self.batch.rows, "queue": rows, "hit_hashes": np.zeros(len(rows), np.int64),
-                "may_wait": None,
-            }),
-            Call("longest_prefix_first", longest_prefix_first, {
-                "hit_tokens": [1, 2], "waited": [0.5, 3.0], "age_limit": 1.0,
-            }),
-            Call("num_that_fit", num_that_fit, {"needed_blocks": [1, 2], "free_blocks": 2}),
-        ])  # fmt: skip
+        return self.rng.choice(
+            [
+                Call(
+                    "held_back",
+                    held_back,
+                    {
+                        "rows": self.batch.rows,
+                        "queue": rows,
+                        "hit_hashes": np.zeros(len(rows), np.int64),
+                        "may_wait": None,
+                    },
+                ),
+                Call(
+                    "longest_prefix_first",
+                    longest_prefix_first,
+                    {"hit_tokens": [1, 2], "waited": [0.5, 3.0], "age_limit": 1.0},
+                ),
+                Call("num_that_fit", num_that_fit, {"needed_blocks": [1, 2], "free_blocks": 2}),
+            ]
+        )
 
     # What is looked at
 
@@ -363,9 +392,7 @@ class Subject:
     def forget_strangers(self) -> None:
         """Free what odd calls have brought in, so that the pool does not fill up."""
         pool = self.manager.block_pool
-        taken = np.bincount(
-            [block.block_id for blocks in self.taken for block in blocks], minlength=NUM_BLOCKS
-        )
+        taken = np.bincount([block.block_id for blocks in self.taken for block in blocks], minlength=NUM_BLOCKS)
         if (taken != pool.uses.handed_out).any():
             pool.free_blocks(np.repeat(np.arange(NUM_BLOCKS), pool.uses.handed_out))
             self.taken = []

@@ -17,9 +17,8 @@ SECONDS = 280
 def attack(*options):
     """What an attack found: its exit status, and what it printed."""
     done = subprocess.run(
-        [sys.executable, str(ATTACK), *map(str, options)],
-        capture_output=True, text=True, timeout=SECONDS, check=False,
-    )  # fmt: skip
+        [sys.executable, str(ATTACK), *map(str, options)], capture_output=True, text=True, timeout=SECONDS, check=False
+    )
     return done.returncode, done.stdout, done.stderr.splitlines()[-3:]
 
 

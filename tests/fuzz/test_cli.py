@@ -17,22 +17,24 @@ from kvgpu.cli import main
 
 MEMORY = 4 << 30
 SECONDS = 120
-NO_NUMBERS = ["nan", "inf", "-inf", "1e300", "-1", str(2**63), "9" * 5000, "", " ", "0x10", "\N{SUPERSCRIPT TWO}",
-              "\x1b[31m"]  # fmt: skip
+NO_NUMBERS = [
+    "nan",
+    "inf",
+    "-inf",
+    "1e300",
+    "-1",
+    str(2**63),
+    "9" * 5000,
+    "",
+    " ",
+    "0x10",
+    "\N{SUPERSCRIPT TWO}",
+    "\x1b[31m",
+]
 NO_COUNTS = ["0", "1.5", "2147483648", *NO_NUMBERS]
 COUNTS = ["1", "2", "16", "7", "1_0", "\N{ARABIC-INDIC DIGIT THREE}"]
 TIMES = ["5", "0.5", "1e12"]
-NO_FILES = [
-    "folder",
-    "missing/out",
-    ".",
-    "",
-    "/dev/full/out",
-    "a\0b",
-    "x" * 300,
-    "\ud800",
-    "trace.jsonl",
-]
+NO_FILES = ["folder", "missing/out", ".", "", "/dev/full/out", "a\0b", "x" * 300, "\ud800", "trace.jsonl"]
 FILES = ["out", "folder/out", "/dev/null", "\udcff\x1b"]
 ODD_NAME = "odd\x1b[31m\n\udcff"
 
@@ -44,8 +46,24 @@ OPTIONS: dict[str, tuple[list[str], list[str]]] = {
     "--block-size": ([*COUNTS, "2147483647"], NO_COUNTS),
     "--groups": (
         ["full", "full+swa:64", "swa:32", "mla", "chunked:64", "mamba", "full+mamba:align", "full@32+swa:64"],
-        ["swa:0", "swa:-1", "swa:" + "9" * 30, "swa:2147483648", "full@2147483648", "full+", "+", "full:1", "moon",
-         "mamba:x", "full@0", "chunked", "full@" + "9" * 5000, "\x1b", "full+full", "full@65521+swa:9@65519"],
+        [
+            "swa:0",
+            "swa:-1",
+            "swa:" + "9" * 30,
+            "swa:2147483648",
+            "full@2147483648",
+            "full+",
+            "+",
+            "full:1",
+            "moon",
+            "mamba:x",
+            "full@0",
+            "chunked",
+            "full@" + "9" * 5000,
+            "\x1b",
+            "full+full",
+            "full@65521+swa:9@65519",
+        ],
     ),
     "--hash": (["sha256", "xxhash", "kvgpu128"], ["md5", ""]),
     "--backend": (["host", "reference"], ["nowhere", "\x1b"]),
@@ -60,7 +78,7 @@ OPTIONS: dict[str, tuple[list[str], list[str]]] = {
     "--json": (["-", *FILES], NO_FILES),
     "--events": (FILES, NO_FILES),
     "--report": (FILES, NO_FILES),
-}  # fmt: skip
+}
 """Good values of each, and those that must be refused, whatever the trace is."""
 
 FLAGS = ["--skip-bad-lines", "--no-decode", "--help", "--version", "--nonsense\x1b[31m"]
@@ -113,10 +131,7 @@ def status_of(folder, words, content):
     (folder / "out").write_bytes(b"old")
     err = io.StringIO()
     try:
-        with (
-            contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(err),
-            bounded(SECONDS, MEMORY),
-        ):  # fmt: skip
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(err), bounded(SECONDS, MEMORY):
             status = main(words)
     except SystemExit as leaves:
         status = leaves.code
@@ -142,11 +157,7 @@ def test_a_command_ends_with_a_status_and_leaves_no_half_file(folder, words, con
 @given(bad=one_bad_value(), data=st.data())
 def test_a_bad_value_is_refused_among_good_ones(folder, bad, data):
     option, value = bad
-    others = [
-        name
-        for name in OPTIONS
-        if name != option and name not in ("--json", "--events", "--report")
-    ]
+    others = [name for name in OPTIONS if name != option and name not in ("--json", "--events", "--report")]
     words = ["replay", "trace.jsonl", *SMALL]
     for name in data.draw(st.lists(st.sampled_from(others), max_size=2, unique=True)):
         words += [name, data.draw(st.sampled_from(OPTIONS[name][0]))]

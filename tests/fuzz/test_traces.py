@@ -42,9 +42,7 @@ def path(tmp_path_factory):
     skip=st.booleans(),
     block_tokens=st.sampled_from([None] * 8 + [16, 512, 1, 2**15]),
 )
-def test_a_file_is_a_trace_or_an_error_says_what_it_is(
-    path, content, format_name, skip, block_tokens
-):
+def test_a_file_is_a_trace_or_an_error_says_what_it_is(path, content, format_name, skip, block_tokens):
     path.write_bytes(content)
     error = None
     try:

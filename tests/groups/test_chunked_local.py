@@ -2,16 +2,7 @@
 
 import pytest
 from support.cache_groups import free_ids, hit_in, hold, ids_of, make_group
-from support.managers import (
-    admit,
-    chunked,
-    decode,
-    full,
-    held,
-    make_manager,
-    make_request,
-    per_backend,
-)
+from support.managers import admit, chunked, decode, full, held, make_manager, make_request, per_backend
 
 from kvgpu.errors import ConfigError
 
@@ -44,9 +35,7 @@ def test_blocks_in_front_of_the_chunk_need_not_be_cached(backend):
     assert manager.get_computed_blocks(request)[0].get_block_ids() == ([0, 0, 0, 0],)
 
 
-@pytest.mark.parametrize(
-    ("computed", "skipped"), [(0, 0), (3, 0), (4, 4), (6, 4), (8, 8), (12, 12), (13, 12)]
-)
+@pytest.mark.parametrize(("computed", "skipped"), [(0, 0), (3, 0), (4, 4), (6, 4), (8, 8), (12, 12), (13, 12)])
 def test_tokens_in_front_of_the_chunk_are_skipped(computed, skipped):
     assert make_group(chunked(2, 4)).get_num_skipped_tokens(computed) == skipped
 
@@ -77,8 +66,7 @@ def test_a_freed_request_gives_back_its_last_block_first(backend):
 
 
 @pytest.mark.parametrize(
-    ("batched", "model_len", "blocks"),
-    [(16, 4096, 6), (15, 4096, 6), (100, 4096, 27), (100, 20, 5)],
+    ("batched", "model_len", "blocks"), [(16, 4096, 6), (15, 4096, 6), (100, 4096, 27), (100, 20, 5)]
 )
 def test_admission_counts_chunk_and_step(batched, model_len, blocks):
     """Chunk 8, blocks of 4: ceil(min(8 + step, longest) / 4)."""

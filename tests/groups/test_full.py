@@ -10,14 +10,7 @@ from kvgpu.specs import HiddenStateCacheSpec, MLAAttentionSpec, TQFullAttentionS
 
 @per_backend
 @pytest.mark.parametrize(
-    ("cached", "expected"),
-    [
-        ("TTTT", [1, 2, 3, 4]),
-        ("TTFT", [1, 2]),
-        ("FTTT", []),
-        ("TTTF", [1, 2, 3]),
-        ("F", []),
-    ],
+    ("cached", "expected"), [("TTTT", [1, 2, 3, 4]), ("TTFT", [1, 2]), ("FTTT", []), ("TTTF", [1, 2, 3]), ("F", [])]
 )
 def test_a_hit_is_the_leading_run(backend, cached, expected):
     assert hit_in(full(2), cached, backend=backend) == expected
@@ -35,21 +28,13 @@ def test_eagle_drops_the_last_block(cached, expected):
 
 @pytest.mark.parametrize(
     ("cached", "drop", "expected"),
-    [
-        ("TTTTT", False, 4),
-        ("TTTTT", True, 4),
-        ("TTTT", True, 2),
-        ("TTT", False, 2),
-        ("T", False, 0),
-    ],
+    [("TTTTT", False, 4), ("TTTTT", True, 4), ("TTTT", True, 2), ("TTT", False, 2), ("T", False, 0)],
 )
 def test_a_hit_is_aligned_after_eagle_dropped_its_block(cached, drop, expected):
     assert len(hit_in(full(2), cached, drop=drop, alignment=4)) == expected
 
 
-@pytest.mark.parametrize(
-    "spec_type", [MLAAttentionSpec, TQFullAttentionSpec, HiddenStateCacheSpec], ids=str
-)
+@pytest.mark.parametrize("spec_type", [MLAAttentionSpec, TQFullAttentionSpec, HiddenStateCacheSpec], ids=str)
 def test_latent_quantised_and_hidden_state_caches_hit_alike(spec_type):
     assert hit_in(spec_type(2, **HEADS), "TTFT") == [1, 2]
 
@@ -91,10 +76,7 @@ def test_a_running_request_takes_no_hits(call):
     group = make_group(full(4))
     group.allocate_new_computed_blocks("a", [], 0, 0)
     hits = group.block_pool.get_new_blocks(1)
-    arguments = {
-        "get_num_blocks_to_allocate": (8, hits, 4, 8),
-        "allocate_new_computed_blocks": (hits, 4, 0),
-    }[call]
+    arguments = {"get_num_blocks_to_allocate": (8, hits, 4, 8), "allocate_new_computed_blocks": (hits, 4, 0)}[call]
     with pytest.raises(RunningRequestError, match="free it first"):
         getattr(group, call)("a", *arguments)
 

@@ -38,9 +38,7 @@ def test_eagle_drops_no_state():
     assert hit_in(mamba(2), "TTT", drop=True) == [0, 0, 3]
 
 
-@pytest.mark.parametrize(
-    ("computed", "nulls"), [(0, 0), (1, 0), (4, 0), (5, 1), (8, 1), (9, 2), (13, 3)]
-)
+@pytest.mark.parametrize(("computed", "nulls"), [(0, 0), (1, 0), (4, 0), (5, 1), (8, 1), (9, 2), (13, 3)])
 def test_only_the_newest_state_is_needed(computed, nulls):
     group = make_group(mamba(4))
     hold(group, 16)

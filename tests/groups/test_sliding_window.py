@@ -2,17 +2,7 @@
 
 import pytest
 from support.cache_groups import free_ids, hit_in, hold, ids_of, make_group, reusable_before_cached
-from support.managers import (
-    admit,
-    cached_places,
-    decode,
-    full,
-    held,
-    make_manager,
-    make_request,
-    per_backend,
-    window,
-)
+from support.managers import admit, cached_places, decode, full, held, make_manager, make_request, per_backend, window
 
 RETENTION = "VLLM_PREFIX_CACHE_RETENTION_INTERVAL"
 
@@ -58,9 +48,7 @@ def test_with_eagle_one_more_block_is_needed_and_the_last_is_dropped():
     assert hit_in(window(2, 4), "FTTF", drop=True) == []
 
 
-@pytest.mark.parametrize(
-    ("cached", "length"), [("TTTTT", 4), ("FTTTT", 4), ("FFTTT", 4), ("FFFT", 0)]
-)
+@pytest.mark.parametrize(("cached", "length"), [("TTTTT", 4), ("FTTTT", 4), ("FFTTT", 4), ("FFFT", 0)])
 def test_a_run_begins_at_an_aligned_end(cached, length):
     assert len(hit_in(window(2, 4), cached, alignment=4)) == length
 
@@ -71,9 +59,7 @@ def test_a_run_from_the_start_is_aligned_before_and_after_eagle_drops_a_block(bl
     assert len(hit_in(window(16, 1000), "T" * blocks, drop=True, alignment=32)) == length
 
 
-@pytest.mark.parametrize(
-    ("computed", "skipped"), [(0, 0), (3, 0), (4, 1), (5, 2), (7, 4), (11, 8), (12, 9)]
-)
+@pytest.mark.parametrize(("computed", "skipped"), [(0, 0), (3, 0), (4, 1), (5, 2), (7, 4), (11, 8), (12, 9)])
 def test_tokens_in_front_of_the_window_are_skipped(computed, skipped):
     assert make_group(window(2, 4)).get_num_skipped_tokens(computed) == skipped
 
@@ -92,9 +78,7 @@ def test_cached_blocks_go_behind_the_free_ones_and_others_in_front(backend):
     group = make_group(window(2, 4), num_blocks=9, backend=backend)
     hold(group, 12)
     request = make_request("a", 12, 2)
-    group.block_pool.cache_full_blocks(
-        request, group.req_to_blocks["a"], 0, 4, 2, 0, [False, True, False, True]
-    )
+    group.block_pool.cache_full_blocks(request, group.req_to_blocks["a"], 0, 4, 2, 0, [False, True, False, True])
     group.remove_skipped_blocks("a", 11)
     assert free_ids(group) == [3, 1, 7, 8, 4, 2]
 
@@ -104,9 +88,7 @@ def test_a_freed_request_gives_back_uncached_blocks_in_front(backend):
     group = make_group(window(2, 4), num_blocks=9, backend=backend)
     hold(group, 12)
     request = make_request("a", 12, 2)
-    group.block_pool.cache_full_blocks(
-        request, group.req_to_blocks["a"], 0, 4, 2, 0, [False, True, False, True]
-    )
+    group.block_pool.cache_full_blocks(request, group.req_to_blocks["a"], 0, 4, 2, 0, [False, True, False, True])
     group.free("a")
     assert free_ids(group) == [6, 5, 3, 1, 7, 8, 4, 2]
 
@@ -145,9 +127,7 @@ def test_external_tokens_in_front_of_the_window_get_no_blocks():
     assert ids_of(group) == [0, 0, 0, 1, 2]
 
 
-@pytest.mark.parametrize(
-    ("batched", "model_len", "blocks"), [(8, 4096, 5), (7, 4096, 5), (4, 4096, 4), (8, 10, 4)]
-)
+@pytest.mark.parametrize(("batched", "model_len", "blocks"), [(8, 4096, 5), (7, 4096, 5), (4, 4096, 4), (8, 10, 4)])
 def test_admission_counts_window_and_step(batched, model_len, blocks):
     """Window 9, blocks of 4: ceil(min(8 + step, longest) / 4) + 1."""
     group = make_group(window(4, 9), max_num_batched_tokens=batched, max_model_len=model_len)

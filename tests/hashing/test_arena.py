@@ -150,13 +150,10 @@ def test_too_many_changes_become_one():
 @settings(max_examples=200, deadline=None)
 @given(
     calls=st.lists(
-        st.tuples(
-            st.sampled_from(["take", "take", "give", "pack", "grow"]), st.integers(1, 40),
-            st.integers(0, 3),
-        ),
+        st.tuples(st.sampled_from(["take", "take", "give", "pack", "grow"]), st.integers(1, 40), st.integers(0, 3)),
         max_size=40,
     )
-)  # fmt: skip
+)
 def test_pieces_never_overlap_and_never_lose_hashes(calls):
     """Pieces are (begin, end, limit); their hashes are one number of their own."""
     arena, held, made = HashArena(100), {}, 0

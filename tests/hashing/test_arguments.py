@@ -48,14 +48,27 @@ def test_a_hash_function_can_be_called(given):
 @pytest.mark.parametrize(
     "given",
     [
-        {"request_id": 5}, {"request_id": None}, {"request_id": b"r"}, {"prompt_token_ids": 5},
-        {"prompt_token_ids": "12"}, {"prompt_token_ids": ["a"]}, {"prompt_token_ids": [1, None]},
-        {"prompt_token_ids": [1.5] * 40}, {"prompt_token_ids": {"a": 1}}, {"prompt_token_ids": object()},
-        {"block_hasher": 5}, {"cache_salt": 5}, {"lora_request": 5}, {"mm_features": 5}, {"mm_features": [5]},
-        {"mm_features": [item("a", 0.5, 2)]}, {"prompt_embeds": 5}, {"prompt_token_ids": None, "prompt_embeds": 5},
+        {"request_id": 5},
+        {"request_id": None},
+        {"request_id": b"r"},
+        {"prompt_token_ids": 5},
+        {"prompt_token_ids": "12"},
+        {"prompt_token_ids": ["a"]},
+        {"prompt_token_ids": [1, None]},
+        {"prompt_token_ids": [1.5] * 40},
+        {"prompt_token_ids": {"a": 1}},
+        {"prompt_token_ids": object()},
+        {"block_hasher": 5},
+        {"cache_salt": 5},
+        {"lora_request": 5},
+        {"mm_features": 5},
+        {"mm_features": [5]},
+        {"mm_features": [item("a", 0.5, 2)]},
+        {"prompt_embeds": 5},
+        {"prompt_token_ids": None, "prompt_embeds": 5},
     ],
     ids=lambda options: re.sub(" at 0x[0-9a-f]+", "", str(options)),
-)  # fmt: skip
+)
 def test_arguments_of_a_request_have_their_types(given):
     hasher = get_request_block_hasher(4, hashing.sha256)
     with pytest.raises(ArgumentTypeError):
@@ -68,9 +81,7 @@ def test_what_a_function_gives_instead_of_hashes_is_refused(given):
         Request("r", [1], block_hasher=lambda request: given)
 
 
-@pytest.mark.parametrize(
-    "given", [1.5, None, "a", [1, "a"], np.zeros(3), object(), np.timedelta64(3)]
-)
+@pytest.mark.parametrize("given", [1.5, None, "a", [1, "a"], np.zeros(3), object(), np.timedelta64(3)])
 @pytest.mark.parametrize("prompt", [[1, 2], np.array([1, 2])], ids=["list", "array"])
 def test_only_integers_are_appended(prompt, given):
     request = Request("r", prompt, block_hasher=get_request_block_hasher(4, hashing.sha256))
@@ -87,9 +98,7 @@ def test_integers_of_any_kind_are_appended_as_plain_ones(prompt, given):
     assert (request.all_token_ids[:], type(request.all_token_ids[2])) == ([1, 2, 3], int)
 
 
-@pytest.mark.parametrize(
-    "given", [5, None, ["h" * 16], [bytes(15)], [bytes(16), 5], [bytes(16), bytes(32)]]
-)
+@pytest.mark.parametrize("given", [5, None, ["h" * 16], [bytes(15)], [bytes(16), 5], [bytes(16), bytes(32)]])
 def test_block_hashes_are_bytes_of_one_width(given):
     for use in (BlockHashes, BlockHashes([bytes(16)]).extend):
         with pytest.raises(ArgumentError):
@@ -98,27 +107,30 @@ def test_block_hashes_are_bytes_of_one_width(given):
 
 @pytest.mark.parametrize(
     ("rows", "width"),
-    [(np.zeros((3, 3), np.int64), 16), (np.zeros(12, np.int64), 16), (np.zeros((3, 4), np.int32), 16),
-     (np.zeros((3, 4)), 16), ([[0] * 4], 16), (None, 16), (np.zeros((3, 4), np.int64), 8),
-     (np.zeros((3, 4), np.int64), None)],
-)  # fmt: skip
+    [
+        (np.zeros((3, 3), np.int64), 16),
+        (np.zeros(12, np.int64), 16),
+        (np.zeros((3, 4), np.int32), 16),
+        (np.zeros((3, 4)), 16),
+        ([[0] * 4], 16),
+        (None, 16),
+        (np.zeros((3, 4), np.int64), 8),
+        (np.zeros((3, 4), np.int64), None),
+    ],
+)
 def test_rows_of_block_hashes_are_key_words(rows, width):
     with pytest.raises(ArgumentError):
         BlockHashes.of_rows(rows, width)
 
 
-@pytest.mark.parametrize(
-    "value", [(b"p", ("a",), None), (b"p", (1.5,), None), (b"p", (1,), object()), object()]
-)
+@pytest.mark.parametrize("value", [(b"p", ("a",), None), (b"p", (1.5,), None), (b"p", (1,), object()), object()])
 def test_what_kvgpu128_cannot_hash_is_refused(value):
     with pytest.raises(ArgumentTypeError):
         Kvgpu128(bytes(32))(value)
 
 
 def test_a_request_of_another_engine_with_hashes_that_are_none_is_refused():
-    request = SimpleNamespace(
-        request_id="r", all_token_ids=[1] * 40, num_tokens=40, block_hashes=[7]
-    )
+    request = SimpleNamespace(request_id="r", all_token_ids=[1] * 40, num_tokens=40, block_hashes=[7])
     with pytest.raises(ArgumentTypeError, match="block hashes are bytes"):
         get_request_block_hasher(16, hashing.sha256).update([request])
 

@@ -79,8 +79,7 @@ def test_hashes_of_another_width_are_refused_and_change_nothing():
 
 
 @pytest.mark.parametrize(
-    ("held", "offered", "accepted"),
-    [(0, 16, True), (0, 32, True), (0, 20, False), (32, 32, True), (32, 16, False)],
+    ("held", "offered", "accepted"), [(0, 16, True), (0, 32, True), (0, 20, False), (32, 32, True), (32, 16, False)]
 )
 def test_it_can_be_asked_what_it_accepts(held, offered, accepted):
     hashes = BlockHashes(some_hashes(2, held) if held else [])
@@ -88,9 +87,7 @@ def test_it_can_be_asked_what_it_accepts(held, offered, accepted):
 
 
 @widths
-@pytest.mark.parametrize(
-    "part", [slice(None), slice(1, 3), slice(-2, None), slice(None, None, -2), slice(4, 1)]
-)
+@pytest.mark.parametrize("part", [slice(None), slice(1, 3), slice(-2, None), slice(None, None, -2), slice(4, 1)])
 def test_slices_are_lists_like_those_of_a_list(width, part):
     plain = some_hashes(5, width)
     assert BlockHashes(plain)[part] == plain[part]

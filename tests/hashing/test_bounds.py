@@ -1,4 +1,4 @@
-"""Nothing behind the tokens is read: not for what a request says, nor for blocks given by hand, nor while a list is cut."""
+"""Nothing behind the tokens is read, whatever a request says, for blocks given by hand, and while a list is cut."""
 
 import sys
 import threading
@@ -34,9 +34,7 @@ by_length = pytest.mark.parametrize("length", [0, 15, SIZE, 40 * SIZE])
 
 
 def foreign(tokens, num_tokens, hashes=()):
-    return SimpleNamespace(
-        request_id="liar", all_token_ids=tokens, num_tokens=num_tokens, block_hashes=[*hashes]
-    )
+    return SimpleNamespace(request_id="liar", all_token_ids=tokens, num_tokens=num_tokens, block_hashes=[*hashes])
 
 
 @pytest.mark.parametrize("more", [1, SIZE, 10**6, 10**12, 2**63, 2**70])
@@ -47,11 +45,7 @@ def test_more_tokens_than_there_are_are_refused(name, holder, length, more):
     request = foreign(HOLDERS[holder](drawn_tokens(length)), length + more)
     good = unhashed("good", drawn_tokens(20 * SIZE))
     hasher = get_request_block_hasher(SIZE, FUNCTIONS[name])
-    for call in (
-        lambda: hasher(request),
-        lambda: hasher.update([request]),
-        lambda: hasher.update([good, request]),
-    ):
+    for call in (lambda: hasher(request), lambda: hasher.update([request]), lambda: hasher.update([good, request])):
         with pytest.raises(ArgumentError, match="request liar: num_tokens"):
             call()
     assert (request.block_hashes, len(good.block_hashes)) == ([], 0)
@@ -59,9 +53,15 @@ def test_more_tokens_than_there_are_are_refused(name, holder, length, more):
 
 @pytest.mark.parametrize(
     ("number", "error"),
-    [(-1, ArgumentError), (-(2**70), ArgumentError), (16.0, ArgumentTypeError), ("16", ArgumentTypeError),
-     (None, ArgumentTypeError), (float("nan"), ArgumentTypeError)],
-)  # fmt: skip
+    [
+        (-1, ArgumentError),
+        (-(2**70), ArgumentError),
+        (16.0, ArgumentTypeError),
+        ("16", ArgumentTypeError),
+        (None, ArgumentTypeError),
+        (float("nan"), ArgumentTypeError),
+    ],
+)
 @pytest.mark.parametrize("name", ["sha256", "kvgpu128"])
 def test_a_number_of_tokens_is_an_integer_from_0(name, number, error):
     request = foreign(drawn_tokens(64), number)
@@ -148,7 +148,7 @@ BAD = {
     "lines too short": GOOD._replace(tokens=LINES),
     "lines with gaps": GOOD._replace(tokens=np.zeros((2, 640), np.int32)[:, ::2]),
     "one line": GOOD._replace(tokens=np.arange(480, dtype=np.int32)),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("bad", BAD)
@@ -163,9 +163,15 @@ def test_blocks_by_hand_that_do_not_fit_are_refused(name, bad):
 
 @pytest.mark.parametrize(
     ("tokens", "counts", "parents"),
-    [(LINES, [10, 11], [None, None]), (LINES, [10, -1], [None, None]), (LINES, [10], [None, None]),
-     (LINES, [10, 10], [None]), (LINES.tolist(), [10, 10], [None, None]), (LINES, [10, 2**62], [None, None])],
-)  # fmt: skip
+    [
+        (LINES, [10, 11], [None, None]),
+        (LINES, [10, -1], [None, None]),
+        (LINES, [10], [None, None]),
+        (LINES, [10, 10], [None]),
+        (LINES.tolist(), [10, 10], [None, None]),
+        (LINES, [10, 2**62], [None, None]),
+    ],
+)
 @pytest.mark.parametrize("function", [*FUNCTIONS.values(), lambda value: b"h" * 16])
 def test_chains_that_do_not_fit_are_refused(function, tokens, counts, parents):
     with pytest.raises(ArgumentError):

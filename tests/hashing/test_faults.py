@@ -1,4 +1,4 @@
-"""Hash functions that fail at any of their calls, and requests that cannot be hashed: the others are as before, or done."""
+"""Hash functions that fail at any call, and requests that cannot be hashed: the others are as before, or done."""
 
 import json
 from types import SimpleNamespace
@@ -26,9 +26,8 @@ def state(requests):
 
 def foreign(tokens, hashes=(), **attributes):
     return SimpleNamespace(
-        request_id="foreign", all_token_ids=tokens, num_tokens=len(tokens), block_hashes=[*hashes],
-        **attributes,
-    )  # fmt: skip
+        request_id="foreign", all_token_ids=tokens, num_tokens=len(tokens), block_hashes=[*hashes], **attributes
+    )
 
 
 def mixed(hasher):
@@ -98,10 +97,7 @@ def test_hashes_that_become_a_list_are_put_back_into_their_array(fault):
 def test_appending_that_fails_at_any_block_appends_nothing(fault, salt, wrapped):
     function = Failing(fault)
     hasher = get_request_block_hasher(SIZE, function)
-    request = Request(
-        "r", drawn_tokens(10), cache_salt=salt,
-        block_hasher=(lambda r: hasher(r)) if wrapped else hasher,
-    )  # fmt: skip
+    request = Request("r", drawn_tokens(10), cache_salt=salt, block_hasher=(lambda r: hasher(r)) if wrapped else hasher)
     before = state([request])
     for at in range(3):
         function.calls, function.at = 0, at
@@ -135,7 +131,7 @@ BAD_TEXT = {
     "cache_salt": {"cache_salt": SURROGATE},
     "lora_request.lora_name": {"lora_request": SimpleNamespace(lora_name="a" + SURROGATE, adapter_id=1)},
     "mm_features[1].identifier": {"mm_features": [item("é", 0, 1), item(SURROGATE, 1, 1)]},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("attribute", BAD_TEXT)
@@ -154,17 +150,20 @@ def test_a_name_that_cannot_be_encoded_is_refused():
 
 @pytest.mark.parametrize("text", ["", "plain", "é", "𝄞", "\x00"])
 def test_any_other_text_is_taken(text):
-    request = Request(text, [1] * 4, cache_salt=text, mm_features=[item(text, 0, 1)],
-                      block_hasher=get_request_block_hasher(SIZE, hashing.sha256_cbor))  # fmt: skip
+    request = Request(
+        text,
+        [1] * 4,
+        cache_salt=text,
+        mm_features=[item(text, 0, 1)],
+        block_hasher=get_request_block_hasher(SIZE, hashing.sha256_cbor),
+    )
     assert len(request.block_hashes) == 1
 
 
 @pytest.mark.parametrize("attribute", BAD_TEXT)
 @pytest.mark.parametrize("blocks", [1, 40])
 @by_function
-def test_a_request_of_another_engine_with_such_text_is_named_and_leaves_the_others(
-    name, blocks, attribute
-):
+def test_a_request_of_another_engine_with_such_text_is_named_and_leaves_the_others(name, blocks, attribute):
     hasher = get_request_block_hasher(SIZE, FUNCTIONS[name])
     good = unhashed("good", drawn_tokens(blocks * SIZE))
     bad = foreign(drawn_tokens(blocks * SIZE), **BAD_TEXT[attribute])

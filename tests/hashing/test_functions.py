@@ -24,10 +24,7 @@ token_ids = st.one_of(
     st.integers(0, 300),
     st.sampled_from([-1, 0, 23, 24, 255, 256, 2**16, 2**31 - 1, 2**31, 2**32, 2**63, 2**64]),
 )
-blocks = st.one_of(
-    st.lists(token_ids, max_size=20).map(tuple),
-    st.integers(0, 3000).map(lambda n: tuple(range(n))),
-)
+blocks = st.one_of(st.lists(token_ids, max_size=20).map(tuple), st.integers(0, 3000).map(lambda n: tuple(range(n))))
 keys = st.recursive(
     st.one_of(st.none(), st.text(max_size=5), st.binary(max_size=5), token_ids),
     lambda inner: st.lists(inner, max_size=3).map(tuple),
@@ -192,9 +189,7 @@ def first_hash_of_a_process(hash_seed):
         "h.init_none_hash(h.sha256_cbor); "
         "print(h.hash_block_tokens(h.sha256_cbor, None, [1, 2]).hex())"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     return done.stdout
 
 
@@ -205,8 +200,7 @@ def test_processes_share_hashes_only_with_a_common_seed(environment, equal):
 
 
 @pytest.mark.parametrize(
-    ("group", "suffix"),
-    [(0, "00000000"), (1, "00000001"), (258, "00000102"), (2**32 - 1, "ffffffff")],
+    ("group", "suffix"), [(0, "00000000"), (1, "00000001"), (258, "00000102"), (2**32 - 1, "ffffffff")]
 )
 def test_a_key_is_the_hash_and_four_bytes_of_group_big_endian(group, suffix):
     key = hashing.make_block_hash_with_group_id(hashing.BlockHash(b"hash"), group)

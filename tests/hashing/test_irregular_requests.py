@@ -47,11 +47,7 @@ def one_huge(tokens):
 
 
 IRREGULAR = [
-    *(
-        (name, odd)
-        for name in SERIALISED
-        for odd in (one_truth_value, one_false_at_the_end, one_huge)
-    ),
+    *((name, odd) for name in SERIALISED for odd in (one_truth_value, one_false_at_the_end, one_huge)),
     *((name, odd) for name in PICKLED for odd in (one_of_an_enum,)),
 ]
 irregular = pytest.mark.parametrize(("name", "odd"), IRREGULAR)
@@ -144,9 +140,7 @@ def test_a_hash_function_of_ones_own_may_be_any_object_that_can_be_called():
 
 
 def foreign(tokens, hashes=(), **attributes):
-    return SimpleNamespace(
-        block_hashes=[*hashes], all_token_ids=tokens, num_tokens=len(tokens), **attributes
-    )
+    return SimpleNamespace(block_hashes=[*hashes], all_token_ids=tokens, num_tokens=len(tokens), **attributes)
 
 
 @by_blocks
@@ -184,9 +178,7 @@ def test_foreign_requests_and_ones_of_our_own_may_be_hashed_together(name):
     tokens = [drawn_tokens(16 * n, n) for n in (5, 6, 7)]
     requests = [foreign(tokens[0]), unhashed("r", tokens[1]), foreign(TokenIds(tokens[2]))]
     get_request_block_hasher(16, FUNCTIONS[name]).update(requests)
-    assert [list(request.block_hashes) for request in requests] == [
-        chain(FUNCTIONS[name], ids, 16) for ids in tokens
-    ]
+    assert [list(request.block_hashes) for request in requests] == [chain(FUNCTIONS[name], ids, 16) for ids in tokens]
 
 
 @by_blocks

@@ -30,8 +30,26 @@ class Parent(bytes):
 
 
 SHARED = "shared" * 50
-KEYS = ["a", Text("a"), Name.A, np.str_("a"), b"a", bytearray(b"a"), 1, True, 1.0, 0, False, SHARED, "shared" * 50,
-        hashing.NONE_HASH, ("a", 1), ("a", True), "", "b"]  # fmt: skip
+KEYS = [
+    "a",
+    Text("a"),
+    Name.A,
+    np.str_("a"),
+    b"a",
+    bytearray(b"a"),
+    1,
+    True,
+    1.0,
+    0,
+    False,
+    SHARED,
+    "shared" * 50,
+    hashing.NONE_HASH,
+    ("a", 1),
+    ("a", True),
+    "",
+    "b",
+]
 
 
 def named(key):
@@ -47,7 +65,7 @@ parts = st.fixed_dictionaries(
         "lora": keys,
         "items": st.lists(st.tuples(keys, st.integers(0, 20), st.integers(1, 9)), max_size=3),
     },
-)  # fmt: skip
+)
 
 
 def made(part, parent):
@@ -56,9 +74,12 @@ def made(part, parent):
     if part["kind"] != "list":
         tokens = np.array(tokens, part["kind"])
     request = SimpleNamespace(
-        request_id="r", all_token_ids=tokens, num_tokens=len(tokens),
-        block_hashes=[parent] * part["have"], cache_salt=part.get("cache_salt"),
-    )  # fmt: skip
+        request_id="r",
+        all_token_ids=tokens,
+        num_tokens=len(tokens),
+        block_hashes=[parent] * part["have"],
+        cache_salt=part.get("cache_salt"),
+    )
     if "lora" in part:
         request.lora_request = SimpleNamespace(lora_name=part["lora"], adapter_id=1)
     places = sorted(part.get("items", []), key=lambda each: each[1])
@@ -79,9 +100,7 @@ def test_a_request_is_hashed_in_company_as_alone(name, given_parts, parent):
     assert [r.block_hashes[n:] for r, n in zip(together, have, strict=True)] == alone
 
 
-@pytest.mark.parametrize(
-    "other", [Text("a"), Name.A, np.str_("a")], ids=lambda key: type(key).__name__
-)
+@pytest.mark.parametrize("other", [Text("a"), Name.A, np.str_("a")], ids=lambda key: type(key).__name__)
 @by_function
 def test_plain_text_behind_equal_text_of_a_subclass_is_hashed_as_alone(name, other):
     hasher = get_request_block_hasher(SIZE, FUNCTIONS[name])

@@ -56,9 +56,7 @@ def test_a_bad_token_in_an_array_of_one_of_many_leaves_all_without_hashes(name):
 @pytest.mark.parametrize("place", [0, 7, 8, 23], ids=lambda place: f"place {place}")
 @by_bad
 @pytest.mark.parametrize("source", ["list", "int32"])
-def test_a_bad_token_in_a_block_that_becomes_full_is_refused_and_not_appended(
-    source, bad, error, place
-):
+def test_a_bad_token_in_a_block_that_becomes_full_is_refused_and_not_appended(source, bad, error, place):
     tokens = drawn_tokens(24)
     hash_blocks = get_request_block_hasher(16, Kvgpu128(bytes(32)))
     request = Request("r", SOURCES[source](tokens), block_hasher=hash_blocks)

@@ -198,9 +198,7 @@ class TestMapOfAPool:
         pool.check()
 
     @pytest.mark.parametrize("popped", [0, 6, 11])
-    def test_one_of_many_is_popped_without_a_look_at_the_others(
-        self, pool, map, enter, popped, monkeypatch
-    ):
+    def test_one_of_many_is_popped_without_a_look_at_the_others(self, pool, map, enter, popped, monkeypatch):
         blocks = {i: enter(i, key()) for i in range(NUM_BLOCKS)}
         monkeypatch.delattr(BlockIndex, "chain")
         monkeypatch.delattr(type(pool.index), "first")
@@ -223,9 +221,7 @@ class TestMapOfAPool:
         assert map._cache == {key(): block}
         pool.check()
 
-    @pytest.mark.parametrize(
-        ("what", "block"), [("hash", KVCacheBlock(1)), (b"hash", None), (b"hash", 3)]
-    )
+    @pytest.mark.parametrize(("what", "block"), [("hash", KVCacheBlock(1)), (b"hash", None), (b"hash", 3)])
     def test_what_is_no_key_or_no_block_is_refused(self, map, what, block):
         with pytest.raises(ArgumentTypeError):
             map.insert(what, block)
@@ -328,10 +324,7 @@ class TestCacheView:
 
 KEYS = [key(1), key(2), key(1, group=4), b"10", coarse(1, 2)]
 actions = st.lists(
-    st.tuples(
-        st.sampled_from(["enter", "stranger", "pop"]), st.integers(0, 11), st.sampled_from(KEYS)
-    ),
-    max_size=30,
+    st.tuples(st.sampled_from(["enter", "stranger", "pop"]), st.integers(0, 11), st.sampled_from(KEYS)), max_size=30
 )
 
 
@@ -357,9 +350,7 @@ def test_random_calls_give_the_entries_of_a_dict_of_dicts(backend, actions):
                 blocks[number] = block
         shared = {k for k in shared | {key} if model[k] and (k in shared or len(model[k]) > 1)}
         expected = {
-            k: dict(found) if k in shared else next(iter(found.values()))
-            for k, found in model.items()
-            if found
+            k: dict(found) if k in shared else next(iter(found.values())) for k, found in model.items() if found
         }
         assert dict(map._cache) == expected
         assert len(map) == len(expected)

@@ -1,4 +1,4 @@
-"""Whatever is wrong with records and tables, compiled loops end and say so: nothing but kill would stop one that does not."""
+"""Whatever is wrong with records and tables, compiled loops end and say so: only kill would stop an endless one."""
 
 import os
 import subprocess

@@ -122,8 +122,7 @@ class Pair:
     def __init__(self, specs, rng):
         self.rng = rng
         self.managers = [
-            make_manager(*specs, num_blocks=NUM_BLOCKS, backend=backend)
-            for backend in ("host", "reference")
+            make_manager(*specs, num_blocks=NUM_BLOCKS, backend=backend) for backend in ("host", "reference")
         ]
         self.documents = [rng.integers(0, 9, 60).tolist() for _ in range(3)]
         self.running = []

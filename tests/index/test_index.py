@@ -134,9 +134,7 @@ class TestIndex:
         insert(index, range(40), rows[:40])
         assert [index.first(row, 0) for row in rows] == [*range(40), -1]
         erase(index, *range(0, 40, 2))
-        assert [index.first(row, 0) for row in rows] == [i if i % 2 else -1 for i in range(40)] + [
-            -1
-        ]
+        assert [index.first(row, 0) for row in rows] == [i if i % 2 else -1 for i in range(40)] + [-1]
         index.check()
 
     @pytest.mark.parametrize("word", range(4))
@@ -261,8 +259,7 @@ class TestIndex:
             nulls, end = expected_hit(hits.tolist(), rule, max_length)
             got = match(index, rule, groups, rows, max_length, stride)
             assert got == [
-                [0] * nulls
-                + [index.first(rows[(i + 1) * stride - 1], group) for i in range(nulls, end)]
+                [0] * nulls + [index.first(rows[(i + 1) * stride - 1], group) for i in range(nulls, end)]
                 for group in groups
             ]
 

@@ -5,13 +5,7 @@ from itertools import chain as joined
 import numpy as np
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import (
-    RuleBasedStateMachine,
-    invariant,
-    precondition,
-    rule,
-    run_state_machine_as_test,
-)
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from support.definitions.hits import expected_hit
 from support.indexes import chain, every_backend, make_index, match, random_rows, replay
 from support.managers import CPU_BACKENDS
@@ -28,12 +22,7 @@ GROUPS = (0, 4)
 block_sets = st.lists(st.integers(0, NUM_BLOCKS - 1), max_size=12, unique=True)
 key_numbers = st.integers(0, len(ROWS) - 1)
 hit_rules = st.sampled_from(
-    [
-        HitRule(FULL, 2, 2),
-        HitRule(FULL, 2, 4, True),
-        HitRule(SLIDING_WINDOW, 2, 2, False, 2),
-        HitRule(MAMBA, 2, 4),
-    ]
+    [HitRule(FULL, 2, 2), HitRule(FULL, 2, 4, True), HitRule(SLIDING_WINDOW, 2, 2, False, 2), HitRule(MAMBA, 2, 4)]
 )
 
 
@@ -95,8 +84,7 @@ class IndexMachine(RuleBasedStateMachine):
     def flush(self):
         replay(self.copy, self.journal.take())
         assert self.copy == {
-            (ROWS[number].tobytes(), group): blocks[0]
-            for (number, group), blocks in self.model.items()
+            (ROWS[number].tobytes(), group): blocks[0] for (number, group), blocks in self.model.items()
         }
 
     @rule(keys=st.lists(key_numbers, max_size=8), rule=hit_rules, both=st.booleans())
@@ -105,8 +93,7 @@ class IndexMachine(RuleBasedStateMachine):
         hits = [all((key, group) in self.model for group in groups) for key in keys]
         nulls, length = expected_hit(hits, rule, len(keys) * 2)
         assert match(self.index, rule, groups, ROWS[keys], len(keys) * 2) == [
-            [0] * nulls + [self.model[key, group][0] for key in keys[nulls:length]]
-            for group in groups
+            [0] * nulls + [self.model[key, group][0] for key in keys[nulls:length]] for group in groups
         ]
 
     @invariant()

@@ -1,4 +1,5 @@
-"""The slot hash separates keys that somebody chose who does not know the seed. Seeds are fixed: nothing is left to luck.
+"""The slot hash separates keys that somebody chose who does not know the seed. Seeds are fixed: nothing is left to
+luck.
 
 What the bounds are is said in docs/design.md. Costs are buckets, not time.
 """

@@ -30,8 +30,12 @@ def test_kernels_compile_without_a_gpu_and_spill_nothing():
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     done = subprocess.run(
         [sys.executable, "-m", "kvgpu.kernels.aot", "--targets", "90", "--json", "-"],
-        capture_output=True, text=True, env=environment, cwd=KERNELS.parent.parent, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=KERNELS.parent.parent,
+        check=False,
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     rows = json.loads(done.stdout)
     assert {row["kernel"] for row in rows} == {name for name, _, _ in aot.variants()}

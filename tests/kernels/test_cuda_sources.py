@@ -12,9 +12,7 @@ from kvgpu.kernels.cuda_engine import DEFINED, SOURCES, defines
 
 NVCC = shutil.which("nvcc")
 
-needs_nvcc = pytest.mark.skipif(
-    NVCC is None, reason="nvcc is not installed: the CUDA sources were not compiled"
-)
+needs_nvcc = pytest.mark.skipif(NVCC is None, reason="nvcc is not installed: the CUDA sources were not compiled")
 
 
 @needs_nvcc
@@ -22,10 +20,24 @@ needs_nvcc = pytest.mark.skipif(
 @pytest.mark.parametrize("name", sorted(path.stem for path in SOURCES.glob("*.cu")))
 def test_a_source_compiles_without_warnings_and_spills(tmp_path, name, target):
     done = subprocess.run(
-        [NVCC, "-std=c++17", *defines(), f"-arch=sm_{target}", "-Werror", "all-warnings", "-Xptxas",
-         "-v,-Werror", "-cubin", "-o", str(tmp_path / "out.cubin"), str(SOURCES / f"{name}.cu")],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        [
+            NVCC,
+            "-std=c++17",
+            *defines(),
+            f"-arch=sm_{target}",
+            "-Werror",
+            "all-warnings",
+            "-Xptxas",
+            "-v,-Werror",
+            "-cubin",
+            "-o",
+            str(tmp_path / "out.cubin"),
+            str(SOURCES / f"{name}.cu"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     spills = [line for line in done.stderr.splitlines() if "bytes spill" in line]
     assert spills

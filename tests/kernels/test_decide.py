@@ -21,10 +21,7 @@ def launch(plan, hits, offsets, max_lengths, with_ids=True):
     out = out._replace(hits=to_device(hits))
     spans = to_device(offsets)
     longest = int(np.diff(offsets).max(initial=0))
-    launch_decide(
-        table.view, to_device(plan.words), spans[:-1], spans[1:], to_device(max_lengths), out,
-        longest, NULL,
-    )  # fmt: skip
+    launch_decide(table.view, to_device(plan.words), spans[:-1], spans[1:], to_device(max_lengths), out, longest, NULL)
     assert table.size() == 0
     return [None if b is None else b.cpu().numpy() for b in out[:4]]
 

@@ -40,9 +40,7 @@ def on_device(tokens, counts, size, parents, **options):
 def test_blocks_of_every_size(size):
     counts = [3, 1]
     tokens, parents = random_tokens(4 * size), random_parents(2)
-    assert np.array_equal(
-        on_device(tokens, counts, size, parents), on_cpu(tokens, counts, size, parents)
-    )
+    assert np.array_equal(on_device(tokens, counts, size, parents), on_cpu(tokens, counts, size, parents))
 
 
 @pytest.mark.parametrize(
@@ -52,9 +50,7 @@ def test_blocks_of_every_size(size):
 )
 def test_prompts_of_every_length(counts):
     tokens, parents = random_tokens(16 * sum(counts)), random_parents(len(counts))
-    assert np.array_equal(
-        on_device(tokens, counts, 16, parents), on_cpu(tokens, counts, 16, parents)
-    )
+    assert np.array_equal(on_device(tokens, counts, 16, parents), on_cpu(tokens, counts, 16, parents))
 
 
 @needs_cbor2
@@ -111,9 +107,14 @@ def test_what_is_in_front_reaches_every_tile_of_a_very_long_prompt():
 
     sums, ends = words(numbers), np.cumsum(counts)
     carries_kernel[(len(counts),)](
-        sums, words(fronts), to_device(ends - counts), to_device(ends),
-        to_device(powers_of(point, TILE)), LANES=TILE, num_warps=WARPS,
-    )  # fmt: skip
+        sums,
+        words(fronts),
+        to_device(ends - counts),
+        to_device(ends),
+        to_device(powers_of(point, TILE)),
+        LANES=TILE,
+        num_warps=WARPS,
+    )
     found = [int.from_bytes(row.tobytes(), "little") % PRIME for row in sums.cpu().numpy()]
     assert found == expected
 
@@ -135,8 +136,6 @@ def test_what_is_in_front_reaches_every_tile_of_a_very_long_prompt():
     ids=str,
 )
 def test_arguments_that_do_not_fit_are_refused(changed, error):
-    given = {
-        "tokens": to_device(np.zeros(32, np.int32)), "counts": [2], "size": 16, "parents": [b"p" * 16],
-    } | changed  # fmt: skip
+    given = {"tokens": to_device(np.zeros(32, np.int32)), "counts": [2], "size": 16, "parents": [b"p" * 16]} | changed
     with pytest.raises(error):
         DeviceKvgpu128(HASH).rows(**given)

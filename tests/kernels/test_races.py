@@ -41,18 +41,32 @@ def compiled(directory, header):
     (directory / "table.cuh").write_text(header)
     program = directory / "stress"
     subprocess.run(
-        [COMPILER, "-std=c++20", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-fsanitize=thread",
-         *defines(), f"-I{directory}", str(HERE / "stress.cpp"), "-o", str(program), "-pthread"],
-        check=True, capture_output=True,
-    )  # fmt: skip
+        [
+            COMPILER,
+            "-std=c++20",
+            "-O1",
+            "-g",
+            "-Wall",
+            "-Wextra",
+            "-Werror",
+            "-fsanitize=thread",
+            *defines(),
+            f"-I{directory}",
+            str(HERE / "stress.cpp"),
+            "-o",
+            str(program),
+            "-pthread",
+        ],
+        check=True,
+        capture_output=True,
+    )
     return program
 
 
 def stress(program, seed, rounds, threads, buckets):
     return subprocess.run(
-        [program, *map(str, (seed, rounds, threads, buckets))],
-        capture_output=True, text=True, timeout=300, check=False,
-    )  # fmt: skip
+        [program, *map(str, (seed, rounds, threads, buckets))], capture_output=True, text=True, timeout=300, check=False
+    )
 
 
 @pytest.fixture(scope="module")

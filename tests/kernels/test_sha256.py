@@ -16,18 +16,7 @@ REASON = why_not_cuda()
 pytestmark = pytest.mark.skipif(REASON is not None, reason=str(REASON))
 
 EDGES = [0, 23, 24, 255, 256, 65_535, 65_536, 2**31 - 1, -1, -24, -25, -256, -257, -(2**31)]
-WIDE = [
-    2**31,
-    2**32 - 1,
-    2**32,
-    2**39,
-    2**40 - 1,
-    2**47,
-    2**63 - 1,
-    -(2**31) - 1,
-    -(2**39),
-    -(2**63),
-]
+WIDE = [2**31, 2**32 - 1, 2**32, 2**39, 2**40 - 1, 2**47, 2**63 - 1, -(2**31) - 1, -(2**39), -(2**63)]
 functions = pytest.mark.parametrize(
     ("kind", "function"),
     [
@@ -46,9 +35,7 @@ def on_device(kind, tokens, counts, size, parents, dtype=torch.int32, **options)
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 16, 24, 100])
 def test_blocks_of_every_size(kind, function, size):
     tokens = (EDGES * 22)[: 3 * size]
-    assert on_device(kind, tokens, [3], size, [b"n" * 32]) == chain(
-        function, tokens, size, parent=b"n" * 32
-    )
+    assert on_device(kind, tokens, [3], size, [b"n" * 32]) == chain(function, tokens, size, parent=b"n" * 32)
 
 
 @functions

@@ -14,22 +14,22 @@ TESTS = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def wanted():
-    """What tests/support/device/kernel_variants.py counts, in a process of its own: the interpreter is chosen for a whole one."""
+    """What tests/support/device/kernel_variants.py counts, in its own process: the interpreter is chosen for each."""
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
     environment["PYTHONPATH"] = os.pathsep.join([str(TESTS.parent), str(TESTS)])
     done = subprocess.run(
         [sys.executable, str(TESTS / "support" / "device" / "kernel_variants.py")],
-        capture_output=True, text=True, env=environment, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
 def test_every_kernel_has_one_variant_for_a_width_of_keys(wanted):
-    by_width = {
-        "find_kernel", "probe_kernel", "update_kernel", "validate_kernel", "homes_kernel",
-        "entries_kernel",
-    }  # fmt: skip
+    by_width = {"find_kernel", "probe_kernel", "update_kernel", "validate_kernel", "homes_kernel", "entries_kernel"}
     others = {"decide_kernel", "values_kernel", "carries_kernel", "mix_kernel"}
     assert wanted["warm"] == dict.fromkeys(by_width, 2) | dict.fromkeys(others, 1)
 

@@ -20,9 +20,7 @@ def count_cached(words, records, num_buckets, seed, keys, count, total, BLOCK: t
     k0 = tl.load(keys + i * 2, mask=active, other=0)
     k1 = tl.load(keys + i * 2 + 1, mask=active, other=0)
     none = tl.zeros_like(k0)
-    found = find_blocks(
-        words, records, k0, k1, none, none, none, active, num_buckets, tl.cast(seed, tl.int64), 2
-    )
+    found = find_blocks(words, records, k0, k1, none, none, none, active, num_buckets, tl.cast(seed, tl.int64), 2)
     tl.store(total, tl.sum((found >= 0).to(tl.int32)))
 
 
@@ -41,9 +39,7 @@ def test_another_kernel_looks_up_through_the_view():
     table, keys = make_table(20, 16), random_keys(30, 16)
     table.update(keys[:20], ids(*range(20)))
     view, total = table.view, poisoned(1)
-    count_cached[(1,)](
-        view.words, view.records, view.num_buckets, view.seed, keys, 25, total, BLOCK=32
-    )
+    count_cached[(1,)](view.words, view.records, view.num_buckets, view.seed, keys, 25, total, BLOCK=32)
     assert total.tolist() == [20]
 
 

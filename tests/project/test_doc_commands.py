@@ -13,9 +13,7 @@ from support.benchmarks import SMALL
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 VENV = sys.prefix
-STAMPS = [
-    word for name in (".base", ".report", ".dev", ".kernels") for word in ("-o", f"{VENV}/{name}")
-]
+STAMPS = [word for name in (".base", ".report", ".dev", ".kernels") for word in ("-o", f"{VENV}/{name}")]
 IN_CI = {"lint", "aot", "conformance", "test"}
 """Targets that .ci/run calls: not again from a test."""
 
@@ -24,9 +22,7 @@ def shown_commands():
     """Lines of indented blocks and of `text` blocks that begin with a program, without comments."""
     found = {}
     for page in PAGES:
-        text = re.sub(
-            r"<!-- rows .*?<!-- end -->", "", page.read_text(encoding="utf-8"), flags=re.S
-        )
+        text = re.sub(r"<!-- rows .*?<!-- end -->", "", page.read_text(encoding="utf-8"), flags=re.S)
         quoted = "\n".join(re.findall(r"^```text\n(.*?)^```", text, re.M | re.S))
         text = re.sub(r"^```.*?^```", "", text, flags=re.M | re.S)
         programs = "|".join(WAYS)
@@ -37,9 +33,7 @@ def shown_commands():
 
 
 def run(*words, **environment):
-    done = subprocess.run(
-        words, capture_output=True, text=True, cwd=ROOT, check=False, env=os.environ | environment
-    )
+    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, check=False, env=os.environ | environment)
     assert done.returncode == 0, done.stderr
     return done
 
@@ -61,10 +55,7 @@ def of_make(rest, tmp_path):
         run("make", "venv", f"VENV={VENV}", *STAMPS)
     elif target in ("plots", "tables"):
         # Run by tests/bench/test_tables.py, into another directory.
-        assert (
-            f"bench/documents/{target}.py"
-            in run("make", "-n", target, f"VENV={VENV}", *STAMPS).stdout
-        )
+        assert f"bench/documents/{target}.py" in run("make", "-n", target, f"VENV={VENV}", *STAMPS).stdout
     else:
         assert target == "replay"
         options = f"--limit 8 --num-blocks 2000 --report {tmp_path / 'report.html'}"
@@ -109,19 +100,14 @@ def of_bash(rest, tmp_path):
     assert (ROOT / ".ci" / "run").exists()
 
 
-WAYS = {
-    "make": of_make, "python": of_python, "kvgpu": of_kvgpu, "pip": of_pip, "export": of_export,
-    "bash": of_bash,
-}  # fmt: skip
+WAYS = {"make": of_make, "python": of_python, "kvgpu": of_kvgpu, "pip": of_pip, "export": of_export, "bash": of_bash}
 
 
 COMMANDS = shown_commands()
 
 
 def test_commands_are_found():
-    assert {"make replay", "make test", "make bench-peers"} <= {
-        " ".join(command.split()[:2]) for command in COMMANDS
-    }
+    assert {"make replay", "make test", "make bench-peers"} <= {" ".join(command.split()[:2]) for command in COMMANDS}
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -30,9 +30,7 @@ SNIPPETS = [
     if (snippets := re.findall(r"^```python\n(.*?)^```", page.read_text(), re.M | re.S))
 ]
 LINKS = found_in(r"\]\(([^)\s]+)\)")
-TARGETS = found_in(
-    r"(?:^ {4}|`)make ([a-z]+)", [ROOT / "README.md", ROOT / "docs" / "contributing.md"]
-)
+TARGETS = found_in(r"(?:^ {4}|`)make ([a-z]+)", [ROOT / "README.md", ROOT / "docs" / "contributing.md"])
 OPTIONS = found_in(r"(?<![\w-])(--[a-z][a-z-]*)", [ROOT / "README.md"])
 READERS = ("config.py", "hashing/functions.py")
 """Modules that read variables of the environment."""
@@ -41,10 +39,7 @@ VARIABLES = [
     pytest.param(name, id=name)
     for source in READERS
     for name in dict.fromkeys(
-        re.findall(
-            r"(?:environ\.get\(|environ\[|getenv\()\s*\"(\w+)\"",
-            (ROOT / "kvgpu" / source).read_text(),
-        )
+        re.findall(r"(?:environ\.get\(|environ\[|getenv\()\s*\"(\w+)\"", (ROOT / "kvgpu" / source).read_text())
     )
 ]
 
@@ -79,9 +74,7 @@ def test_a_relative_link_leads_to_a_file(page, link):
         assert (page.parent / link.split("#")[0]).exists()
 
 
-@pytest.mark.parametrize(
-    "name", ["design", "semantics", "hashing", "env", "performance", "contributing"]
-)
+@pytest.mark.parametrize("name", ["design", "semantics", "hashing", "env", "performance", "contributing"])
 def test_the_readme_leads_to_every_page(name):
     assert f"](docs/{name}.md)" in (ROOT / "README.md").read_text()
 
@@ -124,9 +117,7 @@ def test_a_variable_that_is_read_is_documented(name):
 
 
 def test_the_variables_were_found():
-    assert {"KVGPU_BACKEND", "KVGPU_CACHE_DIR", "PYTHONHASHSEED"} <= {
-        v.values[0] for v in VARIABLES
-    }
+    assert {"KVGPU_BACKEND", "KVGPU_CACHE_DIR", "PYTHONHASHSEED"} <= {v.values[0] for v in VARIABLES}
 
 
 def test_a_variable_that_is_documented_is_read():
@@ -138,7 +129,7 @@ def test_a_variable_that_is_documented_is_read():
     "path",
     [p for p in sorted((ROOT / "kvgpu").rglob("*.py")) if p not in [ROOT / "kvgpu" / r for r in READERS]],
     ids=lambda path: str(path.relative_to(ROOT)),
-)  # fmt: skip
+)
 def test_no_other_module_reads_variables(path):
     assert "environ" not in path.read_text()
 
@@ -150,9 +141,7 @@ def test_every_backend_is_documented():
     assert [name for name in BACKENDS if f"| `{name}`" not in text] == []
 
 
-@pytest.mark.parametrize(
-    "module", re.findall(r"^\| (`.*?) \|", (ROOT / "docs" / "design.md").read_text(), re.M)
-)
+@pytest.mark.parametrize("module", re.findall(r"^\| (`.*?) \|", (ROOT / "docs" / "design.md").read_text(), re.M))
 def test_the_modules_of_the_design_exist(module):
     for name in re.findall(r"`([\w/]+)`", module):
         path = ROOT / "kvgpu" / name.rstrip("/")

@@ -84,19 +84,12 @@ def test_what_python_gives_a_class_is_not_looked_at(name):
 
 
 def test_properties_are_looked_at():
-    assert {"KVCacheBlock.ref_cnt", "BlockHashTable.nbytes", "Request.num_tokens"} <= set(
-        PROPERTIES
-    )
+    assert {"KVCacheBlock.ref_cnt", "BlockHashTable.nbytes", "Request.num_tokens"} <= set(PROPERTIES)
 
 
 @pytest.mark.parametrize(
     ("text", "states"),
-    [
-        ("Takes it out. O(1).", True),
-        ("Expected O(n) work.", True),
-        ("FOO(1)", False),
-        ("O()", False),
-    ],
+    [("Takes it out. O(1).", True), ("Expected O(n) work.", True), ("FOO(1)", False), ("O()", False)],
 )
 def test_what_counts_as_a_complexity(text, states):
     assert bool(COMPLEXITY.search(text)) is states

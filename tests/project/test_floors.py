@@ -88,9 +88,7 @@ def test_every_room_has_a_floor():
 def test_imports_go_down(module):
     mine = FLOOR_OF[room_of(module)]
     upward = [
-        other
-        for other in IMPORTS[module]
-        if room_of(other) != room_of(module) and FLOOR_OF[room_of(other)] >= mine
+        other for other in IMPORTS[module] if room_of(other) != room_of(module) and FLOOR_OF[room_of(other)] >= mine
     ]
     assert upward == []
 
@@ -98,9 +96,7 @@ def test_imports_go_down(module):
 def test_no_files_import_each_other_in_a_circle():
     waiting = {module: set(others) - {module} for module, others in IMPORTS.items()}
     while free := {module for module, others in waiting.items() if not others}:
-        waiting = {
-            module: others - free for module, others in waiting.items() if module not in free
-        }
+        waiting = {module: others - free for module, others in waiting.items() if module not in free}
     assert waiting == {}
 
 

@@ -44,9 +44,7 @@ print(*names)
 
 
 def run(*command, **options):
-    done = subprocess.run(
-        [*map(str, command)], capture_output=True, text=True, check=False, **options
-    )
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False, **options)
     assert done.returncode == 0, done.stdout + done.stderr
     return done
 
@@ -108,15 +106,20 @@ class Installation:
         # Not what .pth files there add, where an editable kvgpu would be.
         (packages / "lent.pth").write_text("".join(f"{path}\n" for path in sorted(lent)))
         pip(
-            "--python", self._bin / "python", "install", "--no-deps", "--no-build-isolation",
-            "--no-index", "--no-compile", distribution, cwd=self._elsewhere,
-        )  # fmt: skip
+            "--python",
+            self._bin / "python",
+            "install",
+            "--no-deps",
+            "--no-build-isolation",
+            "--no-index",
+            "--no-compile",
+            distribution,
+            cwd=self._elsewhere,
+        )
 
     def run(self, command, *arguments, **variables):
         environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME")}
-        return run(
-            self._bin / command, *arguments, cwd=self._elsewhere, env=environment | variables
-        )
+        return run(self._bin / command, *arguments, cwd=self._elsewhere, env=environment | variables)
 
 
 @pytest.fixture(scope="module", params=[wheel_in, sdist_in], ids=["wheel", "sdist"])

@@ -16,9 +16,7 @@ HEAVY = ["numba", "llvmlite", "numpy", "torch", "msgspec", "cbor2", "matplotlib"
 
 
 def run_python(code):
-    return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT
-    )
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
 
 
 def test_importing_the_package_imports_none_of_what_it_needs():

@@ -128,14 +128,11 @@ def test_what_zeromq_cannot_open_is_a_config_error(endpoint):
 
 def test_a_replay_endpoint_of_another_host_is_refused():
     with pytest.raises(ConfigError, match=r"198\.51\.100\.1"):
-        ZmqEventPublisher(
-            endpoint="tcp://127.0.0.1:*", replay_endpoint="tcp://198.51.100.1:5558"
-        ).shutdown()
+        ZmqEventPublisher(endpoint="tcp://127.0.0.1:*", replay_endpoint="tcp://198.51.100.1:5558").shutdown()
 
 
 @pytest.mark.parametrize(
-    "endpoint",
-    ["tcp://127.0.0.1:*", "tcp://localhost:0", "tcp://0.0.0.0:*", "tcp://*:*", "tcp://lo:*"],
+    "endpoint", ["tcp://127.0.0.1:*", "tcp://localhost:0", "tcp://0.0.0.0:*", "tcp://*:*", "tcp://lo:*"]
 )
 def test_a_subscriber_gets_what_is_published_at_an_endpoint_of_this_host(endpoint, client):
     publisher = ZmqEventPublisher(endpoint=endpoint)
@@ -199,9 +196,7 @@ def test_each_rank_has_an_endpoint_of_its_own(endpoint, rank, expected):
     assert offset_endpoint(endpoint, rank) == expected
 
 
-@pytest.mark.parametrize(
-    "endpoint", ["ipc:///tmp/cache", "tcp://host", "tcp://[::1]", "tcp://host:²", "tcp://*:65535"]
-)
+@pytest.mark.parametrize("endpoint", ["ipc:///tmp/cache", "tcp://host", "tcp://[::1]", "tcp://host:²", "tcp://*:65535"])
 def test_an_endpoint_without_port_for_the_rank_cannot_be_offset(endpoint):
     with pytest.raises(ConfigError, match="rank 1"):
         offset_endpoint(endpoint, 1)

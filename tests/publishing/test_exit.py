@@ -63,8 +63,12 @@ def run(code, subscriber, endpoint, begin=BEGIN):
     """Run a process until its end; returns its status and what it said."""
     with subprocess.Popen(
         [sys.executable, "-c", begin + code, endpoint],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT,
-    ) as process:  # fmt: skip
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=ROOT,
+    ) as process:
         assert subscriber.poll(60_000), process.kill()
         said, _ = process.communicate("seen\n", timeout=60)
     return process.returncode, said

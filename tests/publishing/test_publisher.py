@@ -10,16 +10,7 @@ from time import monotonic
 import msgspec
 import pytest
 import zmq
-from support.event_clients import (
-    BAD,
-    Clients,
-    Waits,
-    batch,
-    live_until,
-    publish_until_seen,
-    replies_to,
-    request,
-)
+from support.event_clients import BAD, Clients, Waits, batch, live_until, publish_until_seen, replies_to, request
 
 from kvgpu.errors import ConfigError, KVGPUError, MissingPackageError, PublisherShutDownError
 from kvgpu.publishing import channel, complaints
@@ -146,10 +137,7 @@ def test_a_fault_is_logged_again_later_with_the_number_of_those_that_were_not(mo
         warnings.warn("kind", "It is %s", "so")
     now[0] += complaints.INTERVAL_S
     warnings.warn("kind", "It is %s", "so")
-    assert [r.getMessage() for r in caplog.records] == [
-        "It is so",
-        "It is so (3 more since the last warning)",
-    ]
+    assert [r.getMessage() for r in caplog.records] == ["It is so", "It is so (3 more since the last warning)"]
 
 
 def test_a_log_that_raises_does_not_end_the_sender(make, subscriber, monkeypatch):
@@ -229,9 +217,7 @@ def test_several_threads_may_publish(make, subscriber):
         assert own == sorted(own)
 
 
-def test_a_terminated_context_frees_the_ports_and_publishing_goes_on_without_error(
-    make, monkeypatch
-):
+def test_a_terminated_context_frees_the_ports_and_publishing_goes_on_without_error(make, monkeypatch):
     """It is shared with others in earnest only by inproc endpoints, which have no ports."""
     context = zmq.Context()
     with monkeypatch.context() as patched:

@@ -88,7 +88,7 @@ def test_messages_are_those_that_were_sent(server, client, endpoint):
     assert asker.recv_multipart() == [b"", END_OF_REPLAY, b""]
 
 
-@pytest.mark.parametrize(("start", "first"), [(3000, 3000), (4999, 4999), (5000, 5000), (1 << 63, 5000)])  # fmt: skip
+@pytest.mark.parametrize(("start", "first"), [(3000, 3000), (4999, 4999), (5000, 5000), (1 << 63, 5000)])
 def test_replay_starts_where_it_is_asked_to(server, client, endpoint, start, first):
     asker = client(zmq.DEALER, endpoint)
     asker.send_multipart(request(start))
@@ -142,9 +142,7 @@ def test_requests_of_a_client_that_is_owed_too_many_replies_are_dropped(server, 
     assert replies_to(asker) == list(range(4990, 5000))
 
 
-def test_more_clients_than_are_served_at_a_time_wait_for_their_turn(
-    monkeypatch, server, client, endpoint
-):
+def test_more_clients_than_are_served_at_a_time_wait_for_their_turn(monkeypatch, server, client, endpoint):
     monkeypatch.setattr(replay_server, "MAX_CLIENTS", 2)
     askers = [client(zmq.DEALER, endpoint) for _ in range(6)]
     for asker in askers:
@@ -153,9 +151,7 @@ def test_more_clients_than_are_served_at_a_time_wait_for_their_turn(
         assert list(readers.map(replies_to, askers)) == [list(range(5000))] * 6
 
 
-def test_clients_that_read_nothing_make_room_soon_when_others_wait(
-    monkeypatch, server, client, endpoint
-):
+def test_clients_that_read_nothing_make_room_soon_when_others_wait(monkeypatch, server, client, endpoint):
     monkeypatch.setattr(replay_server, "MAX_CLIENTS", 2)
     monkeypatch.setattr(replay_server, "PATIENCE_WHEN_FULL_S", 0.2)
     for _ in range(2):
@@ -193,15 +189,7 @@ def test_a_client_that_vanishes_is_given_up(server, client, endpoint):
 
 @pytest.mark.parametrize(
     "frames",
-    [
-        (b"",),
-        (b"", b"short"),
-        (b"", b"nine bytes"),
-        (b"", b""),
-        (b"", bytes(8), b""),
-        (bytes(8),),
-        (b"",) * 10_000,
-    ],
+    [(b"",), (b"", b"short"), (b"", b"nine bytes"), (b"", b""), (b"", bytes(8), b""), (bytes(8),), (b"",) * 10_000],
 )
 def test_a_malformed_request_is_dropped(server, client, endpoint, frames):
     asker = client(zmq.DEALER, endpoint)
@@ -237,9 +225,7 @@ def test_an_error_while_a_request_is_read_is_survived(monkeypatch, server, clien
     assert failed.is_set()
 
 
-def test_an_error_while_one_client_is_answered_does_not_harm_the_others(
-    monkeypatch, server, client, endpoint
-):
+def test_an_error_while_one_client_is_answered_does_not_harm_the_others(monkeypatch, server, client, endpoint):
     first = stuck(client, endpoint)
     real, failed = replies.Replies.send, threading.Event()
 
@@ -266,9 +252,7 @@ def test_replies_that_were_begun_are_ended_when_the_server_is_stopped(server, cl
     assert not server.is_alive()
 
 
-def test_a_client_that_reads_nothing_does_not_keep_the_server_from_ending(
-    monkeypatch, server, client, endpoint
-):
+def test_a_client_that_reads_nothing_does_not_keep_the_server_from_ending(monkeypatch, server, client, endpoint):
     monkeypatch.setattr(replay_server, "STALL_S", 0.2)
     stuck(client, endpoint)
     server.stop(60)

@@ -27,10 +27,16 @@ def replay(requests, policy, age_limit_ms=1e9, num_blocks=9, **limits):
         num_blocks=num_blocks,
         hash_name="xxhash",
         limits=SchedulerLimits(
-            max_running=1, decode=False, virtual_time=True, step_ms=10, token_us=0, policy=policy,
-            age_limit_ms=age_limit_ms, **limits,
+            max_running=1,
+            decode=False,
+            virtual_time=True,
+            step_ms=10,
+            token_us=0,
+            policy=policy,
+            age_limit_ms=age_limit_ms,
+            **limits,
         ),
-    )  # fmt: skip
+    )
     return Replayer(trace, options).run()
 
 
@@ -150,9 +156,7 @@ def test_who_is_held_is_admitted_a_step_later_and_others_at_once():
 def test_nothing_of_a_prompt_that_is_computed_in_chunks_is_computed_twice(policy):
     # An allocation caches what it will fill, so that the next lookup hits it, whatever the policy.
     rows = [(0.0, 22, 0, [1, 2, 3, 4, 5, 6])] * 3
-    result, manager = serve(
-        from_requests("t", 4, rows), virtual_time=True, policy=policy, max_batched_tokens=8
-    )
+    result, manager = serve(from_requests("t", 4, rows), virtual_time=True, policy=policy, max_batched_tokens=8)
     assert result.hit_tokens == 40
     assert sum(grant.tokens for step in manager.grants for grant in step) == 22 + 2 + 2
 
@@ -178,15 +182,19 @@ def test_holding_back_serves_what_the_order_of_arrival_serves(
 ):
     lengths = st.lists(st.integers(0, 6), min_size=len(trace), max_size=len(trace))
     outputs, gaps = data.draw(lengths), data.draw(lengths)
-    trace = replace(
-        trace, output_length=np.array(outputs), arrival_ms=np.cumsum(gaps).astype(float)
-    )
+    trace = replace(trace, output_length=np.array(outputs), arrival_ms=np.cumsum(gaps).astype(float))
     served = []
     for policy in ("fcfs", "hold-back"):
         result, manager = serve(
-            trace, num_blocks, groups=groups, virtual_time=virtual_time, policy=policy,
-            max_running=bounds[0], max_batched_tokens=bounds[1], age_limit_ms=age_limit_ms,
-        )  # fmt: skip
+            trace,
+            num_blocks,
+            groups=groups,
+            virtual_time=virtual_time,
+            policy=policy,
+            max_running=bounds[0],
+            max_batched_tokens=bounds[1],
+            age_limit_ms=age_limit_ms,
+        )
         assert result.requests + result.rejected == len(trace)
         assert manager.usage == 0.0
         manager.check()

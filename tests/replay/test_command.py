@@ -124,15 +124,11 @@ def test_the_clock_starts_at_the_first_arrival(as_json, tmp_path):
     path.write_bytes(b"\n".join(line(timestamp=t, output_length=0) for t in stamps))
     events = tmp_path / "events"
     options = ["--clock", "trace", "--step-ms", 100, "--token-us", 0, "--events", events]
-    assert as_json(path, *SMALL, "--block-size", 4, *options)["virtual_seconds"] == pytest.approx(
-        0.85
-    )
+    assert as_json(path, *SMALL, "--block-size", 4, *options)["virtual_seconds"] == pytest.approx(0.85)
     assert [json.loads(text)[0] for text in events.read_text().splitlines()] == [0.1]
 
 
-def test_a_trace_whose_ids_are_of_another_size_is_refused_or_read_as_the_option_says(
-    replay, as_json, tmp_path
-):
+def test_a_trace_whose_ids_are_of_another_size_is_refused_or_read_as_the_option_says(replay, as_json, tmp_path):
     path = tmp_path / "small.jsonl"
     # Half of each prompt is that of the one before.
     prompts = [[*range(31), *range(100 + 31 * i, 131 + 31 * i)] for i in range(20)]
@@ -183,10 +179,7 @@ def test_the_report_is_written_and_named(replay, twice, tmp_path):
 def test_a_sweep_gives_what_single_replays_give(as_json):
     sweep = as_json("--limit", 60, "--num-blocks", 3000, "--sweep-blocks", "400,200")["sweep"]
     single = [as_json("--limit", 60, "--num-blocks", size)["hit_rate"] for size in (400, 200)]
-    assert sweep == [
-        {"num_blocks": 400, "hit_rate": single[0]},
-        {"num_blocks": 200, "hit_rate": single[1]},
-    ]
+    assert sweep == [{"num_blocks": 400, "hit_rate": single[0]}, {"num_blocks": 200, "hit_rate": single[1]}]
     assert single[0] > single[1]
 
 

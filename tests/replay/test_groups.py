@@ -4,13 +4,7 @@ import pytest
 
 from kvgpu.errors import ConfigError, UnknownNameError
 from kvgpu.replay.group_names import GROUPS, block_sizes_of, parse_groups
-from kvgpu.specs import (
-    ChunkedLocalAttentionSpec,
-    FullAttentionSpec,
-    MambaSpec,
-    MLAAttentionSpec,
-    SlidingWindowSpec,
-)
+from kvgpu.specs import ChunkedLocalAttentionSpec, FullAttentionSpec, MambaSpec, MLAAttentionSpec, SlidingWindowSpec
 
 
 def specs(text, block_size=16):
@@ -92,8 +86,7 @@ def test_an_empty_name_is_unknown(text):
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"),
-    [("full", (16, 16)), ("full@32+swa:64", (32, 16)), ("full@24+swa:64@16", (48, 8))],
+    ("text", "expected"), [("full", (16, 16)), ("full@32+swa:64", (32, 16)), ("full@24+swa:64@16", (48, 8))]
 )
 def test_hits_are_multiples_of_all_block_sizes_and_hashes_divide_them(text, expected):
     assert block_sizes_of(parse_groups(text, 16, 10)) == expected

@@ -220,8 +220,7 @@ def test_a_line_without_end_is_read_in_bounded_memory(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "shown"),
-    [(b"caf\xe9", r"caf\xe9"), (b"caf\xc3\xa9", "caf\N{LATIN SMALL LETTER E WITH ACUTE}")],
+    ("name", "shown"), [(b"caf\xe9", r"caf\xe9"), (b"caf\xc3\xa9", "caf\N{LATIN SMALL LETTER E WITH ACUTE}")]
 )
 def test_the_name_of_a_trace_is_text(tmp_path, name, shown):
     path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))

@@ -83,15 +83,12 @@ def test_it_has_no_scripts_and_no_frames(page):
 
 
 def test_it_has_four_plots(page):
-    plots = [
-        a["id"] for tag, a in page.tags if tag == "g" and re.match(r"axes_\d+$", a.get("id", ""))
-    ]
+    plots = [a["id"] for tag, a in page.tags if tag == "g" and re.match(r"axes_\d+$", a.get("id", ""))]
     assert len(plots) == 4
 
 
 @pytest.mark.parametrize(
-    "title",
-    ["Hit rate over time", "Usage over time", "Hit rate against capacity", "Latency of one call"],
+    "title", ["Hit rate over time", "Usage over time", "Hit rate against capacity", "Latency of one call"]
 )
 def test_every_plot_has_its_title(report, title):
     drawing = report[report.index("<svg") : report.index("</svg>")]

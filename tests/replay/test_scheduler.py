@@ -206,9 +206,8 @@ def test_the_virtual_clock_starts_at_the_first_arrival(start):
     times = []
     trace = trace_with_clock((start, 8, 0), (start + 750, 8, 0))
     result, _ = serve(
-        trace, sink=lambda seconds, _: times.append(seconds),
-        virtual_time=True, step_ms=100.0, token_us=0.0,
-    )  # fmt: skip
+        trace, sink=lambda seconds, _: times.append(seconds), virtual_time=True, step_ms=100.0, token_us=0.0
+    )
     assert result.virtual_seconds == pytest.approx(0.85)
     assert times == pytest.approx([0.1, 0.75, 0.85])
     assert [sample[3] for sample in result.samples] == [0.0, 0.0]
@@ -224,9 +223,12 @@ def test_events_are_handed_over_after_every_step_with_its_time():
     times = []
     trace = trace_with_clock((0, 8, 0), (100, 8, 0))
     serve(
-        trace, sink=lambda seconds, events: times.append((seconds, len(events))),
-        virtual_time=True, step_ms=10.0, token_us=0.0,
-    )  # fmt: skip
+        trace,
+        sink=lambda seconds, events: times.append((seconds, len(events))),
+        virtual_time=True,
+        step_ms=10.0,
+        token_us=0.0,
+    )
     assert times == [(0.01, 1), (0.1, 0), (0.11, 1)]
 
 
@@ -238,18 +240,14 @@ def test_progress_is_told_request_by_request():
 
 
 def test_chunks_of_aligned_mamba_groups_are_multiples_of_the_block():
-    _, manager = serve(
-        distinct((50, 0)), block_size=16, groups="mamba:align", max_batched_tokens=20
-    )
+    _, manager = serve(distinct((50, 0)), block_size=16, groups="mamba:align", max_batched_tokens=20)
     assert manager.tokens_of("0")[:2] == [16, 16]
 
 
 @pytest.mark.parametrize("budget", [20, 100])
 def test_aligned_mamba_groups_end_a_chunk_with_the_last_full_block(budget):
     # Only there is the state kept that the next prompt of this kind can go on from (fact 41).
-    _, manager = serve(
-        distinct((50, 0)), block_size=16, groups="mamba:align", max_batched_tokens=budget
-    )
+    _, manager = serve(distinct((50, 0)), block_size=16, groups="mamba:align", max_batched_tokens=budget)
     assert manager.tokens_of("0")[-1] == 2
 
 

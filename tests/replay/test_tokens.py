@@ -31,11 +31,7 @@ def test_the_tokens_of_an_id_do_not_depend_on_where_it_stands(before, id, per_id
 
 @pytest.mark.parametrize(
     ("id", "per_id", "drawn"),
-    [
-        (0, 1, [0xE220A8397B1DCDAF]),
-        (0, 2, [0xE220A8397B1DCDAF, 0x910A2DEC89025CC1]),
-        (1, 1, [0x910A2DEC89025CC1]),
-    ],
+    [(0, 1, [0xE220A8397B1DCDAF]), (0, 2, [0xE220A8397B1DCDAF, 0x910A2DEC89025CC1]), (1, 1, [0x910A2DEC89025CC1])],
 )
 def test_tokens_are_drawn_by_splitmix64_from_their_place(id, per_id, drawn):
     assert tokens_of(array(id), per_id).tolist() == [number % VOCABULARY for number in drawn]

@@ -44,11 +44,7 @@ def test_mooncake_lines_have_milliseconds_and_ids_of_512_tokens(write):
 def test_bailian_lines_have_seconds_and_ids_of_16_tokens(write):
     trace = read_trace(write(BAILIAN))
     assert trace.block_tokens == 16
-    assert columns(trace) == (
-        [61500.0, 62250.0],
-        [(33, 132), (16, 1)],
-        [[1089, 1090, 6326], [1089]],
-    )
+    assert columns(trace) == ([61500.0, 62250.0], [(33, 132), (16, 1)], [[1089, 1090, 6326], [1089]])
 
 
 @pytest.mark.parametrize(("lines", "name"), [(MOONCAKE, "mooncake"), (BAILIAN, "bailian")])
@@ -163,9 +159,7 @@ BAD_FIELDS = [
 
 
 @pytest.mark.parametrize(
-    ("field", "value"),
-    BAD_FIELDS,
-    ids=[f"{field} {str(value)[:12]}" for field, value in BAD_FIELDS],
+    ("field", "value"), BAD_FIELDS, ids=[f"{field} {str(value)[:12]}" for field, value in BAD_FIELDS]
 )
 def test_a_bad_field_is_named_with_file_and_line(write, field, value):
     path = write(line(), b"", line(**{field: value}))
@@ -208,9 +202,7 @@ def test_a_good_trace_has_no_bad_lines(write):
     assert read_trace(write(line()), skip_bad_lines=True).bad_lines == 0
 
 
-@pytest.mark.parametrize(
-    ("lines", "skipped"), [([], 0), ([b"", b" "], 0), ([b"no", b"", b"nor this"], 2)]
-)
+@pytest.mark.parametrize(("lines", "skipped"), [([], 0), ([b"", b" "], 0), ([b"no", b"", b"nor this"], 2)])
 def test_a_file_without_any_request_is_an_error(write, lines, skipped):
     with pytest.raises(TraceError, match=rf"trace\.jsonl: no request.*{skipped} bad"):
         read_trace(write(*lines), skip_bad_lines=True)
@@ -243,7 +235,4 @@ def test_the_head_of_a_trace_is_its_first_requests(limit, left):
 
 
 def test_every_format_is_documented_by_a_positive_block():
-    assert {name: tuple(f) for name, f in FORMATS.items()} == {
-        "mooncake": (512, 1.0),
-        "bailian": (16, 1000.0),
-    }
+    assert {name: tuple(f) for name, f in FORMATS.items()} == {"mooncake": (512, 1.0), "bailian": (16, 1000.0)}

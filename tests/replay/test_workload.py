@@ -54,9 +54,7 @@ def test_equal_ids_stand_for_equal_prefixes(trace):
 
 def test_a_turn_continues_what_was_said_before(trace):
     all_paths = paths(trace)
-    continued = [
-        p for p in all_paths if any(len(q) < len(p) and p[: len(q)] == q for q in all_paths)
-    ]
+    continued = [p for p in all_paths if any(len(q) < len(p) and p[: len(q)] == q for q in all_paths)]
     assert len(continued) > len(all_paths) // 3
 
 

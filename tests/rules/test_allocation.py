@@ -13,13 +13,7 @@ from kvgpu.rules.plan_words import CHUNKED_LOCAL, FULL, MAMBA, SLIDING_WINDOW
 
 PLAIN = {
     name: python_of(getattr(rules, name))
-    for name in (
-        "blocks_of",
-        "skipped_tokens",
-        "blocks_missing",
-        "quiet_tokens",
-        "cacheable_tokens",
-    )
+    for name in ("blocks_of", "skipped_tokens", "blocks_missing", "quiet_tokens", "cacheable_tokens")
 }
 ATTENDED = {
     FULL: lambda token, now, extent: True,
@@ -48,10 +42,7 @@ def test_a_running_request_misses_what_it_does_not_hold(required, held, skipped)
     assert missing == len(set(range(required)) - set(range(held)))
 
 
-@given(
-    required=st.integers(0, 50), held=st.integers(0, 20), skipped=st.integers(0, 50),
-    hits=st.integers(0, 20),
-)  # fmt: skip
+@given(required=st.integers(0, 50), held=st.integers(0, 20), skipped=st.integers(0, 50), hits=st.integers(0, 20))
 def test_a_new_request_misses_what_is_neither_hit_nor_skipped(required, held, skipped, hits):
     missing = PLAIN["blocks_missing"](required, held, False, skipped, hits)
     there = set(range(skipped)) | set(range(hits + held))
@@ -78,9 +69,17 @@ def test_without_an_alignment_all_tokens_are_cached(eagle):
 
 @pytest.mark.parametrize(
     ("spec", "caching"),
-    [(full(4), True), (full(4), False), (window(4, 6), True), (window(4, 6), False),
-     (window(4, 1), True), (chunked(4, 8), True), (chunked(4, 8), False), (chunked(4, 10), True)],
-)  # fmt: skip
+    [
+        (full(4), True),
+        (full(4), False),
+        (window(4, 6), True),
+        (window(4, 6), False),
+        (window(4, 1), True),
+        (chunked(4, 8), True),
+        (chunked(4, 8), False),
+        (chunked(4, 10), True),
+    ],
+)
 @settings(max_examples=60, deadline=None)
 @given(prompt=st.integers(1, 30), lookahead=st.integers(0, 9), step=st.integers(1, 9))
 def test_a_call_within_the_quiet_tokens_changes_nothing(spec, caching, prompt, lookahead, step):
@@ -90,9 +89,7 @@ def test_a_call_within_the_quiet_tokens_changes_nothing(spec, caching, prompt, l
     manager.allocate_slots(request, prompt, num_lookahead_tokens=lookahead)
     (group,) = manager.coordinator.single_type_managers
     table = group.req_to_blocks["a"]
-    quiet = PLAIN["quiet_tokens"](
-        group.rule_kind, group.extent, 4, len(table), max(table.num_cached, 0), caching, 0
-    )
+    quiet = PLAIN["quiet_tokens"](group.rule_kind, group.extent, 4, len(table), max(table.num_cached, 0), caching, 0)
 
     def changes(num_computed, end):
         """Whether a call for tokens up to `end` would do anything, asked of the blocks."""
@@ -110,9 +107,8 @@ def test_a_call_within_the_quiet_tokens_changes_nothing(spec, caching, prompt, l
 
 @pytest.mark.parametrize(
     ("kind", "extent", "expected"),
-    [(FULL, 0, 11), (SLIDING_WINDOW, 30, 11), (SLIDING_WINDOW, 5, 8), (CHUNKED_LOCAL, 8, 8),
-     (MAMBA, 0, 0)],
-)  # fmt: skip
+    [(FULL, 0, 11), (SLIDING_WINDOW, 30, 11), (SLIDING_WINDOW, 5, 8), (CHUNKED_LOCAL, 8, 8), (MAMBA, 0, 0)],
+)
 def test_a_request_is_quiet_until_a_block_is_full_or_leaves(kind, extent, expected):
     """It holds 3 blocks of 4, 2 of them cached, and has computed nothing yet."""
     assert PLAIN["quiet_tokens"](kind, extent, 4, 3, 2, True, 0) == expected

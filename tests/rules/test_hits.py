@@ -93,9 +93,7 @@ def test_every_pattern_of_few_blocks_gives_the_hit_of_the_definition(rule, block
 
 
 @settings(max_examples=150, deadline=None)
-@given(
-    rule=rules(), seed=st.integers(0, 10**6), length=st.integers(0, 12), groups=st.integers(1, 3)
-)
+@given(rule=rules(), seed=st.integers(0, 10**6), length=st.integers(0, 12), groups=st.integers(1, 3))
 def test_a_compiled_rule_finds_what_the_reference_finds(rule, seed, length, groups):
     indexes = make_index("reference", 1 + 3 * 12), make_index("host", 1 + 3 * 12)
     random = np.random.default_rng(seed)
@@ -149,33 +147,20 @@ def test_a_window_of_four_tokens_needs_two_blocks_of_two(cached, hit):
     assert hit_of(rule_of(window(2, 4)), cached) == hit
 
 
-@pytest.mark.parametrize(
-    ("blocks", "length"), [(1, 0), (2, 0), (3, 0), (4, 0), (5, 2), (6, 2), (7, 4)]
-)
-def test_a_leading_run_shorter_than_the_window_is_aligned_twice_around_the_eagle_drop(
-    blocks, length
-):
+@pytest.mark.parametrize(("blocks", "length"), [(1, 0), (2, 0), (3, 0), (4, 0), (5, 2), (6, 2), (7, 4)])
+def test_a_leading_run_shorter_than_the_window_is_aligned_twice_around_the_eagle_drop(blocks, length):
     assert hit_of(rule_of(window(16, 1000), 32, eagle=True), "T" * blocks) == (0, length)
 
 
 @pytest.mark.parametrize(
     ("cached", "hit"),
-    [
-        ("TTT", (1, 2)),
-        ("TTTT", (2, 3)),
-        ("TFTTT", (3, 4)),
-        ("TTFT", (0, 1)),
-        ("FTT", (1, 2)),
-        ("FT", (0, 0)),
-    ],
+    [("TTT", (1, 2)), ("TTTT", (2, 3)), ("TFTTT", (3, 4)), ("TTFT", (0, 1)), ("FTT", (1, 2)), ("FT", (0, 0))],
 )
 def test_eagle_asks_one_block_more_of_a_window_and_gives_it_back(cached, hit):
     assert hit_of(rule_of(window(2, 3), eagle=True), cached) == hit
 
 
-@pytest.mark.parametrize(
-    ("cached", "hit"), [("TTT", (1, 2)), ("TTTT", (3, 4)), ("FTTF", (1, 2)), ("FFTF", (0, 0))]
-)
+@pytest.mark.parametrize(("cached", "hit"), [("TTT", (1, 2)), ("TTTT", (3, 4)), ("FTTF", (1, 2)), ("FFTF", (0, 0))])
 def test_a_window_ends_at_a_multiple_of_the_alignment(cached, hit):
     assert hit_of(rule_of(window(2, 3), 4), cached) == hit
 

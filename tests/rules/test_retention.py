@@ -5,16 +5,7 @@ from math import ceil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.managers import (
-    admit,
-    cached_places,
-    chunked,
-    full,
-    make_manager,
-    make_request,
-    mamba,
-    window,
-)
+from support.managers import admit, cached_places, chunked, full, make_manager, make_request, mamba, window
 
 from kvgpu.errors import ConfigError
 from kvgpu.groups.registry import manager_class
@@ -119,8 +110,7 @@ def test_a_hybrid_keeps_the_tails_of_allowed_hits(monkeypatch, tokens, interval,
 
 
 @pytest.mark.parametrize(
-    ("interval", "kept", "replayed"),
-    [(None, set(range(16)), 240), (64, {3, 7, 11, 14, 15}, 240), (0, {14}, 240)],
+    ("interval", "kept", "replayed"), [(None, set(range(16)), 240), (64, {3, 7, 11, 14, 15}, 240), (0, {14}, 240)]
 )
 def test_a_pure_window_can_be_replayed_at_every_interval(monkeypatch, interval, kept, replayed):
     if interval is not None:

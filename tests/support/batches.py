@@ -36,15 +36,7 @@ def requests_of(batch: Any) -> list[Any]:
 def state_of(batch: Any) -> dict[str, Any]:
     """All that a caller could notice of a batch, its manager and its requests."""
     records = batch.rows.records[batch.rows.all()]
-    names = (
-        "num_tokens",
-        "num_computed",
-        "serial",
-        "num_pending",
-        "num_ahead",
-        "preempted",
-        "reads",
-    )
+    names = ("num_tokens", "num_computed", "serial", "num_pending", "num_ahead", "preempted", "reads")
     return {
         "manager": snapshot(batch.manager),
         "rows": {name: records[name].tolist() for name in names},
@@ -60,9 +52,7 @@ def state_of(batch: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def refused(
-    batch: Any, error: type[Exception] = KVGPUError, match: str | None = None
-) -> Iterator[None]:
+def refused(batch: Any, error: type[Exception] = KVGPUError, match: str | None = None) -> Iterator[None]:
     """The block raises the error, and all is as before."""
     before = state_of(batch)
     with pytest.raises(error, match=match):

@@ -5,9 +5,7 @@ from typing import Any
 from kvgpu.hashing import functions as hashing
 
 
-def chain(
-    function: Any, tokens: Any, size: int, extras: Any = (), parent: Any = None
-) -> list[bytes]:
+def chain(function: Any, tokens: Any, size: int, extras: Any = (), parent: Any = None) -> list[bytes]:
     """Hashes of the full blocks of `tokens`; extras by block, None where missing."""
     hashes = []
     for place in range(len(tokens) // size):

@@ -60,9 +60,7 @@ def kinds_of_extras(size, blocks):
             ]
         },
         "an item in the middle": {"mm_features": [item("middle", tokens // 2, size + 1)]},
-        "embeddings": {
-            "prompt_embeds": np.arange(2 * (tokens + 1), dtype=np.float32).reshape(-1, 2)
-        },
+        "embeddings": {"prompt_embeds": np.arange(2 * (tokens + 1), dtype=np.float32).reshape(-1, 2)},
     }
 
 
@@ -88,9 +86,7 @@ def extras_of(name, attributes, size, blocks):
         end, keys = start + size, []
         if "lora_request" in attributes:
             lora = attributes["lora_request"]
-            keys.append(
-                ("lora", lora.lora_name, lora.adapter_id) if is_tagged(name) else lora.lora_name
-            )
+            keys.append(("lora", lora.lora_name, lora.adapter_id) if is_tagged(name) else lora.lora_name)
         for each in attributes.get("mm_features", []):
             place = each.mm_position
             if place.offset < end and place.offset + place.length > start:

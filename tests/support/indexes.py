@@ -33,10 +33,7 @@ def _why_no_twins() -> str | None:
     return why_not_cuda()
 
 
-CANNOT_RUN: dict[str, Callable[[], str | None]] = {
-    "triton": _why_no_kernels,
-    "cuda": _why_no_twins,
-}
+CANNOT_RUN: dict[str, Callable[[], str | None]] = {"triton": _why_no_kernels, "cuda": _why_no_twins}
 """Backend -> a function that says why it cannot run here (for example for want of a device)."""
 
 
@@ -47,9 +44,7 @@ def _parameter(name: str) -> Any:
 
 every_backend = pytest.mark.parametrize("backend", [_parameter(name) for name in sorted(BACKENDS)])
 
-device_backends = pytest.mark.parametrize(
-    "backend", [_parameter(name) for name in sorted(CANNOT_RUN)]
-)
+device_backends = pytest.mark.parametrize("backend", [_parameter(name) for name in sorted(CANNOT_RUN)])
 """Those that answer lookups from a device, or from its interpreter."""
 
 
@@ -61,9 +56,8 @@ def make_index(backend: str, num_blocks: int, journal: Journal | None = None) ->
 
 
 def match(
-    index: BlockIndex, rule: HitRule, groups: tuple[int, ...], rows: Rows, max_length: int,
-    stride: int = 1,
-) -> list[list[int]]:  # fmt: skip
+    index: BlockIndex, rule: HitRule, groups: tuple[int, ...], rows: Rows, max_length: int, stride: int = 1
+) -> list[list[int]]:
     """Ids of the longest prefix, one line per group."""
     plan = PrefixPlan((HitQuery(rule, groups, stride),))
     _, lines = index.match(plan, rows, max_length)

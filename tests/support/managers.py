@@ -45,18 +45,11 @@ def chunked(block_size: int, tokens: int) -> ChunkedLocalAttentionSpec:
 
 
 def mamba(block_size: int, mode: str = "all", spare: int = 0) -> MambaSpec:
-    return MambaSpec(
-        block_size, ((1,),), (None,), mamba_cache_mode=mode, num_speculative_blocks=spare
-    )
+    return MambaSpec(block_size, ((1,),), (None,), mamba_cache_mode=mode, num_speculative_blocks=spare)
 
 
-def make_config(
-    *specs: KVCacheSpec, num_blocks: int = 100, eagle_groups: Iterable[int] = ()
-) -> KVCacheConfig:
-    groups = [
-        KVCacheGroupSpec([f"layer{i}"], spec, is_eagle_group=i in eagle_groups)
-        for i, spec in enumerate(specs)
-    ]
+def make_config(*specs: KVCacheSpec, num_blocks: int = 100, eagle_groups: Iterable[int] = ()) -> KVCacheConfig:
+    groups = [KVCacheGroupSpec([f"layer{i}"], spec, is_eagle_group=i in eagle_groups) for i, spec in enumerate(specs)]
     return KVCacheConfig(num_blocks, [], groups)
 
 
@@ -96,9 +89,7 @@ def no_sampling(**attributes: Any) -> SimpleNamespace:
 def admit(manager: KVCacheManager, request: Request, **options: Any) -> KVCacheBlocks | None:
     """Look a new request up and give it slots for all its tokens."""
     computed, num_hits = manager.get_computed_blocks(request)
-    blocks = manager.allocate_slots(
-        request, request.num_tokens - num_hits, num_hits, computed, **options
-    )
+    blocks = manager.allocate_slots(request, request.num_tokens - num_hits, num_hits, computed, **options)
     if blocks is not None:
         request.num_computed_tokens = request.num_tokens
     return blocks
@@ -168,10 +159,7 @@ def snapshot(manager: KVCacheManager) -> dict[str, Any]:
         "hashes": [block.block_hash for block in pool.blocks],
         "free": free_order(manager),
         "num_free": pool.get_num_free_blocks(),
-        "cache": {
-            key: list(entry) if isinstance(entry, dict) else entry.block_id
-            for key, entry in cache.items()
-        },
+        "cache": {key: list(entry) if isinstance(entry, dict) else entry.block_id for key, entry in cache.items()},
         "tables": [
             {name: [b.block_id for b in blocks] for name, blocks in m.req_to_blocks.items()}
             for m in manager.coordinator.single_type_managers

@@ -38,9 +38,7 @@ def mixed(seed: int, key: Sequence[int], group: int) -> int:
     return (total * factor_of(seed) % WIDE >> 64) | 1
 
 
-def key_of_hash(
-    seed: int, slot_hash: int, key: Sequence[int], group: int = 0
-) -> npt.NDArray[np.int64]:
+def key_of_hash(seed: int, slot_hash: int, key: Sequence[int], group: int = 0) -> npt.NDArray[np.int64]:
     """The key with words 1 and 3 changed so that it has this slot hash, which is odd.
 
     With a and c given, ``a * b + c * d`` is to be a certain number: an equation of two unknowns.
@@ -61,9 +59,7 @@ def key_of_hash(
             return np.array([key[0], words[0], key[2], words[1]], np.int64)
 
 
-def twin_keys(
-    seed: int, word: int, group: int = 0
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def twin_keys(seed: int, word: int, group: int = 0) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Two keys that differ in one word, with one tag, and hashes that differ by at most 1/64 of the table."""
     dice = random.Random(word)
     key = [signed(dice.getrandbits(64)) for _ in range(4)]

@@ -8,23 +8,64 @@ from hypothesis import strategies as st
 from support.traces import line
 
 ODD_NUMBERS = [
-    ..., None, True, "", "1", -1, -0.5, 0, 0.5, 1e300, 10**7 + 1, 10**15, 10**15 + 1, 2**63, 10**400,
-    "\ud800", [], {},
-]  # fmt: skip
-ODD_IDS = [
-    ..., None, True, "1", {}, 7, [], [[]], [-1], [2**48], [2**64], [1.0], ["1"], [True], [1, 2], [1] * 3000,
-]  # fmt: skip
+    ...,
+    None,
+    True,
+    "",
+    "1",
+    -1,
+    -0.5,
+    0,
+    0.5,
+    1e300,
+    10**7 + 1,
+    10**15,
+    10**15 + 1,
+    2**63,
+    10**400,
+    "\ud800",
+    [],
+    {},
+]
+ODD_IDS = [..., None, True, "1", {}, 7, [], [[]], [-1], [2**48], [2**64], [1.0], ["1"], [True], [1, 2], [1] * 3000]
 ODD_LINES = [
-    b"", b" ", b"{}", b"[]", b"[" * 5000, b"{" * 5000, b'{"a":' * 5000, b"null", b"7", b"hello", b"\0" * 90,
-    b"a,b,c", b'"', b"{} {}", b'{"timestamp": 1e999}', b'{"timestamp": NaN}', b"\xff\xfe\x00",
-    b'{"timestamp": ' + b"9" * 5000 + b"}", b'{"input_length": -' + b"9" * 400 + b"}",
-    b"version https://git-lfs.github.com/spec/v1", b"\xef\xbb\xbf", b"<html>",
-]  # fmt: skip
+    b"",
+    b" ",
+    b"{}",
+    b"[]",
+    b"[" * 5000,
+    b"{" * 5000,
+    b'{"a":' * 5000,
+    b"null",
+    b"7",
+    b"hello",
+    b"\0" * 90,
+    b"a,b,c",
+    b'"',
+    b"{} {}",
+    b'{"timestamp": 1e999}',
+    b'{"timestamp": NaN}',
+    b"\xff\xfe\x00",
+    b'{"timestamp": ' + b"9" * 5000 + b"}",
+    b'{"input_length": -' + b"9" * 400 + b"}",
+    b"version https://git-lfs.github.com/spec/v1",
+    b"\xef\xbb\xbf",
+    b"<html>",
+]
 NUMBERS = ["timestamp", "input_length", "output_length"]
 PREFIXES = [
-    b"\xef\xbb\xbf", b"\xff\xfe", b"\x1f\x8b", b"\x1f\x8b\x08\0\0\0\0\0\0\0", b"PK\x03\x04",
-    b"\x28\xb5\x2f\xfd", b"BZh9", b"PAR1", b"[", b"\0", b"version https://git-lfs",
-]  # fmt: skip
+    b"\xef\xbb\xbf",
+    b"\xff\xfe",
+    b"\x1f\x8b",
+    b"\x1f\x8b\x08\0\0\0\0\0\0\0",
+    b"PK\x03\x04",
+    b"\x28\xb5\x2f\xfd",
+    b"BZh9",
+    b"PAR1",
+    b"[",
+    b"\0",
+    b"version https://git-lfs",
+]
 
 small = st.integers(0, 40)
 
@@ -77,11 +118,7 @@ def mutations(draw: st.DrawFn) -> Mutation:
 
     def mutate(content: bytes) -> bytes:
         begin = int(at * len(content))
-        before, part, after = (
-            content[:begin],
-            content[begin : begin + length],
-            content[begin + length :],
-        )
+        before, part, after = (content[:begin], content[begin : begin + length], content[begin + length :])
         return {
             "flip": before + bytes(byte ^ junk[0] for byte in part[:1]) + part[1:] + after,
             "cut": before + after,

@@ -45,9 +45,7 @@ class RecordingManager(KVCacheManager):
         for steps in (self.grants, self.refused, self.freed):
             steps.append([])
 
-    def allocate_slots(
-        self, request: Any, num_new_tokens: int, num_hits: int = 0, *args: Any, **kwargs: Any
-    ) -> Any:
+    def allocate_slots(self, request: Any, num_new_tokens: int, num_hits: int = 0, *args: Any, **kwargs: Any) -> Any:
         blocks = super().allocate_slots(request, num_new_tokens, num_hits, *args, **kwargs)
         if blocks is None:
             self.refused[-1].append(request.request_id)
@@ -95,10 +93,7 @@ def serve(
         return made[-1]
 
     options = ReplayOptions(
-        num_blocks=num_blocks,
-        block_size=block_size,
-        groups=groups,
-        limits=SchedulerLimits(**limits),
+        num_blocks=num_blocks, block_size=block_size, groups=groups, limits=SchedulerLimits(**limits)
     )
     with patch("kvgpu.replay.run.KVCacheManager", make):
         result = Replayer(trace, options).run(sink=sink)

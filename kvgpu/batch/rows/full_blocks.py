@@ -46,9 +46,7 @@ class RowHashesMade(NamedTuple):
     hashes: BlockHashes
 
 
-def hashes_of_full_blocks(
-    rows: RequestRows, pending: PendingTokens, full: RowIds
-) -> list[RowHashesMade]:
+def hashes_of_full_blocks(rows: RequestRows, pending: PendingTokens, full: RowIds) -> list[RowHashesMade]:
     """Hash the full blocks of rows, at least one each, that have no hash: one call for each hasher.
 
     Raises:

@@ -54,9 +54,7 @@ def without_room(table: Any, limits: Any, rows: Any, counts: Any) -> npt.NDArray
 
 
 @jit
-def write_hashes(
-    table: Any, rows: Any, counts: Any, words: Any, arena: Any, ahead: bool
-) -> npt.NDArray[np.int64]:
+def write_hashes(table: Any, rows: Any, counts: Any, words: Any, arena: Any, ahead: bool) -> npt.NDArray[np.int64]:
     """Write words int64 [sum(counts), KEY_WORDS] behind the hashes of rows, and whether these are ahead of their
     requests; begins and ends of what was written, int64 [2, n]."""
     written = np.empty((2, len(rows)), np.int64)
@@ -75,9 +73,7 @@ def write_hashes(
 
 
 @jit
-def move_hashes(
-    table: Any, limits: Any, rows: Any, pieces: Any, arena: Any
-) -> npt.NDArray[np.int64]:
+def move_hashes(table: Any, limits: Any, rows: Any, pieces: Any, arena: Any) -> npt.NDArray[np.int64]:
     """Move the hashes of rows to pieces (begin, limit) int64 [n, 2], now theirs; begins and ends of what was
     written, int64 [2, n]."""
     written = np.empty((2, len(rows)), np.int64)
@@ -139,9 +135,8 @@ class RowHashes:
         return int(count_hashes(self._table))
 
     def append_hashes(
-        self, rows: RowIds, counts: npt.NDArray[np.int64], words: npt.NDArray[np.int64],
-        ahead: bool = False,
-    ) -> None:  # fmt: skip
+        self, rows: RowIds, counts: npt.NDArray[np.int64], words: npt.NDArray[np.int64], ahead: bool = False
+    ) -> None:
         """Append hashes that are known to fit into the arena; rows whose pieces they outgrow move.
 
         Args:
@@ -153,9 +148,7 @@ class RowHashes:
         O(hashes), those of rows that move counted too; amortised O(new hashes).
         """
         self._make_room(rows, counts)
-        self.arena.wrote_all(
-            write_hashes(self._table, rows, counts, words, self.arena.words, ahead)
-        )
+        self.arena.wrote_all(write_hashes(self._table, rows, counts, words, self.arena.words, ahead))
 
     def last_hashes(self, rows: RowIds) -> list[BlockHash | None]:
         """Last hash of each row; None where there is none. O(n)."""
@@ -181,9 +174,7 @@ class RowHashes:
         Raises:
             ArgumentError: They are not all of one width.
         """
-        widths = {
-            h.width if isinstance(h, BlockHashes) else len(h[0]) if len(h) else 0 for h in hashes
-        }
+        widths = {h.width if isinstance(h, BlockHashes) else len(h[0]) if len(h) else 0 for h in hashes}
         widths.add(self.width)
         widths.discard(0)
         if len(widths) > 1:
@@ -276,9 +267,7 @@ class RowHashes:
         for row in rows.tolist():
             self._lent[row] = None
 
-    def _pack(
-        self, needed: int, rows: RowIds | None = None, counts: npt.NDArray[np.int64] | None = None
-    ) -> None:
+    def _pack(self, needed: int, rows: RowIds | None = None, counts: npt.NDArray[np.int64] | None = None) -> None:
         """Move all hashes together, so that there is room for `needed` more.
 
         It is left in one piece, or behind each of `rows` for `counts` hashes.

@@ -17,9 +17,7 @@ with usual blocks, or the ends of all rows would fall into a few sets of the pro
 
 
 @jit
-def _append(
-    table: Any, rows: Any, places: Any, buffer: Any, tokens: Any, starts: Any, block_size: int
-) -> Any:
+def _append(table: Any, rows: Any, places: Any, buffer: Any, tokens: Any, starts: Any, block_size: int) -> Any:
     """Append tokens[starts[i] : starts[i + 1]] to rows[i] for i in places.
 
     Returns places of rows that have filled a block and are hashed from the row, of those whose requests hash
@@ -124,9 +122,7 @@ class PendingTokens:
     """
 
     def __init__(self, max_requests: int, block_size: int) -> None:
-        self._tokens: npt.NDArray[np.int64] = np.full(
-            (max_requests, block_size + SPARE), 0, np.int64
-        )
+        self._tokens: npt.NDArray[np.int64] = np.full((max_requests, block_size + SPARE), 0, np.int64)
         self._block_size = block_size
 
     def grow(self, max_requests: int) -> None:
@@ -179,16 +175,18 @@ class PendingTokens:
         records["num_kept"][rows] = 0
 
     def append(
-        self, records: Any, rows: RowIds, places: npt.NDArray[np.int64],
-        tokens: npt.NDArray[np.int64], starts: npt.NDArray[np.int64],
-    ) -> Appended:  # fmt: skip
+        self,
+        records: Any,
+        rows: RowIds,
+        places: npt.NDArray[np.int64],
+        tokens: npt.NDArray[np.int64],
+        starts: npt.NDArray[np.int64],
+    ) -> Appended:
         """Append tokens[starts[i] : starts[i + 1]], which were `checked`, to rows[i] for i in places.
 
         O(tokens + places).
         """
-        return Appended(
-            *_append(records, rows, places, self._tokens, tokens, starts, self._block_size)
-        )
+        return Appended(*_append(records, rows, places, self._tokens, tokens, starts, self._block_size))
 
     @staticmethod
     def take_back(records: Any, rows: RowIds, sizes: npt.NDArray[np.int64]) -> None:

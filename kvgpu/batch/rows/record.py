@@ -10,19 +10,34 @@ from kvgpu.compiled.jit import jit, leaf
 RowIds = npt.NDArray[np.int64]
 
 ROW_RECORD = np.dtype(
-    [("serial", "<i8"), ("stamp", "<i8"), ("lent", "<i8"), ("begin", "<i4"), ("end", "<i4"),
-     ("num_tokens", "<i4"), ("num_computed", "<i4"), ("num_prompt", "<i4"), ("num_pending", "<i4"),
-     ("num_kept", "<i4"), ("num_ahead", "<i4"), ("quiet", "<i4"), ("way", "i1"), ("reads", "?"),
-     ("preempted", "?"), ("tracked", "?")], align=True,
-)  # fmt: skip
+    [
+        ("serial", "<i8"),
+        ("stamp", "<i8"),
+        ("lent", "<i8"),
+        ("begin", "<i4"),
+        ("end", "<i4"),
+        ("num_tokens", "<i4"),
+        ("num_computed", "<i4"),
+        ("num_prompt", "<i4"),
+        ("num_pending", "<i4"),
+        ("num_kept", "<i4"),
+        ("num_ahead", "<i4"),
+        ("quiet", "<i4"),
+        ("way", "i1"),
+        ("reads", "?"),
+        ("preempted", "?"),
+        ("tracked", "?"),
+    ],
+    align=True,
+)
 """64 bytes, as a line of the processor's cache. begin, end: hashes in the arena, or, where lent is not 0, at that
-address, which belongs to the request. num_tokens, num_computed, num_prompt: tokens of the request, those with slots, those of the prompt (-1: not known). serial: of its
-block table in the first group, 0 while it holds none. quiet: tokens up to which it needs nothing of any group, as
-its table said when the row was last served: at most what is true after single calls. num_pending, num_ahead:
-tokens and hashes that its request object has not got yet. num_kept: tokens in front of the pending ones that it has
-got, back to the last block of which it has the hash. way: how blocks are hashed, see below. stamp: of the last
-`check_row`.
-reads: it may reuse cached blocks. preempted: its next lookup counts as one after a preemption."""
+address, which belongs to the request. num_tokens, num_computed, num_prompt: tokens of the request, those with slots,
+those of the prompt (-1: not known). serial: of its block table in the first group, 0 while it holds none. quiet:
+tokens up to which it needs nothing of any group, as its table said when the row was last served: at most what is true
+after single calls. num_pending, num_ahead: tokens and hashes that its request object has not got yet. num_kept:
+tokens in front of the pending ones that it has got, back to the last block of which it has the hash. way: how blocks
+are hashed, see below. stamp: of the last `check_row`. reads: it may reuse cached blocks. preempted: its next lookup
+counts as one after a preemption."""
 
 UNDECIDED, FROM_ROW, BY_REQUEST = 0, 1, 2
 """Ways to hash what a row fills: not asked yet, from the tokens that the row keeps, by its request object."""
@@ -81,7 +96,7 @@ def spans_of(table: Any, rows: Any) -> Any:
 @jit
 def enter_rows(
     table: Any, limits: Any, memo: Any, rows: Any, numbers: Any, lent: Any, not_lent: int, pieces: Any
-) -> None:  # fmt: skip
+) -> None:
     """Fill rows, all of whose records are zeros.
 
     Args:

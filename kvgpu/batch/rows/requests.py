@@ -8,16 +8,7 @@ import numpy.typing as npt
 
 from kvgpu.arguments import integers, name_of, refuse_odd_hashes, sequence_of_hashes
 from kvgpu.batch.rows.hashes import RowHashes
-from kvgpu.batch.rows.record import (
-    ROW_RECORD,
-    UNTRACKED,
-    RowIds,
-    check_rows,
-    enter_rows,
-    leave_rows,
-    longer,
-    spans_of,
-)
+from kvgpu.batch.rows.record import ROW_RECORD, UNTRACKED, RowIds, check_rows, enter_rows, leave_rows, longer, spans_of
 from kvgpu.compiled.addresses import addresses_of
 from kvgpu.errors import ArgumentError, ArgumentTypeError
 from kvgpu.hashing.block_hashes import BlockHashes, rows_if_of_width
@@ -28,9 +19,7 @@ from kvgpu.integers import as_integer, as_integers, as_switch, shown
 
 INT64 = np.dtype(np.int64)
 NO_ROW = np.zeros(1, ROW_RECORD)
-NUMBERS = (
-    "block_hashes", "num_tokens", "num_prompt_tokens", "num_computed_tokens", "num_preemptions",
-)  # fmt: skip
+NUMBERS = ("block_hashes", "num_tokens", "num_prompt_tokens", "num_computed_tokens", "num_preemptions")
 """Of what a request must say how many there are."""
 NOT_LENT = np.empty(0, np.int64)
 """Its address stands for hashes that nobody lends."""
@@ -49,7 +38,8 @@ class RequestRows(RowHashes):
         requests: The request of each row, or None.
         names: Its request id when it was tracked, by which it goes from then on.
         seen: int64 [max_requests], what the request of each row said of its computed tokens when the row last knew.
-        memo: int64 [max_requests, MEMO_WORDS], what lookups have learnt of each row: see `kvgpu.index.host.prefix_match`.
+        memo: int64 [max_requests, MEMO_WORDS], what lookups have learnt of each row: see
+            `kvgpu.index.host.prefix_match`.
 
     Raises:
         ConfigError: A capacity below 1.
@@ -125,9 +115,7 @@ class RequestRows(RowHashes):
         lent = [self._lent_by(part) for part in hashes]
         addresses = addresses_of([NOT_LENT if part is None else part for part in lent])
         try:
-            pieces = self.put(
-                [h for h, kept in zip(hashes, lent, strict=True) if kept is None], width
-            )
+            pieces = self.put([h for h, kept in zip(hashes, lent, strict=True) if kept is None], width)
         except TypeError:
             for name, part in zip(names, hashes, strict=True):
                 refuse_odd_hashes(name, part)
@@ -139,9 +127,7 @@ class RequestRows(RowHashes):
         self.linked = (self.linked or not self._row_of) and self._are_linked(hashes)
         listed = [self._idle.pop() for _ in requests]
         rows = np.array(listed, np.int64)
-        enter_rows(
-            self._table, self.limits, self.memo, rows, numbers, addresses, NOT_LENT.ctypes.data, pieces
-        )  # fmt: skip
+        enter_rows(self._table, self.limits, self.memo, rows, numbers, addresses, NOT_LENT.ctypes.data, pieces)
         self._row_of.update(zip(names, listed, strict=True))
         self.seen[rows] = numbers[3]
         for row, request, name, kept in zip(listed, requests, names, lent, strict=True):
@@ -213,12 +199,7 @@ class RequestRows(RowHashes):
             ArgumentTypeError: Not integers [n].
         """
         self._stamp += 1
-        if (
-            rows.__class__ is np.ndarray
-            and rows.dtype is INT64
-            and rows.ndim == 1
-            and rows.flags.carray
-        ):
+        if rows.__class__ is np.ndarray and rows.dtype is INT64 and rows.ndim == 1 and rows.flags.carray:
             return rows, self._stamp
         return integers("rows", rows), self._stamp
 
@@ -262,13 +243,10 @@ class RequestRows(RowHashes):
         max_requests, max_hashes = self.checked_capacities(max_requests, max_hashes)
         arena = self.arena.grown(max_hashes)
         table, limits, seen, memo = (
-            longer(array, max_requests)
-            for array in (self._table, self.limits, self.seen, self.memo)
+            longer(array, max_requests) for array in (self._table, self.limits, self.seen, self.memo)
         )
         no_requests: list[Any] = [None] * (max_requests - len(self.requests))
-        requests, names, lent = (
-            [*each, *no_requests] for each in (self.requests, self.names, self._lent)
-        )
+        requests, names, lent = ([*each, *no_requests] for each in (self.requests, self.names, self._lent))
         idle = [*range(max_requests - 1, len(self.requests) - 1, -1), *self._idle]
         self.epoch += 1
         self.arena, self.seen, self.memo = arena, seen, memo
@@ -281,9 +259,7 @@ class RequestRows(RowHashes):
         max_requests = as_integer("max_requests", max_requests)
         max_hashes = as_integer("max_hashes", max_hashes)
         if max_requests < len(self.requests) or max_hashes < len(self.arena):
-            raise ArgumentError(
-                f"capacities can only grow: {len(self.requests)} requests and {len(self.arena)} hashes"
-            )
+            raise ArgumentError(f"capacities can only grow: {len(self.requests)} requests and {len(self.arena)} hashes")
         return max_requests, max_hashes
 
     def _words(self, request: Any, start: int = 0) -> npt.NDArray[np.int64]:
@@ -314,9 +290,7 @@ class RequestRows(RowHashes):
         try:
             return list(requests)
         except TypeError:
-            raise ArgumentTypeError(
-                f"a sequence of requests is expected, got {shown(requests)}"
-            ) from None
+            raise ArgumentTypeError(f"a sequence of requests is expected, got {shown(requests)}") from None
 
     @staticmethod
     def _facts(request: Any) -> tuple[int, int, int, int, bool, bool]:
@@ -326,26 +300,23 @@ class RequestRows(RowHashes):
             prompt = getattr(request, "num_prompt_tokens", None)
             hashes = sequence_of_hashes(request.request_id, request.block_hashes)
             known = (
-                len(hashes), request.num_tokens, 0 if prompt is None else prompt,
-                getattr(request, "num_computed_tokens", 0), getattr(request, "num_preemptions", 0),
-            )  # fmt: skip
+                len(hashes),
+                request.num_tokens,
+                0 if prompt is None else prompt,
+                getattr(request, "num_computed_tokens", 0),
+                getattr(request, "num_preemptions", 0),
+            )
             skips = as_switch("skip_reading_prefix_cache", request.skip_reading_prefix_cache)
         except (AttributeError, TypeError) as error:
             raise ArgumentTypeError(f"request {name_of(request)} is none: {error}") from None
         count, num_tokens, num_prompt, num_computed, num_preemptions = as_integers(
             NUMBERS, known, f"request {name_of(request)}: "
         )
-        return (
-            count, num_tokens, -1 if prompt is None else num_prompt, num_computed, not skips,
-            num_preemptions > 0,
-        )  # fmt: skip
+        return (count, num_tokens, -1 if prompt is None else num_prompt, num_computed, not skips, num_preemptions > 0)
 
     @staticmethod
     def _num_tokens(requests: Sequence[Any]) -> list[int]:
-        return [
-            as_integer(f"request {name_of(request)}: num_tokens", request.num_tokens)
-            for request in requests
-        ]
+        return [as_integer(f"request {name_of(request)}: num_tokens", request.num_tokens) for request in requests]
 
     def computed_by(self, rows: RowIds) -> npt.NDArray[np.int64]:
         """Computed tokens of rows, int64 [n]: what their requests say where these have changed it, else what the rows
@@ -385,9 +356,7 @@ class RequestRows(RowHashes):
         for row, num_hashes, num_tokens in zip(rows, had, tokens, strict=True):
             request = self.requests[row]
             if len(request.block_hashes) < num_hashes or request.num_tokens < num_tokens:
-                raise ArgumentError(
-                    f"request {self.names[row]} has become shorter; untrack() and track() it"
-                )
+                raise ArgumentError(f"request {self.names[row]} has become shorter; untrack() and track() it")
 
     def refuse_tokens(self, rows: RowIds, starts: npt.NDArray[np.int64], block_size: int) -> None:
         """

@@ -50,9 +50,7 @@ from kvgpu.rules.plan_words import PLAN_HEADER, PLAN_NUM_QUERIES, QUERY_WORDS
 
 
 @leaf
-def collect_hits(
-    found: Any, firsts: Any, lines: Any, ids: Any, null_id: int, hits: Any, ends: Any
-) -> None:
+def collect_hits(found: Any, firsts: Any, lines: Any, ids: Any, null_id: int, hits: Any, ends: Any) -> None:
     """Hits of all groups, one group after the other."""
     for g in range(lines.shape[1]):
         line, query = lines[0, g], lines[1, g]
@@ -70,11 +68,15 @@ def make_scratch(plan: Any, num_groups: int, longest: int) -> Any:
     num_queries = plan[PLAN_NUM_QUERIES] if len(plan) else 0
     num_lines = len(plan) - PLAN_HEADER - num_queries * QUERY_WORDS if len(plan) else 0
     return (
-        num_queries, np.empty((num_lines, longest), np.int32),
-        np.empty(num_lines * longest, np.int32), np.zeros(num_groups + 1, np.int64),
-        np.empty((num_lines, 2), np.int64), np.zeros(num_queries, np.int64),
-        np.zeros(num_queries, np.int64), np.empty((num_queries, MEMO_WORDS), np.int64),
-    )  # fmt: skip
+        num_queries,
+        np.empty((num_lines, longest), np.int32),
+        np.empty(num_lines * longest, np.int32),
+        np.zeros(num_groups + 1, np.int64),
+        np.empty((num_lines, 2), np.int64),
+        np.zeros(num_queries, np.int64),
+        np.zeros(num_queries, np.int64),
+        np.empty((num_queries, MEMO_WORDS), np.int64),
+    )
 
 
 @leaf
@@ -86,9 +88,8 @@ def look_up(pool: Any, record: Any, hashes: Any, plan: Any, lines: Any, scratch:
     run[:] = 0
     ctx = (records, index, hashes, plan, ids, last, seed, marks, run)
     hit = common_hit(
-        apply_rule, bind_query, probe, probe_run, ctx, plan, len(hashes), longest_hit(record), firsts,
-        found,
-    )  # fmt: skip
+        apply_rule, bind_query, probe, probe_run, ctx, plan, len(hashes), longest_hit(record), firsts, found
+    )
     collect_hits(found, firsts, lines, ids, null_id, hits, ends)
     return int(hit)
 
@@ -104,10 +105,25 @@ def count_lookup(record: Any, hit: int, head: Any) -> None:
 
 @leaf
 def allocate_rows(
-    pool: Any, store: Any, groups: Any, table: Any, rows: Any, tables: Any, arena: Any, given: Any,
-    plan: Any, lines: Any, options: Any, scratch: Any, fits: Any, num_new: Any, hit_tokens: Any,
-    changed: Any, starts: Any, head: Any,
-) -> None:  # fmt: skip
+    pool: Any,
+    store: Any,
+    groups: Any,
+    table: Any,
+    rows: Any,
+    tables: Any,
+    arena: Any,
+    given: Any,
+    plan: Any,
+    lines: Any,
+    options: Any,
+    scratch: Any,
+    fits: Any,
+    num_new: Any,
+    hit_tokens: Any,
+    changed: Any,
+    starts: Any,
+    head: Any,
+) -> None:
     """Slots for each row in order, with a lookup first for those that hold nothing; see `take_step`."""
     store_rows = store[0]
     num_queries, hits, ends = scratch[0], scratch[2], scratch[3]
@@ -133,15 +149,25 @@ def allocate_rows(
             hit_tokens[i] = hit
             new = min(new, record.num_tokens - hit)
         ask = Ask(
-            record.num_computed, hit, 0, new, options[LOOKAHEAD], record.num_tokens, record.num_prompt,
-            options[MAX_MODEL_LEN], options[RESERVED], 0, options[WHOLE] != 0, ends[len(groups)] > 0,
-            options[CACHES] != 0, options[CACHING] != 0,
-        )  # fmt: skip
+            record.num_computed,
+            hit,
+            0,
+            new,
+            options[LOOKAHEAD],
+            record.num_tokens,
+            record.num_prompt,
+            options[MAX_MODEL_LEN],
+            options[RESERVED],
+            0,
+            options[WHOLE] != 0,
+            ends[len(groups)] > 0,
+            options[CACHES] != 0,
+            options[CACHING] != 0,
+        )
         place = head[CHANGED]
         status = allocate_request(
-            pool, store, groups, mine, hits, ends, hashes, ask, starts[place],
-            head[TALLY : TALLY + TALLY_WORDS],
-        )  # fmt: skip
+            pool, store, groups, mine, hits, ends, hashes, ask, starts[place], head[TALLY : TALLY + TALLY_WORDS]
+        )
         changed[place] = i
         head[CHANGED] += 1
         if looks and (status == FITS or not options[ADMITS]):
@@ -158,9 +184,8 @@ def allocate_rows(
 
 @inline
 def collect_new(
-    store: Any, rows: Any, tables: Any, fits: Any, changed: Any, starts: Any, kept: Any, offsets: Any,
-    head: Any,
-) -> Any:  # fmt: skip
+    store: Any, rows: Any, tables: Any, fits: Any, changed: Any, starts: Any, kept: Any, offsets: Any, head: Any
+) -> Any:
     """New blocks of the rows that got slots, group by group; fills their places, and where those of each begin."""
     store_rows, store_ids, _ = store
     count = 0
@@ -191,10 +216,25 @@ def collect_new(
 
 @jit
 def take_step(
-    records: Any, index: Any, log: Any, marks: Any, store_rows: Any, store_ids: Any, heads: Any, groups: Any,
-    table: Any, rows: Any, tables: Any, arena: Any, given: Any, plan: Any, lines: Any, widths: Any,
-    options: Any, head: Any,
-) -> Any:  # fmt: skip
+    records: Any,
+    index: Any,
+    log: Any,
+    marks: Any,
+    store_rows: Any,
+    store_ids: Any,
+    heads: Any,
+    groups: Any,
+    table: Any,
+    rows: Any,
+    tables: Any,
+    arena: Any,
+    given: Any,
+    plan: Any,
+    lines: Any,
+    widths: Any,
+    options: Any,
+    head: Any,
+) -> Any:
     """A whole step: everything is checked, then each row gets its slots.
 
     Args:
@@ -212,21 +252,7 @@ def take_step(
     """
     store = (store_rows, store_ids, heads)
     if not options[CHECKED]:
-        check_step(
-            records,
-            index,
-            marks,
-            store,
-            groups,
-            table,
-            rows,
-            tables,
-            arena,
-            given,
-            widths,
-            options,
-            head,
-        )
+        check_step(records, index, marks, store, groups, table, rows, tables, arena, given, widths, options, head)
     else:
         head[STATUS] = DONE
     count = len(rows) if head[STATUS] == DONE and options[ARRAYS] else 0
@@ -240,10 +266,25 @@ def take_step(
     if count > 0:
         pool = (records, index, options[SEED], log, options[NULL_ID], marks)
         allocate_rows(
-            pool, store, groups, table, rows, tables, arena, given, plan, lines, options,
-            make_scratch(plan, len(groups), head[LONGEST]), fits, numbers[0], numbers[1], changed,
-            starts, head,
-        )  # fmt: skip
+            pool,
+            store,
+            groups,
+            table,
+            rows,
+            tables,
+            arena,
+            given,
+            plan,
+            lines,
+            options,
+            make_scratch(plan, len(groups), head[LONGEST]),
+            fits,
+            numbers[0],
+            numbers[1],
+            changed,
+            starts,
+            head,
+        )
     ids = collect_new(store, rows, tables, fits, changed, starts, kept, offsets, head)
     refuse_broken(marks)
     return fits, numbers, changed, starts, kept, offsets, ids
@@ -251,9 +292,16 @@ def take_step(
 
 @jit
 def free_rows(
-    records: Any, store_rows: Any, store_ids: Any, heads: Any, groups: Any, table: Any, rows: Any,
-    tables: Any, null_id: int,
-) -> None:  # fmt: skip
+    records: Any,
+    store_rows: Any,
+    store_ids: Any,
+    heads: Any,
+    groups: Any,
+    table: Any,
+    rows: Any,
+    tables: Any,
+    null_id: int,
+) -> None:
     """Give back the blocks of each row that holds some, in order."""
     pool = (records, store_ids, 0, store_ids, null_id, store_ids)
     store = (store_rows, store_ids, heads)

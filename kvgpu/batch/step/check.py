@@ -19,23 +19,29 @@ from kvgpu.integers import MOST_TOKENS
 from kvgpu.rules.allocation import blocks_beyond, blocks_of
 from kvgpu.rules.plan_words import FULL
 
-DONE, FREED, NO_TOKENS, NO_HASHES, HASHED, NARROW, TOO_MANY, UNPREPARED, UNHELD = (
-    0,
-    3,
-    4,
-    5,
-    6,
-    7,
-    8,
-    9,
-    10,
-)
-"""Ends of a step, beside those of `check_row`: what is wrong with a row, or that room has to be made before (`BatchManager._prepare`)."""
+DONE, FREED, NO_TOKENS, NO_HASHES, HASHED, NARROW, TOO_MANY, UNPREPARED, UNHELD = (0, 3, 4, 5, 6, 7, 8, 9, 10)
+"""Ends of a step, beside those of `check_row`: what is wrong with a row, or that room has to be made before
+(`BatchManager._prepare`)."""
 
 (
-    NULL_ID, SEED, LOOKAHEAD, MAX_MODEL_LEN, RESERVED, HASH_SIZE, WHOLE, CACHES, CACHING, STOPS, STAMP,
-    ARRAYS, CHECKED, LOG_ROOM, TRUSTS, ADMITS, OPTION_WORDS,
-) = range(17)  # fmt: skip
+    NULL_ID,
+    SEED,
+    LOOKAHEAD,
+    MAX_MODEL_LEN,
+    RESERVED,
+    HASH_SIZE,
+    WHOLE,
+    CACHES,
+    CACHING,
+    STOPS,
+    STAMP,
+    ARRAYS,
+    CHECKED,
+    LOG_ROOM,
+    TRUSTS,
+    ADMITS,
+    OPTION_WORDS,
+) = range(17)
 """Words of the options of a step. ARRAYS: whether compiled code serves it, or is asked for a check only. CHECKED:
 all was checked and prepared before. LOG_ROOM: notes that the journal has room for; below 0, something else has
 to be prepared if any block changes. TRUSTS: nobody else has freed blocks of any row. ADMITS: lookups count when the
@@ -106,7 +112,7 @@ def status_of(table: Any, row: int, new: int, options: Any, head: Any) -> int:
 
 
 @leaf
-def table_status(store: Any, groups: Any, record: Any, mine: Any, new: int, widths: Any, options: Any) -> int:  # fmt: skip
+def table_status(store: Any, groups: Any, record: Any, mine: Any, new: int, widths: Any, options: Any) -> int:
     """What the block tables tell about a row: FREED, NARROW or DONE."""
     rows = store[0]
     bound = record.serial != 0
@@ -122,9 +128,7 @@ def table_status(store: Any, groups: Any, record: Any, mine: Any, new: int, widt
 
 
 @leaf
-def add_bounds(
-    records: Any, store: Any, groups: Any, record: Any, mine: Any, new: int, options: Any, head: Any
-) -> int:
+def add_bounds(records: Any, store: Any, groups: Any, record: Any, mine: Any, new: int, options: Any, head: Any) -> int:
     """Add what a row that needs something can take to the bounds; HASHED, UNHELD or DONE."""
     rows = store[0]
     bound = record.serial != 0
@@ -154,9 +158,19 @@ def add_bounds(
 
 @leaf
 def load_ahead(
-    records: Any, index: Any, marks: Any, store: Any, groups: Any, table: Any, rows: Any, tables: Any,
-    arena: Any, given: Any, busy: Any, options: Any,
-) -> None:  # fmt: skip
+    records: Any,
+    index: Any,
+    marks: Any,
+    store: Any,
+    groups: Any,
+    table: Any,
+    rows: Any,
+    tables: Any,
+    arena: Any,
+    given: Any,
+    busy: Any,
+    options: Any,
+) -> None:
     """Ask for the lines that running requests of a step will touch, one kind after the other.
 
     Each kind tells where the next one lies, so that a row alone would wait for one after the other.
@@ -195,9 +209,20 @@ def load_ahead(
 
 @inline
 def check_step(
-    records: Any, index: Any, marks: Any, store: Any, groups: Any, table: Any, rows: Any, tables: Any,
-    arena: Any, given: Any, widths: Any, options: Any, head: Any,
-) -> None:  # fmt: skip
+    records: Any,
+    index: Any,
+    marks: Any,
+    store: Any,
+    groups: Any,
+    table: Any,
+    rows: Any,
+    tables: Any,
+    arena: Any,
+    given: Any,
+    widths: Any,
+    options: Any,
+    head: Any,
+) -> None:
     """Fill a head with status, place of a bad row, and bounds."""
     head[:] = 0
     busy = np.empty(len(rows), np.int64)
@@ -220,9 +245,7 @@ def check_step(
     if not options[ARRAYS]:
         return
     busy = busy[: head[BUSY]]
-    load_ahead(
-        records, index, marks, store, groups, table, rows, tables, arena, given, busy, options
-    )
+    load_ahead(records, index, marks, store, groups, table, rows, tables, arena, given, busy, options)
     for place in busy:
         record, mine, new = table[rows[place]], tables[rows[place]], given[place * next_given]
         head[STATUS] = add_bounds(records, store, groups, record, mine, new, options, head)

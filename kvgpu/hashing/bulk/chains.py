@@ -103,12 +103,8 @@ def check(blocks: Blocks) -> None:
     else:
         for place, (array, count) in enumerate(zip(tokens, counts, strict=True)):
             _check_tokens(place, array, count, size)
-    if blocks.total != sum(counts) or (
-        blocks.extras is not None and len(blocks.extras) != blocks.total
-    ):
-        raise ArgumentError(
-            f"a total of {sum(counts)} blocks, and extra keys for each of them or None, are expected"
-        )
+    if blocks.total != sum(counts) or (blocks.extras is not None and len(blocks.extras) != blocks.total):
+        raise ArgumentError(f"a total of {sum(counts)} blocks, and extra keys for each of them or None, are expected")
 
 
 def _check_tokens(place: int, tokens: Tokens, count: int, size: int) -> None:

@@ -16,8 +16,8 @@ MANY_ROWS = 1 << 16
 """More are left to NumPy, too: 2 MB."""
 
 CHUNK_ROWS = 1 << 10
-"""Small pieces lie side by side in chunks of so many rows, 32 KB: one by one they would lie between the objects of their
-requests, each on a page of its own, and a lookup of a long queue would miss the table of pages, too."""
+"""Small pieces lie side by side in chunks of so many rows, 32 KB: one by one they would lie between the objects of
+their requests, each on a page of its own, and a lookup of a long queue would miss the table of pages, too."""
 
 MOST_ROWS = 1 << 21
 """Rows of all pieces that are known, 64 MB: so much may be kept though nobody has a hash in it."""
@@ -27,9 +27,7 @@ PROBES = 4
 
 _ROW = np.dtype((np.int64, (KEY_WORDS,)))
 
-COUNTS_REFERENCES = sys.implementation.name == "cpython" and not sysconfig.get_config_var(
-    "Py_GIL_DISABLED"
-)
+COUNTS_REFERENCES = sys.implementation.name == "cpython" and not sysconfig.get_config_var("Py_GIL_DISABLED")
 """Whether `sys.getrefcount` tells of all that know an object."""
 
 
@@ -46,11 +44,12 @@ _OWN = min(_references(_UNUSED, 0) for _ in range(3))
 class RowMemory:
     """Hands out key words for hashes, in pieces that are used again when nobody has them any longer.
 
-    Fresh memory is slow: to use a page for the first time takes longer than to hash what it holds by kvgpu128. And what a
-    call takes is so much that it is given back to the system when it is freed. So pieces of about one size are kept in
-    a ring. One hash that somebody keeps keeps its piece, which has at most a quarter more rows than were asked for, and
-    of small ones the chunk, whose other pieces go on being used. Threads may share it: who finds another one inside, as a
-    child may that was forked meanwhile, or code that a signal calls, is given memory of its own.
+    Fresh memory is slow: to use a page for the first time takes longer than to hash what it holds by kvgpu128. And
+    what a call takes is so much that it is given back to the system when it is freed. So pieces of about one size are
+    kept in a ring. One hash that somebody keeps keeps its piece, which has at most a quarter more rows than were
+    asked for, and of small ones the chunk, whose other pieces go on being used. Threads may share it: who finds
+    another one inside, as a child may that was forked meanwhile, or code that a signal calls, is given memory of its
+    own.
 
     Attributes:
         num_rows: Of all pieces that are known, in use or not, at most `MOST_ROWS`. Those that are not known any
@@ -96,9 +95,7 @@ class RowMemory:
 
     def _new(self, size: int) -> Rows:
         """A new piece of so many rows, the last of its ring."""
-        piece = (
-            self._carved(size) if size <= CHUNK_ROWS // 4 else np.empty((size, KEY_WORDS), np.int64)
-        )
+        piece = self._carved(size) if size <= CHUNK_ROWS // 4 else np.empty((size, KEY_WORDS), np.int64)
         if self.num_rows + size > MOST_ROWS:
             # What somebody has stays theirs.
             self._rings.clear()

@@ -27,8 +27,8 @@ class Part(NamedTuple):
 def parts_of(counts: Sequence[int], threads: int, fewest: int) -> list[Part]:
     """Chains with so many blocks, shared out among at most so many threads.
 
-    Chains stay whole and in order; parts have at least `fewest` blocks on average, and about as many each as chains allow.
-    O(len(counts)).
+    Chains stay whole and in order; parts have at least `fewest` blocks on average, and about as many each as chains
+    allow. O(len(counts)).
     """
     ends = [0, *accumulate(counts)]
     total = ends[-1]
@@ -43,9 +43,7 @@ def parts_of(counts: Sequence[int], threads: int, fewest: int) -> list[Part]:
     return [Part(first, last, ends[first]) for first, last in pairwise(bounds)]
 
 
-def in_threads(
-    counts: Sequence[int], threads: int, fewest: int, call: Callable[[int, int, int], None]
-) -> None:
+def in_threads(counts: Sequence[int], threads: int, fewest: int, call: Callable[[int, int, int], None]) -> None:
     """Call `call` with each of the `parts_of` chains with so many blocks, in a thread each, this one among them.
 
     Returns, or raises what a call raised, when all are done. Where a thread cannot be started, or waiting is

@@ -76,10 +76,16 @@ class DeviceHasher:
         self.device = resolve_device(device)
 
     def rows(
-        self, tokens: Any, counts: Sequence[int], size: int, parents: Sequence[bytes], *,
-        starts: Sequence[int] | None = None, extras: Sequence[ExtraKeys] | None = None,
+        self,
+        tokens: Any,
+        counts: Sequence[int],
+        size: int,
+        parents: Sequence[bytes],
+        *,
+        starts: Sequence[int] | None = None,
+        extras: Sequence[ExtraKeys] | None = None,
         out: Any = None,
-    ) -> Any:  # fmt: skip
+    ) -> Any:
         """Hashes of the blocks of several prompts, one prompt after the other.
 
         Args:
@@ -101,17 +107,21 @@ class DeviceHasher:
 
         O(tokens). Copies lists of prompts to the device, and waits for these copies.
         """
-        launch = self.prepare(
-            tokens, counts, size, parents, starts=starts, extras=extras, out=out
-        )  # fmt: skip
+        launch = self.prepare(tokens, counts, size, parents, starts=starts, extras=extras, out=out)
         launch()
         return launch.out
 
     def prepare(
-        self, tokens: Any, counts: Sequence[int], size: int, parents: Sequence[bytes], *,
-        starts: Sequence[int] | None = None, extras: Sequence[ExtraKeys] | None = None,
+        self,
+        tokens: Any,
+        counts: Sequence[int],
+        size: int,
+        parents: Sequence[bytes],
+        *,
+        starts: Sequence[int] | None = None,
+        extras: Sequence[ExtraKeys] | None = None,
         out: Any = None,
-    ) -> "HashLaunch":  # fmt: skip
+    ) -> "HashLaunch":
         """`rows` with all its lists on the device, to be started any number of times, also by a CUDA graph
         (after one call outside, which compiles).
 
@@ -125,9 +135,7 @@ class DeviceHasher:
         """
         torch = import_torch()
         wide = "int64" in self.dtypes and getattr(tokens, "dtype", None) == torch.int64
-        tokens = as_vector(
-            "tokens", tokens, None, torch.int64 if wide else torch.int32, self.device
-        )
+        tokens = as_vector("tokens", tokens, None, torch.int64 if wide else torch.int32, self.device)
         if type(size) is not int or not 1 <= size <= MOST_TOKENS:
             raise ArgumentError(f"a block has from 1 to {MOST_TOKENS} tokens; got {size!r}")
         blocks = _integers("counts", counts)
@@ -149,12 +157,8 @@ class DeviceHasher:
             out = torch.zeros((total, KEY_WORDS), dtype=torch.int64, device=self.device)
         out = as_tensor("out", out, torch.int64, self.device, written=True)
         if tuple(out.shape) != (total, KEY_WORDS):
-            raise ArgumentError(
-                f"out: shape [{total}, {KEY_WORDS}] is expected, got {list(out.shape)}"
-            )
-        return HashLaunch(
-            self._prepared(Prompts(tokens, first, blocks, size, parents, extras, out)), out
-        )
+            raise ArgumentError(f"out: shape [{total}, {KEY_WORDS}] is expected, got {list(out.shape)}")
+        return HashLaunch(self._prepared(Prompts(tokens, first, blocks, size, parents, extras, out)), out)
 
     def _prepared(self, prompts: Prompts) -> Callable[[], None]:
         """What starts the kernels that fill `prompts.out`."""

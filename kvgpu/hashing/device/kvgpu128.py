@@ -61,10 +61,20 @@ class DeviceKvgpu128(DeviceHasher):
         tiles, spans = self._tiles(prompts)
         sums = import_torch().empty((len(tiles[2]), 2), dtype=prompts.out.dtype, device=self.device)
         return partial(
-            self._launch, prompts.tokens, tiles, spans, extras, self._keys[size], self._powers,
-            self._tile_powers, self._mix_keys, self._to_device(states.view(np.int64).reshape(-1, 2)), sums, prompts.out,
+            self._launch,
+            prompts.tokens,
+            tiles,
+            spans,
+            extras,
+            self._keys[size],
+            self._powers,
+            self._tile_powers,
+            self._mix_keys,
+            self._to_device(states.view(np.int64).reshape(-1, 2)),
+            sums,
+            prompts.out,
             size,
-        )  # fmt: skip
+        )
 
     def _tiles(self, prompts: Prompts) -> tuple[tuple[Any, Any, Any], tuple[Any, Any]]:
         """First tokens, first blocks and counts of tiles; first tile of each prompt, and the one behind its last."""

@@ -51,9 +51,7 @@ class DeviceSha256(DeviceHasher):
                 f"{error.name} is not installed, which writes what is hashed: pip install {error.name}"
             ) from None
         if not same:
-            raise DeviceError(
-                "the serialiser of this process writes another layout: hash on the CPU"
-            )
+            raise DeviceError("the serialiser of this process writes another layout: hash on the CPU")
         self._kind = kind
         self._launch = launch_sha256
 
@@ -61,13 +59,19 @@ class DeviceSha256(DeviceHasher):
         endings = block_endings(self._kind, prompts.extras)
         parents = packed_parents(self._kind, prompts.parents, prompts.size, endings.longest)
         if parents is None:
-            raise ArgumentError(
-                "parents or blocks of this length are hashed one by one, on the CPU"
-            )
+            raise ArgumentError("parents or blocks of this length are hashed one by one, on the CPU")
         refuse_long(parents[0].shape[1], prompts.size, endings.longest)
         return partial(
-            self._launch, self._kind, prompts.tokens, self._to_device(prompts.starts),
-            self._to_device(prompts.counts), self._to_device(prompts.bases), prompts.size,
-            self._to_device(parents[0]), self._to_device(parents[1].astype(np.int32)),
-            self._to_device(endings.data.copy()), self._to_device(endings.spans), prompts.out,
-        )  # fmt: skip
+            self._launch,
+            self._kind,
+            prompts.tokens,
+            self._to_device(prompts.starts),
+            self._to_device(prompts.counts),
+            self._to_device(prompts.bases),
+            prompts.size,
+            self._to_device(parents[0]),
+            self._to_device(parents[1].astype(np.int32)),
+            self._to_device(endings.data.copy()),
+            self._to_device(endings.spans),
+            prompts.out,
+        )

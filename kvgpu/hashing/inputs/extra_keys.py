@@ -47,9 +47,7 @@ def written(serialise: Callable[..., bytes], value: Any, **options: Any) -> byte
 
 def unwritten(value: Any, error: Exception) -> ArgumentTypeError:
     """What to raise where a serialiser has failed."""
-    return ArgumentTypeError(
-        f"extra keys {reprlib.repr(value)} cannot be serialised, and so not be hashed: {error}"
-    )
+    return ArgumentTypeError(f"extra keys {reprlib.repr(value)} cannot be serialised, and so not be hashed: {error}")
 
 
 def need_extra_keys(request: Any) -> bool:

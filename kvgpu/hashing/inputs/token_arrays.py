@@ -20,8 +20,7 @@ _MARSHAL_HEAD = 5
 
 def fit_32_bits(tokens: Sequence[Any]) -> bool:
     """Whether all are plain integers within 32 bits, as almost all are; True for none. O(n)."""
-    # In the time of a generator for the first half of them.
-    for token in tokens:
+    for token in tokens:  # noqa: SIM110 - a generator takes twice as long
         if type(token) is not int or not -(1 << 31) <= token < 1 << 31:
             return False
     return True
@@ -137,9 +136,7 @@ def as_array(tokens: Any) -> npt.NDArray[Any] | None:
     if array is None:
         return None
     if array.ndim != 1 or (array.dtype.kind not in "iu" and array.size):
-        raise ArgumentTypeError(
-            f"token ids: integers [n] are expected, got {array.dtype} {list(array.shape)}"
-        )
+        raise ArgumentTypeError(f"token ids: integers [n] are expected, got {array.dtype} {list(array.shape)}")
     checked: npt.NDArray[Any] = array if array.size else array.astype(np.int32)
     return checked
 

@@ -10,14 +10,7 @@ import numpy.typing as npt
 
 from kvgpu.compiled.list_items import LONG, integers_of_list
 from kvgpu.errors import ArgumentError, ArgumentTypeError
-from kvgpu.hashing.inputs.token_arrays import (
-    Tokens,
-    as_array,
-    listed_tokens,
-    no_integers,
-    of_integers,
-    token_array,
-)
+from kvgpu.hashing.inputs.token_arrays import Tokens, as_array, listed_tokens, no_integers, of_integers, token_array
 
 
 def _integers(tokens: Any) -> npt.NDArray[Any]:
@@ -39,9 +32,7 @@ def _integers(tokens: Any) -> npt.NDArray[Any]:
         try:
             given = np.array(listed, np.int64)
         except OverflowError:
-            raise ArgumentError(
-                f"token ids: integers of 64 bits are expected, got {reprlib.repr(tokens)}"
-            ) from None
+            raise ArgumentError(f"token ids: integers of 64 bits are expected, got {reprlib.repr(tokens)}") from None
     if given.dtype == np.uint64 and given.size and given.max() >= 1 << 63:
         raise ArgumentError("token ids: integers below 2**63 are expected")
     return given

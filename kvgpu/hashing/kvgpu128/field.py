@@ -83,15 +83,15 @@ def times(a_high: Any, a_low: Any, b_high: Any, b_low: Any) -> Any:
     word3 += np.uint64(word2 < carried)
     # 2**127 is 1: what lies above is added to what lies below.
     return plus(
-        word1 & LOW_63_BITS, word0,
-        ((word3 << ONE) | (word2 >> TOP_BIT)) & LOW_63_BITS, (word2 << ONE) | (word1 >> TOP_BIT),
-    )  # fmt: skip
+        word1 & LOW_63_BITS,
+        word0,
+        ((word3 << ONE) | (word2 >> TOP_BIT)) & LOW_63_BITS,
+        (word2 << ONE) | (word1 >> TOP_BIT),
+    )
 
 
 @leaf
 def reduced(low_high: Any, low_low: Any, high_high: Any, high_low: Any) -> Any:
     """The element for low + high * 2**64, of two numbers below 2**127."""
     # Times 2**64 is a rotation of 127 bits.
-    return plus(
-        low_high, low_low, high_low & LOW_63_BITS, (high_high << ONE) | (high_low >> TOP_BIT)
-    )
+    return plus(low_high, low_low, high_low & LOW_63_BITS, (high_high << ONE) | (high_low >> TOP_BIT))

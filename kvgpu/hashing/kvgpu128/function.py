@@ -61,9 +61,7 @@ class Kvgpu128:
 
     def __init__(self, key: bytes) -> None:
         if not isinstance(key, bytes):
-            raise ArgumentTypeError(
-                f"a key of {KEY_BYTES} bytes is expected, got {type(key).__name__}"
-            )
+            raise ArgumentTypeError(f"a key of {KEY_BYTES} bytes is expected, got {type(key).__name__}")
         if len(key) != KEY_BYTES:
             raise ArgumentError(f"a key of {KEY_BYTES} bytes is expected, got {len(key)} bytes")
         self._stream = hashlib.shake_256(b"kvgpu128" + key)
@@ -118,9 +116,7 @@ class Kvgpu128:
         return states if len(places) == len(at) else states[at]
 
     def _digest(self, purpose: bytes, data: bytes) -> bytes:
-        return hashlib.blake2b(
-            data, digest_size=WIDTH, key=self._digest_key, person=purpose
-        ).digest()
+        return hashlib.blake2b(data, digest_size=WIDTH, key=self._digest_key, person=purpose).digest()
 
     def extra_words(self, extras: Sequence[ExtraKeys]) -> npt.NDArray[np.uint64]:
         """Digests of the extra keys of blocks and 1, or 0 three times where there are none: uint64 [blocks, 3].
@@ -178,9 +174,20 @@ class Kvgpu128:
 
         def hash_part(first: int, last: int, base: int, _kept: Any = kept) -> None:
             universal.hash_chains(
-                like, arrays, counts, first, last, base, blocks.size, states, extras, keys, self.point,
-                self.mix_keys, words,
-            )  # fmt: skip
+                like,
+                arrays,
+                counts,
+                first,
+                last,
+                base,
+                blocks.size,
+                states,
+                extras,
+                keys,
+                self.point,
+                self.mix_keys,
+                words,
+            )
 
         in_threads(blocks.counts, threads, FEWEST_OF_THREAD, hash_part)
         return out
@@ -194,10 +201,7 @@ class Kvgpu128:
             ArgumentError: A token that does not fit into 32 bits.
             ArgumentTypeError: Tokens that are not integers, or something that CBOR cannot write.
         """
-        if (
-            isinstance(input, tuple) and len(input) == 3 and isinstance(input[0], bytes)
-            and isinstance(input[1], tuple)
-        ):  # fmt: skip
+        if isinstance(input, tuple) and len(input) == 3 and isinstance(input[0], bytes) and isinstance(input[1], tuple):
             parent, tokens, extra = bytes(input[0]), checked_tokens(input[1]), input[2]
             extras = None if extra is None else [extra]
             row = self.rows(Blocks([tokens], [1], 1, len(tokens), [parent], extras))

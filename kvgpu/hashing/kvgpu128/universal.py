@@ -13,17 +13,7 @@ from typing import Any
 import numpy as np
 
 from kvgpu.compiled.jit import carray, jit, leaf, nogil, pointer
-from kvgpu.hashing.kvgpu128.field import (
-    LOW_63_BITS,
-    ONE,
-    TOP_BIT,
-    ZERO,
-    add_product,
-    canonical,
-    plus,
-    reduced,
-    times,
-)
+from kvgpu.hashing.kvgpu128.field import LOW_63_BITS, ONE, TOP_BIT, ZERO, add_product, canonical, plus, reduced, times
 from kvgpu.hashing.kvgpu128.speck import LANES, decrypt, encrypt_lanes
 from kvgpu.layout import SUM_WORDS, TOKEN_WORDS
 
@@ -48,9 +38,16 @@ PASS_BLOCKS = 16 * LANES
 
 @leaf
 def summed(
-    tokens: Any, start: int, num_pairs: int, keys: Any, word: int, low_high: Any, low_low: Any,
-    high_high: Any, high_low: Any,
-) -> Any:  # fmt: skip
+    tokens: Any,
+    start: int,
+    num_pairs: int,
+    keys: Any,
+    word: int,
+    low_high: Any,
+    low_low: Any,
+    high_high: Any,
+    high_low: Any,
+) -> Any:
     """Sums of the products with both limbs, and so many pairs of tokens more."""
     for pair in range(num_pairs):
         # Unsigned, so that compiled code does not ask whether an index counts from the end.
@@ -75,9 +72,8 @@ def counted(size: int, has_extra: bool, keys: Any) -> Any:
 
 @leaf
 def block_value(
-    tokens: Any, start: int, size: int, extra_high: Any, extra_low: Any, has_extra: bool, keys: Any,
-    count: Any,
-) -> Any:  # fmt: skip
+    tokens: Any, start: int, size: int, extra_high: Any, extra_low: Any, has_extra: bool, keys: Any, count: Any
+) -> Any:
     """v of the block tokens[start : start + size]; `count` is what is `counted`."""
     low_high, low_low, high_high, high_low = count
     if has_extra:
@@ -116,9 +112,18 @@ def combined(high: Any, low: Any, v_high: Any, v_low: Any, point: Any) -> Any:
 
 @leaf
 def prefixes(
-    tokens: Any, start: int, size: int, base: int, extras: Any, keys: Any, point: Any,
-    high: Any, low: Any, highs: Any, lows: Any,
-) -> Any:  # fmt: skip
+    tokens: Any,
+    start: int,
+    size: int,
+    base: int,
+    extras: Any,
+    keys: Any,
+    point: Any,
+    high: Any,
+    low: Any,
+    highs: Any,
+    lows: Any,
+) -> Any:
     """s of prefixes whose last blocks follow each other; the first has place `base` in extras.
 
     (high, low) is s of what is in front; the last s is returned. While the product of one block is waited
@@ -140,14 +145,7 @@ def prefixes(
         if has_extra:
             extra_high, extra_low = extras[place, 1], extras[place, 0]
         v_high, v_low = block_value(
-            tokens,
-            first,
-            size,
-            extra_high,
-            extra_low,
-            has_extra,
-            keys,
-            counted(size, has_extra, keys),
+            tokens, first, size, extra_high, extra_low, has_extra, keys, counted(size, has_extra, keys)
         )
         high, low = combined(high, low, v_high, v_low, point)
         highs[block], lows[block] = high, low
@@ -169,9 +167,20 @@ def write_mixed(mix_keys: Any, highs: Any, lows: Any, count: int, out: Any, base
 
 @nogil
 def hash_chains(
-    like: Any, arrays: Any, counts: Any, first: int, last: int, base: int, size: int, states: Any,
-    extras: Any, keys: Any, point: Any, mix_keys: Any, out: Any,
-) -> None:  # fmt: skip
+    like: Any,
+    arrays: Any,
+    counts: Any,
+    first: int,
+    last: int,
+    base: int,
+    size: int,
+    states: Any,
+    extras: Any,
+    keys: Any,
+    point: Any,
+    mix_keys: Any,
+    out: Any,
+) -> None:
     """Hashes of all blocks of the chains [first, last) of several; those in front have `base` blocks.
 
     Args:
@@ -192,9 +201,18 @@ def hash_chains(
         while begin < counts[chain]:
             end = filled + min(PASS_BLOCKS - filled, counts[chain] - begin)
             high, low = prefixes(
-                tokens, begin * size, size, base + filled, extras, keys, point, high, low,
-                highs[filled:end], lows[filled:end],
-            )  # fmt: skip
+                tokens,
+                begin * size,
+                size,
+                base + filled,
+                extras,
+                keys,
+                point,
+                high,
+                low,
+                highs[filled:end],
+                lows[filled:end],
+            )
             begin += end - filled
             filled = end
             if filled == PASS_BLOCKS:

@@ -13,13 +13,7 @@ from kvgpu.hashing.bulk.chains import Blocks, Chains, Rows, located
 from kvgpu.hashing.bulk.hash_memory import hash_memory
 from kvgpu.hashing.bulk.threads import in_threads
 from kvgpu.hashing.inputs.extra_keys import ExtraKeys, written_alike
-from kvgpu.hashing.serialised.libcrypto import (
-    CONTEXT_WORDS,
-    DIGEST_BYTES,
-    available,
-    digest,
-    padded,
-)
+from kvgpu.hashing.serialised.libcrypto import CONTEXT_WORDS, DIGEST_BYTES, available, digest, padded
 from kvgpu.hashing.serialised.messages import (
     CBOR,
     LONGEST_FRAME,
@@ -48,9 +42,21 @@ PASS_BLOCKS = 1024
 
 @nogil
 def _hash_messages(
-    kind: int, like: Any, arrays: Any, counts: Any, begin: int, stop: int, base: int, size: int,
-    parents: Any, lengths: Any, endings: Any, spans: Any, data: Any, out: Any,
-) -> None:  # fmt: skip
+    kind: int,
+    like: Any,
+    arrays: Any,
+    counts: Any,
+    begin: int,
+    stop: int,
+    base: int,
+    size: int,
+    parents: Any,
+    lengths: Any,
+    endings: Any,
+    spans: Any,
+    data: Any,
+    out: Any,
+) -> None:
     """SHA-256 of every block of the chains [begin, stop), in front of which are `base` blocks; arrays, like: from
     `addresses`; out is uint8 [blocks, DIGEST_BYTES].
 
@@ -71,18 +77,26 @@ def _hash_messages(
                     parent, length = out[place - 1], DIGEST_BYTES
                 start = block * size
                 span = spans[min(place, len(spans) - 1)]
-                end = message(
-                    kind, data, parent, length, tokens, start, start + size, endings, span[0],
-                    span[1],
-                )  # fmt: skip
+                end = message(kind, data, parent, length, tokens, start, start + size, endings, span[0], span[1])
                 digest(context, data, end, out[place])
 
 
 @jit
 def _write_messages(
-    kind: int, like: Any, arrays: Any, counts: Any, size: int, width: int, parents: Any,
-    lengths: Any, endings: Any, spans: Any, first_span: int, stride: int, out: Any,
-) -> Any:  # fmt: skip
+    kind: int,
+    like: Any,
+    arrays: Any,
+    counts: Any,
+    size: int,
+    width: int,
+    parents: Any,
+    lengths: Any,
+    endings: Any,
+    spans: Any,
+    first_span: int,
+    stride: int,
+    out: Any,
+) -> Any:
     """Messages of the blocks of requests, one every `stride` bytes, and where they end.
 
     arrays, like: from `located`. Behind the first block of each, the parents are `width` zeros.
@@ -99,9 +113,8 @@ def _write_messages(
                 parent, length = unknown, width
             span = spans[min(first_span + place, len(spans) - 1)]
             ends[place] = place * stride + message(
-                kind, out[place * stride :], parent, length, tokens, begin, begin + size, endings,
-                span[0], span[1],
-            )  # fmt: skip
+                kind, out[place * stride :], parent, length, tokens, begin, begin + size, endings, span[0], span[1]
+            )
             place += 1
     return ends
 
@@ -169,18 +182,14 @@ def packed_parents(
 
 def _refers_to(extra: Any, parent: bytes) -> bool:
     """Whether the parent itself, not only its bytes, is part of extra keys: pickle would write a reference."""
-    return extra is parent or (
-        isinstance(extra, tuple) and any(_refers_to(part, parent) for part in extra)
-    )
+    return extra is parent or (isinstance(extra, tuple) and any(_refers_to(part, parent) for part in extra))
 
 
 def _regular(kind: int, blocks: Blocks) -> bool:
     """Whether no extra keys refer to a parent. Only parents that were given can be referred to."""
     if blocks.extras is None or kind == CBOR:
         return True
-    places = (
-        end - count for end, count in zip(accumulate(blocks.counts), blocks.counts, strict=True)
-    )
+    places = (end - count for end, count in zip(accumulate(blocks.counts), blocks.counts, strict=True))
     return not any(
         count and _refers_to(blocks.extras[place], parent)
         for place, count, parent in zip(places, blocks.counts, blocks.parents, strict=True)
@@ -219,9 +228,21 @@ class Sha256Chains:
 
         def hash_part(first: int, last: int, base: int, _kept: Any = kept) -> None:
             _hash_messages(
-                self._kind, like, arrays, counts, first, last, base, blocks.size, parents, lengths,
-                endings.data, endings.spans, np.empty(room, np.uint8), digests,
-            )  # fmt: skip
+                self._kind,
+                like,
+                arrays,
+                counts,
+                first,
+                last,
+                base,
+                blocks.size,
+                parents,
+                lengths,
+                endings.data,
+                endings.spans,
+                np.empty(room, np.uint8),
+                digests,
+            )
 
         in_threads(blocks.counts, threads, FEWEST_OF_THREAD, hash_part)
         return rows
@@ -261,25 +282,30 @@ class MessageChains:
         for part in _passes(blocks.counts):
             data = np.empty(stride * counts[part].sum(), np.uint8)
             ends = _write_messages(
-                self._kind, like, arrays[part], counts[part], blocks.size, self.width, parents[part],
-                widths[part], endings.data, endings.spans, len(hashes), stride, data,
-            )  # fmt: skip
+                self._kind,
+                like,
+                arrays[part],
+                counts[part],
+                blocks.size,
+                self.width,
+                parents[part],
+                widths[part],
+                endings.data,
+                endings.spans,
+                len(hashes),
+                stride,
+                data,
+            )
             self._digest_messages(blocks.counts[part], data, stride, ends.tolist(), hashes)
         rows = np.zeros((len(hashes), 8 * KEY_WORDS), np.uint8)
         rows[:, : self.width] = np.frombuffer(b"".join(hashes), np.uint8).reshape(-1, self.width)
         return rows.view("<i8")
 
     def _digest_messages(
-        self, counts: Sequence[int], data: npt.NDArray[np.uint8], stride: int, ends: list[int],
-        hashes: list[bytes],
-    ) -> None:  # fmt: skip
+        self, counts: Sequence[int], data: npt.NDArray[np.uint8], stride: int, ends: list[int], hashes: list[bytes]
+    ) -> None:
         """Append the hashes of the blocks of some chains, whose messages lack the parents behind the first."""
-        view, digest, first, last = (
-            memoryview(data.data),
-            self._digest,
-            self._at,
-            self._at + self.width,
-        )
+        view, digest, first, last = (memoryview(data.data), self._digest, self._at, self._at + self.width)
         places = zip(range(0, len(data), stride), ends, strict=True)
         parent = b""
         for count in counts:

@@ -30,9 +30,8 @@ _SYMBOL = "kvgpu_sha256_transform"
 _transform: Any = types.ExternalFunction(_SYMBOL, types.void(types.voidptr, types.voidptr))
 
 _START = np.array(
-    [0x6A09E667, 0xBB67AE85, 0x3C6EF372, 0xA54FF53A, 0x510E527F, 0x9B05688C, 0x1F83D9AB, 0x5BE0CD19],
-    np.uint32,
-)  # fmt: skip
+    [0x6A09E667, 0xBB67AE85, 0x3C6EF372, 0xA54FF53A, 0x510E527F, 0x9B05688C, 0x1F83D9AB, 0x5BE0CD19], np.uint32
+)
 """FIPS 180-4, section 5.3.3."""
 
 

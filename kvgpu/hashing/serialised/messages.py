@@ -77,9 +77,11 @@ def put_pickled_int(out: Any, at: int, value: int) -> int:
 def reversed_bytes(value: Any) -> Any:
     """Four bytes, highest first."""
     return (
-        ((value >> np.uint64(24)) & np.uint64(0xFF)) | ((value >> np.uint64(8)) & np.uint64(0xFF00))
-        | ((value & np.uint64(0xFF00)) << np.uint64(8)) | ((value & np.uint64(0xFF)) << np.uint64(24))
-    )  # fmt: skip
+        ((value >> np.uint64(24)) & np.uint64(0xFF))
+        | ((value >> np.uint64(8)) & np.uint64(0xFF00))
+        | ((value & np.uint64(0xFF00)) << np.uint64(8))
+        | ((value & np.uint64(0xFF)) << np.uint64(24))
+    )
 
 
 @leaf
@@ -101,9 +103,16 @@ def put_head(out: Any, at: int, major: int, value: int) -> int:
 
 @leaf
 def pickled(
-    out: Any, parent: Any, parent_stop: int, tokens: Any, start: int, stop: int, extra: Any,
-    extra_start: int, extra_stop: int,
-) -> int:  # fmt: skip
+    out: Any,
+    parent: Any,
+    parent_stop: int,
+    tokens: Any,
+    start: int,
+    stop: int,
+    extra: Any,
+    extra_start: int,
+    extra_stop: int,
+) -> int:
     """`message` in pickle."""
     out[0], out[1], out[2] = PROTOCOL, 5, FRAME
     out[FRAME_HEAD], out[FRAME_HEAD + 1] = SHORT_BINBYTES, parent_stop
@@ -136,9 +145,16 @@ def pickled(
 
 @leaf
 def in_cbor(
-    out: Any, parent: Any, parent_stop: int, tokens: Any, start: int, stop: int, extra: Any,
-    extra_start: int, extra_stop: int,
-) -> int:  # fmt: skip
+    out: Any,
+    parent: Any,
+    parent_stop: int,
+    tokens: Any,
+    start: int,
+    stop: int,
+    extra: Any,
+    extra_start: int,
+    extra_stop: int,
+) -> int:
     """`message` in canonical CBOR."""
     at = put_head(out, 0, ARRAY, 3)
     at = put_head(out, at, BYTES, parent_stop)
@@ -153,9 +169,17 @@ def in_cbor(
 
 @leaf
 def message(
-    kind: int, out: Any, parent: Any, parent_stop: int, tokens: Any, start: int, stop: int,
-    extra: Any, extra_start: int, extra_stop: int,
-) -> int:  # fmt: skip
+    kind: int,
+    out: Any,
+    parent: Any,
+    parent_stop: int,
+    tokens: Any,
+    start: int,
+    stop: int,
+    extra: Any,
+    extra_start: int,
+    extra_stop: int,
+) -> int:
     """Write the message of one block.
 
     Args:
@@ -170,21 +194,25 @@ def message(
         Its length.
     """
     if kind == PICKLE:
-        return pickled(
-            out, parent, parent_stop, tokens, start, stop, extra, extra_start, extra_stop
-        )
+        return pickled(out, parent, parent_stop, tokens, start, stop, extra, extra_start, extra_stop)
     return in_cbor(out, parent, parent_stop, tokens, start, stop, extra, extra_start, extra_stop)
 
 
 @jit
 def write_message(
-    kind: int, out: Any, parent: Any, parent_stop: int, tokens: Any, start: int, stop: int,
-    extra: Any, extra_start: int, extra_stop: int,
-) -> int:  # fmt: skip
+    kind: int,
+    out: Any,
+    parent: Any,
+    parent_stop: int,
+    tokens: Any,
+    start: int,
+    stop: int,
+    extra: Any,
+    extra_start: int,
+    extra_stop: int,
+) -> int:
     """`message` for Python."""
-    return message(
-        kind, out, parent, parent_stop, tokens, start, stop, extra, extra_start, extra_stop
-    )
+    return message(kind, out, parent, parent_stop, tokens, start, stop, extra, extra_start, extra_stop)
 
 
 def readable(data: bytes) -> Bytes:
@@ -220,19 +248,14 @@ def build(kind: int, parent: bytes, tokens: npt.ArrayLike, extra: tuple[Any, ...
     """The message of one block, from Python: for tests and `trusted`."""
     ids, end = np.asarray(tokens, np.int64), serialised_extra(kind, extra)
     out = np.empty(longest_message(len(parent), len(ids), len(end)), np.uint8)
-    length = write_message(
-        kind, out, readable(parent), len(parent), ids, 0, len(ids), readable(end), 0, len(end),
-    )  # fmt: skip
+    length = write_message(kind, out, readable(parent), len(parent), ids, 0, len(ids), readable(end), 0, len(end))
     return out[:length].tobytes()
 
 
 def trusted(kind: int) -> bool:
     """Whether the real serialisers of this process write what is written here. Some 50 us."""
     tokens = [0, 255, 256, 65535, 65536, (1 << 31) - 1, 1 << 31, -1, -(1 << 31) - 1, (1 << 63) - 1]
-    for parent, ids, extra in (
-        (b"p" * 32, tokens, None),
-        (b"12", tokens[:3], ("name", ("item", -2), b"salt")),
-    ):
+    for parent, ids, extra in ((b"p" * 32, tokens, None), (b"12", tokens[:3], ("name", ("item", -2), b"salt"))):
         value = (parent, tuple(ids), extra)
         if kind == PICKLE:
             real = pickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL)

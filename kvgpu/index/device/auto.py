@@ -103,9 +103,15 @@ class AutoIndex(DeviceIndex):
         return HostIndex.match(self, plan, rows, max_length)
 
     def match_batch(
-        self, plan: PrefixPlan, arena: HashArena, begins: Spans, ends: Spans, max_lengths: Spans,
-        memo: Memo | None = None, lent: Spans | None = None,
-    ) -> BatchHits:  # fmt: skip
+        self,
+        plan: PrefixPlan,
+        arena: HashArena,
+        begins: Spans,
+        ends: Spans,
+        max_lengths: Spans,
+        memo: Memo | None = None,
+        lent: Spans | None = None,
+    ) -> BatchHits:
         if self._asks_device(int((ends - begins).sum()) * len(plan.groups)):
             try:
                 return super().match_batch(plan, arena, begins, ends, max_lengths, memo, lent)
@@ -119,11 +125,7 @@ class AutoIndex(DeviceIndex):
 
     def _asks_device(self, num_blocks: int) -> bool:
         """A lookup in the capture of a CUDA graph is for the host: it could not wait for the device."""
-        return (
-            self.crossover is not None
-            and num_blocks >= self.crossover
-            and not self._capture.is_active
-        )
+        return self.crossover is not None and num_blocks >= self.crossover and not self._capture.is_active
 
     def _give_up(self, error: DeviceError) -> None:
         logger.warning("From now on lookups are answered by the host: %s", error)

@@ -53,9 +53,7 @@ class GraphCapture:
         """
         if self._pinned is None or len(self._pinned) < count:
             self.refuse(True, "memory for the spans of so many requests")
-            self._pinned = self._torch.empty(
-                count, dtype=self._torch.int64, pin_memory=self._device.type == "cuda"
-            )
+            self._pinned = self._torch.empty(count, dtype=self._torch.int64, pin_memory=self._device.type == "cuda")
 
     def moved(self, numbers: npt.NDArray[np.int64]) -> tuple[Any, Any]:
         """int64 numbers in reserved memory, and on the device, to which every replay copies them again."""

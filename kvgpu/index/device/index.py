@@ -87,27 +87,36 @@ class DeviceIndex(HostIndex):
             return self._match(plan, rows, max_length)
 
     def match_batch(
-        self, plan: PrefixPlan, arena: HashArena, begins: Spans, ends: Spans, max_lengths: Spans,
-        memo: Memo | None = None, lent: Spans | None = None,
-    ) -> BatchHits:  # fmt: skip
+        self,
+        plan: PrefixPlan,
+        arena: HashArena,
+        begins: Spans,
+        ends: Spans,
+        max_lengths: Spans,
+        memo: Memo | None = None,
+        lent: Spans | None = None,
+    ) -> BatchHits:
         if self.state.width is None or not len(begins):
             return super().match_batch(plan, arena, begins, ends, max_lengths, memo, lent)
         self._capture.refuse_waiting()
         out = self.start_batch(plan, arena, begins, ends, max_lengths, with_ids=False)
         with self._typed_errors():
-            found = self._torch.cat(
-                [out.num_tokens[:, None], out.lengths.to(self._torch.int64)], dim=1
-            )
+            found = self._torch.cat([out.num_tokens[:, None], out.lengths.to(self._torch.int64)], dim=1)
             numbers = found.cpu().numpy()
             self.flush().size()
-        return BatchHits(
-            numbers[:, 0].copy(), np.ascontiguousarray(numbers[:, 1:].astype(np.int32))
-        )
+        return BatchHits(numbers[:, 0].copy(), np.ascontiguousarray(numbers[:, 1:].astype(np.int32)))
 
     def start_batch(
-        self, plan: PrefixPlan, arena: HashArena, begins: Spans, ends: Spans, max_lengths: Spans,
-        *, with_ids: bool = True, out: "PrefixBuffers | None" = None,
-    ) -> "PrefixBuffers":  # fmt: skip
+        self,
+        plan: PrefixPlan,
+        arena: HashArena,
+        begins: Spans,
+        ends: Spans,
+        max_lengths: Spans,
+        *,
+        with_ids: bool = True,
+        out: "PrefixBuffers | None" = None,
+    ) -> "PrefixBuffers":
         """`match_batch` without waiting: flush, copy what is new in the arena, two launches.
 
         Only the first call, which makes the table, waits for it to be zeroed. In the capture of a CUDA graph
@@ -127,13 +136,16 @@ class DeviceIndex(HostIndex):
             if out is None:
                 out = table.prefix_buffers(len(begins), len(arena), plan, with_ids)
             capturing = self._capture.is_active
-            source, spans = (
-                self._capture.moved(numbers) if capturing else (None, self._moved(numbers))
-            )
+            source, spans = self._capture.moved(numbers) if capturing else (None, self._moved(numbers))
             table.longest_prefix_async(
-                keys, (spans[0], spans[1]), plan, longest=int((ends - begins).max(initial=0)),
-                max_lengths=spans[2], null_id=self.state.null_id, out=out,
-            )  # fmt: skip
+                keys,
+                (spans[0], spans[1]),
+                plan,
+                longest=int((ends - begins).max(initial=0)),
+                max_lengths=spans[2],
+                null_id=self.state.null_id,
+                out=out,
+            )
             if capturing:
                 self._capture.hand_over(out.num_tokens, (source, spans, keys, table))
             return out
@@ -188,9 +200,13 @@ class DeviceIndex(HostIndex):
         arrived = self._moved(sent)
         keys = arrived[:-3].reshape(len(rows), words)
         out = table.longest_prefix_async(
-            keys, (arrived[-3:-2], arrived[-2:-1]), plan, longest=len(rows),
-            max_lengths=arrived[-1:], null_id=self.state.null_id,
-        )  # fmt: skip
+            keys,
+            (arrived[-3:-2], arrived[-2:-1]),
+            plan,
+            longest=len(rows),
+            max_lengths=arrived[-1:],
+            null_id=self.state.null_id,
+        )
         header = [out.num_tokens.to(self._torch.int32), out.lengths.reshape(-1)]
         assert out.ids is not None
         found = self._torch.cat([*header, out.ids.reshape(-1)]).cpu().numpy()
@@ -198,11 +214,7 @@ class DeviceIndex(HostIndex):
         end = 1 + len(plan.queries)
         num_tokens, *lengths = found[:end].tolist()
         lines = found[end:].reshape(len(plan.groups), len(rows))
-        ids = [
-            line[:length]
-            for part, length in zip(plan.lines, lengths, strict=True)
-            for line in lines[part]
-        ]
+        ids = [line[:length] for part, length in zip(plan.lines, lengths, strict=True) for line in lines[part]]
         return num_tokens, ids
 
     def flush(self) -> BlockHashTable:
@@ -219,9 +231,7 @@ class DeviceIndex(HostIndex):
         self._capture.refuse(not fits or self._stale or len(self.journal) > 0, "changed blocks")
         if not fits:
             self._stale = True
-            self._copy = BlockHashTable(
-                self.state.num_blocks, width, device=self.device, engine=self.engine
-            )
+            self._copy = BlockHashTable(self.state.num_blocks, width, device=self.device, engine=self.engine)
         assert self._copy is not None
         table, words = self._copy, self._copy.view.key_words
         if self._stale:
@@ -236,9 +246,12 @@ class DeviceIndex(HostIndex):
             self._stale = True  # until all of it is on its way
             changes = self.journal.take()
             table.update_async(
-                self._moved(changes.keys[:, :words]), self._moved(changes.new),
-                self._moved(changes.group), old=self._moved(changes.old), validate=False,
-            )  # fmt: skip
+                self._moved(changes.keys[:, :words]),
+                self._moved(changes.new),
+                self._moved(changes.group),
+                old=self._moved(changes.old),
+                validate=False,
+            )
             self._stale = False
         return table
 
@@ -249,9 +262,7 @@ class DeviceIndex(HostIndex):
             DeviceError: This process was forked from the one that made the index.
         """
         if os.getpid() != self._process:
-            raise DeviceError(
-                "a device cannot be used in a forked process: start it with 'spawn', or use 'host'"
-            )
+            raise DeviceError("a device cannot be used in a forked process: start it with 'spawn', or use 'host'")
         if self.device.type != "cuda" or self._capture.is_active:
             return  # who captures a graph has synchronised before
         stream = self._torch.cuda.current_stream(self.device)
@@ -289,9 +300,7 @@ class DeviceIndex(HostIndex):
         mine = np.ascontiguousarray(records.view(np.int64).reshape(len(records), -1)[ids])
         same = (keys.view(np.int64) == mine[:, : keys.shape[1] // 8]).all(axis=1)
         same &= groups == records["group"][ids]
-        return found + [
-            f"the device has another key or group for block {bad}" for bad in ids[~same]
-        ]
+        return found + [f"the device has another key or group for block {bad}" for bad in ids[~same]]
 
 
 class TritonIndex(DeviceIndex):

@@ -7,27 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from kvgpu.blocks.marks import (
-    BROKEN,
-    EAGER,
-    FOR_GOOD,
-    LEFT,
-    NUM_LED,
-    RING_MASK,
-    count_key,
-    refuse_broken,
-    region_of,
-)
+from kvgpu.blocks.marks import BROKEN, EAGER, FOR_GOOD, LEFT, NUM_LED, RING_MASK, count_key, refuse_broken, region_of
 from kvgpu.blocks.record import COUNTED, FIRST, HAS_HASH, IN_TABLE, LEADS, LED, SHARED
 from kvgpu.compiled.jit import AHEAD, jit, leaf, prefetch
-from kvgpu.index.host.table import (
-    bucket_of,
-    find_first,
-    hash_of_record,
-    put_word,
-    swap_word,
-    word_of,
-)
+from kvgpu.index.host.table import bucket_of, find_first, hash_of_record, put_word, swap_word, word_of
 from kvgpu.index.journal import note
 from kvgpu.index.slot_hash import slot_hash
 from kvgpu.layout import EMPTY_WORD
@@ -47,9 +30,19 @@ def is_linked(records: Any, row: int, after: int) -> bool:
 
 @leaf
 def enter_row(
-    records: Any, table: Any, row: int, k0: int, k1: int, k2: int, k3: int, group: int, h: int,
-    counted: bool, log: Any, marks: Any,
-) -> int:  # fmt: skip
+    records: Any,
+    table: Any,
+    row: int,
+    k0: int,
+    k1: int,
+    k2: int,
+    k3: int,
+    group: int,
+    h: int,
+    counted: bool,
+    log: Any,
+    marks: Any,
+) -> int:
     """Enter a block under the key of its record, of slot hash `h`; returns 1 if the key is new.
 
     A key that is led must have been settled; one that is not `counted` must never be asked for in a run (see
@@ -105,9 +98,18 @@ def write_key(records: Any, row: int, k0: int, k1: int, k2: int, k3: int, group:
 
 @leaf
 def insert_all(
-    records: Any, table: Any, ids: Any, rows: Any, stride: int, group: int, flags: int, counted: bool,
-    seed: int, log: Any, marks: Any,
-) -> int:  # fmt: skip
+    records: Any,
+    table: Any,
+    ids: Any,
+    rows: Any,
+    stride: int,
+    group: int,
+    flags: int,
+    counted: bool,
+    seed: int,
+    log: Any,
+    marks: Any,
+) -> int:
     """Write keys and enter blocks in order; returns the number of keys new to the table.
 
     Lines are loaded `AHEAD` rounds before they are needed; the ring in `marks` keeps slot hashes so long.
@@ -134,20 +136,7 @@ def insert_all(
             k0, k1, k2, k3 = rows[last, 0], rows[last, 1], rows[last, 2], rows[last, 3]
             write_key(records, row, k0, k1, k2, k3, group)
             records[row].flags = HAS_HASH | flags
-            new_keys += enter_row(
-                records,
-                table,
-                row,
-                k0,
-                k1,
-                k2,
-                k3,
-                group,
-                marks[i & RING_MASK],
-                counted,
-                log,
-                marks,
-            )
+            new_keys += enter_row(records, table, row, k0, k1, k2, k3, group, marks[i & RING_MASK], counted, log, marks)
             if before >= 0:
                 records[before].successor = row
         before = row
@@ -156,9 +145,8 @@ def insert_all(
 
 @jit
 def insert_rows(
-    records: Any, table: Any, ids: Any, rows: Any, stride: int, group: int, flags: int, seed: int,
-    log: Any, marks: Any,
-) -> int:  # fmt: skip
+    records: Any, table: Any, ids: Any, rows: Any, stride: int, group: int, flags: int, seed: int, log: Any, marks: Any
+) -> int:
     """`insert_all` for Python."""
     new_keys = insert_all(records, table, ids, rows, stride, group, flags, True, seed, log, marks)
     refuse_broken(marks)
@@ -190,9 +178,7 @@ def leave_lead(records: Any, row: int, log: Any, marks: Any) -> None:
 
 
 @leaf
-def erase_row(
-    records: Any, table: Any, row: int, h: int, forget: bool, seed: int, log: Any, marks: Any
-) -> int:
+def erase_row(records: Any, table: Any, row: int, h: int, forget: bool, seed: int, log: Any, marks: Any) -> int:
     """Take a block out, if it is in; returns 1 if the index lost its key.
 
     `h` is the slot hash of its key, or 0 where it is not known. A block whose ring or word is not as its record says
@@ -238,9 +224,7 @@ def erase_row(
 
 
 @leaf
-def erase_all(
-    records: Any, table: Any, ids: Any, forget: bool, seed: int, log: Any, marks: Any
-) -> int:
+def erase_all(records: Any, table: Any, ids: Any, forget: bool, seed: int, log: Any, marks: Any) -> int:
     """Take blocks out; returns the number of keys that the index lost.
 
     Records are loaded twice `AHEAD` rounds before they are needed, buckets `AHEAD` rounds.
@@ -257,16 +241,12 @@ def erase_all(
                 prefetch(table, bucket_of(h, len(table)))
             marks[(i + AHEAD) & RING_MASK] = h
         if i >= 0:
-            lost_keys += erase_row(
-                records, table, ids[i], marks[i & RING_MASK], forget, seed, log, marks
-            )
+            lost_keys += erase_row(records, table, ids[i], marks[i & RING_MASK], forget, seed, log, marks)
     return lost_keys
 
 
 @jit
-def erase_rows(
-    records: Any, table: Any, ids: Any, forget: bool, seed: int, log: Any, marks: Any
-) -> int:
+def erase_rows(records: Any, table: Any, ids: Any, forget: bool, seed: int, log: Any, marks: Any) -> int:
     """`erase_all` for Python."""
     lost_keys = erase_all(records, table, ids, forget, seed, log, marks)
     refuse_broken(marks)

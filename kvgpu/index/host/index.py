@@ -19,15 +19,7 @@ from kvgpu.index.host.led_runs import settle
 from kvgpu.index.host.prefix_match import MEMO_WORDS, match_batch_rows, match_rows
 from kvgpu.index.host.table import first_of, hash_of
 from kvgpu.index.journal import NO_LOG, Journal
-from kvgpu.layout import (
-    BUCKET_WORDS,
-    EMPTY_WORD,
-    LOW_32,
-    OVERFLOW_WORD,
-    SLOTS_PER_BUCKET,
-    TAG_SHIFT,
-    num_buckets_for,
-)
+from kvgpu.layout import BUCKET_WORDS, EMPTY_WORD, LOW_32, OVERFLOW_WORD, SLOTS_PER_BUCKET, TAG_SHIFT, num_buckets_for
 from kvgpu.rules.plan import PrefixPlan
 
 
@@ -63,9 +55,17 @@ class HostIndex(BlockIndex):
     def insert(self, ids: Ids, rows: Rows, stride: int, group: int, flags: int) -> None:
         self.settle()
         self._num_keys += insert_rows(
-            self.state.records, self.table, ids, rows, stride, group, flags, self.seed,
-            self.log_for(len(ids)), self.state.marks,
-        )  # fmt: skip
+            self.state.records,
+            self.table,
+            ids,
+            rows,
+            stride,
+            group,
+            flags,
+            self.seed,
+            self.log_for(len(ids)),
+            self.state.marks,
+        )
 
     def enter(self, block_id: int) -> None:
         self.settle()
@@ -75,13 +75,7 @@ class HostIndex(BlockIndex):
 
     def erase(self, ids: Ids, forget: bool = True) -> None:
         self._num_keys -= erase_rows(
-            self.state.records,
-            self.table,
-            ids,
-            forget,
-            self.seed,
-            self.log_for(len(ids)),
-            self.state.marks,
+            self.state.records, self.table, ids, forget, self.seed, self.log_for(len(ids)), self.state.marks
         )
 
     def first(self, words: Rows, group: int) -> int:
@@ -94,14 +88,7 @@ class HostIndex(BlockIndex):
     def match(self, plan: PrefixPlan, rows: Rows, max_length: int) -> PrefixHits:
         state = self.state
         found = match_rows(
-            state.records,
-            self.table,
-            rows,
-            plan.words,
-            max_length,
-            state.null_id,
-            self.seed,
-            state.marks,
+            state.records, self.table, rows, plan.words, max_length, state.null_id, self.seed, state.marks
         )
         if len(plan.groups) == 1:
             # The common case without a loop.
@@ -116,18 +103,34 @@ class HostIndex(BlockIndex):
         return num_tokens, ids
 
     def match_batch(
-        self, plan: PrefixPlan, arena: HashArena, begins: Spans, ends: Spans, max_lengths: Spans,
-        memo: Memo | None = None, lent: Spans | None = None,
-    ) -> BatchHits:  # fmt: skip
+        self,
+        plan: PrefixPlan,
+        arena: HashArena,
+        begins: Spans,
+        ends: Spans,
+        max_lengths: Spans,
+        memo: Memo | None = None,
+        lent: Spans | None = None,
+    ) -> BatchHits:
         hits = BatchHits.empty(len(begins), len(plan.queries))
         if memo is None:
             memo = Memo(np.zeros((len(begins), MEMO_WORDS), np.int64), np.arange(len(begins)))
         if lent is None:
             lent = np.zeros(len(begins), np.int64)
         match_batch_rows(
-            self.state.records, self.table, arena.words, lent, begins, ends, plan.words, max_lengths,
-            self.seed, self.state.marks, *memo, *hits,
-        )  # fmt: skip
+            self.state.records,
+            self.table,
+            arena.words,
+            lent,
+            begins,
+            ends,
+            plan.words,
+            max_lengths,
+            self.seed,
+            self.state.marks,
+            *memo,
+            *hits,
+        )
         return hits
 
     def clear(self) -> None:

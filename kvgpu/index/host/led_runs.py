@@ -14,15 +14,7 @@ else each cell of the filter that is in use would draw every new block that fall
 
 from typing import Any
 
-from kvgpu.blocks.marks import (
-    BROKEN,
-    EAGER,
-    NEXT_EAGER,
-    NUM_LED,
-    RING_MASK,
-    may_hold,
-    refuse_broken,
-)
+from kvgpu.blocks.marks import BROKEN, EAGER, NEXT_EAGER, NUM_LED, RING_MASK, may_hold, refuse_broken
 from kvgpu.blocks.record import FIRST, HAS_HASH, IN_TABLE, LEADS, LED
 from kvgpu.compiled.jit import AHEAD, jit, leaf, prefetch
 from kvgpu.index.host.entries import enter_row, insert_all, settle_row, write_key
@@ -83,7 +75,7 @@ def lead(records: Any, head: int, row: int, marks: Any) -> None:
 @leaf
 def insert_run(
     records: Any, table: Any, ids: Any, rows: Any, before: int, group: int, seed: int, log: Any, marks: Any
-) -> int:  # fmt: skip
+) -> int:
     """`insert_all` for blocks that follow each other in a request, the first of them behind `before`, ROOT or UNKNOWN.
 
     Lines are loaded `AHEAD` rounds before they are needed; the ring in `marks` keeps slot hashes so long, 0 where
@@ -117,11 +109,7 @@ def insert_run(
         write_key(records, row, k0, k1, k2, k3, group)
         h = marks[i & RING_MASK]
         leads = head >= 0 and records[head].flags & LEADS != 0
-        if (
-            head >= 0
-            and not leads
-            and (h == 0 or find_first(records, table, k0, k1, k2, k3, group, h) < 0)
-        ):
+        if head >= 0 and not leads and (h == 0 or find_first(records, table, k0, k1, k2, k3, group, h) < 0):
             lead(records, head, row, marks)
             note(log, k0, k1, k2, k3, group, -1, row)
             new_keys += 1

@@ -136,22 +136,22 @@ def bind_query(ctx: Any, query: int) -> Any:
     end = begin + words[base + QUERY_NUM_LINES]
     groups = words[PLAN_HEADER + words[PLAN_NUM_QUERIES] * QUERY_WORDS :]
     return (
-        records, table, rows, words[base + QUERY_STRIDE], groups[begin:end], ids[begin:end],
-        last[begin:end], seed, marks, run[query],
-    )  # fmt: skip
+        records,
+        table,
+        rows,
+        words[base + QUERY_STRIDE],
+        groups[begin:end],
+        ids[begin:end],
+        last[begin:end],
+        seed,
+        marks,
+        run[query],
+    )
 
 
 @leaf
 def load_first(
-    records: Any,
-    table: Any,
-    rows: Any,
-    lent: Any,
-    begins: Any,
-    ends: Any,
-    words: Any,
-    seed: int,
-    r: int,
+    records: Any, table: Any, rows: Any, lent: Any, begins: Any, ends: Any, words: Any, seed: int, r: int
 ) -> None:
     """Ask for what lookups some requests behind r will begin with, one line after the other: each tells where the next
     lies.
@@ -194,7 +194,7 @@ def sum_of_regions(marks: Any, regions: int) -> int:
 @jit
 def match_rows(
     records: Any, table: Any, rows: Any, words: Any, max_length: int, null_id: int, seed: int, marks: Any
-) -> Any:  # fmt: skip
+) -> Any:
     """`BlockIndex.match`; `words` are those of the plan.
 
     Returns int32: length in tokens, blocks hit per query, then the ids of each line, one after the
@@ -233,9 +233,21 @@ def match_rows(
 
 @jit
 def match_batch_rows(
-    records: Any, table: Any, rows: Any, lent: Any, begins: Any, ends: Any, words: Any, max_lengths: Any,
-    seed: int, marks: Any, memo: Any, places: Any, num_tokens: Any, lengths: Any,
-) -> None:  # fmt: skip
+    records: Any,
+    table: Any,
+    rows: Any,
+    lent: Any,
+    begins: Any,
+    ends: Any,
+    words: Any,
+    max_lengths: Any,
+    seed: int,
+    marks: Any,
+    memo: Any,
+    places: Any,
+    num_tokens: Any,
+    lengths: Any,
+) -> None:
     """`BlockIndex.match_batch`; fills `num_tokens` and `lengths`.
 
     memo: int64 [any, MEMO_WORDS], that of request i at places[i]; taken where nothing has left its regions, and
@@ -266,16 +278,7 @@ def match_batch_rows(
         known = run[0, KNOWN]
         ctx = (records, table, mine, words, ids, last, seed, marks, run)
         num_tokens[r] = common_hit(
-            apply_rule,
-            bind_query,
-            probe,
-            probe_run,
-            ctx,
-            words,
-            len(mine),
-            max_lengths[r],
-            firsts,
-            found,
+            apply_rule, bind_query, probe, probe_run, ctx, words, len(mine), max_lengths[r], firsts, found
         )
         for q in range(num_queries):
             lengths[r, q] = found[q]

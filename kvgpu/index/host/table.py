@@ -9,14 +9,7 @@ import numpy as np
 
 from kvgpu.compiled.jit import jit, lanes_equal, leaf, lowest_bit
 from kvgpu.index.slot_hash import slot_hash
-from kvgpu.layout import (
-    BUCKET_WORDS,
-    EMPTY_WORD,
-    LOW_32,
-    OVERFLOW_WORD,
-    SLOTS_PER_BUCKET,
-    TAG_SHIFT,
-)
+from kvgpu.layout import BUCKET_WORDS, EMPTY_WORD, LOW_32, OVERFLOW_WORD, SLOTS_PER_BUCKET, TAG_SHIFT
 
 ALL_SLOTS = (1 << SLOTS_PER_BUCKET) - 1
 assert BUCKET_WORDS == SLOTS_PER_BUCKET + 1 == 8  # the lanes that are compared at once
@@ -37,13 +30,7 @@ def word_of(h: int, row: int) -> int:
 @leaf
 def same_key(record: Any, k0: int, k1: int, k2: int, k3: int, group: int) -> Any:
     """All 32 bytes and the group are equal: tags only steer."""
-    return (
-        record.k0 == k0
-        and record.k1 == k1
-        and record.k2 == k2
-        and record.k3 == k3
-        and record.group == group
-    )
+    return record.k0 == k0 and record.k1 == k1 and record.k2 == k2 and record.k3 == k3 and record.group == group
 
 
 @leaf
@@ -59,9 +46,7 @@ def slots_of_tag(table: Any, bucket: int, tag: int) -> int:
 
 
 @leaf
-def find_first(
-    records: Any, table: Any, k0: int, k1: int, k2: int, k3: int, group: int, h: int
-) -> Any:
+def find_first(records: Any, table: Any, k0: int, k1: int, k2: int, k3: int, group: int, h: int) -> Any:
     """Id of the first block under a key, or -1."""
     num_buckets = len(table)
     bucket = bucket_of(h, num_buckets)

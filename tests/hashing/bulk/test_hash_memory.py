@@ -55,9 +55,7 @@ def test_nobody_is_handed_what_somebody_has(data):
         rows = memory.take(data.draw(st.integers(0, MANY + 9)))
         rows[:] = mark
         # Who keeps a part, a view of a view or a view of other items keeps it all.
-        view = data.draw(
-            st.sampled_from([lambda r: r, lambda r: r[1:][:3], lambda r: r.view(np.uint8)])
-        )
+        view = data.draw(st.sampled_from([lambda r: r, lambda r: r[1:][:3], lambda r: r.view(np.uint8)]))
         held.append((view(rows), view(rows).tobytes()))
         assert all(part.tobytes() == expected for part, expected in held)
 
@@ -85,9 +83,7 @@ def test_small_pieces_lie_side_by_side():
     memory = RowMemory()
     held = [memory.take(20) for _ in range(9)]
     steps = np.diff([address(rows) for rows in held])
-    assert (
-        steps == 20 * 8 * KEY_WORDS
-    ).sum() == 6  # three chunks of four pieces, the last one begun
+    assert (steps == 20 * 8 * KEY_WORDS).sum() == 6  # three chunks of four pieces, the last one begun
 
 
 def test_one_small_hash_keeps_its_chunk_and_no_other():

@@ -101,10 +101,7 @@ def test_a_forked_process_has_threads_of_its_own():
     if child == 0:
         again = requests()
         hash_blocks.update(again)
-        same = all(
-            one.block_hashes == other.block_hashes
-            for one, other in zip(expected, again, strict=True)
-        )
+        same = all(one.block_hashes == other.block_hashes for one, other in zip(expected, again, strict=True))
         os._exit(0 if same else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
@@ -144,9 +141,7 @@ def test_threads_may_be_chosen_by_the_environment(monkeypatch):
 @pytest.mark.parametrize("value", ["0", "-1", "two", "1.5"])
 def test_a_bad_number_of_threads_is_refused(monkeypatch, value):
     monkeypatch.setenv("KVGPU_HASH_THREADS", value)
-    with pytest.raises(
-        ConfigError, match="KVGPU_HASH_THREADS must be an integer number of threads"
-    ):
+    with pytest.raises(ConfigError, match="KVGPU_HASH_THREADS must be an integer number of threads"):
         RequestBlockHasher(SIZE, FUNCTIONS["sha256"])
 
 

@@ -15,9 +15,7 @@ BLOCK = 16
 LORA = SimpleNamespace(lora_name="adapter", adapter_id=3)
 EMBEDS = np.arange(64 * 4, dtype=np.float32).reshape(64, 4)
 
-needs_torch = pytest.mark.skipif(
-    importlib.util.find_spec("torch") is None, reason="torch is not installed"
-)
+needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")
 
 
 def item(identifier, offset, length):
@@ -84,8 +82,7 @@ def test_the_cursor_skips_no_item_and_repeats_none(items):
         return [
             (i.identifier, i.mm_position.offset - start)
             for i in items
-            if i.mm_position.offset < start + BLOCK
-            and i.mm_position.offset + i.mm_position.length > start
+            if i.mm_position.offset < start + BLOCK and i.mm_position.offset + i.mm_position.length > start
         ]
 
     expected = [tuple(overlapping(b * BLOCK)) or None for b in range(24)]
@@ -94,10 +91,7 @@ def test_the_cursor_skips_no_item_and_repeats_none(items):
 
 def test_a_cursor_of_minus_one_begins_with_the_last_item():
     both = [item("first", 17, 3), item("last", 22, 20)]
-    assert keys_of(request(mm_features=both), 2, cursor=-1, first=1) == [
-        (("last", 6),),
-        (("last", -10),),
-    ]
+    assert keys_of(request(mm_features=both), 2, cursor=-1, first=1) == [(("last", 6),), (("last", -10),)]
 
 
 @pytest.mark.parametrize("cursor", [0, 1, -1])
@@ -182,9 +176,7 @@ def test_embeddings_in_torch_and_in_numpy_have_the_same_key():
 
 
 def test_keys_come_in_the_order_lora_items_salt_embeddings():
-    everything = request(
-        prompt_embeds=EMBEDS, cache_salt="salt", mm_features=TWO_ITEMS, lora_request=LORA
-    )
+    everything = request(prompt_embeds=EMBEDS, cache_salt="salt", mm_features=TWO_ITEMS, lora_request=LORA)
     embeds = [hashlib.sha256(EMBEDS[s : s + BLOCK].tobytes()).digest() for s in (0, 16)]
     assert keys_of(everything, 2) == [
         ("adapter", ("aaa", 11), "salt", embeds[0]),

@@ -70,19 +70,7 @@ def test_the_array_of_token_ids_is_not_copied():
     assert np.shares_memory(token_array(ids), ids.array)
 
 
-@pytest.mark.parametrize(
-    "odd",
-    [
-        True,
-        False,
-        Color.RED,
-        2**63,
-        -(2**63) - 1,
-        2**70,
-        np.uint64(2**63),
-    ],
-    ids=repr,
-)
+@pytest.mark.parametrize("odd", [True, False, Color.RED, 2**63, -(2**63) - 1, 2**70, np.uint64(2**63)], ids=repr)
 @by_place
 @by_length
 def test_integers_that_no_array_tells_from_others_make_none(odd, place, length):
@@ -102,8 +90,21 @@ def test_integers_of_numpy_count_as_their_numbers(odd, place, length):
     assert (plain, {*map(type, plain)}) == (expected, {int})
 
 
-NO_INTEGERS = [1.0, 1j, None, "a", b"abc", [1], (), object(), np.float32(1), np.bool_(True), np.timedelta64(3),
-               np.array(3), np.array([3])]  # fmt: skip
+NO_INTEGERS = [
+    1.0,
+    1j,
+    None,
+    "a",
+    b"abc",
+    [1],
+    (),
+    object(),
+    np.float32(1),
+    np.bool_(True),
+    np.timedelta64(3),
+    np.array(3),
+    np.array([3]),
+]
 
 
 @pytest.mark.parametrize("odd", NO_INTEGERS, ids=lambda odd: f"{type(odd).__name__} {odd!r:.9}")
@@ -139,8 +140,12 @@ ARRAYS = {
     "bytearray": bytearray(NUMBERS),
     "TokenIds": TokenIds(NUMBERS),
     "tuple": tuple(NUMBERS),
-    **({} if torch is None else {"torch": torch.tensor(NUMBERS), "torch int32": torch.tensor(NUMBERS, dtype=torch.int32)}),
-}  # fmt: skip
+    **(
+        {}
+        if torch is None
+        else {"torch": torch.tensor(NUMBERS), "torch int32": torch.tensor(NUMBERS, dtype=torch.int32)}
+    ),
+}
 
 
 @pytest.mark.parametrize("kind", ARRAYS)
@@ -180,12 +185,21 @@ class OfTheDevice:
 
 
 WRONG = {
-    "floats": np.zeros(20), "truth values": np.zeros(20, bool), "objects": np.array([1, 2], object),
-    "text": np.array(["1"]), "two axes": np.zeros((4, 5), int), "no axis": np.array(3), "a number": 7,
-    "NumPy's number": np.int64(7), "None": None, "str": "123", "array d": packed("d", [1.0]),
-    "of the device": OfTheDevice(), "times": np.zeros(3, "m8[s]"),
+    "floats": np.zeros(20),
+    "truth values": np.zeros(20, bool),
+    "objects": np.array([1, 2], object),
+    "text": np.array(["1"]),
+    "two axes": np.zeros((4, 5), int),
+    "no axis": np.array(3),
+    "a number": 7,
+    "NumPy's number": np.int64(7),
+    "None": None,
+    "str": "123",
+    "array d": packed("d", [1.0]),
+    "of the device": OfTheDevice(),
+    "times": np.zeros(3, "m8[s]"),
     **({} if torch is None else {"torch floats": torch.zeros(3), "torch axes": torch.zeros((2, 2), dtype=torch.int64)}),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", WRONG)

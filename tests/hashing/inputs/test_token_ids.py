@@ -66,10 +66,7 @@ def test_tokens_come_out_as_plain_integers():
     ),
 )
 def test_tokens_grow_and_shrink_like_a_list(first, steps):
-    ids, model = (
-        ids_of(first, np.int32 if all(-(2**31) <= t < 2**31 for t in first) else None),
-        [*first],
-    )
+    ids, model = (ids_of(first, np.int32 if all(-(2**31) <= t < 2**31 for t in first) else None), [*first])
     for step, value in steps:
         if step == "append":
             ids.append(value)
@@ -109,9 +106,7 @@ def test_an_index_does_not_reach_what_was_forgotten_or_is_spare():
         ids[21]
 
 
-@pytest.mark.parametrize(
-    "more", [range(3), (0, 1, 2), np.arange(3), np.arange(3, dtype=np.uint8), TokenIds([0, 1, 2])]
-)
+@pytest.mark.parametrize("more", [range(3), (0, 1, 2), np.arange(3), np.arange(3, dtype=np.uint8), TokenIds([0, 1, 2])])
 def test_tokens_may_be_extended_by_any_sequence_of_integers(more):
     ids = ids_of([9], np.int32)
     ids.extend(more)

@@ -27,10 +27,7 @@ def words(value):
 
 def compiled(operation, num_arguments):
     """A function of uint64 arrays [n] whose result is a pair of words, of rows of uint64."""
-    calls = {
-        2: lambda a, i: operation(a[i, 0], a[i, 1]),
-        4: lambda a, i: operation(a[i, 0], a[i, 1], a[i, 2], a[i, 3]),
-    }
+    calls = {2: lambda a, i: operation(a[i, 0], a[i, 1]), 4: lambda a, i: operation(a[i, 0], a[i, 1], a[i, 2], a[i, 3])}
     call = numba.njit(calls[num_arguments])
 
     @numba.njit
@@ -90,9 +87,7 @@ def test_a_high_product_is_the_upper_half_of_the_product():
 def test_a_product_is_added_with_all_carries():
     numbers = pairs([0, 1, 2**32, 2**59 - 1, 2**63, LOW], WORD)
     sums = [(2**128 - 1 - a * b, a, b) for a, b in numbers]
-    sums += [
-        (start, a, b) for a, b in numbers for start in (0, LOW, WORD) if start + a * b < 2**128
-    ]
+    sums += [(start, a, b) for a, b in numbers for start in (0, LOW, WORD) if start + a * b < 2**128]
     out = np.empty((len(sums), 2), np.uint64)
     added_products(np.array([(*words(s), a, b) for s, a, b in sums], np.uint64), out)
     assert [(high << 64) | low for high, low in out.tolist()] == [s + a * b for s, a, b in sums]
@@ -110,9 +105,7 @@ def test_the_canonical_form_is_below_the_prime():
     assert found == [value % PRIME for value in given]
 
 
-@pytest.mark.parametrize(
-    ("operation", "expected"), [(field.plus, int.__add__), (field.times, int.__mul__)]
-)
+@pytest.mark.parametrize(("operation", "expected"), [(field.plus, int.__add__), (field.times, int.__mul__)])
 def test_sums_and_products_are_those_of_the_field(operation, expected):
     given = pairs(ELEMENTS, PRIME + 1)
     found = results(operation, [(*words(a), *words(b)) for a, b in given])

@@ -43,17 +43,14 @@ def fn():
 @pytest.mark.parametrize("extras", [None, EXTRAS], ids=["no extras", "extras"])
 def test_hashes_are_those_of_the_definition(fn, size, extras):
     tokens = drawn_tokens(8 * size)
-    assert chained(called(fn), tokens, size, extras=extras) == chained(
-        definition(), tokens, size, extras=extras
-    )
+    assert chained(called(fn), tokens, size, extras=extras) == chained(definition(), tokens, size, extras=extras)
 
 
 @settings(max_examples=80, deadline=None)
 @given(
     parent=st.binary(max_size=40) | st.binary(min_size=16, max_size=16),
     tokens=st.lists(
-        st.sampled_from([0, 1, -1, 2**31 - 1, -(2**31)]) | st.integers(-(2**31), 2**31 - 1),
-        max_size=70,
+        st.sampled_from([0, 1, -1, 2**31 - 1, -(2**31)]) | st.integers(-(2**31), 2**31 - 1), max_size=70
     ).map(tuple),
     extra=st.none() | st.lists(st.text(max_size=3) | st.integers(-9, 9), max_size=2).map(tuple),
 )
@@ -121,9 +118,7 @@ def test_a_long_chain_at_once_is_the_chain_one_by_one(fn, count, size):
     assert hashes_of(fn, tokens, size=size) == [chained(called(fn), tokens, size)]
 
 
-@pytest.mark.parametrize(
-    "parent", [drawn_tokens(4, 9).tobytes(), drawn_tokens(8, 9).tobytes(), b"", b"p" * 300]
-)
+@pytest.mark.parametrize("parent", [drawn_tokens(4, 9).tobytes(), drawn_tokens(8, 9).tobytes(), b"", b"p" * 300])
 def test_a_chain_may_follow_any_bytes(fn, parent):
     tokens = drawn_tokens(160)
     assert hashes_of(fn, tokens, parents=[parent]) == [chained(called(fn), tokens, 16, parent)]
@@ -170,9 +165,7 @@ def test_many_chains_at_once_keep_their_extra_keys_apart(fn):
     assert hashes_of(fn, *chains, extras=EXTRAS) == expected
 
 
-@pytest.mark.parametrize(
-    "extra", [(), ("",), (0,), (False,), ("a", "a"), (("a", 1),)], ids=lambda extra: repr(extra)
-)
+@pytest.mark.parametrize("extra", [(), ("",), (0,), (False,), ("a", "a"), (("a", 1),)], ids=lambda extra: repr(extra))
 def test_equal_extra_keys_may_follow_each_other(fn, extra):
     tokens = drawn_tokens(64)
     extras = [extra, tuple(extra), extra, None]
@@ -286,8 +279,7 @@ def test_a_key_that_is_refused_is_not_shown():
 
 
 @pytest.mark.parametrize(
-    "value",
-    ["5e" * 31, "5e" * 33, "5e" * 31 + "5g", " " + "5e" * 32, "5e" * 32 + "\n", "\uff15e" * 32],
+    "value", ["5e" * 31, "5e" * 33, "5e" * 31 + "5g", " " + "5e" * 32, "5e" * 32 + "\n", "\uff15e" * 32]
 )
 def test_a_bad_key_of_the_process_is_refused_and_not_shown(monkeypatch, value):
     monkeypatch.setenv("KVGPU_HASH_KEY", value)
@@ -341,17 +333,13 @@ def none_hash_of_a_process(environment):
     )
     kept = {k: v for k, v in os.environ.items() if k not in ("PYTHONHASHSEED", "KVGPU_HASH_KEY")}
     command = [sys.executable, "-c", code]
-    done = subprocess.run(
-        command, env=kept | environment, capture_output=True, text=True, check=True
-    )
+    done = subprocess.run(command, env=kept | environment, capture_output=True, text=True, check=True)
     assert done.stderr == ""
     return done.stdout
 
 
 def test_processes_of_one_key_share_hashes_without_a_seed():
-    one, again, other = (
-        none_hash_of_a_process({"KVGPU_HASH_KEY": key * 32}) for key in ("5e", "5e", "5f")
-    )
+    one, again, other = (none_hash_of_a_process({"KVGPU_HASH_KEY": key * 32}) for key in ("5e", "5e", "5f"))
     assert (one == again, one == other) == (True, False)
 
 

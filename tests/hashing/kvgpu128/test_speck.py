@@ -4,14 +4,7 @@ import numba
 import numpy as np
 import pytest
 
-from kvgpu.hashing.kvgpu128.speck import (
-    KEY_BYTES,
-    LANES,
-    ROUNDS,
-    decrypt,
-    encrypt_lanes,
-    round_keys,
-)
+from kvgpu.hashing.kvgpu128.speck import KEY_BYTES, LANES, ROUNDS, decrypt, encrypt_lanes, round_keys
 
 # Appendix C of the paper.
 KEY_WORDS = "1f1e1d1c1b1a1918 1716151413121110 0f0e0d0c0b0a0908 0706050403020100"

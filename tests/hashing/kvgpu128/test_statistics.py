@@ -5,15 +5,7 @@ from itertools import pairwise
 import cbor2
 import numpy as np
 import pytest
-from support.definitions.kvgpu128 import (
-    KEY,
-    PARENT,
-    SUM,
-    assert_all_differ,
-    definition,
-    drawn_tokens,
-    hashes_of,
-)
+from support.definitions.kvgpu128 import KEY, PARENT, SUM, assert_all_differ, definition, drawn_tokens, hashes_of
 
 from kvgpu.hashing.bulk.chains import Blocks
 from kvgpu.hashing.kvgpu128.function import Kvgpu128
@@ -51,11 +43,7 @@ def test_extra_keys_that_look_alike_have_different_hashes(fn):
 
 
 def test_parents_that_look_alike_have_different_hashes(fn):
-    parents = [bytes(n) for n in range(40)] + [
-        b"\xff" * 16,
-        bytes(15) + b"\x80",
-        b"\x01" + bytes(15),
-    ]
+    parents = [bytes(n) for n in range(40)] + [b"\xff" * 16, bytes(15) + b"\x80", b"\x01" + bytes(15)]
     assert_all_differ([fn((parent, (1, 2), None)) for parent in parents])
 
 
@@ -76,8 +64,7 @@ def test_a_repeated_block_has_a_new_hash_each_time(fn, block):
 def test_swapped_blocks_have_different_hashes(fn):
     tokens = drawn_tokens(32)
     (there,), (back,) = (
-        hashes_of(fn, np.concatenate(order))
-        for order in ((tokens[:16], tokens[16:]), (tokens[16:], tokens[:16]))
+        hashes_of(fn, np.concatenate(order)) for order in ((tokens[:16], tokens[16:]), (tokens[16:], tokens[:16]))
     )
     assert_all_differ([*there, *back])
 
@@ -137,11 +124,7 @@ def swapped_pairs():
 
 def few_bits():
     """Every block of zeros with at most two bits in each of two tokens set."""
-    values = [
-        0,
-        *(1 << i for i in range(31)),
-        *(1 << i | 1 << j for i in range(31) for j in range(i)),
-    ]
+    values = [0, *(1 << i for i in range(31)), *(1 << i | 1 << j for i in range(31) for j in range(i))]
     values = np.array(values[1:250], np.int32)
     blocks = np.zeros((4, len(values), len(values), 16), np.int32)
     for part, (first, second) in zip(blocks, ((0, 1), (2, 4), (3, 15), (13, 14)), strict=True):
@@ -258,9 +241,7 @@ def flips():
     """Which bits of the hash flip: [block, bit of the block, bit of the hash]."""
     fn, blocks = Kvgpu128(KEY), drawn_tokens(300 * 16).reshape(300, 16)
     masks = np.zeros((512, 16), np.uint32)
-    masks[np.arange(512), np.arange(512) // 32] = np.uint32(1) << (
-        np.arange(512, dtype=np.uint32) % 32
-    )
+    masks[np.arange(512), np.arange(512) // 32] = np.uint32(1) << (np.arange(512, dtype=np.uint32) % 32)
     changed = blocks[:, None] ^ masks.view(np.int32)[None]
     before = bits_of(rows_of_blocks(fn, blocks))
     after = bits_of(rows_of_blocks(fn, changed.reshape(-1, 16)))

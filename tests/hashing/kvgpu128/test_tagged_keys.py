@@ -8,10 +8,7 @@ import pytest
 from support.hashed_requests import FUNCTIONS, KEYED, SERIALISED, item
 
 from kvgpu.hashing import functions as hashing
-from kvgpu.hashing.inputs.extra_keys import (
-    generate_block_hash_extra_keys,
-    generate_tagged_extra_keys,
-)
+from kvgpu.hashing.inputs.extra_keys import generate_block_hash_extra_keys, generate_tagged_extra_keys
 from kvgpu.hashing.request_hasher import get_request_block_hasher
 from kvgpu.request import Request
 
@@ -61,15 +58,12 @@ def test_functions_of_vllm_share_as_vllm_does_unless_asked(name, pair):
 def test_keys_are_tagged_with_kvgpu128_unless_asked(name):
     attributes = {"cache_salt": "x"}
     usual, tagged, plain = (
-        hashes(FUNCTIONS[name], attributes, tagged_extra_keys=choice)
-        for choice in (None, True, False)
+        hashes(FUNCTIONS[name], attributes, tagged_extra_keys=choice) for choice in (None, True, False)
     )
     assert usual == tagged != plain
 
 
-@pytest.mark.parametrize(
-    "mask", [None, np.ones(20, bool), [True] * 20], ids=["None", "array", "list"]
-)
+@pytest.mark.parametrize("mask", [None, np.ones(20, bool), [True] * 20], ids=["None", "array", "list"])
 def test_a_mask_of_all_tokens_is_like_none(mask):
     request = SimpleNamespace(mm_features=masked(mask))
     assert generate_tagged_extra_keys(request, 0, 16, 0)[0] == (("mm", "image", 2, None),)
@@ -81,28 +75,21 @@ def test_a_mask_is_the_part_within_the_block(wrap):
         wrap = pytest.importorskip("torch").tensor
     request = SimpleNamespace(mm_features=masked(wrap(SOME)))
     found = [generate_tagged_extra_keys(request, start, start + 16, 0)[0] for start in (0, 16)]
-    assert found == [
-        (("mm", "image", 2, SOME[:14].tobytes()),), (("mm", "image", -14, SOME[14:].tobytes()),),
-    ]  # fmt: skip
+    assert found == [(("mm", "image", 2, SOME[:14].tobytes()),), (("mm", "image", -14, SOME[14:].tobytes()),)]
 
 
 def test_every_kind_is_tagged_in_the_order_of_the_plain_ones():
     request = SimpleNamespace(
-        lora_request=lora(), mm_features=masked(None), cache_salt="s",
-        prompt_embeds=np.zeros((40, 2)),
-    )  # fmt: skip
+        lora_request=lora(), mm_features=masked(None), cache_salt="s", prompt_embeds=np.zeros((40, 2))
+    )
     plain, cursor = generate_block_hash_extra_keys(request, 0, 16, 0)
     tagged, same = generate_tagged_extra_keys(request, 0, 16, 0)
-    assert tagged == (
-        ("lora", plain[0], 1), ("mm", *plain[1], None), ("salt", plain[2]), ("embeds", plain[3]),
-    )  # fmt: skip
+    assert tagged == (("lora", plain[0], 1), ("mm", *plain[1], None), ("salt", plain[2]), ("embeds", plain[3]))
     assert cursor == same
 
 
 @pytest.mark.parametrize(
-    ("adapter", "known"),
-    [({"adapter_id": 3}, 3), ({"lora_int_id": 4}, 4), ({}, None)],
-    ids=json.dumps,
+    ("adapter", "known"), [({"adapter_id": 3}, 3), ({"lora_int_id": 4}, 4), ({}, None)], ids=json.dumps
 )
 def test_the_adapter_id_is_what_the_adapter_calls_it(adapter, known):
     request = SimpleNamespace(lora_request=SimpleNamespace(lora_name="x", **adapter))

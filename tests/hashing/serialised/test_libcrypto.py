@@ -12,21 +12,13 @@ from kvgpu.hashing.bulk.chains import Blocks
 from kvgpu.hashing.device.sha256 import refuse_long
 from kvgpu.hashing.serialised import chains
 from kvgpu.hashing.serialised.chains import MessageChains, Sha256Chains, message_chains
-from kvgpu.hashing.serialised.libcrypto import (
-    DIGEST_BYTES,
-    available,
-    digest_once,
-    length_word,
-    padded,
-)
+from kvgpu.hashing.serialised.libcrypto import DIGEST_BYTES, available, digest_once, length_word, padded
 from kvgpu.hashing.serialised.messages import CBOR, PICKLE
 
 SIZE = 4
 PARENT = b"\x07" * 32
 
-kinds = pytest.mark.parametrize(
-    ("kind", "function"), [(PICKLE, hashing.sha256), (CBOR, hashing.sha256_cbor)]
-)
+kinds = pytest.mark.parametrize(("kind", "function"), [(PICKLE, hashing.sha256), (CBOR, hashing.sha256_cbor)])
 
 
 @pytest.fixture

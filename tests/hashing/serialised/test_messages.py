@@ -53,9 +53,7 @@ kinds = pytest.mark.parametrize("kind", [PICKLE, CBOR], ids=["pickle", "cbor"])
 # A copy each: the parent of a block is no object of its extra keys.
 parents = st.binary(min_size=2, max_size=255).map(lambda drawn: bytes(bytearray(drawn)))
 token_lists = st.lists(
-    st.integers(0, 300) | st.sampled_from(EDGES) | st.integers(-(2**63), 2**63 - 1),
-    min_size=1,
-    max_size=30,
+    st.integers(0, 300) | st.sampled_from(EDGES) | st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=30
 )
 keys = st.recursive(
     st.none()

@@ -94,9 +94,7 @@ def test_a_capture_with_something_to_send_is_refused_and_loses_nothing(index, ar
     index.check()
 
 
-@pytest.mark.parametrize(
-    ("plan", "spans"), [(OTHER_PLAN, ONE), (PLAN, asked(3, 3))], ids=["plan", "requests"]
-)
+@pytest.mark.parametrize(("plan", "spans"), [(OTHER_PLAN, ONE), (PLAN, asked(3, 3))], ids=["plan", "requests"])
 def test_a_plan_or_more_requests_than_the_call_before_had_are_refused(index, arena, plan, spans):
     with capture(), pytest.raises(ArgumentError, match="before the capture"):
         index.start_batch(plan, arena, *spans)

@@ -212,12 +212,9 @@ def test_auto_without_pytorch_is_the_host_and_says_why(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("device_seconds", "host_seconds_per_block", "blocks"),
-    [(25e-6, 5e-9, 5000), (1e-9, 1e-6, 1), (30e-6, 10e-9, 3000)],
+    ("device_seconds", "host_seconds_per_block", "blocks"), [(25e-6, 5e-9, 5000), (1e-9, 1e-6, 1), (30e-6, 10e-9, 3000)]
 )
-def test_the_crossover_is_where_both_take_equally_long(
-    device_seconds, host_seconds_per_block, blocks
-):
+def test_the_crossover_is_where_both_take_equally_long(device_seconds, host_seconds_per_block, blocks):
     assert crossover_of(device_seconds, host_seconds_per_block) == blocks
 
 

@@ -252,10 +252,7 @@ class Pair:
     """The same calls on `host` and on `reference`, whose answers must be the same."""
 
     def __init__(self, specs):
-        self.managers = [
-            make_manager(*specs, num_blocks=40, backend=backend)
-            for backend in ("host", "reference")
-        ]
+        self.managers = [make_manager(*specs, num_blocks=40, backend=backend) for backend in ("host", "reference")]
         self.running = []
 
     def both(self, call):
@@ -268,9 +265,7 @@ class Pair:
         if by_hand:
             for request in requests:
                 # Each block twice: a key that follows two others.
-                request.block_hashes = [h for h in request.block_hashes for _ in range(2)][
-                    : len(request.block_hashes)
-                ]
+                request.block_hashes = [h for h in request.block_hashes for _ in range(2)][: len(request.block_hashes)]
 
         def call(manager, place):
             blocks, hit = manager.get_computed_blocks(requests[place])
@@ -315,9 +310,7 @@ def test_nobody_can_tell_which_blocks_are_led(model, by_hand, seed):
             seen += make_request("seen", tokens, SIZE).block_hashes[:]
             pair.admit(f"r{step}", tokens, by_hand and rng.random() < 0.2)
         elif draw < 0.6 and pair.running:
-            pair.append(
-                pair.running[rng.integers(len(pair.running))], rng.integers(0, 9, 3).tolist()
-            )
+            pair.append(pair.running[rng.integers(len(pair.running))], rng.integers(0, 9, 3).tolist())
         elif draw < 0.8 and pair.running:
             pair.free(pair.running[rng.integers(len(pair.running))])
         elif draw < 0.9:

@@ -62,12 +62,7 @@ def mamba(hits: Hits, rule: HitRule, max_length: int) -> tuple[int, int]:
     return max(length - 1, 0), length
 
 
-DEFINITIONS = {
-    FULL: full_attention,
-    SLIDING_WINDOW: sliding_window,
-    CHUNKED_LOCAL: chunked_local,
-    MAMBA: mamba,
-}
+DEFINITIONS = {FULL: full_attention, SLIDING_WINDOW: sliding_window, CHUNKED_LOCAL: chunked_local, MAMBA: mamba}
 
 
 def expected_hit(hits: Hits, rule: HitRule, max_length: int) -> tuple[int, int]:

@@ -11,16 +11,7 @@ from kvgpu.hashing.bulk.chains import Blocks
 KEY = bytes(range(32))
 PARENT = b"\x05" * 32
 SIZES = [1, 2, 3, 16, 17, 31, 33, 64, 100]
-EXTRAS = [
-    None,
-    (),
-    ("",),
-    ("salt",),
-    ("lora", ("image", -5), b"embeds"),
-    ("salt",),
-    None,
-    ("salt",),
-]
+EXTRAS = [None, (), ("",), ("salt",), ("lora", ("image", -5), b"embeds"), ("salt",), None, ("salt",)]
 
 PRIME = 2**127 - 1
 LOW = 2**64 - 1

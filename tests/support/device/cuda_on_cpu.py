@@ -47,9 +47,7 @@ def _as_c(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         assert value.size == 1
         return ViewStruct.from_buffer_copy(value.tobytes())
-    kinds: dict[type, Any] = {
-        np.uint64: ctypes.c_void_p, np.int64: ctypes.c_longlong, np.int32: ctypes.c_int
-    }  # fmt: skip
+    kinds: dict[type, Any] = {np.uint64: ctypes.c_void_p, np.int64: ctypes.c_longlong, np.int32: ctypes.c_int}
     return kinds[type(value)](int(value))
 
 
@@ -64,18 +62,15 @@ class RawModule:
         source.write_text(SHIM + code)
         library = source.with_suffix(".so")
         subprocess.run(
-            ["g++", "-std=c++20", "-O1", "-shared", "-fPIC", *flags, str(source), "-o", str(library)],
-            check=True,
-        )  # fmt: skip
+            ["g++", "-std=c++20", "-O1", "-shared", "-fPIC", *flags, str(source), "-o", str(library)], check=True
+        )
         self._library = ctypes.CDLL(str(library))
 
     def get_function(self, name: str) -> Any:
         """A launcher: called with grid, block and arguments."""
         kernel, set_place = self._library[name], self._library["set_place"]
 
-        def launch(
-            grid: tuple[int, ...], block: tuple[int, ...], arguments: tuple[Any, ...]
-        ) -> None:
+        def launch(grid: tuple[int, ...], block: tuple[int, ...], arguments: tuple[Any, ...]) -> None:
             values = [_as_c(value) for value in arguments]
             for z, y, x in np.ndindex(tuple(reversed((*grid, 1, 1)[:3]))):
                 for thread in range(block[0]):

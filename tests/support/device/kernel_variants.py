@@ -56,12 +56,7 @@ from kvgpu.hashing.kvgpu128.function import Kvgpu128  # noqa: E402
 from kvgpu.rules.plan import HitQuery, HitRule, PrefixPlan  # noqa: E402
 from kvgpu.rules.plan_words import FULL, SLIDING_WINDOW  # noqa: E402
 
-TWO = PrefixPlan(
-    (
-        HitQuery(HitRule(FULL, 16, 16), (0,)),
-        HitQuery(HitRule(SLIDING_WINDOW, 16, 16, extent=3), (1, 2)),
-    )
-)
+TWO = PrefixPlan((HitQuery(HitRule(FULL, 16, 16), (0,)), HitQuery(HitRule(SLIDING_WINDOW, 16, 16, extent=3), (1, 2))))
 COUNTS = [2, *range(1, 71)]
 """The first one warms up."""
 
@@ -95,17 +90,10 @@ def use_prefixes(table: BlockHashTable, plan: PrefixPlan, count: int, shift: int
     spans = torch.zeros(3, count, dtype=torch.int64)
     limits = vector(count, shift, torch.int64)
     null_id = (0, 1, 16, -1, 2**31 - 1)[count % 5]
-    table.longest_prefix_async(
-        keys, (spans[0], spans[1]), plan, longest=longest, max_lengths=spans[2], null_id=null_id
-    )
+    table.longest_prefix_async(keys, (spans[0], spans[1]), plan, longest=longest, max_lengths=spans[2], null_id=null_id)
     out = table.prefix_buffers(count, len(keys), plan, with_ids=bool(shift))
     table.longest_prefix_async(
-        keys,
-        vector(count + 1, shift, torch.int64),
-        plan,
-        longest=longest,
-        max_lengths=limits,
-        out=out,
+        keys, vector(count + 1, shift, torch.int64), plan, longest=longest, max_lengths=limits, out=out
     )
 
 

@@ -48,9 +48,7 @@ MODELS = {
     "full_foreign": Model((full(4),), foreign=0.5),
     "full_16_bytes": Model((full(4),), hash_fn=hashing.xxhash),
     "full_metrics": Model((full(4),), metrics=True),
-    "full_ranks": Model(
-        (full(4),), {"dcp_world_size": 2, "hash_block_size": 8, "scheduler_block_size": 8}
-    ),
+    "full_ranks": Model((full(4),), {"dcp_world_size": 2, "hash_block_size": 8, "scheduler_block_size": 8}),
     "sink": Model((SinkFullAttentionSpec(4, **HEADS, sink_len=8),)),
     "no_caching": Model((full(4),), {"enable_caching": False}),
     "no_caching_window": Model((full(4), window(4, 9)), {"enable_caching": False}),
@@ -71,12 +69,9 @@ MODELS = {
     "windows_retention_eagle": Model((full(4), window(4, 5)), {"use_eagle": True}, retention="24"),
     "windows_prompt_ends": Model((full(4), window(4, 9)), retention="0"),
     "windows_prompt_ends_foreign": Model((full(4), window(4, 9)), retention="0", foreign=0.5),
-    "windows_aligned": Model(
-        (full(4), window(4, 6)), {"scheduler_block_size": 12, "hash_block_size": 4}
-    ),
+    "windows_aligned": Model((full(4), window(4, 6)), {"scheduler_block_size": 12, "hash_block_size": 4}),
     "windows_aligned_eagle": Model(
-        (full(4), window(4, 6)),
-        {"scheduler_block_size": 12, "hash_block_size": 4, "use_eagle": True},
+        (full(4), window(4, 6)), {"scheduler_block_size": 12, "hash_block_size": 4, "use_eagle": True}
     ),
     "chunked": Model((chunked(4, 12),)),
     "chunked_odd": Model((chunked(4, 10),)),

@@ -33,9 +33,7 @@ class Expected:
         return cls(False, num_hit_tokens, 0, tuple(empty), empty)
 
 
-def ask(
-    manager: KVCacheManager, request: Any, running: bool, count: int, options: dict[str, Any]
-) -> Expected:  # fmt: skip
+def ask(manager: KVCacheManager, request: Any, running: bool, count: int, options: dict[str, Any]) -> Expected:
     """What a scheduler does for one request."""
     blocks, num_hits = None, 0
     if not running:

@@ -21,12 +21,7 @@ def block_tables(manager: KVCacheManager) -> list[dict[str, tuple[list[int], int
     tables = []
     for single in manager.coordinator.single_type_managers:
         rows = {name: single.req_to_blocks.row_of(name) for name in single.req_to_blocks}
-        tables.append(
-            {
-                name: (store.of(row).tolist(), int(store.rows[row, NUM_CACHED]))
-                for name, row in rows.items()
-            }
-        )
+        tables.append({name: (store.of(row).tolist(), int(store.rows[row, NUM_CACHED])) for name, row in rows.items()})
     return tables
 
 
@@ -60,9 +55,13 @@ class Twins:
     MAX_BLOCKS = 120
 
     def __init__(
-        self, single: KVCacheManager, batched: KVCacheManager, tables: str = "numpy",
-        max_requests: int = 4, max_hashes: int = 40,
-    ) -> None:  # fmt: skip
+        self,
+        single: KVCacheManager,
+        batched: KVCacheManager,
+        tables: str = "numpy",
+        max_requests: int = 4,
+        max_hashes: int = 40,
+    ) -> None:
         self.single, self.batched = single, batched
         self.batch = BatchManager(batched, max_requests, max_hashes)
         self.pairs: dict[int, Pair] = {}
@@ -94,7 +93,7 @@ class Twins:
 
     def allocate(
         self, rows: Sequence[int], counts: Sequence[int], stop_when_full: bool = False, **options: Any
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Slots for rows; compares all that is returned."""
         if self._kind != "none":
             self.compare_hits(rows)
@@ -106,9 +105,8 @@ class Twins:
                 break
         expected += [Expected.nothing(len(self.groups))] * (len(rows) - num_tried)
         got = self.batch.allocate_batch(
-            np.array(rows, np.int64), np.array(counts, np.int64), stop_when_full=stop_when_full,
-            out=self.out, **options,
-        )  # fmt: skip
+            np.array(rows, np.int64), np.array(counts, np.int64), stop_when_full=stop_when_full, out=self.out, **options
+        )
         assert got.num_tried == num_tried
         assert got.fits.tolist() == [want.fits for want in expected]
         assert got.num_hit_tokens.tolist() == [want.num_hit_tokens for want in expected]
@@ -181,9 +179,7 @@ class Twins:
         assert one.take_events() == other.take_events()
         assert one.prefix_cache_stats == other.prefix_cache_stats
         assert one.block_pool.num_evictions == other.block_pool.num_evictions
-        held = sum(
-            len(single.req_to_blocks) for single in self.batched.coordinator.single_type_managers
-        )
+        held = sum(len(single.req_to_blocks) for single in self.batched.coordinator.single_type_managers)
         assert other.block_pool.tables.num_used() == held
         self._compare_metrics()
         if full:
@@ -217,9 +213,7 @@ class Twins:
             return
         seen = []
         for collector in (self.single.metrics_collector, self.batched.metrics_collector):
-            followed = {
-                block: len(state.access_history) for block, state in collector.block_metrics.items()
-            }
+            followed = {block: len(state.access_history) for block, state in collector.block_metrics.items()}
             ended = [len(event.reuse_gaps_seconds) for event in collector.drain_events()]
             seen.append((followed, ended))
         assert seen[0] == seen[1]
