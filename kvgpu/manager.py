@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from kvgpu.allocation.array_allocator import SlotsCall
 from kvgpu.allocation.slots import SlotAllocator, hashes_of
 from kvgpu.arguments import checked_name, name_of, refuse_odd_hashes, sequence_of_hashes
 from kvgpu.block_tables.request_blocks import RequestBlocks
@@ -241,8 +242,7 @@ class KVCacheManager(Exclusive):
                     return self.empty_kv_cache_blocks
         except (AttributeError, TypeError, ValueError, OverflowError):
             pass  # the arguments are looked at one by one now, and refused
-        return self.slots.allocate(
-            request,
+        given = SlotsCall(
             num_new_tokens,
             num_new_computed_tokens,
             new_computed_blocks,
@@ -253,6 +253,7 @@ class KVCacheManager(Exclusive):
             full_sequence_must_fit,
             reserved_blocks,
         )
+        return self.slots.allocate(request, given)
 
     @exclusive
     def free(self, request: Any) -> None:

@@ -143,7 +143,7 @@ def test_a_walk_beyond_the_free_queue_stops_before_its_first_step():
     """Whatever had miscounted: nothing is taken, and the next call says that the index is broken."""
     manager = make_manager(full(4), num_blocks=4)
     state, index = manager.block_pool.state, manager.block_pool.index
-    pool = (state.records, index.table, index.seed, NO_LOG, state.null_id, state.marks)
+    pool = (state.records, index.table, index.seed, NO_LOG, state.null_id, state.meta)
     out = np.full(4, 77, np.int32)
     take_free(pool, out, np.zeros(TALLY_WORDS, np.int64))
     assert out.tolist() == [state.null_id] * 4

@@ -1,28 +1,28 @@
 """`ArrayAllocator`: compiled allocation for the managers whose state lies in arrays."""
 
-from collections.abc import Sequence
 from struct import Struct
 from struct import error as StructError
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from kvgpu.allocation.arguments import ARGUMENT_RECORD
 from kvgpu.allocation.compiled import (
-    ASKED,
-    ASKED_RECORD,
     CHANGES,
     FITS,
-    NO_ROOM,
     PLACES,
     QUIET_UNTIL,
+    REFUSED,
     SEGMENTS,
     SHORT,
+    START_WORDS,
     allocate_one,
     free_one,
 )
 from kvgpu.blocks.block_list import BlockList
 from kvgpu.blocks.kv_cache_blocks import KVCacheBlocks
 from kvgpu.blocks.record import NO_IDS, Ids
+from kvgpu.compiled.jit import python_of
 from kvgpu.coordinators.base import KVCacheCoordinator
 from kvgpu.groups.chunked_local import ChunkedLocalAttentionManager
 from kvgpu.groups.compiled import EVICTED, KEYS
@@ -34,6 +34,7 @@ from kvgpu.hashing.functions import HASH_WIDTHS
 from kvgpu.index.base import Rows
 from kvgpu.index.host.index import HostIndex
 from kvgpu.layout import KEY_WORDS
+from kvgpu.rules.allocation import tokens_to_cache
 
 COMPILED = (FullAttentionManager, SinkFullAttentionManager, SlidingWindowManager, ChunkedLocalAttentionManager)
 """Kinds of groups whose rules compiled code knows; exactly these, since a subclass may differ."""
@@ -43,7 +44,22 @@ PLAIN_IDS: tuple[type, ...] = (str, int)
 
 NO_ROWS: Rows = np.empty((0, KEY_WORDS), np.int64)
 
-_pack = Struct(f"{len(ASKED)}q").pack_into
+_tokens_to_cache = python_of(tokens_to_cache)
+_pack = Struct(f"{len(ARGUMENT_RECORD.names or ())}q").pack_into
+
+
+class SlotsCall(NamedTuple):
+    """The arguments of `KVCacheManager.allocate_slots`, except the request: as they came, nothing is checked."""
+
+    num_new: int
+    num_hit_tokens: int
+    computed: KVCacheBlocks | None
+    num_lookahead: int
+    num_external: int
+    delays: bool
+    num_encoder: int
+    must_fit: bool
+    reserved_blocks: int
 
 
 class ArrayAllocator:
@@ -58,7 +74,7 @@ class ArrayAllocator:
 
     Attributes:
         groups: GROUP_RECORD [groups], see `kvgpu.rules.allocation`.
-        asked: ASKED_RECORD [1], the last call that was packed.
+        arguments: ARGUMENT_RECORD [1], those of the last call that was packed.
     """
 
     def __init__(self, coordinator: KVCacheCoordinator, max_model_len: int) -> None:
@@ -73,11 +89,11 @@ class ArrayAllocator:
         self._max_model_len = max_model_len
         # Written anew by every call: to make an array takes longer than to fill it.
         num_groups = len(self.managers)
-        self.asked: Any = np.zeros(1, ASKED_RECORD)
-        self._mine = np.zeros(num_groups, np.int64)
+        self.arguments: Any = np.zeros(1, ARGUMENT_RECORD)
+        self._table_ids = np.zeros(num_groups, np.int64)
         self._no_ends = np.zeros(num_groups + 1, np.int64)
         self._ends = np.zeros(num_groups + 1, np.int64)
-        self._starts = np.zeros((3, num_groups), np.int64)
+        self._starts = np.zeros((START_WORDS, num_groups), np.int64)
         self._out = np.zeros(PLACES + 3 * num_groups, np.int64)
 
     @staticmethod
@@ -140,29 +156,15 @@ class ArrayAllocator:
             ends[place + 1] = end
         return listed[0] if len(listed) == 1 else np.concatenate(listed)
 
-    def allocate(
-        self,
-        request: Any,
-        request_id: Any,
-        num_new: int,
-        num_hit_tokens: int,
-        computed: KVCacheBlocks | None,
-        num_lookahead: int,
-        num_external: int,
-        delays: bool,
-        num_encoder: int,
-        must_fit: bool,
-        reserved_blocks: int,
-    ) -> tuple[BlockList, ...] | Literal[False] | None:
-        """Slots for one request; the arguments are those of `KVCacheManager.allocate_slots`, and nothing is known of
-        them.
+    def allocate(self, request: Any, request_id: Any, given: SlotsCall) -> tuple[int, tuple[BlockList, ...]]:
+        """Give one request its slots; nothing is known of the request and of what was given.
 
         Returns:
-            The new blocks per group, () for none at all; None if they do not fit; False, with nothing changed, if the
-            call is not a usual one.
+            FITS, and the new blocks per group, or () if there are none at all; NO_ROOM and (); or REFUSED and (), with
+            nothing changed, if the call is not a usual one.
         """
         if type(request_id) not in PLAIN_IDS or not self.ready():
-            return False
+            return REFUSED, ()
         pool, store, tables, out = self.pool, self.store, self._tables, self._out
         state, caching = pool.state, pool.enable_caching
         try:
@@ -170,11 +172,11 @@ class ArrayAllocator:
             num_computed, num_tokens = request.num_computed_tokens, request.num_tokens
             num_prompt = getattr(request, "num_prompt_tokens", None)
             hits, ends = NO_IDS, self._no_ends
-            if computed is not None:
-                hits = self._hits(computed)
+            if given.computed is not None:
+                hits = self._hits(given.computed)
                 if len(hits):
                     ends = self._ends
-            caches = caching and not delays
+            caches = caching and not given.delays
             rows, first, width, distinct = NO_ROWS, 0, state.width, False
             num_hashes = len(hashes)
             if hashes.__class__ is BlockHashes:
@@ -184,81 +186,63 @@ class ArrayAllocator:
                     if not distinct:
                         self.index.settle_for_good()
             elif hashes.__class__ is not list:
-                return False
+                return REFUSED, ()
             elif caches:
-                num_main = num_computed + num_hit_tokens + num_external + num_new
-                stop = min(num_main, num_tokens) // pool.hash_block_size
+                num_main = num_computed + given.num_hit_tokens + given.num_external + given.num_new
+                stop = _tokens_to_cache(num_main, num_tokens) // pool.hash_block_size
                 if stop > 0:
                     rows, first, width = self._rows(request_id, hashes, ends, stop)
             adopts = state.width is None and bool(width)
             if not adopts and width != state.width:
-                return False
-            # As ASKED names them.
+                return REFUSED, ()
+            # In the order of ARGUMENT_RECORD.
             _pack(
-                self.asked,
+                self.arguments,
                 0,
-                state.null_id,
-                self.index.seed,
                 num_computed,
-                num_hit_tokens,
-                num_external,
-                num_new,
-                num_lookahead,
+                given.num_hit_tokens,
+                given.num_external,
+                given.num_new,
+                given.num_lookahead,
                 num_tokens,
                 -1 if num_prompt is None else num_prompt,
                 self._max_model_len,
-                reserved_blocks,
+                given.reserved_blocks,
                 first,
-                must_fit,
-                computed is not None,
+                given.must_fit,
+                given.computed is not None,
                 caches,
                 caching,
-                num_encoder,
+                given.num_encoder,
                 pool.hash_block_size,
                 num_hashes,
                 distinct,
             )
         except (AttributeError, TypeError, ValueError, OverflowError, StructError, IndexError):
-            return False
+            return REFUSED, ()
         if adopts:
             # Before the first hash lies in a record, which cannot be read without it.
             state.width = width
         fresh = [table for table in tables if request_id not in table]
         held = [table[request_id] for table in tables]
-        mine = self._mine
+        table_ids = self._table_ids
         for place, blocks in enumerate(held):
-            mine[place] = blocks.row
-        log = self.index.log_for(0)
+            table_ids[place] = blocks.row
+        call, pool_arrays = (table_ids, hits, ends, rows), self.index.arrays()
         while True:
-            status = allocate_one(
-                state.records,
-                self.index.table,
-                log,
-                state.marks,
-                store.rows,
-                store.ids,
-                store.heads,
-                self.groups,
-                mine,
-                hits,
-                ends,
-                rows,
-                self.asked,
-                self._starts,
-                out,
-            )
+            status = allocate_one(pool_arrays, store.arrays(), self.groups, call, self.arguments, self._starts, out)
             if status != SHORT:
                 break
             store.reserve(int(out[SEGMENTS]))
-            log = self.index.log_for(int(out[CHANGES]))
+            pool_arrays = self.index.arrays(int(out[CHANGES]))
         if status != FITS:
             for table in fresh:
                 del table[request_id]
             if adopts:
                 state.width = None
-            return None if status == NO_ROOM else False
+            return status, ()
         answer = out.tolist()
-        self.account(answer)
+        self.account(answer[KEYS], answer[EVICTED])
         held[0].quiet_until = answer[QUIET_UNTIL]
         result, any_new = [], False
         places = iter(answer[PLACES:])
@@ -273,7 +257,7 @@ class ArrayAllocator:
                     ids = store.ids[new:end].copy()
                 any_new = any_new or end > new
             result.append(BlockList(state, ids))
-        return tuple(result) if any_new else ()
+        return FITS, tuple(result) if any_new else ()
 
     def free(self, request_id: Any) -> bool:
         """Give back all blocks of a request. O(blocks).
@@ -283,19 +267,17 @@ class ArrayAllocator:
         """
         if type(request_id) not in PLAIN_IDS or not self.ready():
             return False
-        tables, store, mine = self._tables, self.store, self._mine
+        tables, store, table_ids = self._tables, self.store, self._table_ids
         for table in tables:
             if request_id not in table:
                 return False
         for place, table in enumerate(tables):
-            mine[place] = table.leave(request_id)
-        free_one(
-            self.pool.state.records, store.rows, store.ids, store.heads, self.groups, mine, self.pool.state.null_id
-        )
-        store.note_closed(mine.tolist())
+            table_ids[place] = table.leave(request_id)
+        free_one(self.index.arrays(), store.arrays(), self.groups, table_ids)
+        store.note_closed(table_ids.tolist())
         return True
 
-    def account(self, counted: Sequence[int]) -> None:
-        """Take over the tally of compiled code."""
-        self.index.count_keys(counted[KEYS])
-        self.pool.num_evictions += counted[EVICTED]
+    def account(self, new_keys: int, num_evicted: int) -> None:
+        """Count keys that compiled code added to the index (or, below 0, took out), and blocks that it evicted."""
+        self.index.count_keys(new_keys)
+        self.pool.num_evictions += num_evicted

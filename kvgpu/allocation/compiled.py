@@ -1,16 +1,14 @@
 """Compiled allocation: slots for one request over all groups, and the return of its blocks.
 
 The same functions serve single calls and batches. They cover what lies in arrays: groups of attention
-kinds that `kvgpu.rules.allocation` knows, one hash per block, nobody to be told of every block. The rest goes
-through the managers of the groups, with the same rules.
+kinds that `kvgpu.rules.allocation` knows, with one hash per block, while nobody has to be told of single blocks.
+Everything else goes through the managers of the groups, with the same rules.
 
-`pool` is (records, table, seed, log, null_id, marks); `store` is (rows, ids, heads) of a `TableStore`; `groups`
-GROUP_RECORD [groups]; `mine` int64 [groups], the rows of the request in the store.
+`pool` is `PoolArrays`, `store` is `StoreArrays`, `groups` are GROUP_RECORD [groups], `call` is `CallArrays`, and
+`args` are `AllocationArguments` or an ARGUMENT_RECORD.
 """
 
-from typing import Any
-
-import numpy as np
+from typing import Any, NamedTuple
 
 from kvgpu.block_tables.store import (
     BEGIN,
@@ -18,275 +16,294 @@ from kvgpu.block_tables.store import (
     LIMIT,
     NUM_CACHED,
     QUIET,
-    ROW_WORDS,
     TOP,
+    StoreArrays,
     make_room,
     release_segment,
     segment_class,
 )
+from kvgpu.blocks.index_meta import refuse_broken
 from kvgpu.blocks.lru import release_all, release_split
-from kvgpu.blocks.marks import refuse_broken
 from kvgpu.compiled.jit import inline, jit, leaf
 from kvgpu.groups.compiled import (
     TALLY_WORDS,
-    Ask,
     cache_full,
     drop_skipped,
     extend,
     first_hashed,
     full_blocks,
     hit_fault,
-    ids_of_row,
+    ids_of_table,
     needed_in_group,
     take_hits,
 )
+from kvgpu.index.host.pool_arrays import PoolArrays
 from kvgpu.integers import MOST_TOKENS
-from kvgpu.rules.allocation import blocks_beyond, blocks_of, quiet_tokens, skipped_tokens
+from kvgpu.rules.allocation import blocks_beyond, blocks_of, quiet_tokens, skipped_tokens, tokens_to_cache
 from kvgpu.rules.plan_words import FULL, SLIDING_WINDOW
 
 FITS, NO_ROOM, REFUSED, SHORT = 0, 1, 2, 3
-"""What became of a call. REFUSED: nothing was done, and `kvgpu.allocation.slots` says why; SHORT: nothing was done,
-since the store has too little memory, or the log."""
+"""What became of a call.
 
-ASKED = ("null_id", "seed", *Ask._fields, "num_encoder", "hash_block_size", "num_hashes", "distinct")
-ASKED_RECORD = np.dtype([(name, "<i8") for name in ASKED])
-"""What one call asks for: an `Ask`, and what it is checked against. num_hashes: those of the request; distinct: no
-two of them can be the same. Nothing in it is trusted."""
+REFUSED: nothing was done, and `kvgpu.allocation.slots` says why.
+SHORT: nothing was done, since the store has too little memory, or the log.
+"""
 
 SEGMENTS, CHANGES, QUIET_UNTIL, PLACES = 0, 1, TALLY_WORDS, TALLY_WORDS + 1
-"""Words of the answer to a call. SEGMENTS, CHANGES: ids and notes that SHORT wants room for. With FITS, a tally
-stands there; QUIET_UNTIL: what `RequestBlocks.quiet_until` becomes; from PLACES on, for each group: where in the
-store its blocks for external tokens, its other new ones, and none any longer begin."""
+"""Words of the answer to a call.
+
+SEGMENTS, CHANGES: ids and notes that SHORT wants room for. With FITS, the tally is here.
+QUIET_UNTIL: the new value of `RequestBlocks.quiet_until`.
+PLACES: from here on, three words for each group: where in the store its blocks for external tokens begin, where its
+other new blocks begin, and where they end.
+"""
+
+HELD, HELD_BEFORE_EXTERNAL, DROPPED, START_WORDS = 0, 1, 2, 3
+"""Rows of `starts`, by group: blocks that the request held before its new ones, and before those for external tokens;
+the first of its earlier blocks that was dropped."""
+
+
+class CallArrays(NamedTuple):
+    """What belongs to the request of one call."""
+
+    table_ids: Any
+    """int64 [groups], its block tables in the store."""
+    hits: Any
+    """int32, cached blocks of all groups, one group after the other."""
+    hit_ends: Any
+    """int64 [groups + 1]: the hits of group g are [hit_ends[g], hit_ends[g + 1])."""
+    hashes: Any
+    """int64 [n, KEY_WORDS], its hashes from block `first_hash` on."""
 
 
 @leaf
-def blocks_with_external(group: Any, total: int, ask: Ask) -> int:
-    """Blocks of a request that holds `total` tokens, those that come from elsewhere among them; 0 if none do."""
-    skipped = skipped_tokens(group.kind, group.extent, total)
-    return blocks_of(total, group.block_size) if min(total - skipped, ask.num_external) > 0 else 0
+def blocks_with_external(group: Any, num_elsewhere: int, num_external: int) -> int:
+    """Return the blocks for `num_elsewhere` tokens that need not be computed; 0 if none of them is external."""
+    skipped = skipped_tokens(group.kind, group.extent, num_elsewhere)
+    if min(num_elsewhere - skipped, num_external) <= 0:
+        return 0
+    return blocks_of(num_elsewhere, group.block_size)
 
 
 @leaf
-def allocate_request(
-    pool: Any, store: Any, groups: Any, mine: Any, hits: Any, ends: Any, hashes: Any, ask: Any, starts: Any, tally: Any
-) -> int:
-    """`KVCacheManager.allocate_slots` for one request.
+def needed(pool: Any, store: Any, groups: Any, call: Any, num_tokens: int, num_elsewhere: int, capped: bool) -> int:
+    """Return the free blocks that `num_tokens` tokens of a request take, over all groups."""
+    total = 0
+    for g in range(len(groups)):
+        table = store.tables[call.table_ids[g]]
+        hits = call.hits[call.hit_ends[g] : call.hit_ends[g + 1]]
+        total += needed_in_group(pool, table, groups[g], hits, num_tokens, num_elsewhere, capped)
+    return total
 
-    Args:
-        pool, store, groups, mine: See the module.
-        hits: int32, cached blocks of all groups, one group after the other.
-        ends: int64 [groups + 1], where each group's hits begin and end.
-        hashes: int64 [n, KEY_WORDS], of the request.
-        ask: The `Ask`.
-        starts: int64 [3, groups], receives how many blocks each group had before its new ones, and before
-            those for external tokens, and the first of its earlier blocks that was dropped.
-        tally: int64 [TALLY_WORDS], added to.
 
-    Returns:
-        FITS, NO_ROOM, or REFUSED where a block that should be cached has a hash already. The caller has made room in
-        the store and in the log.
-    """
-    records = pool[0]
-    sentinel = len(records) - 1
-    num_groups = len(groups)
-    num_local = ask.num_computed + ask.num_hit_tokens
-    num_elsewhere = num_local + ask.num_external
-    total = min(num_elsewhere, ask.max_model_len)
-    num_main = total + ask.num_new
-    num_slots = min(num_main + ask.num_lookahead, ask.max_model_len)
-    # Draft tokens may be rejected, so only what the request has is cached.
-    num_cacheable = min(num_main, ask.num_tokens)
-    if ask.caches:
-        for g in range(num_groups):
-            first, full = full_blocks(store, groups[g], mine[g], num_cacheable)
-            if first_hashed(pool, store, groups[g], mine[g], first, full) >= 0:
-                return REFUSED
-    for g in range(num_groups):
-        starts[:, g] = store[0][mine[g], LENGTH]
-    if ask.whole:
-        needed = 0
-        longest = min(ask.num_tokens, ask.max_model_len)
-        for g in range(num_groups):
-            mine_hits = hits[ends[g] : ends[g + 1]]
-            needed += needed_in_group(pool, store, groups[g], mine[g], mine_hits, longest, total, True)
-        if needed > records[sentinel].ref_cnt:
-            return NO_ROOM
-    for g in range(num_groups):
-        if groups[g].kind != FULL:
-            starts[2, g] = drop_skipped(pool, store, groups[g], mine[g], total)
-    needed = 0
-    # Blocks for external tokens are not cut to the length of the model, so they are counted.
-    longest = max(num_slots, num_elsewhere)
-    for g in range(num_groups):
-        mine_hits = hits[ends[g] : ends[g + 1]]
-        needed += needed_in_group(pool, store, groups[g], mine[g], mine_hits, longest, total, False)
-    if needed > records[sentinel].ref_cnt - ask.reserved_blocks:
-        return NO_ROOM
-    for g in range(num_groups):
-        # All at once, so that a row moves at most once.
-        room = store[0][mine[g], LIMIT]
-        room += blocks_beyond(longest, room, groups[g].block_size)
-        make_room(store[0], store[1], store[2], mine[g], room)
-    if ask.takes_hits or ask.num_external > 0:
-        # All hits before the first block for external tokens, which might be one of them.
-        for g in range(num_groups):
-            fresh = store[0][mine[g], NUM_CACHED] < 0
-            mine_hits = hits[ends[g] : ends[g + 1]]
-            starts[1, g] = take_hits(pool, store, groups[g], mine[g], mine_hits, ask)
-            starts[0, g] = blocks_with_external(groups[g], num_elsewhere, ask) if fresh else 0
-        if ask.num_external > 0:
-            for g in range(num_groups):
-                extend(pool, store, mine[g], starts[0, g] - starts[1, g], tally)
-    for g in range(num_groups):
-        starts[0, g] = store[0][mine[g], LENGTH]
-        missing = blocks_beyond(num_slots, starts[0, g], groups[g].block_size)
-        extend(pool, store, mine[g], missing, tally)
-    if ask.caches:
-        for g in range(num_groups):
-            first, full = full_blocks(store, groups[g], mine[g], num_cacheable)
-            if first < full:
-                cache_full(pool, store, groups[g], mine[g], hashes, ask.first_hash, first, full, ask.num_prompt, tally)
-    rows = store[0]
-    quiet = ask.max_model_len
-    for g in range(num_groups):
+@leaf
+def is_cached_twice(pool: Any, store: Any, groups: Any, call: Any, num_cacheable: int) -> bool:
+    """Return whether a block that should be cached has a hash already."""
+    for g in range(len(groups)):
+        table_id = call.table_ids[g]
+        full = full_blocks(store.tables[table_id], groups[g], num_cacheable)
+        if first_hashed(pool, store, table_id, full) >= 0:
+            return True
+    return False
+
+
+@leaf
+def quiet_of(store: Any, groups: Any, call: Any, args: Any, num_elsewhere: int) -> int:
+    """Return up to how many tokens a request needs nothing of any group."""
+    quiet = args.max_model_len
+    for g in range(len(groups)):
+        table, group = store.tables[call.table_ids[g]], groups[g]
         quiet = min(
             quiet,
             quiet_tokens(
-                groups[g].kind,
-                groups[g].extent,
-                groups[g].block_size,
-                rows[mine[g], LENGTH],
-                rows[mine[g], NUM_CACHED],
-                ask.caching,
-                total,
+                group.kind,
+                group.extent,
+                group.block_size,
+                table[LENGTH],
+                table[NUM_CACHED],
+                args.caching,
+                num_elsewhere,
             ),
         )
-    store[0][mine[0], QUIET] = quiet
+    return int(quiet)
+
+
+@leaf
+def allocate_request(pool: Any, store: Any, groups: Any, call: Any, args: Any, starts: Any, tally: Any) -> int:
+    """`KVCacheManager.allocate_slots` for one request, in the order of `SlotAllocator.allocate`.
+
+    Args:
+        pool, store, groups, call, args: See the module.
+        starts: int64 [START_WORDS, groups], filled.
+        tally: int64 [TALLY_WORDS], added to.
+
+    Returns:
+        FITS, NO_ROOM, or REFUSED if a block that should be cached has a hash already. The caller has made room in the
+        store and in the log.
+    """
+    tables, table_ids = store.tables, call.table_ids
+    num_free = pool.records[len(pool.records) - 1].ref_cnt
+    num_groups = len(groups)
+    # The tokens of the request: [0, num_local) have slots or are hits, [num_local, num_elsewhere) are external,
+    # [num_elsewhere, num_main) are new, and [num_main, num_slots) are drafts. The model's length cuts the last two.
+    num_local = args.num_computed + args.num_hit_tokens
+    num_elsewhere = num_local + args.num_external
+    total = min(num_elsewhere, args.max_model_len)
+    num_main = total + args.num_new
+    num_slots = min(num_main + args.num_lookahead, args.max_model_len)
+    num_cacheable = tokens_to_cache(num_main, args.num_tokens)
+    if args.caches and is_cached_twice(pool, store, groups, call, num_cacheable):
+        return REFUSED
+    for g in range(num_groups):
+        starts[:, g] = tables[table_ids[g], LENGTH]
+    if args.whole:
+        whole = min(args.num_tokens, args.max_model_len)
+        if needed(pool, store, groups, call, whole, total, True) > num_free:
+            return NO_ROOM
+    for g in range(num_groups):
+        if groups[g].kind != FULL:
+            starts[DROPPED, g] = drop_skipped(pool, store, groups[g], table_ids[g], total)
+    num_free = pool.records[len(pool.records) - 1].ref_cnt
+    # Blocks for external tokens are not cut to the length of the model, so they are counted.
+    longest = max(num_slots, num_elsewhere)
+    if needed(pool, store, groups, call, longest, total, False) > num_free - args.reserved_blocks:
+        return NO_ROOM
+    for g in range(num_groups):
+        # All at once, so that a block table moves at most once.
+        room = tables[table_ids[g], LIMIT]
+        room += blocks_beyond(longest, room, groups[g].block_size)
+        make_room(store, table_ids[g], room)
+    if args.takes_hits or args.num_external > 0:
+        # All hits before the first block for external tokens, which might be one of them.
+        for g in range(num_groups):
+            is_new = tables[table_ids[g], NUM_CACHED] < 0
+            hits = call.hits[call.hit_ends[g] : call.hit_ends[g + 1]]
+            starts[HELD_BEFORE_EXTERNAL, g] = take_hits(pool, store, groups[g], table_ids[g], hits, num_elsewhere)
+            starts[HELD, g] = blocks_with_external(groups[g], num_elsewhere, args.num_external) if is_new else 0
+        if args.num_external > 0:
+            for g in range(num_groups):
+                extend(pool, store, table_ids[g], starts[HELD, g] - starts[HELD_BEFORE_EXTERNAL, g], tally)
+    for g in range(num_groups):
+        starts[HELD, g] = tables[table_ids[g], LENGTH]
+        missing = blocks_beyond(num_slots, starts[HELD, g], groups[g].block_size)
+        extend(pool, store, table_ids[g], missing, tally)
+    if args.caches:
+        hashes = (call.hashes, args.first_hash)
+        for g in range(num_groups):
+            full = full_blocks(tables[table_ids[g]], groups[g], num_cacheable)
+            if full[0] < full[1]:
+                cache_full(pool, store, groups[g], table_ids[g], hashes, full, args.num_prompt, tally)
+    tables[table_ids[0], QUIET] = quiet_of(store, groups, call, args, total)
     return FITS
 
 
 @inline
-def free_request(pool: Any, store: Any, groups: Any, mine: Any) -> None:
+def free_request(pool: Any, store: Any, groups: Any, table_ids: Any) -> None:
     """`KVCacheManager.free`: blocks go back group by group, the last of each first."""
-    records, _, _, _, null_id, _ = pool
-    rows, ids, heads = store
     for g in range(len(groups)):
-        held = ids_of_row(store, mine[g])
+        held = ids_of_table(store, table_ids[g])
         if groups[g].kind == SLIDING_WINDOW:
-            release_split(records, held, null_id)
+            release_split(pool.records, held, pool.null_id)
         else:
-            release_all(records, held, null_id, True, False)
-        release_segment(rows, ids, heads, mine[g])
+            release_all(pool.records, held, pool.null_id, True, False)
+        release_segment(store, table_ids[g])
 
 
 @leaf
-def is_refused(pool: Any, store: Any, groups: Any, mine: Any, hits: Any, ends: Any, hashes: Any, ask: Any) -> bool:
-    """Whether `kvgpu.allocation.slots` must look at a call, to say what is wrong. O(groups), O(hits) with hits."""
-    bits = ask.num_computed | ask.num_hit_tokens | ask.num_external | ask.num_new | ask.num_lookahead
-    bits |= ask.num_tokens | (ask.num_prompt + 1) | ask.reserved_blocks | ask.num_encoder
-    if not 0 <= bits <= MOST_TOKENS or ask.num_new + ask.num_external == 0:
+def is_refused(pool: Any, store: Any, groups: Any, call: Any, args: Any) -> bool:
+    """Return whether `kvgpu.allocation.slots` must look at a call, to say what is wrong. O(groups + hits)."""
+    bits = args.num_computed | args.num_hit_tokens | args.num_external | args.num_new | args.num_lookahead
+    bits |= args.num_tokens | (args.num_prompt + 1) | args.reserved_blocks | args.num_encoder
+    if not 0 <= bits <= MOST_TOKENS or args.num_new + args.num_external == 0:
         return True
-    num_main = ask.num_computed + ask.num_hit_tokens + ask.num_external + ask.num_new
-    if num_main > ask.max_model_len:
+    num_main = args.num_computed + args.num_hit_tokens + args.num_external + args.num_new
+    if num_main > args.max_model_len:
         return True
-    num_hashes = min(ask.num_hashes, ask.first_hash + len(hashes))
-    if ask.caches and min(num_main, ask.num_tokens) // ask.hash_block_size > num_hashes:
+    num_hashes = min(args.num_hashes, args.first_hash + len(call.hashes))
+    if args.caches and tokens_to_cache(num_main, args.num_tokens) // args.hash_block_size > num_hashes:
         return True
     longest = 0
     for g in range(len(groups)):
         size, masked = groups[g].block_size, groups[g].kind != FULL
-        num_cached = store[0][mine[g], NUM_CACHED]
-        running = num_cached >= 0
-        if ask.first_hash > max(0, num_cached, ends[g + 1] - ends[g]):
+        table, hits = store.tables[call.table_ids[g]], call.hits[call.hit_ends[g] : call.hit_ends[g + 1]]
+        running = table[NUM_CACHED] >= 0
+        if args.first_hash > max(0, table[NUM_CACHED], len(hits)):
             return True
-        if masked and not running and ask.num_computed > store[0][mine[g], LENGTH] * size:
+        if masked and not running and args.num_computed > table[LENGTH] * size:
             return True
-        if ends[g] == ends[g + 1]:
+        if len(hits) == 0:
             continue
-        found = hits[ends[g] : ends[g + 1]]
-        if running or not ask.caching:
+        if running or not args.caching:
             return True
-        if hit_fault(pool[0], found, pool[4], masked, True, ask.distinct != 0) >= 0:
+        if hit_fault(pool.records, hits, pool.null_id, masked, True, args.distinct != 0) >= 0:
             return True
-        longest = max(longest, len(found) * size)
-    return bool(ask.num_hit_tokens > longest)
+        longest = max(longest, len(hits) * size)
+    return bool(args.num_hit_tokens > longest)
 
 
 @leaf
-def room_for(store: Any, groups: Any, mine: Any, ends: Any, ask: Any) -> tuple[int, int]:
-    """The most ids that the store must have room for, and notes that the log must, for a call that is not refused."""
-    rows = store[0]
-    num_main = ask.num_computed + ask.num_hit_tokens + ask.num_external + ask.num_new
-    num_slots = min(num_main + ask.num_lookahead, ask.max_model_len)
+def room_for(store: Any, groups: Any, call: Any, args: Any) -> tuple[int, int]:
+    """Return how many ids of the store and notes of the log a call that is not refused can take at most."""
+    num_main = args.num_computed + args.num_hit_tokens + args.num_external + args.num_new
+    num_slots = min(num_main + args.num_lookahead, args.max_model_len)
     segments, changes = 0, 1
     for g in range(len(groups)):
-        held, limit = rows[mine[g], LENGTH], rows[mine[g], LIMIT]
-        needed = held + blocks_beyond(num_slots, held, groups[g].block_size)
-        if needed > limit:
-            segments += 1 << segment_class(needed)
-        if rows[mine[g], NUM_CACHED] < 0:
-            # Hits, and what stands for tokens in front of a mask, go behind what a request has that does not run.
-            most = held + max(needed, ends[g + 1] - ends[g])
-            if most > max(needed, limit):
-                segments += 1 << segment_class(most)
+        table = store.tables[call.table_ids[g]]
+        held, limit = table[LENGTH], table[LIMIT]
+        most = held + blocks_beyond(num_slots, held, groups[g].block_size)
+        if most > limit:
+            segments += 1 << segment_class(most)
+        if table[NUM_CACHED] < 0:
+            # Hits, and null blocks for tokens in front of a mask, are appended to what a request holds that does not
+            # run.
+            with_hits = held + max(most, call.hit_ends[g + 1] - call.hit_ends[g])
+            if with_hits > max(most, limit):
+                segments += 1 << segment_class(with_hits)
         full = num_main // groups[g].block_size
-        changes += needed - held + max(0, full - max(0, rows[mine[g], NUM_CACHED]))
+        changes += most - held + max(0, full - max(0, table[NUM_CACHED]))
     return segments, changes
 
 
 @jit
-def allocate_one(
-    records: Any,
-    table: Any,
-    log: Any,
-    marks: Any,
-    rows: Any,
-    ids: Any,
-    heads: Any,
-    groups: Any,
-    mine: Any,
-    hits: Any,
-    ends: Any,
-    hashes: Any,
-    asked: Any,
-    starts: Any,
-    out: Any,
-) -> int:
-    """`allocate_request` for Python, with numbers and hits as they came: they are looked at first.
+def allocate_one(pool: Any, store: Any, groups: Any, call: Any, args: Any, starts: Any, out: Any) -> int:
+    """`allocate_request` for Python, with numbers and hits as they came: they are checked first.
 
     Args:
-        asked: ASKED_RECORD [1].
-        starts: int64 [3, groups], written to.
+        pool, store, call: Plain tuples, see the module.
+        groups: See the module.
+        args: ARGUMENT_RECORD [1].
+        starts: int64 [START_WORDS, groups], written to.
         out: int64 [PLACES + 3 * groups], filled.
+
+    Returns:
+        FITS, NO_ROOM, REFUSED or SHORT.
     """
-    ask = asked[0]
-    pool = (records, table, ask.seed, log, ask.null_id, marks)
-    store = (rows, ids, heads)
+    pool, store, call, args = PoolArrays(*pool), StoreArrays(*store), CallArrays(*call), args[0]
     out[:] = 0
-    if is_refused(pool, store, groups, mine, hits, ends, hashes, ask):
+    if is_refused(pool, store, groups, call, args):
         return REFUSED
-    segments, changes = room_for(store, groups, mine, ends, ask)
-    if heads[TOP] + segments > len(ids) or (len(log) > 0 and log[0, 0] + changes >= len(log)):
+    segments, changes = room_for(store, groups, call, args)
+    log = pool.log
+    if store.free_segments[TOP] + segments > len(store.ids) or (len(log) > 0 and log[0, 0] + changes >= len(log)):
         out[SEGMENTS] = segments
         out[CHANGES] = changes
         return SHORT
-    status = allocate_request(pool, store, groups, mine, hits, ends, hashes, ask, starts, out[:TALLY_WORDS])
+    status = allocate_request(pool, store, groups, call, args, starts, out[:TALLY_WORDS])
     if status == FITS:
-        out[QUIET_UNTIL] = rows[mine[0], QUIET]
+        out[QUIET_UNTIL] = store.tables[call.table_ids[0], QUIET]
         for g in range(len(groups)):
-            begin, end = rows[mine[g], BEGIN], rows[mine[g], LENGTH]
-            out[PLACES + 3 * g] = begin + starts[1, g]
-            out[PLACES + 3 * g + 1] = begin + starts[0, g]
-            out[PLACES + 3 * g + 2] = begin + end
-    refuse_broken(marks)
+            table = store.tables[call.table_ids[g]]
+            out[PLACES + 3 * g] = table[BEGIN] + starts[HELD_BEFORE_EXTERNAL, g]
+            out[PLACES + 3 * g + 1] = table[BEGIN] + starts[HELD, g]
+            out[PLACES + 3 * g + 2] = table[BEGIN] + table[LENGTH]
+    refuse_broken(pool.meta)
     return status
 
 
 @jit
-def free_one(records: Any, rows: Any, ids: Any, heads: Any, groups: Any, mine: Any, null_id: int) -> None:
-    """`free_request` for Python; the rows of the request are cleared."""
-    pool = (records, ids, 0, ids, null_id, ids)
-    free_request(pool, (rows, ids, heads), groups, mine)
+def free_one(pool: Any, store: Any, groups: Any, table_ids: Any) -> None:
+    """`free_request` for Python, which also clears the block tables; `pool` and `store` are plain tuples."""
+    pool, store = PoolArrays(*pool), StoreArrays(*store)
+    free_request(pool, store, groups, table_ids)
     for g in range(len(groups)):
-        for word in range(ROW_WORDS):
-            rows[mine[g], word] = 0
+        store.tables[table_ids[g]] = 0

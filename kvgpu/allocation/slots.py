@@ -3,19 +3,24 @@
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, NoReturn
 
-from kvgpu.allocation.array_allocator import ArrayAllocator
+from kvgpu.allocation.array_allocator import ArrayAllocator, SlotsCall
+from kvgpu.allocation.compiled import FITS, NO_ROOM
 from kvgpu.arguments import name_of, own_blocks, ready, refuse_odd_hashes, sequence_of_hashes
 from kvgpu.blocks.block_list import BlockList
 from kvgpu.blocks.kv_cache_blocks import KVCacheBlocks
 from kvgpu.blocks.record import NO_IDS, Ids
 from kvgpu.blocks.state import KVCacheBlock
+from kvgpu.compiled.jit import python_of
 from kvgpu.coordinators.base import KVCacheCoordinator
 from kvgpu.errors import ArgumentError, ArgumentTypeError, GroupCountError, RunningRequestError
 from kvgpu.exclusive import Exclusive, exclusive
 from kvgpu.groups.compiled import find_hit_fault
 from kvgpu.hashing.block_hashes import BlockHashes
 from kvgpu.integers import as_integers, as_switch, shown
+from kvgpu.rules.allocation import tokens_to_cache
 from kvgpu.rules.plan_words import FULL
+
+_tokens_to_cache = python_of(tokens_to_cache)
 
 NO_HITS: tuple[Ids, ...] = ()
 
@@ -133,60 +138,39 @@ class SlotAllocator(Exclusive):
         return KVCacheBlocks(blocks) if any(map(len, blocks)) else self.empty
 
     @exclusive
-    def allocate(
-        self,
-        request: Any,
-        num_new_tokens: int,
-        num_new_computed_tokens: int,
-        new_computed_blocks: KVCacheBlocks | None,
-        num_lookahead_tokens: int,
-        num_external_computed_tokens: int,
-        delay_cache_blocks: bool,
-        num_encoder_tokens: int,
-        full_sequence_must_fit: bool,
-        reserved_blocks: int,
-    ) -> KVCacheBlocks | None:
-        """`KVCacheManager.allocate_slots` for a request that may need something; the arguments are its."""
+    def allocate(self, request: Any, given: SlotsCall) -> KVCacheBlocks | None:
+        """`KVCacheManager.allocate_slots` for a request that may need something.
+
+        `allocate_request` in `kvgpu.allocation.compiled` states the same order for compiled code.
+        """
         request_id = name_of(request)
         on_admission = self._on_admission
         if on_admission is not None and not self._is_new(request, request_id):
             on_admission = None
         # Asked before anything is changed.
         preempted = on_admission is not None and _is_preempted(request)
-        arrays = self.arrays
-        if arrays is not None:
-            given = None if new_computed_blocks is self.empty else new_computed_blocks
-            done = arrays.allocate(
-                request,
-                request_id,
-                num_new_tokens,
-                num_new_computed_tokens,
-                given,
-                num_lookahead_tokens,
-                num_external_computed_tokens,
-                delay_cache_blocks,
-                num_encoder_tokens,
-                full_sequence_must_fit,
-                reserved_blocks,
-            )
-            if done is None:
+        if self.arrays is not None:
+            usual = given._replace(computed=None) if given.computed is self.empty else given
+            status, blocks = self.arrays.allocate(request, request_id, usual)
+            if status == NO_ROOM:
                 return None
-            if done is not False:
+            if status == FITS:
                 if on_admission is not None:
-                    on_admission(int(arrays.asked["num_tokens"][0]), int(num_new_computed_tokens), preempted)
-                return KVCacheBlocks(done) if done else self.empty
+                    num_tokens = int(self.arrays.arguments["num_tokens"][0])
+                    on_admission(num_tokens, int(given.num_hit_tokens), preempted)
+                return KVCacheBlocks(blocks) if blocks else self.empty
         numbers = SlotNumbers.checked(
             request,
-            num_new_tokens,
-            num_new_computed_tokens,
-            num_lookahead_tokens,
-            num_external_computed_tokens,
-            num_encoder_tokens,
-            reserved_blocks,
+            given.num_new,
+            given.num_hit_tokens,
+            given.num_lookahead,
+            given.num_external,
+            given.num_encoder,
+            given.reserved_blocks,
         )
         if numbers.num_new_tokens == 0 and numbers.num_external_computed_tokens == 0:
             raise ArgumentError("num_new_tokens must be above 0 unless there are external computed tokens")
-        must_fit = as_switch("full_sequence_must_fit", full_sequence_must_fit)
+        must_fit = as_switch("full_sequence_must_fit", given.must_fit)
         coordinator, longest = self.coordinator, self.max_model_len
         if numbers.num_computed_tokens and self._masked:
             self._refuse_unheld(request_id, numbers.num_computed_tokens)
@@ -198,11 +182,10 @@ class SlotAllocator(Exclusive):
                 f"request {request_id} would have {num_main} tokens, max_model_len is {longest}: "
                 "tokens beyond it have no slots"
             )
-        caches = self.enable_caching and not as_switch("delay_cache_blocks", delay_cache_blocks)
-        # Draft tokens may be rejected, so only what the request has is cached.
-        num_cacheable = min(num_main, numbers.num_tokens) if caches else 0
+        caches = self.enable_caching and not as_switch("delay_cache_blocks", given.delays)
+        num_cacheable = _tokens_to_cache(num_main, numbers.num_tokens) if caches else 0
         hashes = hashes_of(request, request_id, num_cacheable // coordinator.hash_block_size)
-        computed = self._computed_of(request_id, new_computed_blocks, numbers.num_new_computed_tokens)
+        computed = self._computed_of(request_id, given.computed, numbers.num_new_computed_tokens)
         takes_hits = computed is not NO_HITS
         if takes_hits:
             self._refuse_bad_hits(request_id, computed, are_distinct(hashes))

@@ -2,18 +2,33 @@
 
 from collections.abc import Sequence
 from itertools import compress
+from struct import Struct
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from kvgpu.allocation.compiled import DROPPED
 from kvgpu.arguments import integers
 from kvgpu.batch.attention_tables import check_tables, write_tables
 from kvgpu.batch.one_by_one import allocate_one_by_one, refuse_hashed
 from kvgpu.batch.result import BatchAllocation
 from kvgpu.batch.rows.record import TWICE, UNTRACKED, RowIds
 from kvgpu.batch.step import allocate as step
-from kvgpu.batch.step import check
+from kvgpu.batch.step.options import STEP_OPTIONS, StepOptions
+from kvgpu.batch.step.report import (
+    DONE,
+    FREED,
+    HASHED,
+    NO_HASHES,
+    NO_TOKENS,
+    STEP_REPORT,
+    TOO_LONG,
+    TOO_NARROW,
+    UNHELD,
+    UNPREPARED,
+    StepReport,
+)
 from kvgpu.batch.tracked_requests import TrackedRequests
 from kvgpu.errors import ArgumentError, BlockStateError
 from kvgpu.exclusive import exclusive
@@ -29,6 +44,8 @@ NO_ROWS = np.zeros(0, np.int64)
 NO_WIDTHS = np.zeros(0, np.int64)
 NO_TABLE = np.zeros((0, BUCKET_WORDS), np.int64)
 NO_LIMIT = 1 << 62
+
+_pack_options = Struct(f"{len(StepOptions._fields)}q").pack_into
 
 
 class BatchManager(TrackedRequests):
@@ -62,17 +79,11 @@ class BatchManager(TrackedRequests):
         super().__init__(manager, max_requests, max_hashes)
         self._num_groups = num_groups = self.tables.shape[1]
         self._num_closed = manager.block_pool.tables.num_closed
-        self._head = np.zeros(check.HEAD_WORDS, np.int64)
         # Written anew by every call: making an array costs more than filling it, above all when nothing of the code
         # is in the processor's caches.
         self._one_number = np.zeros(1, np.int64)
-        self._options = options = np.zeros(check.OPTION_WORDS, np.int64)
-        options[check.NULL_ID] = manager.block_pool.state.null_id
-        options[check.SEED] = getattr(manager.block_pool.index, "seed", 0)
-        options[check.MAX_MODEL_LEN] = manager.max_model_len
-        options[check.HASH_SIZE] = manager.coordinator.hash_block_size
-        options[check.CACHING] = manager.enable_caching
-        options[check.ADMITS] = manager.counts_admissions
+        self._options: Any = np.zeros(1, STEP_OPTIONS)
+        self._report: Any = np.zeros(1, STEP_REPORT)
         plan = self._plan()
         self._plan_words = NO_PLAN if plan is None else plan.words
         self._lines = np.zeros((2, num_groups), np.int64)
@@ -144,25 +155,29 @@ class BatchManager(TrackedRequests):
         caches = manager.enable_caching and not as_switch("delay_cache_blocks", delay_cache_blocks)
         adopts = caches and pool.state.width is None and self.rows.width > 0
         log = NO_LOG if arrays is None else arrays.index.log_for(0)
-        options = self._options
-        options[check.LOOKAHEAD] = as_integer("num_lookahead_tokens", num_lookahead_tokens)
-        options[check.RESERVED] = as_integer("reserved_blocks", reserved_blocks)
-        options[check.WHOLE] = as_switch("full_sequence_must_fit", full_sequence_must_fit)
-        options[check.CACHES] = caches
-        options[check.STOPS] = as_switch("stop_when_full", stop_when_full)
-        options[check.STAMP] = stamp
-        options[check.ARRAYS] = arrays is not None
-        options[check.CHECKED] = False
-        options[check.LOG_ROOM] = -1 if adopts else NO_LIMIT if log is NO_LOG else 0
-        options[check.TRUSTS] = self._trusts()
-        found, head = self._step(rows, given, widths, options, log)
-        status = head[check.STATUS]
-        if status not in (check.DONE, check.UNPREPARED):
-            raise self._complaint(status, int(rows[head[check.PLACE]]))
+        options = StepOptions(
+            as_integer("num_lookahead_tokens", num_lookahead_tokens),
+            as_integer("reserved_blocks", reserved_blocks),
+            as_switch("full_sequence_must_fit", full_sequence_must_fit),
+            caches,
+            as_switch("stop_when_full", stop_when_full),
+            stamp,
+            arrays is not None,
+            False,
+            -1 if adopts else NO_LIMIT if log is NO_LOG else 0,
+            self._trusts(),
+            manager.max_model_len,
+            manager.coordinator.hash_block_size,
+            manager.enable_caching,
+            manager.counts_admissions,
+        )
+        found, report = self._step(rows, given, widths, options, log)
+        if report.status not in (DONE, UNPREPARED):
+            raise self._complaint(report.status, int(rows[report.place]))
         waiting = NO_ROWS
         names: list[str] = []
-        if head[check.WAITING]:
-            all_wait = head[check.WAITING] == len(rows)
+        if report.num_waiting:
+            all_wait = report.num_waiting == len(rows)
             waiting = rows if all_wait else rows[self.rows.records["serial"][rows] == 0]
             names = self.names(waiting)
             self._refuse_strangers(names)
@@ -175,16 +190,15 @@ class BatchManager(TrackedRequests):
                 self.unwritten.update(rows.tolist())
             result = allocate_one_by_one(self, rows, num_new, options)
         else:
-            if status == check.UNPREPARED:
+            if report.status == UNPREPARED:
                 if adopts:
                     pool.state.adopt_width(self.rows.width)
-                log = self._prepare(waiting, head)
-                options[check.CHECKED] = True
-                found, head = self._step(rows, given, widths, options, log)
+                log = self._prepare(waiting, report)
+                found, report = self._step(rows, given, widths, options._replace(checked=True), log)
             if names:
-                self._admit(waiting, names, head)
-                self._count(head)
-            result = self._result(rows, found, head, out)
+                self._admit(waiting, names, report)
+                self._count(report)
+            result = self._result(rows, found, report, out)
         if out is not None and self.unwritten:
             came = np.array([row for row in rows.tolist() if row in self.unwritten], np.int64)
             self.write(came, np.zeros((len(came), self.tables.shape[1]), np.int64), out)
@@ -214,59 +228,57 @@ class BatchManager(TrackedRequests):
         rows: RowIds,
         given: npt.NDArray[np.int64],
         widths: npt.NDArray[np.int64],
-        options: npt.NDArray[np.int64],
+        options: StepOptions,
         log: npt.NDArray[np.int64],
-    ) -> tuple[tuple[Any, ...], list[int]]:
-        """`take_step`: what it returns, and its head."""
-        pool, store = self.manager.block_pool, self.manager.block_pool.tables
+    ) -> tuple[tuple[Any, ...], StepReport]:
+        """`take_step`: what it returns, and its report."""
+        pool = self.manager.block_pool
+        state, report = pool.state, self._report
+        _pack_options(self._options, 0, *options)
         found = step.take_step(
-            pool.state.records,
-            getattr(pool.index, "table", NO_TABLE),
-            log,
-            pool.state.marks,
-            store.rows,
-            store.ids,
-            store.heads,
+            (
+                state.records,
+                getattr(pool.index, "table", NO_TABLE),
+                getattr(pool.index, "seed", 0),
+                log,
+                state.null_id,
+                state.meta,
+            ),
+            pool.tables.arrays(),
             self.manager.coordinator.group_records,
-            self.rows.records,
-            rows,
-            self.tables,
-            self.rows.arena.words,
-            given,
-            self._plan_words,
-            self._lines,
-            widths,
-            options,
-            self._head,
+            (self.rows.records, rows, self.tables, self.rows.arena.words, given, widths),
+            (self._plan_words, self._lines),
+            self._options,
+            report,
         )
-        return found, self._head.tolist()
+        return found, StepReport._make(report.item())
 
-    def _prepare(self, waiting: RowIds, head: list[int]) -> npt.NDArray[np.int64]:
+    def _prepare(self, waiting: RowIds, report: StepReport) -> npt.NDArray[np.int64]:
         """Make room for what a step that was checked can take; the log to note changes in."""
         manager, pool = self.manager, self.manager.block_pool
         assert manager.slots.arrays is not None
         opened = pool.tables.open_many(len(waiting) * self._num_groups)
         self.tables[waiting] = opened.reshape(-1, self._num_groups)
-        pool.tables.reserve(head[check.SEGMENTS])
-        return manager.slots.arrays.index.log_for(head[check.CHANGES])
+        pool.tables.reserve(report.segments)
+        return manager.slots.arrays.index.log_for(report.changes)
 
     def _result(
-        self, rows: RowIds, found: tuple[Any, ...], head: list[int], out: Sequence[Any] | None
+        self, rows: RowIds, found: tuple[Any, ...], report: StepReport, out: Sequence[Any] | None
     ) -> BatchAllocation:
         """Take note of what a step did."""
-        fits, (num_new, hit_tokens), changed, starts, kept, offsets, ids = found
-        num_kept = head[check.KEPT]
-        if head[check.CHANGED]:
+        fits, num_new, hit_tokens, changed, starts, kept, offsets, ids = found
+        num_kept = report.num_kept
+        if report.num_changed:
             assert self.manager.slots.arrays is not None
-            self.manager.slots.arrays.account(head[check.TALLY :])
+            self.manager.slots.arrays.account(report.new_keys, report.num_evicted)
             offsets = offsets[:, : num_kept + 1]
             for group, single in enumerate(self.manager.coordinator.single_type_managers):
                 if single.records_new_blocks and len(ids):
                     single.new_ids.note(ids[offsets[group, 0] : offsets[group, -1]])
             if out is not None:
-                some = slice(head[check.CHANGED])
-                self.write(rows[changed[some]], starts[some, 2], out)
-        return BatchAllocation(self, rows, fits, hit_tokens, num_new, head[check.TRIED], kept[:num_kept], ids, offsets)
+                some = slice(report.num_changed)
+                self.write(rows[changed[some]], starts[some, DROPPED], out)
+        return BatchAllocation(self, rows, fits, hit_tokens, num_new, report.num_tried, kept[:num_kept], ids, offsets)
 
     @exclusive
     def free_batch(self, rows: RowIds, *, preempt: bool = False) -> None:
@@ -289,7 +301,7 @@ class BatchManager(TrackedRequests):
         store = pool.tables
         place = step.foreign_row(store.rows, records, rows, self.tables)
         if place >= 0:
-            raise self._complaint(check.FREED, int(rows[place]))
+            raise self._complaint(FREED, int(rows[place]))
         holding = rows[records["serial"][rows] != 0]
         names = self.names(holding)
         counts = self._preemptions(holding) if preempt else []
@@ -302,15 +314,12 @@ class BatchManager(TrackedRequests):
             for single in manager.coordinator.single_type_managers:
                 single.req_to_blocks.leave_all(names)
             step.free_rows(
-                pool.state.records,
-                store.rows,
-                store.ids,
-                store.heads,
+                manager.slots.arrays.index.arrays(),
+                store.arrays(),
                 manager.slots.arrays.groups,
                 records,
                 rows,
                 self.tables,
-                pool.state.null_id,
             )
             self._close(self.tables[holding])
         if preempt:
@@ -352,9 +361,9 @@ class BatchManager(TrackedRequests):
                 if name in table and len(table[name]):
                     raise ArgumentError(f"request {name} was given blocks beside the batch: untrack() and track() it")
 
-    def _admit(self, waiting: RowIds, names: list[str], head: list[int]) -> None:
+    def _admit(self, waiting: RowIds, names: list[str], report: StepReport) -> None:
         """Enter requests that got blocks in the tables of the groups; the others' rows go back."""
-        if head[check.KEPT] < head[check.BUSY]:
+        if report.num_kept < report.num_busy:
             got = self.rows.records["serial"][waiting] != 0
             self._close(self.tables[waiting[~got]])
             waiting, names = waiting[got], list(compress(names, got.tolist()))
@@ -362,27 +371,26 @@ class BatchManager(TrackedRequests):
         for single, places in zip(managers, self.tables[waiting].T.tolist(), strict=True):
             single.req_to_blocks.adopt(names, places)
 
-    def _count(self, head: list[int]) -> None:
+    def _count(self, report: StepReport) -> None:
         stats = self.manager.prefix_cache_stats
         if stats is None:
             return
-        for preempted, begin in enumerate((check.FIRST_ATTEMPTS, check.AFTER_PREEMPTION)):
-            requests, queries, hits = head[begin : begin + check.STATISTICS]
-            stats.record(queries, hits, bool(preempted), requests)
+        stats.record(report.first_queries, report.first_hits, False, report.first_requests)
+        stats.record(report.preempted_queries, report.preempted_hits, True, report.preempted_requests)
 
     def _complaint(self, status: int, row: int) -> ArgumentError | BlockStateError:
         if status in (UNTRACKED, TWICE):
             return self.rows.complaint(status, row)
         name = self.rows.names[row]
-        if status == check.HASHED:
+        if status == HASHED:
             return BlockStateError(f"request {name}: a block to be cached has a hash already")
         reasons = {
-            check.FREED: "has lost its blocks to KVCacheManager.free: untrack() and track() it",
-            check.NO_TOKENS: "needs at least 1 new token",
-            check.NO_HASHES: "has fewer block hashes than full blocks: give it a block_hasher",
-            check.TOO_MANY: f"would have more than max_model_len = {self.manager.max_model_len} tokens: those beyond "
+            FREED: "has lost its blocks to KVCacheManager.free: untrack() and track() it",
+            NO_TOKENS: "needs at least 1 new token",
+            NO_HASHES: "has fewer block hashes than full blocks: give it a block_hasher",
+            TOO_LONG: f"would have more than max_model_len = {self.manager.max_model_len} tokens: those beyond "
             "have no slots",
-            check.UNHELD: "says that more of its tokens are computed than it holds blocks for",
-            check.NARROW: "needs more blocks than `out` has columns",
+            UNHELD: "says that more of its tokens are computed than it holds blocks for",
+            TOO_NARROW: "needs more blocks than `out` has columns",
         }
         return ArgumentError(f"request {name} {reasons[status]}")

@@ -5,19 +5,17 @@ import numpy.typing as npt
 
 from kvgpu.batch.result import BatchAllocation
 from kvgpu.batch.rows.record import RowIds
-from kvgpu.batch.step import check
+from kvgpu.batch.step.options import StepOptions
 from kvgpu.batch.tracked_requests import TrackedRequests
 from kvgpu.errors import ArgumentError
 
 
-def refuse_hashed(
-    batch: TrackedRequests, rows: RowIds, num_new: npt.NDArray[np.int64], options: npt.NDArray[np.int64]
-) -> None:
+def refuse_hashed(batch: TrackedRequests, rows: RowIds, num_new: npt.NDArray[np.int64], options: StepOptions) -> None:
     """
     Raises:
         BlockStateError: A block that a row holds and that should be cached has a hash already.
     """
-    if not options[check.CACHES]:
+    if not options.caches:
         return
     for row, new in zip(rows.tolist(), num_new.tolist(), strict=True):
         record = batch.rows.records[row]
@@ -27,7 +25,7 @@ def refuse_hashed(
 
 
 def allocate_one_by_one(
-    batch: TrackedRequests, rows: RowIds, num_new: npt.NDArray[np.int64], options: npt.NDArray[np.int64]
+    batch: TrackedRequests, rows: RowIds, num_new: npt.NDArray[np.int64], options: StepOptions
 ) -> BatchAllocation:
     """`BatchManager.allocate_batch` through `KVCacheManager.allocate_slots`; arguments are checked.
 
@@ -62,10 +60,10 @@ def allocate_one_by_one(
             new,
             int(hit_tokens[i]),
             hits,
-            int(options[check.LOOKAHEAD]),
-            delay_cache_blocks=bool(options[check.CACHING] and not options[check.CACHES]),
-            full_sequence_must_fit=bool(options[check.WHOLE]),
-            reserved_blocks=int(options[check.RESERVED]),
+            options.num_lookahead,
+            delay_cache_blocks=bool(options.caching and not options.caches),
+            full_sequence_must_fit=options.whole,
+            reserved_blocks=options.reserved_blocks,
         )
         if blocks is not None:
             fits[i] = True
@@ -76,7 +74,7 @@ def allocate_one_by_one(
             for group, new_ids in enumerate(blocks.get_block_ids()):
                 ids[group] += new_ids
                 ends[group].append(len(ids[group]))
-        if blocks is None and options[check.STOPS]:
+        if blocks is None and options.stops:
             break
     num_new[~fits] = 0
     begins = np.cumsum([0, *map(len, ids[:-1])])

@@ -1,6 +1,6 @@
 """`TableStore`: the block tables of all requests of a pool, as ids in one array."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -8,21 +8,35 @@ import numpy.typing as npt
 from kvgpu.blocks.record import Ids
 from kvgpu.compiled.jit import jit, leaf
 
-BEGIN, LENGTH, LIMIT, NUM_CACHED, QUIET, SERIAL, ROW_WORDS = 0, 1, 2, 3, 4, 5, 8
-"""Words of a row. BEGIN, LENGTH: its ids; up to LIMIT (relative to BEGIN) there is room for more.
-NUM_CACHED: blocks that caching has handled, -1 while the request does not run. QUIET: tokens up to which
-the request needs nothing of any group, kept in the row of the first group. SERIAL: differs between all
-tables that a row ever stood for; 0 while it stands for none."""
+BEGIN, LENGTH, LIMIT, NUM_CACHED, QUIET, SERIAL, TABLE_WORDS = 0, 1, 2, 3, 4, 5, 8
+"""Words of a block table.
+
+BEGIN, LENGTH: its ids. LIMIT: relative to BEGIN, there is room for ids up to here.
+NUM_CACHED: blocks that caching has handled; -1 while the request does not run.
+QUIET: the request needs nothing of any group up to so many tokens; kept in its table of the first group.
+SERIAL: differs between all block tables that ever had this id; 0 while there is none.
+"""
 
 TOP = 0
-"""Place of `heads` that holds the end of what was ever used; the others hold the first free segment of
+"""Place in `free_segments` that holds the end of the memory that was ever used. Place i holds the first free segment of
 2**i ids, whose first id is the next one."""
 SMALLEST_CLASS = 3
 
 
+class StoreArrays(NamedTuple):
+    """The arrays of a `TableStore` for compiled code; Python passes them as a plain tuple (see `PoolArrays`)."""
+
+    tables: Any
+    """int64 [tables, TABLE_WORDS]."""
+    ids: Any
+    """int32, the memory of all block tables."""
+    free_segments: Any
+    """int64, see TOP."""
+
+
 @leaf
 def segment_class(length: int) -> int:
-    """The smallest i >= SMALLEST_CLASS so that 2**i ids suffice."""
+    """Return the smallest i >= SMALLEST_CLASS so that 2**i ids suffice."""
     size_class = SMALLEST_CLASS
     while (1 << size_class) < length:
         size_class += 1
@@ -30,65 +44,69 @@ def segment_class(length: int) -> int:
 
 
 @leaf
-def release_segment(rows: Any, ids: Any, heads: Any, row: int) -> None:
-    """Give back the memory of a row."""
-    if rows[row, LIMIT] > 0:
-        size_class = segment_class(rows[row, LIMIT])
-        ids[rows[row, BEGIN]] = heads[size_class]
-        heads[size_class] = rows[row, BEGIN]
-    rows[row, BEGIN] = 0
-    rows[row, LENGTH] = 0
-    rows[row, LIMIT] = 0
+def release_segment(store: Any, table_id: int) -> None:
+    """Give back the memory of a block table."""
+    table = store.tables[table_id]
+    if table[LIMIT] > 0:
+        size_class = segment_class(table[LIMIT])
+        store.ids[table[BEGIN]] = store.free_segments[size_class]
+        store.free_segments[size_class] = table[BEGIN]
+    table[BEGIN] = 0
+    table[LENGTH] = 0
+    table[LIMIT] = 0
 
 
 @leaf
-def make_room(rows: Any, ids: Any, heads: Any, row: int, length: int) -> None:
-    """See that a row can hold `length` ids; it moves if it must.
+def make_room(store: Any, table_id: int, length: int) -> None:
+    """Make room for `length` ids in a block table, which moves if it must.
 
-    The caller has made sure that the array is long enough (`TableStore.reserve`).
+    The caller has made sure that the memory is long enough (`TableStore.reserve`).
     """
-    if length <= rows[row, LIMIT]:
+    table, ids, free_segments = store.tables[table_id], store.ids, store.free_segments
+    if length <= table[LIMIT]:
         return
     size_class = segment_class(length)
-    begin = heads[size_class]
+    begin = free_segments[size_class]
     if begin >= 0:
-        heads[size_class] = ids[begin]
+        free_segments[size_class] = ids[begin]
     else:
-        begin = heads[TOP]
-        heads[TOP] += 1 << size_class
-    count = rows[row, LENGTH]
-    old = rows[row, BEGIN]
+        begin = free_segments[TOP]
+        free_segments[TOP] += 1 << size_class
+    count = table[LENGTH]
+    old = table[BEGIN]
     for i in range(count):
         ids[begin + i] = ids[old + i]
-    release_segment(rows, ids, heads, row)
-    rows[row, BEGIN] = begin
-    rows[row, LENGTH] = count
-    rows[row, LIMIT] = 1 << size_class
+    release_segment(store, table_id)
+    table[BEGIN] = begin
+    table[LENGTH] = count
+    table[LIMIT] = 1 << size_class
 
 
 @jit
-def _open(rows: Any, opened: Any, serial: int) -> None:
+def _open(tables: Any, opened: Any, serial: int) -> None:
     for i in range(len(opened)):
-        rows[opened[i], NUM_CACHED] = -1
-        rows[opened[i], SERIAL] = serial + 1 + i
+        tables[opened[i], NUM_CACHED] = -1
+        tables[opened[i], SERIAL] = serial + 1 + i
 
 
 @jit
-def _append(rows: Any, ids: Any, heads: Any, row: int, new: Any) -> None:
-    length = rows[row, LENGTH]
-    make_room(rows, ids, heads, row, length + len(new))
-    begin = rows[row, BEGIN] + length
+def _append(store: Any, table_id: int, new: Any) -> None:
+    store = StoreArrays(*store)
+    table = store.tables[table_id]
+    length = table[LENGTH]
+    make_room(store, table_id, length + len(new))
+    begin = table[BEGIN] + length
     for i in range(len(new)):
-        ids[begin + i] = new[i]
-    rows[row, LENGTH] = length + len(new)
+        store.ids[begin + i] = new[i]
+    table[LENGTH] = length + len(new)
 
 
 @jit
-def _close(rows: Any, ids: Any, heads: Any, row: int) -> None:
-    """Give the memory of a row back, and clear its words."""
-    release_segment(rows, ids, heads, row)
-    for word in range(ROW_WORDS):
-        rows[row, word] = 0
+def _close(store: Any, table_id: int) -> None:
+    """Give the memory of a block table back, and clear its words."""
+    store = StoreArrays(*store)
+    release_segment(store, table_id)
+    store.tables[table_id] = 0
 
 
 class TableStore:
@@ -98,7 +116,7 @@ class TableStore:
     given back are used again. Appending is amortised O(1) per id.
 
     Attributes:
-        rows: int64 [rows, ROW_WORDS].
+        rows: int64 [rows, TABLE_WORDS].
         ids: int32, the memory of all rows.
         heads: int64, end of the used part and free segments by size.
         num_closed: Rows that were closed: those who keep rows look whether theirs are among them.
@@ -106,7 +124,7 @@ class TableStore:
     """
 
     def __init__(self) -> None:
-        self.rows: npt.NDArray[np.int64] = np.zeros((8, ROW_WORDS), np.int64)
+        self.rows: npt.NDArray[np.int64] = np.zeros((8, TABLE_WORDS), np.int64)
         self.ids: Ids = np.empty(64, np.int32)
         self.heads: npt.NDArray[np.int64] = np.full(32, -1, np.int64)
         self.heads[TOP] = 0
@@ -114,6 +132,10 @@ class TableStore:
         self.num_closed = 0
         self._idle = list(range(len(self.rows) - 1, -1, -1))
         self._serial = 0
+
+    def arrays(self) -> tuple[Any, Any, Any]:
+        """Return the fields of `StoreArrays`. O(1)."""
+        return self.rows, self.ids, self.heads
 
     def open(self) -> int:
         """A new, empty row. Amortised O(1)."""
@@ -139,7 +161,7 @@ class TableStore:
 
     def close(self, row: int) -> None:
         """Give a row and its memory back. O(1)."""
-        _close(self.rows, self.ids, self.heads, row)
+        _close(self.arrays(), row)
         self.note_closed([row])
 
     def note_closed(self, rows: list[int]) -> None:
@@ -156,7 +178,7 @@ class TableStore:
         """Give back rows that nobody knows any longer, as after a call that was cut short. O(rows)."""
         unused = set(range(len(self.rows))) - used
         for row in unused.difference(self._idle):
-            _close(self.rows, self.ids, self.heads, row)
+            _close(self.arrays(), row)
         self.rows[:, QUIET] = 0
         self._idle = sorted(unused, reverse=True)
         self.num_closed += 1
@@ -181,4 +203,4 @@ class TableStore:
     def append(self, row: int, new: Ids) -> None:
         """Append ids to a row. Amortised O(len(new))."""
         self.reserve(2 * (int(self.rows[row, LENGTH]) + len(new)) + (1 << SMALLEST_CLASS))
-        _append(self.rows, self.ids, self.heads, row, np.asarray(new, np.int32))
+        _append(self.arrays(), row, np.asarray(new, np.int32))

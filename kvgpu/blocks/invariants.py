@@ -6,17 +6,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kvgpu.blocks.index_meta import CELL_MASK, CELLS, FULL_CELL, NUM_LED, cell_of
 from kvgpu.blocks.lru import free_ids
-from kvgpu.blocks.marks import CELL_MASK, CELLS, FULL_CELL, NUM_LED, cell_of
 from kvgpu.blocks.record import COUNTED, FIRST, HAS_HASH, IN_TABLE, LEADS, LED, NO_IDS, Ids
 from kvgpu.blocks.state import BlockState
 from kvgpu.compiled.jit import jit
 
 
 @jit
-def _cell_of(marks: Any, k0: int, group: int) -> int:
+def _cell_of(meta: Any, k0: int, group: int) -> int:
     """`cell_of` for Python."""
-    return cell_of(marks, k0, group)
+    return cell_of(meta, k0, group)
 
 
 def queue_violations(state: BlockState) -> list[str]:
@@ -63,14 +63,14 @@ def led_violations(state: BlockState) -> list[str]:
             found.append(f"block {row} leads and is not the first with its key")
         if not (0 <= child < state.num_blocks and flags[child] & LED and same_prev[child] == row):
             found.append(f"block {row} leads to no led block")
-    if state.marks[NUM_LED] != len(led):
-        found.append(f"{len(led)} blocks are led, {state.marks[NUM_LED]} are counted")
+    if state.meta[NUM_LED] != len(led):
+        found.append(f"{len(led)} blocks are led, {state.meta[NUM_LED]} are counted")
     counted = np.flatnonzero(flags & COUNTED)
     if (flags[counted] & (FIRST | LED) != FIRST).any():
         found.append("the filter counts a block that has no word in the table")
-    cells = [_cell_of(state.marks, int(records["k0"][row]), int(records["group"][row])) for row in counted.tolist()]
-    expected = np.bincount(np.array(cells, np.int64), minlength=int(state.marks[CELL_MASK]) + 1)
-    held = state.marks[CELLS:].view(np.uint8)
+    cells = [_cell_of(state.meta, int(records["k0"][row]), int(records["group"][row])) for row in counted.tolist()]
+    expected = np.bincount(np.array(cells, np.int64), minlength=int(state.meta[CELL_MASK]) + 1)
+    held = state.meta[CELLS:].view(np.uint8)
     if ((held != expected) & (held != FULL_CELL)).any():
         found.append("the filter counts other keys than its blocks have")
     heads = records[flags & FIRST != 0]

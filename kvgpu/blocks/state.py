@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kvgpu.blocks.marks import make_marks
+from kvgpu.blocks.index_meta import make_meta
 from kvgpu.blocks.record import BLOCK_RECORD, CACHE_LINE, COARSE, ENTERED, HAS_HASH, IN_TABLE, ODD, Ids
 from kvgpu.errors import ArgumentTypeError, BlockIdError, BlockStateError
 from kvgpu.hashing.functions import GROUP_ID_BYTES, HASH_WIDTHS, BlockHashWithGroupId, get_block_hash, get_group_id
@@ -48,7 +48,7 @@ class BlockState:
     def __init__(self, num_blocks: int) -> None:
         self.num_blocks = num_blocks
         self.records = _aligned_records(num_blocks + 1)
-        self.marks = make_marks(num_blocks)
+        self.meta = make_meta(num_blocks)
         self.null_id = -1
         self.width: int | None = None
         self.odd_hashes: dict[int, BlockHashWithGroupId] = {}

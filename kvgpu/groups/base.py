@@ -17,7 +17,7 @@ from kvgpu.errors import ArgumentError, RunningRequestError
 from kvgpu.groups.hits import GroupHits
 from kvgpu.groups.new_ids import NewBlockIds
 from kvgpu.rules import allocation as rules
-from kvgpu.rules.retention import MaskRule
+from kvgpu.rules.allocation import Mask
 from kvgpu.specs import FullAttentionSpec, KVCacheSpec, MLAAttentionSpec, TQFullAttentionSpec, cdiv
 
 Blocks = Sequence[KVCacheBlock] | Ids
@@ -191,10 +191,10 @@ class SingleTypeKVCacheManager(GroupHits):
             caching_alignment,
             self.use_eagle,
             mask is None,
-            *(mask or (0, 0, 0, 0, 0)),
+            *((0, 0, 0, 0, 0) if mask is None else mask[1:]),
         )
 
-    def mask_rule(self, retention_interval: int | None) -> MaskRule | None:
+    def mask_rule(self, retention_interval: int | None) -> Mask | None:
         """Which blocks some later hit could need; None for all."""
         return None
 

@@ -1,135 +1,121 @@
 """Compiled steps of an allocation in one cache group.
 
-`pool` is (records, table, seed, log, null_id, marks); `store` is (rows, ids, heads) of a `TableStore`; `group` a
-GROUP_RECORD; `row` the row of the request in the store.
+`pool` is `PoolArrays`, `store` is `StoreArrays`, `group` a GROUP_RECORD, and `table_id` the block table of the
+request in this group.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from kvgpu.block_tables.store import BEGIN, LENGTH, NUM_CACHED, make_room
+from kvgpu.blocks.index_meta import BROKEN, RING, RING_MASK
 from kvgpu.blocks.lru import count_free, cut, leave, load_ahead, release_split, touch_all
-from kvgpu.blocks.marks import BROKEN, RING, RING_MASK
 from kvgpu.blocks.record import HAS_HASH, IN_TABLE, LEADS, LED, SEEN
 from kvgpu.compiled.jit import inline, jit, leaf
-from kvgpu.index.host.entries import erase_all, erase_row, insert_all, leave_lead
+from kvgpu.index.host.entries import erase_all, erase_block, erase_led, insert_all
 from kvgpu.index.host.led_runs import ROOT, UNKNOWN, insert_run
-from kvgpu.index.host.table import same_key
-from kvgpu.rules.allocation import NO_CAP, blocks_beyond, blocks_missing, cacheable_tokens, is_reachable, skipped_tokens
+from kvgpu.index.key import has_key, key_at
+from kvgpu.rules.allocation import (
+    NO_CAP,
+    blocks_beyond,
+    blocks_missing,
+    cacheable_tokens,
+    is_reachable,
+    mask_of,
+    skipped_tokens,
+)
 from kvgpu.rules.plan_words import FULL
 
 KEYS, EVICTED, TALLY_WORDS = 0, 1, 2
-"""A tally: keys that the index gained, cached blocks that were evicted."""
-
-
-class Ask(NamedTuple):
-    """What is asked for one request, in tokens; the arguments of `KVCacheManager.allocate_slots`."""
-
-    num_computed: int
-    num_hit_tokens: int
-    num_external: int
-    num_new: int
-    num_lookahead: int
-    num_tokens: int
-    num_prompt: int
-    max_model_len: int
-    reserved_blocks: int
-    first_hash: int
-    """Place in the request of the first hash that is given."""
-    whole: bool
-    takes_hits: bool
-    caches: bool
-    caching: bool
+"""Words of a tally: keys that the index gained, and cached blocks that were evicted."""
 
 
 @inline
-def ids_of_row(store: Any, row: int) -> Any:
-    rows, ids, _ = store
-    return ids[rows[row, BEGIN] : rows[row, BEGIN] + rows[row, LENGTH]]
+def ids_of_table(store: Any, table_id: int) -> Any:
+    """Return the ids of a block table, int32 [length]."""
+    table = store.tables[table_id]
+    return store.ids[table[BEGIN] : table[BEGIN] + table[LENGTH]]
 
 
 @leaf
 def take_free(pool: Any, out: Any, tally: Any) -> None:
     """Fill `out` with blocks from the head of the free queue; cached ones among them are evicted.
 
-    Led blocks at once; few others one by one; many together, which loads their buckets ahead.
+    Led blocks are evicted at once; a few others one by one; many together, which loads their buckets ahead.
     """
-    records, table, seed, log, null_id, marks = pool
-    row, stride, step = records[len(records) - 1].next, 0, 0
+    records, meta = pool.records, pool.meta
+    block_id, stride, step = records[len(records) - 1].next, 0, 0
     if len(out) > records[len(records) - 1].ref_cnt:
-        # Whoever called has counted them: a fault here, and the walk would not end at the sentinel.
-        marks[BROKEN] = 1
-        out[:] = null_id
+        # The caller has counted the free blocks. If they disagree, the walk would never reach the sentinel.
+        meta[BROKEN] = 1
+        out[:] = pool.null_id
         return
-    led = 0
-    others = 0
+    num_led = 0
+    num_others = 0
     for i in range(len(out)):
-        after = leave(records, row, 1)
-        stride, step = load_ahead(records, row, after, stride, step, len(out) - i)
-        record = records[np.uint64(row)]
+        after = leave(records, block_id, 1)
+        stride, step = load_ahead(records, block_id, after, stride, step, len(out) - i)
+        record = records[np.uint64(block_id)]
         flags = record.flags
         if flags & (LED | LEADS) == LED:
-            leave_lead(records, row, log, marks)
+            erase_led(pool, block_id)
             record.flags = 0
-            led += 1
+            num_led += 1
         elif flags & IN_TABLE:
-            marks[others & RING_MASK] = row
-            others += 1
-        out[np.uint64(i)] = row
-        row = after
-    cut(records, row, len(out))
-    tally[EVICTED] += led + others
-    tally[KEYS] -= led
-    if others > RING:
-        tally[KEYS] -= erase_all(records, table, out, True, seed, log, marks)
+            meta[num_others & RING_MASK] = block_id
+            num_others += 1
+        out[np.uint64(i)] = block_id
+        block_id = after
+    cut(records, block_id, len(out))
+    tally[EVICTED] += num_led + num_others
+    tally[KEYS] -= num_led
+    if num_others > RING:
+        tally[KEYS] -= erase_all(pool, out, True)
     else:
-        for i in range(others):
-            tally[KEYS] -= erase_row(records, table, marks[i], 0, True, seed, log, marks)
+        for i in range(num_others):
+            tally[KEYS] -= erase_block(pool, meta[i], 0, True)
 
 
 @leaf
-def extend(pool: Any, store: Any, row: int, count: int, tally: Any) -> None:
-    """Append so many new blocks to a row."""
+def extend(pool: Any, store: Any, table_id: int, count: int, tally: Any) -> None:
+    """Append `count` new blocks to a block table."""
     if count <= 0:
         return
-    rows, ids, heads = store
-    length = rows[row, LENGTH]
-    make_room(rows, ids, heads, row, length + count)
-    begin = rows[row, BEGIN] + length
-    take_free(pool, ids[begin : begin + count], tally)
-    rows[row, LENGTH] = length + count
+    table = store.tables[table_id]
+    length = table[LENGTH]
+    make_room(store, table_id, length + count)
+    begin = table[BEGIN] + length
+    take_free(pool, store.ids[begin : begin + count], tally)
+    table[LENGTH] = length + count
 
 
 @leaf
 def needed_in_group(
-    pool: Any, store: Any, group: Any, row: int, hits: Any, num_tokens: int, total: int, capped: bool
+    pool: Any, table: Any, group: Any, hits: Any, num_tokens: int, num_elsewhere: int, capped: bool
 ) -> int:
-    """`SingleTypeKVCacheManager.get_num_blocks_to_allocate`."""
-    records, _, _, _, null_id, _ = pool
-    rows = store[0]
+    """`SingleTypeKVCacheManager.get_num_blocks_to_allocate`; `table` are the words of the block table."""
     size = group.block_size
-    held = rows[row, LENGTH]
+    held = table[LENGTH]
     required = held + blocks_beyond(num_tokens, held, size)
     if capped and group.cap != NO_CAP:
         required = min(required, group.cap)
-    running = rows[row, NUM_CACHED] >= 0
-    skipped = skipped_tokens(group.kind, group.extent, total)
+    running = table[NUM_CACHED] >= 0
+    skipped = skipped_tokens(group.kind, group.extent, num_elsewhere)
     if skipped > 0:
         skipped //= size
     needed = blocks_missing(required, held, running, skipped, len(hits))
     if not running and len(hits) > 0:
-        needed += count_free(records, hits[max(0, skipped - held) :], null_id)
+        needed += count_free(pool.records, hits[max(0, skipped - held) :], pool.null_id)
     return needed
 
 
 @jit
-def drop_skipped(pool: Any, store: Any, group: Any, row: int, total: int) -> int:
-    """`SingleTypeKVCacheManager.remove_skipped_blocks`; place of the first block dropped, else the length."""
-    records, _, _, _, null_id, _ = pool
-    rows, ids, _ = store
-    begin = rows[row, BEGIN]
-    length = int(rows[row, LENGTH])
+def drop_skipped(pool: Any, store: Any, group: Any, table_id: int, total: int) -> int:
+    """`SingleTypeKVCacheManager.remove_skipped_blocks`; returns the first place that it drops, else the length."""
+    ids, null_id = store.ids, pool.null_id
+    begin = store.tables[table_id, BEGIN]
+    length = int(store.tables[table_id, LENGTH])
     skipped = max(skipped_tokens(group.kind, group.extent, total), 0)
     end = min(skipped // group.block_size, length)
     if end == 0 or ids[begin + end - 1] == null_id:
@@ -137,32 +123,32 @@ def drop_skipped(pool: Any, store: Any, group: Any, row: int, total: int) -> int
     first = end - 1
     while first > 0 and ids[begin + first - 1] != null_id:
         first -= 1
-    release_split(records, ids[begin + first : begin + end], null_id)
+    release_split(pool.records, ids[begin + first : begin + end], null_id)
     ids[begin + first : begin + end] = null_id
     return int(first)
 
 
 @leaf
 def hit_fault(records: Any, hits: Any, null_id: int, masked: bool, cached_only: bool, distinct: bool) -> int:
-    """Place of the first of a request's hits that cannot be one, or -1.
+    """Return the place of the first of a request's hits that cannot be one, or -1.
 
-    A hit is a block of the pool, has a hash (where `cached_only`), and comes once (where all hashes are `distinct`).
-    Null blocks stand in front of the others, in groups whose mask puts them there.
+    A hit is a block of the pool, has a hash (if `cached_only`), and comes once (if all hashes are `distinct`). Null
+    blocks precede the others, in groups whose mask puts them there.
     """
     sentinel = len(records) - 1
     fault = -1
     seen = len(hits)
     for i in range(len(hits)):
-        row = hits[i]
-        if row < 0 or row >= sentinel:
+        block_id = hits[i]
+        if block_id < 0 or block_id >= sentinel:
             fault = i
-        elif row == null_id:
+        elif block_id == null_id:
             if not masked or (i > 0 and hits[i - 1] != null_id):
                 fault = i
-        elif (distinct and records[row].flags & SEEN) or (cached_only and not records[row].flags & HAS_HASH):
+        elif (distinct and records[block_id].flags & SEEN) or (cached_only and not records[block_id].flags & HAS_HASH):
             fault = i
         else:
-            records[row].flags |= SEEN
+            records[block_id].flags |= SEEN
         if fault >= 0:
             seen = i
             break
@@ -179,35 +165,39 @@ def find_hit_fault(records: Any, hits: Any, null_id: int, masked: bool, cached_o
 
 
 @leaf
-def take_hits(pool: Any, store: Any, group: Any, row: int, hits: Any, ask: Any) -> int:
-    """`SingleTypeKVCacheManager.take_computed_blocks`; blocks that the row has then."""
-    records, _, _, _, null_id, _ = pool
-    rows, ids, heads = store
-    if rows[row, NUM_CACHED] >= 0:
-        return int(rows[row, LENGTH])
-    size = group.block_size
-    total = ask.num_computed + ask.num_hit_tokens + ask.num_external
-    skipped = max(skipped_tokens(group.kind, group.extent, total), 0) // size
+def take_hits(pool: Any, store: Any, group: Any, table_id: int, hits: Any, num_elsewhere: int) -> int:
+    """`SingleTypeKVCacheManager.take_computed_blocks`; returns the blocks that the block table has then.
+
+    `num_elsewhere` tokens, from the first on, need not be computed.
+    """
+    table = store.tables[table_id]
+    if table[NUM_CACHED] >= 0:
+        return int(table[LENGTH])
+    skipped = max(skipped_tokens(group.kind, group.extent, num_elsewhere), 0) // group.block_size
     if skipped > 0:
         hits = hits[min(skipped, len(hits)) :]
-    length = rows[row, LENGTH]
-    make_room(rows, ids, heads, row, length + skipped + len(hits))
-    begin = rows[row, BEGIN] + length
-    ids[begin : begin + skipped] = null_id
-    touch_all(records, hits, null_id)
+    length = table[LENGTH]
+    make_room(store, table_id, length + skipped + len(hits))
+    begin = table[BEGIN] + length
+    # [begin, begin + skipped) become null blocks, and the hits follow.
+    store.ids[begin : begin + skipped] = pool.null_id
+    touch_all(pool.records, hits, pool.null_id)
     for i in range(len(hits)):
-        ids[begin + skipped + i] = hits[i]
+        store.ids[begin + skipped + i] = hits[i]
     length += skipped + len(hits)
-    rows[row, LENGTH] = length
-    rows[row, NUM_CACHED] = length
+    table[LENGTH] = length
+    table[NUM_CACHED] = length
     return int(length)
 
 
 @leaf
-def full_blocks(store: Any, group: Any, row: int, num_cacheable: int) -> tuple[int, int]:
-    """Blocks that caching has not handled and that become full: [first, behind the last)."""
+def full_blocks(table: Any, group: Any, num_cacheable: int) -> tuple[int, int]:
+    """Return the blocks that caching has not handled and that become full, as [first, end), by their places.
+
+    `table` are the words of the block table.
+    """
     size = group.block_size
-    first = max(store[0][row, NUM_CACHED], 0)
+    first = max(table[NUM_CACHED], 0)
     if num_cacheable < (first + 1) * size:
         return first, first
     num_tokens = cacheable_tokens(num_cacheable, group.alignment, group.eagle != 0, size)
@@ -216,68 +206,51 @@ def full_blocks(store: Any, group: Any, row: int, num_cacheable: int) -> tuple[i
 
 @jit
 def insert_reachable(pool: Any, group: Any, chosen: Any, hashes: Any, first: int, num_prompt: int) -> int:
-    """`insert_all` for blocks of a row from place `first` on, without null blocks and those that no hit needs."""
-    records, table, seed, log, null_id, marks = pool
+    """`insert_all` for blocks of a request from place `first` on, without null blocks and those that no hit needs."""
     needed = chosen.copy()
+    mask = mask_of(group)
     for i in range(len(needed)):
-        reachable = group.keep_all or is_reachable(
-            first + i,
-            group.block_size,
-            group.shift,
-            group.need,
-            group.period,
-            group.prompt_ends != 0,
-            group.hit_alignment,
-            num_prompt,
-        )
-        if needed[i] == null_id or not reachable:
+        reachable = group.keep_all or is_reachable(mask, first + i, num_prompt)
+        if needed[i] == pool.null_id or not reachable:
             needed[i] = -1
-    return insert_all(records, table, needed, hashes, 1, group.group_id, 0, False, seed, log, marks)
+    return insert_all(pool, needed, hashes, 1, group.group_id, 0, False)
 
 
 @leaf
 def cache_full(
-    pool: Any,
-    store: Any,
-    group: Any,
-    row: int,
-    hashes: Any,
-    first_hash: int,
-    first: int,
-    full: int,
-    num_prompt: int,
-    tally: Any,
+    pool: Any, store: Any, group: Any, table_id: int, hashes: Any, full: tuple[int, int], num_prompt: int, tally: Any
 ) -> None:
-    """Enter blocks [first, full) of a row in the index; those that no hit could need are left out.
+    """Enter blocks [first, end) of a request in the index; those that no hit could need are left out.
 
-    `hashes` begins with that of block `first_hash`.
+    Args:
+        pool, store, group, table_id: See the module.
+        hashes: A pair: int64 [n, KEY_WORDS], and the place in the request of the block that the first of them belongs
+        to. full: [first, end), see `full_blocks`. num_prompt: Tokens of the prompt, -1 if not known. tally: Added to.
     """
-    records, table, seed, log, null_id, marks = pool
-    rows, ids, _ = store
+    table, (words, first_hash), (first, end) = store.tables[table_id], hashes, full
     # A request longer than the model allows has fewer blocks than full ones.
-    begin = rows[row, BEGIN]
-    chosen = ids[begin + first : begin + min(full, rows[row, LENGTH])]
-    mine = hashes[first - first_hash : full - first_hash]
+    begin = table[BEGIN]
+    chosen = store.ids[begin + first : begin + min(end, table[LENGTH])]
+    chosen_hashes = words[first - first_hash : end - first_hash]
     if group.keep_all and group.kind == FULL:
         before = ROOT if first == 0 else UNKNOWN
-        if first_hash < first < rows[row, LENGTH]:
-            row_before = ids[begin + first - 1]
-            k0, k1, k2, k3 = hashes[first - first_hash - 1]
-            if row_before != null_id and same_key(records[row_before], k0, k1, k2, k3, group.group_id):
-                before = row_before
-        tally[KEYS] += insert_run(records, table, chosen, mine, before, group.group_id, seed, log, marks)
+        if first_hash < first < table[LENGTH]:
+            block_before = store.ids[begin + first - 1]
+            key = key_at(words, first - first_hash - 1, group.group_id)
+            if block_before != pool.null_id and has_key(pool.records[block_before], key):
+                before = block_before
+        tally[KEYS] += insert_run(pool, chosen, chosen_hashes, before, group.group_id)
     else:
-        tally[KEYS] += insert_reachable(pool, group, chosen, mine, first, num_prompt)
-    rows[row, NUM_CACHED] = full
+        tally[KEYS] += insert_reachable(pool, group, chosen, chosen_hashes, first, num_prompt)
+    table[NUM_CACHED] = end
 
 
 @leaf
-def first_hashed(pool: Any, store: Any, group: Any, row: int, first: int, full: int) -> int:
-    """The first of the blocks [first, full) that a row has already and that is cached, or -1."""
-    records, _, _, _, null_id, _ = pool
-    rows, ids, _ = store
-    begin = rows[row, BEGIN]
-    for i in range(begin + first, begin + min(full, rows[row, LENGTH])):
-        if ids[i] != null_id and records[ids[i]].flags & IN_TABLE:
-            return int(ids[i])
+def first_hashed(pool: Any, store: Any, table_id: int, full: tuple[int, int]) -> int:
+    """Return the first of the blocks [first, end) of a block table that is cached already, or -1."""
+    table = store.tables[table_id]
+    begin = table[BEGIN]
+    for i in range(begin + full[0], begin + min(full[1], table[LENGTH])):
+        if store.ids[i] != pool.null_id and pool.records[store.ids[i]].flags & IN_TABLE:
+            return int(store.ids[i])
     return -1

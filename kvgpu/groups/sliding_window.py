@@ -7,9 +7,10 @@ import numpy.typing as npt
 
 from kvgpu.blocks.record import Ids
 from kvgpu.groups.base import SingleTypeKVCacheManager
+from kvgpu.rules.allocation import Mask
 from kvgpu.rules.plan import HitRule
 from kvgpu.rules.plan_words import SLIDING_WINDOW
-from kvgpu.rules.retention import MaskRule, mask_rule, sliding_window_mask, window_blocks
+from kvgpu.rules.retention import mask_rule, sliding_window_mask, window_blocks
 from kvgpu.specs import KVCacheSpec, SlidingWindowSpec
 
 
@@ -48,7 +49,7 @@ class SlidingWindowManager(SingleTypeKVCacheManager):
             num_prompt_tokens,
         )
 
-    def mask_rule(self, retention_interval: int | None) -> MaskRule | None:
+    def mask_rule(self, retention_interval: int | None) -> Mask | None:
         spec = cast(SlidingWindowSpec, self.kv_cache_spec)
         return mask_rule(spec, self.scheduler_block_size, self.use_eagle, retention_interval)
 

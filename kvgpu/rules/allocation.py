@@ -3,6 +3,8 @@
 Each rule is stated once, as Python that Numba also compiles. A group is a record.
 """
 
+from typing import Any, NamedTuple
+
 import numpy as np
 
 from kvgpu.compiled.jit import leaf
@@ -87,6 +89,15 @@ def quiet_tokens(
 
 
 @leaf
+def tokens_to_cache(num_main: int, num_tokens: int) -> int:
+    """Return how many of a request's tokens a call may cache, if it has `num_main` with slots after it.
+
+    Draft tokens may be rejected, so only the `num_tokens` that the request has are cached.
+    """
+    return min(num_main, num_tokens)
+
+
+@leaf
 def cacheable_tokens(num_tokens: int, alignment: int, eagle: bool, block_size: int) -> int:
     """How many of the first `num_tokens` tokens a group may cache.
 
@@ -101,25 +112,42 @@ def cacheable_tokens(num_tokens: int, alignment: int, eagle: bool, block_size: i
     return aligned
 
 
+class Mask(NamedTuple):
+    """Which blocks of a sliding window some allowed hit needs: what `is_reachable` asks."""
+
+    block_size: int
+    """Tokens of a block."""
+    shift: int
+    """Blocks that EAGLE drops."""
+    need: int
+    """Blocks in a row that a hit needs."""
+    period: int
+    """Blocks between the hit lengths that are kept reachable; 0 for none of them."""
+    prompt_ends: bool
+    """Whether the hit at the end of the prompt is kept reachable as well."""
+    alignment: int
+    """Hits end at multiples of so many tokens."""
+
+
 @leaf
-def is_reachable(
-    block: int, block_size: int, shift: int, need: int, period: int, prompt_ends: bool, alignment: int, num_prompt: int
-) -> bool:
-    """Whether some allowed hit of a sliding window needs a block (fact 48).
+def mask_of(group: Any) -> Mask:
+    """Return the mask of a GROUP_RECORD."""
+    return Mask(group.block_size, group.shift, group.need, group.period, group.prompt_ends != 0, group.hit_alignment)
+
+
+@leaf
+def is_reachable(mask: Mask, block: int, num_prompt: int) -> bool:
+    """Return whether some allowed hit of a sliding window needs a block (fact 48).
 
     Args:
-        block: Its place in the request.
-        block_size: Tokens of a block.
-        shift: Blocks that EAGLE drops.
-        need: Blocks in a row that a hit needs.
-        period: Blocks between the hit lengths that are kept reachable; 0 for none of them.
-        prompt_ends: Whether the hit at the end of the prompt is kept reachable besides.
-        alignment: Hits end at multiples of so many tokens.
-        num_prompt: Tokens of the prompt; -1 where that is not known.
+        mask: Of the group.
+        block: Place of the block in the request.
+        num_prompt: Tokens of the prompt; -1 if not known.
     """
+    shift, need, period = mask.shift, mask.need, mask.period
     if period > 0 and block >= shift and (block - shift) % period >= period - need:
         return True
-    if prompt_ends and num_prompt >= 0:
-        end = (num_prompt - 1) // alignment * alignment // block_size + shift
+    if mask.prompt_ends and num_prompt >= 0:
+        end = (num_prompt - 1) // mask.alignment * mask.alignment // mask.block_size + shift
         return end - need <= block < end
     return False

@@ -1,21 +1,24 @@
 """What counts as a prefix hit, per kind of attention: pure functions of "is block i cached".
 
-Each rule is stated once, as Python that Numba also compiles. ``hit(ctx, i)`` says whether logical
-block `i` is cached, ``run(ctx, i, end)`` which is the first block of [i, end) that is not, else `end`;
-a rule returns ``(first, length)``: blocks [first, length) are hits, the ones before `first` are not
-needed (null), `length` is the hit in blocks. Rules pull lazily and stop as soon as the answer is
-known. Source of the behaviour: facts 28 to 35 in docs/semantics.md.
+Each rule is stated once, as Python that Numba also compiles. ``hit(query, i)`` tells whether logical block `i` of the
+request is cached; ``run(query, i, end)`` returns the first block of [i, end) that is not cached, else `end`. A rule
+takes these, the longest hit allowed in tokens and its parameters (`HitRule`), and returns ``(first, length)``: `length`
+is the hit in blocks; blocks [first, length) are cached, and blocks before `first` are not needed (null). Rules ask only
+for the blocks that they need, and stop as soon as the answer is known. Source of the behaviour: facts 28 to 35 in
+docs/semantics.md.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from kvgpu.compiled.jit import inline, leaf, python_of
-from kvgpu.rules.plan import PrefixPlan
+from kvgpu.rules.plan import HitRule, PrefixPlan
 from kvgpu.rules.plan_words import (
     CHUNKED_LOCAL,
     FULL,
     PLAN_HEADER,
+    PLAN_NUM_QUERIES,
+    PLAN_ONE_PASS,
     QUERY_ALIGNMENT,
     QUERY_BLOCK_SIZE,
     QUERY_DROP,
@@ -36,35 +39,31 @@ def aligned_down(length: int, block_size: int, alignment: int) -> int:
 
 
 @leaf
-def full_attention_hit(
-    hit: Any, run: Any, ctx: Any, max_length: int, block_size: int, alignment: int, drop: bool, extent: int
-) -> tuple[int, int]:
+def full_attention_hit(hit: Any, run: Any, query: Any, max_length: int, rule: HitRule) -> tuple[int, int]:
     """The leading run (fact 28)."""
-    length = run(ctx, 0, max_length // block_size)
-    if drop and length > 0:
+    length = run(query, 0, max_length // rule.block_size)
+    if rule.drop and length > 0:
         length -= 1
-    return 0, aligned_down(length, block_size, alignment)
+    return 0, aligned_down(length, rule.block_size, rule.alignment)
 
 
 @leaf
-def sliding_window_hit(
-    hit: Any, run: Any, ctx: Any, max_length: int, block_size: int, alignment: int, drop: bool, extent: int
-) -> tuple[int, int]:
+def sliding_window_hit(hit: Any, run: Any, query: Any, max_length: int, rule: HitRule) -> tuple[int, int]:
     """The right-most aligned run of `extent` blocks, else the leading run (facts 29 and 30).
 
     With `drop` the run is one block longer. Quirk kept (fact 31): a leading run is aligned down
     before the EAGLE drop, and again after it, so it can lose more than it must.
     """
-    need = extent + 1 if drop else extent
+    need = rule.extent + 1 if rule.drop else rule.extent
     first = 0
     streak = 0
     length = 0
     found = False
-    i = max_length // block_size - 1
+    i = max_length // rule.block_size - 1
     while i >= 0 and not found:
-        if hit(ctx, i):
-            end = i if drop else i + 1
-            if streak > 0 or end * block_size % alignment == 0:
+        if hit(query, i):
+            end = i if rule.drop else i + 1
+            if streak > 0 or end * rule.block_size % rule.alignment == 0:
                 streak += 1
                 if streak >= need:
                     first = i
@@ -74,88 +73,85 @@ def sliding_window_hit(
             streak = 0
         i -= 1
     if not found:
-        length = aligned_down(streak, block_size, alignment)
-    if drop and length > 0:
-        length = aligned_down(length - 1, block_size, alignment)
+        length = aligned_down(streak, rule.block_size, rule.alignment)
+    if rule.drop and length > 0:
+        length = aligned_down(length - 1, rule.block_size, rule.alignment)
     return min(first, length), length
 
 
 @leaf
-def chunked_local_hit(
-    hit: Any, run: Any, ctx: Any, max_length: int, block_size: int, alignment: int, drop: bool, extent: int
-) -> tuple[int, int]:
+def chunked_local_hit(hit: Any, run: Any, query: Any, max_length: int, rule: HitRule) -> tuple[int, int]:
     """Nothing before the current chunk is needed; then the run from its start (fact 34)."""
-    first = max_length // extent * extent // block_size
-    return first, run(ctx, first, max_length // block_size)
+    first = max_length // rule.extent * rule.extent // rule.block_size
+    return first, run(query, first, max_length // rule.block_size)
 
 
 @leaf
-def mamba_hit(
-    hit: Any, run: Any, ctx: Any, max_length: int, block_size: int, alignment: int, drop: bool, extent: int
-) -> tuple[int, int]:
+def mamba_hit(hit: Any, run: Any, query: Any, max_length: int, rule: HitRule) -> tuple[int, int]:
     """The right-most aligned state; it stands for everything before it (fact 35)."""
-    i = max_length // block_size - 1
+    i = max_length // rule.block_size - 1
     while i >= 0:
-        if (i + 1) * block_size % alignment == 0 and hit(ctx, i):
+        if (i + 1) * rule.block_size % rule.alignment == 0 and hit(query, i):
             return i, i + 1
         i -= 1
     return 0, 0
 
 
 @leaf
-def apply_rule(
-    hit: Any, run: Any, ctx: Any, kind: int, max_length: int, block_size: int, alignment: int, drop: bool, extent: int
-) -> tuple[int, int]:
-    """The rule of a kind."""
-    if kind == FULL:
-        return full_attention_hit(hit, run, ctx, max_length, block_size, alignment, drop, extent)
-    if kind == SLIDING_WINDOW:
-        return sliding_window_hit(hit, run, ctx, max_length, block_size, alignment, drop, extent)
-    if kind == CHUNKED_LOCAL:
-        return chunked_local_hit(hit, run, ctx, max_length, block_size, alignment, drop, extent)
-    return mamba_hit(hit, run, ctx, max_length, block_size, alignment, drop, extent)
+def apply_rule(hit: Any, run: Any, query: Any, max_length: int, rule: HitRule) -> tuple[int, int]:
+    """Apply the rule of `rule.kind`."""
+    if rule.kind == FULL:
+        return full_attention_hit(hit, run, query, max_length, rule)
+    if rule.kind == SLIDING_WINDOW:
+        return sliding_window_hit(hit, run, query, max_length, rule)
+    if rule.kind == CHUNKED_LOCAL:
+        return chunked_local_hit(hit, run, query, max_length, rule)
+    return mamba_hit(hit, run, query, max_length, rule)
+
+
+class Probes(NamedTuple):
+    """How `common_hit` asks about blocks: functions, all compiled or all plain Python.
+
+    apply: `apply_rule`. bind: ``bind(lookup, q)`` makes from a lookup what `hit` and `run` take for query `q`. hit,
+    run: as rules take them; a block is cached if it is in all groups of the query.
+    """
+
+    apply: Any
+    bind: Any
+    hit: Any
+    run: Any
+
+
+FIRST, LENGTH = 0, 1
+"""Rows of `hits` in `common_hit`, by query: the first block that is needed, and the blocks of the hit."""
 
 
 @inline
-def common_hit(
-    apply: Any,
-    bind: Any,
-    hit: Any,
-    run: Any,
-    ctx: Any,
-    words: Any,
-    num_hashes: int,
-    max_length: int,
-    firsts: Any,
-    lengths: Any,
-) -> int:
-    """The longest hit that suits all queries of a plan: a fixed point (facts 45 and 46).
+def common_hit(probes: Any, lookup: Any, words: Any, num_hashes: int, max_length: int, hits: Any) -> int:
+    """Find the longest hit that suits all queries of a plan: a fixed point (facts 45 and 46).
 
     Each query in turn shortens the hit until none does. Full attention never hits less in a shorter
     prefix, so it is asked once.
 
     Args:
-        apply: `apply_rule`, compiled or in plain Python.
-        bind: ``bind(ctx, q)`` gives what `hit` takes for query `q`.
-        hit: ``hit(bound, i)``: whether block `i` is cached in all groups of the query.
-        run: ``run(bound, i, end)``: the first block of [i, end) that is not, else `end`.
-        ctx: For `bind`.
+        probes: The `Probes`.
+        lookup: For `probes.bind`.
         words: `PrefixPlan.words`.
         num_hashes: Hashes that the request has.
         max_length: Longest hit allowed, in tokens.
-        firsts: int [queries], filled: blocks before are not needed.
-        lengths: int [queries], filled: blocks of the hit.
+        hits: int [2, queries], filled: see FIRST and LENGTH.
 
     Returns:
         The length of the hit in tokens.
     """
-    num_queries, one_pass = words[0], words[1]
     found = max_length
     verified = 0
     asked = 0
     while True:
+        # `current` is the length that the queries so far agree on. The sets `asked` and `verified` have a bit for each
+        # query: full attention that was asked, and queries whose EAGLE block was dropped at this length already.
         current = found
-        for q in range(num_queries):
+        for q in range(words[PLAN_NUM_QUERIES]):
             base = PLAN_HEADER + q * QUERY_WORDS
             kind, size = words[base + QUERY_KIND], words[base + QUERY_BLOCK_SIZE]
             if kind == FULL and asked & (1 << q):
@@ -163,22 +159,13 @@ def common_hit(
                 continue
             asked |= 1 << q
             drop = words[base + QUERY_DROP] != 0 and not verified & (1 << q)
-            # The dropped block lies behind the hit that is being verified.
+            # The block to be dropped follows the hit that is being verified.
             limit = min(current + size, max_length) if drop else current
             limit = min(limit, num_hashes // words[base + QUERY_STRIDE] * size)
-            first, length = apply(
-                hit,
-                run,
-                bind(ctx, q),
-                kind,
-                limit,
-                size,
-                words[base + QUERY_ALIGNMENT],
-                drop,
-                words[base + QUERY_EXTENT],
-            )
-            firsts[q] = first
-            lengths[q] = length
+            rule = HitRule(kind, size, words[base + QUERY_ALIGNMENT], drop, words[base + QUERY_EXTENT])
+            first, length = probes.apply(probes.hit, probes.run, probes.bind(lookup, q), limit, rule)
+            hits[FIRST][q] = first
+            hits[LENGTH][q] = length
             if drop:
                 verified |= 1 << q
             elif length * size < current:
@@ -187,11 +174,10 @@ def common_hit(
         if current >= found:
             break
         found = current
-        if one_pass:
+        if words[PLAN_ONE_PASS]:
             break
-    base = PLAN_HEADER
-    if words[base + QUERY_KIND] == FULL:
-        lengths[0] = min(lengths[0], found // words[base + QUERY_BLOCK_SIZE])
+    if words[PLAN_HEADER + QUERY_KIND] == FULL:
+        hits[LENGTH][0] = min(hits[LENGTH][0], found // words[PLAN_HEADER + QUERY_BLOCK_SIZE])
     return found
 
 
@@ -221,17 +207,10 @@ def decide(
             i += 1
         return i
 
+    def apply(hit: Any, run: Any, query: int, max_length: int, rule: HitRule) -> tuple[int, int]:
+        return _PYTHON_RULES[rule.kind](hit, run, query, max_length, rule)
+
+    probes = Probes(apply, lambda _, query: query, hit, run)
     firsts, lengths = [0] * len(plan.queries), [0] * len(plan.queries)
-    found = python_of(common_hit)(
-        lambda hit, run, ctx, kind, *rest: _PYTHON_RULES[kind](hit, run, ctx, *rest),
-        lambda _, query: query,
-        hit,
-        run,
-        None,
-        plan.words.tolist(),
-        num_hashes,
-        max_length,
-        firsts,
-        lengths,
-    )
+    found = python_of(common_hit)(probes, None, plan.words.tolist(), num_hashes, max_length, (firsts, lengths))
     return found, firsts, lengths

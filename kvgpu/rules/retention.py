@@ -1,12 +1,12 @@
 """Which full blocks are worth keeping for reuse: functions of positions only."""
 
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from kvgpu.compiled.jit import jit
-from kvgpu.rules.allocation import is_reachable
+from kvgpu.rules.allocation import Mask, is_reachable
 from kvgpu.specs import SlidingWindowSpec, cdiv
 
 
@@ -18,19 +18,9 @@ def window_blocks(spec: SlidingWindowSpec, eagle: bool) -> int:
     return cdiv(spec.sliding_window - 1, spec.block_size) + eagle
 
 
-class MaskRule(NamedTuple):
-    """The arguments of `is_reachable` that belong to a group."""
-
-    shift: int
-    need: int
-    period: int
-    prompt_ends: bool
-    alignment: int
-
-
 def mask_rule(
     spec: SlidingWindowSpec, alignment: int | None, eagle: bool, retention_interval: int | None
-) -> MaskRule | None:
+) -> Mask | None:
     """Which blocks of a sliding window some allowed hit would need; None for all (fact 48).
 
     Args:
@@ -46,25 +36,16 @@ def mask_rule(
     period = (alignment if retention_interval is None else retention_interval) // spec.block_size
     if 0 < period <= need:
         return None
-    return MaskRule(int(eagle), need, period, retention_interval is not None, alignment)
+    return Mask(spec.block_size, int(eagle), need, period, retention_interval is not None, alignment)
 
 
 @jit
-def _mask(
-    start: int,
-    end: int,
-    block_size: int,
-    shift: int,
-    need: int,
-    period: int,
-    prompt_ends: bool,
-    alignment: int,
-    num_prompt: int,
-) -> npt.NDArray[np.bool_]:
-    mask = np.empty(end - start, np.bool_)
+def _mask(rule: tuple[Any, ...], start: int, end: int, num_prompt: int) -> npt.NDArray[np.bool_]:
+    mask = Mask(*rule)
+    reachable = np.empty(end - start, np.bool_)
     for block in range(start, end):
-        mask[block - start] = is_reachable(block, block_size, shift, need, period, prompt_ends, alignment, num_prompt)
-    return mask
+        reachable[block - start] = is_reachable(mask, block, num_prompt)
+    return reachable
 
 
 def sliding_window_mask(
@@ -91,5 +72,5 @@ def sliding_window_mask(
     if rule is None:
         return None
     num_prompt = -1 if num_prompt_tokens is None else num_prompt_tokens
-    mask: npt.NDArray[np.bool_] = _mask(start_block, max(start_block, end_block), spec.block_size, *rule, num_prompt)
+    mask: npt.NDArray[np.bool_] = _mask(tuple(rule), start_block, max(start_block, end_block), num_prompt)
     return mask

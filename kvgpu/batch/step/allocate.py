@@ -1,323 +1,275 @@
-"""Compiled steps over many rows: slots for each, and the return of their blocks.
+"""Compiled steps over many rows: slots for each, and the return of their blocks."""
 
-`table` are the records of `RequestRows`, `tables` int64 [rows, groups] the rows of each request in the pool's
-`TableStore`. Everything else is named as in `kvgpu.allocation.compiled`.
-"""
-
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from kvgpu.allocation.compiled import FITS, allocate_request, free_request
+from kvgpu.allocation.arguments import AllocationArguments
+from kvgpu.allocation.compiled import FITS, HELD, START_WORDS, CallArrays, allocate_request, free_request
 from kvgpu.batch.rows.record import longest_hit
-from kvgpu.batch.step.check import (
-    ADMITS,
-    AFTER_PREEMPTION,
-    ARRAYS,
-    BUSY,
-    CACHES,
-    CACHING,
-    CHANGED,
-    CHECKED,
-    DONE,
-    FIRST_ATTEMPTS,
-    HITS,
-    KEPT,
-    LONGEST,
-    LOOKAHEAD,
-    MAX_MODEL_LEN,
-    NULL_ID,
-    QUERIES,
-    REQUESTS,
-    RESERVED,
-    SEED,
-    STATUS,
-    STOPS,
-    TALLY,
-    TRIED,
-    WHOLE,
-    check_step,
-    is_quiet,
-)
-from kvgpu.block_tables.store import BEGIN, LENGTH, QUIET, SERIAL
-from kvgpu.blocks.marks import refuse_broken
+from kvgpu.batch.step.arrays import BatchArrays, Step, given_at
+from kvgpu.batch.step.check import check_step, is_quiet
+from kvgpu.batch.step.report import DONE, clear_report
+from kvgpu.block_tables.store import BEGIN, LENGTH, QUIET, SERIAL, StoreArrays
+from kvgpu.blocks.index_meta import refuse_broken
 from kvgpu.compiled.jit import inline, jit, leaf
-from kvgpu.groups.compiled import TALLY_WORDS, Ask
+from kvgpu.groups.compiled import EVICTED, KEYS, TALLY_WORDS
 from kvgpu.hashing.arena import hashes_at
-from kvgpu.index.host.prefix_match import MEMO_WORDS, bind_query, probe, probe_run
-from kvgpu.rules.hits import apply_rule, common_hit
-from kvgpu.rules.plan_words import PLAN_HEADER, PLAN_NUM_QUERIES, QUERY_WORDS
+from kvgpu.index.host.pool_arrays import PoolArrays
+from kvgpu.index.host.prefix_match import MEMO_WORDS, Lookup, longest_prefix, num_lines_of
+from kvgpu.rules import hits as rules
+from kvgpu.rules.plan_words import PLAN_NUM_QUERIES
 
 
-@leaf
-def collect_hits(found: Any, firsts: Any, lines: Any, ids: Any, null_id: int, hits: Any, ends: Any) -> None:
-    """Hits of all groups, one group after the other."""
-    for g in range(lines.shape[1]):
-        line, query = lines[0, g], lines[1, g]
-        begin = ends[g]
-        ends[g + 1] = begin + found[query]
-        for block in range(found[query]):
-            hits[begin + block] = null_id if block < firsts[query] else ids[line, block]
+class Lookups(NamedTuple):
+    """What the lookups of a step ask, and what they write to."""
+
+    words: Any
+    """Of the `PrefixPlan`; empty for no lookups."""
+    lines: Any
+    """int64 [2, groups], line and query of the plan that each group has."""
+    ids: Any
+    """int32 [lines, hashes], see `Lookup`."""
+    last: Any
+    """int64 [lines, 2], see `Lookup`."""
+    memo: Any
+    """int64 [queries, MEMO_WORDS], see `Lookup`."""
+    found: Any
+    """int64 [2, queries], see `common_hit`."""
+    hits: Any
+    """int32 [lines * hashes], hits of all groups, one group after the other."""
+    hit_ends: Any
+    """int64 [groups + 1], see `CallArrays`."""
+
+
+class StepResults(NamedTuple):
+    """What each row of a step got."""
+
+    fits: Any
+    """bool [n], whether it got its slots."""
+    num_new: Any
+    """int64 [n], its new tokens; 0 if it got none."""
+    num_hit_tokens: Any
+    """int64 [n], cached tokens, if it was looked up."""
+    changed: Any
+    """int64 [busy], places of the rows whose blocks changed."""
+    starts: Any
+    """int64 [busy, START_WORDS, groups], of these rows."""
 
 
 @inline
-def make_scratch(plan: Any, num_groups: int, longest: int) -> Any:
-    """What lookups of requests with up to so many hashes write to: the plan's number of queries, ids of each line,
-    hits of all groups and where each group's end, what `probe` keeps, first block and length of each query, and what
-    `probe_run` learns."""
-    num_queries = plan[PLAN_NUM_QUERIES] if len(plan) else 0
-    num_lines = len(plan) - PLAN_HEADER - num_queries * QUERY_WORDS if len(plan) else 0
-    return (
-        num_queries,
+def make_lookups(words: Any, lines: Any, longest: int) -> Any:
+    """Make `Lookups` of requests with up to `longest` hashes."""
+    num_queries = words[PLAN_NUM_QUERIES] if len(words) else 0
+    num_lines = num_lines_of(words) if len(words) else 0
+    return Lookups(
+        words,
+        lines,
         np.empty((num_lines, longest), np.int32),
-        np.empty(num_lines * longest, np.int32),
-        np.zeros(num_groups + 1, np.int64),
         np.empty((num_lines, 2), np.int64),
-        np.zeros(num_queries, np.int64),
-        np.zeros(num_queries, np.int64),
         np.empty((num_queries, MEMO_WORDS), np.int64),
+        np.zeros((2, num_queries), np.int64),
+        np.empty(num_lines * longest, np.int32),
+        np.zeros(lines.shape[1] + 1, np.int64),
     )
 
 
 @leaf
-def look_up(pool: Any, record: Any, hashes: Any, plan: Any, lines: Any, scratch: Any) -> int:
-    """Cached tokens of a request that holds nothing; its blocks are left in the scratch."""
-    records, index, seed, _, null_id, marks = pool
-    _, ids, hits, ends, last, firsts, found, run = scratch
-    last[:] = -2
-    run[:] = 0
-    ctx = (records, index, hashes, plan, ids, last, seed, marks, run)
-    hit = common_hit(
-        apply_rule, bind_query, probe, probe_run, ctx, plan, len(hashes), longest_hit(record), firsts, found
-    )
-    collect_hits(found, firsts, lines, ids, null_id, hits, ends)
-    return int(hit)
+def look_up(pool: Any, request: Any, hashes: Any, lookups: Any) -> int:
+    """Return the cached tokens of a request that holds nothing; its hits are left in `lookups`."""
+    ids, found, hits, ends = lookups.ids, lookups.found, lookups.hits, lookups.hit_ends
+    lookups.last[:] = -2
+    lookups.memo[:] = 0
+    lookup = Lookup(pool, hashes, lookups.words, ids, lookups.last, lookups.memo)
+    num_tokens = longest_prefix(lookup, longest_hit(request), found)
+    for g in range(lookups.lines.shape[1]):
+        line, query = lookups.lines[0, g], lookups.lines[1, g]
+        first, length = found[rules.FIRST, query], found[rules.LENGTH, query]
+        begin = ends[g]
+        ends[g + 1] = begin + length
+        for block in range(length):
+            hits[begin + block] = pool.null_id if block < first else ids[line, block]
+    return int(num_tokens)
 
 
 @leaf
-def count_lookup(record: Any, hit: int, head: Any) -> None:
+def count_lookup(request: Any, num_hit_tokens: int, report: Any) -> None:
     """Count a lookup in the statistics."""
-    counts = AFTER_PREEMPTION if record.preempted else FIRST_ATTEMPTS
-    head[counts + REQUESTS] += 1
-    head[counts + QUERIES] += record.num_tokens
-    head[counts + HITS] += hit
+    if request.preempted:
+        report.preempted_requests += 1
+        report.preempted_queries += request.num_tokens
+        report.preempted_hits += num_hit_tokens
+    else:
+        report.first_requests += 1
+        report.first_queries += request.num_tokens
+        report.first_hits += num_hit_tokens
 
 
 @leaf
-def allocate_rows(
-    pool: Any,
-    store: Any,
-    groups: Any,
-    table: Any,
-    rows: Any,
-    tables: Any,
-    arena: Any,
-    given: Any,
-    plan: Any,
-    lines: Any,
-    options: Any,
-    scratch: Any,
-    fits: Any,
-    num_new: Any,
-    hit_tokens: Any,
-    changed: Any,
-    starts: Any,
-    head: Any,
-) -> None:
-    """Slots for each row in order, with a lookup first for those that hold nothing; see `take_step`."""
-    store_rows = store[0]
-    num_queries, hits, ends = scratch[0], scratch[2], scratch[3]
-    next_given = 0 if len(given) == 1 else 1
-    for i in range(len(rows)):
-        head[TRIED] += 1
-        record = table[rows[i]]
-        bound = record.serial != 0
-        new = given[i * next_given]
-        if bound and is_quiet(record, record.num_computed + new, options):
-            fits[i] = True
-            num_new[i] = new
-            record.num_computed += new
+def allocate_row(step: Any, place: int, lookups: Any, results: Any, tally: Any) -> bool:
+    """Give one row its slots, with a lookup first if it holds nothing; returns whether it got them."""
+    batch, options, report, groups = step.batch, step.options, step.report, step.groups
+    request = batch.requests[batch.rows[place]]
+    table_ids = batch.table_ids[batch.rows[place]]
+    new = given_at(batch, place)
+    hashes = hashes_at(batch.arena, request.lent, request.begin, request.end)
+    bound = request.serial != 0
+    looks = not bound and len(lookups.words) > 0 and request.reads
+    num_hit_tokens = 0
+    lookups.hit_ends[:] = 0
+    if not bound:
+        if looks:
+            num_hit_tokens = look_up(step.pool, request, hashes, lookups)
+        results.num_hit_tokens[place] = num_hit_tokens
+        new = min(new, request.num_tokens - num_hit_tokens)
+    args = AllocationArguments(
+        request.num_computed,
+        num_hit_tokens,
+        0,
+        new,
+        options.num_lookahead,
+        request.num_tokens,
+        request.num_prompt,
+        options.max_model_len,
+        options.reserved_blocks,
+        0,
+        options.whole != 0,
+        lookups.hit_ends[len(groups)] > 0,
+        options.caches != 0,
+        options.caching != 0,
+    )
+    call = CallArrays(table_ids, lookups.hits, lookups.hit_ends, hashes)
+    starts = results.starts[report.num_changed]
+    status = allocate_request(step.pool, step.store, groups, call, args, starts, tally)
+    results.changed[report.num_changed] = place
+    report.num_changed += 1
+    if looks and (status == FITS or not options.counts_admissions):
+        count_lookup(request, num_hit_tokens, report)
+    if status == FITS:
+        table = step.store.tables[table_ids[0]]
+        results.num_new[place] = new
+        request.num_computed += num_hit_tokens + new
+        request.serial = table[SERIAL]
+        request.quiet = table[QUIET]
+    return bool(status == FITS)
+
+
+@leaf
+def allocate_rows(step: Any, lookups: Any, results: Any, tally: Any) -> None:
+    """Give each row its slots, in order."""
+    batch, options, report = step.batch, step.options, step.report
+    for place in range(len(batch.rows)):
+        report.num_tried += 1
+        request, new = batch.requests[batch.rows[place]], given_at(batch, place)
+        if request.serial != 0 and is_quiet(request, request.num_computed + new, options):
+            results.fits[place] = True
+            results.num_new[place] = new
+            request.num_computed += new
             continue
-        mine = tables[rows[i]]
-        hashes = hashes_at(arena, record.lent, record.begin, record.end)
-        hit = 0
-        ends[:] = 0
-        looks = not bound and num_queries > 0 and record.reads
-        if not bound:
-            if looks:
-                hit = look_up(pool, record, hashes, plan, lines, scratch)
-            hit_tokens[i] = hit
-            new = min(new, record.num_tokens - hit)
-        ask = Ask(
-            record.num_computed,
-            hit,
-            0,
-            new,
-            options[LOOKAHEAD],
-            record.num_tokens,
-            record.num_prompt,
-            options[MAX_MODEL_LEN],
-            options[RESERVED],
-            0,
-            options[WHOLE] != 0,
-            ends[len(groups)] > 0,
-            options[CACHES] != 0,
-            options[CACHING] != 0,
-        )
-        place = head[CHANGED]
-        status = allocate_request(
-            pool, store, groups, mine, hits, ends, hashes, ask, starts[place], head[TALLY : TALLY + TALLY_WORDS]
-        )
-        changed[place] = i
-        head[CHANGED] += 1
-        if looks and (status == FITS or not options[ADMITS]):
-            count_lookup(record, hit, head)
-        if status == FITS:
-            fits[i] = True
-            num_new[i] = new
-            record.num_computed += hit + new
-            record.serial = store_rows[mine[0], SERIAL]
-            record.quiet = store_rows[mine[0], QUIET]
-        elif options[STOPS]:
+        results.fits[place] = allocate_row(step, place, lookups, results, tally)
+        if not results.fits[place] and options.stops:
             break
 
 
 @inline
-def collect_new(
-    store: Any, rows: Any, tables: Any, fits: Any, changed: Any, starts: Any, kept: Any, offsets: Any, head: Any
-) -> Any:
-    """New blocks of the rows that got slots, group by group; fills their places, and where those of each begin."""
-    store_rows, store_ids, _ = store
+def collect_new(step: Any, results: Any, kept: Any, offsets: Any) -> Any:
+    """Return the new blocks of the rows that got slots, group by group.
+
+    Args:
+        step, results: Of the step.
+        kept: int64 [busy], receives the places of these rows.
+        offsets: int64 [groups, busy + 1], receives where those of each begin.
+    """
+    batch, store, report = step.batch, step.store, step.report
+    changed, starts = results.changed, results.starts
     count = 0
-    for place in range(head[CHANGED]):
-        if fits[changed[place]]:
+    # First `kept` holds places among the rows that changed, whose starts are needed; in the end places in the step.
+    for place in range(report.num_changed):
+        if results.fits[changed[place]]:
             kept[count] = place
             count += 1
-    head[KEPT] = count
+    report.num_kept = count
     total = 0
-    for g in range(tables.shape[1]):
+    for g in range(len(step.groups)):
         for k in range(count):
             offsets[g, k] = total
-            mine = tables[rows[changed[kept[k]]], g]
-            total += store_rows[mine, LENGTH] - starts[kept[k], 0, g]
+            table = store.tables[batch.table_ids[batch.rows[changed[kept[k]]], g]]
+            total += table[LENGTH] - starts[kept[k], HELD, g]
         offsets[g, count] = total
     ids = np.empty(total, np.int32)
-    for g in range(tables.shape[1]):
+    for g in range(len(step.groups)):
         for k in range(count):
-            begin = store_rows[tables[rows[changed[kept[k]]], g], BEGIN] + starts[kept[k], 0, g]
+            table = store.tables[batch.table_ids[batch.rows[changed[kept[k]]], g]]
+            begin = table[BEGIN] + starts[kept[k], HELD, g]
             first = offsets[g, k]
-            # As slices one id would be copied at a time.
+            # Not as slices, which would be copied one id at a time.
             for place in range(offsets[g, k + 1] - first):
-                ids[np.uint64(first + place)] = store_ids[np.uint64(begin + place)]
+                ids[np.uint64(first + place)] = store.ids[np.uint64(begin + place)]
     for k in range(count):
         kept[k] = changed[kept[k]]
     return ids
 
 
 @jit
-def take_step(
-    records: Any,
-    index: Any,
-    log: Any,
-    marks: Any,
-    store_rows: Any,
-    store_ids: Any,
-    heads: Any,
-    groups: Any,
-    table: Any,
-    rows: Any,
-    tables: Any,
-    arena: Any,
-    given: Any,
-    plan: Any,
-    lines: Any,
-    widths: Any,
-    options: Any,
-    head: Any,
-) -> Any:
-    """A whole step: everything is checked, then each row gets its slots.
+def take_step(pool: Any, store: Any, groups: Any, batch: Any, plan: Any, options: Any, report: Any) -> Any:
+    """Take a whole step: everything is checked, then each row gets its slots.
 
     Args:
-        given: int64 [n] or [1], new tokens of each row or of all.
-        plan: Words of a `PrefixPlan`; empty for no lookups.
-        lines: int64 [2, groups], line and query of the plan that each group has.
-        widths: int64 [groups], columns of the caller's block tables; empty where there are none.
-        head: int64 [HEAD_WORDS], filled. Unless its status is DONE, nothing was changed.
+        pool, store, batch: Plain tuples of the fields of `PoolArrays`, `StoreArrays` and `BatchArrays`.
+        groups: GROUP_RECORD [groups].
+        plan: The first two fields of `Lookups`.
+        options: STEP_OPTIONS [1].
+        report: STEP_REPORT [1], filled. Unless its status is DONE, nothing was changed.
 
     Returns:
-        bool [n], which rows got their slots; int64 [2, n], new tokens of these (else 0), and cached tokens
-        of those that were looked up; int64 places of rows whose blocks changed [CHANGED], their `starts`
-        [CHANGED, 3, groups], places of those of them that got slots [KEPT], all with gaps behind them up to
-        BUSY, and where the new blocks of each of these begin [groups, BUSY + 1]; int32 new blocks.
+        The fields of `StepResults`; places of the rows among `changed` that got slots, int64 [num_kept, and gaps up
+        to busy]; where the new blocks of each of these begin, int64 [groups, busy + 1]; and the new blocks, int32.
     """
-    store = (store_rows, store_ids, heads)
-    if not options[CHECKED]:
-        check_step(records, index, marks, store, groups, table, rows, tables, arena, given, widths, options, head)
+    step = Step(PoolArrays(*pool), StoreArrays(*store), groups, BatchArrays(*batch), options[0], report[0])
+    if step.options.checked:
+        step.report.status = DONE
     else:
-        head[STATUS] = DONE
-    count = len(rows) if head[STATUS] == DONE and options[ARRAYS] else 0
-    fits = np.zeros(count, np.bool_)
-    numbers = np.zeros((2, count), np.int64)
-    busy = head[BUSY] if count > 0 else 0
-    changed = np.empty(busy, np.int64)
-    starts = np.empty((busy, 3, len(groups)), np.int64)
-    kept = np.empty(busy, np.int64)
-    offsets = np.zeros((len(groups), busy + 1), np.int64)
+        clear_report(step.report)
+        check_step(step)
+    done = step.report.status == DONE and step.options.arrays != 0
+    count = len(step.batch.rows) if done else 0
+    num_busy = step.report.num_busy if done else 0
+    results = StepResults(
+        np.zeros(count, np.bool_),
+        np.zeros(count, np.int64),
+        np.zeros(count, np.int64),
+        np.empty(num_busy, np.int64),
+        np.empty((num_busy, START_WORDS, len(groups)), np.int64),
+    )
+    kept = np.empty(num_busy, np.int64)
+    offsets = np.zeros((len(groups), num_busy + 1), np.int64)
+    tally = np.zeros(TALLY_WORDS, np.int64)
     if count > 0:
-        pool = (records, index, options[SEED], log, options[NULL_ID], marks)
-        allocate_rows(
-            pool,
-            store,
-            groups,
-            table,
-            rows,
-            tables,
-            arena,
-            given,
-            plan,
-            lines,
-            options,
-            make_scratch(plan, len(groups), head[LONGEST]),
-            fits,
-            numbers[0],
-            numbers[1],
-            changed,
-            starts,
-            head,
-        )
-    ids = collect_new(store, rows, tables, fits, changed, starts, kept, offsets, head)
-    refuse_broken(marks)
-    return fits, numbers, changed, starts, kept, offsets, ids
+        allocate_rows(step, make_lookups(plan[0], plan[1], step.report.longest), results, tally)
+    step.report.new_keys = tally[KEYS]
+    step.report.num_evicted = tally[EVICTED]
+    ids = collect_new(step, results, kept, offsets)
+    refuse_broken(step.pool.meta)
+    return results.fits, results.num_new, results.num_hit_tokens, results.changed, results.starts, kept, offsets, ids
 
 
 @jit
-def free_rows(
-    records: Any,
-    store_rows: Any,
-    store_ids: Any,
-    heads: Any,
-    groups: Any,
-    table: Any,
-    rows: Any,
-    tables: Any,
-    null_id: int,
-) -> None:
-    """Give back the blocks of each row that holds some, in order."""
-    pool = (records, store_ids, 0, store_ids, null_id, store_ids)
-    store = (store_rows, store_ids, heads)
+def free_rows(pool: Any, store: Any, groups: Any, requests: Any, rows: Any, table_ids: Any) -> None:
+    """Give back the blocks of each row that holds some, in order; `pool` and `store` are plain tuples."""
+    pool, store = PoolArrays(*pool), StoreArrays(*store)
     for i in range(len(rows)):
-        record = table[rows[i]]
-        if record.serial != 0:
-            free_request(pool, store, groups, tables[rows[i]])
-        record.serial = 0
-        record.num_computed = 0
+        request = requests[rows[i]]
+        if request.serial != 0:
+            free_request(pool, store, groups, table_ids[rows[i]])
+        request.serial = 0
+        request.num_computed = 0
 
 
 @jit
-def foreign_row(store_rows: Any, table: Any, rows: Any, tables: Any) -> int:
-    """Place of the first row whose blocks were freed beside the batch, or -1."""
+def foreign_row(tables: Any, requests: Any, rows: Any, table_ids: Any) -> int:
+    """Return the place of the first row whose blocks were freed beside the batch, or -1."""
     for i in range(len(rows)):
-        serial = table[rows[i]].serial
-        if serial != 0 and store_rows[tables[rows[i], 0], SERIAL] != serial:
+        serial = requests[rows[i]].serial
+        if serial != 0 and tables[table_ids[rows[i], 0], SERIAL] != serial:
             return i
     return -1

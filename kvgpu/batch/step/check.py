@@ -1,6 +1,6 @@
-"""Compiled checks of a step over many rows, before anything is changed; the words that go in and out of a step.
+"""Compiled checks of a step over many rows, before anything is changed.
 
-Arguments are named as in `kvgpu.batch.step.allocate`.
+`step` is a `Step`, `place` the place of a row in it.
 """
 
 from typing import Any
@@ -8,251 +8,189 @@ from typing import Any
 import numpy as np
 
 from kvgpu.batch.rows.record import check_row
+from kvgpu.batch.step.arrays import given_at
+from kvgpu.batch.step.report import DONE, FREED, HASHED, NO_HASHES, NO_TOKENS, TOO_LONG, TOO_NARROW, UNHELD, UNPREPARED
 from kvgpu.block_tables.store import BEGIN, LENGTH, LIMIT, NUM_CACHED, SERIAL, TOP, segment_class
-from kvgpu.blocks.marks import EAGER, may_hold
+from kvgpu.blocks.index_meta import EAGER, may_hold
 from kvgpu.compiled.jit import inline, leaf, prefetch
-from kvgpu.groups.compiled import TALLY_WORDS, first_hashed, full_blocks
+from kvgpu.groups.compiled import first_hashed, full_blocks
 from kvgpu.hashing.arena import hashes_at
 from kvgpu.index.host.table import bucket_of
+from kvgpu.index.key import key_at
 from kvgpu.index.slot_hash import slot_hash
 from kvgpu.integers import MOST_TOKENS
-from kvgpu.rules.allocation import blocks_beyond, blocks_of
+from kvgpu.rules.allocation import blocks_beyond, blocks_of, tokens_to_cache
 from kvgpu.rules.plan_words import FULL
 
-DONE, FREED, NO_TOKENS, NO_HASHES, HASHED, NARROW, TOO_MANY, UNPREPARED, UNHELD = (0, 3, 4, 5, 6, 7, 8, 9, 10)
-"""Ends of a step, beside those of `check_row`: what is wrong with a row, or that room has to be made before
-(`BatchManager._prepare`)."""
-
-(
-    NULL_ID,
-    SEED,
-    LOOKAHEAD,
-    MAX_MODEL_LEN,
-    RESERVED,
-    HASH_SIZE,
-    WHOLE,
-    CACHES,
-    CACHING,
-    STOPS,
-    STAMP,
-    ARRAYS,
-    CHECKED,
-    LOG_ROOM,
-    TRUSTS,
-    ADMITS,
-    OPTION_WORDS,
-) = range(17)
-"""Words of the options of a step. ARRAYS: whether compiled code serves it, or is asked for a check only. CHECKED:
-all was checked and prepared before. LOG_ROOM: notes that the journal has room for; below 0, something else has
-to be prepared if any block changes. TRUSTS: nobody else has freed blocks of any row. ADMITS: lookups count when the
-request is given its slots."""
-
-STATUS, PLACE, TRIED, CHANGED, KEPT, SEGMENTS, CHANGES, WAITING, LONGEST, BUSY = range(10)
-"""Words of the head of a step: how it ended, and the place of the first bad row; rows that were tried, whose
-blocks changed, and those of them that got slots; bounds: ids of the store and notes of the journal that it can
-take, requests that hold nothing yet, hashes of the longest of those, rows that need something."""
-TALLY = 10
-"""Here begins the tally."""
-REQUESTS, QUERIES, HITS, STATISTICS = 0, 1, 2, 3
-"""Counts of lookups, as in `PrefixCacheStats`."""
-FIRST_ATTEMPTS = TALLY + TALLY_WORDS
-AFTER_PREEMPTION = FIRST_ATTEMPTS + STATISTICS
-HEAD_WORDS = AFTER_PREEMPTION + STATISTICS
-"""Here begin the counts of first attempts, and of those after a preemption."""
-
 
 @leaf
-def is_quiet(record: Any, num_main: int, options: Any) -> bool:
-    """Whether a request needs nothing of any group for so many tokens.
+def is_quiet(request: Any, num_main: int, options: Any) -> bool:
+    """Return whether a request needs nothing of any group for so many tokens.
 
-    Not asked where the answer depends on the free blocks, too: those calls may fail.
+    False if the answer depends on the free blocks as well: such a call may fail.
     """
-    if options[WHOLE] or options[RESERVED]:
+    if options.whole or options.reserved_blocks:
         return False
-    return bool(num_main + options[LOOKAHEAD] <= record.quiet)
+    return bool(num_main + options.num_lookahead <= request.quiet)
 
 
 @leaf
-def tokens_of(record: Any, new: int) -> int:
-    """Tokens that a request has in the end, however long the hit in front of its new ones."""
-    return int(record.num_computed + (new if record.serial != 0 else record.num_tokens))
+def main_tokens(request: Any, new: int) -> int:
+    """Return the tokens that a request has after the step, however long the hit that precedes its new ones."""
+    return int(request.num_computed + (new if request.serial != 0 else request.num_tokens))
 
 
 @leaf
-def slots_of(record: Any, new: int, options: Any) -> int:
-    """Slots that a request has in the end: drafts get none beyond the length of the model."""
-    return int(min(tokens_of(record, new) + options[LOOKAHEAD], options[MAX_MODEL_LEN]))
+def slots_of(request: Any, new: int, options: Any) -> int:
+    """Return the slots that a request has after the step: drafts get none beyond the length of the model."""
+    return int(min(main_tokens(request, new) + options.num_lookahead, options.max_model_len))
 
 
 @leaf
-def status_of(table: Any, row: int, new: int, options: Any, head: Any) -> int:
-    """What its record tells about a row: what is wrong with it, or DONE; counts those that need something."""
-    status = check_row(table, row, options[STAMP])
+def request_status(step: Any, place: int) -> int:
+    """Return what is wrong with a row by its record, or DONE; counts the rows that need something."""
+    batch, options, report = step.batch, step.options, step.report
+    status = check_row(batch.requests, batch.rows[place], options.stamp)
     if status != DONE:
         return status
-    record = table[row]
-    bound = record.serial != 0
-    if new <= 0 or (not bound and record.num_tokens == 0):
+    request, new = batch.requests[batch.rows[place]], given_at(batch, place)
+    bound = request.serial != 0
+    if new <= 0 or (not bound and request.num_tokens == 0):
         return NO_TOKENS
     if new > MOST_TOKENS:
-        return TOO_MANY
-    num_main = tokens_of(record, new)
-    if num_main > options[MAX_MODEL_LEN]:
-        return TOO_MANY
-    if bound and is_quiet(record, num_main, options):
+        return TOO_LONG
+    num_main = main_tokens(request, new)
+    if num_main > options.max_model_len:
+        return TOO_LONG
+    if bound and is_quiet(request, num_main, options):
         return DONE
-    head[BUSY] += 1
+    report.num_busy += 1
+    num_hashes = request.end - request.begin
     if not bound:
-        head[WAITING] += 1
-        head[LONGEST] = max(head[LONGEST], record.end - record.begin)
-    num_cacheable = min(num_main, record.num_tokens)
-    if options[CACHES] and num_cacheable >= (record.end - record.begin + 1) * options[HASH_SIZE]:
+        report.num_waiting += 1
+        report.longest = max(report.longest, num_hashes)
+    num_cacheable = tokens_to_cache(num_main, request.num_tokens)
+    if options.caches and num_cacheable >= (num_hashes + 1) * options.hash_block_size:
         return NO_HASHES
     return DONE
 
 
 @leaf
-def table_status(store: Any, groups: Any, record: Any, mine: Any, new: int, widths: Any, options: Any) -> int:
-    """What the block tables tell about a row: FREED, NARROW or DONE."""
-    rows = store[0]
-    bound = record.serial != 0
-    if bound and not options[TRUSTS] and rows[mine[0], SERIAL] != record.serial:
+def table_status(step: Any, place: int) -> int:
+    """Return what is wrong with a row by its block tables: FREED, TOO_NARROW or DONE."""
+    batch, options, tables = step.batch, step.options, step.store.tables
+    request, new = batch.requests[batch.rows[place]], given_at(batch, place)
+    table_ids = batch.table_ids[batch.rows[place]]
+    bound = request.serial != 0
+    if bound and not options.trusts and tables[table_ids[0], SERIAL] != request.serial:
         return FREED
-    num_slots = slots_of(record, new, options)
+    num_slots = slots_of(request, new, options)
     narrow = False
-    for g in range(len(widths)):
-        held = rows[mine[g], LENGTH] if bound else 0
-        if max(blocks_of(num_slots, groups[g].block_size), held) > widths[g]:
+    for g in range(len(batch.widths)):
+        held = tables[table_ids[g], LENGTH] if bound else 0
+        if max(blocks_of(num_slots, step.groups[g].block_size), held) > batch.widths[g]:
             narrow = True
-    return NARROW if narrow else DONE
+    return TOO_NARROW if narrow else DONE
 
 
 @leaf
-def add_bounds(records: Any, store: Any, groups: Any, record: Any, mine: Any, new: int, options: Any, head: Any) -> int:
-    """Add what a row that needs something can take to the bounds; HASHED, UNHELD or DONE."""
-    rows = store[0]
-    bound = record.serial != 0
-    num_main = tokens_of(record, new)
-    num_cacheable = min(num_main, record.num_tokens)
-    pool = (records, rows, 0, rows, options[NULL_ID], rows)
-    for g in range(len(groups)):
-        held = rows[mine[g], LENGTH] if bound else 0
-        running = bound and rows[mine[g], NUM_CACHED] >= 0
-        unheld = record.num_computed > held * groups[g].block_size
-        if unheld and not running and groups[g].kind != FULL:
+def add_bounds(step: Any, place: int) -> int:
+    """Add what a row that needs something can take to the bounds of the report; HASHED, UNHELD or DONE."""
+    batch, options, report, store = step.batch, step.options, step.report, step.store
+    request, new = batch.requests[batch.rows[place]], given_at(batch, place)
+    table_ids = batch.table_ids[batch.rows[place]]
+    bound = request.serial != 0
+    num_cacheable = tokens_to_cache(main_tokens(request, new), request.num_tokens)
+    num_slots = slots_of(request, new, options)
+    for g in range(len(step.groups)):
+        group, table = step.groups[g], store.tables[table_ids[g]]
+        held = table[LENGTH] if bound else 0
+        running = bound and table[NUM_CACHED] >= 0
+        unheld = request.num_computed > held * group.block_size
+        if unheld and not running and group.kind != FULL:
             return UNHELD
-        num_slots = slots_of(record, new, options)
-        required = held + blocks_beyond(num_slots, held, groups[g].block_size)
-        if not bound or required > rows[mine[g], LIMIT]:
-            head[SEGMENTS] += 1 << segment_class(required)
-        head[CHANGES] += max(required - held, 0)
-        if options[CACHES]:
-            first, full = 0, num_cacheable // groups[g].block_size
+        required = held + blocks_beyond(num_slots, held, group.block_size)
+        if not bound or required > table[LIMIT]:
+            report.segments += 1 << segment_class(required)
+        report.changes += max(required - held, 0)
+        if options.caches:
+            full = (0, num_cacheable // group.block_size)
             if bound:
-                first, full = full_blocks(store, groups[g], mine[g], num_cacheable)
-                if first_hashed(pool, store, groups[g], mine[g], first, full) >= 0:
+                full = full_blocks(table, group, num_cacheable)
+                if first_hashed(step.pool, store, table_ids[g], full) >= 0:
                     return HASHED
-            head[CHANGES] += max(full - first, 0)
+            report.changes += max(full[1] - full[0], 0)
     return DONE
 
 
 @leaf
-def load_ahead(
-    records: Any,
-    index: Any,
-    marks: Any,
-    store: Any,
-    groups: Any,
-    table: Any,
-    rows: Any,
-    tables: Any,
-    arena: Any,
-    given: Any,
-    busy: Any,
-    options: Any,
-) -> None:
-    """Ask for the lines that running requests of a step will touch, one kind after the other.
+def load_ahead(step: Any, busy: Any) -> None:
+    """Load the lines that running requests of a step will touch, one kind after the other.
 
-    Each kind tells where the next one lies, so that a row alone would wait for one after the other.
+    Each kind says where the next one lies, so a row alone would wait for one after the other.
     """
-    store_rows, store_ids, _ = store
-    next_given = 0 if len(given) == 1 else 1
+    pool, store, groups, batch, options = step.pool, step.store, step.groups, step.batch, step.options
     for place in busy:
         for g in range(len(groups)):
-            prefetch(store_rows, tables[rows[place], g])
+            prefetch(store.tables, batch.table_ids[batch.rows[place], g])
+    # Pass 0 loads the ends of the block tables and the hashes of the blocks to be cached; pass 1, with what those
+    # say, loads the records of these blocks, and the buckets of their keys if the filter cannot rule them out.
     for kind in range(2):
         for place in busy:
-            record = table[rows[place]]
-            if record.serial == 0:
+            request = batch.requests[batch.rows[place]]
+            if request.serial == 0:
                 continue
-            num_tokens = min(record.num_computed + given[place * next_given], record.num_tokens)
+            num_tokens = tokens_to_cache(request.num_computed + given_at(batch, place), request.num_tokens)
             for g in range(len(groups)):
-                mine = tables[rows[place], g]
-                begin, length = store_rows[mine, BEGIN], store_rows[mine, LENGTH]
+                table = store.tables[batch.table_ids[batch.rows[place], g]]
+                begin, length = table[BEGIN], table[LENGTH]
                 if kind == 0:
-                    prefetch(store_ids, begin + length)
-                first, full = full_blocks(store, groups[g], mine, num_tokens)
-                if not options[CACHES] or first >= min(full, length):
+                    prefetch(store.ids, begin + length)
+                first, end = full_blocks(table, groups[g], num_tokens)
+                if not options.caches or first >= min(end, length):
                     continue
-                hashes = hashes_at(arena, record.lent, record.begin, record.end)
+                hashes = hashes_at(batch.arena, request.lent, request.begin, request.end)
                 if kind == 0:
                     prefetch(hashes, first)
                     continue
-                prefetch(records, store_ids[begin + first])
+                prefetch(pool.records, store.ids[begin + first])
                 if first > 0:
-                    prefetch(records, store_ids[begin + first - 1])
-                k0, k1, k2, k3 = hashes[first]
-                if marks[EAGER] > 0 or may_hold(marks, k0, groups[g].group_id):
-                    h = slot_hash(k0, k1, k2, k3, groups[g].group_id, options[SEED])
-                    prefetch(index, bucket_of(h, len(index)))
+                    prefetch(pool.records, store.ids[begin + first - 1])
+                key = key_at(hashes, first, groups[g].group_id)
+                if pool.meta[EAGER] > 0 or may_hold(pool.meta, key.k0, key.group):
+                    prefetch(pool.table, bucket_of(slot_hash(key, pool.seed), len(pool.table)))
 
 
 @inline
-def check_step(
-    records: Any,
-    index: Any,
-    marks: Any,
-    store: Any,
-    groups: Any,
-    table: Any,
-    rows: Any,
-    tables: Any,
-    arena: Any,
-    given: Any,
-    widths: Any,
-    options: Any,
-    head: Any,
-) -> None:
-    """Fill a head with status, place of a bad row, and bounds."""
-    head[:] = 0
-    busy = np.empty(len(rows), np.int64)
-    next_given = 0 if len(given) == 1 else 1
-    for i in range(len(rows)):
-        before = head[BUSY]
-        head[STATUS] = status_of(table, rows[i], given[i * next_given], options, head)
-        head[PLACE] = i
-        if head[STATUS] != DONE:
+def check_step(step: Any) -> None:
+    """Fill the report of a step with its status, the place of a bad row, and the bounds."""
+    batch, options, report = step.batch, step.options, step.report
+    busy = np.empty(len(batch.rows), np.int64)
+    for place in range(len(batch.rows)):
+        before = report.num_busy
+        report.status = request_status(step, place)
+        report.place = place
+        if report.status != DONE:
             return
-        if head[BUSY] > before:
-            busy[before] = i
-    if not options[TRUSTS] or len(widths) > 0:
-        for i in range(len(rows)):
-            record, mine, new = table[rows[i]], tables[rows[i]], given[i * next_given]
-            head[STATUS] = table_status(store, groups, record, mine, new, widths, options)
-            head[PLACE] = i
-            if head[STATUS] != DONE:
+        if report.num_busy > before:
+            busy[before] = place
+    if not options.trusts or len(batch.widths) > 0:
+        for place in range(len(batch.rows)):
+            report.status = table_status(step, place)
+            report.place = place
+            if report.status != DONE:
                 return
-    if not options[ARRAYS]:
+    if not options.arrays:
         return
-    busy = busy[: head[BUSY]]
-    load_ahead(records, index, marks, store, groups, table, rows, tables, arena, given, busy, options)
-    for place in busy:
-        record, mine, new = table[rows[place]], tables[rows[place]], given[place * next_given]
-        head[STATUS] = add_bounds(records, store, groups, record, mine, new, options, head)
-        head[PLACE] = place
-        if head[STATUS] != DONE:
+    busy = busy[: report.num_busy]
+    load_ahead(step, busy)
+    for i in range(len(busy)):
+        place = int(busy[i])
+        report.status = add_bounds(step, place)
+        report.place = place
+        if report.status != DONE:
             return
-    store_ids, heads = store[1], store[2]
-    room = head[SEGMENTS] <= len(store_ids) - heads[TOP] and head[CHANGES] <= options[LOG_ROOM]
-    if head[WAITING] > 0 or (head[BUSY] > 0 and not room):
-        head[STATUS] = UNPREPARED
+    free_ids = len(step.store.ids) - step.store.free_segments[TOP]
+    room = report.segments <= free_ids and report.changes <= options.log_room
+    if report.num_waiting > 0 or (report.num_busy > 0 and not room):
+        report.status = UNPREPARED

@@ -5,22 +5,26 @@ that a GPU table is fed from.
 """
 
 import secrets
+from typing import Any
 
 import numpy as np
 
+from kvgpu.blocks.index_meta import BROKEN, CELLS, DEPARTURES, EAGER, FOR_GOOD, NUM_LED, REGIONS, forget_keys
 from kvgpu.blocks.invariants import led_violations
-from kvgpu.blocks.marks import BROKEN, CELLS, EAGER, FOR_GOOD, LEFT, NUM_LED, REGIONS, forget_keys
 from kvgpu.blocks.record import FIRST, LED, Ids
 from kvgpu.blocks.state import BlockState
 from kvgpu.hashing.arena import HashArena
 from kvgpu.index.base import BatchHits, BlockIndex, Memo, PrefixHits, Rows, Spans
-from kvgpu.index.host.entries import enter_one, erase_rows, insert_rows
+from kvgpu.index.host.batch_match import match_many
+from kvgpu.index.host.entries import enter_one, erase_blocks, insert_blocks
 from kvgpu.index.host.led_runs import settle
-from kvgpu.index.host.prefix_match import MEMO_WORDS, match_batch_rows, match_rows
+from kvgpu.index.host.prefix_match import MEMO_WORDS, match_one
 from kvgpu.index.host.table import first_of, hash_of
 from kvgpu.index.journal import NO_LOG, Journal
 from kvgpu.layout import BUCKET_WORDS, EMPTY_WORD, LOW_32, OVERFLOW_WORD, SLOTS_PER_BUCKET, TAG_SHIFT, num_buckets_for
 from kvgpu.rules.plan import PrefixPlan
+
+PoolTuple = tuple[Any, Any, int, Any, int, Any]
 
 
 class HostIndex(BlockIndex):
@@ -50,33 +54,23 @@ class HostIndex(BlockIndex):
 
     @property
     def nbytes(self) -> int:
-        return self.table.nbytes + 8 * (len(self.state.marks) - CELLS)
+        return self.table.nbytes + 8 * (len(self.state.meta) - CELLS)
+
+    def arrays(self, changes: int = 0) -> PoolTuple:
+        """What compiled code takes, as `PoolArrays` in a tuple, with room in the log for so many changes. O(1)."""
+        state = self.state
+        return state.records, self.table, self.seed, self.log_for(changes), state.null_id, state.meta
 
     def insert(self, ids: Ids, rows: Rows, stride: int, group: int, flags: int) -> None:
         self.settle()
-        self._num_keys += insert_rows(
-            self.state.records,
-            self.table,
-            ids,
-            rows,
-            stride,
-            group,
-            flags,
-            self.seed,
-            self.log_for(len(ids)),
-            self.state.marks,
-        )
+        self._num_keys += insert_blocks(self.arrays(len(ids)), ids, rows, stride, group, flags)
 
     def enter(self, block_id: int) -> None:
         self.settle()
-        self._num_keys += enter_one(
-            self.state.records, self.table, block_id, self.seed, self.log_for(1), self.state.marks
-        )
+        self._num_keys += enter_one(self.arrays(1), block_id)
 
     def erase(self, ids: Ids, forget: bool = True) -> None:
-        self._num_keys -= erase_rows(
-            self.state.records, self.table, ids, forget, self.seed, self.log_for(len(ids)), self.state.marks
-        )
+        self._num_keys -= erase_blocks(self.arrays(len(ids)), ids, forget)
 
     def first(self, words: Rows, group: int) -> int:
         self.settle()
@@ -86,10 +80,7 @@ class HostIndex(BlockIndex):
         return first_of(self.state.records, self.table, words, group, self.seed)
 
     def match(self, plan: PrefixPlan, rows: Rows, max_length: int) -> PrefixHits:
-        state = self.state
-        found = match_rows(
-            state.records, self.table, rows, plan.words, max_length, state.null_id, self.seed, state.marks
-        )
+        found = match_one(self.arrays(), rows, plan.words, max_length)
         if len(plan.groups) == 1:
             # The common case without a loop.
             return found.item(0), [found[2:]]
@@ -117,26 +108,14 @@ class HostIndex(BlockIndex):
             memo = Memo(np.zeros((len(begins), MEMO_WORDS), np.int64), np.arange(len(begins)))
         if lent is None:
             lent = np.zeros(len(begins), np.int64)
-        match_batch_rows(
-            self.state.records,
-            self.table,
-            arena.words,
-            lent,
-            begins,
-            ends,
-            plan.words,
-            max_lengths,
-            self.seed,
-            self.state.marks,
-            *memo,
-            *hits,
-        )
+        spans = (arena.words, lent, begins, ends)
+        match_many(self.arrays(), spans, plan.words, max_lengths, *memo, *hits)
         return hits
 
     def clear(self) -> None:
         self.table[:] = EMPTY_WORD
-        self.state.marks[LEFT : LEFT + REGIONS] += 1
-        forget_keys(self.state.marks)
+        self.state.meta[DEPARTURES : DEPARTURES + REGIONS] += 1
+        forget_keys(self.state.meta)
         self._num_keys = 0
         if self.journal is not None:
             self.journal.discard()
@@ -145,19 +124,18 @@ class HostIndex(BlockIndex):
         # Compiled code changes table and records in one step; only `clear` takes several.
         self._num_keys = int(np.count_nonzero(self.state.records["flags"][:-1] & FIRST))
         words = int(np.count_nonzero(self.table[:, :SLOTS_PER_BUCKET]))
-        marks = self.state.marks
-        if marks[BROKEN] or words + int(marks[NUM_LED]) != self._num_keys:
+        meta = self.state.meta
+        if meta[BROKEN] or words + int(meta[NUM_LED]) != self._num_keys:
             self.rebuild()
 
     def settle(self) -> None:
         """Give every block a word in the table. O(blocks of the pool), but each time half as often."""
-        state = self.state
-        if state.marks[NUM_LED]:
-            settle(state.records, self.table, self.seed, state.marks)
+        if self.state.meta[NUM_LED]:
+            settle(self.arrays())
 
     def settle_for_good(self) -> None:
         self.settle()
-        self.state.marks[EAGER] = max(self.state.marks[EAGER], 2 * FOR_GOOD)
+        self.state.meta[EAGER] = max(self.state.meta[EAGER], 2 * FOR_GOOD)
 
     def count_keys(self, more: int) -> None:
         """Take note of keys that compiled code added to the table (or, below 0, took out)."""
@@ -170,7 +148,7 @@ class HostIndex(BlockIndex):
     def _violations(self) -> list[str]:
         slots = self.table[:, :SLOTS_PER_BUCKET]
         buckets, places = np.nonzero(slots)
-        num_led = int(self.state.marks[NUM_LED])
+        num_led = int(self.state.meta[NUM_LED])
         found = led_violations(self.state)
         if len(buckets) + num_led != self._num_keys:
             found.append(

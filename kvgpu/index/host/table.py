@@ -1,6 +1,6 @@
 """Compiled operations on the open-addressing table: find, put and swap one word.
 
-Layout: kvgpu/layout.py. What only compiled code calls is inlined.
+The table is int64 [buckets, BUCKET_WORDS]; kvgpu/layout.py states its layout.
 """
 
 from typing import Any
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from kvgpu.compiled.jit import jit, lanes_equal, leaf, lowest_bit
+from kvgpu.index.key import Key, has_key, key_of
 from kvgpu.index.slot_hash import slot_hash
 from kvgpu.layout import BUCKET_WORDS, EMPTY_WORD, LOW_32, OVERFLOW_WORD, SLOTS_PER_BUCKET, TAG_SHIFT
 
@@ -22,15 +23,9 @@ def bucket_of(h: int, num_buckets: int) -> int:
 
 
 @leaf
-def word_of(h: int, row: int) -> int:
+def word_of(h: int, block_id: int) -> int:
     """The word of an entry: tag and block id in one."""
-    return ((h & LOW_32) << TAG_SHIFT) | (row + 1)
-
-
-@leaf
-def same_key(record: Any, k0: int, k1: int, k2: int, k3: int, group: int) -> Any:
-    """All 32 bytes and the group are equal: tags only steer."""
-    return record.k0 == k0 and record.k1 == k1 and record.k2 == k2 and record.k3 == k3 and record.group == group
+    return ((h & LOW_32) << TAG_SHIFT) | (block_id + 1)
 
 
 @leaf
@@ -46,16 +41,16 @@ def slots_of_tag(table: Any, bucket: int, tag: int) -> int:
 
 
 @leaf
-def find_first(records: Any, table: Any, k0: int, k1: int, k2: int, k3: int, group: int, h: int) -> Any:
-    """Id of the first block under a key, or -1."""
+def find_first(records: Any, table: Any, key: Key, h: int) -> Any:
+    """Return the id of the first block under a key of slot hash `h`, or -1."""
     num_buckets = len(table)
     bucket = bucket_of(h, num_buckets)
     for _ in range(num_buckets):
         found = slots_of_tag(table, bucket, h & LOW_32)
         while found:
-            row = (table[bucket, lowest_bit(found)] & LOW_32) - 1
-            if same_key(records[row], k0, k1, k2, k3, group):
-                return row
+            block_id = (table[bucket, lowest_bit(found)] & LOW_32) - 1
+            if has_key(records[block_id], key):
+                return block_id
             found &= found - 1
         if table[bucket, OVERFLOW_WORD] == 0:
             return -1
@@ -67,7 +62,7 @@ def find_first(records: Any, table: Any, k0: int, k1: int, k2: int, k3: int, gro
 
 @leaf
 def put_word(table: Any, h: int, word: int) -> bool:
-    """Store a word in the first free slot from the primary bucket on; False if there is none, which cannot be."""
+    """Store a word in the first free slot, from the primary bucket of slot hash `h` on; False if no slot is free."""
     num_buckets = len(table)
     bucket = bucket_of(h, num_buckets)
     for _ in range(num_buckets):
@@ -84,16 +79,16 @@ def put_word(table: Any, h: int, word: int) -> bool:
 
 @leaf
 def swap_word(table: Any, h: int, word: int, replacement: int) -> bool:
-    """Replace the exact word; EMPTY_WORD takes it out and uncounts it where it overflowed.
+    """Replace exactly this word; EMPTY_WORD takes it out and uncounts it in the buckets that it had passed.
 
-    False, and nothing is changed, if it is nowhere.
+    Returns False, with nothing changed, if the table does not hold the word.
     """
     num_buckets = len(table)
     bucket = bucket_of(h, num_buckets)
     for passed in range(num_buckets):
         found = slots_with(table, bucket, word, 0)
         if found:
-            # Unsigned, here and in what calls this: compiled code does not ask whether an index counts from the end.
+            # Unsigned, so that compiled code does not test whether the index counts from the end.
             table[np.uint64(bucket), np.uint64(lowest_bit(found))] = replacement
             if replacement == EMPTY_WORD:
                 for _ in range(passed):
@@ -107,24 +102,22 @@ def swap_word(table: Any, h: int, word: int, replacement: int) -> bool:
 
 
 @leaf
-def hash_of_record(records: Any, row: int, seed: int) -> int:
-    """`slot_hash` of the key that a record holds."""
-    record = records[np.uint64(row)]
-    h: int = slot_hash(record.k0, record.k1, record.k2, record.k3, record.group, seed)
+def hash_of_record(records: Any, block_id: int, seed: int) -> int:
+    """Compute the slot hash of the key that a record holds."""
+    h: int = slot_hash(key_of(records[np.uint64(block_id)]), seed)
     return h
 
 
 @jit
 def first_of(records: Any, table: Any, words: Any, group: int, seed: int) -> int:
     """`find_first` for Python."""
-    k0, k1, k2, k3 = words[0], words[1], words[2], words[3]
-    h = slot_hash(k0, k1, k2, k3, group, seed)
-    found: int = find_first(records, table, k0, k1, k2, k3, group, h)
+    key = Key(words[0], words[1], words[2], words[3], group)
+    found: int = find_first(records, table, key, slot_hash(key, seed))
     return found
 
 
 @jit
 def hash_of(words: Any, group: int, seed: int) -> int:
     """`slot_hash` for Python."""
-    h: int = slot_hash(words[0], words[1], words[2], words[3], group, seed)
+    h: int = slot_hash(Key(words[0], words[1], words[2], words[3], group), seed)
     return h

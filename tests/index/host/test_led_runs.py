@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from support.managers import admit, full, make_manager, make_request, window
 
-from kvgpu.blocks.marks import CELLS, EAGER, FULL_CELL, NUM_LED
+from kvgpu.blocks.index_meta import CELLS, EAGER, FULL_CELL, NUM_LED
 from kvgpu.blocks.record import COUNTED, FIRST, LEADS, LED
 from kvgpu.errors import InvariantError
 from kvgpu.hashing import functions as hashing
@@ -61,11 +61,11 @@ def test_every_block_is_found_by_its_key_alone():
 
 def test_settling_becomes_rarer():
     manager, _ = filled()
-    index, marks = manager.block_pool.index, manager.block_pool.state.marks
+    index, meta = manager.block_pool.index, manager.block_pool.state.meta
     waits = []
     for name in range(60):
         index.settle()
-        waits.append(int(marks[EAGER]))
+        waits.append(int(meta[EAGER]))
         tokens = [1000 + name, *range(5 * SIZE)]
         request = make_request(f"r{name}", tokens, SIZE)
         assert admit(manager, request) is not None
@@ -99,7 +99,7 @@ def test_a_parent_that_comes_back_leads_to_the_child_it_had():
 def test_evicting_by_id_settles_no_other_block():
     manager, _ = filled()
     manager.evict_blocks({9})
-    assert manager.block_pool.state.marks[NUM_LED] == 7
+    assert manager.block_pool.state.meta[NUM_LED] == 7
     assert words_in(manager.block_pool.index) == 1
     manager.check()
 
@@ -174,14 +174,14 @@ def test_nothing_is_counted_when_nothing_is_cached():
     manager.block_pool.index.settle()
     manager.free(request)
     manager.evict_blocks(set(range(1, 10)))
-    marks = manager.block_pool.state.marks
-    assert marks[NUM_LED] == 0
-    assert not marks[CELLS:].any()
+    meta = manager.block_pool.state.meta
+    assert meta[NUM_LED] == 0
+    assert not meta[CELLS:].any()
 
 
 def test_a_count_that_is_full_stays_so():
     manager, request = filled()
-    cells = manager.block_pool.state.marks[CELLS:].view(np.uint8)
+    cells = manager.block_pool.state.meta[CELLS:].view(np.uint8)
     cells[:] = FULL_CELL
     manager.block_pool.index.settle()
     manager.free(request)
@@ -192,7 +192,7 @@ def test_a_count_that_is_full_stays_so():
 
 def test_blocks_are_led_even_if_the_filter_can_rule_nothing_out():
     manager = make_manager(full(SIZE), num_blocks=64, backend="host")
-    manager.block_pool.state.marks[CELLS:].view(np.uint8)[:] = FULL_CELL
+    manager.block_pool.state.meta[CELLS:].view(np.uint8)[:] = FULL_CELL
     request = make_request("a", list(range(9 * SIZE)), SIZE)
     assert admit(manager, request) is not None
     assert words_in(manager.block_pool.index) == 1
@@ -236,7 +236,7 @@ def test_check_finds(fault):
 @pytest.mark.parametrize("place", [NUM_LED, CELLS])
 def test_check_finds_a_wrong_mark(place):
     manager, _ = filled()
-    manager.block_pool.state.marks[place] += 1
+    manager.block_pool.state.meta[place] += 1
     with pytest.raises(InvariantError):
         manager.block_pool.index.check()
 

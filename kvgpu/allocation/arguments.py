@@ -1,0 +1,39 @@
+"""`AllocationArguments`: what one call of `allocate_slots` asks for, as compiled code reads it."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class AllocationArguments(NamedTuple):
+    """Numbers of tokens but where said; the arguments of `KVCacheManager.allocate_slots`, and what the request says."""
+
+    num_computed: int
+    """That the request has slots for."""
+    num_hit_tokens: int
+    num_external: int
+    """Computed elsewhere, in blocks that are still to be given."""
+    num_new: int
+    num_lookahead: int
+    num_tokens: int
+    """Of the request."""
+    num_prompt: int
+    """-1 if not known."""
+    max_model_len: int
+    reserved_blocks: int
+    first_hash: int
+    """Place in the request of the block that the first given hash belongs to."""
+    whole: bool
+    """Refuse unless the whole sequence would fit."""
+    takes_hits: bool
+    caches: bool
+    """Whether this call caches what becomes full."""
+    caching: bool
+    """Whether the manager caches at all."""
+
+
+CHECKED_AGAINST = ("num_encoder", "hash_block_size", "num_hashes", "distinct")
+"""What else a call is checked against. num_hashes: of the request. distinct: no two of its hashes can be equal."""
+
+ARGUMENT_RECORD = np.dtype([(name, "<i8") for name in (*AllocationArguments._fields, *CHECKED_AGAINST)])
+"""The same as a record that Python fills: nothing in it has been checked."""
