@@ -13,7 +13,7 @@ import logging
 import pickle
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
@@ -70,17 +70,20 @@ def code_folder() -> CodeFolder:
 
 
 @cache
+def _sources_of(module: Path) -> Iterable[Path]:
+    """The file of a module, or those directly in the folder of a package, whose modules are imported by name."""
+    file = module.with_suffix(".py")
+    return [file] if file.exists() else module.glob("*.py")
+
+
 def source_digest() -> str:
     """Names the version of Numba and of all sources whose functions or constants are compiled. O(bytes of kvgpu)."""
     package = Path(__file__).parent.parent
     sources = {path: path.read_bytes() for path in package.rglob("*.py")}
     compiled = {path for path, source in sources.items() if _COMPILED.search(source)}
     # What is imported by name becomes part of the code: constants above all.
-    imported = {
-        package.joinpath(*module.decode().split(".")).with_suffix(".py")
-        for path in compiled
-        for module in _IMPORTED.findall(sources[path])
-    }
+    names = {name.decode() for path in compiled for name in _IMPORTED.findall(sources[path])}
+    imported = {path for name in names for path in _sources_of(package.joinpath(*name.split(".")))}
     digest = hashlib.sha256(numba.__version__.encode())
     for path in sorted(compiled | imported):
         digest.update(path.name.encode() + path.read_bytes())

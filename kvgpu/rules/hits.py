@@ -122,7 +122,7 @@ class Probes(NamedTuple):
     run: Any
 
 
-FIRST, LENGTH = 0, 1
+FIRST_NEEDED, NUM_HIT = 0, 1
 """Rows of `hits` in `common_hit`, by query: the first block that is needed, and the blocks of the hit."""
 
 
@@ -139,7 +139,7 @@ def common_hit(probes: Any, lookup: Any, words: Any, num_hashes: int, max_length
         words: `PrefixPlan.words`.
         num_hashes: Hashes that the request has.
         max_length: Longest hit allowed, in tokens.
-        hits: int [2, queries], filled: see FIRST and LENGTH.
+        hits: int [2, queries], filled: see FIRST_NEEDED and NUM_HIT.
 
     Returns:
         The length of the hit in tokens.
@@ -164,8 +164,8 @@ def common_hit(probes: Any, lookup: Any, words: Any, num_hashes: int, max_length
             limit = min(limit, num_hashes // words[base + QUERY_STRIDE] * size)
             rule = HitRule(kind, size, words[base + QUERY_ALIGNMENT], drop, words[base + QUERY_EXTENT])
             first, length = probes.apply(probes.hit, probes.run, probes.bind(lookup, q), limit, rule)
-            hits[FIRST][q] = first
-            hits[LENGTH][q] = length
+            hits[FIRST_NEEDED][q] = first
+            hits[NUM_HIT][q] = length
             if drop:
                 verified |= 1 << q
             elif length * size < current:
@@ -177,7 +177,7 @@ def common_hit(probes: Any, lookup: Any, words: Any, num_hashes: int, max_length
         if words[PLAN_ONE_PASS]:
             break
     if words[PLAN_HEADER + QUERY_KIND] == FULL:
-        hits[LENGTH][0] = min(hits[LENGTH][0], found // words[PLAN_HEADER + QUERY_BLOCK_SIZE])
+        hits[NUM_HIT][0] = min(hits[NUM_HIT][0], found // words[PLAN_HEADER + QUERY_BLOCK_SIZE])
     return found
 
 

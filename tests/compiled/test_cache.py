@@ -86,6 +86,14 @@ def test_a_new_source_of_compiled_code_changes_the_digest(copy):
     assert digest(copy) != before
 
 
+def test_a_module_that_compiled_code_imports_by_its_package_changes_the_digest(copy):
+    (copy / "index" / "new.py").write_text("from kvgpu.replay import ranges\n\n\n@jit\ndef f(): ...\n")
+    before = digest(copy)
+    with (copy / "replay" / "ranges.py").open("a") as file:
+        file.write("\nCHANGED = 1\n")
+    assert digest(copy) != before
+
+
 def test_a_changed_source_without_compiled_code_keeps_the_digest(copy):
     before = digest(copy)
     with (copy / "cli.py").open("a") as file:

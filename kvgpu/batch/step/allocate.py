@@ -17,7 +17,7 @@ from kvgpu.groups.compiled import EVICTED, KEYS, TALLY_WORDS
 from kvgpu.hashing.arena import hashes_at
 from kvgpu.index.host.pool_arrays import PoolArrays
 from kvgpu.index.host.prefix_match import MEMO_WORDS, Lookup, longest_prefix, num_lines_of
-from kvgpu.rules import hits as rules
+from kvgpu.rules.hits import FIRST_NEEDED, NUM_HIT
 from kvgpu.rules.plan_words import PLAN_NUM_QUERIES
 
 
@@ -84,7 +84,7 @@ def look_up(pool: Any, request: Any, hashes: Any, lookups: Any) -> int:
     num_tokens = longest_prefix(lookup, longest_hit(request), found)
     for g in range(lookups.lines.shape[1]):
         line, query = lookups.lines[0, g], lookups.lines[1, g]
-        first, length = found[rules.FIRST, query], found[rules.LENGTH, query]
+        first, length = found[FIRST_NEEDED, query], found[NUM_HIT, query]
         begin = ends[g]
         ends[g + 1] = begin + length
         for block in range(length):

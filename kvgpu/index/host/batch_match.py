@@ -23,7 +23,7 @@ from kvgpu.index.host.table import bucket_of, slots_of_tag
 from kvgpu.index.key import key_at
 from kvgpu.index.slot_hash import slot_hash
 from kvgpu.layout import LOW_32
-from kvgpu.rules.hits import LENGTH
+from kvgpu.rules.hits import NUM_HIT
 from kvgpu.rules.plan_words import PLAN_HEADER, PLAN_NUM_QUERIES, QUERY_NUM_LINES, QUERY_STRIDE, QUERY_WORDS
 
 APART = 4
@@ -123,7 +123,7 @@ def match_many(
         known = memo[0, KNOWN]
         num_tokens[r] = longest_prefix(Lookup(pool, hashes, words, ids, last, memo), max_lengths[r], hits)
         for q in range(num_queries):
-            lengths[r, q] = hits[LENGTH, q]
+            lengths[r, q] = hits[NUM_HIT, q]
         if first_lines > MEMO_LINES:
             continue
         stored[KNOWN], stored[REGIONS_OF] = memo[0, KNOWN], memo[0, REGIONS_OF]

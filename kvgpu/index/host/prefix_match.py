@@ -14,8 +14,7 @@ from kvgpu.index.host.pool_arrays import PoolArrays
 from kvgpu.index.host.table import find_first
 from kvgpu.index.key import has_key, key_at
 from kvgpu.index.slot_hash import slot_hash
-from kvgpu.rules import hits as rules
-from kvgpu.rules.hits import Probes, apply_rule, common_hit
+from kvgpu.rules.hits import FIRST_NEEDED, NUM_HIT, Probes, apply_rule, common_hit
 from kvgpu.rules.plan_words import (
     PLAN_HEADER,
     PLAN_NUM_QUERIES,
@@ -209,12 +208,12 @@ def match_one(pool: Any, hashes: Any, words: Any, max_length: int) -> Any:
     num_tokens = longest_prefix(Lookup(pool, hashes, words, ids, last, memo), max_length, hits)
     size = 1 + num_queries
     for q in range(num_queries):
-        size += hits[rules.LENGTH, q] * words[PLAN_HEADER + q * QUERY_WORDS + QUERY_NUM_LINES]
+        size += hits[NUM_HIT, q] * words[PLAN_HEADER + q * QUERY_WORDS + QUERY_NUM_LINES]
     found = np.empty(size, np.int32)
     found[0] = num_tokens
     place = 1 + num_queries
     for q in range(num_queries):
-        first, length = hits[rules.FIRST, q], hits[rules.LENGTH, q]
+        first, length = hits[FIRST_NEEDED, q], hits[NUM_HIT, q]
         found[1 + q] = length
         base = PLAN_HEADER + q * QUERY_WORDS
         begin = words[base + QUERY_FIRST_LINE]
