@@ -1,5 +1,5 @@
-# make replay | test | lint | bench | bench-peers | gpu | plots | tables | conformance | aot | clean.
-# TRACE=, ARGS=, SUITE=, BACKENDS=, PYTHON=, WORKERS= are optional.
+# make replay | test | test-pythons | lint | bench | bench-peers | gpu | plots | tables | conformance | aot | fuzz | clean.
+# TRACE=, ARGS=, SUITE=, BACKENDS=, PYTHON=, PYTHONS=, WORKERS= are optional.
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -12,8 +12,10 @@ N ?= 100000
 # Processes that run tests.
 WORKERS ?= auto
 BACKENDS ?= reference host triton cuda auto
+# Interpreters of test-pythons.
+PYTHONS ?= python3.11 python3.12 python3.13
 
-.PHONY: replay test lint bench bench-peers gpu plots tables conformance aot fuzz clean venv
+.PHONY: replay test test-pythons lint bench bench-peers gpu plots tables conformance aot fuzz clean venv
 
 # Benchmarks one after the other; status 1 says that a goal is missed, more than 1 that something is wrong.
 in-turn = for name in $(1); do \
@@ -26,6 +28,19 @@ replay: $(VENV)/.report
 # With PyTorch and Triton: the kernels run on a GPU, or else in Triton's interpreter.
 test: $(VENV)/.kernels
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+
+# The tests on each interpreter of PYTHONS, each in its own virtual environment below build/, which is named by its version. All
+# interpreters must be there before the first test runs: a missing one is an error, not a skip.
+test-pythons:
+	@for python in $(PYTHONS); do \
+	  "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "test-pythons: $$python is missing, or older than Python 3.11: name others in PYTHONS=" >&2; exit 2; }; \
+	done
+	@for python in $(PYTHONS); do \
+	  version=$$("$$python" -c 'import platform; print(platform.python_version())'); \
+	  echo "== Python $$version"; \
+	  $(MAKE) --no-print-directory test PYTHON="$$python" VENV="build/python-$$version" || exit 2; \
+	done
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

@@ -150,7 +150,7 @@ class KVCacheManager(Exclusive):
                 made it (not with `auto`, which goes on with the host).
 
         Expected O(blocks hit) for full attention, O(blocks) for a window without a hit, and that for each pass
-        of a hybrid (fact 45). A list of hashes is converted first, O(hashes). A device looks up all hashes in
+        of a hybrid (fact 46). A list of hashes is converted first, O(hashes). A device looks up all hashes in
         all groups, and the call waits for it.
         """
         try:

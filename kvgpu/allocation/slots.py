@@ -303,7 +303,7 @@ class SlotAllocator(Exclusive):
                         raise RunningRequestError(
                             f"request {request_id} is running: it cannot take computed blocks; free it first"
                         )
-                    # Of the group with the most: with EAGLE, hybrids can be given shorter hits in some (fact 45).
+                    # Of the group with the most: with EAGLE, hybrids can be given shorter hits in some (fact 46).
                     longest = max(longest, len(ids) * single.block_size)
                 listed.append(ids)
             computed = tuple(listed)

@@ -11,7 +11,7 @@ import pytest
 from support.benchmarks import SMALL
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 VENV = sys.prefix
 STAMPS = [word for name in (".base", ".report", ".dev", ".kernels") for word in ("-o", f"{VENV}/{name}")]
 IN_CI = {"lint", "aot", "conformance", "test"}
@@ -48,6 +48,9 @@ def of_make(rest, tmp_path):
         called = set(re.findall(r"for name in ([^;]*);", words))
         assert called
         assert {name for names in called for name in names.split()} <= SMALL.keys()
+    elif target in ("test-pythons", "fuzz"):
+        # What they call is run by other tests, on this interpreter.
+        assert {"test-pythons": "make", "fuzz": "tests/fuzz/run.py"}[target] in run("make", "-n", target).stdout
     elif target == "gpu":
         # Rehearsed by tests/bench/test_gpu.py.
         assert "bench/gpu.py" in run("make", "-n", "gpu").stdout
@@ -86,7 +89,7 @@ def of_kvgpu(rest, tmp_path):
 def of_pip(rest, tmp_path):
     extras = set(metadata("kvgpu").get_all("Provides-Extra") or ())
     assert rest.startswith("install")
-    assert set(re.findall(r"kvgpu\[(\w+)\]", rest)) <= extras
+    assert set(re.findall(r"(?:kvgpu|\.)\[(\w+)\]", rest)) <= extras
 
 
 def of_export(rest, tmp_path):

@@ -12,7 +12,8 @@ import pytest
 from kvgpu.cli import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+GUIDES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")]
+PAGES = [*GUIDES, *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def found_in(pattern, pages=PAGES):
@@ -30,7 +31,8 @@ SNIPPETS = [
     if (snippets := re.findall(r"^```python\n(.*?)^```", page.read_text(), re.M | re.S))
 ]
 LINKS = found_in(r"\]\(([^)\s]+)\)")
-TARGETS = found_in(r"(?:^ {4}|`)make ([a-z]+)", [ROOT / "README.md", ROOT / "docs" / "contributing.md"])
+TARGETS = found_in(r"(?:^ {4}|`)make ([a-z-]+)")
+FILES = found_in(r"`((?:[\w.-]+/)+(?:[\w-]+\.(?:py|cu|cuh|md|csv|txt|yaml))?)`")
 OPTIONS = found_in(r"(?<![\w-])(--[a-z][a-z-]*)", [ROOT / "README.md"])
 READERS = ("config.py", "hashing/functions.py")
 """Modules that read variables of the environment."""
@@ -74,15 +76,26 @@ def test_a_relative_link_leads_to_a_file(page, link):
         assert (page.parent / link.split("#")[0]).exists()
 
 
-@pytest.mark.parametrize("name", ["design", "semantics", "hashing", "env", "performance", "contributing"])
-def test_the_readme_leads_to_every_page(name):
-    assert f"](docs/{name}.md)" in (ROOT / "README.md").read_text()
+@pytest.mark.parametrize(("page", "link"), [link for link in LINKS if re.match(r"[^:]*#", link.values[1])])
+def test_a_link_to_a_section_leads_to_one(page, link):
+    path, anchor = link.split("#")
+    text = (page.parent / path if path else page).read_text()
+    titles = re.findall(r"^#+ (.+)$", text, re.M)
+    sections = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+    assert anchor in sections | set(re.findall(r'<a id="([\w-]+)"></a>', text))
+
+
+@pytest.mark.parametrize(("page", "path"), FILES)
+def test_a_file_or_folder_that_is_named_exists(page, path):
+    """From the root of the repository, or in the package."""
+    assert (ROOT / path).exists() or (ROOT / "kvgpu" / path).exists()
 
 
 def test_every_page_is_linked_from_the_readme():
     text = (ROOT / "README.md").read_text()
-    names = [page.name for page in PAGES if page.parent.name == "docs"]
-    assert [name for name in names if f"](docs/{name})" not in text] == []
+    names = [page.relative_to(ROOT) for page in PAGES if page.name not in ("README.md", "CHANGELOG.md")]
+    assert len(names) > 6
+    assert [name for name in names if f"]({name.as_posix()})" not in text] == []
 
 
 @pytest.mark.parametrize(("page", "target"), TARGETS)

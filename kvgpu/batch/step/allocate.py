@@ -193,14 +193,14 @@ def collect_new(step: Any, results: Any, kept: Any, offsets: Any) -> Any:
     for g in range(len(step.groups)):
         for k in range(count):
             offsets[g, k] = total
-            table = store.tables[batch.table_ids[batch.rows[changed[kept[k]]], g]]
-            total += table[LENGTH] - starts[kept[k], HELD, g]
+            table_id = batch.table_ids[batch.rows[changed[kept[k]]], g]
+            total += store.tables[table_id, LENGTH] - starts[kept[k], HELD, g]
         offsets[g, count] = total
     ids = np.empty(total, np.int32)
     for g in range(len(step.groups)):
         for k in range(count):
-            table = store.tables[batch.table_ids[batch.rows[changed[kept[k]]], g]]
-            begin = table[BEGIN] + starts[kept[k], HELD, g]
+            table_id = batch.table_ids[batch.rows[changed[kept[k]]], g]
+            begin = store.tables[table_id, BEGIN] + starts[kept[k], HELD, g]
             first = offsets[g, k]
             # Not as slices, which would be copied one id at a time.
             for place in range(offsets[g, k + 1] - first):
