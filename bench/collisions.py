@@ -70,14 +70,14 @@ def first_blocks(hash_fn: Kvgpu128, blocks: Tokens) -> npt.NDArray[np.uint64]:
     """Hashes of blocks that all are the first of a prefix, uint64 [n, 2]: chains of one block each."""
     lines = list(blocks)
     ones = [1] * len(lines)
-    rows = hash_fn.rows(Blocks(lines, ones, len(lines), SIZE, [bytes(16)] * len(lines), None))
+    rows = hash_fn.hashes(Blocks(lines, ones, len(lines), SIZE, [bytes(16)] * len(lines), None))
     return rows[:, :2].view(np.uint64)
 
 
 def repeated(hash_fn: Kvgpu128, count: int) -> npt.NDArray[np.uint64]:
     """Hashes of one prefix that repeats the same block."""
     tokens = np.full(count * SIZE, 7, np.int32)
-    rows = hash_fn.rows(Blocks([tokens], [count], count, SIZE, [bytes(16)], None))
+    rows = hash_fn.hashes(Blocks([tokens], [count], count, SIZE, [bytes(16)], None))
     return rows[:, :2].view(np.uint64)
 
 

@@ -253,7 +253,7 @@ class KVCacheManager(Exclusive):
             full_sequence_must_fit,
             reserved_blocks,
         )
-        return self.slots.allocate(request, given)
+        return self.slots.allocate_slots(request, given)
 
     @exclusive
     def free(self, request: Any) -> None:

@@ -45,7 +45,7 @@ def universal(num_blocks: int, prompts: int, sizes: Sizes) -> Row:
     launch = DeviceKvgpu128(hash_fn).prepare(torch.from_numpy(tokens).to(resolve_device()), counts, SIZE, parents)
     launch()
     lines = list(tokens.reshape(prompts, -1))
-    expected = hash_fn.rows(Blocks(lines, counts, sum(counts), SIZE, parents, None))
+    expected = hash_fn.hashes(Blocks(lines, counts, sum(counts), SIZE, parents, None))
     assert np.array_equal(launch.out.cpu().numpy(), expected), "kvgpu128: device and CPU differ"
     to_ns = 1e9 / sum(counts)
     low, middle, high = seconds(launch, sizes.rounds, empty_cache) * to_ns
@@ -114,8 +114,8 @@ def launches(sizes: Sizes) -> Iterator[Row]:
     counts = [num_blocks // prompts] * prompts
     tokens = torch.from_numpy(random_tokens(SIZE * sum(counts))).to(resolve_device())
     hasher = DeviceKvgpu128(Kvgpu128(bytes(range(32))))
-    out = hasher.rows(tokens, counts, SIZE, [PARENT] * prompts)
-    call = partial(hasher.rows, tokens, counts, SIZE, [PARENT] * prompts, out=out)
+    out = hasher.hashes(tokens, counts, SIZE, [PARENT] * prompts)
+    call = partial(hasher.hashes, tokens, counts, SIZE, [PARENT] * prompts, out=out)
     times = []
     for _ in range(sizes.rounds):
         begin = now()

@@ -29,7 +29,7 @@ from kvgpu.groups.compiled import EVICTED, KEYS
 from kvgpu.groups.full import FullAttentionManager
 from kvgpu.groups.sink import SinkFullAttentionManager
 from kvgpu.groups.sliding_window import SlidingWindowManager
-from kvgpu.hashing.block_hashes import BlockHashes, rows_if_of_width
+from kvgpu.hashing.block_hashes import BlockHashes, keys_if_of_width
 from kvgpu.hashing.functions import HASH_WIDTHS
 from kvgpu.index.base import Rows
 from kvgpu.index.host.index import HostIndex
@@ -131,7 +131,7 @@ class ArrayAllocator:
         for table, num_hits in zip(self._tables, np.diff(ends).tolist(), strict=True):
             blocks = table.get(request_id)
             first = min(first, max(0 if blocks is None else blocks.num_cached, num_hits))
-        rows = rows_if_of_width(hashes[first:stop], width) if width in HASH_WIDTHS else None
+        rows = keys_if_of_width(hashes[first:stop], width) if width in HASH_WIDTHS else None
         if rows is None:
             raise ValueError("hashes of another width")
         self.index.settle_for_good()

@@ -130,7 +130,7 @@ def quiet_of(store: Any, groups: Any, call: Any, args: Any, num_elsewhere: int) 
 
 @leaf
 def allocate_request(pool: Any, store: Any, groups: Any, call: Any, args: Any, starts: Any, tally: Any) -> int:
-    """`KVCacheManager.allocate_slots` for one request, in the order of `SlotAllocator.allocate`.
+    """`KVCacheManager.allocate_slots` for one request, in the order of `SlotAllocator.allocate_slots`.
 
     Args:
         pool, store, groups, call, args: See the module.

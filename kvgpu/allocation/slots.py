@@ -138,7 +138,7 @@ class SlotAllocator(Exclusive):
         return KVCacheBlocks(blocks) if any(map(len, blocks)) else self.empty
 
     @exclusive
-    def allocate(self, request: Any, given: SlotsCall) -> KVCacheBlocks | None:
+    def allocate_slots(self, request: Any, given: SlotsCall) -> KVCacheBlocks | None:
         """`KVCacheManager.allocate_slots` for a request that may need something.
 
         `allocate_request` in `kvgpu.allocation.compiled` states the same order for compiled code.

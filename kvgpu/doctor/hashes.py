@@ -46,7 +46,7 @@ def hash_test(name: str) -> None:
     salted: list[ExtraKeys] = [("salt",) if block % 7 == 0 else None for block in range(total)]
     for extras in (None, salted):
         blocks = Blocks(tokens, COUNTS, total, SIZE, [PARENT] * len(COUNTS), extras)
-        rows = chains.rows(blocks)
+        rows = chains.hashes(blocks)
         expect(f"{name} does not hash {total} blocks in bulk", rows is not None)
         assert rows is not None
         keys = iter(extras or [None] * total)

@@ -1,1 +1,1 @@
-"""Block hashes: functions, extra keys, token ids, and hashing in bulk."""
+"""Block hashes: the hash functions, their inputs, hashing in bulk, and arrays of hashes."""

@@ -1,4 +1,4 @@
-"""`HashArena`: block hashes of many requests in one array, and what a copy of it elsewhere has missed."""
+"""`HashArena`: block hashes of many requests in one array, and a record of the changes that a copy has not received."""
 
 from itertools import accumulate
 from typing import Any
@@ -12,33 +12,35 @@ from kvgpu.layout import KEY_WORDS
 
 @inline
 def hashes_at(words: Any, lent: int, begin: int, end: int) -> Any:
-    """Hashes [begin, end) of an arena, or so many from an address where they are lent (not 0); nobody owns the view."""
+    """View hashes [begin, end) of an arena, or as many at the address `lent` if that is not 0; nobody owns the view."""
     here: Any = np.int64(words.ctypes.data) + np.int64(begin) * (8 * KEY_WORDS)
     address: Any = here if lent == 0 else np.int64(lent)
     return carray(pointer(address, words), (np.int64(end - begin), np.int64(words.shape[1])))
 
 
-MOST_PIECES = 256
-"""Pieces that are kept apart; beyond, everything between the first and the last counts as changed."""
-SMALLEST_PIECE = 8
+MAX_PIECES = 256
+"""Changed pieces that are recorded one by one; if there are more, everything from the first to the last counts as
+changed."""
+MIN_PIECE = 8
+"""Hashes of the smallest piece."""
 
 
 class HashArena:
-    """A flat array of hashes that a device may keep a copy of, handed out in pieces.
+    """An array of hashes that is handed out in pieces, and of which a device may keep a copy.
 
-    A piece is rounded up to a power of two while there is room, so that its owner can grow; the piece that
-    was given back last is handed out first, because it is still in the processor's cache.
+    The size of a piece is rounded up to a power of two while there is room, so that its owner can grow. The piece
+    that was returned last is handed out first, because it is still in the processor's cache.
 
     Args:
-        capacity: Hashes.
+        capacity: Number of hashes.
 
     Attributes:
-        words: int64 [capacity, KEY_WORDS], on the CPU; `wrote` must be told of changes.
-        copy: The copy of whoever keeps one (a tensor), or None; changes are noted while there is one.
+        words: int64 [capacity, KEY_WORDS], on the CPU. Report every change with `wrote`.
+        copy: A tensor that somebody keeps as a copy, or None; changes are recorded while there is one.
     """
 
     def __init__(self, capacity: int) -> None:
-        # Written to, so that the first use of a page does not fall to whoever needs it.
+        # Filled now, because the first use of a page is slow.
         self.words: npt.NDArray[np.int64] = np.full((capacity, KEY_WORDS), 0, np.int64)
         self.copy: Any = None
         self._written: list[tuple[int, int]] = []
@@ -49,8 +51,8 @@ class HashArena:
         return len(self.words)
 
     def take(self, count: int) -> tuple[int, int] | None:
-        """A piece for at least `count` hashes, as (begin, limit); None if there is none. O(1)."""
-        size = max(SMALLEST_PIECE, 1 << (count - 1).bit_length())
+        """Hand out a piece for at least `count` hashes, as (begin, limit); None if there is no room. O(1)."""
+        size = max(MIN_PIECE, 1 << (count - 1).bit_length())
         free = self._free.get(size)
         if free:
             begin = free.pop()
@@ -64,18 +66,26 @@ class HashArena:
         return begin, begin + size
 
     def give(self, begin: int, limit: int) -> None:
-        """Take a piece back. One of an odd size is used again after `pack` only. O(1)."""
+        """Take a piece back. If its size is not a power of two, it is reused only after `pack`. O(1)."""
         size = limit - begin
         if size and limit == self._top:
             self._top = begin
-        elif size >= SMALLEST_PIECE and size & (size - 1) == 0:
+        elif size >= MIN_PIECE and size & (size - 1) == 0:
             self._free.setdefault(size, []).append(begin)
 
     def pack(self, pieces: list[tuple[int, int]], gaps: list[int]) -> list[int]:
-        """Move pieces (begin, end), in the order of their place, to the front; their new begins.
+        """Move pieces to the front.
 
-        So many hashes are left behind each, for it to grow.
+        Args:
+            pieces: Begin and end of each piece, in order.
+            gaps: Room for growth after each piece, in hashes.
+
+        Returns:
+            The new begin of each piece.
+
+        O(hashes of the pieces).
         """
+        # First move the pieces together, from the first on, then apart, from the last on: neither overwrites another.
         words, tops, top = self.words, [], 0
         for begin, end in pieces:
             words[top : top + end - begin] = words[begin:end]
@@ -91,7 +101,7 @@ class HashArena:
         return begins
 
     def grown(self, capacity: int) -> "HashArena":
-        """A larger arena with the same pieces."""
+        """Make a larger arena with the same pieces. O(capacity)."""
         larger = HashArena(capacity)
         larger.words[: len(self.words)] = self.words
         larger._top, larger._free = self._top, self._free
@@ -99,7 +109,7 @@ class HashArena:
         return larger
 
     def wrote(self, begin: int, end: int) -> None:
-        """Hashes [begin, end) have changed. Amortised O(1)."""
+        """Record that hashes [begin, end) have changed. Amortised O(1)."""
         if self.copy is None:
             return
         written = self._written
@@ -107,25 +117,31 @@ class HashArena:
             last = written.pop()
             begin, end = min(begin, last[0]), max(end, last[1])
         written.append((begin, end))
-        if len(written) > MOST_PIECES:
+        if len(written) > MAX_PIECES:
             self._written = [(min(p[0] for p in written), max(p[1] for p in written))]
 
     def wrote_all(self, pieces: npt.NDArray[np.int64]) -> None:
-        """Hashes of pieces have changed; their begins and ends, int64 [2, n], n at least 1. O(n)."""
+        """Record that several pieces have changed.
+
+        Args:
+            pieces: int64 [2, n], their begins and ends; n is at least 1.
+
+        O(n).
+        """
         if self.copy is None:
             return
         begins, ends = pieces
-        if len(self._written) + len(begins) <= MOST_PIECES:
+        if len(self._written) + len(begins) <= MAX_PIECES:
             self._written += zip(begins.tolist(), ends.tolist(), strict=True)
         else:
             self.wrote(int(begins.min()), int(ends.max()))
 
     @property
     def is_copied(self) -> bool:
-        """Whether there is a copy that has everything. O(1)."""
+        """Whether there is a copy and it has received all changes. O(1)."""
         return self.copy is not None and not self._written
 
     def take_written(self) -> list[tuple[int, int]]:
-        """Pieces that the copy has not got yet."""
+        """Return the pieces that the copy has not received, and forget them."""
         pieces, self._written = self._written, []
         return pieces

@@ -1,4 +1,4 @@
-"""`BlockHashes`: the block hashes of one request, as one array."""
+"""`BlockHashes`: the block hashes of one request, in one array of key words."""
 
 import reprlib
 from collections.abc import Iterable, Iterator, Sequence
@@ -6,73 +6,81 @@ from operator import countOf
 from typing import overload
 
 import numpy as np
-import numpy.typing as npt
 
 from kvgpu.compiled.list_items import LONG, copy_hashes
 from kvgpu.errors import ArgumentError, ArgumentTypeError
+from kvgpu.hashing.bulk.chains import Keys
 from kvgpu.hashing.functions import HASH_WIDTHS, BlockHash
 from kvgpu.layout import KEY_WORDS
 
-_ROW_BYTES = 8 * KEY_WORDS
+_KEY_BYTES = 8 * KEY_WORDS
 _INT64, _WORDS = np.dtype(np.int64), (KEY_WORDS,)
 
 
-def write_rows(hashes: Sequence[bytes], width: int, rows: npt.NDArray[np.int64]) -> bool:
-    """Write hashes of `width` bytes, 16 or 32, to key words int64 [n, KEY_WORDS], zero padded.
+def write_keys(hashes: Sequence[bytes], width: int, keys: Keys) -> bool:
+    """Write hashes as key words.
 
-    False, and the words are of no use, if one has another width. O(n).
+    Args:
+        hashes: Bytes objects.
+        width: Bytes that each is expected to have, 16 or 32.
+        keys: int64 [n, KEY_WORDS], the output, zero padded.
+
+    Returns:
+        False if a hash has another width; then the contents of `keys` are undefined.
+
+    O(n).
     """
     if not len(hashes):
         return True
     if isinstance(hashes, BlockHashes):
-        rows[:] = hashes.rows
+        keys[:] = hashes.keys
         return hashes.width == width
-    if type(hashes) is list and len(hashes) >= LONG and copy_hashes(hashes, width, rows):
+    if type(hashes) is list and len(hashes) >= LONG and copy_hashes(hashes, width, keys):
         return True
     if not all_of_width(hashes, width):
         return False
-    rows[:] = rows_from_bytes(hashes, width)
+    keys[:] = keys_from_bytes(hashes, width)
     return True
 
 
-def rows_if_of_width(hashes: Sequence[bytes], width: int) -> npt.NDArray[np.int64] | None:
-    """Hashes of `width` bytes, 16 or 32, as key words int64 [n, KEY_WORDS]; None if one has another width. O(n)."""
-    rows = np.empty((len(hashes), KEY_WORDS), np.int64)
-    return rows if write_rows(hashes, width, rows) else None
+def keys_if_of_width(hashes: Sequence[bytes], width: int) -> Keys | None:
+    """Convert hashes of `width` bytes, 16 or 32, to key words; None if a hash has another width. O(n)."""
+    keys = np.empty((len(hashes), KEY_WORDS), np.int64)
+    return keys if write_keys(hashes, width, keys) else None
 
 
-def rows_from_bytes(hashes: Sequence[bytes], width: int) -> npt.NDArray[np.int64]:
-    """Hashes of `width` bytes as key words int64 [n, KEY_WORDS], zero padded. O(n)."""
-    # Bytes that can be written to: arrays that cannot are a type of their own to compiled code.
+def keys_from_bytes(hashes: Sequence[bytes], width: int) -> Keys:
+    """Convert hashes of `width` bytes to key words, zero padded. O(n)."""
+    # Joined into a bytearray, since a read-only array has another type for compiled code.
     packed = np.frombuffer(bytearray().join(hashes), np.uint8).reshape(-1, width)
-    if width == _ROW_BYTES:
+    if width == _KEY_BYTES:
         return packed.view("<i8")
-    rows = np.zeros((len(packed), _ROW_BYTES), np.uint8)
-    rows[:, :width] = packed
-    return rows.view("<i8")
+    padded = np.zeros((len(packed), _KEY_BYTES), np.uint8)
+    padded[:, :width] = packed
+    return padded.view("<i8")
 
 
 def all_of_width(hashes: Sequence[bytes], width: int) -> bool:
-    """Whether each has `width` bytes. O(n); half as long as asking each in Python."""
+    """Whether every hash has `width` bytes. O(n), in half the time of a loop in Python."""
     return countOf(map(len, hashes), width) == len(hashes)
 
 
 class BlockHashes(Sequence[BlockHash]):
-    """Block hashes of one request: a sequence of bytes kept as key words.
+    """Block hashes of one request: a sequence of bytes, stored as key words.
 
     Args:
         hashes: Hashes of 16 or of 32 bytes, all of one width.
 
     Attributes:
-        length: Hashes; `len` in a tenth of the time.
-        storage: int64 [>= length, KEY_WORDS], contiguous, on the CPU: the hashes are its front, which never changes,
-            so who keeps the array may read them there. A longer one takes its place when it is outgrown.
-        width: Bytes per hash; 0 while empty.
-        linked: Each is known to say what came before it, so that two of the same follow the same. Hashes that
-            are appended without saying so end it.
+        length: Number of hashes; reading it takes a tenth of the time of `len`.
+        storage: int64 [>= length, KEY_WORDS], contiguous, on the CPU. It begins with the hashes, which never change,
+            so they can be read from it for as long as it is kept. When it is full, a longer array replaces it.
+        width: Bytes per hash; 0 while there are none.
+        linked: True while every hash is known to depend on all blocks before it, so that equal hashes have equal
+            predecessors. Appending hashes without `linked` ends this.
 
     Raises:
-        ArgumentError: They are not all of 16 or all of 32 bytes.
+        ArgumentError: The hashes are not all of 16 or all of 32 bytes.
 
     Construction is O(hashes).
     """
@@ -92,40 +100,46 @@ class BlockHashes(Sequence[BlockHash]):
         self.extend(listed)
 
     @classmethod
-    def of_rows(cls, rows: npt.NDArray[np.int64], width: int, linked: bool = False) -> "BlockHashes":
-        """Hashes of `width` bytes from key words int64 [n, KEY_WORDS].
+    def of_keys(cls, keys: Keys, width: int, linked: bool = False) -> "BlockHashes":
+        """Make hashes from key words.
 
-        A contiguous array that can be written to is kept, O(1); any other is copied, O(n).
+        Args:
+            keys: int64 [n, KEY_WORDS]; becomes the storage if it is contiguous and writable, else it is copied.
+            width: Bytes per hash.
+            linked: As the attribute.
 
         Raises:
-            ArgumentError: Another width than 16 or 32 bytes.
-            ArgumentTypeError: Another array.
+            ArgumentError: The width is neither 16 nor 32.
+            ArgumentTypeError: `keys` is anything else.
+
+        O(1); O(n) if the keys are copied.
         """
-        if rows.__class__ is not np.ndarray or rows.dtype != _INT64 or rows.shape[1:] != _WORDS:
-            raise ArgumentTypeError(f"rows: int64 [n, {KEY_WORDS}] is expected")
-        if width not in HASH_WIDTHS and len(rows):
+        if keys.__class__ is not np.ndarray or keys.dtype != _INT64 or keys.shape[1:] != _WORDS:
+            raise ArgumentTypeError(f"keys: int64 [n, {KEY_WORDS}] is expected")
+        if width not in HASH_WIDTHS and len(keys):
             raise ArgumentError(f"hashes of {HASH_WIDTHS} bytes are expected, got {width!r}")
         made = cls.__new__(cls)
-        made.width = width if len(rows) else 0
+        made.width = width if len(keys) else 0
         made.linked = linked
-        made.storage = rows if rows.flags.carray else np.array(rows, order="C")
-        made.length = len(rows)
+        made.storage = keys if keys.flags.carray else np.array(keys, order="C")
+        made.length = len(keys)
         return made
 
     def copy(self) -> "BlockHashes":
-        """The same hashes in an array of their own. O(n)."""
-        return self.of_rows(self.rows.copy(), self.width, self.linked)
+        """Copy the hashes to a new array. O(n)."""
+        return self.of_keys(self.keys.copy(), self.width, self.linked)
 
     def __copy__(self) -> "BlockHashes":
         return self.copy()
 
     @property
-    def rows(self) -> npt.NDArray[np.int64]:
-        """Key words, int64 [len, KEY_WORDS], on the CPU; a live view. O(1)."""
+    def keys(self) -> Keys:
+        """The hashes as key words, int64 [len, KEY_WORDS], on the CPU; a view of the storage. O(1)."""
         return self.storage[: self.length]
 
     def accepts(self, hashes: Sequence[bytes]) -> bool:
-        """True if all have the width of those here (or 16 or 32 bytes while this is empty). O(len(hashes))."""
+        """Whether `extend` takes these hashes: bytes objects as wide as those here, or, while there are none, all of
+        16 or all of 32 bytes. O(len(hashes))."""
         if not hashes:
             return True
         if set(map(type, hashes)) != {bytes}:
@@ -137,8 +151,8 @@ class BlockHashes(Sequence[BlockHash]):
         """Append hashes. Amortised O(len(hashes)).
 
         Raises:
-            ArgumentError: They are not all of 16 or all of 32 bytes.
-            ArgumentTypeError: No list. Nothing is appended.
+            ArgumentError: The hashes are not all of 16 or all of 32 bytes, or not as wide as these.
+            ArgumentTypeError: `hashes` is not a sequence. Nothing is appended.
         """
         if not isinstance(hashes, Sequence):
             raise ArgumentTypeError(f"a list of hashes is expected, got {hashes!r:.100}")
@@ -149,32 +163,37 @@ class BlockHashes(Sequence[BlockHash]):
         self.extend_accepted(hashes)
 
     def extend_accepted(self, hashes: Sequence[BlockHash], linked: bool = False) -> None:
-        """`extend` for hashes that it `accepts`, at least one. Amortised O(len(hashes))."""
+        """Append at least one hash, all of which it `accepts`. Amortised O(len(hashes))."""
         width = len(hashes[0])
-        self.extend_rows(rows_from_bytes(hashes, width), width, linked)
+        self.extend_keys(keys_from_bytes(hashes, width), width, linked)
 
-    def extend_rows(self, rows: npt.NDArray[np.int64], width: int, linked: bool = False) -> None:
-        """Append contiguous key words int64 [n, KEY_WORDS] of hashes of `width` bytes; an empty one keeps the array.
+    def extend_keys(self, keys: Keys, width: int, linked: bool = False) -> None:
+        """Append key words without any check.
 
-        Nothing is checked. Amortised O(n).
+        Args:
+            keys: int64 [n, KEY_WORDS], contiguous; becomes the storage if there are no hashes yet.
+            width: Bytes per hash.
+            linked: True if the new hashes are `linked` to those here.
+
+        Amortised O(n).
         """
-        if not len(rows):
+        if not len(keys):
             return
         self.width = width
         self.linked = self.linked and linked
         if not self.length:
-            self.storage, self.length = rows, len(rows)
+            self.storage, self.length = keys, len(keys)
             return
-        length = self.length + len(rows)
+        length = self.length + len(keys)
         if length > len(self.storage):
             grown = np.empty((max(length, length + length // 8), KEY_WORDS), np.int64)
-            grown[: self.length] = self.rows
+            grown[: self.length] = self.keys
             self.storage = grown
-        self.storage[self.length : length] = rows
+        self.storage[self.length : length] = keys
         self.length = length
 
     def cut(self, length: int, linked: bool) -> None:
-        """Take back the hashes from `length` on, which nobody has seen; those before are `linked` or not. O(1)."""
+        """Remove the hashes from `length` on, which nobody has read, and restore `linked`. O(1)."""
         self.linked = linked
         self.length = length
         if not length:
@@ -190,15 +209,15 @@ class BlockHashes(Sequence[BlockHash]):
     def __getitem__(self, index: slice) -> list[BlockHash]: ...
     def __getitem__(self, index: int | slice) -> BlockHash | list[BlockHash]:
         if isinstance(index, slice):
-            return [BlockHash(row.tobytes()[: self.width]) for row in self.rows[index]]
-        return BlockHash(self.rows[index].tobytes()[: self.width])
+            return [BlockHash(key.tobytes()[: self.width]) for key in self.keys[index]]
+        return BlockHash(self.keys[index].tobytes()[: self.width])
 
     def __iter__(self) -> Iterator[BlockHash]:
         return iter(self[:])
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, BlockHashes):
-            return self.width == other.width and bool(np.array_equal(self.rows, other.rows))
+            return self.width == other.width and bool(np.array_equal(self.keys, other.keys))
         return self[:] == other if isinstance(other, list) else NotImplemented
 
     def __repr__(self) -> str:

@@ -1,4 +1,4 @@
-"""How many blocks are hashed with a hash function, and what it promises."""
+"""What a hash function can do: hash in bulk, and resist collisions."""
 
 import hashlib
 from functools import cache
@@ -12,7 +12,7 @@ from kvgpu.hashing.serialised.messages import CBOR, PICKLE
 
 
 def chains_of(hash_fn: HashFunction) -> Chains | None:
-    """How to hash many blocks with this function; None for a function that is not known here. O(1)."""
+    """Return the `Chains` that hash many blocks with this function; None if they must be hashed one by one. O(1)."""
     if isinstance(hash_fn, Kvgpu128):
         return hash_fn
     if hash_fn is hashing.kvgpu128:
@@ -25,7 +25,7 @@ def chains_of(hash_fn: HashFunction) -> Chains | None:
 
 @cache
 def chains_called(name: str) -> Chains | None:
-    """Chains of a hash function of vLLM."""
+    """Chains for a hash function of vLLM."""
     kind = CBOR if name.endswith("cbor") else PICKLE
     if name.startswith("sha256"):
         return message_chains(kind, lambda data: hashlib.sha256(data).digest(), 32)
@@ -34,7 +34,7 @@ def chains_called(name: str) -> Chains | None:
     return message_chains(kind, xxhash.xxh3_128_digest, 16)
 
 
-def links(hash_fn: HashFunction) -> bool:
-    """Whether nobody can find two prefixes that have the same hash: then it says all that came before. O(1)."""
+def is_collision_resistant(hash_fn: HashFunction) -> bool:
+    """Whether nobody can find two prefixes with the same hash, so that equal hashes imply equal prefixes. O(1)."""
     known = (hashing.sha256, hashing.sha256_cbor, hashing.kvgpu128)
     return isinstance(hash_fn, Kvgpu128) or any(hash_fn is each for each in known)

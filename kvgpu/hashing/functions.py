@@ -1,10 +1,11 @@
-"""Block hashes: the four hash functions of vLLM, byte for byte, kvgpu128, and the key of the prefix-cache map.
+"""Hash functions: vLLM's four, byte for byte, and kvgpu128; and the keys of the prefix-cache map.
 
-A block hash is ``H((parent, tokens, extra))``: the hash of the previous block (`NONE_HASH` for the
-first), the tuple of the block's token ids, and the extra keys or None. The serialisation is part
-of the value: `sha256` and `xxhash` pickle, the `_cbor` variants use canonical CBOR. Many blocks at once are
-hashed by `kvgpu.hashing.request_hasher`, with the same result. Packages of single
-functions are imported by these: a table on a device, or the pool, needs none of them.
+A block hash is ``H((parent, tokens, extra))``: of the hash of the previous block (`NONE_HASH` for the first block),
+the tuple of the block's token ids, and the extra keys or None. The value depends on the serialisation: `sha256` and
+`xxhash` pickle the tuple, the `_cbor` variants use canonical CBOR. `kvgpu.hashing.request_hasher` hashes many blocks
+at once with the same results.
+
+Each function imports the package it needs when it is called, because most users of this module hash nothing.
 """
 
 import hashlib
@@ -21,14 +22,14 @@ from kvgpu.integers import as_integer, shown
 logger = logging.getLogger(__name__)
 
 BlockHash = NewType("BlockHash", bytes)
-"""Hash of a block and of the whole prefix before it: 16 or 32 bytes (several, concatenated, for a
-block that spans several hash blocks)."""
+"""Hash of a block and the whole prefix before it: 16 or 32 bytes. A block that spans several hash blocks has the
+concatenation of their hashes."""
 
 BlockHashWithGroupId = NewType("BlockHashWithGroupId", bytes)
 """A block hash followed by the group id as 4 bytes, big-endian: the key of the prefix-cache map."""
 
 HASH_WIDTHS = frozenset({16, 32})
-"""Bytes of the hashes that records and tables can hold."""
+"""Widths in bytes of the hashes that records and tables can hold."""
 
 ExternalBlockHash = bytes | int
 HashFunction = Callable[[Any], bytes]
@@ -39,14 +40,16 @@ LOW_64_BITS = (1 << 64) - 1
 
 
 def _unserialisable(error: Exception) -> ArgumentTypeError:
-    return ArgumentTypeError(f"what cannot be serialised cannot be hashed: {error}")
+    return ArgumentTypeError(f"a value that cannot be serialised cannot be hashed: {error}")
 
 
 def sha256(input: Any) -> bytes:
-    """SHA-256 of the pickle (highest protocol) of `input`: 32 bytes. O(length).
+    """Hash the pickle (highest protocol) of `input` with SHA-256: 32 bytes.
 
     Raises:
-        ArgumentTypeError: It has no pickle; so for the other functions.
+        ArgumentTypeError: `input` cannot be pickled.
+
+    O(length).
     """
     try:
         return hashlib.sha256(pickle.dumps(input, protocol=pickle.HIGHEST_PROTOCOL)).digest()
@@ -55,7 +58,13 @@ def sha256(input: Any) -> bytes:
 
 
 def sha256_cbor(input: Any) -> bytes:
-    """SHA-256 of the canonical CBOR of `input`: 32 bytes, the same in every language. O(length)."""
+    """Hash the canonical CBOR of `input` with SHA-256: 32 bytes, the same in every language.
+
+    Raises:
+        ArgumentTypeError: CBOR cannot write `input`.
+
+    O(length).
+    """
     import cbor2
 
     try:
@@ -65,7 +74,13 @@ def sha256_cbor(input: Any) -> bytes:
 
 
 def xxhash(input: Any) -> bytes:
-    """XXH3-128 of the pickle of `input`: 16 bytes. Fast, and not collision resistant. O(length)."""
+    """Hash the pickle of `input` with XXH3-128: 16 bytes. Fast, but not collision resistant.
+
+    Raises:
+        ArgumentTypeError: `input` cannot be pickled.
+
+    O(length).
+    """
     import xxhash
 
     try:
@@ -75,7 +90,13 @@ def xxhash(input: Any) -> bytes:
 
 
 def xxhash_cbor(input: Any) -> bytes:
-    """XXH3-128 of the canonical CBOR of `input`: 16 bytes, not collision resistant. O(length)."""
+    """Hash the canonical CBOR of `input` with XXH3-128: 16 bytes. Not collision resistant.
+
+    Raises:
+        ArgumentTypeError: CBOR cannot write `input`.
+
+    O(length).
+    """
     import cbor2
     import xxhash
 
@@ -86,7 +107,13 @@ def xxhash_cbor(input: Any) -> bytes:
 
 
 def kvgpu128(input: Any) -> bytes:
-    """kvgpu128 of `input` under the key of this process: 16 bytes. See docs/hashing.md. O(length)."""
+    """Hash `input` with kvgpu128 under the key of this process: 16 bytes. See docs/hashing.md.
+
+    Raises:
+        ArgumentError, ArgumentTypeError: As in `Kvgpu128.__call__`.
+
+    O(length).
+    """
     from kvgpu.hashing.kvgpu128.function import process_hash
 
     return process_hash()(input)
@@ -101,14 +128,16 @@ HASH_FUNCTIONS: dict[str, HashFunction] = {
 }
 
 NONE_HASH: BlockHash
-"""Parent of the first block. Set by `init_none_hash`; read it as an attribute of this module."""
+"""Parent of the first block, set by `init_none_hash`. Read it as an attribute of this module."""
 
 
 def none_hash() -> BlockHash:
-    """`NONE_HASH`.
+    """Return `NONE_HASH`.
 
     Raises:
-        NoneHashError: `init_none_hash` was not called.
+        NoneHashError: `init_none_hash` has not been called.
+
+    O(1).
     """
     try:
         return NONE_HASH
@@ -123,12 +152,12 @@ def __getattr__(name: str) -> BlockHash:
 
 
 def get_hash_fn_by_name(name: str) -> HashFunction:
-    """The hash function called `name`: `sha256`, `sha256_cbor`, `xxhash`, `xxhash_cbor` or `kvgpu128`.
+    """Return the hash function called `name`: `sha256`, `sha256_cbor`, `xxhash`, `xxhash_cbor` or `kvgpu128`.
 
-    Which one to choose: docs/hashing.md.
+    docs/hashing.md says which one to choose.
 
     Raises:
-        UnknownNameError: There is none of that name; the message lists those there are.
+        UnknownNameError: No function has that name; the message lists all names.
 
     O(1).
     """
@@ -138,18 +167,20 @@ def get_hash_fn_by_name(name: str) -> HashFunction:
 
 
 def init_none_hash(hash_fn: HashFunction) -> None:
-    """Set `NONE_HASH`: the hash of `PYTHONHASHSEED` where that is set, else what the key of kvgpu128 says, else 32
-    random bytes.
+    """Set `NONE_HASH`: to the hash of `PYTHONHASHSEED` if that is set, else, for kvgpu128, to a hash that its key
+    implies, else to 32 random bytes.
 
-    Processes that share hashes need a hash whose bytes do not depend on the Python version: a `_cbor` function and
-    the same PYTHONHASHSEED (without one a warning is logged), or kvgpu128 and the same key, which is enough, unless
-    some have a PYTHONHASHSEED. Call it once, before anything is hashed: hashes of before do not match those of after.
+    Call it once, before anything is hashed: hashes from before the call do not match those from after it.
+
+    Processes that share hashes need a function whose results do not depend on the Python version, and the same
+    `NONE_HASH`. That means a `_cbor` function and the same PYTHONHASHSEED (without one a warning is logged); or
+    kvgpu128 and the same key, and either no PYTHONHASHSEED in any of them, or the same one in all.
 
     Args:
-        hash_fn: The one that will hash blocks.
+        hash_fn: The function that will hash blocks.
 
     Raises:
-        ArgumentTypeError: It cannot be called.
+        ArgumentTypeError: `hash_fn` cannot be called.
 
     O(1).
     """
@@ -169,8 +200,8 @@ def init_none_hash(hash_fn: HashFunction) -> None:
         from kvgpu.hashing.kvgpu128.function import process_hash
 
         hash_fn = process_hash()
-    of_the_key = getattr(hash_fn, "none_hash", None)
-    NONE_HASH = BlockHash(os.urandom(32) if of_the_key is None else of_the_key())
+    none_hash_of_key = getattr(hash_fn, "none_hash", None)
+    NONE_HASH = BlockHash(os.urandom(32) if none_hash_of_key is None else none_hash_of_key())
 
 
 def hash_block_tokens(
@@ -179,12 +210,14 @@ def hash_block_tokens(
     curr_block_token_ids: Sequence[int],
     extra_keys: tuple[Any, ...] | None = None,
 ) -> BlockHash:
-    """Hash of one block: `hash_function((parent or NONE_HASH, token ids as a tuple, extra keys))`.
+    """Hash one block: `hash_function((parent or NONE_HASH, token ids as a tuple, extra keys))`.
 
     Raises:
-        ArgumentTypeError: The parent is not bytes, the tokens are no sequence, or the hash function cannot serialise
-            them or the extra keys.
-        NoneHashError: There is no parent, and `init_none_hash` was not called.
+        ArgumentTypeError: The parent is not bytes, the tokens are not a sequence, or the hash function cannot
+            serialise them or the extra keys.
+        NoneHashError: There is no parent, and `init_none_hash` has not been called.
+
+    O(tokens).
     """
     if parent_block_hash is not None and not isinstance(parent_block_hash, bytes):
         raise ArgumentTypeError(f"a block hash in bytes is expected, got {shown(parent_block_hash)}")
@@ -197,10 +230,17 @@ def hash_block_tokens(
 
 
 def make_block_hash_with_group_id(block_hash: BlockHash, group_id: int) -> BlockHashWithGroupId:
-    """Key of `block_hash` in cache group `group_id` (0 to 2**32-1).
+    """Make the key of a block hash in a cache group.
+
+    Args:
+        block_hash: The hash.
+        group_id: 0 to 2**32 - 1.
 
     Raises:
-        ArgumentError, ArgumentTypeError: Something else.
+        ArgumentError: The group id is outside this range.
+        ArgumentTypeError: The hash is not bytes, or the group id is not an integer.
+
+    O(1).
     """
     if not isinstance(block_hash, bytes):
         raise ArgumentTypeError(f"a block hash in bytes is expected, got {shown(block_hash)}")
@@ -208,35 +248,40 @@ def make_block_hash_with_group_id(block_hash: BlockHash, group_id: int) -> Block
     return BlockHashWithGroupId(block_hash + group.to_bytes(GROUP_ID_BYTES, "big"))
 
 
-def _refuse_other_keys(key: Any) -> None:
+def _check_key(key: Any) -> None:
+    """Raise `ArgumentTypeError` for anything but bytes."""
     if not isinstance(key, bytes):
         raise ArgumentTypeError(f"a block hash with its group, in bytes, is expected, got {shown(key)}")
 
 
 def get_block_hash(key: BlockHashWithGroupId) -> BlockHash:
-    """The block hash inside a key.
+    """Return the block hash in a key.
 
     Raises:
-        ArgumentTypeError: Something else than bytes.
+        ArgumentTypeError: The key is not bytes.
+
+    O(1).
     """
-    _refuse_other_keys(key)
+    _check_key(key)
     return BlockHash(key[:-GROUP_ID_BYTES])
 
 
 def get_group_id(key: BlockHashWithGroupId) -> int:
-    """The group id inside a key.
+    """Return the group id in a key.
 
     Raises:
-        ArgumentTypeError: Something else than bytes.
+        ArgumentTypeError: The key is not bytes.
+
+    O(1).
     """
-    _refuse_other_keys(key)
+    _check_key(key)
     return int.from_bytes(key[-GROUP_ID_BYTES:], "big")
 
 
 def maybe_convert_block_hash(block_hash: BlockHash) -> ExternalBlockHash:
-    """What events show of a hash: its low 64 bits as a big-endian integer, or its bytes.
+    """Convert a hash to the form that events have: its low 64 bits as a big-endian integer.
 
-    `VLLM_KV_EVENTS_USE_INT_BLOCK_HASHES=0` chooses the bytes.
+    If `VLLM_KV_EVENTS_USE_INT_BLOCK_HASHES` is 0, the hash stays as it is. O(1).
     """
     if not int_block_hashes():
         return block_hash

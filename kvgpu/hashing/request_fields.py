@@ -1,4 +1,4 @@
-"""What a hasher reads from a request of any engine, and how it names one that is at fault."""
+"""Fields that a hasher reads from a request of any engine, and errors that name the request."""
 
 from operator import index
 from typing import Any
@@ -11,61 +11,63 @@ from kvgpu.hashing.inputs.token_ids import TokenIds
 
 
 def name_of(request: Any) -> str:
-    """For messages."""
+    """Name of a request for error messages."""
     return f"request {getattr(request, 'request_id', None) or type(request).__name__}"
 
 
 def blamed(request: Any, error: ArgumentError) -> ArgumentError:
-    """The same error, naming the request whose fault it is."""
+    """The same error with the name of the request that caused it."""
     return type(error)(f"{name_of(request)}: {error}")
 
 
 def lengths_of(request: Any) -> tuple[int, int]:
-    """Block hashes that a request has, and tokens: `num_tokens`, of which `all_token_ids` may have more.
+    """Return the number of block hashes of a request, and its `num_tokens`; `all_token_ids` may be longer.
 
     Raises:
-        ArgumentError: It has fewer token ids than it says, or says a number below 0.
-        ArgumentTypeError: It has not these attributes, or they are of another kind.
+        ArgumentError: `num_tokens` is below 0, or there are fewer token ids.
+        ArgumentTypeError: An attribute is missing or has another type.
 
     O(1).
     """
     try:
-        held, tokens, num_tokens = request.block_hashes, request.all_token_ids, request.num_tokens
-        num_hashes = held.length if type(held) is BlockHashes else len(held)
-        there = tokens.length if type(tokens) is TokenIds else len(tokens)
+        hashes, tokens, num_tokens = request.block_hashes, request.all_token_ids, request.num_tokens
+        num_hashes = hashes.length if type(hashes) is BlockHashes else len(hashes)
+        num_ids = tokens.length if type(tokens) is TokenIds else len(tokens)
     except (AttributeError, TypeError) as error:
         raise ArgumentTypeError(
             f"{name_of(request)} needs block_hashes, all_token_ids and num_tokens: {error}"
         ) from error
-    if type(num_tokens) is not int or not 0 <= num_tokens <= there:
-        num_tokens = _number_of_tokens(request, num_tokens, there)
+    if type(num_tokens) is not int or not 0 <= num_tokens <= num_ids:
+        num_tokens = _number_of_tokens(request, num_tokens, num_ids)
     return num_hashes, num_tokens
 
 
 def last_hash(request: Any) -> BlockHash:
-    """The last hash of a request that has one; `NONE_HASH` where that is empty."""
+    """Return the last hash of a request that has hashes; `NONE_HASH` if the hash is None or empty."""
     last = request.block_hashes[-1]
     if type(last) is not bytes:
         if last is not None and not isinstance(last, bytes):
             raise ArgumentTypeError(f"{name_of(request)}: block hashes are bytes, got {type(last).__name__}")
-        last = bytes(last or b"")  # what is written must not depend on a subclass
+        last = bytes(last or b"")  # plain bytes, because pickle would write a subclass differently
     return BlockHash(last) if last else hashing.none_hash()
 
 
-def _number_of_tokens(request: Any, given: Any, there: int) -> int:
-    """A number of tokens that is no plain integer within those that there are.
+def _number_of_tokens(request: Any, given: Any, num_ids: int) -> int:
+    """Convert a number of tokens that is not a plain `int` from 0 to `num_ids`.
 
     Raises:
-        ArgumentError, ArgumentTypeError: It is none of another kind either.
+        ArgumentError: It is not within these bounds.
+        ArgumentTypeError: It is not an integer of any type.
     """
     try:
         number = index(given)
     except TypeError:
         raise ArgumentTypeError(f"{name_of(request)}: num_tokens must be an integer, got {given!r:.100}") from None
-    if not 0 <= number <= there:
-        raise ArgumentError(f"{name_of(request)}: num_tokens is {number}, but all_token_ids has {there}")
+    if not 0 <= number <= num_ids:
+        raise ArgumentError(f"{name_of(request)}: num_tokens is {number}, but all_token_ids has {num_ids}")
     return number
 
 
-def were_cut(request: Any) -> ArgumentError:
-    return ArgumentError(f"{name_of(request)}: token ids were taken away while they were hashed")
+def tokens_were_cut(request: Any) -> ArgumentError:
+    """The error for a request that another thread has shortened."""
+    return ArgumentError(f"{name_of(request)}: token ids were removed while they were hashed")

@@ -10,7 +10,7 @@ from kvgpu.blocks.record import COARSE, HAS_HASH, IN_TABLE, Ids
 from kvgpu.blocks.state import BlockState, KVCacheBlock
 from kvgpu.compiled.jit import jit
 from kvgpu.errors import BlockIdError, BlockStateError, InvariantError
-from kvgpu.hashing.block_hashes import BlockHashes, rows_if_of_width
+from kvgpu.hashing.block_hashes import BlockHashes, keys_if_of_width
 from kvgpu.hashing.functions import BlockHash, BlockHashWithGroupId, make_block_hash_with_group_id
 from kvgpu.index.base import BlockIndex, PrefixHits, Rows, decided
 from kvgpu.index.block_map import BlockHashToBlockMap
@@ -83,7 +83,7 @@ class PrefixCache:
                 if not block_hashes.linked:
                     self.index.settle_for_good()
                 if block_hashes.width == self.state.width:
-                    return self.index.match(plan, block_hashes.rows, max_length)
+                    return self.index.match(plan, block_hashes.keys, max_length)
             else:
                 self.index.settle_for_good()
             longest = max_length // plan.hash_block_size
@@ -213,6 +213,6 @@ class PrefixCache:
         """Key words of hashes [start, stop); None where the records cannot hold them."""
         width = self.state.width
         if isinstance(hashes, BlockHashes):
-            return hashes.rows[start:stop] if hashes.width == width else None
+            return hashes.keys[start:stop] if hashes.width == width else None
         part = hashes[start:stop]
-        return None if width is None else rows_if_of_width(part, width)
+        return None if width is None else keys_if_of_width(part, width)

@@ -80,8 +80,8 @@ class RequestFactory:
         full = request.num_tokens // self._size
         if len(kept) < full:
             return self._hash(request)
-        rows = kept.rows[len(request.block_hashes) : full]
-        return BlockHashes.of_rows(rows, kept.width, kept.linked)
+        rows = kept.keys[len(request.block_hashes) : full]
+        return BlockHashes.of_keys(rows, kept.width, kept.linked)
 
     def done(self, sequence: Sequence) -> None:
         """The request is finished: keep its hashes, if asked to."""

@@ -12,7 +12,7 @@ from support.managers import make_request
 from kvgpu.batch.rows.requests import RequestRows
 from kvgpu.errors import ArgumentError, ConfigError
 from kvgpu.hashing import functions as hashing
-from kvgpu.hashing.arena import MOST_PIECES
+from kvgpu.hashing.arena import MAX_PIECES
 from kvgpu.layout import KEY_WORDS
 
 
@@ -68,7 +68,7 @@ def test_hashes_of_16_bytes_are_padded(rows):
     request = make_request("a", 9, 4, hashing.xxhash)
     rows.track([request])
     assert rows.width == 16
-    assert (rows.hashes(0).rows[:, 2:] == 0).all()
+    assert (rows.hashes(0).keys[:, 2:] == 0).all()
     assert holds(rows, [request])
 
 
@@ -187,7 +187,7 @@ def test_changes_that_nobody_asks_for_do_not_pile_up():
         handed_out = rows.track(part)
         rows.untrack(handed_out[np.arange(len(part)) % 3 > 0])
         rows.untrack(handed_out[::3])
-    assert len(rows.arena.take_written()) <= MOST_PIECES
+    assert len(rows.arena.take_written()) <= MAX_PIECES
 
 
 def test_a_piece_that_is_given_back_is_handed_out_again():

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from kvgpu.compiled import list_items
 from kvgpu.compiled.list_items import LONG, copy_hashes, integers_of_list
-from kvgpu.hashing.block_hashes import BlockHashes, rows_if_of_width
+from kvgpu.hashing.block_hashes import BlockHashes, keys_if_of_width
 from kvgpu.hashing.inputs.token_arrays import token_array
 from kvgpu.hashing.inputs.token_ids import TokenIds
 from kvgpu.layout import KEY_WORDS
@@ -104,8 +104,8 @@ def test_arrays_are_the_same_where_the_layout_is_not_known(monkeypatch, known):
     assert token_array(tokens).dtype == np.int32
     assert TokenIds(tokens) == tokens
     assert TokenIds([*tokens, 1 << 40])[:] == [*tokens, 1 << 40]
-    assert BlockHashes.of_rows(rows_if_of_width(hashes, 16), 16) == hashes
-    assert rows_if_of_width(hashes, 32) is None
+    assert BlockHashes.of_keys(keys_if_of_width(hashes, 16), 16) == hashes
+    assert keys_if_of_width(hashes, 32) is None
 
 
 @pytest.mark.parametrize("length", [0, 10, 19, 21, 40])
@@ -119,7 +119,7 @@ def test_a_list_that_has_changed_since_its_length_was_taken_is_refused(length):
 def test_subclasses_of_bytes_are_taken_all_the_same():
     hashes = [Bytes([i]) * 32 for i in range(2 * LONG)]
     hashes[3] = Bytes(hashes[3])
-    assert BlockHashes.of_rows(rows_if_of_width(hashes, 32), 32)[:] == hashes
+    assert BlockHashes.of_keys(keys_if_of_width(hashes, 32), 32)[:] == hashes
 
 
 def test_reference_counts_stay():

@@ -64,11 +64,11 @@ def test_a_table_on_a_device_with_wrong_lookups_fails(monkeypatch):
 )
 def test_a_hash_function_that_differs_in_bulk_fails(monkeypatch, chains, name):
     from kvgpu.hashing.kvgpu128.function import Kvgpu128
-    from kvgpu.hashing.serialised.chains import MessageChains
+    from kvgpu.hashing.serialised.chains import DigestChains
 
-    owner = {"messages": MessageChains, "kvgpu128": Kvgpu128}[chains]
-    real = owner.rows
-    monkeypatch.setattr(owner, "rows", lambda self, blocks: real(self, blocks) ^ (blocks.total > 1))
+    owner = {"messages": DigestChains, "kvgpu128": Kvgpu128}[chains]
+    real = owner.hashes
+    monkeypatch.setattr(owner, "hashes", lambda self, blocks: real(self, blocks) ^ (blocks.total > 1))
     run = doctor("--backend", "host")
     assert f"{name} (self-test)" in run.report["problems"]
     assert run.status == 1

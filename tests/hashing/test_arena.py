@@ -1,4 +1,4 @@
-"""Pieces of the hash arena: they never overlap, are used again, and keep their hashes when packed."""
+"""Pieces of the hash arena never overlap, are reused, and keep their hashes when they are packed."""
 
 from itertools import pairwise
 
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvgpu.hashing.arena import MOST_PIECES, SMALLEST_PIECE, HashArena
+from kvgpu.hashing.arena import MAX_PIECES, MIN_PIECE, HashArena
 
 
 def fill(arena, begin, end, value):
@@ -16,7 +16,7 @@ def fill(arena, begin, end, value):
 
 
 def copied(capacity):
-    """An arena of which somebody keeps a copy."""
+    """An arena with a copy."""
     arena = HashArena(capacity)
     arena.copy = arena.words.copy()
     return arena
@@ -24,7 +24,7 @@ def copied(capacity):
 
 @pytest.mark.parametrize(("count", "room"), [(1, 8), (8, 8), (9, 16), (16, 16), (17, 32)])
 def test_a_piece_has_room_to_grow_up_to_a_power_of_two(count, room):
-    assert HashArena(100).take(count) == (0, max(SMALLEST_PIECE, room))
+    assert HashArena(100).take(count) == (0, max(MIN_PIECE, room))
 
 
 def test_the_last_piece_is_cut_to_what_is_left():
@@ -131,20 +131,20 @@ def test_changes_of_many_pieces_are_told_together():
 
 
 def test_too_many_pieces_become_one():
-    arena = copied(4 * MOST_PIECES)
+    arena = copied(4 * MAX_PIECES)
     arena.wrote(0, 1)
-    begins = np.arange(3, 4 * MOST_PIECES, 4)
+    begins = np.arange(3, 4 * MAX_PIECES, 4)
     arena.wrote_all(np.stack([begins, begins + 1]))
-    assert arena.take_written() == [(0, 1), (3, 4 * MOST_PIECES)]
+    assert arena.take_written() == [(0, 1), (3, 4 * MAX_PIECES)]
 
 
 def test_too_many_changes_become_one():
-    arena = copied(4 * MOST_PIECES)
-    for begin in range(0, 4 * MOST_PIECES, 3):
+    arena = copied(4 * MAX_PIECES)
+    for begin in range(0, 4 * MAX_PIECES, 3):
         arena.wrote(begin, begin + 1)
     pieces = arena.take_written()
-    assert len(pieces) <= MOST_PIECES
-    assert (pieces[0][0], max(end for _, end in pieces)) == (0, 4 * MOST_PIECES)
+    assert len(pieces) <= MAX_PIECES
+    assert (pieces[0][0], max(end for _, end in pieces)) == (0, 4 * MAX_PIECES)
 
 
 @settings(max_examples=200, deadline=None)
@@ -155,7 +155,7 @@ def test_too_many_changes_become_one():
     )
 )
 def test_pieces_never_overlap_and_never_lose_hashes(calls):
-    """Pieces are (begin, end, limit); their hashes are one number of their own."""
+    """Pieces are (begin, end, limit); all hashes of a piece are the same number, different for each piece."""
     arena, held, made = HashArena(100), {}, 0
     for what, number, gap in calls:
         if what == "take":

@@ -1,4 +1,4 @@
-"""Wrong arguments of what makes and holds hashes: errors of kvgpu's own types."""
+"""Hash functions and holders of hashes refuse wrong arguments with kvgpu's own errors."""
 
 import re
 from types import SimpleNamespace
@@ -106,7 +106,7 @@ def test_block_hashes_are_bytes_of_one_width(given):
 
 
 @pytest.mark.parametrize(
-    ("rows", "width"),
+    ("keys", "width"),
     [
         (np.zeros((3, 3), np.int64), 16),
         (np.zeros(12, np.int64), 16),
@@ -118,9 +118,9 @@ def test_block_hashes_are_bytes_of_one_width(given):
         (np.zeros((3, 4), np.int64), None),
     ],
 )
-def test_rows_of_block_hashes_are_key_words(rows, width):
+def test_keys_of_block_hashes_are_key_words(keys, width):
     with pytest.raises(ArgumentError):
-        BlockHashes.of_rows(rows, width)
+        BlockHashes.of_keys(keys, width)
 
 
 @pytest.mark.parametrize("value", [(b"p", ("a",), None), (b"p", (1.5,), None), (b"p", (1,), object()), object()])

@@ -1,4 +1,4 @@
-"""Block hashes of one request, kept as rows of key words."""
+"""`BlockHashes`: block hashes of one request, stored as key words."""
 
 import copy
 
@@ -25,10 +25,10 @@ def test_hashes_come_out_as_they_went_in(width):
 
 
 @widths
-def test_rows_are_the_bytes_of_the_hashes_padded_with_zeros(width):
-    rows = BlockHashes(some_hashes(3, width)).rows
+def test_keys_are_the_bytes_of_the_hashes_padded_with_zeros(width):
+    keys = BlockHashes(some_hashes(3, width)).keys
     expected = b"".join(h + bytes(32 - width) for h in some_hashes(3, width))
-    assert (rows.dtype, rows.shape, rows.tobytes()) == (np.int64, (3, 4), expected)
+    assert (keys.dtype, keys.shape, keys.tobytes()) == (np.int64, (3, 4), expected)
 
 
 @widths
@@ -36,10 +36,10 @@ def test_the_width_is_that_of_the_first_hash(width):
     assert BlockHashes(some_hashes(1, width)).width == width
 
 
-def test_an_empty_sequence_has_no_width_and_no_rows():
+def test_an_empty_sequence_has_no_width_and_no_keys():
     hashes = BlockHashes()
     hashes.extend([])
-    assert (len(hashes), hashes.width, hashes.rows.shape) == (0, 0, (0, 4))
+    assert (len(hashes), hashes.width, hashes.keys.shape) == (0, 0, (0, 4))
 
 
 @settings(max_examples=50, deadline=None)

@@ -1,4 +1,4 @@
-"""Nothing behind the tokens is read, whatever a request says, for blocks given by hand, and while a list is cut."""
+"""Nothing beyond the tokens is read, whatever a request says, for hand-made blocks, and while a list is cut."""
 
 import sys
 import threading
@@ -83,7 +83,7 @@ def test_fewer_tokens_than_there_are_count(name, holder):
 @by_holder
 @by_function
 def test_what_holds_the_tokens_does_not_count(name, holder):
-    """Nor whether there are hashes already."""
+    """The same for a request that has hashes already."""
     tokens = drawn_tokens(40 * SIZE)
     expected = chain(FUNCTIONS[name], tokens, SIZE)
     for have in (0, 1, 38):
@@ -118,7 +118,7 @@ def test_a_request_that_comes_twice_is_refused():
     assert len(request.block_hashes) == 0
 
 
-# Blocks by hand
+# Hand-made blocks
 
 TOKENS = [np.arange(160, dtype=np.int32), np.arange(320, dtype=np.int32)]
 GOOD = Blocks(TOKENS, [10, 20], 30, SIZE, [PARENT, PARENT], None)
@@ -156,9 +156,9 @@ BAD = {
 def test_blocks_by_hand_that_do_not_fit_are_refused(name, bad):
     chains = functions.chains_of(FUNCTIONS[name])
     with pytest.raises(ArgumentError):
-        chains.rows(BAD[bad])
-    assert len(chains.rows(GOOD)) == 30
-    assert len(chains.rows(GOOD._replace(tokens=LINES, counts=[10, 3], total=13))) == 13
+        chains.hashes(BAD[bad])
+    assert len(chains.hashes(GOOD)) == 30
+    assert len(chains.hashes(GOOD._replace(tokens=LINES, counts=[10, 3], total=13))) == 13
 
 
 @pytest.mark.parametrize(
@@ -183,7 +183,7 @@ def test_chains_that_do_not_fit_are_refused(function, tokens, counts, parents):
 
 @pytest.mark.parametrize("name", ["sha256", "xxhash", "kvgpu128", "own"])
 def test_a_list_that_is_cut_while_it_is_hashed_gives_hashes_of_its_tokens_or_none(name):
-    """All of its tokens are 7, so any hash is one of a chain that is known."""
+    """All tokens are 7, so every hash belongs to a known chain."""
     own = hashing.sha256_cbor if name == "own" else FUNCTIONS[name]
     function = (lambda value: own(value)) if name == "own" else own
     blocks = 40

@@ -1,4 +1,4 @@
-"""Hash functions that fail at any call, and requests that cannot be hashed: the others are as before, or done."""
+"""Hash functions that fail at any call, and requests that cannot be hashed, leave all other requests consistent."""
 
 import json
 from types import SimpleNamespace
@@ -31,7 +31,7 @@ def foreign(tokens, hashes=(), **attributes):
 
 
 def mixed(hasher):
-    """Requests of which some have hashes already, in arrays and in lists."""
+    """Requests with and without hashes, in arrays and in lists."""
     made = [Request(name, drawn_tokens(10, 1), block_hasher=hasher) for name in "ab"]
     made[1].cache_salt = "salt"
     for request in made:

@@ -1,4 +1,4 @@
-"""Hash functions, chains of block hashes, the first parent, keys with a group, external hashes."""
+"""Hash functions, chains of block hashes, the first parent, keys with a group id, and hashes of events."""
 
 import hashlib
 import logging
@@ -46,14 +46,14 @@ def expected(name, value):
 
 @pytest.fixture
 def none_hash(monkeypatch):
-    """A first parent for one test."""
+    """Set `NONE_HASH` for one test."""
     monkeypatch.setattr(hashing, "NONE_HASH", hashing.BlockHash(b"\x01" * 32), raising=False)
     return hashing.NONE_HASH
 
 
 @pytest.fixture
 def seed(monkeypatch):
-    """Sets PYTHONHASHSEED (None: unset); `NONE_HASH` is put back after the test."""
+    """Set PYTHONHASHSEED, or unset it with None; `NONE_HASH` is restored after the test."""
     monkeypatch.setattr(hashing, "NONE_HASH", hashing.BlockHash(b"\x01" * 32), raising=False)
 
     def choose(value):
@@ -185,7 +185,7 @@ def test_only_cbor_functions_without_a_seed_warn(seed, caplog, name, value):
 def first_hash_of_a_process(hash_seed):
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONHASHSEED"} | hash_seed
     code = (
-        "from kvgpu import hashing as h; h.logger.disabled = True; "
+        "from kvgpu.hashing import functions as h; h.logger.disabled = True; "
         "h.init_none_hash(h.sha256_cbor); "
         "print(h.hash_block_tokens(h.sha256_cbor, None, [1, 2]).hex())"
     )
@@ -233,7 +233,7 @@ def test_the_external_hash_is_all_bytes_if_so_configured(monkeypatch):
 def test_hashing_before_init_none_hash_says_what_to_do():
     code = (
         "import kvgpu\n"
-        "from kvgpu import hashing\n"
+        "from kvgpu.hashing import functions as hashing\n"
         "from kvgpu.errors import NoneHashError\n"
         "assert not hasattr(hashing, 'NONE_HASH')\n"
         "for tokens, fn in ((list(range(16)), hashing.sha256), (list(range(320)), hashing.kvgpu128)):\n"

@@ -1,4 +1,4 @@
-"""Hashing in bulk what is not regular: odd tokens and parents, functions of one's own, requests of other engines."""
+"""Bulk hashing of irregular requests: unusual tokens and parents, custom hash functions, requests of other engines."""
 
 from types import SimpleNamespace
 
@@ -27,7 +27,7 @@ from kvgpu.hashing.request_hasher import RequestBlockHasher, get_request_block_h
 from kvgpu.hashing.serialised import chains
 from kvgpu.request import Request
 
-# What is no plain integer of 64 bits
+# Tokens that are not plain integers of 64 bits
 
 
 def one_truth_value(tokens):
@@ -83,7 +83,7 @@ def test_a_first_parent_may_have_any_width(monkeypatch, name, parent):
 @by_blocks
 @pytest.mark.parametrize("name", PICKLED)
 def test_a_salt_that_is_the_first_parent_itself_is_hashed_alike(name, blocks):
-    # Pickle writes the second of two references to one object as such.
+    # Pickle writes the second occurrence of an object as a reference.
     salt, tokens = hashing.NONE_HASH, drawn_tokens(16 * blocks)
     request = make_request("r", tokens, 16, FUNCTIONS[name], cache_salt=salt)
     assert request.block_hashes == chain(FUNCTIONS[name], tokens, 16, [(salt,)])
@@ -101,7 +101,7 @@ def test_a_serialiser_that_is_not_trusted_is_called_block_by_block(monkeypatch, 
     assert request.block_hashes == chain(FUNCTIONS[name], tokens, 16)
 
 
-# A hash function of one's own
+# Custom hash functions
 
 
 @by_blocks

@@ -53,7 +53,7 @@ KEYS = [
 
 
 def named(key):
-    """A key in few letters, the same in every process."""
+    """A short name of extra keys, the same in every process."""
     return "NONE_HASH" if key is hashing.NONE_HASH else f"{type(key).__name__} {key!r:.9}"
 
 
@@ -69,7 +69,7 @@ parts = st.fixed_dictionaries(
 
 
 def made(part, parent):
-    """A request of another engine, all anew, but for the objects of its extra keys."""
+    """A new request of another engine, with the given objects as its extra keys."""
     tokens = list(range(SIZE * part["blocks"] + 1))
     if part["kind"] != "list":
         tokens = np.array(tokens, part["kind"])

@@ -1,4 +1,4 @@
-"""Token ids that a hash function does not take: refused before anything changes."""
+"""Token ids that a hash function does not accept are refused before anything changes."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from kvgpu.hashing.kvgpu128.function import Kvgpu128
 from kvgpu.hashing.request_hasher import get_request_block_hasher
 from kvgpu.request import Request
 
-# Tokens that the hash function does not take
+# Tokens that the hash function does not accept
 
 BAD = [
     (2**31, ArgumentError),

@@ -1,4 +1,4 @@
-"""Hashing requests in bulk: always what hashing block by block gives."""
+"""Hashing requests in bulk gives the same hashes as hashing block by block."""
 
 from itertools import pairwise
 
@@ -161,7 +161,7 @@ def test_hashing_again_adds_nothing():
 
 
 def mixed_requests(name, size):
-    """Requests and their extra keys: short and long ones, lists and arrays, some hashed in part already."""
+    """Short and long requests with their extra keys, in lists and arrays, some with hashes already."""
     requests = []
     lengths = [0, size - 1, size, 40 * size, 1, 7 * size + 1, 300 * size, 2 * size, 0, 5 * size]
     for place, length in enumerate(lengths):
@@ -193,7 +193,7 @@ def test_many_requests_at_once_are_each_hashed_as_alone(name, size):
 @by_size
 @by_function
 def test_requests_hashed_in_part_go_on_where_they_are(name, size, blocks):
-    # An extension looks at the last item only, so no items here.
+    # No items: hashing more blocks of a request looks at its last item only.
     pairs = [
         (unhashed(str(n), np.array(drawn_tokens(n * size, n), np.int32), cache_salt=salt), salt)
         for n, salt in [(9, None), (30, "salt"), (4, None), (1, "salt"), (3, None)]

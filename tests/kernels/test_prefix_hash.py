@@ -28,12 +28,12 @@ def random_parents(count):
 def on_cpu(tokens, counts, size, parents, extras=None):
     ends = np.cumsum(counts) * size
     lines = [tokens[end - count * size : end] for end, count in zip(ends, counts, strict=True)]
-    return HASH.rows(Blocks(lines, counts, sum(counts), size, parents, extras))
+    return HASH.hashes(Blocks(lines, counts, sum(counts), size, parents, extras))
 
 
 def on_device(tokens, counts, size, parents, **options):
     hasher = DeviceKvgpu128(HASH)
-    return hasher.rows(to_device(tokens), counts, size, parents, **options).cpu().numpy()
+    return hasher.hashes(to_device(tokens), counts, size, parents, **options).cpu().numpy()
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 16, 25, 26, 27, 33, 64])
@@ -83,7 +83,7 @@ def test_hashes_are_written_into_a_part_of_an_arena():
     arena = torch.full((9, 4), POISON, dtype=torch.int64, device=DEVICE)
     part = arena[2:7]
     part.zero_()
-    DeviceKvgpu128(HASH).rows(to_device(tokens), [5], 16, [b"none" * 8], out=part)
+    DeviceKvgpu128(HASH).hashes(to_device(tokens), [5], 16, [b"none" * 8], out=part)
     assert np.array_equal(part.cpu().numpy(), on_cpu(tokens, [5], 16, [b"none" * 8]))
     assert (arena[:2] == POISON).all()
     assert (arena[7:] == POISON).all()
@@ -138,4 +138,4 @@ def test_what_is_in_front_reaches_every_tile_of_a_very_long_prompt():
 def test_arguments_that_do_not_fit_are_refused(changed, error):
     given = {"tokens": to_device(np.zeros(32, np.int32)), "counts": [2], "size": 16, "parents": [b"p" * 16]} | changed
     with pytest.raises(error):
-        DeviceKvgpu128(HASH).rows(**given)
+        DeviceKvgpu128(HASH).hashes(**given)

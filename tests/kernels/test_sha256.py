@@ -27,7 +27,7 @@ functions = pytest.mark.parametrize(
 
 
 def on_device(kind, tokens, counts, size, parents, dtype=torch.int32, **options):
-    rows = DeviceSha256(kind).rows(to_device(tokens, dtype), counts, size, parents, **options)
+    rows = DeviceSha256(kind).hashes(to_device(tokens, dtype), counts, size, parents, **options)
     return [row.tobytes() for row in rows.cpu().numpy()]
 
 
@@ -99,5 +99,5 @@ def test_tokens_of_another_dtype_are_refused():
 
 def test_a_serialiser_that_writes_something_else_is_not_trusted(monkeypatch):
     monkeypatch.setattr("kvgpu.hashing.device.sha256.trusted", lambda kind: False)
-    with pytest.raises(DeviceError, match="another layout"):
+    with pytest.raises(DeviceError, match="other bytes"):
         DeviceSha256(PICKLE)

@@ -88,4 +88,4 @@ def append_made(rows: RequestRows, made: list[RowHashesMade], width: int) -> Non
     rows.width = width
     rows.linked = rows.linked and all(each.hashes.linked for each in made)
     for each in made:
-        rows.append_hashes(each.rows, each.counts, each.hashes.rows, ahead=True)
+        rows.append_hashes(each.rows, each.counts, each.hashes.keys, ahead=True)

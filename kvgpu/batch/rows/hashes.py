@@ -11,7 +11,7 @@ from kvgpu.batch.rows.record import ROW_RECORD, RowIds
 from kvgpu.compiled.jit import jit
 from kvgpu.errors import ArgumentError
 from kvgpu.hashing.arena import HashArena, hashes_at
-from kvgpu.hashing.block_hashes import BlockHashes, write_rows
+from kvgpu.hashing.block_hashes import BlockHashes, write_keys
 from kvgpu.hashing.functions import BlockHash
 from kvgpu.integers import as_size
 from kvgpu.layout import KEY_WORDS
@@ -166,7 +166,7 @@ class RowHashes:
         lent = self._lent[row]
         words = self.arena.words if lent is None else lent
         part = words[record["begin"] + start : record["end"]]
-        return BlockHashes.of_rows(part, self.width, self.linked)
+        return BlockHashes.of_keys(part, self.width, self.linked)
 
     def common_width(self, hashes: list[Any]) -> int:
         """Bytes of these hashes of requests and of those that are here; 0 for none.
@@ -204,7 +204,7 @@ class RowHashes:
         written = 0
         try:
             for part, (begin, end, _) in zip(hashes, pieces, strict=True):
-                if not write_rows(part, width, self.arena.words[begin:end]):
+                if not write_keys(part, width, self.arena.words[begin:end]):
                     return written
                 self.arena.wrote(begin, end)
                 written += 1

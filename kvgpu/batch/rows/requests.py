@@ -11,7 +11,7 @@ from kvgpu.batch.rows.hashes import RowHashes
 from kvgpu.batch.rows.record import ROW_RECORD, UNTRACKED, RowIds, check_rows, enter_rows, leave_rows, longer, spans_of
 from kvgpu.compiled.addresses import addresses_of
 from kvgpu.errors import ArgumentError, ArgumentTypeError
-from kvgpu.hashing.block_hashes import BlockHashes, rows_if_of_width
+from kvgpu.hashing.block_hashes import BlockHashes, keys_if_of_width
 from kvgpu.hashing.functions import HASH_WIDTHS
 from kvgpu.index.base import Spans
 from kvgpu.index.host.prefix_match import MEMO_WORDS
@@ -265,12 +265,12 @@ class RequestRows(RowHashes):
     def _words(self, request: Any, start: int = 0) -> npt.NDArray[np.int64]:
         hashes = request.block_hashes
         if isinstance(hashes, BlockHashes):
-            return hashes.rows[start:]
+            return hashes.keys[start:]
         part = hashes[start:] if start else hashes
         if not part:
             return self.arena.words[:0]
         width = len(part[0])
-        rows = rows_if_of_width(part, width) if width in HASH_WIDTHS else None
+        rows = keys_if_of_width(part, width) if width in HASH_WIDTHS else None
         if rows is None:
             raise self._odd_hashes(request)
         return rows

@@ -1,1 +1,1 @@
-"""What all ways to hash in bulk share."""
+"""Parts of bulk hashing that all hash functions share: blocks, memory for hashes, and threads."""

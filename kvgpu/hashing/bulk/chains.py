@@ -1,22 +1,23 @@
-"""`Blocks`, what is hashed in bulk, and `Chains`, what hashes it: each block after its parent."""
+"""`Blocks`, the input of bulk hashing, and `Chains`, the interface of the classes that do it."""
 
 from collections.abc import Sequence
 from operator import attrgetter
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from kvgpu.compiled.addresses import addresses_of
+from kvgpu.compiled.jit import carray, inline, pointer
 from kvgpu.errors import ArgumentError, ArgumentTypeError
 from kvgpu.hashing.inputs.extra_keys import ExtraKeys
 from kvgpu.hashing.inputs.token_arrays import Tokens
 
-Rows = npt.NDArray[np.int64]
-"""Hashes as key words, int64 [n, KEY_WORDS]."""
+Keys = npt.NDArray[np.int64]
+"""Hashes as key words, int64 [n, KEY_WORDS], zero padded."""
 
-MOST_TOKENS = (1 << 31) - 1
-"""Of a block, so that products with counts of blocks that there are stay far below 2**63."""
+MAX_BLOCK_TOKENS = (1 << 31) - 1
+"""Keeps the product with any possible number of blocks far below 2**63."""
 
 _DTYPES = {np.dtype(np.int32), np.dtype(np.int64)}
 _item_bytes = attrgetter("itemsize")
@@ -25,12 +26,16 @@ _EMPTY_32, _EMPTY_64 = np.empty(0, np.int32), np.empty(0, np.int64)
 
 
 class Blocks(NamedTuple):
-    """Blocks of several requests.
+    """Blocks of several requests, to be hashed in one call.
 
-    tokens: of each request, contiguous, those of its blocks, and maybe more behind; arrays or the lines of one,
-    which costs less. counts: blocks of each request.
-    total: blocks of all. size: tokens of a block. parents: what stands before each. extras: extra keys of every
-    block, request by request; None for none at all. checked: who made it has seen that it is so, as `check` would.
+    tokens: a contiguous array for each request that begins with the tokens of its blocks, and may go on; or one
+        array with a line for each request, which costs less.
+    counts: blocks of each request.
+    total: blocks of all requests.
+    size: tokens of a block.
+    parents: for each request, the hash before its first block.
+    extras: extra keys of every block, request by request; None if no block has any.
+    checked: True if the caller guarantees that `check` would pass.
     """
 
     tokens: Sequence[Tokens] | Tokens
@@ -42,21 +47,39 @@ class Blocks(NamedTuple):
     checked: bool = False
 
 
-class Located(NamedTuple):
-    """Where compiled code finds tokens. kept: arrays of one dtype, which have to be kept until it is done; arrays:
-    int64 [n], where each begins; like: an empty array of that dtype; counts: int64 [n], blocks of each."""
+class ChainTokens(NamedTuple):
+    """Where the tokens of chains are, for compiled code.
 
-    kept: Sequence[Tokens] | Tokens
-    arrays: npt.NDArray[np.int64]
+    like: empty int32 or int64 array, whose dtype is that of the tokens.
+    addresses: int64 [chains], address of the first token of each chain.
+    counts: int64 [chains], blocks of each chain.
+    size: tokens of a block.
+    """
+
     like: Tokens
+    addresses: npt.NDArray[np.int64]
     counts: npt.NDArray[np.int64]
+    size: int
 
 
-def located(blocks: Blocks) -> Located:
-    """Where the tokens of blocks lie.
+@inline
+def tokens_of(chains: ChainTokens, chain: int) -> Any:
+    """Tokens of the blocks of one chain, int32 or int64; nobody owns the view."""
+    return carray(pointer(chains.addresses[chain], chains.like), (chains.counts[chain] * chains.size,))
 
-    One compiled call reads them all where they lie: copying them together costs half as much as hashing them by
-    kvgpu128.
+
+LocatedTokens = tuple[Tokens, npt.NDArray[np.int64], npt.NDArray[np.int64], int]
+"""The fields of `ChainTokens` in a plain tuple: a call that passes NamedTuples takes 2 us longer for each."""
+
+
+def located(blocks: Blocks) -> tuple[Sequence[Tokens] | Tokens, LocatedTokens]:
+    """Locate the tokens of blocks, so that one compiled call reads them in place.
+
+    Copying them together would cost half as much as hashing them with kvgpu128.
+
+    Returns:
+        The arrays that own the tokens, all of one dtype, to be kept until compiled code is done; and where the tokens
+        are.
 
     Raises:
         ArgumentError, ArgumentTypeError: As in `check`.
@@ -68,25 +91,25 @@ def located(blocks: Blocks) -> Located:
     counts, tokens = np.array(blocks.counts, np.int64), blocks.tokens
     if isinstance(tokens, np.ndarray):
         lines = tokens.ctypes.data + tokens.strides[0] * np.arange(len(tokens))
-        return Located(tokens, lines, _EMPTY_64 if tokens.itemsize > 4 else _EMPTY_32, counts)
+        return tokens, (_EMPTY_64 if tokens.itemsize > 4 else _EMPTY_32, lines, counts, blocks.size)
     wide = max(map(_item_bytes, tokens), default=4) > 4
     if wide:
         tokens = [array.astype(np.int64, copy=False) for array in tokens]
-    return Located(tokens, addresses_of(tokens), _EMPTY_64 if wide else _EMPTY_32, counts)
+    return tokens, (_EMPTY_64 if wide else _EMPTY_32, addresses_of(tokens), counts, blocks.size)
 
 
 def check(blocks: Blocks) -> None:
-    """See that nothing behind the tokens of blocks will be read, and that all fits together.
+    """Check that all fields fit each other, so that nothing beyond the tokens is read.
 
     Raises:
-        ArgumentError: Blocks reach beyond the tokens that there are, or numbers do not fit each other.
-        ArgumentTypeError: Tokens, counts or parents of another kind.
+        ArgumentError: Blocks reach beyond the tokens, or numbers do not fit each other.
+        ArgumentTypeError: Tokens, counts or parents of another type.
 
     O(requests).
     """
     tokens, counts, size = blocks.tokens, blocks.counts, blocks.size
-    if type(size) is not int or not 0 <= size <= MOST_TOKENS:
-        raise ArgumentError(f"a block has from 0 to {MOST_TOKENS} tokens; got {size!r}")
+    if type(size) is not int or not 0 <= size <= MAX_BLOCK_TOKENS:
+        raise ArgumentError(f"a block has from 0 to {MAX_BLOCK_TOKENS} tokens; got {size!r}")
     if not set(map(type, counts)) <= {int} or not set(map(type, blocks.parents)) <= {bytes}:
         raise ArgumentTypeError("counts of blocks must be integers, and parents bytes")
     if isinstance(tokens, np.ndarray) and tokens.ndim != 2:
@@ -97,7 +120,7 @@ def check(blocks: Blocks) -> None:
             f"and {len(blocks.parents)}"
         )
     if isinstance(tokens, np.ndarray) and len(tokens):
-        # All lines are like the first.
+        # All lines have the length and dtype of the first.
         least, most = min(counts), max(counts)
         _check_tokens(0, tokens[0], least if least < 0 else most, size)
     else:
@@ -116,7 +139,7 @@ def _check_tokens(place: int, tokens: Tokens, count: int, size: int) -> None:
         or not tokens.flags.c_contiguous
     ):
         raise ArgumentTypeError(
-            "tokens of blocks must be NumPy arrays [n] of int32 or int64, without gaps, or lines of one"
+            "tokens of blocks must be contiguous NumPy arrays [n] of int32 or int64, or lines of one"
         )
     if not 0 <= count * size <= len(tokens):
         raise ArgumentError(
@@ -127,16 +150,20 @@ def _check_tokens(place: int, tokens: Tokens, count: int, size: int) -> None:
 class Chains(Protocol):
     """Hashes blocks in bulk.
 
-    width: bytes of a hash.
+    Attributes:
+        width: Bytes of a hash.
     """
 
     width: int
 
     def pays(self, counts: Sequence[int]) -> bool:
-        """Whether so many blocks of each request are hashed faster than one by one."""
+        """Whether one call is faster than hashing block by block, for requests with these numbers of blocks."""
         ...
 
-    def rows(self, blocks: Blocks, threads: int = 1) -> Rows | None:
-        """Hashes as key words int64 [blocks, KEY_WORDS], request by request, by at most so many threads; None for
-        what has to be hashed block by block."""
+    def hashes(self, blocks: Blocks, threads: int = 1) -> Keys | None:
+        """Hash blocks with at most this many threads.
+
+        Returns:
+            Key words int64 [blocks, KEY_WORDS], request by request; None if these blocks have to be hashed one by one.
+        """
         ...

@@ -1,4 +1,4 @@
-"""Chains hashed by several threads at once: compiled code runs without the lock of the interpreter."""
+"""Runs the hashing of chains in several threads, while compiled code does not hold the interpreter's lock."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -7,32 +7,39 @@ from functools import cache
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
-MOST_THREADS = 1024
+MAX_THREADS = 1024
 
 
 @cache
 def _workers(count: int, process: int) -> ThreadPoolExecutor:
-    """Threads of this process: those of the one it was forked from are not here."""
+    """Return the pool of this process; the process id is part of the key because a forked child has no threads."""
     return ThreadPoolExecutor(count, thread_name_prefix="kvgpu-hash")
 
 
 class Part(NamedTuple):
-    """Chains [first, last), and how many blocks those in front have."""
+    """Chains [first, last). base: number of blocks of all chains before them."""
 
     first: int
     last: int
     base: int
 
 
-def parts_of(counts: Sequence[int], threads: int, fewest: int) -> list[Part]:
-    """Chains with so many blocks, shared out among at most so many threads.
+def parts_of(counts: Sequence[int], threads: int, min_blocks: int) -> list[Part]:
+    """Divide chains among threads, in order and without splitting a chain.
 
-    Chains stay whole and in order; parts have at least `fewest` blocks on average, and about as many each as chains
-    allow. O(len(counts)).
+    Args:
+        counts: Blocks of each chain.
+        threads: Maximum number of parts.
+        min_blocks: Blocks that a part has at least, on average.
+
+    Returns:
+        Parts with as similar numbers of blocks as whole chains allow.
+
+    O(len(counts)).
     """
     ends = [0, *accumulate(counts)]
     total = ends[-1]
-    num_parts = max(1, min(threads, total // fewest))
+    num_parts = max(1, min(threads, total // min_blocks))
     bounds, chain = [0], 0
     for part in range(1, num_parts):
         while ends[chain] * num_parts < part * total:
@@ -43,20 +50,20 @@ def parts_of(counts: Sequence[int], threads: int, fewest: int) -> list[Part]:
     return [Part(first, last, ends[first]) for first, last in pairwise(bounds)]
 
 
-def in_threads(counts: Sequence[int], threads: int, fewest: int, call: Callable[[int, int, int], None]) -> None:
-    """Call `call` with each of the `parts_of` chains with so many blocks, in a thread each, this one among them.
+def in_threads(counts: Sequence[int], threads: int, min_blocks: int, call: Callable[[int, int, int], None]) -> None:
+    """Call `call` with each part of `parts_of`, one in this thread and each other one in a thread of its own.
 
-    Returns, or raises what a call raised, when all are done. Where a thread cannot be started, or waiting is
-    interrupted, calls may go on: they have to hold what they use.
+    When all calls have ended, returns, or raises the error of one of them. If a thread cannot be started, or waiting
+    is interrupted, calls may still run afterwards, so they have to keep alive what they use.
     """
     if threads == 1:
         call(0, len(counts), 0)
         return
-    first, *others = parts_of(counts, threads, fewest)
+    first, *others = parts_of(counts, threads, min_blocks)
     running: list[Future[None]] = []
     try:
         for part in others:
-            # One by one: what was started is waited for, if the next one cannot be.
+            # One by one, so that those already started are waited for if the next one cannot be started.
             running.append(_workers(threads - 1, os.getpid()).submit(call, *part))  # noqa: PERF401
         call(*first)
     finally:

@@ -1,4 +1,4 @@
-"""`DeviceHasher`: hashes of prompts whose token ids lie on a device, written where the index reads them."""
+"""`DeviceHasher`: hashes prompts whose token ids are on a device, and leaves the hashes there for the index."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from kvgpu.device.tensors import as_tensor, as_vector, import_torch, resolve_device
 from kvgpu.errors import ArgumentError, ArgumentTypeError
-from kvgpu.hashing.bulk.chains import MOST_TOKENS
+from kvgpu.hashing.bulk.chains import MAX_BLOCK_TOKENS
 from kvgpu.hashing.inputs.extra_keys import ExtraKeys
 from kvgpu.hashing.inputs.token_arrays import token_array
 from kvgpu.layout import KEY_WORDS
@@ -17,8 +17,13 @@ Integers = npt.NDArray[np.int64]
 
 
 class Prompts(NamedTuple):
-    """What was asked for, checked. tokens, out: on the device; starts, counts: int64 [prompts], first token
-    and blocks of each; size: tokens of a block; parents, extras: as in `DeviceHasher.rows`."""
+    """Checked arguments of `DeviceHasher.hashes`.
+
+    tokens, out: on the device.
+    starts, counts: int64 [prompts], first token and number of blocks of each prompt.
+    size: tokens of a block.
+    parents, extras: as in `DeviceHasher.hashes`.
+    """
 
     tokens: Any
     starts: Integers
@@ -30,13 +35,13 @@ class Prompts(NamedTuple):
 
     @property
     def bases(self) -> Integers:
-        """First row of each prompt in `out`."""
+        """Place of the first hash of each prompt in `out`."""
         bases: Integers = np.cumsum(self.counts) - self.counts
         return bases
 
 
 class HashLaunch(NamedTuple):
-    """Hashing that only has to be started, on torch's current stream. out: int64 [blocks, KEY_WORDS]."""
+    """Prepared kernels, to be started on torch's current stream. out: int64 [blocks, KEY_WORDS], the hashes."""
 
     start: Callable[[], None]
     out: Any
@@ -47,10 +52,10 @@ class HashLaunch(NamedTuple):
 
 
 def _integers(name: str, numbers: Sequence[int]) -> Integers:
-    """Integers [n] as int64.
+    """Convert integers [n] to int64.
 
     Raises:
-        ArgumentTypeError: Something else, or beyond 64 bits.
+        ArgumentTypeError: They are something else, or do not fit into 64 bits.
     """
     found = token_array(numbers)
     if found is None:
@@ -59,10 +64,10 @@ def _integers(name: str, numbers: Sequence[int]) -> Integers:
 
 
 class DeviceHasher:
-    """Hashes prompts on a GPU; a subclass says how.
+    """Base of the classes that hash prompts on a GPU.
 
     Args:
-        device: A torch device or its name; None for the one there is.
+        device: A torch device or its name; None for the default one.
 
     Raises:
         DeviceError: There is no GPU, and Triton's interpreter is off.
@@ -70,12 +75,12 @@ class DeviceHasher:
     """
 
     dtypes: tuple[str, ...] = ("int32",)
-    """Of the tokens."""
+    """Accepted dtypes of the tokens."""
 
     def __init__(self, device: Any = None) -> None:
         self.device = resolve_device(device)
 
-    def rows(
+    def hashes(
         self,
         tokens: Any,
         counts: Sequence[int],
@@ -86,24 +91,25 @@ class DeviceHasher:
         extras: Sequence[ExtraKeys] | None = None,
         out: Any = None,
     ) -> Any:
-        """Hashes of the blocks of several prompts, one prompt after the other.
+        """Hash the blocks of several prompts.
 
         Args:
-            tokens: int32 [n] (or int64 where `dtypes` says so) on the device.
+            tokens: int32 [n] (or int64 if `dtypes` has it) on the device.
             counts: Blocks of each prompt.
             size: Tokens of a block.
-            parents: What stands in front of each prompt: `NONE_HASH`, or the hash of its last block so far.
-            starts: First token of each prompt; None where they follow each other without a gap.
-            extras: Extra keys of every block, or None where no block has any.
-            out: int64 [blocks, KEY_WORDS] on the device, written, as a part of the arena; a new one if None.
+            parents: Hash before the first block of each prompt: `NONE_HASH`, or the last hash so far.
+            starts: First token of each prompt; None if the prompts lie one after the other without gaps.
+            extras: Extra keys of every block; None if no block has any.
+            out: int64 [blocks, KEY_WORDS] on the device, for example a part of the arena, to be written to; None for
+                a new tensor.
 
         Returns:
-            int64 [blocks, KEY_WORDS] on the device, the same bytes as on the CPU.
+            int64 [blocks, KEY_WORDS] on the device, prompt by prompt, the same bytes as on the CPU.
 
         Raises:
-            ArgumentError: Numbers that do not fit each other, prompts that reach beyond the tokens, or tensors on
-                another device.
-            ArgumentTypeError: Tensors of another dtype.
+            ArgumentError: Numbers do not fit each other, prompts reach beyond the tokens, or a tensor is on another
+                device.
+            ArgumentTypeError: A tensor has another dtype.
 
         O(tokens). Copies lists of prompts to the device, and waits for these copies.
         """
@@ -122,26 +128,25 @@ class DeviceHasher:
         extras: Sequence[ExtraKeys] | None = None,
         out: Any = None,
     ) -> "HashLaunch":
-        """`rows` with all its lists on the device, to be started any number of times, also by a CUDA graph
-        (after one call outside, which compiles).
+        """Copy everything that `hashes` needs to the device, so that the kernels can be started repeatedly.
 
-        Args and Raises: as of `rows`.
+        Args and Raises: as in `hashes`.
 
         Returns:
-            What starts the kernels: each call hashes the tokens that `tokens` holds by then, into `out`.
+            A launch. Each call of it hashes the current contents of `tokens` into `out`, without synchronising. A
+            CUDA graph can capture it after one call outside the graph, which compiles the kernels.
 
-        O(prompts + extra keys). Copies to the device, and waits for these copies; a call of what is returned
-        waits for nothing.
+        O(prompts + extra keys). Waits for the copies to the device.
         """
         torch = import_torch()
         wide = "int64" in self.dtypes and getattr(tokens, "dtype", None) == torch.int64
         tokens = as_vector("tokens", tokens, None, torch.int64 if wide else torch.int32, self.device)
-        if type(size) is not int or not 1 <= size <= MOST_TOKENS:
-            raise ArgumentError(f"a block has from 1 to {MOST_TOKENS} tokens; got {size!r}")
+        if type(size) is not int or not 1 <= size <= MAX_BLOCK_TOKENS:
+            raise ArgumentError(f"a block has from 1 to {MAX_BLOCK_TOKENS} tokens; got {size!r}")
         blocks = _integers("counts", counts)
-        # Divided, since products of what is too large may look small.
+        # Divided, because a product of large numbers may overflow and look small.
         if len(blocks) and (blocks.min() < 0 or blocks.max() > len(tokens) // size):
-            raise ArgumentError(f"the prompts reach beyond the {len(tokens)} tokens that there are")
+            raise ArgumentError(f"the prompts reach beyond the {len(tokens)} tokens given")
         packed = np.cumsum(blocks * size) - blocks * size
         first = packed if starts is None else _integers("starts", starts)
         if len(parents) != len(blocks) or first.shape != blocks.shape:
@@ -149,7 +154,7 @@ class DeviceHasher:
         if not set(map(type, parents)) <= {bytes}:
             raise ArgumentTypeError("parents must be bytes")
         if len(blocks) and (first.min() < 0 or (first > len(tokens) - blocks * size).any()):
-            raise ArgumentError(f"the prompts reach beyond the {len(tokens)} tokens that there are")
+            raise ArgumentError(f"the prompts reach beyond the {len(tokens)} tokens given")
         total = int(blocks.sum())
         if extras is not None and len(extras) != total:
             raise ArgumentError(f"extra keys of {total} blocks are expected, got {len(extras)}")
@@ -161,7 +166,7 @@ class DeviceHasher:
         return HashLaunch(self._prepared(Prompts(tokens, first, blocks, size, parents, extras, out)), out)
 
     def _prepared(self, prompts: Prompts) -> Callable[[], None]:
-        """What starts the kernels that fill `prompts.out`."""
+        """Return a function that starts the kernels that fill `prompts.out`."""
         raise NotImplementedError
 
     def _to_device(self, array: npt.NDArray[Any]) -> Any:

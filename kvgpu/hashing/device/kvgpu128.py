@@ -1,4 +1,4 @@
-"""`DeviceKvgpu128`: kvgpu128 on a device, all blocks at once."""
+"""`DeviceKvgpu128`: kvgpu128 on a device, for all blocks at once."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -13,13 +13,13 @@ from kvgpu.hashing.kvgpu128.function import Kvgpu128
 
 
 def _words(elements: Sequence[int]) -> Integers:
-    """Elements as int64 [n, 2], low word first."""
+    """Convert elements to int64 [n, 2], low word first."""
     data = b"".join(element.to_bytes(16, "little") for element in elements)
     return np.frombuffer(data, "<i8").reshape(-1, 2).copy()
 
 
 def powers_of(point: int, count: int) -> Integers:
-    """Powers 0 to `count` of an element, and of its inverse: int64 [2, count + 1, 2]."""
+    """Compute the powers 0 to `count` of an element and of its inverse: int64 [2, count + 1, 2]."""
     lines = []
     for base in (point, pow(point, -1, PRIME)):
         line = [1]
@@ -30,10 +30,10 @@ def powers_of(point: int, count: int) -> Integers:
 
 
 class DeviceKvgpu128(DeviceHasher):
-    """kvgpu128 by Triton kernels, on a GPU or in the interpreter.
+    """Hashes prompts with kvgpu128, by Triton kernels on a GPU or in Triton's interpreter.
 
     Args:
-        hash_fn: The hash, with its key.
+        hash_fn: The hash function under its key.
         device: As in `DeviceHasher`.
     """
 
@@ -48,12 +48,12 @@ class DeviceKvgpu128(DeviceHasher):
         self._powers = self._to_device(powers_of(point, self._tile))
         self._tile_powers = self._to_device(powers_of(pow(point, self._tile, PRIME), self._tile))
         self._mix_keys = self._to_device(hash_fn.mix_keys.view(np.int64))
-        self._keys: dict[int, Any] = {}
+        self._word_keys: dict[int, Any] = {}
 
     def _prepared(self, prompts: Prompts) -> Callable[[], None]:
         size = prompts.size
-        if size not in self._keys:
-            self._keys[size] = self._to_device(self._function.keys(size).view(np.int64))
+        if size not in self._word_keys:
+            self._word_keys[size] = self._to_device(self._function.word_keys(size).view(np.int64))
         states = self._function.states(prompts.parents)
         extras = None
         if prompts.extras is not None:
@@ -66,7 +66,7 @@ class DeviceKvgpu128(DeviceHasher):
             tiles,
             spans,
             extras,
-            self._keys[size],
+            self._word_keys[size],
             self._powers,
             self._tile_powers,
             self._mix_keys,
@@ -77,7 +77,12 @@ class DeviceKvgpu128(DeviceHasher):
         )
 
     def _tiles(self, prompts: Prompts) -> tuple[tuple[Any, Any, Any], tuple[Any, Any]]:
-        """First tokens, first blocks and counts of tiles; first tile of each prompt, and the one behind its last."""
+        """Divide prompts into tiles.
+
+        Returns:
+            First token, first block and number of blocks of each tile; first tile of each prompt, and the tile after
+            its last.
+        """
         per_prompt = -(-prompts.counts // self._tile)
         ends = np.cumsum(per_prompt)
         prompt = np.repeat(np.arange(len(per_prompt)), per_prompt)
@@ -85,5 +90,5 @@ class DeviceKvgpu128(DeviceHasher):
         counts = np.minimum(prompts.counts[prompt] - before, self._tile).astype(np.int32)
         first_tokens = prompts.starts[prompt] + before * prompts.size
         first_blocks = prompts.bases[prompt] + before
-        a, b, c = map(self._to_device, (first_tokens, first_blocks, counts))
-        return (a, b, c), (self._to_device(ends - per_prompt), self._to_device(ends))
+        tiles = self._to_device(first_tokens), self._to_device(first_blocks), self._to_device(counts)
+        return tiles, (self._to_device(ends - per_prompt), self._to_device(ends))

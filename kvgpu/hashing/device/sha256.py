@@ -1,4 +1,4 @@
-"""`DeviceSha256`: SHA-256 of serialised blocks on a GPU, byte for byte `sha256` and `sha256_cbor`."""
+"""`DeviceSha256`: SHA-256 of serialised blocks on a GPU, with the same bytes as `sha256` and `sha256_cbor`."""
 
 from collections.abc import Callable
 from functools import partial
@@ -8,31 +8,35 @@ import numpy as np
 
 from kvgpu.errors import ArgumentError, DeviceError, MissingPackageError
 from kvgpu.hashing.device.base import DeviceHasher, Prompts
-from kvgpu.hashing.serialised.chains import block_endings, packed_parents
+from kvgpu.hashing.serialised.message_parts import block_endings, packed_parents
 from kvgpu.hashing.serialised.messages import longest_message, trusted
 
-LONGEST = (1 << 29) - 1
-"""Bytes of a message: the kernel counts its bits in 32."""
+MAX_MESSAGE_BYTES = (1 << 29) - 1
+"""The kernel counts the bits of a message in 32 bits."""
 
 
 def refuse_long(parent_bytes: int, num_tokens: int, extra_bytes: int) -> None:
-    """
+    """Refuse blocks whose messages may be longer than the kernel can count.
+
+    Args:
+        parent_bytes, num_tokens, extra_bytes: As in `longest_message`.
+
     Raises:
-        ArgumentError: Messages of such blocks may be longer than the kernel can count.
+        ArgumentError: A message may be longer.
     """
-    if longest_message(parent_bytes, num_tokens, extra_bytes) > LONGEST:
-        raise ArgumentError(f"messages of more than {LONGEST} bytes are hashed on the CPU")
+    if longest_message(parent_bytes, num_tokens, extra_bytes) > MAX_MESSAGE_BYTES:
+        raise ArgumentError(f"messages of more than {MAX_MESSAGE_BYTES} bytes are hashed on the CPU")
 
 
 class DeviceSha256(DeviceHasher):
-    """SHA-256 by a CUDA kernel, one prompt per thread: for many prompts at a time.
+    """Hashes prompts with SHA-256 by a CUDA kernel, one prompt per thread, so it pays for many prompts at a time.
 
     Args:
         kind: PICKLE or CBOR of `kvgpu.hashing.serialised.messages`.
         device: As in `DeviceHasher`.
 
     Raises:
-        DeviceError: There is no GPU, or the serialiser of this process writes something else than the kernel.
+        DeviceError: There is no GPU, or the serialiser of this process writes other bytes than the kernel.
         MissingPackageError: CuPy or PyTorch is not installed, or cbor2 for CBOR.
     """
 
@@ -48,10 +52,10 @@ class DeviceSha256(DeviceHasher):
             same = trusted(kind)
         except ModuleNotFoundError as error:
             raise MissingPackageError(
-                f"{error.name} is not installed, which writes what is hashed: pip install {error.name}"
+                f"{error.name} is not installed, which serialises blocks: pip install {error.name}"
             ) from None
         if not same:
-            raise DeviceError("the serialiser of this process writes another layout: hash on the CPU")
+            raise DeviceError("the serialiser of this process writes other bytes than the kernel: hash on the CPU")
         self._kind = kind
         self._launch = launch_sha256
 
@@ -60,7 +64,8 @@ class DeviceSha256(DeviceHasher):
         parents = packed_parents(self._kind, prompts.parents, prompts.size, endings.longest)
         if parents is None:
             raise ArgumentError("parents or blocks of this length are hashed one by one, on the CPU")
-        refuse_long(parents[0].shape[1], prompts.size, endings.longest)
+        data, lengths = parents
+        refuse_long(data.shape[1], prompts.size, endings.longest)
         return partial(
             self._launch,
             self._kind,
@@ -69,8 +74,8 @@ class DeviceSha256(DeviceHasher):
             self._to_device(prompts.counts),
             self._to_device(prompts.bases),
             prompts.size,
-            self._to_device(parents[0]),
-            self._to_device(parents[1].astype(np.int32)),
+            self._to_device(data),
+            self._to_device(lengths.astype(np.int32)),
             self._to_device(endings.data.copy()),
             self._to_device(endings.spans),
             prompts.out,

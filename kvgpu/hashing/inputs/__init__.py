@@ -1,1 +1,1 @@
-"""What is hashed: token ids and extra keys."""
+"""Inputs of the hash functions: token ids and extra keys."""

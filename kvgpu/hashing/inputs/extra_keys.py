@@ -1,6 +1,6 @@
-"""Extra keys: what besides the tokens makes two blocks different (LoRA, multimodal items, salt, embeds).
+"""Extra keys: they tell blocks with equal tokens apart, by LoRA adapter, multimodal items, salt and prompt embeddings.
 
-Requests are duck-typed: `lora_request`, `mm_features`, `cache_salt`, `prompt_embeds` may be missing.
+Requests are duck-typed: `lora_request`, `mm_features`, `cache_salt` and `prompt_embeds` may be missing.
 """
 
 import hashlib
@@ -16,10 +16,11 @@ ExtraKeys = tuple[Any, ...] | None
 
 
 def written_alike(extra: ExtraKeys, other: ExtraKeys) -> bool:
-    """Whether two extra keys are known to be serialised to the same bytes.
+    """Whether the extra keys of two blocks are certain to be serialised to the same bytes.
 
-    So are none, and one plain string; 1 and True are equal and written differently, a subclass of `str` may equal a
-    plain one, and pickle refers to what came before.
+    They are if both are None, or both are a tuple of one equal, plain string. Equality is not enough for others: 1
+    equals True and is written differently, a subclass of `str` may equal a plain string, and pickle refers to
+    objects that it wrote before. O(length of the string).
     """
     if extra is None or other is None:
         return extra is other
@@ -32,10 +33,15 @@ def written_alike(extra: ExtraKeys, other: ExtraKeys) -> bool:
 
 
 def written(serialise: Callable[..., bytes], value: Any, **options: Any) -> bytes:
-    """What a serialiser writes for extra keys.
+    """Serialise extra keys.
+
+    Args:
+        serialise: `pickle.dumps` or `cbor2.dumps`.
+        value: The extra keys.
+        options: Passed on to `serialise`.
 
     Raises:
-        ArgumentTypeError: It cannot write them: an object that it does not know, or text that is none.
+        ArgumentTypeError: The serialiser cannot write them, because of an unknown object or invalid text.
     """
     try:
         return bytes(serialise(value, **options))
@@ -46,12 +52,14 @@ def written(serialise: Callable[..., bytes], value: Any, **options: Any) -> byte
 
 
 def unwritten(value: Any, error: Exception) -> ArgumentTypeError:
-    """What to raise where a serialiser has failed."""
-    return ArgumentTypeError(f"extra keys {reprlib.repr(value)} cannot be serialised, and so not be hashed: {error}")
+    """The error to raise after a serialiser has failed."""
+    return ArgumentTypeError(
+        f"extra keys {reprlib.repr(value)} cannot be serialised, so they cannot be hashed: {error}"
+    )
 
 
 def need_extra_keys(request: Any) -> bool:
-    """True if some block of the request may have extra keys."""
+    """Whether any block of the request may have extra keys."""
     return bool(
         getattr(request, "mm_features", None)
         or getattr(request, "lora_request", None) is not None
@@ -61,10 +69,14 @@ def need_extra_keys(request: Any) -> bool:
 
 
 def check_text(name: str, text: Any) -> None:
-    """See that text can be written to messages and events.
+    """Check that text can be written to messages and events.
+
+    Args:
+        name: Name of the attribute, for the error.
+        text: Its value; anything but text passes.
 
     Raises:
-        ArgumentError: It has half of a surrogate pair, as a client's JSON can: ``"\\ud800"``.
+        ArgumentError: The text has half of a surrogate pair, which a client's JSON can contain: ``"\\ud800"``.
 
     O(1) for ASCII, else O(length).
     """
@@ -78,7 +90,7 @@ def check_text(name: str, text: Any) -> None:
 
 
 def check_extra_keys(request: Any) -> None:
-    """See that all text that becomes extra keys of a request can be hashed and published.
+    """Check that all text in the extra keys of a request can be hashed and published.
 
     Raises:
         ArgumentError: As in `check_text`; the message names the attribute.
@@ -94,11 +106,16 @@ def check_extra_keys(request: Any) -> None:
 
 
 def _items(request: Any, start: int, end: int, cursor: int) -> tuple[list[tuple[Any, int]], int]:
-    """Every multimodal item that overlaps tokens [start, end), and its offset within the block.
+    """Find the multimodal items that overlap tokens [start, end).
 
-    The offset is negative for an item that began in an earlier block. `cursor` is the first item
-    that may still matter; the new cursor is returned with the keys. A cursor of -1 means the last
-    item (fact 6).
+    Args:
+        request: The request.
+        start, end: Tokens of a block.
+        cursor: First item that may overlap; -1 for the last item (fact 6).
+
+    Returns:
+        Each item with its offset within the block, which is negative if the item begins in an earlier block; and the
+        cursor for the next block.
     """
     features = getattr(request, "mm_features", None)
     if not features:
@@ -123,7 +140,7 @@ def _items(request: Any, start: int, end: int, cursor: int) -> tuple[list[tuple[
 
 
 def _embeds_keys(request: Any, start: int, end: int) -> list[bytes]:
-    """SHA-256 of the prompt embeddings of tokens [start, end), computed once per range."""
+    """Hash the prompt embeddings of tokens [start, end) with SHA-256, once per range; an empty list if none exist."""
     embeds = getattr(request, "prompt_embeds", None)
     if embeds is None:
         return []
@@ -137,7 +154,7 @@ def _embeds_keys(request: Any, start: int, end: int) -> list[bytes]:
 
 
 def tensor_data(tensor: Any) -> Any:
-    """Bytes of a torch tensor of any dtype, in row order."""
+    """Return the bytes of a torch tensor of any dtype, in row order."""
     import torch
 
     flat = tensor.detach().cpu().contiguous().flatten()
@@ -147,18 +164,20 @@ def tensor_data(tensor: Any) -> Any:
 def generate_block_hash_extra_keys(
     request: Any, start_token_idx: int, end_token_idx: int, start_mm_idx: int
 ) -> tuple[ExtraKeys, int]:
-    """Extra keys of the block of tokens [start_token_idx, end_token_idx).
+    """Generate the extra keys of the block of tokens [start_token_idx, end_token_idx).
 
     Args:
         request: The request.
         start_token_idx: First token of the block.
         end_token_idx: Token after the last.
-        start_mm_idx: Multimodal item to begin with: 0, what the call for the block before
-            returned, or -1 for the last item.
+        start_mm_idx: Multimodal item to begin with: 0, the item that the call for the previous block returned, or -1
+            for the last item.
 
     Returns:
-        A tuple of keys in the order LoRA name, multimodal items, salt (first block only), prompt
-        embeddings; None if there are none; and the item to begin with next time.
+        A tuple of keys, in the order LoRA name, multimodal items, salt (first block only), prompt embeddings, or None
+        if there are none; and the item to begin with for the next block.
+
+    O(items of the block).
     """
     items, next_mm = _items(request, start_token_idx, end_token_idx, start_mm_idx)
     lora = getattr(request, "lora_request", None)
@@ -174,16 +193,19 @@ def generate_block_hash_extra_keys(
 def generate_tagged_extra_keys(
     request: Any, start_token_idx: int, end_token_idx: int, start_mm_idx: int
 ) -> tuple[ExtraKeys, int]:
-    """Extra keys of a block that say what they are, so that those of one kind never equal those of another.
+    """Generate extra keys with tags for their kinds, so that keys of one kind never equal keys of another.
 
     Args:
         request, start_token_idx, end_token_idx, start_mm_idx: As in `generate_block_hash_extra_keys`.
 
     Returns:
         A tuple, in the same order, of ``("lora", name, adapter id)``, ``("mm", identifier, offset within the block,
-        mask)``, ``("salt", salt)`` and ``("embeds", SHA-256)``; None if there are none; and the item to begin with
-        next time. The adapter id is None where the adapter has none. The mask tells which of the item's tokens in
-        this block are embeddings, a byte each, from `mm_position.is_embed`; None where all are.
+        mask)``, ``("salt", salt)`` and ``("embeds", SHA-256)``, or None if there are none; and the item to begin with
+        for the next block. The adapter id is None if the adapter has none. The mask comes from
+        `mm_position.is_embed`: one byte for each of the item's tokens in this block, 1 if it is an embedding; None if
+        all are.
+
+    O(items of the block).
     """
     items, next_mm = _items(request, start_token_idx, end_token_idx, start_mm_idx)
     lora = getattr(request, "lora_request", None)
@@ -199,12 +221,13 @@ def generate_tagged_extra_keys(
 
 
 def _adapter_id(lora: Any) -> Any:
+    """Return `adapter_id` of an adapter, else `lora_int_id`, else None."""
     known = getattr(lora, "adapter_id", None)
     return getattr(lora, "lora_int_id", None) if known is None else known
 
 
 def _mask(position: Any, start: int, end: int) -> bytes | None:
-    """Which tokens of an item in [start, end) are embeddings, a byte each; None for all."""
+    """Return a byte for each token of an item in [start, end), 1 if it is an embedding; None if all are."""
     mask = getattr(position, "is_embed", None)
     if mask is None:
         return None

@@ -1,4 +1,4 @@
-"""Arrays and lists of token ids, from whatever engines hold them in."""
+"""Conversion of token ids to arrays and lists, from any type that an engine may use."""
 
 import marshal
 import reprlib
@@ -15,32 +15,32 @@ from kvgpu.errors import ArgumentTypeError
 Tokens = npt.NDArray[np.int32] | npt.NDArray[np.int64]
 
 _MARSHALLED = np.dtype([("kind", "u1"), ("value", "<i4")])
-_MARSHAL_HEAD = 5
+_MARSHAL_HEADER_BYTES = 5
 
 
 def fit_32_bits(tokens: Sequence[Any]) -> bool:
-    """Whether all are plain integers within 32 bits, as almost all are; True for none. O(n)."""
-    for token in tokens:  # noqa: SIM110 - a generator takes twice as long
+    """Whether all tokens are plain `int`s of 32 bits, as they usually are. O(n)."""
+    for token in tokens:  # noqa: SIM110 - a generator expression takes twice as long
         if type(token) is not int or not -(1 << 31) <= token < 1 << 31:
             return False
     return True
 
 
 def token_array(tokens: Any) -> Tokens | None:
-    """Token ids as int32 or int64 [n], contiguous.
-
-    None if some are integers that no such array tells from others: beyond 64 bits, truth values, or of another
-    subclass of `int`. NumPy's integers count as `int`.
+    """Convert token ids to a contiguous array.
 
     Args:
-        tokens: A list, an array of integers (anything with a buffer or `__array__`), or anything else
-            that can be made a list.
+        tokens: A list, an array of integers (anything with a buffer or `__array__`), or any other iterable.
+
+    Returns:
+        int32 or int64 [n]. None if an array cannot represent some integer exactly: it does not fit into 64 bits, or
+        is a truth value or of another subclass of `int`. NumPy's integers count as `int`.
 
     Raises:
-        ArgumentTypeError: Something else than integers [n].
+        ArgumentTypeError: The tokens are not integers [n].
 
-    O(n), some 2 ns a token for a list of usual ones, ten times that for others, and nothing for arrays of 32 or
-    64 bits.
+    O(n): about 2 ns per token for a list of plain `int`s of 32 bits, and ten times as long for other lists. O(1) for
+    an array of 32 or 64 bits.
     """
     if type(tokens) is not list:
         array = as_array(tokens)
@@ -53,26 +53,26 @@ def token_array(tokens: Any) -> Tokens | None:
     if known is not None:
         return known
     try:
-        # Refuses or marks what is no plain int of 32 bits (numpy's numbers, truth values), in a third of
-        # the time of asking for types and converting. Version 2 has no references.
+        # marshal refuses everything but plain ints of 32 bits, or gives it another code, such as truth values and
+        # NumPy's numbers. It takes a third of the time of checking types and converting. Version 2 has no references.
         data = marshal.dumps(tokens, 2)
     except ValueError:
         return _checked_array(tokens)
-    if len(data) == _MARSHAL_HEAD + _MARSHALLED.itemsize * len(tokens):
-        records = np.frombuffer(data, _MARSHALLED, offset=_MARSHAL_HEAD)
+    if len(data) == _MARSHAL_HEADER_BYTES + _MARSHALLED.itemsize * len(tokens):
+        records = np.frombuffer(data, _MARSHALLED, offset=_MARSHAL_HEADER_BYTES)
         if (records["kind"] == ord("i")).all():
             return records["value"].astype(np.int32)
     return _checked_array(tokens)
 
 
 def plain_tokens(tokens: Any) -> list[int]:
-    """Token ids as a list of their own, which holds nothing but `int` and what subclasses it.
+    """Copy token ids to a list of `int`s, or instances of its subclasses.
 
     Args:
         tokens: As in `token_array`.
 
     Raises:
-        ArgumentTypeError: Something else than integers [n].
+        ArgumentTypeError: The tokens are not integers [n].
 
     O(n).
     """
@@ -80,26 +80,34 @@ def plain_tokens(tokens: Any) -> list[int]:
     if array is not None:
         listed: list[int] = array.tolist()
         return listed
-    # A copy first: what is checked is what is returned, whoever changes the list meanwhile.
+    # Copied before the check, so that a list that another thread changes is checked as it is returned.
     return of_integers(listed_tokens(tokens))
 
 
 def listed_tokens(tokens: Any) -> list[Any]:
-    """
+    """Copy tokens to a list.
+
     Raises:
-        ArgumentTypeError: It cannot be made a list.
+        ArgumentTypeError: They are not iterable.
+
+    O(n).
     """
     try:
         return list(tokens)
     except TypeError:
-        raise no_integers(tokens) from None
+        raise not_integers(tokens) from None
 
 
 def of_integers(listed: list[Any]) -> list[int]:
-    """The list, if it holds integers alone, with `int` for NumPy's.
+    """Check that a list has nothing but integers, and convert NumPy's to `int`.
+
+    Returns:
+        The list itself if nothing had to be converted.
 
     Raises:
-        ArgumentTypeError: It holds something else.
+        ArgumentTypeError: An item is not an integer.
+
+    O(n).
     """
     if len(listed) >= LONG and integers_of_list(listed) is not None:
         return listed
@@ -107,30 +115,36 @@ def of_integers(listed: list[Any]) -> list[int]:
     if kinds <= {int}:
         return listed
     if not all(issubclass(kind, int) or is_numpy_integer(kind) for kind in kinds):
-        raise no_integers(listed)
+        raise not_integers(listed)
     if any(map(is_numpy_integer, kinds)):
         return [int(token) if isinstance(token, np.integer) else token for token in listed]
     return listed
 
 
 def is_numpy_integer(kind: type) -> bool:
-    """Whether a type is one of NumPy's integers; a span of time, which subclasses them, is none."""
+    """Whether a type is one of NumPy's integer types; `timedelta64` is a subclass of them and does not count."""
     return issubclass(kind, np.integer) and not issubclass(kind, np.timedelta64)
 
 
-def no_integers(tokens: Any) -> ArgumentTypeError:
+def not_integers(tokens: Any) -> ArgumentTypeError:
+    """The error for tokens that are not integers."""
     return ArgumentTypeError(
         f"token ids: integers [n] are expected, got {type(tokens).__name__} {reprlib.repr(tokens)}"
     )
 
 
 def as_array(tokens: Any) -> npt.NDArray[Any] | None:
-    """What has a buffer or `__array__` as integers [n]; None for all else, as lists.
+    """Convert an object with a buffer or `__array__` to a NumPy array of integers [n].
 
-    What is no NumPy array, and would refuse to grow as long as somebody has its buffer, is copied.
+    A buffer is copied, because its owner could not grow while the buffer is in use.
+
+    Returns:
+        None for other objects, such as lists.
 
     Raises:
-        ArgumentTypeError: An array of something else than integers, of another shape, or on another device.
+        ArgumentTypeError: The array does not hold integers, has another shape, or is on another device.
+
+    O(1) for an array; O(n) for a buffer.
     """
     array = tokens if type(tokens) is np.ndarray else _converted(tokens)
     if array is None:
@@ -142,7 +156,7 @@ def as_array(tokens: Any) -> npt.NDArray[Any] | None:
 
 
 def _converted(tokens: Any) -> Any:
-    """What has a buffer or `__array__` as NumPy's array, of whatever it holds; None for all else."""
+    """Convert an object with a buffer or `__array__` to a NumPy array of any dtype; None for other objects."""
     kind = type(tokens)
     if kind is list or kind is tuple or kind is range or kind is str:
         return None
@@ -156,14 +170,14 @@ def _converted(tokens: Any) -> Any:
         return np.array(view)
     except Exception as error:
         raise ArgumentTypeError(
-            f"token ids: {kind.__name__} is no array of integers [n] in the memory of the CPU: {error}"
+            f"token ids: {kind.__name__} is not an array of integers [n] in the memory of the CPU: {error}"
         ) from error
 
 
 def _in_32_or_64_bits(array: npt.NDArray[Any]) -> Tokens | None:
-    """Integers [n] as `token_array` returns them: the array itself if it is one."""
+    """Convert an array of integers [n] to int32 or int64, without a copy if possible; None beyond 64 bits."""
     if array.dtype == np.int32 or array.dtype == np.int64:
-        # Compiled code takes an array that is only to be read for another type, and is compiled anew for it.
+        # A read-only array is another type to Numba, which would compile the code again for it.
         ready: Tokens = array if array.flags.carray else np.require(array, None, ["C", "A", "W"])
         return ready
     if np.can_cast(array.dtype, np.int32):
@@ -174,12 +188,12 @@ def _in_32_or_64_bits(array: npt.NDArray[Any]) -> Tokens | None:
 
 
 def _checked_array(listed: list[Any]) -> Tokens | None:
-    """`token_array` of any list, slower for a long one.
+    """Convert any list as `token_array` does, more slowly.
 
     Raises:
-        ArgumentTypeError: Not integers alone.
+        ArgumentTypeError: An item is not an integer.
     """
-    listed = listed.copy()  # which nobody else changes
+    listed = listed.copy()  # no other thread can change the copy
     if not set(map(type, listed)) <= {int}:
         listed = of_integers(listed)
         if not set(map(type, listed)) <= {int}:

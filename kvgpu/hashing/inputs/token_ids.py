@@ -1,4 +1,4 @@
-"""`TokenIds`: token ids of a request as one array; and the form in which a request keeps what it is given."""
+"""`TokenIds`: the token ids of a request in one array; and `own_tokens`, which copies what a request is given."""
 
 import reprlib
 from collections.abc import Iterator, Sequence
@@ -10,15 +10,15 @@ import numpy.typing as npt
 
 from kvgpu.compiled.list_items import LONG, integers_of_list
 from kvgpu.errors import ArgumentError, ArgumentTypeError
-from kvgpu.hashing.inputs.token_arrays import Tokens, as_array, listed_tokens, no_integers, of_integers, token_array
+from kvgpu.hashing.inputs.token_arrays import Tokens, as_array, listed_tokens, not_integers, of_integers, token_array
 
 
 def _integers(tokens: Any) -> npt.NDArray[Any]:
-    """Integers [n] as an array.
+    """Convert integers [n] to an array.
 
     Raises:
-        ArgumentError: An integer that does not fit into 64 bits.
-        ArgumentTypeError: Something else than integers, or another shape.
+        ArgumentError: An integer does not fit into 64 bits.
+        ArgumentTypeError: The tokens are not integers, or have another shape.
     """
     given = as_array(tokens)
     if given is None:
@@ -28,7 +28,7 @@ def _integers(tokens: Any) -> npt.NDArray[Any]:
             return known
         listed = of_integers(listed)
         if bool in set(map(type, listed)):
-            raise no_integers(tokens)
+            raise not_integers(tokens)
         try:
             given = np.array(listed, np.int64)
         except OverflowError:
@@ -39,18 +39,20 @@ def _integers(tokens: Any) -> npt.NDArray[Any]:
 
 
 class TokenIds(Sequence[int]):
-    """Token ids that grow, kept as one array: blocks are hashed straight from it.
+    """A growing sequence of token ids in one array, from which blocks are hashed directly.
 
     Args:
         tokens: Integers [n] that fit into 64 bits; copied.
 
     Attributes:
-        storage: int32 or int64 [>= length]: the tokens are its front. A longer one takes its place when it is
-            outgrown.
-        length: Tokens; `len` in a tenth of the time.
+        storage: int32 or int64 [>= length], begins with the tokens. When it is full, a longer array replaces it.
+        length: Number of tokens; reading it takes a tenth of the time of `len`.
 
     Raises:
-        ArgumentError, ArgumentTypeError: Larger integers, or something else.
+        ArgumentError: An integer does not fit into 64 bits.
+        ArgumentTypeError: The tokens are not integers [n].
+
+    Construction is O(n).
     """
 
     __slots__ = ("length", "storage")
@@ -58,8 +60,8 @@ class TokenIds(Sequence[int]):
 
     def __init__(self, tokens: Sequence[int] | npt.NDArray[Any]) -> None:
         given = _integers(tokens)
-        narrow = np.can_cast(given.dtype, np.int32) or not given.size
-        self.storage: Tokens = given.astype(np.int32) if narrow else given.astype(np.int64)
+        fits_32_bits = np.can_cast(given.dtype, np.int32) or not given.size
+        self.storage: Tokens = given.astype(np.int32) if fits_32_bits else given.astype(np.int64)
         self.length = len(given)
 
     def __copy__(self) -> "TokenIds":
@@ -73,15 +75,15 @@ class TokenIds(Sequence[int]):
 
     @property
     def array(self) -> Tokens:
-        """int32 or int64 [len]; a live view until more are appended. O(1)."""
+        """The tokens, int32 or int64 [len]; a view of the storage, valid until more are appended. O(1)."""
         return self.storage[: self.length]
 
     def part(self, start: int, stop: int) -> Tokens:
-        """array[start:stop], for 0 <= start <= stop <= len."""
+        """Return a view of array[start:stop], for 0 <= start <= stop <= len. O(1)."""
         return self.storage[start:stop]
 
     def append(self, token: int) -> None:
-        """Append one. Amortised O(1).
+        """Append one token. Amortised O(1).
 
         Raises:
             ArgumentError, ArgumentTypeError: As in `extend`.
@@ -94,11 +96,11 @@ class TokenIds(Sequence[int]):
             self.extend((token,))
 
     def extend(self, tokens: Sequence[int] | npt.NDArray[Any]) -> None:
-        """Append many. Amortised O(len(tokens)).
+        """Append many tokens, or none if one cannot be appended. Amortised O(len(tokens)).
 
         Raises:
-            ArgumentError: A token that does not fit into 64 bits.
-            ArgumentTypeError: Something else than integers. Nothing is appended.
+            ArgumentError: A token does not fit into 64 bits.
+            ArgumentTypeError: The tokens are not integers [n].
         """
         given = _integers(tokens)
         if given.size == 0:
@@ -114,7 +116,11 @@ class TokenIds(Sequence[int]):
         self.length = length
 
     def __delitem__(self, index: slice) -> None:
-        """``del ids[n:]``: forget the tokens from place n on. O(1)."""
+        """Remove the tokens from place n on: ``del ids[n:]``. O(1).
+
+        Raises:
+            ArgumentTypeError: The index is anything but a slice without an end and a step.
+        """
         if not isinstance(index, slice) or index.stop is not None or index.step is not None:
             raise ArgumentTypeError("only the last token ids can be deleted: del ids[n:]")
         start, _, _ = index.indices(self.length)
@@ -144,20 +150,22 @@ class TokenIds(Sequence[int]):
 
 
 def own_tokens(tokens: Any) -> tuple["list[int] | TokenIds", Tokens | None]:
-    """Token ids to keep, and `token_array` of them where that is known by the way.
+    """Copy the token ids that a request is given, so that it owns them.
 
-    Arrays, and anything that has a buffer or `__array__`, are kept as `TokenIds`, all else as `plain_tokens`.
+    Returns:
+        `TokenIds` for an array, or for an object with a buffer or `__array__`; a list like that of `plain_tokens` for
+        anything else. And `token_array` of the tokens, if it costs nothing here; else None.
 
     Raises:
-        ArgumentError: An array with a number beyond 64 bits.
-        ArgumentTypeError: Something else than integers [n].
+        ArgumentError: A number in an array does not fit into 64 bits.
+        ArgumentTypeError: The tokens are not integers [n].
 
     O(n).
     """
     if type(tokens) is not list:
         if type(tokens) is np.ndarray or as_array(tokens) is not None:
-            held = TokenIds(tokens)
-            return held, held.storage
+            owned = TokenIds(tokens)
+            return owned, owned.storage
         tokens = listed_tokens(tokens)
     listed = tokens.copy()
     known: Tokens | None = integers_of_list(listed) if len(listed) >= LONG else None

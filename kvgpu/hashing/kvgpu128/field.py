@@ -1,6 +1,7 @@
-"""Arithmetic modulo the prime 2**127 - 1, on pairs of 64-bit limbs: what kvgpu128 computes in.
+"""The field of kvgpu128: arithmetic modulo the prime 2**127 - 1, on pairs of 64-bit limbs.
 
-An element is ``(high, low)``, uint64, below 2**127. All functions are compiled; Python callers use integers.
+An element is ``(high, low)``, two uint64 that make a number below 2**127. All functions are for compiled code; Python
+code computes with integers.
 """
 
 from typing import Any, cast
@@ -23,7 +24,7 @@ ZERO = np.uint64(0)
 
 @intrinsic
 def _high_product(typing_context: Any, a: Any, b: Any) -> Any:
-    """High 64 bits of the product of two uint64."""
+    """Compute the high 64 bits of the product of two uint64."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         wide = ir.IntType(128)
@@ -38,7 +39,7 @@ high_product = cast(Any, _high_product)
 
 @leaf
 def add_product(high: Any, low: Any, a: Any, b: Any) -> Any:
-    """(high, low) + a * b, which must stay below 2**128."""
+    """Compute (high, low) + a * b, which must be below 2**128."""
     product = a * b
     low += product
     high += high_product(a, b) + np.uint64(low < product)
@@ -47,7 +48,7 @@ def add_product(high: Any, low: Any, a: Any, b: Any) -> Any:
 
 @leaf
 def folded(high: Any, low: Any) -> Any:
-    """A number below 2**128 - 1 as an element that may be the prime itself."""
+    """Reduce a number below 2**128 - 1 to an element that may be the prime itself."""
     top = high >> TOP_BIT
     low += top
     return (high & LOW_63_BITS) + np.uint64(low < top), low
@@ -55,7 +56,7 @@ def folded(high: Any, low: Any) -> Any:
 
 @leaf
 def canonical(high: Any, low: Any) -> Any:
-    """0 for the prime, and every other element as it is."""
+    """Replace the prime by 0, and leave every other element as it is."""
     if high == LOW_63_BITS and low == ALL_BITS:
         return ZERO, ZERO
     return high, low
@@ -63,16 +64,16 @@ def canonical(high: Any, low: Any) -> Any:
 
 @leaf
 def plus(a_high: Any, a_low: Any, b_high: Any, b_low: Any) -> Any:
-    """Sum of two elements, which may be the prime itself."""
+    """Add two elements; they and the sum may be the prime itself."""
     low = a_low + b_low
     return folded(a_high + b_high + np.uint64(low < a_low), low)
 
 
 @leaf
 def times(a_high: Any, a_low: Any, b_high: Any, b_low: Any) -> Any:
-    """Product of two elements, which may be the prime itself."""
+    """Multiply two elements; they and the product may be the prime itself."""
     word0 = a_low * b_low
-    # Each of the two products in the middle is below 2**127.
+    # Each of the two middle products is below 2**127.
     middle_high, middle_low = high_product(a_low, b_high), a_low * b_high
     middle_high, middle_low = add_product(middle_high, middle_low, a_high, b_low)
     word1 = high_product(a_low, b_low) + middle_low
@@ -81,7 +82,7 @@ def times(a_high: Any, a_low: Any, b_high: Any, b_low: Any) -> Any:
     carried = middle_high + np.uint64(word1 < middle_low)
     word2 += carried
     word3 += np.uint64(word2 < carried)
-    # 2**127 is 1: what lies above is added to what lies below.
+    # 2**127 equals 1 here, so the bits from 127 on are added to those below.
     return plus(
         word1 & LOW_63_BITS,
         word0,
@@ -92,6 +93,6 @@ def times(a_high: Any, a_low: Any, b_high: Any, b_low: Any) -> Any:
 
 @leaf
 def reduced(low_high: Any, low_low: Any, high_high: Any, high_low: Any) -> Any:
-    """The element for low + high * 2**64, of two numbers below 2**127."""
-    # Times 2**64 is a rotation of 127 bits.
+    """Reduce low + high * 2**64 to an element, for two numbers below 2**127."""
+    # Multiplying by 2**64 rotates the 127 bits.
     return plus(low_high, low_low, high_low & LOW_63_BITS, (high_high << ONE) | (high_low >> TOP_BIT))

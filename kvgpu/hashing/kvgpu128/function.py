@@ -1,6 +1,6 @@
-"""kvgpu128: a keyed hash of 128 bits whose blocks are hashed independently of each other.
+"""`Kvgpu128`: a keyed hash of 128 bits, most of which is computed for each block independently of the others.
 
-What it computes, why, and what it promises: docs/hashing.md.
+docs/hashing.md has its definition, the reasons for it, and its guarantees.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from kvgpu.config import hash_key
 from kvgpu.errors import ArgumentError, ArgumentTypeError
-from kvgpu.hashing.bulk.chains import Blocks, Rows, located
+from kvgpu.hashing.bulk.chains import Blocks, Keys, located
 from kvgpu.hashing.bulk.hash_memory import hash_memory
 from kvgpu.hashing.bulk.threads import in_threads
 from kvgpu.hashing.inputs.extra_keys import ExtraKeys, written, written_alike
@@ -26,33 +26,33 @@ from kvgpu.layout import TOKEN_WORDS
 
 KEY_BYTES = 32
 WIDTH = 16
-FEWEST_OF_THREAD = 4096
-"""Blocks of a thread for which it pays to wake it (measured: 2,048 take longer so, 4,096 a sixth less)."""
+MIN_BLOCKS_PER_THREAD = 4096
+"""Blocks per thread from which on it is worth waking (measured: 2,048 take longer, 4,096 a sixth less time)."""
 
 _POINT_BYTES = 16
 _DIGEST_KEY_BYTES = 32
 _HEAD_BYTES = MIX_KEY_BYTES + _POINT_BYTES + _DIGEST_KEY_BYTES
 _WORD_BYTES = 16
 
-_OUTSIDE = "kvgpu128 hashes token ids from -2**31 to 2**31 - 1"
+_OUT_OF_RANGE = "kvgpu128 hashes token ids from -2**31 to 2**31 - 1"
 _NO_EXTRAS = np.zeros((0, 3), np.uint64)
 
 
 class Kvgpu128:
-    """The hash function under one key; call it like any of `kvgpu.hashing.functions`, or `rows` for many blocks.
+    """The hash function under one key. Call it like those of `kvgpu.hashing.functions`, or `hashes` for many blocks.
 
-    What it computes and promises: docs/hashing.md. Its parts: SHAKE-256 (FIPS 202) for the keys, BLAKE2b
-    (RFC 7693) of CBOR (RFC 8949) for extra keys, Speck128/256 (IACR ePrint 2013/404) for the last step.
+    See docs/hashing.md. It is made of SHAKE-256 (FIPS 202) for the keys, BLAKE2b (RFC 7693) of CBOR (RFC 8949) for
+    extra keys, and Speck128/256 (IACR ePrint 2013/404) for the last step.
 
     Args:
-        key: Secret, 32 bytes. Processes that share hashes need the same one.
+        key: Secret, 32 bytes. Processes that share hashes need the same key.
 
     Attributes:
         width: Bytes of a hash.
 
     Raises:
-        ArgumentError: A key of another length.
-        ArgumentTypeError: A key that is not bytes.
+        ArgumentError: The key has another length.
+        ArgumentTypeError: The key is not bytes.
 
     Construction is O(1).
     """
@@ -67,36 +67,39 @@ class Kvgpu128:
         self._stream = hashlib.shake_256(b"kvgpu128" + key)
         head = self._stream.digest(_HEAD_BYTES)
         self.mix_keys = round_keys(head[:MIX_KEY_BYTES])
-        # Below 2**126, and so within the field.
+        # Shifted below 2**126, and so within the field.
         point = int.from_bytes(head[MIX_KEY_BYTES:][:_POINT_BYTES], "little") >> 2
         self.point = np.array([point & ((1 << 64) - 1), point >> 64], np.uint64)
         self._digest_key = head[MIX_KEY_BYTES + _POINT_BYTES :]
-        self._keys = np.zeros((0, 2), np.uint64)
+        self._word_keys = np.zeros((0, 2), np.uint64)
         self._root: tuple[bytes | None, npt.NDArray[np.uint64]] = None, np.zeros((1, 2), np.uint64)
-        """The parent that many calls had in common, as that of new prompts, and its element."""
-        self._last: bytes | None = None
-        """The parent of the last call that had only one."""
+        """The parent that several calls had in common, such as that of new prompts, and its element."""
+        self._last_parent: bytes | None = None
+        """The parent of the last call with a single distinct one."""
 
-    def keys(self, num_tokens: int) -> npt.NDArray[np.uint64]:
-        """Keys of the words of blocks of so many tokens, and maybe more behind: uint64 [>= words, 2].
+    def word_keys(self, num_tokens: int) -> npt.NDArray[np.uint64]:
+        """Return the keys for the words of a block, uint64 [>= words, 2]: two limbs for each word.
 
-        O(1) once they are made, O(num_tokens) before.
+        Args:
+            num_tokens: Tokens of a block.
+
+        O(1) once they exist, O(num_tokens) before.
         """
         count = TOKEN_WORDS + (num_tokens + 1) // 2
-        # Another thread may store fewer at any time.
-        keys = self._keys
+        # Read once, because another thread may store a shorter array at any time.
+        keys = self._word_keys
         if count > len(keys):
             stream = self._stream.digest(_HEAD_BYTES + _WORD_BYTES * 2 * count)[_HEAD_BYTES:]
             limbs = np.frombuffer(stream, "<u8").reshape(-1, 2)
-            self._keys = keys = limbs >> np.uint64(64 - universal.LIMB_BITS)
+            self._word_keys = keys = limbs >> np.uint64(64 - universal.LIMB_BITS)
         return keys
 
     def none_hash(self) -> bytes:
-        """What stands before the first block where no seed says so: 16 bytes, the same wherever the key is. O(1)."""
+        """Return the `NONE_HASH` that the key implies if there is no seed: 16 bytes. O(1)."""
         return self._digest(b"none", b"")
 
     def states(self, parents: Sequence[bytes]) -> npt.NDArray[np.uint64]:
-        """The elements that parents stand for, uint64 [n, 2]; parents of any length have one. O(n)."""
+        """Return the states of the prefixes that end with these parents, of any length: uint64 [n, 2]. O(n)."""
         root, element = self._root
         if parents.count(root) == len(parents):
             return element if len(parents) == 1 else np.full((len(parents), 2), element)
@@ -110,16 +113,22 @@ class Kvgpu128:
                 value = int.from_bytes(self._digest(b"parent", parent), "little") % PRIME
                 states[place] = value & ((1 << 64) - 1), value >> 64
         if len(places) == 1:
-            if len(at) > 1 or self._last == parents[0]:
+            if len(at) > 1 or self._last_parent == parents[0]:
                 self._root = parents[0], states
-            self._last = parents[0]
+            self._last_parent = parents[0]
         return states if len(places) == len(at) else states[at]
 
     def _digest(self, purpose: bytes, data: bytes) -> bytes:
         return hashlib.blake2b(data, digest_size=WIDTH, key=self._digest_key, person=purpose).digest()
 
     def extra_words(self, extras: Sequence[ExtraKeys]) -> npt.NDArray[np.uint64]:
-        """Digests of the extra keys of blocks and 1, or 0 three times where there are none: uint64 [blocks, 3].
+        """Digest the extra keys of blocks.
+
+        Returns:
+            uint64 [blocks, 3]: the digest in two words and 1, or zeros for a block without extra keys.
+
+        Raises:
+            ArgumentTypeError: CBOR cannot write some extra keys.
 
         O(blocks + bytes of the extra keys).
         """
@@ -139,80 +148,76 @@ class Kvgpu128:
         return words
 
     def pays(self, counts: Sequence[int]) -> bool:
-        """See `Chains`: one by one is the same call. O(len(counts))."""
+        """See `Chains`: True for any block, as a single one takes the same call. O(len(counts))."""
         return sum(counts) > 0
 
     @staticmethod
     def check(tokens: Tokens) -> None:
-        """See that tokens can be hashed.
+        """Check that tokens can be hashed.
 
         Raises:
-            ArgumentError: A token that does not fit into 32 bits.
+            ArgumentError: A token does not fit into 32 bits.
 
         O(tokens).
         """
         if tokens.dtype != np.int32 and not universal.all_fit(tokens.reshape(-1)):
-            raise ArgumentError(_OUTSIDE)
+            raise ArgumentError(_OUT_OF_RANGE)
 
-    def rows(self, blocks: Blocks, threads: int = 1) -> Rows:
-        """Hashes of blocks as key words int64 [blocks, KEY_WORDS]; see `Chains`.
+    def hashes(self, blocks: Blocks, threads: int = 1) -> Keys:
+        """Hash blocks; see `Chains`.
+
+        Args:
+            blocks: Blocks of several requests.
+            threads: At most this many threads hash them.
+
+        Returns:
+            Key words int64 [blocks, KEY_WORDS], request by request.
 
         Raises:
-            ArgumentError: A token that does not fit into 32 bits, or blocks that reach beyond their tokens.
-            ArgumentTypeError: `Blocks` of other kinds, or extra keys that CBOR cannot write.
+            ArgumentError: A token does not fit into 32 bits, or blocks reach beyond their tokens.
+            ArgumentTypeError: A field of `blocks` has another type, or CBOR cannot write some extra keys.
 
         O(tokens).
         """
-        kept, arrays, like, counts = located(blocks)
-        if like.itemsize > 4:
-            for tokens in kept:
+        owners, chains = located(blocks)
+        if chains[0].itemsize > 4:
+            for tokens in owners:
                 self.check(tokens)
         extras = _NO_EXTRAS if blocks.extras is None else self.extra_words(blocks.extras)
-        out = hash_memory.take(blocks.total)
-        words = out.view(np.uint64)
-        states, keys = self.states(blocks.parents), self.keys(blocks.size)
+        keys = hash_memory.take(blocks.total)
+        words = keys.view(np.uint64)
+        states = self.states(blocks.parents)
+        secrets = self.word_keys(blocks.size), self.point, self.mix_keys
 
-        def hash_part(first: int, last: int, base: int, _kept: Any = kept) -> None:
-            universal.hash_chains(
-                like,
-                arrays,
-                counts,
-                first,
-                last,
-                base,
-                blocks.size,
-                states,
-                extras,
-                keys,
-                self.point,
-                self.mix_keys,
-                words,
-            )
+        def hash_part(first: int, last: int, base: int, _owners: Any = owners) -> None:
+            universal.hash_chains(chains, (first, last, base), states, extras, secrets, words)
 
-        in_threads(blocks.counts, threads, FEWEST_OF_THREAD, hash_part)
-        return out
+        in_threads(blocks.counts, threads, MIN_BLOCKS_PER_THREAD, hash_part)
+        return keys
 
     def __call__(self, input: Any) -> bytes:
-        """Hash of ``(parent, tokens, extra keys or None)``: 16 bytes, those that `rows` gives. O(tokens).
+        """Hash ``(parent, tokens, extra keys or None)`` to 16 bytes, the same as `hashes`.
 
-        Anything else that CBOR can write has a hash, too, of no relation to these.
+        Anything else that CBOR can write has a hash, too, which is unrelated to these.
 
         Raises:
-            ArgumentError: A token that does not fit into 32 bits.
-            ArgumentTypeError: Tokens that are not integers, or something that CBOR cannot write.
+            ArgumentError: A token does not fit into 32 bits.
+            ArgumentTypeError: Tokens are not integers, or CBOR cannot write `input`.
+
+        O(tokens).
         """
         if isinstance(input, tuple) and len(input) == 3 and isinstance(input[0], bytes) and isinstance(input[1], tuple):
             parent, tokens, extra = bytes(input[0]), checked_tokens(input[1]), input[2]
             extras = None if extra is None else [extra]
-            row = self.rows(Blocks([tokens], [1], 1, len(tokens), [parent], extras))
-            return row.tobytes()[:WIDTH]
+            keys = self.hashes(Blocks([tokens], [1], 1, len(tokens), [parent], extras))
+            return keys.tobytes()[:WIDTH]
         import cbor2
 
         return self._digest(b"other", written(cbor2.dumps, input, canonical=True))
 
 
 def checked_tokens(tokens: Any) -> Tokens:
-    """Tokens as an array.
+    """Return tokens as an array.
 
     Raises:
         ArgumentError, ArgumentTypeError: As in `Kvgpu128.__call__`.
@@ -221,11 +226,11 @@ def checked_tokens(tokens: Any) -> Tokens:
     if ids is not None:
         return ids
     if all(type(token) is int for token in plain_tokens(tokens)):
-        raise ArgumentError(_OUTSIDE)
-    raise ArgumentTypeError("kvgpu128 hashes token ids that are integers, no truth values")
+        raise ArgumentError(_OUT_OF_RANGE)
+    raise ArgumentTypeError("kvgpu128 hashes token ids that are integers, not truth values")
 
 
 @cache
 def process_hash() -> Kvgpu128:
-    """kvgpu128 under the key of this process: that of `KVGPU_HASH_KEY`, else a random one."""
+    """Return kvgpu128 under the key of this process: that of `KVGPU_HASH_KEY`, else a random one."""
     return Kvgpu128(hash_key())

@@ -1,7 +1,7 @@
-"""Speck128/256: a keyed permutation of 128 bits in two words of 64, for the last step of kvgpu128.
+"""Speck128/256: a keyed permutation of 128 bits, in two words of 64 bits, for the last step of kvgpu128.
 
-34 rounds of add, rotate and xor: it needs no tables and no special instructions, so that it runs in vector lanes of
-a CPU and on a GPU, and it can be undone.
+It is invertible. Its 34 rounds of add, rotate and xor need no tables and no special instructions, so it runs in the
+vector lanes of a CPU and on a GPU.
 
 Source: Beaulieu et al., "The SIMON and SPECK families of lightweight block ciphers", IACR ePrint 2013/404.
 """
@@ -19,18 +19,18 @@ from kvgpu.compiled.jit import leaf
 ROUNDS = 34
 KEY_BYTES = 32
 LANES = 16
-"""Blocks that are permuted together: with 8 the processor waits for results, 32 do not stay in its registers
-(measured: 9.0, 7.2 and 10.1 ns a block)."""
+"""Blocks that are permuted together. With 8 the processor waits for results, and 32 do not fit into its registers
+(measured for 8, 16 and 32: 9.0, 7.2 and 10.1 ns a block)."""
 _MASK = (1 << 64) - 1
 
 
 def _rotated(value: int, count: int) -> int:
-    """Left, in 64 bits."""
+    """Rotate 64 bits to the left."""
     return ((value << count) | (value >> (64 - count))) & _MASK
 
 
 def round_keys(key: bytes) -> npt.NDArray[np.uint64]:
-    """uint64 [ROUNDS], of a key of KEY_BYTES bytes (four words, lowest first)."""
+    """Expand a key of KEY_BYTES bytes (four words, lowest first) to uint64 [ROUNDS]."""
     word, *others = (int.from_bytes(key[i : i + 8], "little") for i in range(0, KEY_BYTES, 8))
     keys = []
     for place in range(ROUNDS):
@@ -43,9 +43,9 @@ def round_keys(key: bytes) -> npt.NDArray[np.uint64]:
 
 @intrinsic
 def _encrypt_lanes(typing_context: Any, highs: Any, lows: Any, place: Any, keys: Any) -> Any:
-    """Permute the LANES blocks (high, low) from `place` on: all rounds, with the state in vector registers.
+    """Permute the LANES blocks (high, low) from `place` on in place, with the state in vector registers.
 
-    As a loop over arrays each round would load and store it.
+    In a loop over arrays every round would load and store the state.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -58,10 +58,10 @@ def _encrypt_lanes(typing_context: Any, highs: Any, lows: Any, place: Any, keys:
             return builder.gep(data, [index])
 
         def in_all_lanes(value: Any) -> Any:
-            unknown = ir.Constant(lanes, ir.Undefined)
-            first = builder.insert_element(unknown, value, ir.IntType(32)(0))
+            undefined = ir.Constant(lanes, ir.Undefined)
+            first = builder.insert_element(undefined, value, ir.IntType(32)(0))
             places = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
-            return builder.shuffle_vector(first, unknown, places)
+            return builder.shuffle_vector(first, undefined, places)
 
         def rotated(value: Any, count: int) -> Any:
             left, right = (ir.Constant(lanes, [shift] * LANES) for shift in (count, 64 - count))
@@ -95,7 +95,7 @@ encrypt_lanes = cast(Any, _encrypt_lanes)
 
 @leaf
 def decrypt(high: Any, low: Any, keys: Any) -> Any:
-    """The block that ROUNDS rounds permuted."""
+    """Invert the permutation of one block."""
     for place in range(ROUNDS - 1, -1, -1):
         low ^= high
         low = (low >> np.uint64(3)) | (low << np.uint64(61))

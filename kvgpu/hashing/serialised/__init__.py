@@ -1,1 +1,1 @@
-"""SHA-256 and XXH3 of serialised blocks, in bulk."""
+"""Bulk hashing of serialised blocks with SHA-256 and XXH3."""

@@ -1,8 +1,8 @@
-"""SHA-256 for compiled code: one function of the libcrypto that Python's own hashlib uses.
+"""SHA-256 for compiled code, by one function of the libcrypto that Python's own hashlib uses.
 
-libcrypto picks the fastest code of the processor (the SHA instructions where there are some), and calling it
-from compiled code leaves out the cost of a Python call per block. Where it cannot be reached, as in a Python
-that is linked statically, `available` says so and blocks are hashed through hashlib.
+libcrypto picks the fastest code for the processor (the SHA instructions if it has them), and a call from compiled
+code avoids a Python call per block. If libcrypto cannot be reached, as in a statically linked Python, `available` is
+False and blocks are hashed with hashlib.
 """
 
 import ctypes
@@ -21,9 +21,9 @@ from kvgpu.hashing.serialised.messages import WORD_BYTES, reversed_bytes
 DIGEST_BYTES = 32
 STATE_WORDS = 8
 CONTEXT_WORDS = 32
-"""uint32 words; libcrypto's context has 28, of which the state comes first."""
-PIECE = 64
-"""Bytes that one call takes in."""
+"""uint32 words, at least the 28 of libcrypto's context, which begins with the state."""
+CHUNK_BYTES = 64
+"""Bytes that one call of the function processes."""
 HALF = np.uint64(32)
 _SYMBOL = "kvgpu_sha256_transform"
 
@@ -32,11 +32,11 @@ _transform: Any = types.ExternalFunction(_SYMBOL, types.void(types.voidptr, type
 _START = np.array(
     [0x6A09E667, 0xBB67AE85, 0x3C6EF372, 0xA54FF53A, 0x510E527F, 0x9B05688C, 0x1F83D9AB, 0x5BE0CD19], np.uint32
 )
-"""FIPS 180-4, section 5.3.3."""
+"""Initial state: FIPS 180-4, section 5.3.3."""
 
 
 def _address() -> int | None:
-    """Where SHA256_Transform lies, or None."""
+    """Address of SHA256_Transform; None if it cannot be found."""
     try:
         import _hashlib
     except ImportError:
@@ -53,22 +53,29 @@ def _address() -> int | None:
 
 @leaf
 def length_word(length: int) -> Any:
-    """How a message of so many bytes ends: its length in bits, 64 of them, highest byte first."""
+    """Last word of a padded message of `length` bytes: its length in bits, as 64 bits, highest byte first."""
     bits = np.uint64(8) * np.uint64(length)
     return reversed_bytes(bits >> HALF) | (reversed_bytes(bits) << HALF)
 
 
 @leaf
 def digest(context: Any, data: Any, length: int, out: Any) -> None:
-    """SHA-256 of data[:length] into uint8 out [DIGEST_BYTES]; data has room for `padded` bytes."""
-    end = length + 1 + (PIECE - WORD_BYTES - 1 - length) % PIECE
+    """Hash data[:length] with SHA-256.
+
+    Args:
+        context: uint32 [CONTEXT_WORDS], scratch memory.
+        data: uint8 with room for `padded` bytes, which are overwritten after the message.
+        length: Bytes of the message.
+        out: uint8 [DIGEST_BYTES], the digest.
+    """
+    end = length + 1 + (CHUNK_BYTES - WORD_BYTES - 1 - length) % CHUNK_BYTES
     data[length] = 0x80
     for byte in range(length + 1, end, WORD_BYTES):
         put_word(data, byte, np.uint64(0))
     put_word(data, end, length_word(length))
     for word in range(STATE_WORDS):
         context[word] = _START[word]
-    for begin in range(0, end + WORD_BYTES, PIECE):
+    for begin in range(0, end + WORD_BYTES, CHUNK_BYTES):
         _transform(context.ctypes, data[begin:].ctypes)
     for pair in range(STATE_WORDS // 2):
         first, second = np.uint64(context[2 * pair]), np.uint64(context[2 * pair + 1])
@@ -76,8 +83,8 @@ def digest(context: Any, data: Any, length: int, out: Any) -> None:
 
 
 def padded(length: int) -> int:
-    """Bytes that `digest` needs for a message of so many."""
-    return length + PIECE + 2 * WORD_BYTES
+    """Bytes that `digest` needs for a message of `length` bytes."""
+    return length + CHUNK_BYTES + 2 * WORD_BYTES
 
 
 @jit
@@ -88,7 +95,7 @@ def digest_once(data: Any, length: int, out: Any) -> None:
 
 @cache
 def available() -> bool:
-    """Whether compiled code can hash: libcrypto is found, and agrees with hashlib."""
+    """Whether compiled code can hash: libcrypto is found, and gives the same digests as hashlib."""
     address = _address()
     if address is None:
         return False

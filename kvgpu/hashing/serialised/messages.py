@@ -1,14 +1,14 @@
-"""What the hash functions hash: ``(parent, tokens, extra)`` serialised straight from an array of tokens.
+"""Messages: ``(parent, tokens, extra)`` of a block, serialised straight from an array of tokens.
 
-The layouts of pickle (protocol 5, one frame) and of canonical CBOR for such tuples, written by compiled code.
-The serialised extra keys are given: pickle's bytes depend on which objects are the same, so the real
-serialiser writes those. `trusted` compares with the real serialisers before anything relies on this.
+Compiled code writes the same bytes as pickle (protocol 5, one frame) or canonical CBOR for such a tuple. The extra keys
+arrive serialised by the real serialiser, because pickle's bytes depend on which objects are identical. `trusted`
+compares this module's output with the real serialisers before anything relies on it.
 
-Sources: the opcodes of Python's `pickletools`, RFC 8949 sections 3 and 4.2.
+Sources: the opcodes in Python's `pickletools`; RFC 8949, sections 3 and 4.2.
 """
 
 import pickle
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,49 +21,71 @@ Bytes = npt.NDArray[np.uint8]
 PICKLE, CBOR = 0, 1
 """Kinds of messages."""
 
-HEAD_BYTES = 80
-"""Most that is in front of a parent and around the tokens, and what a last word may write too much."""
-TOKEN_BYTES = 11
-"""Most for one token: an opcode, a length, and eight bytes and a sign."""
-LONGEST_FRAME = 60_000
-"""Pickle begins a second frame at 64 KiB; longer messages are left to it."""
-SHORTEST_PARENT, LONGEST_PARENT = 2, 255
-"""In pickle. There is one object for all bytes shorter than 2, so extra keys may refer to the parent."""
+OVERHEAD_BYTES = 80
+"""Upper bound for everything but the parent, the tokens and the ending, including the bytes that the last
+`put_word` writes beyond the end."""
+MAX_TOKEN_BYTES = 11
+"""Upper bound for one token: an opcode, a length, eight bytes and a sign."""
+MAX_FRAME_BYTES = 60_000
+"""Pickle starts a second frame at 64 KiB, so longer messages are left to pickle itself."""
+MIN_PARENT_BYTES, MAX_PARENT_BYTES = 2, 255
+"""Limits for pickle. Python keeps one object per value of shorter bytes, so extra keys might refer to the parent."""
 
 PROTOCOL, FRAME, SHORT_BINBYTES, MEMOIZE, MARK = 0x80, 0x95, 0x43, 0x94, 0x28
 TUPLE, TUPLE1, TUPLE2, TUPLE3, EMPTY_TUPLE = 0x74, 0x85, 0x86, 0x87, 0x29
 BININT, BININT1, BININT2, LONG1 = 0x4A, 0x4B, 0x4D, 0x8A
-FRAME_HEAD = 11
-"""Bytes that the length of the frame does not count: protocol, opcode and length."""
+FRAME_START = 11
+"""Bytes before the frame, which its length does not count: the protocol, and the frame's opcode and length."""
 NO_EXTRA = (b"N\x87\x94.", b"\xf6")
-"""How the message of a block without extra keys ends, by kind."""
+"""Ending of the message of a block without extra keys, by kind."""
 
 WORD_BYTES = 8
-"""What is read and written at a time, so that arrays need room for so many bytes more."""
+"""Bytes read and written at a time; arrays need this many spare bytes after their end."""
 EIGHT = np.uint64(8)
 
 UNSIGNED, NEGATIVE, BYTES, ARRAY = 0x00, 0x20, 0x40, 0x80
 """Major types of CBOR."""
 
 
+class Span(NamedTuple):
+    """Items [start, stop) of an array, for compiled code."""
+
+    data: Any
+    start: int
+    stop: int
+
+
+class Message(NamedTuple):
+    """Parts of the message of one block, for compiled code.
+
+    parent: uint8; its array is a multiple of WORD_BYTES long.
+    tokens: int32 or int64.
+    ending: uint8, from `readable`: the end of the message, `NO_EXTRA` or the result of `serialised_extra`.
+    """
+
+    parent: Span
+    tokens: Span
+    ending: Span
+
+
 @leaf
-def put_bytes(out: Any, at: int, source: Any, start: int, stop: int) -> int:
-    """source[start:stop], and up to 7 bytes that follow it there."""
-    for place in range(start, stop, WORD_BYTES):
-        put_word(out, at + place - start, word_at(source, place))
-    return at + stop - start
+def put_bytes(out: Any, at: int, source: Span) -> int:
+    """Write the bytes of a span, and up to 7 more that follow it; returns the place after the span."""
+    for place in range(source.start, source.stop, WORD_BYTES):
+        put_word(out, at + place - source.start, word_at(source.data, place))
+    return at + source.stop - source.start
 
 
 @leaf
 def put_pickled_int(out: Any, at: int, value: int) -> int:
-    """An integer that fits into 64 bits, as pickle writes it."""
+    """Write an integer of 64 bits as pickle does; returns the place after it."""
     if -(1 << 31) <= value < (1 << 31):
-        # Without branches: which of the three it is cannot be guessed.
+        # No branches: the processor could not predict which of the three sizes comes next.
         fits_1, fits_2 = 0 <= value <= 0xFF, 0 <= value <= 0xFFFF
         code = BININT1 if fits_1 else (BININT2 if fits_2 else BININT)
         put_word(out, at, np.uint64(code) | (np.uint64(value) << EIGHT))
         return at + (2 if fits_1 else (3 if fits_2 else 5))
-    # The fewest bytes that hold the number and its sign.
+    # Find the fewest bytes that hold the number and its sign.
     count = 5
     while count < 8 and (value >> (8 * count - 1)) != (value >> 63):
         count += 1
@@ -75,7 +97,7 @@ def put_pickled_int(out: Any, at: int, value: int) -> int:
 
 @leaf
 def reversed_bytes(value: Any) -> Any:
-    """Four bytes, highest first."""
+    """Reverse the order of the low four bytes."""
     return (
         ((value >> np.uint64(24)) & np.uint64(0xFF))
         | ((value >> np.uint64(8)) & np.uint64(0xFF00))
@@ -86,9 +108,9 @@ def reversed_bytes(value: Any) -> Any:
 
 @leaf
 def put_head(out: Any, at: int, major: int, value: int) -> int:
-    """A CBOR head in its shortest form; value >= 0."""
+    """Write a CBOR head in its shortest form, for value >= 0; returns the place after it."""
     if value < (1 << 32):
-        # Without branches, as above.
+        # No branches, as in `put_pickled_int`.
         fits_0, fits_1, fits_2 = value < 24, value <= 0xFF, value <= 0xFFFF
         code = value if fits_0 else (24 if fits_1 else (25 if fits_2 else 26))
         size = 0 if fits_0 else (1 if fits_1 else (2 if fits_2 else 4))
@@ -102,29 +124,20 @@ def put_head(out: Any, at: int, major: int, value: int) -> int:
 
 
 @leaf
-def pickled(
-    out: Any,
-    parent: Any,
-    parent_stop: int,
-    tokens: Any,
-    start: int,
-    stop: int,
-    extra: Any,
-    extra_start: int,
-    extra_stop: int,
-) -> int:
-    """`message` in pickle."""
+def put_pickle(out: Any, message: Message) -> int:
+    """`put_message` in pickle."""
+    tokens, count = message.tokens, message.tokens.stop - message.tokens.start
     out[0], out[1], out[2] = PROTOCOL, 5, FRAME
-    out[FRAME_HEAD], out[FRAME_HEAD + 1] = SHORT_BINBYTES, parent_stop
-    at = put_bytes(out, FRAME_HEAD + 2, parent, 0, parent_stop)
+    # The length of the frame (8 bytes from place 3 on) is known at the end.
+    out[FRAME_START], out[FRAME_START + 1] = SHORT_BINBYTES, message.parent.stop - message.parent.start
+    at = put_bytes(out, FRAME_START + 2, message.parent)
     out[at] = MEMOIZE
     at += 1
-    count = stop - start
     if count > 3:
         out[at] = MARK
         at += 1
-    for place in range(start, stop):
-        at = put_pickled_int(out, at, tokens[place])
+    for place in range(tokens.start, tokens.stop):
+        at = put_pickled_int(out, at, tokens.data[place])
     if count == 0:
         out[at] = EMPTY_TUPLE
         at += 1
@@ -138,104 +151,70 @@ def pickled(
             code = TUPLE3
         out[at], out[at + 1] = code, MEMOIZE
         at += 2
-    at = put_bytes(out, at, extra, extra_start, extra_stop)
-    put_word(out, 3, np.uint64(at - FRAME_HEAD))
+    at = put_bytes(out, at, message.ending)
+    put_word(out, 3, np.uint64(at - FRAME_START))
     return at
 
 
 @leaf
-def in_cbor(
-    out: Any,
-    parent: Any,
-    parent_stop: int,
-    tokens: Any,
-    start: int,
-    stop: int,
-    extra: Any,
-    extra_start: int,
-    extra_stop: int,
-) -> int:
-    """`message` in canonical CBOR."""
+def put_cbor(out: Any, message: Message) -> int:
+    """`put_message` in canonical CBOR."""
+    tokens = message.tokens
     at = put_head(out, 0, ARRAY, 3)
-    at = put_head(out, at, BYTES, parent_stop)
-    at = put_bytes(out, at, parent, 0, parent_stop)
-    at = put_head(out, at, ARRAY, stop - start)
-    for place in range(start, stop):
-        value = tokens[place]
-        # -1 - value for a negative one.
+    at = put_head(out, at, BYTES, message.parent.stop - message.parent.start)
+    at = put_bytes(out, at, message.parent)
+    at = put_head(out, at, ARRAY, tokens.stop - tokens.start)
+    for place in range(tokens.start, tokens.stop):
+        value = tokens.data[place]
+        # CBOR stores -1 - value for a negative value.
         at = put_head(out, at, NEGATIVE if value < 0 else UNSIGNED, value ^ (value >> 63))
-    return put_bytes(out, at, extra, extra_start, extra_stop)
+    return put_bytes(out, at, message.ending)
 
 
 @leaf
-def message(
-    kind: int,
-    out: Any,
-    parent: Any,
-    parent_stop: int,
-    tokens: Any,
-    start: int,
-    stop: int,
-    extra: Any,
-    extra_start: int,
-    extra_stop: int,
-) -> int:
+def put_message(kind: int, out: Any, message: Message) -> int:
     """Write the message of one block.
 
     Args:
         kind: PICKLE or CBOR.
-        out: uint8, long enough (`longest_message`).
-        parent: uint8, of which [:parent_stop] is the parent; a multiple of WORD_BYTES long.
-        tokens: int32 or int64, of which [start:stop] is the block.
-        extra: uint8, from `readable`, of which [extra_start:extra_stop] ends the message (`NO_EXTRA`, or
-            what `serialised_extra` gives).
+        out: uint8 with room for `longest_message` bytes.
+        message: Its parts.
 
     Returns:
         Its length.
     """
     if kind == PICKLE:
-        return pickled(out, parent, parent_stop, tokens, start, stop, extra, extra_start, extra_stop)
-    return in_cbor(out, parent, parent_stop, tokens, start, stop, extra, extra_start, extra_stop)
+        return put_pickle(out, message)
+    return put_cbor(out, message)
 
 
 @jit
-def write_message(
-    kind: int,
-    out: Any,
-    parent: Any,
-    parent_stop: int,
-    tokens: Any,
-    start: int,
-    stop: int,
-    extra: Any,
-    extra_start: int,
-    extra_stop: int,
-) -> int:
-    """`message` for Python."""
-    return message(kind, out, parent, parent_stop, tokens, start, stop, extra, extra_start, extra_stop)
+def write_message(kind: int, out: Any, parent: Any, tokens: Any, ending: Any) -> int:
+    """`put_message` for Python; the parts are plain tuples with the fields of `Span`."""
+    return put_message(kind, out, Message(Span(*parent), Span(*tokens), Span(*ending)))
 
 
 def readable(data: bytes) -> Bytes:
-    """Bytes with room behind them, so that whole words can be read."""
+    """Bytes as an array with spare bytes after them, so that whole words can be read."""
     return np.frombuffer(data + bytes(2 * WORD_BYTES - len(data) % WORD_BYTES), np.uint8)
 
 
 def longest_message(parent_bytes: int, num_tokens: int, extra_bytes: int) -> int:
-    """Bytes that suffice for a message."""
-    return HEAD_BYTES + parent_bytes + num_tokens * TOKEN_BYTES + extra_bytes
+    """Upper bound for the bytes of a message."""
+    return OVERHEAD_BYTES + parent_bytes + num_tokens * MAX_TOKEN_BYTES + extra_bytes
 
 
 def serialised_extra(kind: int, extra: tuple[Any, ...] | None) -> bytes:
-    """How the message of a block with these extra keys ends; the block has at least one token.
+    """Ending of the message of a block with these extra keys and at least one token.
 
     Raises:
-        ArgumentTypeError: The real serialiser cannot write them.
+        ArgumentTypeError: The real serialiser cannot write the extra keys.
     """
     if extra is None:
         return NO_EXTRA[kind]
     if kind == PICKLE:
-        # With as many objects in front as in the message, so that references to them count the same.
-        parent = bytes(SHORTEST_PARENT)
+        # Pickle numbers the objects it refers to, so the same number of objects must come first as in the message.
+        parent = bytes(MIN_PARENT_BYTES)
         front = pickle.dumps((parent, (0,), None), protocol=pickle.HIGHEST_PROTOCOL)
         whole = written(pickle.dumps, (parent, (0,), extra), protocol=pickle.HIGHEST_PROTOCOL)
         return whole[len(front) - len(NO_EXTRA[PICKLE]) :]
@@ -245,15 +224,16 @@ def serialised_extra(kind: int, extra: tuple[Any, ...] | None) -> bytes:
 
 
 def build(kind: int, parent: bytes, tokens: npt.ArrayLike, extra: tuple[Any, ...] | None) -> bytes:
-    """The message of one block, from Python: for tests and `trusted`."""
+    """Build the message of one block from Python, for tests and `trusted`."""
     ids, end = np.asarray(tokens, np.int64), serialised_extra(kind, extra)
     out = np.empty(longest_message(len(parent), len(ids), len(end)), np.uint8)
-    length = write_message(kind, out, readable(parent), len(parent), ids, 0, len(ids), readable(end), 0, len(end))
+    spans = (readable(parent), 0, len(parent)), (ids, 0, len(ids)), (readable(end), 0, len(end))
+    length = write_message(kind, out, *spans)
     return out[:length].tobytes()
 
 
 def trusted(kind: int) -> bool:
-    """Whether the real serialisers of this process write what is written here. Some 50 us."""
+    """Whether the serialisers of this process write the same bytes as this module. Takes about 50 us."""
     tokens = [0, 255, 256, 65535, 65536, (1 << 31) - 1, 1 << 31, -1, -(1 << 31) - 1, (1 << 63) - 1]
     for parent, ids, extra in ((b"p" * 32, tokens, None), (b"12", tokens[:3], ("name", ("item", -2), b"salt"))):
         value = (parent, tuple(ids), extra)

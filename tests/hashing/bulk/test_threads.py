@@ -1,4 +1,4 @@
-"""Hashing with several threads: the same hashes, from parts that cover all chains once."""
+"""Several threads compute the same hashes, each of them a part of the chains."""
 
 import os
 import threading
@@ -20,7 +20,7 @@ from kvgpu.hashing.request_hasher import RequestBlockHasher, get_request_block_h
 from kvgpu.hashing.serialised import chains
 from kvgpu.request import Request
 
-SIZE, FEWEST = 4, 8
+SIZE, MIN_BLOCKS = 4, 8
 
 hashing.init_none_hash(hashing.sha256)
 
@@ -28,11 +28,11 @@ hashing.init_none_hash(hashing.sha256)
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch):
     for module in (chains, kvgpu128):
-        monkeypatch.setattr(module, "FEWEST_OF_THREAD", FEWEST)
+        monkeypatch.setattr(module, "MIN_BLOCKS_PER_THREAD", MIN_BLOCKS)
 
 
 def requests(extras=True):
-    """Some with salts, some with few blocks or none, tokens as lists and as arrays of 64 bits."""
+    """Requests with and without salts, with many, few or no blocks, and with tokens in lists and in arrays."""
     rng = np.random.default_rng(3)
     made = []
     for i, blocks in enumerate([9, 0, 1, 30, 2, 17, 5, 3, 0, 40]):
@@ -62,15 +62,15 @@ def test_hashes_are_those_of_one_thread(name, count, extras):
 
 @given(counts=st.lists(st.integers(0, 60), max_size=12), threads=st.integers(1, 6))
 def test_parts_cover_all_chains_once_and_in_order(counts, threads):
-    parts = parts_of(counts, threads, FEWEST)
+    parts = parts_of(counts, threads, MIN_BLOCKS)
     assert 1 <= len(parts) <= threads
     assert [i for part in parts for i in range(part.first, part.last)] == [*range(len(counts))]
     assert [part.base for part in parts] == [sum(counts[: part.first]) for part in parts]
-    assert len(parts) == 1 or sum(counts) >= FEWEST * len(parts)
+    assert len(parts) == 1 or sum(counts) >= MIN_BLOCKS * len(parts)
 
 
 def test_equal_chains_are_shared_out_evenly():
-    assert [part.last - part.first for part in parts_of([10] * 12, 4, FEWEST)] == [3, 3, 3, 3]
+    assert [part.last - part.first for part in parts_of([10] * 12, 4, MIN_BLOCKS)] == [3, 3, 3, 3]
 
 
 def test_an_error_of_any_part_is_raised_when_all_are_done():
@@ -82,13 +82,13 @@ def test_an_error_of_any_part_is_raised_when_all_are_done():
         done.append(first)
 
     with pytest.raises(ValueError, match="of a part"):
-        in_threads([10, 10, 10], 3, FEWEST, call)
+        in_threads([10, 10, 10], 3, MIN_BLOCKS, call)
     assert sorted(done) == [0, 2]
 
 
 def test_parts_run_in_threads_of_their_own():
     together = threading.Barrier(3, timeout=20)
-    in_threads([10, 10, 10], 3, FEWEST, lambda *_: together.wait())
+    in_threads([10, 10, 10], 3, MIN_BLOCKS, lambda *_: together.wait())
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")

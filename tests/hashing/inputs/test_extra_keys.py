@@ -1,4 +1,4 @@
-"""Extra keys: what besides the tokens tells blocks apart, and in which order (facts 5 and 6)."""
+"""Extra keys, which tell blocks with equal tokens apart, and their order (facts 5 and 6)."""
 
 import hashlib
 import importlib.util
@@ -24,7 +24,7 @@ def item(identifier, offset, length):
 
 
 def keys_of(request, num_blocks, cursor=0, first=0):
-    """Extra keys of consecutive blocks, the cursor handed on."""
+    """Extra keys of consecutive blocks, each generated from the cursor of the one before."""
     found = []
     for block in range(first, first + num_blocks):
         start = block * BLOCK

@@ -1,4 +1,4 @@
-"""Arrays and lists of token ids: the same numbers, whatever they come in; and what is no row of integers."""
+"""Token ids are the same numbers in any container, and anything but integers [n] is refused."""
 
 import importlib.util
 import sys
@@ -217,7 +217,7 @@ def test_a_list_that_is_kept_is_a_copy():
 
 
 def test_a_list_cut_by_another_thread_never_gives_other_tokens():
-    """Readers see a list that was there: all of its front is 7, and it has one of the lengths."""
+    """Readers see a consistent list: all 7, with one of the lengths."""
     values, done = [7] * 5000, threading.Event()
 
     def cut():

@@ -1,4 +1,4 @@
-"""Token ids as an array: what a list of integers does, and what is no array of integers."""
+"""`TokenIds` behaves like a list of integers, and refuses anything else."""
 
 import copy
 
@@ -190,7 +190,7 @@ def test_unsigned_numbers_of_32_bits_keep_their_value():
     assert ids == [1, 2**32 - 1]
 
 
-# What is refused
+# Refusals
 
 BAD = [
     pytest.param([1.0], ArgumentTypeError, id="a float"),

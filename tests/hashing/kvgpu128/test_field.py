@@ -1,4 +1,4 @@
-"""Arithmetic modulo 2**127 - 1, against Python's integers."""
+"""Arithmetic modulo 2**127 - 1 equals that of Python's integers."""
 
 from itertools import product
 from random import Random
@@ -26,7 +26,7 @@ def words(value):
 
 
 def compiled(operation, num_arguments):
-    """A function of uint64 arrays [n] whose result is a pair of words, of rows of uint64."""
+    """Compile an operation on 2 or 4 words, which gives a pair of words, for arrays uint64 [n, 2 or 4]."""
     calls = {2: lambda a, i: operation(a[i, 0], a[i, 1]), 4: lambda a, i: operation(a[i, 0], a[i, 1], a[i, 2], a[i, 3])}
     call = numba.njit(calls[num_arguments])
 
@@ -39,7 +39,7 @@ def compiled(operation, num_arguments):
 
 
 def results(operation, arguments):
-    """Results as integers of the operation for rows of words."""
+    """Results of an operation as integers; arguments are sequences of words."""
     arguments = np.array(arguments, np.uint64)
     out = np.empty((len(arguments), 2), np.uint64)
     compiled(operation, arguments.shape[1])(arguments, out)
@@ -59,7 +59,7 @@ def pairs(edges, limit):
 
 
 def assert_elements(found, expected):
-    """Equal modulo the prime, and at most the prime."""
+    """Assert that results equal the expected numbers modulo the prime, and are at most the prime."""
     assert [value % PRIME for value in found] == [value % PRIME for value in expected]
     assert max(found) <= PRIME
 

@@ -1,4 +1,4 @@
-"""Speck128/256: the published vector, and that it can be undone."""
+"""Speck128/256 gives the published test vector, and can be inverted."""
 
 import numba
 import numpy as np
@@ -6,7 +6,7 @@ import pytest
 
 from kvgpu.hashing.kvgpu128.speck import KEY_BYTES, LANES, ROUNDS, decrypt, encrypt_lanes, round_keys
 
-# Appendix C of the paper.
+# Test vector of appendix C of the paper.
 KEY_WORDS = "1f1e1d1c1b1a1918 1716151413121110 0f0e0d0c0b0a0908 0706050403020100"
 PLAIN = (0x65736F6874206E49, 0x202E72656E6F6F70)
 CIPHER = (0x4109010405C0F53E, 0x4EEEB48D9C188F43)

@@ -1,4 +1,4 @@
-"""kvgpu128: no collisions, forged ones included, and no patterns."""
+"""kvgpu128 has no collisions, not even forged ones, and no patterns."""
 
 from itertools import pairwise
 
@@ -76,15 +76,15 @@ def test_equal_blocks_after_different_ones_have_different_hashes(fn):
 
 
 def rows_of_blocks(fn, blocks):
-    """Hashes uint64 [n, 2] of blocks int32 [n, size], each with the same parent."""
+    """Hash blocks int32 [n, size] with the same parent to uint64 [n, 2]."""
     blocks = np.ascontiguousarray(blocks)
     count = len(blocks)
-    rows = fn.rows(Blocks([*blocks], [1] * count, count, blocks.shape[1], [PARENT] * count, None))
-    return rows.view(np.uint64)[:, :2]
+    keys = fn.hashes(Blocks([*blocks], [1] * count, count, blocks.shape[1], [PARENT] * count, None))
+    return keys.view(np.uint64)[:, :2]
 
 
 def like_one(seed, count):
-    """Copies int32 [count, 16] of one random block of small tokens; its like of another seed differs in most."""
+    """Copies int32 [count, 16] of one random block of small tokens; blocks of different seeds differ in most tokens."""
     block = np.random.default_rng(seed).integers(0, 50_000, 16, np.int32)
     return np.repeat(block[None], count, axis=0)
 
@@ -96,7 +96,7 @@ def counters_at(place, shift, count=70_000):
 
 
 def equal_sums(count=70_000):
-    """The first word goes up where the second goes down."""
+    """Blocks whose first word increases as the second decreases."""
     blocks = like_one(100, count)
     blocks[:, 0], blocks[:, 2] = np.arange(count), SUM - np.arange(count)
     return blocks
@@ -110,14 +110,14 @@ def equal_sums_of_all(count=70_000):
 
 
 def swapped_pairs():
-    """Of 500 blocks, each with two of its tokens swapped."""
+    """500 random blocks with every pair of their tokens swapped."""
     rng = np.random.default_rng(102)
     pairs = [(i, j) for i in range(16) for j in range(i)]
     blocks = []
     for _ in range(500):
         swapped = np.repeat(rng.choice(2**20, (1, 16), replace=False).astype(np.int32), 120, axis=0)
-        for row, (i, j) in zip(swapped, pairs, strict=True):
-            row[i], row[j] = row[j], row[i]
+        for block, (i, j) in zip(swapped, pairs, strict=True):
+            block[i], block[j] = block[j], block[i]
         blocks.append(swapped)
     return np.concatenate(blocks)
 
@@ -152,7 +152,7 @@ def test_a_million_structured_blocks_have_different_hashes(fn):
     blocks = np.concatenate(families)
     assert len(blocks) >= 1_000_000
     hashes = rows_of_blocks(fn, blocks)
-    # Half of a hash suffices to tell so many apart; so much the more both.
+    # Half of a hash suffices to tell this many apart, so both halves do as well.
     assert [len(np.unique(half)) for half in hashes.T] == [len(blocks)] * 2
 
 
@@ -163,11 +163,11 @@ def test_chains_of_counters_have_different_hashes(fn):
     assert_all_differ([value for chain in hashes for value in chain])
 
 
-# What would collide under keys that are known or alike
+# Blocks that would collide if keys were known or equal
 
 
 def forged(change):
-    """A random block, and one whose words (two tokens each) are changed."""
+    """A random block, and the same block with some of its words (two tokens each) changed."""
     words = drawn_tokens(16, 7).view(np.uint64)
     other = words.copy()
     change(other)
@@ -193,7 +193,7 @@ def rotate(words):
 
 
 def carry(words):
-    """One 2**32 more here is one high token more; the same weight elsewhere is taken away."""
+    """Adding 2**32 to a word increments its high token; the same weight is taken from another word."""
     words[4] += np.uint64(1 << 32)
     words[5] -= np.uint64(1 << 32)
 
@@ -210,7 +210,7 @@ def last_hashes(fn, *chains):
 
 
 def test_blocks_of_a_chain_are_not_just_added(fn):
-    # s + v for s * r + v: a point of 1.
+    # A point of 1 would make s + v of s * r + v.
     one, two = drawn_tokens(16, 1), drawn_tokens(16, 2)
     plus, minus = one.copy(), two.copy()
     plus[0] += 9
@@ -219,7 +219,7 @@ def test_blocks_of_a_chain_are_not_just_added(fn):
 
 
 def test_what_is_in_front_of_the_last_block_is_not_dropped(fn):
-    # v for s * r + v: a point of 0.
+    # A point of 0 would make v of s * r + v.
     one, two, last = (drawn_tokens(16, n) for n in (1, 2, 3))
     assert_all_differ(last_hashes(fn, (one, last), (two, last), (one, two, last), (last,)))
 
@@ -229,7 +229,7 @@ def test_a_block_of_zeros_is_not_dropped(fn):
     assert_all_differ(last_hashes(fn, (zeros, one), (one,), (one, zeros), (zeros, zeros, one)))
 
 
-# Like random bits
+# Randomness of the bits
 
 
 def bits_of(hashes):
@@ -238,7 +238,7 @@ def bits_of(hashes):
 
 @pytest.fixture(scope="module")
 def flips():
-    """Which bits of the hash flip: [block, bit of the block, bit of the hash]."""
+    """Whether a bit of the hash flips with a bit of the block: [block, bit of the block, bit of the hash]."""
     fn, blocks = Kvgpu128(KEY), drawn_tokens(300 * 16).reshape(300, 16)
     masks = np.zeros((512, 16), np.uint32)
     masks[np.arange(512), np.arange(512) // 32] = np.uint32(1) << (np.arange(512, dtype=np.uint32) % 32)
@@ -266,7 +266,7 @@ def test_every_bit_of_the_block_flips_every_bit_of_the_hash_half_of_the_time(fli
 
 
 def test_no_flip_leaves_most_of_a_hash_as_it_was(flips):
-    # Of 153600 flips: fewer than 24 of 128 bits have a probability of some 10**-13 each.
+    # 153600 hashes: fewer than 24 of 128 bits flip with a probability of about 10**-13 each.
     counts = flips.sum(axis=2)
     assert (counts.min() > 24, counts.max() < 104) == (True, True)
 
@@ -280,7 +280,7 @@ def test_hashes_of_counters_fill_buckets_evenly(fn, byte, place):
     buckets = np.bincount(np.ascontiguousarray(hashes).view(np.uint8)[:, byte], minlength=256)
     expected = 50_000 / 256
     chi_square = float(((buckets - expected) ** 2 / expected).sum())
-    # 255 degrees of freedom: that is the mean, and the variance is twice as much.
+    # 255 degrees of freedom: the mean is 255, and the variance twice as much.
     assert abs(chi_square - 255) < 5 * (2 * 255) ** 0.5
 
 

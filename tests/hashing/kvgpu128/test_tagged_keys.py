@@ -1,4 +1,4 @@
-"""Extra keys that say of which kind they are: who may share blocks with whom."""
+"""Tagged extra keys: which requests share blocks with each other."""
 
 import json
 from types import SimpleNamespace

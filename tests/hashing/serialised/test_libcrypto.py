@@ -1,4 +1,4 @@
-"""SHA-256 in compiled code, and what happens where there is none."""
+"""SHA-256 in compiled code, and hashing without it."""
 
 import hashlib
 
@@ -11,7 +11,7 @@ from kvgpu.hashing import functions as hashing
 from kvgpu.hashing.bulk.chains import Blocks
 from kvgpu.hashing.device.sha256 import refuse_long
 from kvgpu.hashing.serialised import chains
-from kvgpu.hashing.serialised.chains import MessageChains, Sha256Chains, message_chains
+from kvgpu.hashing.serialised.chains import DigestChains, Sha256Chains, message_chains
 from kvgpu.hashing.serialised.libcrypto import DIGEST_BYTES, available, digest_once, length_word, padded
 from kvgpu.hashing.serialised.messages import CBOR, PICKLE
 
@@ -28,7 +28,7 @@ def in_compiled_code():
 
 
 def digest_of(message):
-    """The buffer is full of what others left, but for the message."""
+    """Digest a message in a buffer that is otherwise full of old bytes."""
     data = np.full(padded(len(message)), 0xA5, np.uint8)
     data[: len(message)] = np.frombuffer(message, np.uint8)
     out = np.full(DIGEST_BYTES, 0xA5, np.uint8)
@@ -41,7 +41,7 @@ def sha256_chains(kind, function):
 
 
 def some_blocks():
-    """Two requests of 5 and 9 blocks, the second with parents and extra keys of its own."""
+    """Two requests of 5 and 9 blocks, with different parents and extra keys."""
     tokens = [np.arange(-3, 20, dtype=np.int32), np.arange(36, dtype=np.int64) ** 12]
     extras = [None] * 5 + [("salt",)] + [("image", ("a", -4))] * 8
     return Blocks(tokens, [5, 9], 14, SIZE, [PARENT, b"short"], extras)
@@ -64,7 +64,7 @@ def last_word(length):
 
 @pytest.mark.parametrize("length", [0, 1, 31, 32, 2**29 - 1, 2**29, 2**29 + 5, 2**40 + 3, 2**60])
 def test_a_message_ends_with_its_length_in_64_bits(length):
-    """FIPS 180-4, section 5.1.1; from 2**29 bytes on the upper half is not 0."""
+    """FIPS 180-4, section 5.1.1; from 2**29 bytes on, the upper half of the length is not 0."""
     word = int(last_word(length))
     assert word.to_bytes(8, "little") == (8 * length).to_bytes(8, "big")
 
@@ -95,7 +95,7 @@ def test_where_compiled_code_can_hash_it_does(in_compiled_code, kind, function):
 @kinds
 def test_without_it_hashlib_is_called(monkeypatch, kind, function):
     monkeypatch.setattr(chains, "available", lambda: False)
-    assert type(sha256_chains(kind, function)) is MessageChains
+    assert type(sha256_chains(kind, function)) is DigestChains
 
 
 @kinds
@@ -104,8 +104,8 @@ def test_hashes_are_the_same_with_and_without_it(monkeypatch, kind, function, ca
     if not can_hash:
         monkeypatch.setattr(chains, "available", lambda: False)
     blocks = some_blocks()
-    rows = sha256_chains(kind, function).rows(blocks)
-    assert [row.tobytes() for row in rows] == hashes_one_by_one(function, blocks)
+    keys = sha256_chains(kind, function).hashes(blocks)
+    assert [key.tobytes() for key in keys] == hashes_one_by_one(function, blocks)
 
 
 @kinds
@@ -114,8 +114,8 @@ def test_messages_may_be_written_in_several_passes(monkeypatch, kind, function, 
     monkeypatch.setattr(chains, "PASS_BLOCKS", most)
     monkeypatch.setattr(chains, "available", lambda: False)
     blocks = some_blocks()
-    rows = sha256_chains(kind, function).rows(blocks)
-    assert [row.tobytes() for row in rows] == hashes_one_by_one(function, blocks)
+    keys = sha256_chains(kind, function).hashes(blocks)
+    assert [key.tobytes() for key in keys] == hashes_one_by_one(function, blocks)
 
 
 @kinds
@@ -132,5 +132,5 @@ def test_extra_keys_that_only_compare_equal_are_told_apart(monkeypatch, kind, fu
     word, twin = ("".join(["wo", "rd"]) for _ in range(2))
     extras = [(word, word), (word, twin), (word,), (twin,), (1,), (True,), (1.0,), (), ()]
     blocks = Blocks([np.arange(36, dtype=np.int32)], [9], 9, SIZE, [PARENT], extras)
-    rows = sha256_chains(kind, function).rows(blocks)
-    assert [row.tobytes() for row in rows] == hashes_one_by_one(function, blocks)
+    keys = sha256_chains(kind, function).hashes(blocks)
+    assert [key.tobytes() for key in keys] == hashes_one_by_one(function, blocks)

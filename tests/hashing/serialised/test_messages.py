@@ -1,4 +1,4 @@
-"""Messages of blocks: byte for byte what the real serialisers write."""
+"""Messages of blocks have the same bytes as those of the real serialisers."""
 
 import pickle
 
@@ -24,7 +24,7 @@ EDGES = sorted(
     }
     | {0, 22, 23, 24, 25, 1000, -24, -25}
 )
-"""Where the number of bytes changes in one format or the other."""
+"""Integers where the number of bytes changes in one of the formats."""
 
 NAME = "the same object"
 
@@ -40,7 +40,7 @@ def assert_real(kind, parent, tokens, extra):
 
 
 def drawn_tokens(seed, count):
-    """Integers of all sizes, some of them edges."""
+    """Draw integers of all sizes, some of them from EDGES."""
     rng = np.random.default_rng(seed)
     values = rng.integers(-(2**63), 2**63 - 1, count) >> rng.integers(0, 64, count)
     places = rng.integers(0, 4, count) == 0
@@ -50,7 +50,7 @@ def drawn_tokens(seed, count):
 
 kinds = pytest.mark.parametrize("kind", [PICKLE, CBOR], ids=["pickle", "cbor"])
 
-# A copy each: the parent of a block is no object of its extra keys.
+# A new object each time, so that a parent is never identical with an extra key.
 parents = st.binary(min_size=2, max_size=255).map(lambda drawn: bytes(bytearray(drawn)))
 token_lists = st.lists(
     st.integers(0, 300) | st.sampled_from(EDGES) | st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=30
@@ -140,7 +140,7 @@ def more_bytes(value, protocol=None):
 
 
 def other_integers(value, protocol=None):
-    """As a pickle would be that writes small numbers in five bytes."""
+    """A pickle that writes small numbers in five bytes."""
     return REAL_PICKLE(value, protocol=protocol).replace(b"K\xff", b"J\xff\x00\x00\x00")
 
 

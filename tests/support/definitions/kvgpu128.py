@@ -90,8 +90,8 @@ def hashes_of(fn, *chains, size=16, parents=None, extras=None):
     """Hashes of chains of tokens, all in one call, as lists of bytes."""
     counts = [len(tokens) // size for tokens in chains]
     parents = [PARENT] * len(chains) if parents is None else parents
-    rows = fn.rows(Blocks(list(chains), counts, sum(counts), size, parents, extras))
-    hashes = iter([row.tobytes()[:16] for row in rows])
+    keys = fn.hashes(Blocks(list(chains), counts, sum(counts), size, parents, extras))
+    hashes = iter([row.tobytes()[:16] for row in keys])
     return [[next(hashes) for _ in range(count)] for count in counts]
 
 

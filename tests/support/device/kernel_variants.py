@@ -102,7 +102,7 @@ def use_hashes(hasher: DeviceKvgpu128, count: int, shift: int) -> None:
     counts = [count, 3]
     tokens = vector(16 * (count + 3) + shift, shift)
     for extras in (None, [("a",)] * sum(counts)):
-        hasher.rows(tokens, counts, 16, [b"p" * 16] * 2, extras=extras)
+        hasher.hashes(tokens, counts, 16, [b"p" * 16] * 2, extras=extras)
 
 
 def main() -> None:
