@@ -5,7 +5,8 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from kvgpu.allocation.array_allocator import SlotsCall
-from kvgpu.allocation.slots import SlotAllocator, hashes_of
+from kvgpu.allocation.call_checks import hashes_of
+from kvgpu.allocation.slots import SlotAllocator
 from kvgpu.arguments import checked_name, name_of, refuse_odd_hashes, sequence_of_hashes
 from kvgpu.block_tables.request_blocks import RequestBlocks
 from kvgpu.blocks.kv_cache_blocks import KVCacheBlocks
@@ -345,7 +346,7 @@ class KVCacheManager(Exclusive):
             return
         hashes = hashes_of(request, name, num_tokens // self.coordinator.hash_block_size)
         self.coordinator.refuse_hashed(name, num_tokens)
-        self.slots.refuse_hashes_to_come(name, hashes, num_tokens)
+        self.slots.checks.refuse_hashes_to_come(name, hashes, num_tokens)
         self.coordinator.cache_blocks(request, num_tokens)
 
     def create_kv_cache_blocks(self, blocks: tuple[Sequence[KVCacheBlock], ...]) -> KVCacheBlocks:

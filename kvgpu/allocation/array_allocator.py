@@ -7,18 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kvgpu.allocation.arguments import ARGUMENT_RECORD
-from kvgpu.allocation.compiled import (
-    CHANGES,
-    FITS,
-    PLACES,
-    QUIET_UNTIL,
-    REFUSED,
-    SEGMENTS,
-    SHORT,
-    START_WORDS,
-    allocate_one,
-    free_one,
-)
+from kvgpu.allocation.compiled import FITS, REFUSED, START_WORDS
+from kvgpu.allocation.single_call import CHANGES, PLACES, QUIET_UNTIL, SEGMENTS, SHORT, allocate_one, free_one
 from kvgpu.blocks.block_list import BlockList
 from kvgpu.blocks.kv_cache_blocks import KVCacheBlocks
 from kvgpu.blocks.record import NO_IDS, Ids

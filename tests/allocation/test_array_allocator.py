@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from support.managers import admit, chunked, decode, full, make_manager, make_request, snapshot, window
 
-from kvgpu.allocation import slots
-from kvgpu.allocation.compiled import allocate_one
+from kvgpu.allocation import call_checks
+from kvgpu.allocation.single_call import allocate_one
 from kvgpu.blocks.block_list import BlockList
 from kvgpu.blocks.kv_cache_blocks import KVCacheBlocks
 from kvgpu.errors import ArgumentTypeError, BlockIdError, KVGPUError
@@ -221,7 +221,7 @@ def test_usual_calls_never_come_to_the_groups(model, hashes, monkeypatch):
     def asked(*_):
         raise AssertionError("looked at one by one")
 
-    monkeypatch.setattr(slots.SlotNumbers, "checked", asked)
+    monkeypatch.setattr(call_checks.SlotNumbers, "checked", asked)
     monkeypatch.setattr(manager.coordinator, "free", asked)
     for name in range(12):
         request = make_request(f"r{name % 5}{name}", 18, 4)

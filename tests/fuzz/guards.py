@@ -29,10 +29,14 @@ GUARDS = {
     "block that was not handed out": ("kvgpu.block_tables.uses", "        if place >= 0:\n", "        if False:\n"),
     "hits that are none": (
         "kvgpu.allocation.slots",
-        "            self._refuse_bad_hits(request_id, computed, are_distinct(hashes))\n        if caches",
+        "            checks.refuse_bad_hits(request_id, computed, are_distinct(hashes))\n        if caches",
         "            pass\n        if caches",
     ),
-    "hits of fewer tokens": ("kvgpu.allocation.slots", "        if num_tokens > longest:\n", "        if False:\n"),
+    "hits of fewer tokens": (
+        "kvgpu.allocation.call_checks",
+        "        if num_tokens > longest:\n",
+        "        if False:\n",
+    ),
     "length of the model": ("kvgpu.allocation.slots", "    if num_main > longest:\n", "    if False:\n"),
     "read-only table": (
         "kvgpu.batch.attention_tables",

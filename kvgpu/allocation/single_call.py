@@ -1,0 +1,136 @@
+"""Compiled entry points for one call: its arguments are checked, and it is served, in one step.
+
+Names are those of `kvgpu.allocation.compiled`.
+"""
+
+from typing import Any
+
+from kvgpu.allocation.compiled import (
+    FITS,
+    HELD,
+    HELD_BEFORE_EXTERNAL,
+    REFUSED,
+    CallArrays,
+    allocate_request,
+    free_request,
+)
+from kvgpu.block_tables.store import BEGIN, LENGTH, LIMIT, NUM_CACHED, QUIET, TOP, StoreArrays, segment_class
+from kvgpu.blocks.index_meta import refuse_broken
+from kvgpu.compiled.jit import jit, leaf
+from kvgpu.groups.compiled import TALLY_WORDS, hit_fault
+from kvgpu.index.host.pool_arrays import PoolArrays
+from kvgpu.integers import MOST_TOKENS
+from kvgpu.rules.allocation import blocks_beyond, tokens_to_cache
+from kvgpu.rules.plan_words import FULL
+
+SHORT = 3
+"""Besides FITS, NO_ROOM and REFUSED: nothing was done, since the store has too little memory, or the log."""
+
+SEGMENTS, CHANGES, QUIET_UNTIL, PLACES = 0, 1, TALLY_WORDS, TALLY_WORDS + 1
+"""Words of the answer to a call.
+
+SEGMENTS, CHANGES: ids and notes that SHORT wants room for. With FITS, the tally is here.
+QUIET_UNTIL: the new value of `RequestBlocks.quiet_until`.
+PLACES: from here on, three words for each group: where in the store its blocks for external tokens begin, where its
+other new blocks begin, and where they end.
+"""
+
+
+@leaf
+def is_refused(pool: Any, store: Any, groups: Any, call: Any, args: Any) -> bool:
+    """Return whether `kvgpu.allocation.slots` must look at a call, to say what is wrong. O(groups + hits)."""
+    bits = args.num_computed | args.num_hit_tokens | args.num_external | args.num_new | args.num_lookahead
+    bits |= args.num_tokens | (args.num_prompt + 1) | args.reserved_blocks | args.num_encoder
+    if not 0 <= bits <= MOST_TOKENS or args.num_new + args.num_external == 0:
+        return True
+    num_main = args.num_computed + args.num_hit_tokens + args.num_external + args.num_new
+    if num_main > args.max_model_len:
+        return True
+    num_hashes = min(args.num_hashes, args.first_hash + len(call.hashes))
+    if args.caches and tokens_to_cache(num_main, args.num_tokens) // args.hash_block_size > num_hashes:
+        return True
+    longest = 0
+    for g in range(len(groups)):
+        size, masked = groups[g].block_size, groups[g].kind != FULL
+        table, hits = store.tables[call.table_ids[g]], call.hits[call.hit_ends[g] : call.hit_ends[g + 1]]
+        running = table[NUM_CACHED] >= 0
+        if args.first_hash > max(0, table[NUM_CACHED], len(hits)):
+            return True
+        if masked and not running and args.num_computed > table[LENGTH] * size:
+            return True
+        if len(hits) == 0:
+            continue
+        if running or not args.caching:
+            return True
+        if hit_fault(pool.records, hits, pool.null_id, masked, True, args.distinct != 0) >= 0:
+            return True
+        longest = max(longest, len(hits) * size)
+    return bool(args.num_hit_tokens > longest)
+
+
+@leaf
+def room_for(store: Any, groups: Any, call: Any, args: Any) -> tuple[int, int]:
+    """Return how many ids of the store and notes of the log a call that is not refused can take at most."""
+    num_main = args.num_computed + args.num_hit_tokens + args.num_external + args.num_new
+    num_slots = min(num_main + args.num_lookahead, args.max_model_len)
+    segments, changes = 0, 1
+    for g in range(len(groups)):
+        table = store.tables[call.table_ids[g]]
+        held, limit = table[LENGTH], table[LIMIT]
+        most = held + blocks_beyond(num_slots, held, groups[g].block_size)
+        if most > limit:
+            segments += 1 << segment_class(most)
+        if table[NUM_CACHED] < 0:
+            # Hits, and null blocks for tokens in front of a mask, are appended to what a request holds that does not
+            # run.
+            with_hits = held + max(most, call.hit_ends[g + 1] - call.hit_ends[g])
+            if with_hits > max(most, limit):
+                segments += 1 << segment_class(with_hits)
+        full = num_main // groups[g].block_size
+        changes += most - held + max(0, full - max(0, table[NUM_CACHED]))
+    return segments, changes
+
+
+@jit
+def allocate_one(pool: Any, store: Any, groups: Any, call: Any, args: Any, starts: Any, out: Any) -> int:
+    """`allocate_request` for Python, with numbers and hits as they came: they are checked first.
+
+    Args:
+        pool, store, call: Plain tuples, see the module.
+        groups: See the module.
+        args: ARGUMENT_RECORD [1].
+        starts: int64 [START_WORDS, groups], written to.
+        out: int64 [PLACES + 3 * groups], filled.
+
+    Returns:
+        FITS, NO_ROOM, REFUSED or SHORT.
+    """
+    pool, store, call, args = PoolArrays(*pool), StoreArrays(*store), CallArrays(*call), args[0]
+    out[:] = 0
+    if is_refused(pool, store, groups, call, args):
+        return REFUSED
+    segments, changes = room_for(store, groups, call, args)
+    log = pool.log
+    if store.free_segments[TOP] + segments > len(store.ids) or (len(log) > 0 and log[0, 0] + changes >= len(log)):
+        out[SEGMENTS] = segments
+        out[CHANGES] = changes
+        return SHORT
+    status = allocate_request(pool, store, groups, call, args, starts, out[:TALLY_WORDS])
+    if status == FITS:
+        out[QUIET_UNTIL] = store.tables[call.table_ids[0], QUIET]
+        for g in range(len(groups)):
+            table = store.tables[call.table_ids[g]]
+            out[PLACES + 3 * g] = table[BEGIN] + starts[HELD_BEFORE_EXTERNAL, g]
+            out[PLACES + 3 * g + 1] = table[BEGIN] + starts[HELD, g]
+            out[PLACES + 3 * g + 2] = table[BEGIN] + table[LENGTH]
+    refuse_broken(pool.meta)
+    return status
+
+
+@jit
+def free_one(pool: Any, store: Any, groups: Any, table_ids: Any) -> None:
+    """`free_request` for Python, which also clears the block tables; `pool` and `store` are plain tuples."""
+    pool, store = PoolArrays(*pool), StoreArrays(*store)
+    free_request(pool, store, groups, table_ids)
+    for g in range(len(groups)):
+        store.tables[table_ids[g]] = 0
