@@ -5,9 +5,9 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from kvgpu.kernels.kernel import kernel
-from kvgpu.kernels.records import LANES, load_bucket, load_key, record_equals
-from kvgpu.kernels.slot_hash import bucket_of, slot_hash, upper_half
+from kvgpu.kernels.primitives.kernel import kernel
+from kvgpu.kernels.primitives.records import LANES, load_bucket, load_key, record_equals
+from kvgpu.kernels.primitives.slot_hash import bucket_of, slot_hash, upper_half
 from kvgpu.kernels.view import TableView
 from kvgpu.layout import LOW_32
 

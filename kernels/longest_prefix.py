@@ -14,8 +14,8 @@ from kvgpu import layout
 from kvgpu.errors import ArgumentError
 from kvgpu.kernels.decide import FIRST_LINE, HEADER, NUM_LINES, NUM_QUERIES, QUERY_WORDS, STRIDE, common_hit, query_word
 from kvgpu.kernels.find import find_blocks
-from kvgpu.kernels.kernel import kernel
-from kvgpu.kernels.records import LANES, load_key
+from kvgpu.kernels.primitives.kernel import kernel
+from kvgpu.kernels.primitives.records import LANES, load_key
 from kvgpu.kernels.view import TableView
 
 STATUS = tl.constexpr(layout.META_STATUS)

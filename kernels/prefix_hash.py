@@ -12,8 +12,8 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from kvgpu.kernels.field import add_product, canonical, plus, reduced, times
-from kvgpu.kernels.kernel import kernel
+from kvgpu.kernels.primitives.field import add_product, canonical, plus, reduced, times
+from kvgpu.kernels.primitives.kernel import kernel
 from kvgpu.layout import SUM_WORDS, TOKEN_WORDS
 
 TILE = 256

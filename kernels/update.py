@@ -14,9 +14,9 @@ import triton
 import triton.language as tl
 
 from kvgpu import layout
-from kvgpu.kernels.kernel import kernel
-from kvgpu.kernels.records import BUCKET, LANES, load_bucket, load_key, store_record
-from kvgpu.kernels.slot_hash import bucket_of, slot_hash, word_of
+from kvgpu.kernels.primitives.kernel import kernel
+from kvgpu.kernels.primitives.records import BUCKET, LANES, load_bucket, load_key, store_record
+from kvgpu.kernels.primitives.slot_hash import bucket_of, slot_hash, word_of
 from kvgpu.kernels.view import TableView
 
 EMPTY = tl.constexpr(layout.EMPTY_WORD)

@@ -12,9 +12,9 @@ import triton.language as tl
 
 from kvgpu import layout
 from kvgpu.kernels.find import find_blocks
-from kvgpu.kernels.kernel import kernel
-from kvgpu.kernels.records import LANES, load_key
-from kvgpu.kernels.slot_hash import LOW, slot_hash, upper_half
+from kvgpu.kernels.primitives.kernel import kernel
+from kvgpu.kernels.primitives.records import LANES, load_key
+from kvgpu.kernels.primitives.slot_hash import LOW, slot_hash, upper_half
 from kvgpu.kernels.view import TableView
 
 NEVER = tl.constexpr(layout.NEVER)

@@ -8,7 +8,7 @@ from support.slot_hashes import mixed
 
 from kvgpu.index.host.table import hash_of
 from kvgpu.kernels.find import find_blocks
-from kvgpu.kernels.slot_hash import bucket_of, slot_hash, word_of
+from kvgpu.kernels.primitives.slot_hash import bucket_of, slot_hash, word_of
 from kvgpu.kernels.view import VIEW_STRUCT
 
 

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 
 from kvgpu import layout
-from kvgpu.kernels.field import add_product
+from kvgpu.kernels.primitives.field import add_product
 
 WORD = tl.constexpr(2**64 - 1)
 STEP = tl.constexpr(layout.SEED_STEP % 2**64)
