@@ -9,23 +9,23 @@ import numpy as np
 import numpy.typing as npt
 
 from kvgpu.batch.rows.record import RowIds
-from kvgpu.block_tables.store import BEGIN, LENGTH
+from kvgpu.block_tables.store import BEGIN, LENGTH, TableStore
 from kvgpu.compiled.jit import jit
 from kvgpu.errors import ArgumentError, ArgumentTypeError
 
 
 @jit
-def _changes(store_rows: Any, store_ids: Any, mine: Any, rows: Any, starts: Any, width: int) -> Any:
+def _changes(store_rows: Any, store_ids: Any, store_tables: Any, rows: Any, starts: Any, width: int) -> Any:
     """Places in a flat table of `width` columns that must be written, and what to write there."""
     total = 0
-    for k in range(len(mine)):
-        total += store_rows[mine[k], LENGTH] - starts[k]
+    for k in range(len(rows)):
+        total += store_rows[store_tables[k], LENGTH] - starts[k]
     places = np.empty(total, np.int64)
     values = np.empty(total, np.int32)
     at = 0
-    for k in range(len(mine)):
-        begin = store_rows[mine[k], BEGIN]
-        for block in range(starts[k], store_rows[mine[k], LENGTH]):
+    for k in range(len(rows)):
+        begin = store_rows[store_tables[k], BEGIN]
+        for block in range(starts[k], store_rows[store_tables[k], LENGTH]):
             places[at] = rows[k] * width + block
             values[at] = store_ids[begin + block]
             at += 1
@@ -33,26 +33,26 @@ def _changes(store_rows: Any, store_ids: Any, mine: Any, rows: Any, starts: Any,
 
 
 def _is_tensor(table: Any) -> bool:
-    """Whether it is one of torch, which nobody can have made without importing it."""
+    """Whether it is a torch tensor, which nobody can have made without importing torch."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(table, torch.Tensor)
 
 
 def check_tables(tables: Sequence[Any], max_requests: int, num_groups: int) -> npt.NDArray[np.int64]:
-    """See that block tables can be written.
+    """See that block tables can be written. O(groups).
 
     Args:
         tables: One per group: a NumPy array or a torch tensor on any device.
-        max_requests: Rows that there must be.
-        num_groups: Groups.
+        max_requests: Rows that each must have.
+        num_groups: Number of cache groups.
 
     Returns:
-        int64 [groups], columns that there are.
+        int64 [groups], columns of each.
 
     Raises:
         ArgumentError: Their number or a shape does not fit, one is not contiguous or cannot be written, or two share
             memory.
-        ArgumentTypeError: One is not of int32, or no array.
+        ArgumentTypeError: One is not int32, or no array.
     """
     if not isinstance(tables, list | tuple) or len(tables) != num_groups:
         raise ArgumentError(f"out: a sequence of {num_groups} block tables is expected, one per group")
@@ -80,14 +80,18 @@ def check_tables(tables: Sequence[Any], max_requests: int, num_groups: int) -> n
 
 
 def write_tables(
-    tables: Sequence[Any], store: Any, mine: npt.NDArray[np.int64], rows: RowIds, starts: npt.NDArray[np.int64]
+    tables: Sequence[Any],
+    store: TableStore,
+    store_tables: npt.NDArray[np.int64],
+    rows: RowIds,
+    starts: npt.NDArray[np.int64],
 ) -> None:
-    """Write what changed.
+    """Write blocks that may have changed.
 
     Args:
         tables: As in `check_tables`.
-        store: The `TableStore`.
-        mine: int64 [m, groups], rows of the store.
+        store: Where the blocks lie.
+        store_tables: int64 [m, groups], rows of the store.
         rows: int64 [m], rows of the tables.
         starts: int64 [m, groups], first block that may have changed.
 
@@ -95,7 +99,7 @@ def write_tables(
     """
     for group, table in enumerate(tables):
         places, values = _changes(
-            store.rows, store.ids, mine[:, group].copy(), rows, starts[:, group].copy(), table.shape[1]
+            store.rows, store.ids, store_tables[:, group].copy(), rows, starts[:, group].copy(), table.shape[1]
         )
         if not len(places):
             continue

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from kvgpu.batch.growth import Growth, grows_here
+from kvgpu.batch.growth import Growth, can_roll_back
 from kvgpu.batch.rows.pending_tokens import PendingTokens
 from kvgpu.batch.rows.record import BY_REQUEST, RowIds
 from kvgpu.batch.rows.requests import RequestRows
@@ -14,7 +14,10 @@ from kvgpu.hashing.functions import HASH_WIDTHS
 
 
 class Delivery:
-    """Gives requests what is pending of their rows: to ours as one change, to those of other engines one by one.
+    """Gives requests the pending tokens of their rows.
+
+    Requests that can be rolled back get theirs as one change. Foreign ones, which append by code of another engine,
+    get theirs one by one.
 
     Args:
         rows: The rows.
@@ -24,55 +27,60 @@ class Delivery:
     def __init__(self, rows: RequestRows, pending: PendingTokens) -> None:
         self._rows, self._pending = rows, pending
 
-    def ours(self, rows: RowIds) -> npt.NDArray[np.bool_]:
-        """For which rows the request `grows_here`. O(rows)."""
+    def can_roll_back(self, rows: RowIds) -> npt.NDArray[np.bool_]:
+        """For each row, whether its request can be rolled back, bool [n]. O(rows)."""
         requests = self._rows.requests
-        return np.fromiter((grows_here(requests[row]) for row in rows.tolist()), np.bool_, len(rows))
+        return np.fromiter((can_roll_back(requests[row]) for row in rows.tolist()), np.bool_, len(rows))
 
     def give(self, growth: Growth, rows: RowIds) -> list[int]:
-        """Give requests of ours what is pending of their rows, which stays pending until it is `taken`.
+        """Give requests that can be rolled back the tokens of their rows, which stay pending until `confirm`.
 
         Returns:
-            Rows whose requests were given tokens beside them, so that the hashes of the rows are of other blocks.
+            Rows that their requests have diverged from: these were given tokens by others as well, so that the hashes
+            of the rows are of other blocks.
 
         O(pending tokens).
         """
-        records, beside = self._rows.records, []
+        records, diverged = self._rows.records, []
         for row, tokens in zip(rows.tolist(), self._pending.of(records, rows), strict=True):
             request, record = self._rows.requests[row], records[row]
-            ahead, had = int(record["num_ahead"]), int(record["num_tokens"] - record["num_pending"])
-            known = int(record["end"] - record["begin"]) - ahead
+            num_ahead, num_tokens = int(record["num_ahead"]), int(record["num_tokens"] - record["num_pending"])
+            num_hashes = int(record["end"] - record["begin"]) - num_ahead
             if record["way"] == BY_REQUEST:
                 growth.give(request, tokens)
-            elif request.num_tokens != had or len(request.block_hashes) != known:
-                beside.append(row)
+            elif request.num_tokens != num_tokens or len(request.block_hashes) != num_hashes:
+                diverged.append(row)
                 growth.give(request, tokens)
             else:
-                growth.give(request, tokens, self._rows.hashes(row, known).copy())
-        return beside
+                growth.give(request, tokens, self._rows.hashes.of(row, num_hashes).copy())
+        return diverged
 
-    def taken(self, rows: RowIds, beside: list[int]) -> None:
-        """Requests have got what was pending of their rows; `beside`: what `give` returned. O(rows)."""
+    def confirm(self, rows: RowIds, diverged: list[int]) -> None:
+        """Note that requests were given the pending tokens of their rows; `diverged` is what `give` returned. O(rows).
+
+        `RequestRows.extend` has to follow for diverged rows.
+        """
         records = self._rows.records
-        if beside:
-            # `extend` is to follow.
-            records["end"][beside] -= records["num_ahead"][beside]
-            self._rows.forget(beside)
-        self._pending.take(records, rows)
-        if beside:
-            self._pending.forget(records, beside)
+        if diverged:
+            records["end"][diverged] -= records["num_ahead"][diverged]
+            self._rows.forget(diverged)
+        self._pending.confirm(records, rows)
+        if diverged:
+            self._pending.forget(records, diverged)
 
     def refuse_hashes(self, growth: Growth, rows: RowIds, width: int, more: int) -> None:
-        """See that rows of ours can take over what their requests are to get.
+        """See that rows can take over what their requests are about to get.
 
         Args:
             growth: The requests, hashed.
-            rows: Theirs.
+            rows: Their rows.
             width: Bytes of the hashes that there are; 0 for none.
             more: Hashes that other rows are to get.
 
         Raises:
             ArgumentError: Hashes of another width, or no room for them.
+
+        O(rows).
         """
         widths = {each for new in growth.new for each in new.widths}
         if not widths <= set(HASH_WIDTHS) or len(widths | ({width} if width else set())) > 1:
@@ -81,22 +89,24 @@ class Delivery:
             id(request): count for new in growth.new for request, count in zip(new.requests, new.counts, strict=True)
         }
         records = self._rows.records[rows]
-        for row, have in zip(rows.tolist(), (records["end"] - records["begin"]).tolist(), strict=True):
+        for row, held in zip(rows.tolist(), (records["end"] - records["begin"]).tolist(), strict=True):
             request = self._rows.requests[row]
-            more += max(0, len(request.block_hashes) + gains.get(id(request), 0) - have)
-        self._rows.refuse_too_many(more)
+            more += max(0, len(request.block_hashes) + gains.get(id(request), 0) - held)
+        self._rows.hashes.refuse_too_many(more)
 
     def serve(self, row: int, tokens: Sequence[int], extends: bool) -> BaseException | None:
-        """Give a request of another engine what is pending of its row, or more.
+        """Give a foreign request the pending tokens of its row, and maybe more.
 
         Args:
             row: The row.
-            tokens: Its pending tokens, and those that it cannot keep.
-            extends: Take over what the request has become.
+            tokens: Its pending tokens, then those that it has no room for.
+            extends: Take over into the row what the request has become.
 
         Returns:
             What the request raised, or what is wrong with it; None if all is well. If it has taken no token then,
             nothing is changed.
+
+        O(tokens).
         """
         request, failure = self._rows.requests[row], None
         before = request.num_tokens
@@ -108,7 +118,7 @@ class Delivery:
                 return error
             failure = error
         rows = np.array([row], np.int64)
-        self._pending.take(self._rows.records, rows)
+        self._pending.confirm(self._rows.records, rows)
         if extends:
             try:
                 self._rows.extend(rows)
@@ -117,15 +127,14 @@ class Delivery:
         return failure
 
     def flush(self, rows: RowIds) -> BaseException | None:
-        """Give requests the tokens, and the hashes, that they have not got yet.
+        """Give requests the tokens, and the hashes, that they do not have yet.
 
         Returns:
-            What the first request of another engine has raised, which keeps waiting for its tokens; all others have
-            got theirs.
+            What the first foreign request has raised, which keeps waiting for its tokens; all others have theirs.
 
         Raises:
             ArgumentError, ArgumentTypeError: As `RequestBlockHasher.update`, and whatever a hash function raises; no
-                request has got anything.
+                request was given anything.
 
         O(rows and pending tokens).
         """
@@ -133,19 +142,19 @@ class Delivery:
         rows = rows[records["num_pending"][rows] > 0]
         if not len(rows):
             return None
-        ours = self.ours(rows)
-        mine, growth = rows[ours], Growth()
+        together = self.can_roll_back(rows)
+        growth = Growth()
         try:
-            beside = self.give(growth, mine)
+            diverged = self.give(growth, rows[together])
             growth.hash()
-            growth.keep()
+            growth.commit()
         except BaseException:
-            growth.take_back()
+            growth.roll_back()
             raise
-        self.taken(mine, beside)
+        self.confirm(rows[together], diverged)
         failure = None
-        others = rows[~ours]
-        for row, tokens in zip(others.tolist(), self._pending.of(records, others), strict=True):
+        foreign = rows[~together]
+        for row, tokens in zip(foreign.tolist(), self._pending.of(records, foreign), strict=True):
             error = self.serve(row, tokens, False)
             failure = failure or error
         return failure

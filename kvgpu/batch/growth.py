@@ -1,4 +1,4 @@
-"""`Growth`: tokens and hashes given to many requests as one change, which can be taken back."""
+"""`Growth`: tokens and hashes given to many requests as one change, which can be rolled back."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,8 +9,8 @@ from kvgpu.hashing.request_hasher import RequestBlockHasher
 from kvgpu.request import Request
 
 
-def grows_here(request: Any) -> bool:
-    """Whether a request appends and hashes as ours do, so that both can be taken back."""
+def can_roll_back(request: Any) -> bool:
+    """Whether a request appends and hashes by kvgpu's own methods, so that both can be rolled back. O(1)."""
     kind = type(request)
     return kind is Request or (
         issubclass(kind, Request)
@@ -21,10 +21,10 @@ def grows_here(request: Any) -> bool:
 
 
 class Growth:
-    """Requests, for each of which `grows_here`, while they are given tokens.
+    """Requests that are given tokens, all of which `can_roll_back`.
 
     Attributes:
-        new: The hashes that `hash` has made, which the requests get at `keep`.
+        new: The hashes that `hash` has made, which the requests get at `commit`.
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class Growth:
         self._before: list[tuple[Request, int, Any, int, bool]] = []
 
     def give(self, request: Request, tokens: Sequence[int], hashes: BlockHashes | None = None) -> None:
-        """Append tokens, and the hashes that are known already. Amortised O(len(tokens))."""
+        """Append tokens, and those of their hashes that are known already. Amortised O(len(tokens))."""
         held = request.block_hashes
         self._before.append((request, len(request.all_token_ids), held, len(held), getattr(held, "linked", False)))
         request.append_unhashed(tokens)
@@ -40,27 +40,27 @@ class Growth:
             append_hashes(request, hashes, hashes.linked)
 
     def hash(self) -> None:
-        """Make the hashes of all blocks that are full, in one call for each `RequestBlockHasher`.
+        """Make the hashes of all blocks that are full, in one call per `RequestBlockHasher`. O(tokens).
 
         Raises:
             ArgumentError, ArgumentTypeError: As `RequestBlockHasher.update`.
         """
-        waiting: dict[RequestBlockHasher, list[Request]] = {}
+        by_hasher: dict[RequestBlockHasher, list[Request]] = {}
         for request in {id(request): request for request, *_ in self._before}.values():
             hasher = request.block_hasher
             if isinstance(hasher, RequestBlockHasher):
-                waiting.setdefault(hasher, []).append(request)
+                by_hasher.setdefault(hasher, []).append(request)
             elif hasher is not None:
                 self.new.append(request.new_hashes())
-        self.new += [hasher.prepare(requests) for hasher, requests in waiting.items()]
+        self.new += [hasher.prepare(requests) for hasher, requests in by_hasher.items()]
 
-    def keep(self) -> None:
-        """Give the requests their hashes."""
+    def commit(self) -> None:
+        """Give the requests their hashes. O(hashes)."""
         for new in self.new:
             new.append()
 
-    def take_back(self) -> None:
-        """Let all requests be as before."""
+    def roll_back(self) -> None:
+        """Take tokens and hashes away from all requests. O(requests)."""
         for request, num_tokens, held, num_hashes, linked in reversed(self._before):
             del request.all_token_ids[num_tokens:]
             request.block_hashes = held

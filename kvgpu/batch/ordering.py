@@ -1,4 +1,4 @@
-"""What a scheduler does with the hits of its whole queue: order it, hold requests back, count what fits."""
+"""Tools of a scheduler that knows the hits of its whole queue: order it, hold requests back, count what fits."""
 
 from typing import Any
 
@@ -15,21 +15,22 @@ from kvgpu.integers import as_integer, as_number
 from kvgpu.layout import KEY_WORDS
 
 Order = npt.NDArray[np.int64]
+"""Places of a queue, int64 [n], the first to be served first."""
 
 
 def longest_prefix_first(hit_tokens: npt.ArrayLike, waited: npt.ArrayLike, age_limit: float) -> Order:
-    """Places of a queue in the order of cached prefix, longest first, so that nothing starves.
+    """Order a queue by cached prefix, longest first, so that nothing starves.
 
     Args:
         hit_tokens: [n], from `BatchQueries.match`.
-        waited: [n], how long each has waited, in any unit.
-        age_limit: Who has waited longer goes first, the longest wait before all.
+        waited: [n], how long each request has waited, in any unit.
+        age_limit: Requests that have waited longer than this go before all others, the longest wait first.
 
     Returns:
-        int64 [n]: places of the queue, first to be served first; equal prefixes keep their order.
+        int64 [n]: places of the queue, the first to be served first; equal prefixes keep their order.
 
     Raises:
-        ArgumentTypeError: Something else than numbers [n].
+        ArgumentTypeError: Anything but numbers [n].
 
     O(n log n).
     """
@@ -41,16 +42,16 @@ def longest_prefix_first(hit_tokens: npt.ArrayLike, waited: npt.ArrayLike, age_l
 
 
 def num_that_fit(needed_blocks: npt.ArrayLike, free_blocks: int) -> int:
-    """How many requests from the head of a queue fit together.
+    """How many requests at the front of a queue fit together.
 
     Args:
-        needed_blocks: [n], blocks that each would take, hits left out.
+        needed_blocks: [n], blocks that each request would take, without its hits.
         free_blocks: Blocks that are free.
 
     Raises:
-        ArgumentError, ArgumentTypeError: Something else than integers [n], and a number of 0 and more.
+        ArgumentError, ArgumentTypeError: Anything but integers [n], and a number of 0 or more.
 
-    An estimate: requests may share what they fill, and hits that nobody uses leave the free queue. O(n).
+    An estimate: requests may share the blocks that they fill, and hits that nobody uses leave the free queue. O(n).
     """
     needed = integers("needed_blocks", needed_blocks)
     free = as_integer("free_blocks", free_blocks)
@@ -59,21 +60,22 @@ def num_that_fit(needed_blocks: npt.ArrayLike, free_blocks: int) -> int:
 
 @jit
 def _about_to_be_filled(arena: Any, spans: Any, missing: Any, may_wait: Any) -> Any:
+    """For each request, whether an earlier one is about to fill the first block that it misses."""
     begins, ends, lent = spans[0], spans[1], spans[3]
     held = np.zeros(len(begins), np.bool_)
     for i in range(len(begins)):
         at = missing[i]
         if not may_wait[i] or begins[i] + at >= ends[i]:
             continue
-        mine = hashes_at(arena, lent[i], begins[i], ends[i])
+        keys = hashes_at(arena, lent[i], begins[i], ends[i])
         for j in range(i):
-            # Who is past this place will not fill it: what left a window would be waited for in vain.
+            # A request past this place will not fill it again: waiting for a block that left a window would be in vain.
             if held[j] or missing[j] > at or begins[j] + at >= ends[j]:
                 continue
-            other = hashes_at(arena, lent[j], begins[j], ends[j])
+            other_keys = hashes_at(arena, lent[j], begins[j], ends[j])
             same = True
             for word in range(KEY_WORDS):
-                same = same and mine[at, word] == other[at, word]
+                same = same and keys[at, word] == other_keys[at, word]
             if same:
                 held[i] = True
                 break
@@ -83,34 +85,34 @@ def _about_to_be_filled(arena: Any, spans: Any, missing: Any, may_wait: Any) -> 
 def held_back(
     rows: RequestRows, queue: RowIds, hit_hashes: npt.ArrayLike, may_wait: npt.ArrayLike | None = None
 ) -> npt.NDArray[np.bool_]:
-    """Which requests should wait a step, since an earlier one is about to fill what they miss.
+    """Tell which requests should wait a step because an earlier one is about to fill what they miss.
 
-    The first hash that a request misses names its whole prefix; an earlier request of the queue that has
-    the same hash, is not past it, and is not held back itself, will compute those blocks.
+    The first hash that a request misses stands for its whole prefix. An earlier request of the queue that has
+    the same hash, is not past it, and is not held back itself will compute those blocks.
 
     Args:
         rows: Where the requests are tracked.
-        queue: int64 [n], their rows, first to be served first; requests that run and still compute their
+        queue: int64 [n], their rows, the first to be served first; requests that run and still compute their
             prompt go before those that wait.
-        hit_hashes: [n], hashes that are cached of each (hit tokens / tokens per hash); of one that runs,
-            those of its computed tokens.
-        may_wait: bool [n], who may be held back at all; everyone if None.
+        hit_hashes: [n], number of hashes of each request that are cached (hit tokens / tokens per hash); for one that
+            runs, the hashes of its computed tokens.
+        may_wait: bool [n], which requests may be held back at all; all if None.
 
     Returns:
         bool [n].
 
     Raises:
         ArgumentError: A row that is not tracked, or comes twice; numbers below 0.
-        ArgumentTypeError: Something else than integers [n], and truth values [n].
+        ArgumentTypeError: Anything but integers [n], and truth values [n].
 
     O(n**2) comparisons of one hash; 1,024 requests take a millisecond or two.
     """
     if not isinstance(rows, RequestRows):
-        raise ArgumentTypeError(f"rows of requests are expected, got {type(rows).__name__}")
+        raise ArgumentTypeError(f"rows: RequestRows are expected, got {type(rows).__name__}")
     spans = rows.spans(rows.valid(queue))
     missing = integers("hit_hashes", hit_hashes, spans.shape[1])
     if (missing < 0).any():
-        raise ArgumentError("hit_hashes: numbers of 0 and more are expected")
+        raise ArgumentError("hit_hashes: numbers of 0 or more are expected")
     may = np.ones(len(missing), np.bool_)
     if may_wait is not None:
         may[:] = truths("may_wait", may_wait, len(missing))

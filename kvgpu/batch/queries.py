@@ -1,4 +1,4 @@
-"""`BatchQueries`: the hit length of every waiting request, for the price of one call."""
+"""`BatchQueries`: the hit length of every waiting request, in one call."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -7,6 +7,8 @@ import numpy as np
 
 from kvgpu.batch.rows.record import RowIds
 from kvgpu.batch.rows.requests import RequestRows
+from kvgpu.coordinators.hybrid import HybridKVCacheCoordinator
+from kvgpu.coordinators.unitary import UnitaryKVCacheCoordinator
 from kvgpu.errors import ArgumentError, ArgumentTypeError
 from kvgpu.exclusive import Exclusive, exclusive
 from kvgpu.index.base import BatchHits, Memo, Spans
@@ -18,18 +20,20 @@ if TYPE_CHECKING:
 
 
 class BatchQueries(Exclusive):
-    """Lookups for many requests of one manager.
+    """Looks up many requests of one manager at once.
 
     Args:
-        manager: Whose cache is asked. Belongs to the same thread and stream.
+        manager: Whose cache is asked. Use both in one thread and on one stream.
         max_requests: Requests that can be tracked.
         max_hashes: Hashes of all of them together, 32 bytes each (and as many on the device).
 
     Attributes:
+        manager: The same.
         rows: What is known of the tracked requests.
+        plan: How prefixes are looked up; None if the manager has no lookups.
 
     Raises:
-        ArgumentTypeError: The manager is none.
+        ArgumentTypeError: `manager` is no `KVCacheManager`.
         ConfigError: A capacity below 1.
 
     ::
@@ -45,17 +49,21 @@ class BatchQueries(Exclusive):
         super().__init__(manager.turn)
         self.manager = manager
         self.rows = RequestRows(max_requests, max_hashes, manager.block_pool.index.reads_in_place)
+        coordinator = manager.coordinator
+        self.plan: PrefixPlan | None = None
+        if isinstance(coordinator, UnitaryKVCacheCoordinator | HybridKVCacheCoordinator):
+            self.plan = coordinator.plan
 
     @exclusive
     def track(self, requests: Sequence[Any]) -> RowIds:
         """Give each request a row; see `RequestRows.track`. O(max_requests + hashes), and O(all hashes)
-        where the arena is packed."""
+        if the arena is packed."""
         return self.rows.track(requests)
 
     @exclusive
     def extend(self, rows: RowIds | None = None) -> None:
         """Take over what requests have become; see `RequestRows.extend`. O(max_requests + new hashes), and
-        O(all hashes) where the arena is packed."""
+        O(all hashes) if the arena is packed."""
         self.rows.extend(rows)
 
     @exclusive
@@ -71,7 +79,7 @@ class BatchQueries(Exclusive):
 
         Args:
             rows: int64 [n], from `track`; None for all tracked, in the order of tracking.
-            out: From an earlier call for as many rows, to be written again.
+            out: From an earlier call for as many rows, to write to again.
 
         Returns:
             num_tokens int64 [n], lengths int32 [n, queries]; or `out`.
@@ -82,7 +90,7 @@ class BatchQueries(Exclusive):
             DeviceError: The index lies on a device that failed, or this process was forked from the one that
                 made it (not with `auto`, which goes on with the host).
 
-        One call of compiled code, or one flush and two launches and a copy on a device: it waits.
+        One call of compiled code; on a device one flush, two launches and a copy, for which it waits.
         Expected O(blocks hit) for full attention the first time; then O(new hits) for a request while no block was
         evicted from the regions that its hits lie in, each a 64th of the pool. On a device O(hashes * groups)
         lookups, all independent.
@@ -98,21 +106,19 @@ class BatchQueries(Exclusive):
         return out
 
     def _match(self, rows: RowIds) -> BatchHits:
-        plan = self._plan()
-        if plan is None:
+        if self.plan is None:
             return BatchHits(np.zeros(len(rows), np.int64), np.zeros((len(rows), 0), np.int32))
         begins, ends, limits, lent = self.rows.spans(rows)
         cache = self.manager.block_pool.prefix_cache
-        if cache.map.extras or not self._fits_records():
-            return self._match_one_by_one(plan, rows.tolist(), limits)
-        if not self.rows.linked:
+        if cache.map.extras or not self.rows.hashes.fit(cache.state.width):
+            return self._match_one_by_one(self.plan, rows.tolist(), limits)
+        if not self.rows.hashes.linked:
             cache.index.settle_for_good()
         memo = Memo(self.rows.memo, rows)
-        return cache.index.match_batch(plan, self.rows.arena, begins, ends, limits, memo, lent)
+        return cache.index.match_batch(self.plan, self.rows.arena, begins, ends, limits, memo, lent)
 
     def _check_hits(self, out: BatchHits, count: int) -> None:
-        plan = self._plan()
-        expected = BatchHits.empty(count, 0 if plan is None else len(plan.queries))
+        expected = BatchHits.empty(count, 0 if self.plan is None else len(self.plan.queries))
         if not isinstance(out, BatchHits):
             raise ArgumentTypeError(f"out: BatchHits are expected, got {type(out).__name__}")
         parts: list[tuple[str, Any, Any]] = [
@@ -131,17 +137,17 @@ class BatchQueries(Exclusive):
 
     @exclusive
     def match_async(self, rows: RowIds | None = None, *, out: "PrefixBuffers | None" = None) -> "PrefixBuffers":
-        """`match` on a device without waiting; lengths and block ids stay there.
+        """Start `match` on a device without waiting; lengths and block ids stay there.
 
         A call that makes the table, or brings the plan to it, waits: the first, and the first after a failure.
-        In the capture of a CUDA graph there must be nothing to send but which rows are asked: call it once before
-        each capture, for as many rows. A replay asks again for what these rows were then (their places, hashes and
-        limits), of the table as it is at the time: bring that up to date before with a call outside,
-        ``match_async(rows[:0])`` if nothing is asked.
+        In the capture of a CUDA graph nothing may have to be sent except which rows are asked: call it once before
+        each capture, for as many rows. A replay asks again for these rows as they were at the capture (their places,
+        hashes and limits), and looks in the table as it is at the replay: bring the table up to date before with a
+        call outside the capture, ``match_async(rows[:0])`` if nothing is asked.
 
         Args:
             rows: As in `match`.
-            out: From an earlier call for as many rows, to be written again.
+            out: From an earlier call for as many rows, to write to again.
 
         Returns:
             `PrefixBuffers` for the rows; ids int32 [lines, max_hashes], block i of a row at its place in
@@ -149,39 +155,31 @@ class BatchQueries(Exclusive):
 
         Raises:
             ArgumentError: The manager's index is not on a device, or nothing was ever cached, or
-                keys are cached that a device does not hold; a row that is not tracked, or comes twice; in a
-                capture, something has still to be sent. Nothing is changed.
+                keys are cached that a device does not hold; a row that is not tracked, or comes twice; something has
+                to be sent in a capture. Nothing is changed.
             DeviceError: The device failed, or this process was forked from the one that made the index.
 
-        O(rows + changes since the last lookup + new hashes) here, O(hashes * groups) lookups on the device, all
+        O(rows + changes since the last lookup + new hashes) on the CPU, O(hashes * groups) lookups on the device, all
         independent. After a reset or a failure the whole table is made again, O(blocks of the pool).
         """
         from kvgpu.index.device.index import DeviceIndex
 
         begins, ends, limits, _ = self.rows.spans(self.rows.valid(rows))
-        plan, cache = self._plan(), self.manager.block_pool.prefix_cache
+        plan, cache = self.plan, self.manager.block_pool.prefix_cache
         index = cache.index
         if plan is None or not isinstance(index, DeviceIndex) or not index.answers:
             raise ArgumentError("match_async needs an index on a device: use match()")
         if cache.map.extras:
             raise ArgumentError("keys are cached that a device does not hold: use match()")
-        if cache.state.width is None or not self._fits_records():
+        if cache.state.width is None or not self.rows.hashes.fit(cache.state.width):
             raise ArgumentError("no block of this width was cached yet: use match()")
         return index.start_batch(plan, self.rows.arena, begins, ends, limits, out=out)
-
-    def _plan(self) -> PrefixPlan | None:
-        plan: PrefixPlan | None = getattr(self.manager.coordinator, "plan", None)
-        return plan
-
-    def _fits_records(self) -> bool:
-        width = self.manager.block_pool.state.width
-        return width is None or self.rows.width in (0, width)
 
     def _match_one_by_one(self, plan: PrefixPlan, rows: Sequence[int], limits: Spans) -> BatchHits:
         hits = BatchHits.empty(len(rows), len(plan.queries))
         cache = self.manager.block_pool.prefix_cache
         for place, (row, limit) in enumerate(zip(rows, limits, strict=True)):
-            num_tokens, lines = cache.find_hits(plan, self.rows.hashes(row), int(limit))
+            num_tokens, lines = cache.find_hits(plan, self.rows.hashes.of(row), int(limit))
             hits.num_tokens[place] = num_tokens
             hits.lengths[place] = [len(lines[part.start]) for part in plan.lines]
         return hits

@@ -3,31 +3,27 @@
 from typing import TYPE_CHECKING, Any
 
 from kvgpu import layout
-from kvgpu.device.table_changes import TableChanges
-from kvgpu.device.tensors import allocating, as_vector, on_stream
+from kvgpu.device import table_changes, table_check, table_lookups
+from kvgpu.device.table_arguments import key_spans
+from kvgpu.device.table_lookups import ONE_GROUP, PrefixQuery
+from kvgpu.device.table_memory import TableMemory
+from kvgpu.device.tensors import on_stream
 from kvgpu.errors import InvariantError
-from kvgpu.integers import as_integer
-from kvgpu.rules import plan_words
-from kvgpu.rules.plan import HitQuery, HitRule, PrefixPlan
+from kvgpu.rules.plan import PrefixPlan
 
 if TYPE_CHECKING:
     from kvgpu.kernels.longest_prefix import PrefixBuffers
 
-MOST_REQUESTS = 2**31 - 1
-MOST_KEYS = 2**63 - 1
-ONE_GROUP = PrefixPlan((HitQuery(HitRule(plan_words.FULL, 1, 1), (0,)),))
-"""The plan of full attention in group 0, where a token is a block: hits count blocks."""
 
-
-class BlockHashTable(TableChanges):
+class BlockHashTable:
     """Exact map from (block hash, cache group) to the first block with that hash, on a device.
 
-    An entry is a block: its hash and group lie in the record of its id, so an id is in the table at
-    most once, and a table for `num_blocks` blocks never fills up or grows. Every operation comes in
-    two forms: ``op_async`` only starts kernels on a stream, allocates only what has no `out=`, can be
-    captured in a CUDA graph (after one call outside, which compiles), and leaves bad values to be
-    reported later; ``op`` waits for the result and reports them. Operations on one stream are ordered;
-    between streams the caller orders them, and no lookup may run beside an update.
+    An entry is a block: its hash and group lie in the record of its id, so an id is in the table at most once, and a
+    table for `num_blocks` blocks never fills up or grows. Every operation comes in two forms: ``op_async`` only starts
+    kernels on a stream, allocates only what has no `out=`, can be captured in a CUDA graph (after one call outside,
+    which compiles), and leaves bad values to be reported later; ``op`` waits for the result and reports them.
+    Operations on one stream are ordered; between streams the caller orders them, and no lookup may run during an
+    update.
 
     Args:
         num_blocks: Blocks of the pool; ids are below this.
@@ -38,7 +34,9 @@ class BlockHashTable(TableChanges):
         engine: `triton` or `cuda`. Both use the same bytes.
 
     Attributes:
+        memory: The tensors that the table keeps.
         view: `TableView`: its tensors and sizes, for kernels of your own.
+        device, num_blocks, key_bytes: As given.
 
     Raises:
         ConfigError: Sizes out of range, or an unknown engine.
@@ -48,74 +46,149 @@ class BlockHashTable(TableChanges):
     O(num_blocks) and waits until the table is zeroed.
     """
 
-    # Looking up
+    def __init__(
+        self,
+        num_blocks: int,
+        key_bytes: int = 32,
+        *,
+        device: Any = None,
+        load_factor: float = layout.DEFAULT_LOAD_FACTOR,
+        seed: int | None = None,
+        engine: str = "triton",
+    ) -> None:
+        self.memory = memory = TableMemory(num_blocks, key_bytes, device, load_factor, seed, engine)
+        self.view, self.device = memory.view, memory.device
+        self.num_blocks, self.key_bytes = memory.num_blocks, memory.key_bytes
 
-    def find_async(self, keys: Any, groups: Any = 0, *, out: Any = None, stream: Any = None) -> Any:
-        """First block under each key.
+    @property
+    def nbytes(self) -> int:
+        """Bytes of device memory that the table keeps, without plans. O(1)."""
+        return sum(tensor.nbytes for tensor in self.memory.parts().values())
+
+    def update_async(
+        self, keys: Any, new: Any, groups: Any = 0, *, old: Any = None, validate: bool = True, stream: Any = None
+    ) -> None:
+        """Make block ``new[i]`` the first under ``keys[i]``, -1 for none; a batch names a key once in a group.
+
+        A block that is first under another key must leave that in the same or an earlier flush.
 
         Args:
             keys: uint8 [n, key_bytes] or int64 [n, key_bytes / 8], on the device.
+            new: int32 [n].
             groups: int32 [n], or one number for all.
-            out: int32 [n] to write to.
-            stream: As in `update_async`.
-
-        Returns:
-            int32 [n]: ids, -1 where there is none.
+            old: int32 [n], the blocks that are first now, -1 for none; None to look them up.
+            validate: Check all of this on the device first, and leave out a batch that breaks it. Without validation
+                such a batch breaks the table.
+            stream: Torch or CuPy stream, or its address; None for torch's current one.
 
         Raises:
-            ArgumentError, ArgumentTypeError: Shapes, dtypes or devices that do not fit, or `out` shares memory
-                with what is read.
+            ArgumentError, ArgumentTypeError: Shapes, dtypes or devices that do not fit.
+
+        Expected O(n) work, and O(n) more bytes to validate; does not synchronise.
+        """
+        with on_stream(stream, self.device):
+            table_changes.start_update(self.memory, keys, groups, old, new, validate)
+
+    def update(self, keys: Any, new: Any, groups: Any = 0, *, old: Any = None, stream: Any = None) -> int:
+        """`update_async`, then wait; returns the number of keys in the table.
+
+        Raises:
+            BlockIdError: An id is out of range. The table is unchanged, as after the others.
+            ArgumentError: A group is out of range, a key is there twice in a group, a block would be first under
+                two keys, or `old` is not what is first.
+
+        Expected O(n) work.
+        """
+        self.memory.refuse_capture(stream)
+        self.update_async(keys, new, groups, old=old, stream=stream)
+        return self.size(stream=stream)
+
+    def clear_async(self, *, stream: Any = None) -> None:
+        """Take everything out; errors that wait to be reported are forgotten. O(num_blocks); does not
+        synchronise."""
+        with on_stream(stream, self.device):
+            table_changes.start_clear(self.memory)
+
+    def clear(self, *, stream: Any = None) -> None:
+        """`clear_async`, then wait. O(num_blocks)."""
+        with self.memory.waiting(stream):
+            self.clear_async(stream=stream)
+
+    def rebuild_async(self, keys: Any, ids: Any, groups: Any = 0, *, validate: bool = True, stream: Any = None) -> None:
+        """Replace all entries by block ``ids[i]`` under ``keys[i]``. Expected O(num_blocks + n).
+
+        Args:
+            keys, groups, validate, stream: As in `update_async`, which also says what is raised.
+            ids: int32 [n].
+
+        Errors that wait to be reported are forgotten. Does not synchronise.
+        """
+        with on_stream(stream, self.device):
+            table_changes.start_rebuild(self.memory, keys, groups, ids, validate)
+
+    def rebuild(self, keys: Any, ids: Any, groups: Any = 0, *, stream: Any = None) -> int:
+        """`rebuild_async`, then wait; returns the number of keys. Raises as `update` does. Expected
+        O(num_blocks + n)."""
+        self.memory.refuse_capture(stream)
+        self.rebuild_async(keys, ids, groups, stream=stream)
+        return self.size(stream=stream)
+
+    def size_async(self) -> Any:
+        """Number of keys as an int64 tensor [] on the device: a live view. O(1); does not synchronise."""
+        return self.view.meta[layout.META_SIZE]
+
+    def size(self, *, stream: Any = None) -> int:
+        """Number of keys. Waits for the stream and reports, once, what went wrong on it before. O(1).
+
+        Raises:
+            BlockIdError, ArgumentError, InvariantError: See `update` and `longest_prefix`.
+        """
+        self.memory.refuse_capture(stream)
+        return self.memory.take_status(stream)
+
+    def find_async(self, keys: Any, groups: Any = 0, *, out: Any = None, stream: Any = None) -> Any:
+        """Look up the first block under each key.
+
+        Args:
+            keys, groups, stream: As in `update_async`.
+            out: int32 [n] to write to.
+
+        Returns:
+            int32 [n]: ids, -1 if there is none.
+
+        Raises:
+            ArgumentError, ArgumentTypeError: As in `update_async`, or `out` shares memory with what is read.
 
         Expected O(n) work: a hit reads one bucket and one record, a miss one bucket, at low load. Does not
         synchronise.
         """
-        int32 = self._torch.int32
         with on_stream(stream, self.device):
-            words = self._keys(keys)
-            read = {"keys": words, "groups": self._groups(groups, len(words))}
-            if out is None:
-                out = self._torch.empty(len(words), dtype=int32, device=self.device)
-            ids = self._written("out", out, len(words), int32, read)
-            self._engine.launch_find(self.view, words, read["groups"], ids)
-        return out
+            return table_lookups.start_find(self.memory, keys, groups, out)
 
     def find(self, keys: Any, groups: Any = 0, *, out: Any = None, stream: Any = None) -> Any:
         """`find_async`, then wait and report what is pending, as `size` does. Expected O(n) work."""
-        self._waits(stream)
-        out = self.find_async(keys, groups, out=out, stream=stream)
-        self.size(stream=stream)
-        return out
+        with self.memory.waiting(stream):
+            return self.find_async(keys, groups, out=out, stream=stream)
 
     def contains_async(self, keys: Any, groups: Any = 0, *, out: Any = None, stream: Any = None) -> Any:
-        """Whether there is a block under each key, bool [n]; `out` bool [n]. See `find_async`.
+        """Look up whether there is a block under each key, bool [n]; `out` bool [n]. See `find_async`.
 
         Expected O(n) work, with n ids allocated in between; does not synchronise.
         """
         with on_stream(stream, self.device):
-            words = self._keys(keys)
-            target = None
-            if out is not None:
-                target = self._written("out", out, len(words), self._torch.bool, {})
-            ids = self.find_async(words, groups)
-            if target is None:
-                return ids >= 0
-            self._torch.ge(ids, 0, out=target)
-        return out
+            return table_lookups.start_contains(self.memory, keys, groups, out)
 
     def contains(self, keys: Any, groups: Any = 0, *, out: Any = None, stream: Any = None) -> Any:
         """`contains_async`, then wait and report what is pending, as `size` does. Expected O(n) work."""
-        self._waits(stream)
-        out = self.contains_async(keys, groups, out=out, stream=stream)
-        self.size(stream=stream)
-        return out
+        with self.memory.waiting(stream):
+            return self.contains_async(keys, groups, out=out, stream=stream)
 
     def prefix_buffers(
         self, num_requests: int, num_keys: int, plan: PrefixPlan = ONE_GROUP, with_ids: bool = True
     ) -> "PrefixBuffers":
-        """Uninitialised buffers for `longest_prefix`, to be used again and again.
+        """Make uninitialised buffers for `longest_prefix`, which can be used any number of times.
 
-        Also brings the plan to the device, and waits for that if the table has not had it yet: a capture in a
-        CUDA graph needs that done before.
+        Also brings the plan to the device, which a capture in a CUDA graph needs done before; waits if that is new.
 
         Args:
             num_requests: Requests of a batch.
@@ -127,31 +200,12 @@ class BlockHashTable(TableChanges):
             On the device of the table; see `PrefixBuffers` for shapes and dtypes.
 
         Raises:
-            ArgumentError, ArgumentTypeError: A number below 0 or no integer, no plan, or a plan that the table has
-                not had, in a capture.
+            ArgumentError, ArgumentTypeError: A number below 0 or no integer, no plan, or a new plan in a capture.
             DeviceError: There is not so much memory.
 
-        O(groups) beside the allocations: 4 bytes a key and group, twice that with ids.
+        O(groups) and the allocations: 4 bytes a key and group, twice that with ids.
         """
-        from kvgpu.kernels.longest_prefix import PrefixBuffers
-
-        torch = self._torch
-
-        def empty(*shape: int, dtype: Any = torch.int32) -> Any:
-            return torch.empty(shape, dtype=dtype, device=self.device)
-
-        num_requests = as_integer("num_requests", num_requests, 0, MOST_REQUESTS)
-        num_keys = as_integer("num_keys", num_keys, 0, MOST_KEYS)
-        self._plan(plan)
-        lines, queries = len(plan.groups), len(plan.queries)
-        with allocating(f"buffers of {num_requests} requests and {num_keys} keys"):
-            return PrefixBuffers(
-                num_tokens=empty(num_requests, dtype=torch.int64),
-                firsts=empty(num_requests, queries),
-                lengths=empty(num_requests, queries),
-                ids=empty(lines, num_keys) if with_ids else None,
-                hits=empty(lines, num_keys),
-            )
+        return table_lookups.empty_buffers(self.memory, num_requests, num_keys, plan, with_ids)
 
     def longest_prefix_async(
         self,
@@ -165,7 +219,7 @@ class BlockHashTable(TableChanges):
         out: "PrefixBuffers | None" = None,
         stream: Any = None,
     ) -> "PrefixBuffers":
-        """Longest cached prefix of every request over all cache groups of a plan.
+        """Look up the longest cached prefix of every request over all cache groups of a plan.
 
         Args:
             keys: uint8 [n, key_bytes] or int64 [n, key_bytes / 8]: hashes of all requests, in order.
@@ -185,31 +239,12 @@ class BlockHashTable(TableChanges):
             ArgumentError, ArgumentTypeError: Shapes, dtypes, devices or numbers that do not fit, too many keys for
                 one launch, or `out` shares memory with what is read.
 
-        Two launches; O(n * groups) lookups, all independent. Does not synchronise, but for a plan that the
+        Two launches; O(n * groups) lookups, all independent. Does not synchronise, except for a plan that the
         table has not had yet.
         """
-        from kvgpu.kernels.longest_prefix import launch_decide
-
-        torch = self._torch
-        longest = as_integer("longest", longest, 0, MOST_KEYS)
-        null_id = as_integer("null_id", null_id, -(2**31), 2**31 - 1)
+        query = PrefixQuery(keys, offsets, longest, max_lengths, null_id)
         with on_stream(stream, self.device):
-            words = self._keys(keys)
-            begins, ends = self._spans(offsets)
-            longest = min(longest, len(words))
-            if max_lengths is None:
-                max_lengths = torch.full_like(begins, layout.MAX_TOKENS)
-            limits = as_vector("max_lengths", max_lengths, len(begins), torch.int64, self.device)
-            plan_words = self._plan(plan)
-            if out is None:
-                out = self.prefix_buffers(len(begins), len(words), plan)
-            read = {"keys": words, "offsets": begins, "ends": ends, "max_lengths": limits}
-            buffers = self._check_buffers(out, len(begins), len(words), plan, read)
-            self._engine.launch_probe(
-                self.view, plan_words, words, begins, ends, buffers.hits, longest, len(plan.queries)
-            )
-            launch_decide(self.view, plan_words, begins, ends, limits, buffers, longest, null_id)
-        return out
+            return table_lookups.start_longest_prefix(self.memory, query, plan, out)
 
     def longest_prefix(
         self,
@@ -227,49 +262,24 @@ class BlockHashTable(TableChanges):
         Raises:
             ArgumentError: Offsets that decrease or leave the keys; their requests have no result.
         """
-        self._waits(stream)
-        with on_stream(stream, self.device):
-            begins, ends = self._spans(offsets)
+        with self.memory.waiting(stream), on_stream(stream, self.device):
+            spans = begins, ends = key_spans(self.memory, offsets)
             longest = max(0, int((ends - begins).max())) if len(begins) else 0
-        out = self.longest_prefix_async(
-            keys,
-            (begins, ends),
-            plan,
-            longest=longest,
-            max_lengths=max_lengths,
-            null_id=null_id,
-            out=out,
-            stream=stream,
-        )
-        self.size(stream=stream)
-        return out
-
-    # Looking at the whole
+            query = PrefixQuery(keys, spans, longest, max_lengths, null_id)
+            return table_lookups.start_longest_prefix(self.memory, query, plan, out)
 
     def items_async(self, *, stream: Any = None) -> Any:
-        """Which blocks are entries: bool [num_blocks] on the device; keys and groups lie in `view.records`.
-
-        O(num_blocks); does not synchronise.
-        """
-        torch = self._torch
+        """Look up which blocks are entries, bool [num_blocks], on the device; their keys and groups lie in
+        `view.records`. O(num_blocks); does not synchronise."""
         with on_stream(stream, self.device):
-            slots = self.view.words[:, : layout.SLOTS_PER_BUCKET].reshape(-1)
-            entered = torch.zeros(self.num_blocks + 1, dtype=torch.bool, device=self.device)
-            entered[slots & layout.LOW_32] = True
-        return entered[1:]
+            return table_check.start_entered(self.memory)
 
     def items(self, *, stream: Any = None) -> tuple[Any, Any, Any]:
-        """(keys uint8 [n, key_bytes], groups int32 [n], ids int32 [n]), by id, on the device. Waits,
-        and raises as `size` does. O(num_blocks)."""
-        torch = self._torch
+        """Read all entries: keys uint8 [n, key_bytes], groups int32 [n] and ids int32 [n], by id, on the device.
+        Waits, and raises as `size` does. O(num_blocks)."""
         self.size(stream=stream)
-        entered = self.items_async(stream=stream)
         with on_stream(stream, self.device):
-            ids = entered.nonzero().flatten()
-            records = self.view.records[ids]
-            words = self.view.key_words
-            keys = records[:, :words].contiguous().view(torch.uint8)
-            return keys, records[:, words].to(torch.int32), ids.to(torch.int32)
+            return table_check.entries(self.memory)
 
     def check(self, *, stream: Any = None) -> None:
         """Look at every entry: reachable, no key twice, no block twice, all counts right.
@@ -279,16 +289,8 @@ class BlockHashTable(TableChanges):
 
         Waits. O(num_blocks).
         """
-        from kvgpu.kernels.invariants import VIOLATION_WORDS, launch_entries, violations_in_words
-
-        torch = self._torch
         size = self.size(stream=stream)
         with on_stream(stream, self.device):
-            overflow = torch.zeros_like(self.view.words[:, 0])
-            uses = torch.zeros(self.num_blocks, dtype=torch.int32, device=self.device)
-            counts = torch.zeros(VIOLATION_WORDS, dtype=torch.int64, device=self.device)
-            launch_entries(self.view, overflow, uses, counts)
-            miscounted = (overflow != self.view.words[:, layout.OVERFLOW_WORD]).sum()
-            found = violations_in_words(counts.tolist(), size, int(miscounted), int((uses > 1).sum()))
+            found = table_check.violations(self.memory, size)
         if found:
             raise InvariantError("; ".join(found))

@@ -1,4 +1,4 @@
-"""Does a table on this device answer rightly? A short check against a dict, for doctors and benchmarks."""
+"""`SelfTest`: a short check of a table on this device against a dict, for doctors and benchmarks."""
 
 from typing import Any
 
@@ -24,9 +24,10 @@ PLANS = (
 
 
 def expect(what: str, holds: bool) -> None:
-    """
+    """See that a condition holds.
+
     Raises:
-        InvariantError: It does not hold.
+        InvariantError: It does not.
     """
     if not holds:
         raise InvariantError(f"self-test failed: {what}")
@@ -39,9 +40,10 @@ class SelfTest:
         engine: `triton` or `cuda`.
         key_bytes: 16 or 32.
         num_blocks: Size of the table.
-        load_factor: At most 0.9; the fuller, the longer the ways of entries.
-        num_requests: Requests of one lookup of prefixes: in Triton's interpreter each takes 0.1 s or more.
+        load_factor: At most 0.9; the fuller the table, the farther its entries lie from their buckets.
+        seed: Of the random keys and batches.
         device: Torch device; None for the current one.
+        num_requests: Requests of one lookup of prefixes: in Triton's interpreter each takes 0.1 s or more.
 
     Raises:
         DeviceError, MissingPackageError: The engine cannot run here.
@@ -67,10 +69,10 @@ class SelfTest:
         self.first: dict[int, int] = {}
 
     def run(self, flushes: int = 6) -> None:
-        """All of it.
+        """Flush, look up and check a few times, then look up prefixes.
 
         Raises:
-            InvariantError: The table answered wrong; the message says where.
+            InvariantError: The table gave a wrong answer; the message says where.
         """
         for _ in range(flushes):
             self.flush()
@@ -82,30 +84,30 @@ class SelfTest:
         expect("a cleared table is empty", self.table.size() == 0)
 
     def flush(self) -> None:
-        """Erase, replace and enter at once; blocks that leave come back under other keys."""
+        """Erase, replace and enter keys in one batch; blocks that leave come back under other keys."""
         rng, num_keys = self.rng, len(self.keys)
         changed = rng.permutation(num_keys)[: num_keys // 2].tolist()
         touched = set(changed)
-        kept = {key: block for key, block in self.first.items() if key not in touched}
-        used = set(kept.values())
+        untouched = {key: block for key, block in self.first.items() if key not in touched}
+        used = set(untouched.values())
         idle = rng.permutation([b for b in range(self.table.num_blocks) if b not in used]).tolist()
         new = [idle.pop() if idle and rng.random() < 0.7 else -1 for _ in changed]
         old = [self.first.get(key, -1) for key in changed]
-        self.first = kept | {k: b for k, b in zip(changed, new, strict=True) if b >= 0}
+        self.first = untouched | {k: b for k, b in zip(changed, new, strict=True) if b >= 0}
         size = self.table.update(
             self.keys[changed], np.array(new, np.int32), self.groups[changed], old=np.array(old, np.int32)
         )
         expect(f"{len(self.first)} keys are in the table, it says {size}", size == len(self.first))
 
     def look_up(self) -> None:
-        """Every key leads where the dict says."""
+        """Compare the block of every key with the dict."""
         expected = np.array([self.first.get(key, -1) for key in range(len(self.keys))])
         found = self.table.find(self.keys, self.groups).cpu().numpy()
         wrong = np.flatnonzero(found != expected)
         expect(f"{len(wrong)} of {len(found)} keys lead to other blocks", not len(wrong))
 
     def longest_prefixes(self, plan: PrefixPlan) -> None:
-        """Requests of many lengths, against the rules in plain Python."""
+        """Look up requests of many lengths, and compare the hits with the rules in plain Python."""
         rng = self.rng
         ids = dict(zip(map(bytes, self._tagged(range(len(self.keys)))), range(len(self.keys)), strict=True))
         lengths = rng.choice([0, 1, 5, 33, 200], self.num_requests)
@@ -120,9 +122,9 @@ class SelfTest:
             begin = int(offsets[r])
 
             def hit(query: int, block: int, begin: int = begin) -> bool:
-                asked = plan.queries[query]
-                key = keys[begin + (block + 1) * asked.stride - 1].tobytes()
-                return all(ids.get(key + bytes([group])) in self.first for group in asked.groups)
+                rule = plan.queries[query]
+                key = keys[begin + (block + 1) * rule.stride - 1].tobytes()
+                return all(ids.get(key + bytes([group])) in self.first for group in rule.groups)
 
             expected, _, _ = decide(plan, hit, length, int(limits[r]))
             expect(

@@ -1,145 +1,89 @@
-"""`TableChanges`: what changes a table on a device, all of a batch or nothing."""
+"""Flushes of a table: batches of changes, each of which is applied as a whole or not at all."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 from kvgpu import layout
+from kvgpu.device.table_arguments import group_vector, key_words
 from kvgpu.device.table_memory import TableMemory
-from kvgpu.device.tensors import as_vector, on_stream
+from kvgpu.device.tensors import as_vector
 
 
-class TableChanges(TableMemory):
-    """Flushes of a table, and its size. Args and Raises: see `BlockHashTable`."""
+class TableBatch(NamedTuple):
+    """Changes of a table as kernels take them."""
 
-    def update_async(
-        self, keys: Any, new: Any, groups: Any = 0, *, old: Any = None, validate: bool = True, stream: Any = None
-    ) -> None:
-        """Make block ``new[i]`` the first under ``keys[i]``, -1 for none; a batch names a key once in a group.
+    words: Any
+    """Keys, int64 [n, key words]."""
+    groups: Any
+    """int32 [n]."""
+    before: Any
+    """Blocks that are first under the keys, int32 [n], -1 for none."""
+    after: Any
+    """Blocks that become first, int32 [n], -1 for none."""
 
-        A block that is first under another key must leave that in the same or an earlier flush.
 
-        Args:
-            keys: uint8 [n, key_bytes] or int64 [n, key_bytes / 8], on the device.
-            new: int32 [n].
-            groups: int32 [n], or one number for all.
-            old: int32 [n], the blocks that are first now, -1 for none; None to look them up.
-            validate: Check all of this on the device first: a batch that breaks it changes nothing. Without, it
-                must not, or the table is broken.
-            stream: Torch or CuPy stream, or its address; None for torch's current one.
+def start_update(memory: TableMemory, keys: Any, groups: Any, old: Any, new: Any, validate: bool) -> None:
+    """Start a flush on the current stream; see `BlockHashTable.update_async`."""
+    words, all_groups, after = _checked(memory, keys, groups, new)
+    if old is None:
+        before = memory.torch.empty_like(after)
+        memory.engine.launch_find(memory.view, words, all_groups, before)
+    else:
+        before = as_vector("old", old, len(words), memory.torch.int32, memory.device)
+    batch = TableBatch(words, all_groups, before, after)
+    if not validate:
+        memory.engine.launch_update(memory.view, *batch)
+        return
+    with _validated(memory, batch, trusts_old=old is None):
+        memory.engine.launch_update(memory.view, *batch)
 
-        Raises:
-            ArgumentError, ArgumentTypeError: Shapes, dtypes or devices that do not fit.
 
-        Expected O(n) work, and O(n) bytes beside the table to validate; does not synchronise.
-        """
-        with on_stream(stream, self.device):
-            words, all_groups, before, after = self._batch(keys, groups, old, new)
-            ask = before is not None
-            if before is None:
-                before = self._torch.empty_like(after)
-                self._engine.launch_find(self.view, words, all_groups, before)
-            if not validate:
-                self._engine.launch_update(self.view, words, all_groups, before, after)
-                return
-            with self._validated(words, all_groups, before, after, ask=ask):
-                self._engine.launch_update(self.view, words, all_groups, before, after)
+def start_rebuild(memory: TableMemory, keys: Any, groups: Any, ids: Any, validate: bool) -> None:
+    """Start to replace all entries on the current stream; see `BlockHashTable.rebuild_async`."""
+    words, all_groups, after = _checked(memory, keys, groups, ids)
+    batch = TableBatch(words, all_groups, memory.torch.full_like(after, -1), after)
+    if not validate:
+        start_clear(memory)
+        memory.engine.launch_update(memory.view, *batch)
+        return
+    memory.view.meta[layout.META_STATUS].zero_()
+    with _validated(memory, batch, replaces=True) as gate:
+        # The gate is 1 if everything stays, else 0.
+        memory.view.words.mul_(gate)
+        memory.view.meta[layout.META_SIZE].mul_(gate)
+        memory.engine.launch_update(memory.view, *batch)
 
-    def update(self, keys: Any, new: Any, groups: Any = 0, *, old: Any = None, stream: Any = None) -> int:
-        """`update_async`, then wait; returns the number of keys in the table.
 
-        Raises:
-            BlockIdError: An id is out of range. The table is unchanged, as after the others.
-            ArgumentError: A group is out of range, a key is there twice in a group, a block would be first under
-                two keys, or `old` is not what is first.
+def start_clear(memory: TableMemory) -> None:
+    """Start to take everything out on the current stream. O(num_blocks)."""
+    memory.view.words.zero_()
+    memory.view.meta.zero_()
 
-        Expected O(n) work.
-        """
-        self._waits(stream)
-        self.update_async(keys, new, groups, old=old, stream=stream)
-        return self.size(stream=stream)
 
-    def clear_async(self, *, stream: Any = None) -> None:
-        """Take everything out; errors that wait to be reported are forgotten. O(num_blocks); does not
-        synchronise."""
-        with on_stream(stream, self.device):
-            self.view.words.zero_()
-            self.view.meta.zero_()
+def _checked(memory: TableMemory, keys: Any, groups: Any, new: Any) -> tuple[Any, Any, Any]:
+    """Keys, groups and new blocks of a batch as kernels take them."""
+    words = key_words(memory, keys)
+    count = len(words)
+    after = as_vector("new", new, count, memory.torch.int32, memory.device)
+    return words, group_vector(memory, groups, count).expand(count).contiguous(), after
 
-    def clear(self, *, stream: Any = None) -> None:
-        """`clear_async`, then wait. O(num_blocks)."""
-        self._waits(stream)
-        self.clear_async(stream=stream)
-        self.size(stream=stream)
 
-    def rebuild_async(self, keys: Any, ids: Any, groups: Any = 0, *, validate: bool = True, stream: Any = None) -> None:
-        """Replace all entries by block ``ids[i]`` under ``keys[i]``. Expected O(num_blocks + n).
+@contextmanager
+def _validated(
+    memory: TableMemory, batch: TableBatch, *, trusts_old: bool = True, replaces: bool = False
+) -> Iterator[Any]:
+    """Keep what is started inside from changing anything if the batch is bad.
 
-        Args:
-            keys, groups, validate, stream: As in `update_async`, which also says what is raised.
-            ids: int32 [n].
+    Yields the gate through which the kernels see that, int64 [], 1 if it is closed.
+    """
+    from kvgpu.kernels.validate import launch_validate, set_size
 
-        Errors that wait to be reported are forgotten. Does not synchronise.
-        """
-        with on_stream(stream, self.device):
-            words, all_groups, _, after = self._batch(keys, groups, None, ids)
-            before = self._torch.full_like(after, -1)
-            if not validate:
-                self.clear_async()
-                self._engine.launch_update(self.view, words, all_groups, before, after)
-                return
-            self.view.meta[layout.META_STATUS].zero_()
-            with self._validated(words, all_groups, before, after, replaces=True) as gate:
-                # The gate is 1 where everything stays, else 0.
-                self.view.words.mul_(gate)
-                self.view.meta[layout.META_SIZE].mul_(gate)
-                self._engine.launch_update(self.view, words, all_groups, before, after)
-
-    def rebuild(self, keys: Any, ids: Any, groups: Any = 0, *, stream: Any = None) -> int:
-        """`rebuild_async`, then wait; returns the number of keys. Raises as `update` does. Expected
-        O(num_blocks + n)."""
-        self._waits(stream)
-        self.rebuild_async(keys, ids, groups, stream=stream)
-        return self.size(stream=stream)
-
-    def _batch(self, keys: Any, groups: Any, old: Any, new: Any) -> tuple[Any, Any, Any, Any]:
-        """Keys, groups, old and new blocks of a batch as kernels take them; None for no old ones."""
-        words = self._keys(keys)
-        count, int32 = len(words), self._torch.int32
-        after = as_vector("new", new, count, int32, self.device)
-        before = None if old is None else as_vector("old", old, count, int32, self.device)
-        return words, self._groups(groups, count).expand(count).contiguous(), before, after
-
-    @contextmanager
-    def _validated(
-        self, words: Any, groups: Any, before: Any, after: Any, *, ask: bool = False, replaces: bool = False
-    ) -> Iterator[Any]:
-        """What is started inside is kept from a bad batch by the gate, which is given: int64 [], 1 where closed."""
-        from kvgpu.kernels.validate import launch_validate, set_size
-
-        gate = self.view.meta[layout.META_GATE]
-        sets = self._torch.zeros((3, set_size(len(words))), dtype=self._torch.int32, device=self.device)
-        try:
-            gate.zero_()
-            launch_validate(self.view, words, groups, before, after, sets, ask, replaces)
-            yield gate
-        finally:
-            gate.zero_()
-
-    def size_async(self) -> Any:
-        """Number of keys as an int64 tensor [] on the device: a live view. O(1); does not synchronise."""
-        return self.view.meta[layout.META_SIZE]
-
-    def size(self, *, stream: Any = None) -> int:
-        """Number of keys. Waits for the stream and reports, once, what went wrong on it before. O(1).
-
-        Raises:
-            BlockIdError, ArgumentError, InvariantError: See `update` and `longest_prefix`.
-        """
-        self._waits(stream)
-        with on_stream(stream, self.device):
-            size, status = self.view.meta[:2].tolist()
-            if status:
-                self.view.meta[layout.META_STATUS].zero_()
-                raise self._error(status)
-        return int(size)
+    gate = memory.view.meta[layout.META_GATE]
+    sets = memory.torch.zeros((3, set_size(len(batch.words))), dtype=memory.torch.int32, device=memory.device)
+    try:
+        gate.zero_()
+        launch_validate(memory.view, *batch, sets, not trusts_old, replaces)
+        yield gate
+    finally:
+        gate.zero_()

@@ -1,4 +1,4 @@
-"""Arguments of device calls: torch tensors, CuPy arrays and all else with DLPack, checked."""
+"""Arguments of device calls, checked: torch tensors, CuPy arrays and anything else with DLPack; devices and streams."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def import_torch() -> Any:
-    """The module.
+    """Import torch.
 
     Raises:
         MissingPackageError: It is not installed.
@@ -30,10 +30,11 @@ def resolve_device(device: Any = None) -> "torch.device":
     """The device that Triton kernels run on: a GPU, or the CPU under Triton's interpreter.
 
     Args:
-        device: A torch device or its name; None for the one there is.
+        device: A torch device or its name; None for the one that there is.
 
     Raises:
         DeviceError: There is no GPU and the interpreter is off, or the device is of another kind.
+        MissingPackageError: Triton is not installed.
     """
     torch = import_torch()
     try:
@@ -63,7 +64,7 @@ def resolve_device(device: Any = None) -> "torch.device":
 
 
 def is_capturing(device: "torch.device") -> bool:
-    """Whether what is started on the current stream of a device is noted for a CUDA graph, not run."""
+    """Whether work on the current stream of a device is recorded in a CUDA graph in place of being run."""
     if device.type != "cuda":
         return False
     torch = import_torch()
@@ -73,19 +74,20 @@ def is_capturing(device: "torch.device") -> bool:
 
 @contextmanager
 def allocating(what: str) -> Iterator[None]:
-    """
+    """Run code that allocates device memory for `what`.
+
     Raises:
-        DeviceError: There is no memory for it.
+        DeviceError: There is not so much memory.
     """
     try:
         yield
     except RuntimeError as error:
-        # torch has no type for want of memory that all devices share.
+        # torch has no out-of-memory error that all devices share.
         raise DeviceError(f"no memory for {what}: {error}") from error
 
 
 def _from_numpy(name: str, array: "np.ndarray[Any, Any]", device: "torch.device") -> Any:
-    """A copy of a numpy array on a device; on the CPU the array itself, if it may be written."""
+    """Copy a numpy array to a device; on the CPU use the array itself, if it is writeable."""
     torch = import_torch()
     if is_capturing(device):
         raise ArgumentError(f"{name}: a numpy array cannot be copied in a capture; give a tensor")
@@ -100,8 +102,8 @@ def _from_numpy(name: str, array: "np.ndarray[Any, Any]", device: "torch.device"
 def as_tensor(name: str, value: Any, dtype: "torch.dtype", device: "torch.device", written: bool = False) -> Any:
     """`value` as a contiguous tensor of this dtype on this device, without a copy.
 
-    numpy arrays are copied to the device, and so refused where they would be `written`; whatever lies
-    on another device is refused.
+    numpy arrays are copied to the device, and are therefore refused if they are to be `written`. Arrays on another
+    device are refused.
 
     Raises:
         ArgumentTypeError: Another dtype, or no array.
@@ -135,7 +137,11 @@ def as_tensor(name: str, value: Any, dtype: "torch.dtype", device: "torch.device
 def as_vector(
     name: str, value: Any, length: int | None, dtype: "torch.dtype", device: "torch.device", written: bool = False
 ) -> Any:
-    """`as_tensor` for one dimension, of a given length unless that is None."""
+    """`as_tensor` for one dimension, of a given length unless that is None.
+
+    Raises:
+        ArgumentTypeError, ArgumentError: As `as_tensor`, or another shape.
+    """
     value = as_tensor(name, value, dtype, device, written)
     if value.dim() != 1 or (length is not None and len(value) != length):
         raise ArgumentError(f"{name}: shape [{length}] is expected, got {list(value.shape)}")
@@ -143,7 +149,7 @@ def as_vector(
 
 
 def refuse_overlap(name: str, written: Any, others: dict[str, Any]) -> None:
-    """Refuse a contiguous tensor to be written that shares memory with others. O(others).
+    """See that a contiguous tensor that is to be written shares no memory with others. O(others).
 
     Raises:
         ArgumentError: It does.
@@ -156,11 +162,11 @@ def refuse_overlap(name: str, written: Any, others: dict[str, Any]) -> None:
 
 
 def on_stream(stream: Any, device: "torch.device") -> Any:
-    """Context in which a stream is current: a torch stream, a CuPy stream, an address, or None for no change.
+    """Make a stream current for a while: a torch stream, a CuPy stream, an address, or None for no change.
 
     Raises:
-        ArgumentTypeError: No stream.
-        ArgumentError: The stream belongs to another device, or the address is none.
+        ArgumentTypeError: Something else than a stream.
+        ArgumentError: The stream belongs to another device, or the address is out of range.
     """
     torch = import_torch()
     address = None

@@ -56,8 +56,8 @@ class Policy:
         new = [s.request for s in sequences if rows.row_of(s.request.request_id) is None]
         hashes = sum(len(request.block_hashes) for request in new)
         room_requests, room_hashes = len(rows.requests), len(rows.arena)
-        if len(rows) + len(new) > room_requests or 2 * (rows.num_hashes + hashes) > room_hashes:
-            rows.grow(max(room_requests, 2 * (len(rows) + len(new))), max(room_hashes, 4 * (rows.num_hashes + hashes)))
+        if len(rows) + len(new) > room_requests or 2 * (len(rows.hashes) + hashes) > room_hashes:
+            rows.grow(max(room_requests, 2 * (len(rows) + len(new))), max(room_hashes, 4 * (len(rows.hashes) + hashes)))
         rows.track(new)
         return np.array([rows.row_of(name) for name in lengths], np.int64)
 

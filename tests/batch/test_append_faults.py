@@ -61,7 +61,7 @@ def assert_served(batch, requests, tokens):
         row = batch.rows.row_of(request.request_id)
         assert list(request.all_token_ids) == list(twin.all_token_ids)
         assert list(request.block_hashes) == list(twin.block_hashes)
-        assert list(batch.rows.hashes(row)) == list(twin.block_hashes)
+        assert list(batch.rows.hashes.of(row)) == list(twin.block_hashes)
         assert batch.rows.num_tokens[row] == twin.num_tokens
 
 
@@ -106,7 +106,7 @@ def test_a_salt_that_cannot_be_encoded_leaves_all_as_before(function):
     batch.append_batch(rows[[0, 2]], [7, 9])
     batch.allocate_batch(rows[[0, 2]], 4)
     assert [request.num_tokens for request in requests] == [4, 3, 3]
-    assert [len(batch.rows.hashes(row)) for row in rows.tolist()] == [1, 0, 1]
+    assert [len(batch.rows.hashes.of(row)) for row in rows.tolist()] == [1, 0, 1]
 
 
 @pytest.mark.parametrize("width", [8, 16])
@@ -136,7 +136,7 @@ def test_a_request_of_another_engine_that_fails_stays_and_the_others_are_served(
     assert_served(batch, requests[1:], [5] + [7] * count)
     batch.sync()
     assert requests[0].all_token_ids == [1, 2, 5] + [7] * count
-    assert len(batch.rows.hashes(int(rows[0]))) == (3 + count) // SIZE
+    assert len(batch.rows.hashes.of(int(rows[0]))) == (3 + count) // SIZE
 
 
 def test_a_request_of_another_engine_that_fails_with_its_tokens_has_them():
@@ -148,7 +148,7 @@ def test_a_request_of_another_engine_that_fails_with_its_tokens_has_them():
         batch.append_batch(rows, [7, 8])
     assert (bad.all_token_ids, good.all_token_ids) == ([1, 2, 3, 7], [1, 2, 3, 8])
     assert batch.rows.num_tokens[rows].tolist() == [4, 4]
-    assert [len(batch.rows.hashes(row)) for row in rows.tolist()] == [0, 1]
+    assert [len(batch.rows.hashes.of(row)) for row in rows.tolist()] == [0, 1]
 
 
 @by_fault

@@ -81,7 +81,7 @@ class Pairs:
 
     def check_rows(self):
         rows = self.batch.rows
-        assert [list(rows.hashes(row)) for row in self.rows.tolist()] == [
+        assert [list(rows.hashes.of(row)) for row in self.rows.tolist()] == [
             list(twin.block_hashes) for twin in self.twins
         ]
         assert rows.num_tokens[self.rows].tolist() == [twin.num_tokens for twin in self.twins]
@@ -240,10 +240,10 @@ def test_the_first_hash_of_a_row_finds_room_in_a_full_arena():
     (new,) = batch.track([make_request("new", 3, SIZE)])
     batch.untrack([gap])
     batch.append_batch([new], [7, 7, 7, 7, 7], [5])
-    assert batch.rows.epoch == 1
+    assert batch.rows.hashes.epoch == 1
     tokens = [0, 1, 2, 7, 7, 7, 7, 7]
-    assert list(batch.rows.hashes(new)) == chain(hashing.sha256, tokens, SIZE)
-    assert list(batch.rows.hashes(other)) == chain(hashing.sha256, range(2 * SIZE), SIZE)
+    assert list(batch.rows.hashes.of(new)) == chain(hashing.sha256, tokens, SIZE)
+    assert list(batch.rows.hashes.of(other)) == chain(hashing.sha256, range(2 * SIZE), SIZE)
 
 
 @pytest.mark.parametrize(
@@ -278,7 +278,7 @@ def test_a_row_is_given_to_a_request_of_another_kind():
         row = batch.track([request])
         batch.append_batch(row, [7, 8], [2])
         twin.append_output_token_ids([7, 8])
-        assert list(batch.rows.hashes(0)) == list(twin.block_hashes)
+        assert list(batch.rows.hashes.of(0)) == list(twin.block_hashes)
         batch.untrack(row)
 
 
@@ -290,7 +290,7 @@ def test_a_request_that_was_given_tokens_beside_its_row_has_the_last_word():
     request.append_output_token_ids([5, 6])
     batch.extend()
     assert request.all_token_ids == [0, 1, 2, 5, 6, 7, 8]
-    assert list(batch.rows.hashes(row)) == chain(hashing.sha256, request.all_token_ids, SIZE)
+    assert list(batch.rows.hashes.of(row)) == chain(hashing.sha256, request.all_token_ids, SIZE)
 
 
 def test_tokens_given_beside_a_row_before_its_first_count():
@@ -331,7 +331,7 @@ class TestErrors:
             batch.append_batch(batch.rows.all(), [7, 7, 7])
         batch.append_batch(batch.rows.all()[:2], [8, 8])
         hashes = chain(hashing.sha256, [0, 1, 2, 8], SIZE)
-        assert [list(batch.rows.hashes(row)) for row in (0, 1, 2)] == [hashes, hashes, []]
+        assert [list(batch.rows.hashes.of(row)) for row in (0, 1, 2)] == [hashes, hashes, []]
 
     @pytest.mark.parametrize("width", [8, 16, 33])
     def test_a_hash_of_another_width(self, width):
@@ -368,4 +368,4 @@ def test_a_row_that_has_lost_its_hashes_keeps_its_piece_when_the_arena_is_packed
     row_of_long = batch.track([long])
     batch.extend(rows)
     for row, request in ((rows, short), (row_of_other, other), (row_of_long, long)):
-        assert list(batch.rows.hashes(row[0])) == list(request.block_hashes)
+        assert list(batch.rows.hashes.of(row[0])) == list(request.block_hashes)

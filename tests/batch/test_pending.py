@@ -48,7 +48,7 @@ def test_tokens_that_fill_a_block_are_hashed(batch):
     rows = track(batch, 6)
     batch.append_batch(rows, [7, 8, 9], [3])
     twin = make_request("twin", [0] * 6 + [7, 8, 9], 4)
-    assert list(batch.rows.hashes(int(rows[0]))) == list(twin.block_hashes)
+    assert list(batch.rows.hashes.of(int(rows[0]))) == list(twin.block_hashes)
 
 
 def test_sync_gives_requests_the_hashes_of_their_tokens(batch):
@@ -146,7 +146,7 @@ def test_any_appends_end_in_what_the_request_would_have_been_given(steps):
         for twin, part in zip(twins, tokens, strict=True):
             twin.append_output_token_ids(part)
         assert num_tokens(batch)[1] == [twin.num_tokens for twin in twins]
-        assert batch.rows.num_hashes == sum(len(twin.block_hashes) for twin in twins)
+        assert len(batch.rows.hashes) == sum(len(twin.block_hashes) for twin in twins)
     batch.sync()
     for request, twin in zip(requests_of(batch), twins, strict=True):
         assert request.all_token_ids == twin.all_token_ids

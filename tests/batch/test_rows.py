@@ -18,7 +18,7 @@ from kvgpu.layout import KEY_WORDS
 
 def hashes_in(rows, row):
     """Hashes of a row as its request has them."""
-    return rows.hashes(row)[:]
+    return rows.hashes.of(row)[:]
 
 
 def state(rows):
@@ -67,8 +67,8 @@ def test_hashes_may_be_a_list_of_bytes(rows, requests):
 def test_hashes_of_16_bytes_are_padded(rows):
     request = make_request("a", 9, 4, hashing.xxhash)
     rows.track([request])
-    assert rows.width == 16
-    assert (rows.hashes(0).keys[:, 2:] == 0).all()
+    assert rows.hashes.width == 16
+    assert (rows.hashes.of(0).rows[:, 2:] == 0).all()
     assert holds(rows, [request])
 
 
@@ -97,7 +97,7 @@ def test_what_is_lent_takes_no_place_in_the_arena(requests):
     rows = RequestRows(4, 100, lends=True)
     rows.track(requests)
     assert rows.arena.take_written() == []
-    assert rows.num_hashes == 10 // 4 + 33 // 4
+    assert len(rows.hashes) == 10 // 4 + 33 // 4
 
 
 def test_what_was_lent_stays_when_its_request_has_moved_on_and_left():
@@ -110,18 +110,18 @@ def test_what_was_lent_stays_when_its_request_has_moved_on_and_left():
     gc.collect()
     make_request("other", 4 * 50, 4, hashing.sha256_cbor)
     assert hashes_in(rows, 0) == expected
-    assert rows.last_hashes(handed_out) == expected[-1:]
+    assert rows.hashes.last(handed_out) == expected[-1:]
 
 
 def test_a_row_that_outgrows_its_request_takes_a_place_of_its_own(requests):
     rows = RequestRows(4, 100, lends=True)
     handed_out = rows.track(requests)
-    rows.append_hashes(handed_out[[0, 2]], np.array([1, 2]), words(3, 7), ahead=True)
+    rows.hashes.append(handed_out[[0, 2]], np.array([1, 2]), words(3, 7), ahead=True)
     as_bytes = words(1, 7).tobytes()
     for request, row, more in zip(requests, handed_out.tolist(), [1, 0, 2], strict=True):
         assert hashes_in(rows, row) == [*request.block_hashes, *[as_bytes] * more]
     rows.untrack(handed_out)
-    assert rows.num_hashes == 0
+    assert len(rows.hashes) == 0
     rows.track([make_request("all", 4 * 100, 4)])
 
 
@@ -130,8 +130,8 @@ def test_rows_that_outgrow_their_requests_share_what_room_there_is():
     gap, *requests = [make_request(name, 4 * 9, 4) for name in "abc"]
     gap.block_hashes = list(gap.block_hashes)
     handed_out = rows.track([gap, *requests])
-    rows.append_hashes(handed_out[:1], np.array([1]), words(1, 7))
-    rows.append_hashes(handed_out[1:], np.array([1, 1]), words(2, 7))
+    rows.hashes.append(handed_out[:1], np.array([1]), words(1, 7))
+    rows.hashes.append(handed_out[1:], np.array([1, 1]), words(2, 7))
     as_bytes = words(1, 7).tobytes()
     for request, row in zip([gap, *requests], handed_out.tolist(), strict=True):
         assert hashes_in(rows, row) == [*request.block_hashes, as_bytes]
@@ -144,7 +144,7 @@ def test_a_row_with_room_keeps_it_when_another_has_the_arena_packed(copied):
     for request in requests[: ["none", "the one with room", "both"].index(copied)]:
         request.block_hashes = list(request.block_hashes)
     handed_out = rows.track(requests)
-    rows.append_hashes(handed_out, np.array([1, 1]), words(2, 7))
+    rows.hashes.append(handed_out, np.array([1, 1]), words(2, 7))
     for request, row in zip(requests, handed_out.tolist(), strict=True):
         assert hashes_in(rows, row) == [*request.block_hashes, words(1, 7).tobytes()]
 
@@ -166,7 +166,7 @@ def test_the_arena_is_packed_when_its_end_is_reached():
     other = make_request("other", 4 * 26, 4)
     rows.track([other])
     assert holds(rows, [kept, other])
-    assert rows.epoch == 1
+    assert rows.hashes.epoch == 1
 
 
 def test_a_row_can_grow_into_the_last_place_of_the_arena():
@@ -176,7 +176,7 @@ def test_a_row_can_grow_into_the_last_place_of_the_arena():
     long.append_output_token_ids([1] * 4 * 35)
     rows.extend(handed_out[:1])
     assert holds(rows, [long, other])
-    assert rows.num_hashes == 100
+    assert len(rows.hashes) == 100
 
 
 def test_changes_that_nobody_asks_for_do_not_pile_up():
@@ -246,7 +246,7 @@ def test_growing_keeps_all_rows_and_counts_an_epoch(rows, requests):
     more = [make_request(f"m{i}", 40, 4) for i in range(5)]
     rows.track(more)
     assert holds(rows, requests + more)
-    assert rows.epoch == 1
+    assert rows.hashes.epoch == 1
 
 
 @pytest.mark.parametrize("lends", [False, True])
@@ -263,7 +263,7 @@ def test_any_sequence_of_calls_keeps_what_requests_have(lends, data):
             try:
                 alive[int(rows.track([request])[0])] = request
             except ArgumentError:
-                assert rows.num_hashes + len(request.block_hashes) > 60
+                assert len(rows.hashes) + len(request.block_hashes) > 60
         elif what == "untrack" and alive:
             row = data.draw(st.sampled_from(sorted(alive)))
             rows.untrack(np.array([row]))

@@ -119,7 +119,7 @@ class TestBatches:
         def fail(*arguments):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(table._engine, "launch_update", fail)
+        monkeypatch.setattr(table.memory.engine, "launch_update", fail)
         table.view.meta[META_GATE] = 0
         with pytest.raises(KeyboardInterrupt):
             table.update_async(keys(4, 4), ids(4, 5))

@@ -376,7 +376,7 @@ class Subject:
             **snapshot(self.manager),
             "rows": records[[name for name in records.dtype.names if name != "stamp"]].tolist(),
             "capacity": (len(rows.records), len(rows.arena)),
-            "arena": rows.num_hashes,
+            "arena": len(rows.hashes),
             "requests": [
                 (r.request_id, len(r.all_token_ids), len(r.block_hashes), r.num_computed_tokens)
                 for r in (*self.running, *self.tracked.values())

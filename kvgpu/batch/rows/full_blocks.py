@@ -1,7 +1,7 @@
 """Blocks that rows fill: which of them can be hashed without the request object, and their hashes."""
 
 from itertools import compress
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,12 +17,14 @@ from kvgpu.hashing.request_hasher import RequestBlockHasher
 from kvgpu.request import Request
 
 
-def unhashed_tail(request: Any, num_tokens: int, num_hashes: int, block_size: int) -> Tokens | None:
-    """Tokens of a request behind its last hash, int32 or int64 [< block_size].
+def unhashed_tail(rows: RequestRows, row: int, block_size: int) -> Tokens | None:
+    """Tokens of a row's request after its last full block, int32 or int64 [< block_size].
 
-    None if tokens are not all that its next hashes follow from, or if it is not what its row knows, so many
-    tokens and hashes.
+    None if the next hashes depend on more than the tokens, or if the request does not have the tokens and hashes that
+    its row knows of. O(block_size).
     """
+    record, request = rows.records[row], rows.requests[row]
+    num_tokens, num_hashes = int(record["num_tokens"]), int(record["end"] - record["begin"])
     hasher = getattr(request, "block_hasher", None)
     if not (
         isinstance(request, Request)
@@ -34,58 +36,60 @@ def unhashed_tail(request: Any, num_tokens: int, num_hashes: int, block_size: in
         and len(request.block_hashes) == num_hashes == num_tokens // block_size
     ):
         return None
-    held, first = request.all_token_ids, num_hashes * block_size
-    return held.part(first, num_tokens) if isinstance(held, TokenIds) else token_array(held[first:])
+    tokens, first = request.all_token_ids, num_hashes * block_size
+    return tokens.part(first, num_tokens) if isinstance(tokens, TokenIds) else token_array(tokens[first:])
 
 
-class RowHashesMade(NamedTuple):
-    """Hashes of blocks that rows have filled. rows: int64 [n]; counts: int64 [n], of each; hashes: row by row."""
+class FullBlockHashes(NamedTuple):
+    """Hashes of blocks that rows have filled, made by one hasher."""
 
     rows: RowIds
     counts: npt.NDArray[np.int64]
+    """int64 [n], hashes of each row."""
     hashes: BlockHashes
+    """Row by row."""
 
 
-def hashes_of_full_blocks(rows: RequestRows, pending: PendingTokens, full: RowIds) -> list[RowHashesMade]:
-    """Hash the full blocks of rows, at least one each, that have no hash: one call for each hasher.
+def hashes_of_full_blocks(rows: RequestRows, pending: PendingTokens, full: RowIds) -> list[FullBlockHashes]:
+    """Hash the blocks without a hash that the rows `full` have filled, at least one each, in one call per hasher.
 
     Raises:
-        ArgumentError: Hashes of other widths than 16 and 32 bytes.
+        ArgumentError: The hashes are not 16 or 32 bytes long.
 
-    Nothing is changed. O(tokens).
+    Changes nothing. O(tokens).
     """
     counts, tokens = pending.full_blocks(rows.records, full)
-    parents = rows.last_hashes(full)
+    parents = rows.hashes.last(full)
     hashers = [rows.requests[row].block_hasher for row in full.tolist()]
     distinct = dict.fromkeys(hashers)
     if len(distinct) == 1:
         hashes = hashers[0].chained(tokens, counts.tolist(), parents, True)
-        return [RowHashesMade(full, counts, hashes)]
+        return [FullBlockHashes(full, counts, hashes)]
     made = []
     for hasher in distinct:
         chosen = np.array([each is hasher for each in hashers])
-        numbers, heads = counts[chosen], list(compress(parents, chosen.tolist()))
-        hashes = hasher.chained(tokens[chosen], numbers.tolist(), heads, True)
-        made.append(RowHashesMade(full[chosen], numbers, hashes))
+        chosen_counts, chosen_parents = counts[chosen], list(compress(parents, chosen.tolist()))
+        hashes = hasher.chained(tokens[chosen], chosen_counts.tolist(), chosen_parents, True)
+        made.append(FullBlockHashes(full[chosen], chosen_counts, hashes))
     return made
 
 
 def hash_full_blocks(rows: RequestRows, pending: PendingTokens, full: RowIds) -> None:
-    """Hash the full blocks of rows, at least one each, that have no hash, and append the hashes.
+    """Hash the blocks without a hash that the rows `full` have filled, at least one each, and append the hashes.
 
     Raises:
-        ArgumentError: Hashes of another width than those there are. Nothing is changed then, nor when a hash function
-            raises an error of its own.
+        ArgumentError: The hashes have another width than those of other rows. Nothing is changed, and nothing when a
+            hash function raises an error of its own.
 
     O(tokens).
     """
     made = hashes_of_full_blocks(rows, pending, full)
-    append_made(rows, made, rows.common_width([each.hashes for each in made]))
+    append_made(rows, made, rows.hashes.common_width([each.hashes for each in made]))
 
 
-def append_made(rows: RequestRows, made: list[RowHashesMade], width: int) -> None:
-    """Append hashes, all of so many bytes, to their rows; they are known to fit. O(hashes)."""
-    rows.width = width
-    rows.linked = rows.linked and all(each.hashes.linked for each in made)
+def append_made(rows: RequestRows, made: list[FullBlockHashes], width: int) -> None:
+    """Append hashes of `width` bytes, which are known to fit, to their rows. O(hashes)."""
+    rows.hashes.width = width
+    rows.hashes.linked = rows.hashes.linked and all(each.hashes.linked for each in made)
     for each in made:
-        rows.append_hashes(each.rows, each.counts, each.hashes.keys, ahead=True)
+        rows.hashes.append(each.rows, each.counts, each.hashes.keys, ahead=True)

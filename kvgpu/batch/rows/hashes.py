@@ -7,152 +7,85 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from kvgpu.batch.rows.record import ROW_RECORD, RowIds
-from kvgpu.compiled.jit import jit
+from kvgpu.batch.rows.hash_words import count_hashes, last_words, move_hashes, without_room, write_hashes
+from kvgpu.batch.rows.record import RowIds, longer
 from kvgpu.errors import ArgumentError
-from kvgpu.hashing.arena import HashArena, hashes_at
+from kvgpu.hashing.arena import HashArena
 from kvgpu.hashing.block_hashes import BlockHashes, write_keys
 from kvgpu.hashing.functions import BlockHash
 from kvgpu.integers import as_size
 from kvgpu.layout import KEY_WORDS
 
 
-@jit
-def count_hashes(table: Any) -> int:
-    """Hashes of all rows."""
-    count = 0
-    for row in range(len(table)):
-        count += table[row].end - table[row].begin
-    return count
-
-
-@jit
-def last_words(table: Any, rows: Any, arena: Any) -> Any:
-    """Last hash of each row, int64 [n, KEY_WORDS], and whether it has one, bool [n]."""
-    words = np.zeros((len(rows), arena.shape[1]), np.int64)
-    has = np.zeros(len(rows), np.bool_)
-    for i in range(len(rows)):
-        record = table[rows[i]]
-        has[i] = record.end > record.begin
-        if has[i]:
-            mine = hashes_at(arena, record.lent, record.begin, record.end)
-            for word in range(arena.shape[1]):
-                words[i, word] = mine[len(mine) - 1, word]
-    return words, has
-
-
-@jit
-def without_room(table: Any, limits: Any, rows: Any, counts: Any) -> npt.NDArray[np.int64]:
-    """Places of rows whose pieces have no room for so many more hashes."""
-    places = np.empty(len(rows), np.int64)
-    found = 0
-    for i in range(len(rows)):
-        if table[rows[i]].end + counts[i] > limits[rows[i]]:
-            places[found] = i
-            found += 1
-    return places[:found]
-
-
-@jit
-def write_hashes(table: Any, rows: Any, counts: Any, words: Any, arena: Any, ahead: bool) -> npt.NDArray[np.int64]:
-    """Write words int64 [sum(counts), KEY_WORDS] behind the hashes of rows, and whether these are ahead of their
-    requests; begins and ends of what was written, int64 [2, n]."""
-    written = np.empty((2, len(rows)), np.int64)
-    done = 0
-    for i in range(len(rows)):
-        record = table[rows[i]]
-        begin = record.end
-        record.end = begin + counts[i]
-        for place in range(counts[i]):
-            for word in range(words.shape[1]):
-                arena[begin + place, word] = words[done + place, word]
-        done += counts[i]
-        record.num_ahead += counts[i] if ahead else 0
-        written[0, i], written[1, i] = begin, record.end
-    return written
-
-
-@jit
-def move_hashes(table: Any, limits: Any, rows: Any, pieces: Any, arena: Any) -> npt.NDArray[np.int64]:
-    """Move the hashes of rows to pieces (begin, limit) int64 [n, 2], now theirs; begins and ends of what was
-    written, int64 [2, n]."""
-    written = np.empty((2, len(rows)), np.int64)
-    for i in range(len(rows)):
-        record = table[rows[i]]
-        to = pieces[i, 0]
-        mine = hashes_at(arena, record.lent, record.begin, record.end)
-        for place in range(len(mine)):
-            for word in range(arena.shape[1]):
-                arena[to + place, word] = mine[place, word]
-        record.lent = 0
-        record.begin, record.end, limits[rows[i]] = to, to + len(mine), pieces[i, 1]
-        written[0, i], written[1, i] = to, record.end
-    return written
-
-
 class RowHashes:
     """Hashes of rows: each row's lie in one piece of an arena.
 
-    A piece that is outgrown moves, and the arena is packed when no piece is long enough. Hashes that a request has
-    in an array of its own may be lent: they stay there until the row is given more than the request has.
+    A row that outgrows its piece moves, and the arena is packed if no free piece is long enough. A request that keeps
+    its hashes in an array may lend them: the row reads them there until it is given more than the request has.
 
     Args:
-        max_requests: Rows.
+        records: ROW_RECORD [rows]: `begin`, `end` and `lent` say where the hashes of a row lie.
         max_hashes: Hashes of all rows together, 32 bytes each; lent ones count, since they may have to move here.
-        lends: Hashes are read by the CPU alone, so that requests may lend theirs.
+        lends: Only the CPU reads hashes, so that requests may lend theirs.
 
     Attributes:
-        arena: The hashes.
-        limits: int32 [max_requests]: how far a row may grow in the arena.
+        arena: The memory of the hashes.
+        limits: int32 [rows]: how far a row may grow in the arena.
         width: Bytes of a hash; 0 while there is none.
         linked: All of them are known to be `BlockHashes.linked`.
-        epoch: Counts packing, and new arenas: places in the arena are valid within one epoch.
+        epoch: How often the arena was packed or replaced: places in the arena are valid within one epoch.
 
     Raises:
         ConfigError: A capacity below 1.
     """
 
-    def __init__(self, max_requests: int, max_hashes: int, lends: bool = False) -> None:
-        max_requests = as_size("max_requests", max_requests)
-        max_hashes = as_size("max_hashes", max_hashes)
-        self.arena = HashArena(max_hashes)
-        self._table = np.zeros(max_requests, ROW_RECORD)
-        self.limits: npt.NDArray[np.int32] = np.zeros(max_requests, np.int32)
-        self._lends = lends
-        self._lent: list[npt.NDArray[np.int64] | None] = [None] * max_requests
+    def __init__(self, records: npt.NDArray[Any], max_hashes: int, lends: bool = False) -> None:
+        self.arena = HashArena(as_size("max_hashes", max_hashes))
+        self.limits: npt.NDArray[np.int32] = np.zeros(len(records), np.int32)
         self.width = 0
         self.linked = True
         self.epoch = 0
+        self._records = records
+        self._lends = lends
+        self._lent: list[npt.NDArray[np.int64] | None] = [None] * len(records)
 
-    @property
-    def records(self) -> npt.NDArray[Any]:
-        """Of all rows, ROW_RECORD [max_requests]; what the properties show parts of."""
-        return self._table
+    def __len__(self) -> int:
+        """Number of hashes of all rows. O(rows)."""
+        return int(count_hashes(self._records))
 
-    @property
-    def num_hashes(self) -> int:
-        """Hashes of all tracked requests."""
-        return int(count_hashes(self._table))
+    def grown(self, records: npt.NDArray[Any], max_hashes: int) -> "RowHashes":
+        """The same hashes with more room, for a longer copy of the records; counts an epoch. O(capacity).
 
-    def append_hashes(
+        Raises:
+            MemoryError: There is no room for so many. Nothing is changed.
+        """
+        larger = object.__new__(RowHashes)
+        larger.arena = self.arena.grown(max_hashes)
+        larger.limits = longer(self.limits, len(records))
+        larger.width, larger.linked, larger.epoch = self.width, self.linked, self.epoch + 1
+        larger._records, larger._lends = records, self._lends
+        larger._lent = [*self._lent, *[None] * (len(records) - len(self._lent))]
+        return larger
+
+    def append(
         self, rows: RowIds, counts: npt.NDArray[np.int64], words: npt.NDArray[np.int64], ahead: bool = False
     ) -> None:
-        """Append hashes that are known to fit into the arena; rows whose pieces they outgrow move.
+        """Append hashes that are known to fit into the arena; rows that outgrow their pieces move.
 
         Args:
             rows: int64 [n], valid ones.
             counts: int64 [n], hashes for each, at least one.
             words: int64 [sum(counts), KEY_WORDS], row by row.
-            ahead: The request objects have not got them.
+            ahead: The request objects do not have them.
 
-        O(hashes), those of rows that move counted too; amortised O(new hashes).
+        O(hashes), including those of rows that move; amortised O(new hashes).
         """
         self._make_room(rows, counts)
-        self.arena.wrote_all(write_hashes(self._table, rows, counts, words, self.arena.words, ahead))
+        self.arena.wrote_all(write_hashes(self._records, rows, counts, words, self.arena.words, ahead))
 
-    def last_hashes(self, rows: RowIds) -> list[BlockHash | None]:
-        """Last hash of each row; None where there is none. O(n)."""
-        words, has = last_words(self._table, rows, self.arena.words)
+    def last(self, rows: RowIds) -> list[BlockHash | None]:
+        """Last hash of each row; None if it has none. O(n)."""
+        words, has = last_words(self._records, rows, self.arena.words)
         data, size, width = words.tobytes(), 8 * KEY_WORDS, self.width
         found = [
             data[begin : begin + width] if any_hash else None
@@ -160,19 +93,22 @@ class RowHashes:
         ]
         return cast("list[BlockHash | None]", found)
 
-    def hashes(self, row: int, start: int = 0) -> BlockHashes:
-        """Hashes of a row from place `start` on, a view that is valid until the next change. O(1)."""
-        record = self._table[row]
+    def of(self, row: int, start: int = 0) -> BlockHashes:
+        """Hashes of a row from place `start` on, as a view that is valid until the next change. O(1)."""
+        record = self._records[row]
         lent = self._lent[row]
         words = self.arena.words if lent is None else lent
-        part = words[record["begin"] + start : record["end"]]
-        return BlockHashes.of_keys(part, self.width, self.linked)
+        return BlockHashes.of_keys(words[record["begin"] + start : record["end"]], self.width, self.linked)
 
-    def common_width(self, hashes: list[Any]) -> int:
-        """Bytes of these hashes of requests and of those that are here; 0 for none.
+    def fit(self, width: int | None) -> bool:
+        """Whether records with hashes of `width` bytes (None: not known yet) can hold all of these. O(1)."""
+        return width is None or self.width in (0, width)
+
+    def common_width(self, hashes: Sequence[Any]) -> int:
+        """The width that these hashes of requests share with those that are here, in bytes; 0 if there are none.
 
         Raises:
-            ArgumentError: They are not all of one width.
+            ArgumentError: The widths differ.
         """
         widths = {h.width if isinstance(h, BlockHashes) else len(h[0]) if len(h) else 0 for h in hashes}
         widths.add(self.width)
@@ -182,21 +118,52 @@ class RowHashes:
         return widths.pop() if widths else 0
 
     def refuse_too_many(self, needed: int) -> None:
-        """
+        """See that there is room for `needed` more hashes.
+
         Raises:
-            ArgumentError: So many hashes more do not fit.
+            ArgumentError: There is not.
         """
-        if self.num_hashes + needed > len(self.arena):
+        count = len(self)
+        if count + needed > len(self.arena):
             raise ArgumentError(
-                f"{needed} more hashes do not fit into an arena of {len(self.arena)} that holds "
-                f"{self.num_hashes}: grow() first"
+                f"{needed} more hashes do not fit into an arena of {len(self.arena)} that holds {count}: grow() first"
             )
 
-    def put(self, hashes: list[Sequence[BlockHash]], width: int) -> npt.NDArray[np.int64] | int:
-        """Put hashes of requests, which are known to fit, into the arena: begin, end, limit, int64 [n, 3].
+    def refuse_tokens(self, rows: RowIds, starts: npt.NDArray[np.int64], block_size: int) -> None:
+        """See that there is room for the hashes of starts[i + 1] - starts[i] more tokens of rows[i]. O(rows).
 
-        Or the place of the first request with hashes of another width than so many bytes, 16 or 32; the arena
-        holds what it held then.
+        Raises:
+            ArgumentError: There is not.
+        """
+        if len(self) + len(rows) + int(starts[-1]) // block_size <= len(self.arena):
+            return
+        records = self._records[rows]
+        needed = (records["num_tokens"] + np.diff(starts)) // block_size
+        held = records["end"] - records["begin"]
+        self.refuse_too_many(int(np.maximum(needed - held, 0).sum()))
+
+    def storage_of(self, hashes: Sequence[Any]) -> npt.NDArray[np.int64] | None:
+        """The array from which a row can read a request's hashes; None if it has to copy them. O(1)."""
+        return hashes.storage if self._lends and isinstance(hashes, BlockHashes) else None
+
+    def lend(self, rows: list[int], storages: Sequence[npt.NDArray[np.int64] | None]) -> bool:
+        """Hold on to the arrays that rows read their hashes from; None for a row that reads the arena. O(rows).
+
+        Returns:
+            Whether one of them is another array than before.
+        """
+        lent, changed = self._lent, False
+        for row, storage in zip(rows, storages, strict=True):
+            changed = changed or storage is not lent[row]
+            lent[row] = storage
+        return changed
+
+    def put(self, hashes: list[Sequence[BlockHash]], width: int) -> npt.NDArray[np.int64] | int:
+        """Copy hashes of requests, which are known to fit, into the arena.
+
+        Returns:
+            Begin, end and limit of each piece, int64 [n, 3]. Or the place of the first request with hashes that are
+            not `width` bytes long, 16 or 32; the arena then holds what it held before.
         """
         if not any(map(len, hashes)):
             return np.zeros((len(hashes), 3), np.int64)
@@ -214,8 +181,15 @@ class RowHashes:
                     self.arena.give(begin, limit)
         return np.array(pieces, np.int64).reshape(-1, 3)
 
+    def release(self, rows: list[int], begins: list[int], limits: list[int]) -> None:
+        """Take back the pieces of rows, and let go of what they were lent. O(rows)."""
+        for row, begin, limit in zip(rows, begins, limits, strict=True):
+            self._lent[row] = None
+            if limit:
+                self.arena.give(begin, limit)
+
     def _pieces(self, counts: list[int]) -> list[tuple[int, int, int]]:
-        """Pieces for so many hashes each, which are known to fit: begin, end, limit."""
+        """Begin, end and limit of a piece for each count of hashes, all of which are known to fit."""
         arena = self.arena
         pieces: list[tuple[int, int, int]] = []
         for count in counts:
@@ -231,21 +205,21 @@ class RowHashes:
         return pieces
 
     def _make_room(self, rows: RowIds, counts: npt.NDArray[np.int64]) -> None:
-        """Move rows whose pieces have no room for so many more hashes, which are known to fit."""
-        outgrown = without_room(self._table, self.limits, rows, counts)
+        """Move rows whose pieces have no room for `counts` more hashes, which are known to fit."""
+        outgrown = without_room(self._records, self.limits, rows, counts)
         if not len(outgrown):
             return
-        lent = outgrown[self._table["lent"][rows[outgrown]] != 0]
+        lent = outgrown[self._records["lent"][rows[outgrown]] != 0]
         if len(lent):
             self._take_over(rows[lent], counts[lent])
-            outgrown = without_room(self._table, self.limits, rows, counts)
+            outgrown = without_room(self._records, self.limits, rows, counts)
         arena, moved = self.arena, rows[outgrown]
-        records, limits = self._table[moved], self.limits[moved]
+        records, limits = self._records[moved], self.limits[moved]
         pieces: list[tuple[int, int]] = []
         for size in (records["end"] - records["begin"] + counts[outgrown]).tolist():
             piece = arena.take(size)
             if piece is None:
-                # Which forgets the pieces that were just taken, and moves those that had room, too.
+                # Packing forgets the pieces that were just taken, and also moves the rows that had room.
                 self._pack(int(counts.sum()), rows, counts)
                 return
             pieces.append(piece)
@@ -257,11 +231,11 @@ class RowHashes:
     def _move_to(self, rows: RowIds, pieces: npt.NDArray[np.int64]) -> None:
         """Move rows to pieces (begin, limit), int64 [n, 2]."""
         words = self.arena.words
-        self.arena.wrote_all(move_hashes(self._table, self.limits, rows, pieces, words))
+        self.arena.wrote_all(move_hashes(self._records, self.limits, rows, pieces, words))
 
     def _take_over(self, rows: RowIds, counts: npt.NDArray[np.int64]) -> None:
-        """Copy hashes that are lent to pieces with room for so many more, which are known to fit."""
-        records = self._table[rows]
+        """Copy lent hashes to pieces that have room for `counts` more, which are known to fit."""
+        records = self._records[rows]
         pieces = self._pieces((records["end"] - records["begin"] + counts).tolist())
         self._move_to(rows, np.array(pieces, np.int64)[:, [0, 2]])
         for row in rows.tolist():
@@ -270,23 +244,23 @@ class RowHashes:
     def _pack(self, needed: int, rows: RowIds | None = None, counts: npt.NDArray[np.int64] | None = None) -> None:
         """Move all hashes together, so that there is room for `needed` more.
 
-        It is left in one piece, or behind each of `rows` for `counts` hashes.
+        The room is one piece at the end; if `rows` are given, it lies after the hashes of each, for its `counts`.
         """
-        more = np.zeros(len(self._table), np.int64)
-        begins, ends = self._table["begin"], self._table["end"]
-        kept = self.limits > begins
+        more = np.zeros(len(self._records), np.int64)
+        begins, ends = self._records["begin"], self._records["end"]
+        has_piece = self.limits > begins
         if rows is not None and counts is not None:
             more[rows] = counts
-            kept[rows] = True
-        held = np.flatnonzero(kept)
-        held = held[np.argsort(begins[held])]
-        sizes = ends[held] - begins[held]
-        # Half of what is left goes to the rows: the next ones to grow need not move.
-        gap = (len(self.arena) - int(sizes.sum()) - needed) // (2 * max(1, len(held)))
-        gaps = more[held] + gap
-        pieces = list(zip(begins[held].tolist(), ends[held].tolist(), strict=True))
-        packed = np.array(self.arena.pack(pieces, gaps.tolist()), np.int64)
-        begins[held] = packed
-        ends[held] = packed + sizes
-        self.limits[held] = packed + sizes + gaps
+            has_piece[rows] = True
+        packed = np.flatnonzero(has_piece)
+        packed = packed[np.argsort(begins[packed])]
+        sizes = ends[packed] - begins[packed]
+        # Half of the free room goes to the rows: the next ones to grow need not move.
+        gap = (len(self.arena) - int(sizes.sum()) - needed) // (2 * max(1, len(packed)))
+        gaps = more[packed] + gap
+        pieces = list(zip(begins[packed].tolist(), ends[packed].tolist(), strict=True))
+        tops = np.array(self.arena.pack(pieces, gaps.tolist()), np.int64)
+        begins[packed] = tops
+        ends[packed] = tops + sizes
+        self.limits[packed] = tops + sizes + gaps
         self.epoch += 1

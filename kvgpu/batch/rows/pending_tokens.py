@@ -1,4 +1,4 @@
-"""Tokens that were appended to rows and that the request objects have not got yet."""
+"""Tokens that were appended to rows and that the request objects do not have yet."""
 
 from typing import Any, NamedTuple
 
@@ -12,28 +12,52 @@ from kvgpu.errors import ArgumentError, ArgumentTypeError
 from kvgpu.hashing.inputs.token_arrays import Tokens
 
 SPARE = 248
-"""Tokens that a row can keep beyond a block: so seldom its request object must be given them. Not a power of two
-with usual blocks, or the ends of all rows would fall into a few sets of the processor's cache."""
+"""Token slots of a row beyond one block: the more there are, the less often a row has to be flushed to its request
+object. With usual block sizes the sum is no power of two; otherwise the ends of all rows would fall into a few sets of
+the processor's cache."""
+
+
+class NewTokens(NamedTuple):
+    """Tokens for rows: those of rows[i] are tokens[starts[i] : starts[i + 1]]."""
+
+    rows: RowIds
+    tokens: npt.NDArray[np.int64]
+    """int64 [any]."""
+    starts: npt.NDArray[np.int64]
+    """int64 [n + 1]."""
+
+    def of(self, place: int) -> list[int]:
+        """The tokens for rows[place]. O(tokens)."""
+        listed: list[int] = self.tokens[self.starts[place] : self.starts[place + 1]].tolist()
+        return listed
+
+
+class Appended(NamedTuple):
+    """Places of rows that were given tokens, int64 [any] each; rows that filled no block are in none of them."""
+
+    full: npt.NDArray[np.int64]
+    """The row has filled a block, which is hashed from the row."""
+    for_request: npt.NDArray[np.int64]
+    """The row has filled a block, for whose hash the request has to be given its tokens."""
+    refused: npt.NDArray[np.int64]
+    """The row took nothing: how its blocks are hashed is undecided, or it has no room."""
 
 
 @jit
-def _append(table: Any, rows: Any, places: Any, buffer: Any, tokens: Any, starts: Any, block_size: int) -> Any:
-    """Append tokens[starts[i] : starts[i + 1]] to rows[i] for i in places.
-
-    Returns places of rows that have filled a block and are hashed from the row, of those whose requests hash
-    it, and of those that are undecided or without room and took nothing.
-    """
+def _append(table: Any, places: Any, buffer: Any, rows: Any, tokens: Any, starts: Any, block_size: int) -> Any:
+    """Append tokens[starts[i] : starts[i + 1]] to rows[i] for i in places; returns the parts of `Appended`."""
     full = np.empty(len(places), np.int64)
-    behind = np.empty(len(places), np.int64)
-    left = np.empty(len(places), np.int64)
-    num_full, num_behind, num_left = 0, 0, 0
+    for_request = np.empty(len(places), np.int64)
+    refused = np.empty(len(places), np.int64)
+    num_full, num_for_request, num_refused = 0, 0, 0
+    # A row of the buffer holds num_kept tokens that the request has, then num_pending that it lacks; new ones follow.
     for i in places:
         begin, end = starts[i], starts[i + 1]
         record = table[rows[i]]
         held = record.num_kept + record.num_pending
         if record.way == UNDECIDED or held + end - begin > buffer.shape[1]:
-            left[num_left] = i
-            num_left += 1
+            refused[num_refused] = i
+            num_refused += 1
             continue
         for place in range(begin, end):
             buffer[rows[i], held + place - begin] = tokens[place]
@@ -46,15 +70,17 @@ def _append(table: Any, rows: Any, places: Any, buffer: Any, tokens: Any, starts
             full[num_full] = i
             num_full += 1
         else:
-            behind[num_behind] = i
-            num_behind += 1
-    return full[:num_full], behind[:num_behind], left[:num_left]
+            for_request[num_for_request] = i
+            num_for_request += 1
+    return full[:num_full], for_request[:num_for_request], refused[:num_refused]
 
 
 @jit
 def _full_blocks(table: Any, rows: Any, buffer: Any, block_size: int) -> Any:
-    """Full blocks of each row that have no hash: their numbers int64 [n], their tokens int64 [n, most], 0 behind
-    them, and whether all fit into 32 bits."""
+    """Count the full blocks of each row that have no hash, int64 [n], and copy their tokens, int64 [n, longest].
+
+    Shorter rows end in zeros. Also returns whether all tokens fit into 32 bits.
+    """
     counts = np.empty(len(rows), np.int64)
     for i in range(len(rows)):
         record = table[rows[i]]
@@ -72,7 +98,7 @@ def _full_blocks(table: Any, rows: Any, buffer: Any, block_size: int) -> Any:
 
 @jit
 def _pending(table: Any, rows: Any, buffer: Any) -> Any:
-    """Pending tokens of rows, one row after the other, and how many each has."""
+    """Number of pending tokens of each row, int64 [n], and the tokens, one row after the other."""
     counts = np.empty(len(rows), np.int64)
     for i in range(len(rows)):
         counts[i] = table[rows[i]].num_pending
@@ -87,8 +113,8 @@ def _pending(table: Any, rows: Any, buffer: Any) -> Any:
 
 
 @jit
-def _take(table: Any, rows: Any, buffer: Any, block_size: int) -> None:
-    """Nothing of rows is pending any longer; what has no hash stays in front."""
+def _confirm(table: Any, rows: Any, buffer: Any, block_size: int) -> None:
+    """Let nothing of rows be pending any longer; tokens without a hash move to the front."""
     for i in range(len(rows)):
         record = table[rows[i]]
         line = buffer[rows[i]]
@@ -100,40 +126,33 @@ def _take(table: Any, rows: Any, buffer: Any, block_size: int) -> None:
         record.num_pending = record.num_ahead = 0
 
 
-class Appended(NamedTuple):
-    """Places, int64 [any], of rows that were given tokens.
-
-    full: A block is to be hashed from the row. behind: The request has to be given its tokens, and hashes. left:
-    Nothing was taken: the way of the row is to be decided, or room to be made.
-    """
-
-    full: npt.NDArray[np.int64]
-    behind: npt.NDArray[np.int64]
-    left: npt.NDArray[np.int64]
-
-
 class PendingTokens:
-    """Tokens by row: those that its request object has not got, and in front of them all others that are in no
-    hashed block, so that any block that becomes full can be hashed from the row.
+    """The pending tokens of each row: those that its request object does not have.
+
+    Before them a row keeps all other tokens that are in no hashed block, so that any block that becomes full can be
+    hashed from the row.
 
     Args:
         max_requests: Rows.
         block_size: Tokens per block hash.
+
+    Attributes:
+        block_size: The same.
     """
 
     def __init__(self, max_requests: int, block_size: int) -> None:
         self._tokens: npt.NDArray[np.int64] = np.full((max_requests, block_size + SPARE), 0, np.int64)
-        self._block_size = block_size
+        self.block_size = block_size
 
     def grow(self, max_requests: int) -> None:
-        """Reserve more rows."""
+        """Reserve more rows. O(capacity)."""
         self._tokens = longer(self._tokens, max_requests)
 
     @staticmethod
     def checked(
         rows: RowIds, tokens: npt.ArrayLike, counts: npt.ArrayLike | None
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Tokens int64 [any], and where those of each row start, int64 [n + 1]; one each if `counts` is None.
+        """Tokens for rows, and where those of each start, as in `NewTokens`; one each if `counts` is None. O(tokens).
 
         Raises:
             ArgumentTypeError: Tokens or counts are not integers.
@@ -153,15 +172,21 @@ class PendingTokens:
             sizes.astype(np.int64).cumsum(out=starts[1:])
         if not fit or given.shape != (starts[-1],):
             raise ArgumentError(
-                f"{len(rows)} rows need as many counts, and as many tokens as these tell; got counts "
+                f"{len(rows)} rows need as many counts, and as many tokens as these add up to; got counts "
                 f"{'None' if sizes is None else sizes.shape} and tokens {given.shape}"
             )
         return ready(given, np.int64), starts
 
     def decide(self, records: Any, row: int, tail: Tokens | None) -> None:
-        """Hash what the row fills from here on: `tail` are the tokens behind its hashes, fewer than a block.
+        """Decide how the blocks of a row with nothing pending are hashed.
 
-        None leaves it to its request object. Nothing may be pending.
+        Args:
+            records: ROW_RECORD [rows].
+            row: The row.
+            tail: Tokens after its last hash, fewer than a block, with which it hashes from here on; None to leave that
+                to its request object.
+
+        O(block size).
         """
         records["way"][row] = BY_REQUEST if tail is None else FROM_ROW
         records["num_kept"][row] = 0 if tail is None else len(tail)
@@ -170,15 +195,15 @@ class PendingTokens:
 
     @staticmethod
     def forget(records: Any, rows: RowIds | list[int]) -> None:
-        """The request objects of rows, with nothing pending, may have changed: decide again."""
+        """Let the next call `decide` again on rows with nothing pending, whose requests may have changed. O(rows)."""
         records["way"][rows] = UNDECIDED
         records["num_kept"][rows] = 0
 
     def append(
         self,
         records: Any,
-        rows: RowIds,
         places: npt.NDArray[np.int64],
+        rows: RowIds,
         tokens: npt.NDArray[np.int64],
         starts: npt.NDArray[np.int64],
     ) -> Appended:
@@ -186,39 +211,39 @@ class PendingTokens:
 
         O(tokens + places).
         """
-        return Appended(*_append(records, rows, places, self._tokens, tokens, starts, self._block_size))
+        return Appended(*_append(records, places, self._tokens, rows, tokens, starts, self.block_size))
 
     @staticmethod
-    def take_back(records: Any, rows: RowIds, sizes: npt.NDArray[np.int64]) -> None:
-        """Forget the last so many tokens of rows, which were just appended, and of which no hash was made."""
-        records["num_tokens"][rows] -= sizes
-        records["num_pending"][rows] -= sizes
+    def take_back(records: Any, rows: RowIds, counts: npt.NDArray[np.int64]) -> None:
+        """Forget the last `counts` tokens of rows, which were just appended and are in no hashed block. O(rows)."""
+        records["num_tokens"][rows] -= counts
+        records["num_pending"][rows] -= counts
 
     def saved(self, records: Any, rows: RowIds) -> tuple[RowIds, Any, npt.NDArray[np.int64]]:
-        """What there is of rows, for `restore`. O(rows)."""
+        """Copy what `restore` needs to undo changes of rows. O(rows)."""
         return rows, records[rows], self._tokens[rows]
 
     def restore(self, records: Any, saved: tuple[RowIds, Any, npt.NDArray[np.int64]]) -> None:
-        """Let rows be as they were when they were `saved`."""
-        rows, kept, tokens = saved
-        records[rows] = kept
+        """Let rows be as they were when they were `saved`. O(rows)."""
+        rows, saved_records, tokens = saved
+        records[rows] = saved_records
         self._tokens[rows] = tokens
 
     def full_blocks(self, records: Any, rows: RowIds) -> tuple[npt.NDArray[np.int64], Tokens]:
-        """Of at least one row, the number of full blocks without a hash, int64 [n], and their tokens.
+        """Number of full blocks without a hash of each row, of which there is at least one, and their tokens.
 
-        These are int32 if they all fit, else int64, [n, most tokens of a row]; there are zeros behind those of
-        the other rows. O(tokens).
+        The numbers are int64 [n]. The tokens are int32 if they all fit, else int64, [n, longest row]; shorter rows end
+        in zeros. O(tokens).
         """
-        counts, tokens, fit = _full_blocks(records, rows, self._tokens, self._block_size)
+        counts, tokens, fit = _full_blocks(records, rows, self._tokens, self.block_size)
         return counts, tokens.astype(np.int32) if fit else tokens
 
-    def take(self, records: Any, rows: RowIds) -> None:
-        """The request objects of rows have got their tokens, and their hashes too."""
-        _take(records, rows, self._tokens, self._block_size)
+    def confirm(self, records: Any, rows: RowIds) -> None:
+        """Note that the request objects of rows were given their tokens and hashes. O(tokens)."""
+        _confirm(records, rows, self._tokens, self.block_size)
 
     def of(self, records: Any, rows: RowIds) -> list[list[int]]:
-        """Tokens that the request objects of rows have not got. O(tokens)."""
+        """Tokens that the request objects of rows do not have. O(tokens)."""
         counts, tokens = _pending(records, rows, self._tokens)
         listed, ends = tokens.tolist(), counts.cumsum().tolist()
         return [listed[end - count : end] for end, count in zip(ends, counts.tolist(), strict=True)]

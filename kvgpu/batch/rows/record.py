@@ -6,59 +6,79 @@ import numpy as np
 import numpy.typing as npt
 
 from kvgpu.compiled.jit import jit, leaf
+from kvgpu.errors import ArgumentError
 
 RowIds = npt.NDArray[np.int64]
+"""Rows of tracked requests, int64 [n]."""
 
 ROW_RECORD = np.dtype(
     [
+        # Serial number of the request's block table in the first group; 0 while the request holds no blocks.
         ("serial", "<i8"),
+        # Stamp of the last `check_row`.
         ("stamp", "<i8"),
+        # Address of the request's own array of hashes, from which the row reads them; 0 if they are in the arena.
         ("lent", "<i8"),
+        # The hashes: places in the arena, or in the request's own array.
         ("begin", "<i4"),
         ("end", "<i4"),
+        # Tokens of the request, tokens that have slots, and tokens of the prompt (-1: not known).
         ("num_tokens", "<i4"),
         ("num_computed", "<i4"),
         ("num_prompt", "<i4"),
+        # Tokens that the request object does not have yet.
         ("num_pending", "<i4"),
+        # Tokens before the pending ones that the request object has, back to the last block whose hash it has.
         ("num_kept", "<i4"),
+        # Hashes that the request object does not have yet.
         ("num_ahead", "<i4"),
+        # Number of tokens up to which the request needs nothing of any group, as its block table said when the row was
+        # last served; single calls made since can only raise it.
         ("quiet", "<i4"),
+        # How full blocks are hashed: UNDECIDED, FROM_ROW or BY_REQUEST.
         ("way", "i1"),
+        # Whether the request may reuse cached blocks.
         ("reads", "?"),
+        # Whether the next lookup counts as one after a preemption.
         ("preempted", "?"),
         ("tracked", "?"),
     ],
     align=True,
 )
-"""64 bytes, as a line of the processor's cache. begin, end: hashes in the arena, or, where lent is not 0, at that
-address, which belongs to the request. num_tokens, num_computed, num_prompt: tokens of the request, those with slots,
-those of the prompt (-1: not known). serial: of its block table in the first group, 0 while it holds none. quiet:
-tokens up to which it needs nothing of any group, as its table said when the row was last served: at most what is true
-after single calls. num_pending, num_ahead: tokens and hashes that its request object has not got yet. num_kept:
-tokens in front of the pending ones that it has got, back to the last block of which it has the hash. way: how blocks
-are hashed, see below. stamp: of the last `check_row`. reads: it may reuse cached blocks. preempted: its next lookup
-counts as one after a preemption."""
+"""One row: 64 bytes, a cache line of the processor."""
 
-UNDECIDED, FROM_ROW, BY_REQUEST = 0, 1, 2
-"""Ways to hash what a row fills: not asked yet, from the tokens that the row keeps, by its request object."""
+UNDECIDED = 0
+"""Nobody has looked yet how the blocks of this row can be hashed."""
+FROM_ROW = 1
+"""Full blocks are hashed from the tokens that the row keeps."""
+BY_REQUEST = 2
+"""The request object hashes its full blocks."""
 
 UNTRACKED = 1
-TWICE = 2
+"""Status of `check_row`: no request has this row."""
+REPEATED = 2
+"""Status of `check_row`: the row occurs twice in one batch."""
 
 
 @leaf
 def check_row(table: Any, row: int, stamp: int) -> int:
-    """0, UNTRACKED or TWICE; `stamp` must differ from that of every batch before."""
+    """Return 0, UNTRACKED or REPEATED; each batch must use a `stamp` that no batch before it used."""
     if row < 0 or row >= len(table) or not table[row].tracked:
         return UNTRACKED
     if table[row].stamp == stamp:
-        return TWICE
+        return REPEATED
     table[row].stamp = stamp
     return 0
 
 
+def row_error(status: int, row: int) -> ArgumentError:
+    """The error for a status of `check_row`. O(1)."""
+    reason = "is not tracked" if status == UNTRACKED else "comes twice in one batch"
+    return ArgumentError(f"row {row} {reason}")
+
+
 def longer(array: npt.NDArray[Any], count: int) -> npt.NDArray[Any]:
-    """A copy with zeros behind it, at least `count` items of the first dimension in all. O(result)."""
+    """Copy an array and append zeros, up to at least `count` items of the first dimension. O(result)."""
     made = np.zeros((max(count, len(array)), *array.shape[1:]), array.dtype)
     made[: len(array)] = array
     return made
@@ -66,7 +86,7 @@ def longer(array: npt.NDArray[Any], count: int) -> npt.NDArray[Any]:
 
 @jit
 def check_rows(table: Any, rows: Any, stamp: int) -> Any:
-    """Status and place of the first bad row."""
+    """Status and place of the first bad row; (0, 0) if there is none."""
     for i in range(len(rows)):
         status = check_row(table, rows[i], stamp)
         if status != 0:
@@ -76,7 +96,7 @@ def check_rows(table: Any, rows: Any, stamp: int) -> Any:
 
 @leaf
 def longest_hit(record: Any) -> int:
-    """Longest hit allowed, in tokens: at least one is left to compute (fact 52)."""
+    """Longest hit allowed, in tokens: at least one token must remain to be computed (fact 52)."""
     return int(record.num_tokens - 1) if record.reads and record.num_tokens > 0 else 0
 
 
@@ -93,18 +113,22 @@ def spans_of(table: Any, rows: Any) -> Any:
     return spans
 
 
+NUM_HASHES, NUM_TOKENS, NUM_PROMPT, NUM_COMPUTED, READS, PREEMPTED, FACTS = range(7)
+"""Facts of a request in the order in which `kvgpu.batch.rows.request_facts` lists them; FACTS: how many there are."""
+
+
 @jit
-def enter_rows(
-    table: Any, limits: Any, memo: Any, rows: Any, numbers: Any, lent: Any, not_lent: int, pieces: Any
-) -> None:
-    """Fill rows, all of whose records are zeros.
+def enter_rows(arrays: Any, rows: Any, facts: Any, places: Any) -> None:
+    """Fill rows whose records are all zeros.
 
     Args:
-        numbers: int64 [6, n], of each request hashes, tokens, those of its prompt, those with slots, whether it may
-            reuse blocks, and whether its next lookup counts as one after a preemption.
-        lent: int64 [n], where its hashes lie; `not_lent` for those that have a piece (begin, end, limit) of the arena
-            instead, int64 [any, 3].
+        arrays: Records, int32 [rows] limits of the pieces in the arena, and int64 [rows, MEMO_WORDS] memo.
+        facts: int64 [FACTS, n], what the requests say of themselves.
+        places: int64 [n], addresses of hashes that requests lend; the address that stands for none; and int64
+            [any, 3], a piece (begin, end, limit) of the arena for each request that has none.
     """
+    table, limits, memo = arrays
+    lent, not_lent, pieces = places
     piece = 0
     for i in range(len(rows)):
         record = table[rows[i]]
@@ -114,20 +138,20 @@ def enter_rows(
             piece += 1
         else:
             record.lent = lent[i]
-            record.end = numbers[0, i]
+            record.end = facts[NUM_HASHES, i]
         limits[rows[i]] = limit
-        record.num_tokens = numbers[1, i]
-        record.num_prompt = numbers[2, i]
-        record.num_computed = numbers[3, i]
-        record.reads = numbers[4, i] != 0
-        record.preempted = numbers[5, i] != 0
+        record.num_tokens = facts[NUM_TOKENS, i]
+        record.num_prompt = facts[NUM_PROMPT, i]
+        record.num_computed = facts[NUM_COMPUTED, i]
+        record.reads = facts[READS, i] != 0
+        record.preempted = facts[PREEMPTED, i] != 0
         record.tracked = True
         memo[rows[i]] = 0
 
 
 @jit
 def leave_rows(table: Any, limits: Any, rows: Any, empty: Any) -> Any:
-    """Let rows be like the first of `empty`; begins and limits of their pieces of the arena, int64 [2, n]."""
+    """Set rows to the first record of `empty`; return begins and limits of their pieces in the arena, int64 [2, n]."""
     pieces = np.empty((2, len(rows)), np.int64)
     for i in range(len(rows)):
         pieces[0, i] = table[rows[i]].begin

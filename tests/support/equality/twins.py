@@ -246,9 +246,9 @@ class Twins:
     def _make_room(self, num_requests: int, num_hashes: int) -> None:
         rows = self.batch.rows
         max_requests, max_hashes = len(rows.requests), len(rows.arena)
-        if len(rows) + num_requests > max_requests or rows.num_hashes + num_hashes > max_hashes:
+        if len(rows) + num_requests > max_requests or len(rows.hashes) + num_hashes > max_hashes:
             more = max(max_requests, len(rows) + num_requests)
-            self.batch.grow(more, max(max_hashes, rows.num_hashes + num_hashes + 10))
+            self.batch.grow(more, max(max_hashes, len(rows.hashes) + num_hashes + 10))
             larger = new_tables(self._kind, len(self.groups), (more, self.MAX_BLOCKS))
             for old, new in zip(self.out or [], larger or [], strict=True):
                 new[: len(old)] = old

@@ -1,0 +1,281 @@
+"""`BatchSteps`: compiled steps over the rows of a batch, and what Python does before and after them."""
+
+from collections.abc import Sequence
+from itertools import compress
+from struct import Struct
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kvgpu.allocation.compiled import DROPPED
+from kvgpu.arguments import integers
+from kvgpu.batch.result import BatchAllocation
+from kvgpu.batch.row_blocks import RowBlocks
+from kvgpu.batch.rows.record import REPEATED, UNTRACKED, RowIds, row_error
+from kvgpu.batch.single_calls import SingleCalls
+from kvgpu.batch.step import allocate as step
+from kvgpu.batch.step.options import NUM_WRITTEN, STEP_OPTIONS, StepOptions
+from kvgpu.batch.step.report import (
+    DONE,
+    FREED,
+    HASHED,
+    NO_HASHES,
+    NO_TOKENS,
+    STEP_REPORT,
+    TOO_LONG,
+    TOO_NARROW,
+    UNHELD,
+    UNPREPARED,
+    StepReport,
+)
+from kvgpu.errors import ArgumentError, BlockStateError
+from kvgpu.index.host.index import HostIndex
+from kvgpu.index.journal import NO_LOG
+from kvgpu.integers import MOST_TOKENS
+from kvgpu.layout import BUCKET_WORDS
+from kvgpu.rules.plan import PrefixPlan
+
+if TYPE_CHECKING:
+    from kvgpu.manager import KVCacheManager
+
+NO_PLAN = np.zeros(0, np.int64)
+NO_ROWS = np.zeros(0, np.int64)
+NO_TABLE = np.zeros((0, BUCKET_WORDS), np.int64)
+NO_LIMIT = 1 << 62
+
+_pack_options = Struct(f"{NUM_WRITTEN}q").pack_into
+
+
+class BatchSteps:
+    """Allocates and frees blocks of many rows in one compiled call; single calls serve what does not lie in arrays.
+
+    Args:
+        manager: Whose blocks are handed out.
+        blocks: Where the blocks of rows lie.
+        single_calls: Serve a batch when compiled code cannot.
+        plan: How prefixes are looked up; None for no lookups.
+    """
+
+    def __init__(
+        self, manager: "KVCacheManager", blocks: RowBlocks, single_calls: SingleCalls, plan: PrefixPlan | None
+    ) -> None:
+        self.manager, self.rows = manager, blocks.rows
+        self._blocks, self._single_calls = blocks, single_calls
+        self._num_closed = blocks.store.num_closed
+        index = manager.block_pool.index
+        self._index = index if isinstance(index, HostIndex) else None
+        # Written anew by every call: making an array costs more than filling it, above all when none of the code is in
+        # the processor's caches.
+        self._one_number = np.zeros(1, np.int64)
+        self._report: Any = np.zeros(1, STEP_REPORT)
+        self._options: Any = np.zeros(1, STEP_OPTIONS)
+        self._options["max_model_len"] = manager.max_model_len
+        self._options["hash_block_size"] = manager.coordinator.hash_block_size
+        self._options["caching"] = manager.enable_caching
+        self._options["counts_admissions"] = manager.counts_admissions
+        self._plan_words = NO_PLAN if plan is None else plan.words
+        self._lines = np.zeros((2, len(blocks.single_managers)), np.int64)
+        if plan is not None:
+            for line, group in enumerate(plan.groups):
+                query = next(q for q, part in enumerate(plan.lines) if part.start <= line < part.stop)
+                self._lines[:, group] = line, query
+
+    @property
+    def tables(self) -> npt.NDArray[np.int64]:
+        """See `RowBlocks`; another array after it has grown."""
+        return self._blocks.tables
+
+    def counts(self, num_new_tokens: npt.ArrayLike, count: int) -> npt.NDArray[np.int64]:
+        """Numbers of new tokens as a step takes them, int64 [count] or [1], valid until the next call. O(count).
+
+        Raises:
+            ArgumentError, ArgumentTypeError: They are no such integers.
+        """
+        if num_new_tokens.__class__ is int and -MOST_TOKENS <= num_new_tokens <= MOST_TOKENS:
+            self._one_number[0] = num_new_tokens
+            return self._one_number
+        return integers("num_new_tokens", num_new_tokens, count, one_for_all=True)
+
+    def allocate(
+        self,
+        rows: RowIds,
+        given: npt.NDArray[np.int64],
+        options: StepOptions,
+        widths: npt.NDArray[np.int64],
+        out: Sequence[Any] | None,
+    ) -> BatchAllocation:
+        """Give rows slots; see `BatchManager.allocate_batch`.
+
+        Args:
+            rows: int64 [n], not checked yet.
+            given: From `counts`.
+            options: What is asked.
+            widths: int64 [groups], columns of `out`; empty if there is none.
+            out: Block tables of the caller that were checked, or None.
+        """
+        pool, hashes = self.manager.block_pool, self.rows.hashes
+        arrays = self.manager.slots.arrays
+        if arrays is not None and not (arrays.ready() and hashes.fit(pool.state.width)):
+            arrays = None
+        if arrays is not None and not hashes.linked:
+            arrays.index.settle_for_good()
+        adopts = pool.state.width is None and hashes.width > 0 and options.caches
+        log = NO_LOG if arrays is None else arrays.index.log_for(0)
+        log_room = -1 if adopts else NO_LIMIT if log is NO_LOG else 0
+        trusts = self._num_closed == pool.tables.num_closed or self._trusts()
+        _pack_options(self._options, 0, *options, arrays is not None, False, log_room, trusts)
+        found, report = self._step(rows, given, widths, log)
+        if report.status not in (DONE, UNPREPARED):
+            raise self._error(report.status, int(rows[report.place]))
+        waiting = NO_ROWS
+        names: list[str] = []
+        if report.num_waiting:
+            all_wait = report.num_waiting == len(rows)
+            waiting = rows if all_wait else rows[self.rows.records["serial"][rows] == 0]
+            names = self.rows.names_of(waiting)
+            self._blocks.refuse_foreign(names)
+        self._blocks.num_changes += 1
+        if arrays is None:
+            return self._allocate_singly(rows, given, options, out)
+        if report.status == UNPREPARED:
+            if adopts:
+                pool.state.adopt_width(hashes.width)
+            self._blocks.open(waiting)
+            pool.tables.reserve(report.segments)
+            log = arrays.index.log_for(report.changes)
+            self._options["checked"] = True
+            found, report = self._step(rows, given, widths, log)
+        if names:
+            self._admit(waiting, names, report)
+            self._count_lookups(report)
+        return self._result(rows, found, report, out)
+
+    def _allocate_singly(
+        self, rows: RowIds, given: npt.NDArray[np.int64], options: StepOptions, out: Sequence[Any] | None
+    ) -> BatchAllocation:
+        num_new = np.full(len(rows), given, np.int64)
+        if options.caches:
+            self._single_calls.refuse_hashed(rows, num_new)
+        if out is not None:
+            # All of the rows: some may have got blocks when another one fails.
+            self._blocks.unwritten.update(rows.tolist())
+        return self._single_calls.allocate(rows, num_new, options)
+
+    def _trusts(self) -> bool:
+        """Whether no tracked request can have lost its blocks to single calls."""
+        store = self.manager.block_pool.tables
+        if self._num_closed != store.num_closed:
+            rows = self.rows.all()
+            if step.foreign_row(store.rows, self.rows.records, rows, self.tables) >= 0:
+                return False
+            self._num_closed = store.num_closed
+        return True
+
+    def _close(self, opened: npt.NDArray[np.int64]) -> None:
+        """Give back rows of the store that hold no memory, and in which no other tracked request has blocks."""
+        store = self.manager.block_pool.tables
+        known = self._num_closed == store.num_closed
+        store.close_many(opened.reshape(-1))
+        if known:
+            self._num_closed = store.num_closed
+
+    def _step(
+        self, rows: RowIds, given: npt.NDArray[np.int64], widths: npt.NDArray[np.int64], log: npt.NDArray[np.int64]
+    ) -> tuple[tuple[Any, ...], StepReport]:
+        """Call `take_step`; return its result and its report."""
+        pool, index, report = self.manager.block_pool, self._index, self._report
+        state = pool.state
+        table, seed = (NO_TABLE, 0) if index is None else (index.table, index.seed)
+        found = step.take_step(
+            (state.records, table, seed, log, state.null_id, state.meta),
+            pool.tables.arrays(),
+            self.manager.coordinator.group_records,
+            (self.rows.records, rows, self.tables, self.rows.arena.words, given, widths),
+            (self._plan_words, self._lines),
+            self._options,
+            report,
+        )
+        return found, StepReport._make(report.item())
+
+    def _admit(self, waiting: RowIds, names: list[str], report: StepReport) -> None:
+        """Enter requests that got their first blocks in the tables of the groups; rows opened for others go back."""
+        if report.num_kept < report.num_busy:
+            fits = self.rows.records["serial"][waiting] != 0
+            self._close(self.tables[waiting[~fits]])
+            waiting, names = waiting[fits], list(compress(names, fits.tolist()))
+        self._blocks.adopt(waiting, names)
+
+    def _count_lookups(self, report: StepReport) -> None:
+        """Count the lookups of a step in the manager's statistics."""
+        stats = self.manager.prefix_cache_stats
+        if stats is None:
+            return
+        stats.record(report.first_queries, report.first_hits, False, report.first_requests)
+        stats.record(report.preempted_queries, report.preempted_hits, True, report.preempted_requests)
+
+    def _result(
+        self, rows: RowIds, found: tuple[Any, ...], report: StepReport, out: Sequence[Any] | None
+    ) -> BatchAllocation:
+        """Account for what a step changed, write it to the caller's block tables, and return what rows got."""
+        fits, num_new, hit_tokens, changed, starts, places, offsets, ids = found
+        num_served = report.num_kept
+        if report.num_changed:
+            assert self.manager.slots.arrays is not None
+            self.manager.slots.arrays.account(report.new_keys, report.num_evicted)
+            offsets = offsets[:, : num_served + 1]
+            self._blocks.note_new(ids, offsets)
+            if out is not None:
+                some = slice(report.num_changed)
+                self._blocks.write(rows[changed[some]], starts[some, DROPPED], out)
+        new_blocks = (places[:num_served], ids, offsets)
+        return BatchAllocation(self._blocks, rows, fits, hit_tokens, num_new, report.num_tried, new_blocks)
+
+    def refuse_freed(self, rows: RowIds) -> None:
+        """See that no row has lost its blocks to single calls. O(rows).
+
+        Raises:
+            ArgumentError: One has.
+        """
+        records, store = self.rows.records, self.manager.block_pool.tables
+        place = step.foreign_row(store.rows, records, rows, self.tables)
+        if place >= 0:
+            raise self._error(FREED, int(rows[place]))
+
+    def free(self, rows: RowIds, holding: RowIds) -> None:
+        """Give back the blocks of rows in order.
+
+        Args:
+            rows: int64 [n], which `refuse_freed` has accepted.
+            holding: Those of them that hold blocks.
+
+        O(blocks).
+        """
+        manager, pool, records = self.manager, self.manager.block_pool, self.rows.records
+        names = self.rows.names_of(holding)
+        self._blocks.num_changes += 1
+        if manager.slots.arrays is None or not manager.slots.arrays.ready():
+            self._single_calls.free(rows, names)
+        else:
+            self._blocks.leave(names)
+            arrays = manager.slots.arrays
+            step.free_rows(arrays.index.arrays(), pool.tables.arrays(), arrays.groups, records, rows, self.tables)
+            self._close(self.tables[holding])
+
+    def _error(self, status: int, row: int) -> ArgumentError | BlockStateError:
+        """The error for a status of a step."""
+        if status in (UNTRACKED, REPEATED):
+            return row_error(status, row)
+        name = self.rows.names[row]
+        if status == HASHED:
+            return BlockStateError(f"request {name}: a block to be cached has a hash already")
+        reasons = {
+            FREED: "has lost its blocks to KVCacheManager.free: untrack() and track() it",
+            NO_TOKENS: "needs at least 1 new token",
+            NO_HASHES: "has fewer block hashes than full blocks: give it a block_hasher",
+            TOO_LONG: f"would have more than max_model_len = {self.manager.max_model_len} tokens: those beyond "
+            "have no slots",
+            UNHELD: "says that more of its tokens are computed than it holds blocks for",
+            TOO_NARROW: "needs more blocks than `out` has columns",
+        }
+        return ArgumentError(f"request {name} {reasons[status]}")
