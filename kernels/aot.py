@@ -71,7 +71,7 @@ NUMBERS = {
     "write_ids": "i32",
     "phases": "i32",
     "size": "i64",
-    "ask": "i32",
+    "verifies_old": "i32",
     "has_extras": "i32",
 }
 

@@ -104,11 +104,11 @@ def validate_kernel(
     num_buckets: tl.int64,
     num_blocks: tl.int64,
     seed: tl.int64,
-    ask: tl.int32,
+    verifies_old: tl.int32,
     KEY_WORDS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Ids and groups in range, no key and no block twice, and with `ask` (not 0) `old` what is first.
+    """Ids and groups in range, no key and no block twice, and with `verifies_old` (not 0) `old` what is first.
 
     Arguments as in `update_kernel`; sets int32 [3, size], zeroed before: keys, new blocks, leaving blocks.
     """
@@ -132,7 +132,7 @@ def validate_kernel(
     status |= tl.max(tl.where(bad_group, BAD_GROUP, 0))
     status |= tl.max(tl.where(key_twice, KEY_TWICE, 0))
     status |= tl.max(tl.where(block_twice, BLOCK_TWICE, 0))
-    if ask != 0:
+    if verifies_old != 0:
         first = find_blocks(words, records, k0, k1, k2, k3, group, sane, num_buckets, seed, KEY_WORDS)
         status |= tl.max(tl.where(sane & (first != before), WRONG_OLD, 0))
     close_gate(meta, status)
@@ -174,7 +174,7 @@ def homes_kernel(
 
 
 def launch_validate(
-    table: TableView, keys: Any, groups: Any, old: Any, new: Any, sets: Any, ask: bool, replaces: bool
+    table: TableView, keys: Any, groups: Any, old: Any, new: Any, sets: Any, verifies_old: bool, replaces: bool
 ) -> None:
     """Start the checks of one flush on the current stream; nothing is launched for no keys.
 
@@ -182,7 +182,7 @@ def launch_validate(
         table: The table; the gate is open.
         keys, groups, old, new: As in `launch_update`.
         sets: int32 [3, size], zeros; `set_size` says how many.
-        ask: Whether `old` was not looked up in the table just now.
+        verifies_old: Whether `old` was not looked up in the table just now.
         replaces: The table is emptied first, so that nothing in it can contradict the batch.
     """
     count, size = len(keys), sets.shape[1]
@@ -203,7 +203,7 @@ def launch_validate(
         table.num_buckets,
         table.num_blocks,
         table.seed,
-        int(ask and not replaces),
+        int(verifies_old and not replaces),
         KEY_WORDS=table.key_words,
         BLOCK=LANES,
         num_warps=1,

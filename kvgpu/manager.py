@@ -236,7 +236,7 @@ class KVCacheManager(Exclusive):
                 # A request that only a batch has served is a number here. Only sums of ints are one.
                 if (
                     type(table) is RequestBlocks
-                    and num_slots <= table.quiet_until
+                    and num_slots <= table.covered_until
                     and num_slots.__class__ is int
                     and num_computed >= 0 <= num_lookahead_tokens
                 ):

@@ -8,7 +8,7 @@ import numpy as np
 
 from kvgpu.allocation.arguments import ARGUMENT_RECORD
 from kvgpu.allocation.compiled import FITS, REFUSED, START_WORDS
-from kvgpu.allocation.single_call import CHANGES, PLACES, QUIET_UNTIL, SEGMENTS, SHORT, allocate_one, free_one
+from kvgpu.allocation.single_call import CHANGES, COVERED_UNTIL, PLACES, SEGMENTS, SHORT, allocate_one, free_one
 from kvgpu.blocks.block_list import BlockList
 from kvgpu.blocks.kv_cache_blocks import KVCacheBlocks
 from kvgpu.blocks.record import NO_IDS, Ids
@@ -217,7 +217,7 @@ class ArrayAllocator:
         held = [table[request_id] for table in tables]
         table_ids = self._table_ids
         for place, blocks in enumerate(held):
-            table_ids[place] = blocks.row
+            table_ids[place] = blocks.table_id
         call, pool_arrays = (table_ids, hits, ends, rows), self.index.arrays()
         while True:
             status = allocate_one(pool_arrays, store.arrays(), self.groups, call, self.arguments, self._starts, out)
@@ -233,7 +233,7 @@ class ArrayAllocator:
             return status, ()
         answer = out.tolist()
         self.account(answer[KEYS], answer[EVICTED])
-        held[0].quiet_until = answer[QUIET_UNTIL]
+        held[0].covered_until = answer[COVERED_UNTIL]
         result, any_new = [], False
         places = iter(answer[PLACES:])
         for manager, external, new, end in zip(self.managers, places, places, places, strict=True):

@@ -10,7 +10,7 @@ Everything else goes through the managers of the groups, with the same rules.
 
 from typing import Any, NamedTuple
 
-from kvgpu.block_tables.store import LENGTH, LIMIT, NUM_CACHED, QUIET, make_room, release_segment
+from kvgpu.block_tables.store import COVERED, LENGTH, LIMIT, NUM_CACHED, make_room, release_segment
 from kvgpu.blocks.lru import release_all, release_split
 from kvgpu.compiled.jit import inline, leaf
 from kvgpu.groups.compiled import (
@@ -23,7 +23,7 @@ from kvgpu.groups.compiled import (
     needed_in_group,
     take_hits,
 )
-from kvgpu.rules.allocation import blocks_beyond, blocks_of, quiet_tokens, skipped_tokens, tokens_to_cache
+from kvgpu.rules.allocation import blocks_beyond, blocks_of, covered_tokens, skipped_tokens, tokens_to_cache
 from kvgpu.rules.plan_words import FULL, SLIDING_WINDOW
 
 FITS, NO_ROOM, REFUSED = 0, 1, 2
@@ -79,14 +79,14 @@ def is_cached_twice(pool: Any, store: Any, groups: Any, call: Any, num_cacheable
 
 
 @leaf
-def quiet_of(store: Any, groups: Any, call: Any, args: Any, num_elsewhere: int) -> int:
+def covered_of(store: Any, groups: Any, call: Any, args: Any, num_elsewhere: int) -> int:
     """Return up to how many tokens a request needs nothing of any group."""
-    quiet = args.max_model_len
+    covered = args.max_model_len
     for g in range(len(groups)):
         table, group = store.tables[call.table_ids[g]], groups[g]
-        quiet = min(
-            quiet,
-            quiet_tokens(
+        covered = min(
+            covered,
+            covered_tokens(
                 group.kind,
                 group.extent,
                 group.block_size,
@@ -96,7 +96,7 @@ def quiet_of(store: Any, groups: Any, call: Any, args: Any, num_elsewhere: int) 
                 num_elsewhere,
             ),
         )
-    return int(quiet)
+    return int(covered)
 
 
 @leaf
@@ -164,7 +164,7 @@ def allocate_request(pool: Any, store: Any, groups: Any, call: Any, args: Any, s
             full = full_blocks(tables[table_ids[g]], groups[g], num_cacheable)
             if full[0] < full[1]:
                 cache_full(pool, store, groups[g], table_ids[g], hashes, full, args.num_prompt, tally)
-    tables[table_ids[0], QUIET] = quiet_of(store, groups, call, args, total)
+    tables[table_ids[0], COVERED] = covered_of(store, groups, call, args, total)
     return FITS
 
 

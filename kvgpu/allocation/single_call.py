@@ -14,7 +14,7 @@ from kvgpu.allocation.compiled import (
     allocate_request,
     free_request,
 )
-from kvgpu.block_tables.store import BEGIN, LENGTH, LIMIT, NUM_CACHED, QUIET, TOP, StoreArrays, segment_class
+from kvgpu.block_tables.store import BEGIN, COVERED, LENGTH, LIMIT, NUM_CACHED, TOP, StoreArrays, segment_class
 from kvgpu.blocks.index_meta import refuse_broken
 from kvgpu.compiled.jit import jit, leaf
 from kvgpu.groups.compiled import TALLY_WORDS, hit_fault
@@ -26,11 +26,11 @@ from kvgpu.rules.plan_words import FULL
 SHORT = 3
 """Besides FITS, NO_ROOM and REFUSED: nothing was done, since the store has too little memory, or the log."""
 
-SEGMENTS, CHANGES, QUIET_UNTIL, PLACES = 0, 1, TALLY_WORDS, TALLY_WORDS + 1
+SEGMENTS, CHANGES, COVERED_UNTIL, PLACES = 0, 1, TALLY_WORDS, TALLY_WORDS + 1
 """Words of the answer to a call.
 
 SEGMENTS, CHANGES: ids and notes that SHORT wants room for. With FITS, the tally is here.
-QUIET_UNTIL: the new value of `RequestBlocks.quiet_until`.
+COVERED_UNTIL: the new value of `RequestBlocks.covered_until`.
 PLACES: from here on, three words for each group: where in the store its blocks for external tokens begin, where its
 other new blocks begin, and where they end.
 """
@@ -117,7 +117,7 @@ def allocate_one(pool: Any, store: Any, groups: Any, call: Any, args: Any, start
         return SHORT
     status = allocate_request(pool, store, groups, call, args, starts, out[:TALLY_WORDS])
     if status == FITS:
-        out[QUIET_UNTIL] = store.tables[call.table_ids[0], QUIET]
+        out[COVERED_UNTIL] = store.tables[call.table_ids[0], COVERED]
         for g in range(len(groups)):
             table = store.tables[call.table_ids[g]]
             out[PLACES + 3 * g] = table[BEGIN] + starts[HELD_BEFORE_EXTERNAL, g]

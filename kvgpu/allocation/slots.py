@@ -146,8 +146,8 @@ class SlotAllocator(Exclusive):
         if caches:
             coordinator.cache_blocks(request, num_cacheable)
         if self.first_tables is not None:
-            quiet = coordinator.quiet_until(request_id, total_computed)
-            self.first_tables[request_id].quiet_until = quiet
+            covered = coordinator.covered_until(request_id, total_computed)
+            self.first_tables[request_id].covered_until = covered
         if on_admission is not None:
             on_admission(numbers.num_tokens, numbers.num_new_computed_tokens, preempted)
         return self.wrapped(new_blocks)

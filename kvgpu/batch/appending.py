@@ -83,12 +83,12 @@ class Appending:
         records, chosen, got = self._rows.records, self._new.rows, self._got
         if not len(got.refused):
             return got.full, got.for_request
-        undecided = records["way"][chosen[got.refused]] == UNDECIDED
+        undecided = records["mode"][chosen[got.refused]] == UNDECIDED
         without_room, foreign = self._by_kind(got.refused[~undecided])
         self._make_room(chosen[without_room])
         again = np.concatenate([got.refused[undecided], without_room])
         for row in chosen[again].tolist():
-            if records["way"][row] == UNDECIDED:
+            if records["mode"][row] == UNDECIDED:
                 self._pending.decide(records, row, unhashed_tail(self._rows, row, self._pending.block_size))
         more = self._pending.append(records, again, *self._new)
         self._refused = np.concatenate([foreign, more.refused])

@@ -9,23 +9,23 @@ import numpy as np
 import numpy.typing as npt
 
 from kvgpu.batch.rows.record import RowIds
-from kvgpu.block_tables.store import BEGIN, LENGTH, TableStore
+from kvgpu.block_tables.store import BEGIN, LENGTH, BlockTableStore
 from kvgpu.compiled.jit import jit
 from kvgpu.errors import ArgumentError, ArgumentTypeError
 
 
 @jit
-def _changes(store_rows: Any, store_ids: Any, store_tables: Any, rows: Any, starts: Any, width: int) -> Any:
+def _changes(block_tables: Any, store_ids: Any, table_ids: Any, rows: Any, starts: Any, width: int) -> Any:
     """Places in a flat table of `width` columns that must be written, and what to write there."""
     total = 0
     for k in range(len(rows)):
-        total += store_rows[store_tables[k], LENGTH] - starts[k]
+        total += block_tables[table_ids[k], LENGTH] - starts[k]
     places = np.empty(total, np.int64)
     values = np.empty(total, np.int32)
     at = 0
     for k in range(len(rows)):
-        begin = store_rows[store_tables[k], BEGIN]
-        for block in range(starts[k], store_rows[store_tables[k], LENGTH]):
+        begin = block_tables[table_ids[k], BEGIN]
+        for block in range(starts[k], block_tables[table_ids[k], LENGTH]):
             places[at] = rows[k] * width + block
             values[at] = store_ids[begin + block]
             at += 1
@@ -81,8 +81,8 @@ def check_tables(tables: Sequence[Any], max_requests: int, num_groups: int) -> n
 
 def write_tables(
     tables: Sequence[Any],
-    store: TableStore,
-    store_tables: npt.NDArray[np.int64],
+    store: BlockTableStore,
+    table_ids: npt.NDArray[np.int64],
     rows: RowIds,
     starts: npt.NDArray[np.int64],
 ) -> None:
@@ -91,7 +91,7 @@ def write_tables(
     Args:
         tables: As in `check_tables`.
         store: Where the blocks lie.
-        store_tables: int64 [m, groups], rows of the store.
+        table_ids: int64 [m, groups], rows of the store.
         rows: int64 [m], rows of the tables.
         starts: int64 [m, groups], first block that may have changed.
 
@@ -99,7 +99,7 @@ def write_tables(
     """
     for group, table in enumerate(tables):
         places, values = _changes(
-            store.rows, store.ids, store_tables[:, group].copy(), rows, starts[:, group].copy(), table.shape[1]
+            store.tables, store.ids, table_ids[:, group].copy(), rows, starts[:, group].copy(), table.shape[1]
         )
         if not len(places):
             continue

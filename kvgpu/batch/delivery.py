@@ -46,7 +46,7 @@ class Delivery:
             request, record = self._rows.requests[row], records[row]
             num_ahead, num_tokens = int(record["num_ahead"]), int(record["num_tokens"] - record["num_pending"])
             num_hashes = int(record["end"] - record["begin"]) - num_ahead
-            if record["way"] == BY_REQUEST:
+            if record["mode"] == BY_REQUEST:
                 growth.give(request, tokens)
             elif request.num_tokens != num_tokens or len(request.block_hashes) != num_hashes:
                 diverged.append(row)

@@ -61,18 +61,18 @@ def num_that_fit(needed_blocks: npt.ArrayLike, free_blocks: int) -> int:
 @jit
 def _about_to_be_filled(arena: Any, spans: Any, missing: Any, may_wait: Any) -> Any:
     """For each request, whether an earlier one is about to fill the first block that it misses."""
-    begins, ends, lent = spans[0], spans[1], spans[3]
+    begins, ends, borrowed = spans[0], spans[1], spans[3]
     held = np.zeros(len(begins), np.bool_)
     for i in range(len(begins)):
         at = missing[i]
         if not may_wait[i] or begins[i] + at >= ends[i]:
             continue
-        keys = hashes_at(arena, lent[i], begins[i], ends[i])
+        keys = hashes_at(arena, borrowed[i], begins[i], ends[i])
         for j in range(i):
             # A request past this place will not fill it again: waiting for a block that left a window would be in vain.
             if held[j] or missing[j] > at or begins[j] + at >= ends[j]:
                 continue
-            other_keys = hashes_at(arena, lent[j], begins[j], ends[j])
+            other_keys = hashes_at(arena, borrowed[j], begins[j], ends[j])
             same = True
             for word in range(KEY_WORDS):
                 same = same and keys[at, word] == other_keys[at, word]

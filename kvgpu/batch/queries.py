@@ -108,14 +108,14 @@ class BatchQueries(Exclusive):
     def _match(self, rows: RowIds) -> BatchHits:
         if self.plan is None:
             return BatchHits(np.zeros(len(rows), np.int64), np.zeros((len(rows), 0), np.int32))
-        begins, ends, limits, lent = self.rows.spans(rows)
+        begins, ends, limits, borrowed = self.rows.spans(rows)
         cache = self.manager.block_pool.prefix_cache
         if cache.map.extras or not self.rows.hashes.fit(cache.state.width):
             return self._match_one_by_one(self.plan, rows.tolist(), limits)
         if not self.rows.hashes.linked:
             cache.index.settle_for_good()
         memo = Memo(self.rows.memo, rows)
-        return cache.index.match_batch(self.plan, self.rows.arena, begins, ends, limits, memo, lent)
+        return cache.index.match_batch(self.plan, self.rows.arena, begins, ends, limits, memo, borrowed)
 
     def _check_hits(self, out: BatchHits, count: int) -> None:
         expected = BatchHits.empty(count, 0 if self.plan is None else len(self.plan.queries))

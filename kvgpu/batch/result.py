@@ -18,12 +18,14 @@ NO_SLOT = -1
 
 
 @jit
-def _slots(store_rows: Any, store_ids: Any, tables: Any, firsts: Any, counts: Any, block_size: int, out: Any) -> None:
-    """Write the slots of tokens firsts[i] to firsts[i] + counts[i] of the block table in row tables[i] of the store."""
+def _slots(
+    block_tables: Any, store_ids: Any, table_ids: Any, firsts: Any, counts: Any, block_size: int, out: Any
+) -> None:
+    """Write the slots of tokens firsts[i] to firsts[i] + counts[i] of block table table_ids[i] of the store."""
     place = 0
-    for i in range(len(tables)):
-        begin = store_rows[tables[i], BEGIN]
-        length = store_rows[tables[i], LENGTH]
+    for i in range(len(table_ids)):
+        begin = block_tables[table_ids[i], BEGIN]
+        length = block_tables[table_ids[i], LENGTH]
         for position in range(firsts[i], firsts[i] + counts[i]):
             place_of_block = position // block_size
             out[place] = NO_SLOT
@@ -131,5 +133,5 @@ class BatchAllocation:
         rows, counts = self.rows[served], self.num_new_tokens[served]
         firsts = blocks.rows.records["num_computed"][rows] - counts
         tables = blocks.tables[rows, group].copy()
-        _slots(blocks.store.rows, blocks.store.ids, tables, firsts, counts, single.block_size, out)
+        _slots(blocks.store.tables, blocks.store.ids, tables, firsts, counts, single.block_size, out)
         return out

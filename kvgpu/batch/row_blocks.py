@@ -9,7 +9,7 @@ import numpy.typing as npt
 from kvgpu.batch.attention_tables import write_tables
 from kvgpu.batch.rows.record import RowIds, longer
 from kvgpu.batch.rows.requests import RequestRows
-from kvgpu.block_tables.store import LENGTH, QUIET, SERIAL
+from kvgpu.block_tables.store import COVERED, LENGTH, SERIAL
 from kvgpu.errors import ArgumentError, ConfigError
 from kvgpu.integers import MOST_TOKENS
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class RowBlocks:
-    """Rows of the pool's `TableStore` in which the blocks of tracked requests lie.
+    """Rows of the pool's `BlockTableStore` in which the blocks of tracked requests lie.
 
     Args:
         manager: Whose blocks they are.
@@ -62,12 +62,12 @@ class RowBlocks:
             return []
         store, records, holding = self.store, self.rows.records, []
         for row, name in zip(rows.tolist(), names, strict=True):
-            lengths = [store.rows[table.row_of(name), LENGTH] for table in tables if name in table]
+            lengths = [store.tables[table.table_id_of(name), LENGTH] for table in tables if name in table]
             if not any(lengths):
                 continue
-            self.tables[row] = [table[name].row for table in tables]
-            first = store.rows[self.tables[row, 0]]
-            records["serial"][row], records["quiet"][row] = first[[SERIAL, QUIET]]
+            self.tables[row] = [table[name].table_id for table in tables]
+            first = store.tables[self.tables[row, 0]]
+            records["serial"][row], records["covered"][row] = first[[SERIAL, COVERED]]
             holding.append(row)
         return holding
 
@@ -124,7 +124,7 @@ class RowBlocks:
         records = self.rows.records[rows]
         limits = np.full(len(rows), MOST_TOKENS, np.int64)
         for group, single in enumerate(self.single_managers):
-            slots = self.store.rows[self.tables[rows, group], LENGTH] * single.block_size
+            slots = self.store.tables[self.tables[rows, group], LENGTH] * single.block_size
             limits = np.minimum(limits, np.where(records["serial"] != 0, slots, 0))
         bad = np.flatnonzero((num_computed < 0) | (num_computed > limits))
         if len(bad):

@@ -167,7 +167,7 @@ class BatchSteps:
         store = self.manager.block_pool.tables
         if self._num_closed != store.num_closed:
             rows = self.rows.all()
-            if step.foreign_row(store.rows, self.rows.records, rows, self.tables) >= 0:
+            if step.foreign_row(store.tables, self.rows.records, rows, self.tables) >= 0:
                 return False
             self._num_closed = store.num_closed
         return True
@@ -238,7 +238,7 @@ class BatchSteps:
             ArgumentError: One has.
         """
         records, store = self.rows.records, self.manager.block_pool.tables
-        place = step.foreign_row(store.rows, records, rows, self.tables)
+        place = step.foreign_row(store.tables, records, rows, self.tables)
         if place >= 0:
             raise self._error(FREED, int(rows[place]))
 

@@ -4,21 +4,21 @@ from collections.abc import Iterator, MutableMapping, Sequence
 from typing import Any
 
 from kvgpu.block_tables.request_blocks import RequestBlocks
-from kvgpu.block_tables.store import TableStore
+from kvgpu.block_tables.store import BlockTableStore
 from kvgpu.blocks.state import BlockState, KVCacheBlock
 
 
 class BlockTables(dict[str, Any]):
     """Request id -> its `RequestBlocks`; a missing request gets an empty list, as in a defaultdict.
 
-    Requests that a batch has given blocks are kept as rows of the store until somebody asks for them.
+    Requests that a batch has given blocks are kept as ids of their block tables until somebody asks for them.
 
     Args:
         state: Records of the pool.
         store: Where the ids lie.
     """
 
-    def __init__(self, state: BlockState, store: TableStore) -> None:
+    def __init__(self, state: BlockState, store: BlockTableStore) -> None:
         self._state = state
         self._store = store
 
@@ -59,20 +59,20 @@ class BlockTables(dict[str, Any]):
             return blocks
         return super().pop(request_id, *default)
 
-    def row_of(self, request_id: str) -> int:
+    def table_id_of(self, request_id: str) -> int:
         """Row of a request in the store."""
         blocks = super().__getitem__(request_id)
-        return int(blocks.row if type(blocks) is RequestBlocks else blocks)
+        return int(blocks.table_id if type(blocks) is RequestBlocks else blocks)
 
-    def adopt(self, names: Sequence[str], rows: Sequence[int]) -> None:
-        """Give requests that hold nothing rows of the store that are filled already."""
+    def adopt(self, names: Sequence[str], table_ids: Sequence[int]) -> None:
+        """Give requests that hold nothing block tables that are filled already."""
         if not self.keys().isdisjoint(names):
             for name in names:
                 self.pop(name, None)
-        self.update(zip(names, rows, strict=True))
+        self.update(zip(names, table_ids, strict=True))
 
     def leave(self, request_id: str) -> int:
-        """Forget a request; its row is the caller's to close."""
+        """Forget a request; the caller closes its block table."""
         blocks = super().pop(request_id)
         return int(blocks.detach() if type(blocks) is RequestBlocks else blocks)
 
@@ -82,9 +82,9 @@ class BlockTables(dict[str, Any]):
             if type(blocks) is RequestBlocks:
                 blocks.detach()
 
-    def rows(self) -> list[int]:
+    def table_ids(self) -> list[int]:
         """Rows of the store that requests have."""
-        return [blocks.row if type(blocks) is RequestBlocks else blocks for blocks in super().values()]
+        return [blocks.table_id if type(blocks) is RequestBlocks else blocks for blocks in super().values()]
 
 
 class CachedCounts(MutableMapping[str, int]):

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from kvgpu.block_tables.store import TableStore
+from kvgpu.block_tables.store import BlockTableStore
 from kvgpu.blocks.invariants import use_violations
 from kvgpu.blocks.lru import hand_back, hand_out, recount
 from kvgpu.blocks.record import NO_IDS, Ids
@@ -33,17 +33,17 @@ class BlockUses:
     """
 
     def __init__(self, state: BlockState, turn: Turn) -> None:
-        self.store = TableStore()
+        self.store = BlockTableStore()
         self.of_groups: list[BlockTables] = []
         self.handed_out: npt.NDArray[np.int32] = np.zeros(state.num_blocks, np.int32)
         self._state = state
         self._turn = turn
-        self._on_their_way = NO_IDS
+        self._in_transit = NO_IDS
         self._last_hand_out: npt.NDArray[np.int64] = np.zeros(1, np.int64)
 
     def hand_out(self, ids: Ids) -> None:
         """Count uses by whoever calls; they are taken back if the call does not come to its end. O(ids)."""
-        self._on_their_way = ids
+        self._in_transit = ids
         hand_out(self.handed_out, ids, self._state.null_id, self._last_hand_out, self._turn.number)
 
     def hand_back(self, ids: Ids) -> None:
@@ -70,9 +70,9 @@ class BlockUses:
         who called. A block that nobody holds is free.
         """
         if self._last_hand_out[0] == self._turn.number:
-            hand_back(self.handed_out, self._on_their_way, self._state.null_id)
+            hand_back(self.handed_out, self._in_transit, self._state.null_id)
             self._last_hand_out[0] = 0
-        self.store.close_all_but({row for tables in self.of_groups for row in tables.rows()})
+        self.store.close_all_but({table_id for tables in self.of_groups for table_id in tables.table_ids()})
         held = np.concatenate([NO_IDS, *self._held()])
         users = np.bincount(held[held >= 0], minlength=self._state.num_blocks) + self.handed_out
         recount(self._state.records, users, self._state.null_id)

@@ -48,11 +48,11 @@ class KVCacheBlocks:
         """
         if not isinstance(other, KVCacheBlocks):
             return NotImplemented
-        mine, theirs = self._groups(), other._groups()
-        if len(mine) != len(theirs):
-            raise GroupCountError(f"blocks of {len(mine)} groups and of {len(theirs)}: make them equal")
+        own, theirs = self._groups(), other._groups()
+        if len(own) != len(theirs):
+            raise GroupCountError(f"blocks of {len(own)} groups and of {len(theirs)}: make them equal")
         return KVCacheBlocks(
-            tuple(a + b if isinstance(a, BlockList) else [*a, *b] for a, b in zip(mine, theirs, strict=True))
+            tuple(a + b if isinstance(a, BlockList) else [*a, *b] for a, b in zip(own, theirs, strict=True))
         )
 
     def _groups(self) -> Sequence[Sequence[KVCacheBlock]]:

@@ -206,9 +206,9 @@ class KVCacheCoordinator(ABC):
                         f"request {request_id}: block {block_id} is to be cached and has a hash already"
                     )
 
-    def quiet_until(self, request_id: str, num_computed_tokens: int) -> int:
+    def covered_until(self, request_id: str, num_computed_tokens: int) -> int:
         """Tokens up to which a call for the request would change nothing in any group."""
-        return min(manager.quiet_until(request_id, num_computed_tokens) for manager in self.single_type_managers)
+        return min(manager.covered_until(request_id, num_computed_tokens) for manager in self.single_type_managers)
 
     def cache_blocks(self, request: Any, num_computed_tokens: int) -> None:
         """Make the full blocks of the first `num_computed_tokens` tokens reusable."""

@@ -100,8 +100,8 @@ class ManagerTest:
             (ManagerSide(backend, num_blocks), PlainCache(num_blocks, BLOCK_SIZE))
         ]
         if backend != "reference":
-            mine, right = (ManagerSide(name, num_blocks, HYBRID) for name in (backend, "reference"))
-            self.pairs.append((mine, right))
+            tested, right = (ManagerSide(name, num_blocks, HYBRID) for name in (backend, "reference"))
+            self.pairs.append((tested, right))
 
     def run(self) -> None:
         """All of it. Waits for the device where there is one.
@@ -121,8 +121,8 @@ class ManagerTest:
                 truth.free(leaving)
             request = self._request(f"r{number}")
             got, expected = tested.admit(request), truth.admit(request)
-            for what, mine, right in zip(("hit tokens", "hit blocks", "new blocks"), got, expected, strict=True):
-                expect(f"{what} of request {number}: {right} are right, not {mine}", mine == right)
+            for what, given, right in zip(("hit tokens", "hit blocks", "new blocks"), got, expected, strict=True):
+                expect(f"{what} of request {number}: {right} are right, not {given}", given == right)
             if expected.new is not None:
                 running.append(request)
         waiting = [self._request(f"w{number}") for number in range(WAITING)]

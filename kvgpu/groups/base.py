@@ -24,7 +24,7 @@ Blocks = Sequence[KVCacheBlock] | Ids
 
 _skipped_tokens = python_of(rules.skipped_tokens)
 _blocks_missing = python_of(rules.blocks_missing)
-_quiet_tokens = python_of(rules.quiet_tokens)
+_covered_tokens = python_of(rules.covered_tokens)
 
 
 class SingleTypeKVCacheManager(GroupHits):
@@ -198,12 +198,12 @@ class SingleTypeKVCacheManager(GroupHits):
         """Which blocks some later hit could need; None for all."""
         return None
 
-    def quiet_until(self, request_id: str, num_computed_tokens: int) -> int:
+    def covered_until(self, request_id: str, num_computed_tokens: int) -> int:
         """Tokens up to which a call for the request would change nothing in this group.
 
         0 where the kind of attention does something at every call.
         """
-        return _quiet_tokens(
+        return _covered_tokens(
             self.rule_kind,
             self.extent,
             self.block_size,

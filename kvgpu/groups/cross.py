@@ -25,7 +25,7 @@ class CrossAttentionManager(SingleTypeKVCacheManager):
             raise ArgumentError("cross attention has no prefix cache: it cannot take hits")
         return 0
 
-    def quiet_until(self, request_id: str, num_computed_tokens: int) -> int:
+    def covered_until(self, request_id: str, num_computed_tokens: int) -> int:
         return 0
 
     def cache_blocks(self, request: Any, num_tokens: int, retention_interval: int | None = None) -> None:

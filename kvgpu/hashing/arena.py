@@ -11,10 +11,10 @@ from kvgpu.layout import KEY_WORDS
 
 
 @inline
-def hashes_at(words: Any, lent: int, begin: int, end: int) -> Any:
-    """View hashes [begin, end) of an arena, or as many at the address `lent` if that is not 0; nobody owns the view."""
+def hashes_at(words: Any, borrowed: int, begin: int, end: int) -> Any:
+    """View hashes [begin, end) of an arena, or as many at address `borrowed` if that is not 0; nobody owns the view."""
     here: Any = np.int64(words.ctypes.data) + np.int64(begin) * (8 * KEY_WORDS)
-    address: Any = here if lent == 0 else np.int64(lent)
+    address: Any = here if borrowed == 0 else np.int64(borrowed)
     return carray(pointer(address, words), (np.int64(end - begin), np.int64(words.shape[1])))
 
 

@@ -97,7 +97,7 @@ class BlockIndex(ABC):
 
     @property
     def reads_in_place(self) -> bool:
-        """Whether `match_batch` takes hashes that are `lent`, now and from now on."""
+        """Whether `match_batch` takes hashes that are `borrowed`, now and from now on."""
         return False
 
     @property
@@ -147,7 +147,7 @@ class BlockIndex(ABC):
         ends: Spans,
         max_lengths: Spans,
         memo: Memo | None = None,
-        lent: Spans | None = None,
+        borrowed: Spans | None = None,
     ) -> BatchHits:
         """`match` for many requests in one call.
 
@@ -157,7 +157,7 @@ class BlockIndex(ABC):
             begins, ends: int64 [requests]: request r has ``arena.words[begins[r]:ends[r]]``.
             max_lengths: int64 [requests], longest hit allowed, in tokens.
             memo: What is known from earlier calls; used and brought up to date by indexes that answer on the CPU.
-            lent: int64 [requests], addresses of hashes that are not in the arena, which a `HostIndex` reads; 0 for
+            borrowed: int64 [requests], addresses of hashes that are not in the arena, which a `HostIndex` reads; 0 for
                 the others.
 
         Expected O(blocks hit) for full attention. Waits for the device where there is one.

@@ -68,24 +68,24 @@ def blocks_missing(required: int, held: int, running: bool, skipped: int, num_hi
 
 
 @leaf
-def quiet_tokens(
+def covered_tokens(
     kind: int, extent: int, block_size: int, held: int, num_cached: int, caching: bool, num_computed: int
 ) -> int:
     """Tokens up to which a call for the request would change nothing in a group.
 
     Within them no block is needed, none becomes full and, from `num_computed` on, none leaves the window.
     """
-    quiet = held * block_size
+    covered = held * block_size
     if caching:
-        quiet = min(quiet, (max(num_cached, 0) + 1) * block_size - 1)
+        covered = min(covered, (max(num_cached, 0) + 1) * block_size - 1)
     skipped = skipped_tokens(kind, extent, num_computed)
     if kind == SLIDING_WINDOW:
-        quiet = min(quiet, (skipped // block_size + 1) * block_size + extent - 1)
+        covered = min(covered, (skipped // block_size + 1) * block_size + extent - 1)
     elif kind == CHUNKED_LOCAL:
-        quiet = min(quiet, skipped + extent)
+        covered = min(covered, skipped + extent)
     elif kind != FULL:
-        quiet = 0
-    return quiet
+        covered = 0
+    return covered
 
 
 @leaf

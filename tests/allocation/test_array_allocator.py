@@ -76,7 +76,7 @@ class Beside:
         ours, plain = (outcome(lambda m=manager: call(m)) for manager in self.managers)
         assert ours == plain
         assert snapshot(self.managers[0]) == snapshot(self.managers[1])
-        quiet = [[blocks.quiet_until for blocks in m.first_tables.values()] for m in self.managers]
+        quiet = [[blocks.covered_until for blocks in m.first_tables.values()] for m in self.managers]
         assert quiet[0] == quiet[1]
         self.kinds.add(ours[0] if ours and isinstance(ours[0], type) else ours is not None)
         return ours

@@ -5,13 +5,13 @@ import pytest
 
 from kvgpu.block_tables.by_request import BlockTables, CachedCounts
 from kvgpu.block_tables.request_blocks import RequestBlocks
-from kvgpu.block_tables.store import NUM_CACHED, TableStore
+from kvgpu.block_tables.store import NUM_CACHED, BlockTableStore
 from kvgpu.blocks.state import BlockState
 
 
 @pytest.fixture
 def store():
-    return TableStore()
+    return BlockTableStore()
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def adopted(tables, store, name="a", ids=(3, 4)):
     """A row that a batch has filled."""
     row = store.open()
     store.append(row, np.array(ids, np.int32))
-    store.rows[row, NUM_CACHED] = 1
+    store.tables[row, NUM_CACHED] = 1
     tables.adopt([name], [row])
     return row
 
@@ -49,7 +49,7 @@ class TestTables:
 
     def test_asking_for_the_row_makes_no_list(self, tables, store):
         row = adopted(tables, store)
-        assert tables.row_of("a") == row
+        assert tables.table_id_of("a") == row
         assert type(dict.get(tables, "a")) is int
 
     @pytest.mark.parametrize("asked", [False, True])
@@ -57,7 +57,7 @@ class TestTables:
         row = adopted(tables, store)
         if asked:
             assert isinstance(tables["a"], RequestBlocks)
-        assert tables.row_of("a") == row
+        assert tables.table_id_of("a") == row
 
     def test_values_and_items_are_lists_of_blocks(self, tables, store):
         adopted(tables, store, "a", [1])
@@ -98,7 +98,7 @@ class TestTables:
     def test_rows_are_those_of_all_requests(self, tables, store):
         rows = [adopted(tables, store, "a"), adopted(tables, store, "b")]
         assert ids_of(tables["a"]) == [3, 4]
-        assert tables.rows() == rows
+        assert tables.table_ids() == rows
 
     def test_a_list_of_the_caller_is_written_back_to(self, tables, store):
         state = tables._state

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from support.indexes import ids_of
 
 from kvgpu.block_tables.request_blocks import RequestBlocks
-from kvgpu.block_tables.store import TableStore
+from kvgpu.block_tables.store import BlockTableStore
 from kvgpu.blocks.block_list import AllBlocks, BlockList
 from kvgpu.blocks.state import BlockState, KVCacheBlock
 from kvgpu.errors import BlockIdError
@@ -70,14 +70,14 @@ def test_writing_to_the_ids_changes_the_list(state, blocks):
 
 
 def test_blocks_of_a_request_that_grow_keep_what_they_had(state):
-    blocks = RequestBlocks(state, TableStore())
+    blocks = RequestBlocks(state, BlockTableStore())
     for i in range(100):
         blocks.extend_ids(ids_of(i % NUM_BLOCKS, 3))
     assert blocks.ids.tolist() == [j for i in range(100) for j in (i % NUM_BLOCKS, 3)]
 
 
 def test_requests_do_not_share_what_they_hold(state):
-    store = TableStore()
+    store = BlockTableStore()
     one, two = RequestBlocks(state, store), RequestBlocks(state, store)
     for i in range(50):
         one.extend_ids(ids_of(1))
@@ -87,14 +87,14 @@ def test_requests_do_not_share_what_they_hold(state):
 
 
 def test_blocks_that_are_detached_can_still_be_read(state):
-    store = TableStore()
+    store = BlockTableStore()
     blocks = RequestBlocks(state, store)
     blocks.extend_ids(ids_of(4, 5))
     blocks.detach()
     RequestBlocks(state, store).extend_ids(ids_of(6, 7))
     assert blocks.ids.tolist() == [4, 5]
     assert len(blocks) == 2
-    assert (blocks.row, blocks.num_cached) == (-1, -1)
+    assert (blocks.table_id, blocks.num_cached) == (-1, -1)
 
 
 def test_it_equals_every_sequence_of_the_same_blocks(state, blocks):
@@ -148,7 +148,7 @@ def test_counting_and_finding_work_as_in_a_list(state, blocks):
 
 def test_a_mirroring_list_writes_changes_back(state):
     plain = [state.view(1)]
-    blocks = RequestBlocks(state, TableStore())
+    blocks = RequestBlocks(state, BlockTableStore())
     blocks.mirror(plain)
     blocks.extend_ids(ids_of(4))
     assert plain == [state.view(1), state.view(4)]
@@ -164,7 +164,7 @@ def test_the_text_of_a_list_shows_its_ids(blocks):
 @settings(max_examples=100, deadline=None)
 @given(parts=st.lists(st.lists(st.integers(0, NUM_BLOCKS - 1), max_size=6), max_size=8))
 def test_extending_in_parts_gives_the_same_as_at_once(parts):
-    blocks = RequestBlocks(BlockState(NUM_BLOCKS), TableStore())
+    blocks = RequestBlocks(BlockState(NUM_BLOCKS), BlockTableStore())
     for part in parts:
         blocks.extend_ids(np.array(part, np.int32))
     assert blocks.ids.tolist() == [i for part in parts for i in part]

@@ -13,7 +13,7 @@ from kvgpu.rules.plan_words import CHUNKED_LOCAL, FULL, MAMBA, SLIDING_WINDOW
 
 PLAIN = {
     name: python_of(getattr(rules, name))
-    for name in ("blocks_of", "skipped_tokens", "blocks_missing", "quiet_tokens", "cacheable_tokens")
+    for name in ("blocks_of", "skipped_tokens", "blocks_missing", "covered_tokens", "cacheable_tokens")
 }
 ATTENDED = {
     FULL: lambda token, now, extent: True,
@@ -82,14 +82,14 @@ def test_without_an_alignment_all_tokens_are_cached(eagle):
 )
 @settings(max_examples=60, deadline=None)
 @given(prompt=st.integers(1, 30), lookahead=st.integers(0, 9), step=st.integers(1, 9))
-def test_a_call_within_the_quiet_tokens_changes_nothing(spec, caching, prompt, lookahead, step):
+def test_a_call_within_the_covered_tokens_changes_nothing(spec, caching, prompt, lookahead, step):
     """It takes no block, fills none, and gives none back."""
     manager = make_manager(spec, enable_caching=caching, backend="reference")
     request = make_request("a", 60, 4)
     manager.allocate_slots(request, prompt, num_lookahead_tokens=lookahead)
     (group,) = manager.coordinator.single_type_managers
     table = group.req_to_blocks["a"]
-    quiet = PLAIN["quiet_tokens"](group.rule_kind, group.extent, 4, len(table), max(table.num_cached, 0), caching, 0)
+    quiet = PLAIN["covered_tokens"](group.rule_kind, group.extent, 4, len(table), max(table.num_cached, 0), caching, 0)
 
     def changes(num_computed, end):
         """Whether a call for tokens up to `end` would do anything, asked of the blocks."""
@@ -109,10 +109,10 @@ def test_a_call_within_the_quiet_tokens_changes_nothing(spec, caching, prompt, l
     ("kind", "extent", "expected"),
     [(FULL, 0, 11), (SLIDING_WINDOW, 30, 11), (SLIDING_WINDOW, 5, 8), (CHUNKED_LOCAL, 8, 8), (MAMBA, 0, 0)],
 )
-def test_a_request_is_quiet_until_a_block_is_full_or_leaves(kind, extent, expected):
+def test_a_request_is_covered_until_a_block_is_full_or_leaves(kind, extent, expected):
     """It holds 3 blocks of 4, 2 of them cached, and has computed nothing yet."""
-    assert PLAIN["quiet_tokens"](kind, extent, 4, 3, 2, True, 0) == expected
+    assert PLAIN["covered_tokens"](kind, extent, 4, 3, 2, True, 0) == expected
 
 
-def test_without_caching_a_request_is_quiet_until_its_blocks_are_full():
-    assert PLAIN["quiet_tokens"](FULL, 0, 4, 3, 0, False, 0) == 12
+def test_without_caching_a_request_is_covered_until_its_blocks_are_full():
+    assert PLAIN["covered_tokens"](FULL, 0, 4, 3, 0, False, 0) == 12

@@ -30,7 +30,7 @@ def last_words(table: Any, rows: Any, arena: Any) -> Any:
         record = table[rows[i]]
         has[i] = record.end > record.begin
         if has[i]:
-            keys = hashes_at(arena, record.lent, record.begin, record.end)
+            keys = hashes_at(arena, record.borrowed, record.begin, record.end)
             for word in range(arena.shape[1]):
                 words[i, word] = keys[len(keys) - 1, word]
     return words, has
@@ -79,11 +79,11 @@ def move_hashes(table: Any, limits: Any, rows: Any, pieces: Any, arena: Any) -> 
     for i in range(len(rows)):
         record = table[rows[i]]
         to = pieces[i, 0]
-        keys = hashes_at(arena, record.lent, record.begin, record.end)
+        keys = hashes_at(arena, record.borrowed, record.begin, record.end)
         for place in range(len(keys)):
             for word in range(arena.shape[1]):
                 arena[to + place, word] = keys[place, word]
-        record.lent = 0
+        record.borrowed = 0
         record.begin, record.end, limits[rows[i]] = to, to + len(keys), pieces[i, 1]
         written[0, i], written[1, i] = to, record.end
     return written

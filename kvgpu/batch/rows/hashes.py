@@ -24,8 +24,8 @@ class RowHashes:
     its hashes in an array may lend them: the row reads them there until it is given more than the request has.
 
     Args:
-        records: ROW_RECORD [rows]: `begin`, `end` and `lent` say where the hashes of a row lie.
-        max_hashes: Hashes of all rows together, 32 bytes each; lent ones count, since they may have to move here.
+        records: REQUEST_RECORD [rows]: `begin`, `end` and `borrowed` say where the hashes of a row lie.
+        max_hashes: Hashes of all rows together, 32 bytes each; borrowed ones count, since they may have to move here.
         lends: Only the CPU reads hashes, so that requests may lend theirs.
 
     Attributes:
@@ -47,7 +47,7 @@ class RowHashes:
         self.epoch = 0
         self._records = records
         self._lends = lends
-        self._lent: list[npt.NDArray[np.int64] | None] = [None] * len(records)
+        self._borrowed: list[npt.NDArray[np.int64] | None] = [None] * len(records)
 
     def __len__(self) -> int:
         """Number of hashes of all rows. O(rows)."""
@@ -64,7 +64,7 @@ class RowHashes:
         larger.limits = longer(self.limits, len(records))
         larger.width, larger.linked, larger.epoch = self.width, self.linked, self.epoch + 1
         larger._records, larger._lends = records, self._lends
-        larger._lent = [*self._lent, *[None] * (len(records) - len(self._lent))]
+        larger._borrowed = [*self._borrowed, *[None] * (len(records) - len(self._borrowed))]
         return larger
 
     def append(
@@ -96,8 +96,8 @@ class RowHashes:
     def of(self, row: int, start: int = 0) -> BlockHashes:
         """Hashes of a row from place `start` on, as a view that is valid until the next change. O(1)."""
         record = self._records[row]
-        lent = self._lent[row]
-        words = self.arena.words if lent is None else lent
+        borrowed = self._borrowed[row]
+        words = self.arena.words if borrowed is None else borrowed
         return BlockHashes.of_keys(words[record["begin"] + start : record["end"]], self.width, self.linked)
 
     def fit(self, width: int | None) -> bool:
@@ -152,10 +152,10 @@ class RowHashes:
         Returns:
             Whether one of them is another array than before.
         """
-        lent, changed = self._lent, False
+        borrowed, changed = self._borrowed, False
         for row, storage in zip(rows, storages, strict=True):
-            changed = changed or storage is not lent[row]
-            lent[row] = storage
+            changed = changed or storage is not borrowed[row]
+            borrowed[row] = storage
         return changed
 
     def put(self, hashes: list[Sequence[BlockHash]], width: int) -> npt.NDArray[np.int64] | int:
@@ -182,9 +182,9 @@ class RowHashes:
         return np.array(pieces, np.int64).reshape(-1, 3)
 
     def release(self, rows: list[int], begins: list[int], limits: list[int]) -> None:
-        """Take back the pieces of rows, and let go of what they were lent. O(rows)."""
+        """Take back the pieces of rows, and let go of what they were borrowed. O(rows)."""
         for row, begin, limit in zip(rows, begins, limits, strict=True):
-            self._lent[row] = None
+            self._borrowed[row] = None
             if limit:
                 self.arena.give(begin, limit)
 
@@ -209,9 +209,9 @@ class RowHashes:
         outgrown = without_room(self._records, self.limits, rows, counts)
         if not len(outgrown):
             return
-        lent = outgrown[self._records["lent"][rows[outgrown]] != 0]
-        if len(lent):
-            self._take_over(rows[lent], counts[lent])
+        borrowed = outgrown[self._records["borrowed"][rows[outgrown]] != 0]
+        if len(borrowed):
+            self._take_over(rows[borrowed], counts[borrowed])
             outgrown = without_room(self._records, self.limits, rows, counts)
         arena, moved = self.arena, rows[outgrown]
         records, limits = self._records[moved], self.limits[moved]
@@ -234,12 +234,12 @@ class RowHashes:
         self.arena.wrote_all(move_hashes(self._records, self.limits, rows, pieces, words))
 
     def _take_over(self, rows: RowIds, counts: npt.NDArray[np.int64]) -> None:
-        """Copy lent hashes to pieces that have room for `counts` more, which are known to fit."""
+        """Copy borrowed hashes to pieces that have room for `counts` more, which are known to fit."""
         records = self._records[rows]
         pieces = self._pieces((records["end"] - records["begin"] + counts).tolist())
         self._move_to(rows, np.array(pieces, np.int64)[:, [0, 2]])
         for row in rows.tolist():
-            self._lent[row] = None
+            self._borrowed[row] = None
 
     def _pack(self, needed: int, rows: RowIds | None = None, counts: npt.NDArray[np.int64] | None = None) -> None:
         """Move all hashes together, so that there is room for `needed` more.

@@ -55,7 +55,7 @@ def _append(table: Any, places: Any, buffer: Any, rows: Any, tokens: Any, starts
         begin, end = starts[i], starts[i + 1]
         record = table[rows[i]]
         held = record.num_kept + record.num_pending
-        if record.way == UNDECIDED or held + end - begin > buffer.shape[1]:
+        if record.mode == UNDECIDED or held + end - begin > buffer.shape[1]:
             refused[num_refused] = i
             num_refused += 1
             continue
@@ -66,7 +66,7 @@ def _append(table: Any, places: Any, buffer: Any, rows: Any, tokens: Any, starts
         record.num_tokens += end - begin
         if record.num_tokens // block_size == before:
             continue
-        if record.way == FROM_ROW:
+        if record.mode == FROM_ROW:
             full[num_full] = i
             num_full += 1
         else:
@@ -122,7 +122,7 @@ def _confirm(table: Any, rows: Any, buffer: Any, block_size: int) -> None:
         hashed = record.num_ahead * block_size
         for place in range(hashed, held):
             line[place - hashed] = line[place]
-        record.num_kept = held - hashed if record.way == FROM_ROW else 0
+        record.num_kept = held - hashed if record.mode == FROM_ROW else 0
         record.num_pending = record.num_ahead = 0
 
 
@@ -181,14 +181,14 @@ class PendingTokens:
         """Decide how the blocks of a row with nothing pending are hashed.
 
         Args:
-            records: ROW_RECORD [rows].
+            records: REQUEST_RECORD [rows].
             row: The row.
             tail: Tokens after its last hash, fewer than a block, with which it hashes from here on; None to leave that
                 to its request object.
 
         O(block size).
         """
-        records["way"][row] = BY_REQUEST if tail is None else FROM_ROW
+        records["mode"][row] = BY_REQUEST if tail is None else FROM_ROW
         records["num_kept"][row] = 0 if tail is None else len(tail)
         if tail is not None:
             self._tokens[row, : len(tail)] = tail
@@ -196,7 +196,7 @@ class PendingTokens:
     @staticmethod
     def forget(records: Any, rows: RowIds | list[int]) -> None:
         """Let the next call `decide` again on rows with nothing pending, whose requests may have changed. O(rows)."""
-        records["way"][rows] = UNDECIDED
+        records["mode"][rows] = UNDECIDED
         records["num_kept"][rows] = 0
 
     def append(

@@ -11,14 +11,14 @@ from kvgpu.errors import ArgumentError
 RowIds = npt.NDArray[np.int64]
 """Rows of tracked requests, int64 [n]."""
 
-ROW_RECORD = np.dtype(
+REQUEST_RECORD = np.dtype(
     [
         # Serial number of the request's block table in the first group; 0 while the request holds no blocks.
         ("serial", "<i8"),
         # Stamp of the last `check_row`.
         ("stamp", "<i8"),
         # Address of the request's own array of hashes, from which the row reads them; 0 if they are in the arena.
-        ("lent", "<i8"),
+        ("borrowed", "<i8"),
         # The hashes: places in the arena, or in the request's own array.
         ("begin", "<i4"),
         ("end", "<i4"),
@@ -34,9 +34,9 @@ ROW_RECORD = np.dtype(
         ("num_ahead", "<i4"),
         # Number of tokens up to which the request needs nothing of any group, as its block table said when the row was
         # last served; single calls made since can only raise it.
-        ("quiet", "<i4"),
+        ("covered", "<i4"),
         # How full blocks are hashed: UNDECIDED, FROM_ROW or BY_REQUEST.
-        ("way", "i1"),
+        ("mode", "i1"),
         # Whether the request may reuse cached blocks.
         ("reads", "?"),
         # Whether the next lookup counts as one after a preemption.
@@ -102,14 +102,14 @@ def longest_hit(record: Any) -> int:
 
 @jit
 def spans_of(table: Any, rows: Any) -> Any:
-    """First hash, hash after the last, longest hit allowed and `lent` of each row: int64 [4, n]."""
+    """First hash, hash after the last, longest hit allowed and `borrowed` of each row: int64 [4, n]."""
     spans = np.empty((4, len(rows)), np.int64)
     for i in range(len(rows)):
         record = table[rows[i]]
         spans[0, i] = record.begin
         spans[1, i] = record.end
         spans[2, i] = longest_hit(record)
-        spans[3, i] = record.lent
+        spans[3, i] = record.borrowed
     return spans
 
 
@@ -128,16 +128,16 @@ def enter_rows(arrays: Any, rows: Any, facts: Any, places: Any) -> None:
             [any, 3], a piece (begin, end, limit) of the arena for each request that has none.
     """
     table, limits, memo = arrays
-    lent, not_lent, pieces = places
+    borrowed, not_borrowed, pieces = places
     piece = 0
     for i in range(len(rows)):
         record = table[rows[i]]
         limit = 0
-        if lent[i] == not_lent:
+        if borrowed[i] == not_borrowed:
             record.begin, record.end, limit = pieces[piece, 0], pieces[piece, 1], pieces[piece, 2]
             piece += 1
         else:
-            record.lent = lent[i]
+            record.borrowed = borrowed[i]
             record.end = facts[NUM_HASHES, i]
         limits[rows[i]] = limit
         record.num_tokens = facts[NUM_TOKENS, i]

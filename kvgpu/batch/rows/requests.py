@@ -12,7 +12,7 @@ from kvgpu.batch.rows.record import (
     FACTS,
     NUM_COMPUTED,
     NUM_HASHES,
-    ROW_RECORD,
+    REQUEST_RECORD,
     RowIds,
     check_rows,
     enter_rows,
@@ -31,8 +31,8 @@ from kvgpu.index.host.prefix_match import MEMO_WORDS
 from kvgpu.integers import as_integer, as_size
 
 INT64 = np.dtype(np.int64)
-NO_ROW = np.zeros(1, ROW_RECORD)
-NOT_LENT = np.empty(0, np.int64)
+NO_ROW = np.zeros(1, REQUEST_RECORD)
+NOT_BORROWED = np.empty(0, np.int64)
 """Its address stands for hashes that the row copies."""
 
 
@@ -44,7 +44,7 @@ class RequestRows:
         max_hashes, lends: See `RowHashes`.
 
     Attributes:
-        records: ROW_RECORD [max_requests].
+        records: REQUEST_RECORD [max_requests].
         hashes: The hashes of the rows.
         arena: Their memory; another one after `grow`.
         requests: The request of each row, or None.
@@ -59,7 +59,7 @@ class RequestRows:
 
     def __init__(self, max_requests: int, max_hashes: int, lends: bool = False) -> None:
         max_requests = as_size("max_requests", max_requests)
-        self.records: npt.NDArray[Any] = np.zeros(max_requests, ROW_RECORD)
+        self.records: npt.NDArray[Any] = np.zeros(max_requests, REQUEST_RECORD)
         self.hashes = RowHashes(self.records, max_hashes, lends)
         self.arena = self.hashes.arena
         self.requests: list[Any] = [None] * max_requests
@@ -120,7 +120,7 @@ class RequestRows:
         if width and width not in HASH_WIDTHS:
             raise unfit_hashes(next(r for r in requests if len(r.block_hashes)))
         storages = [self.hashes.storage_of(part) for part in hashes]
-        addresses = addresses_of([NOT_LENT if storage is None else storage for storage in storages])
+        addresses = addresses_of([NOT_BORROWED if storage is None else storage for storage in storages])
         copied = [place for place, storage in enumerate(storages) if storage is None]
         try:
             pieces = self.hashes.put([hashes[place] for place in copied], width)
@@ -136,7 +136,7 @@ class RequestRows:
         rows = np.array(listed, np.int64)
         # Before the records have the addresses.
         self.hashes.lend(listed, storages)
-        places = (addresses, NOT_LENT.ctypes.data, pieces)
+        places = (addresses, NOT_BORROWED.ctypes.data, pieces)
         enter_rows((self.records, self.hashes.limits, self.memo), rows, facts, places)
         self._row_of.update(zip(names, listed, strict=True))
         self.seen[rows] = facts[NUM_COMPUTED]
@@ -180,14 +180,14 @@ class RequestRows:
         self.hashes.refuse_too_many(sum(map(len, new)))
         self.hashes.width = width
         self.hashes.linked = self.hashes.linked and are_linked(hashes)
-        for place in np.flatnonzero(records["lent"]).tolist():
+        for place in np.flatnonzero(records["borrowed"]).tolist():
             storage = self.hashes.storage_of(hashes[place])
             if storage is not None:
                 row = checked[place]
                 if self.hashes.lend([row], [storage]):
                     # The request may have got other hashes, not only more of them.
                     self.forget([row])
-                self.records["lent"][row] = addresses_of([storage])[0]
+                self.records["borrowed"][row] = addresses_of([storage])[0]
                 self.records["end"][row] = len(hashes[place])
                 new[place] = new[place][:0]
         self.records["num_tokens"][checked] = num_tokens
@@ -242,7 +242,7 @@ class RequestRows:
         return given
 
     def spans(self, rows: RowIds) -> Spans:
-        """First hash, hash after the last, longest hit allowed and `lent` of valid rows, int64 [4, n]. O(n)."""
+        """First hash, hash after the last, longest hit allowed and `borrowed` of valid rows, int64 [4, n]. O(n)."""
         spans: Spans = spans_of(self.records, rows)
         return spans
 

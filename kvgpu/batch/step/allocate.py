@@ -8,9 +8,9 @@ from kvgpu.allocation.arguments import AllocationArguments
 from kvgpu.allocation.compiled import FITS, HELD, START_WORDS, CallArrays, allocate_request, free_request
 from kvgpu.batch.rows.record import longest_hit
 from kvgpu.batch.step.arrays import BatchArrays, Step, given_at
-from kvgpu.batch.step.check import check_step, is_quiet
+from kvgpu.batch.step.check import check_step, is_covered
 from kvgpu.batch.step.report import DONE, clear_report
-from kvgpu.block_tables.store import BEGIN, LENGTH, QUIET, SERIAL, StoreArrays
+from kvgpu.block_tables.store import BEGIN, COVERED, LENGTH, SERIAL, StoreArrays
 from kvgpu.blocks.index_meta import refuse_broken
 from kvgpu.compiled.jit import inline, jit, leaf
 from kvgpu.groups.compiled import EVICTED, KEYS, TALLY_WORDS
@@ -112,7 +112,7 @@ def allocate_row(step: Any, place: int, lookups: Any, results: Any, tally: Any) 
     request = batch.requests[batch.rows[place]]
     table_ids = batch.table_ids[batch.rows[place]]
     new = given_at(batch, place)
-    hashes = hashes_at(batch.arena, request.lent, request.begin, request.end)
+    hashes = hashes_at(batch.arena, request.borrowed, request.begin, request.end)
     bound = request.serial != 0
     looks = not bound and len(lookups.words) > 0 and request.reads
     num_hit_tokens = 0
@@ -150,7 +150,7 @@ def allocate_row(step: Any, place: int, lookups: Any, results: Any, tally: Any) 
         results.num_new[place] = new
         request.num_computed += num_hit_tokens + new
         request.serial = table[SERIAL]
-        request.quiet = table[QUIET]
+        request.covered = table[COVERED]
     return bool(status == FITS)
 
 
@@ -161,7 +161,7 @@ def allocate_rows(step: Any, lookups: Any, results: Any, tally: Any) -> None:
     for place in range(len(batch.rows)):
         report.num_tried += 1
         request, new = batch.requests[batch.rows[place]], given_at(batch, place)
-        if request.serial != 0 and is_quiet(request, request.num_computed + new, options):
+        if request.serial != 0 and is_covered(request, request.num_computed + new, options):
             results.fits[place] = True
             results.num_new[place] = new
             request.num_computed += new

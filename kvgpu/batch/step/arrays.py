@@ -9,7 +9,7 @@ class BatchArrays(NamedTuple):
     """The rows of a step and what is known of them; Python passes a plain tuple (see `PoolArrays`)."""
 
     requests: Any
-    """ROW_RECORD [max_requests], of `RequestRows`."""
+    """REQUEST_RECORD [max_requests], of `RequestRows`."""
     rows: Any
     """int64 [n]."""
     table_ids: Any

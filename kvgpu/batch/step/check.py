@@ -24,14 +24,14 @@ from kvgpu.rules.plan_words import FULL
 
 
 @leaf
-def is_quiet(request: Any, num_main: int, options: Any) -> bool:
+def is_covered(request: Any, num_main: int, options: Any) -> bool:
     """Return whether a request needs nothing of any group for so many tokens.
 
     False if the answer depends on the free blocks as well: such a call may fail.
     """
     if options.whole or options.reserved_blocks:
         return False
-    return bool(num_main + options.num_lookahead <= request.quiet)
+    return bool(num_main + options.num_lookahead <= request.covered)
 
 
 @leaf
@@ -62,7 +62,7 @@ def request_status(step: Any, place: int) -> int:
     num_main = main_tokens(request, new)
     if num_main > options.max_model_len:
         return TOO_LONG
-    if bound and is_quiet(request, num_main, options):
+    if bound and is_covered(request, num_main, options):
         return DONE
     report.num_busy += 1
     num_hashes = request.end - request.begin
@@ -149,7 +149,7 @@ def load_ahead(step: Any, busy: Any) -> None:
                 first, end = full_blocks(table, groups[g], num_tokens)
                 if not options.caches or first >= min(end, length):
                     continue
-                hashes = hashes_at(batch.arena, request.lent, request.begin, request.end)
+                hashes = hashes_at(batch.arena, request.borrowed, request.begin, request.end)
                 if kind == 0:
                     prefetch(hashes, first)
                     continue

@@ -110,14 +110,14 @@ class AutoIndex(DeviceIndex):
         ends: Spans,
         max_lengths: Spans,
         memo: Memo | None = None,
-        lent: Spans | None = None,
+        borrowed: Spans | None = None,
     ) -> BatchHits:
         if self._asks_device(int((ends - begins).sum()) * len(plan.groups)):
             try:
-                return super().match_batch(plan, arena, begins, ends, max_lengths, memo, lent)
+                return super().match_batch(plan, arena, begins, ends, max_lengths, memo, borrowed)
             except DeviceError as error:
                 self._give_up(error)
-        return HostIndex.match_batch(self, plan, arena, begins, ends, max_lengths, memo, lent)
+        return HostIndex.match_batch(self, plan, arena, begins, ends, max_lengths, memo, borrowed)
 
     @property
     def answers(self) -> bool:

@@ -94,10 +94,10 @@ class DeviceIndex(HostIndex):
         ends: Spans,
         max_lengths: Spans,
         memo: Memo | None = None,
-        lent: Spans | None = None,
+        borrowed: Spans | None = None,
     ) -> BatchHits:
         if self.state.width is None or not len(begins):
-            return super().match_batch(plan, arena, begins, ends, max_lengths, memo, lent)
+            return super().match_batch(plan, arena, begins, ends, max_lengths, memo, borrowed)
         self._capture.refuse_waiting()
         out = self.start_batch(plan, arena, begins, ends, max_lengths, with_ids=False)
         with self._typed_errors():
@@ -297,8 +297,8 @@ class DeviceIndex(HostIndex):
         expected = np.flatnonzero(records["flags"] & FIRST)
         if not np.array_equal(ids, expected):
             return [*found, "the device has other first blocks than the host"]
-        mine = np.ascontiguousarray(records.view(np.int64).reshape(len(records), -1)[ids])
-        same = (keys.view(np.int64) == mine[:, : keys.shape[1] // 8]).all(axis=1)
+        stored = np.ascontiguousarray(records.view(np.int64).reshape(len(records), -1)[ids])
+        same = (keys.view(np.int64) == stored[:, : keys.shape[1] // 8]).all(axis=1)
         same &= groups == records["group"][ids]
         return found + [f"the device has another key or group for block {bad}" for bad in ids[~same]]
 

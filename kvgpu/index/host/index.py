@@ -101,14 +101,14 @@ class HostIndex(BlockIndex):
         ends: Spans,
         max_lengths: Spans,
         memo: Memo | None = None,
-        lent: Spans | None = None,
+        borrowed: Spans | None = None,
     ) -> BatchHits:
         hits = BatchHits.empty(len(begins), len(plan.queries))
         if memo is None:
             memo = Memo(np.zeros((len(begins), MEMO_WORDS), np.int64), np.arange(len(begins)))
-        if lent is None:
-            lent = np.zeros(len(begins), np.int64)
-        spans = (arena.words, lent, begins, ends)
+        if borrowed is None:
+            borrowed = np.zeros(len(begins), np.int64)
+        spans = (arena.words, borrowed, begins, ends)
         match_many(self.arrays(), spans, plan.words, max_lengths, *memo, *hits)
         return hits
 

@@ -20,8 +20,10 @@ def block_tables(manager: KVCacheManager) -> list[dict[str, tuple[list[int], int
     store = manager.block_pool.tables
     tables = []
     for single in manager.coordinator.single_type_managers:
-        rows = {name: single.req_to_blocks.row_of(name) for name in single.req_to_blocks}
-        tables.append({name: (store.of(row).tolist(), int(store.rows[row, NUM_CACHED])) for name, row in rows.items()})
+        rows = {name: single.req_to_blocks.table_id_of(name) for name in single.req_to_blocks}
+        tables.append(
+            {name: (store.of(row).tolist(), int(store.tables[row, NUM_CACHED])) for name, row in rows.items()}
+        )
     return tables
 
 
