@@ -194,6 +194,7 @@ def main() -> int:
                 return 1
             subject = None
     print(json.dumps({"inputs": options.count - options.skip, "faults": faults}), flush=True)
+    print("ended", file=sys.stderr, flush=True)
     return 1 if faults else 0
 
 

@@ -36,10 +36,10 @@ def watch(process: Any, allowed: float) -> tuple[list[str], dict[str, Any] | Non
 
     threading.Thread(target=read, daemon=True).start()
     last: dict[str, Any] | None = None
-    begun, hung = 0, False
+    begun, ended, hung = 0, False, False
     while True:
         try:
-            line = lines.get(timeout=STARTS if begun < 200 else allowed)
+            line = lines.get(timeout=allowed if begun >= 200 and not ended else STARTS)
         except queue.Empty:
             process.kill()
             hung = True
@@ -48,6 +48,8 @@ def watch(process: Any, allowed: float) -> tuple[list[str], dict[str, Any] | Non
             break
         if line.startswith("{"):
             last, begun = json.loads(line), begun + 1
+        # What a process does after its last call is no call.
+        ended = line == "ended\n"
     return process.stdout.read().splitlines(), last, hung
 
 
