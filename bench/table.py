@@ -30,6 +30,7 @@ from kvgpu.blocks.state import BlockState  # noqa: E402
 from kvgpu.hashing.arena import HashArena  # noqa: E402
 from kvgpu.index.host.index import HostIndex  # noqa: E402
 from kvgpu.index.host.table import bucket_of, find_first  # noqa: E402
+from kvgpu.index.key import key_at  # noqa: E402
 from kvgpu.index.slot_hash import slot_hash  # noqa: E402
 from kvgpu.layout import BUCKET_WORDS, KEY_WORDS, OVERFLOW_WORD, num_buckets_for  # noqa: E402
 from kvgpu.rules.plan import HitQuery, HitRule, PrefixPlan  # noqa: E402
@@ -65,9 +66,8 @@ def axes(most: int) -> Axes:
 @numba.njit
 def _find_all(records: Any, table: Any, keys: Any, seed: int, out: Any) -> None:
     for i in range(len(keys)):
-        k0, k1, k2, k3 = keys[i, 0], keys[i, 1], keys[i, 2], keys[i, 3]
-        h = slot_hash(k0, k1, k2, k3, 0, seed)
-        out[i] = find_first(records, table, k0, k1, k2, k3, 0, h)
+        key = key_at(keys, i, 0)
+        out[i] = find_first(records, table, key, slot_hash(key, seed))
 
 
 @numba.njit
@@ -75,7 +75,7 @@ def _buckets_read(table: Any, keys: Any, words: Any, seed: int) -> int:
     """Buckets that the search for keys reads; the low half of words[i] is 1 + the block that it finds, or 0."""
     total = 0
     for i in range(len(keys)):
-        h = slot_hash(keys[i, 0], keys[i, 1], keys[i, 2], keys[i, 3], 0, seed)
+        h = slot_hash(key_at(keys, i, 0), seed)
         bucket = bucket_of(h, len(table))
         looking = True
         while looking:

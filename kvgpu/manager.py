@@ -246,7 +246,7 @@ class KVCacheManager(Exclusive):
         given = SlotsCall(
             num_new_tokens,
             num_new_computed_tokens,
-            new_computed_blocks,
+            None if new_computed_blocks is self.empty_kv_cache_blocks else new_computed_blocks,
             num_lookahead_tokens,
             num_external_computed_tokens,
             delay_cache_blocks,

@@ -23,7 +23,7 @@ from kvgpu.blocks.kv_cache_blocks import KVCacheBlocks
 from kvgpu.blocks.state import KVCacheBlock
 from kvgpu.errors import ArgumentError, ArgumentTypeError, BlockIdError, BlockStateError, InvariantError, KVGPUError
 from kvgpu.groups.compiled import TALLY_WORDS, take_free
-from kvgpu.index.journal import NO_LOG
+from kvgpu.index.host.pool_arrays import PoolArrays
 
 NUMBERS = (
     "num_new_tokens",
@@ -143,7 +143,7 @@ def test_a_walk_beyond_the_free_queue_stops_before_its_first_step():
     """Whatever had miscounted: nothing is taken, and the next call says that the index is broken."""
     manager = make_manager(full(4), num_blocks=4)
     state, index = manager.block_pool.state, manager.block_pool.index
-    pool = (state.records, index.table, index.seed, NO_LOG, state.null_id, state.meta)
+    pool = PoolArrays(*index.arrays())
     out = np.full(4, 77, np.int32)
     take_free(pool, out, np.zeros(TALLY_WORDS, np.int64))
     assert out.tolist() == [state.null_id] * 4

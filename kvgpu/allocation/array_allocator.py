@@ -155,6 +155,17 @@ class ArrayAllocator:
         """
         if type(request_id) not in PLAIN_IDS or not self.ready():
             return REFUSED, ()
+        (
+            num_new,
+            num_hit_tokens,
+            computed,
+            num_lookahead,
+            num_external,
+            delays,
+            num_encoder,
+            must_fit,
+            reserved_blocks,
+        ) = given
         pool, store, tables, out = self.pool, self.store, self._tables, self._out
         state, caching = pool.state, pool.enable_caching
         try:
@@ -162,11 +173,11 @@ class ArrayAllocator:
             num_computed, num_tokens = request.num_computed_tokens, request.num_tokens
             num_prompt = getattr(request, "num_prompt_tokens", None)
             hits, ends = NO_IDS, self._no_ends
-            if given.computed is not None:
-                hits = self._hits(given.computed)
+            if computed is not None:
+                hits = self._hits(computed)
                 if len(hits):
                     ends = self._ends
-            caches = caching and not given.delays
+            caches = caching and not delays
             rows, first, width, distinct = NO_ROWS, 0, state.width, False
             num_hashes = len(hashes)
             if hashes.__class__ is BlockHashes:
@@ -178,7 +189,7 @@ class ArrayAllocator:
             elif hashes.__class__ is not list:
                 return REFUSED, ()
             elif caches:
-                num_main = num_computed + given.num_hit_tokens + given.num_external + given.num_new
+                num_main = num_computed + num_hit_tokens + num_external + num_new
                 stop = _tokens_to_cache(num_main, num_tokens) // pool.hash_block_size
                 if stop > 0:
                     rows, first, width = self._rows(request_id, hashes, ends, stop)
@@ -190,20 +201,20 @@ class ArrayAllocator:
                 self.arguments,
                 0,
                 num_computed,
-                given.num_hit_tokens,
-                given.num_external,
-                given.num_new,
-                given.num_lookahead,
+                num_hit_tokens,
+                num_external,
+                num_new,
+                num_lookahead,
                 num_tokens,
                 -1 if num_prompt is None else num_prompt,
                 self._max_model_len,
-                given.reserved_blocks,
+                reserved_blocks,
                 first,
-                given.must_fit,
-                given.computed is not None,
+                must_fit,
+                computed is not None,
                 caches,
                 caching,
-                given.num_encoder,
+                num_encoder,
                 pool.hash_block_size,
                 num_hashes,
                 distinct,
@@ -263,7 +274,7 @@ class ArrayAllocator:
                 return False
         for place, table in enumerate(tables):
             table_ids[place] = table.leave(request_id)
-        free_one(self.index.arrays(), store.arrays(), self.groups, table_ids)
+        free_one(self.pool.state.records, self.pool.state.null_id, store.arrays(), self.groups, table_ids)
         store.note_closed(table_ids.tolist())
         return True
 

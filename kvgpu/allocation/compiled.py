@@ -169,12 +169,12 @@ def allocate_request(pool: Any, store: Any, groups: Any, call: Any, args: Any, s
 
 
 @inline
-def free_request(pool: Any, store: Any, groups: Any, table_ids: Any) -> None:
+def free_request(records: Any, null_id: int, store: Any, groups: Any, table_ids: Any) -> None:
     """`KVCacheManager.free`: blocks go back group by group, the last of each first."""
     for g in range(len(groups)):
         held = ids_of_table(store, table_ids[g])
         if groups[g].kind == SLIDING_WINDOW:
-            release_split(pool.records, held, pool.null_id)
+            release_split(records, held, null_id)
         else:
-            release_all(pool.records, held, pool.null_id, True, False)
+            release_all(records, held, null_id, True, False)
         release_segment(store, table_ids[g])

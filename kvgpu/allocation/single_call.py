@@ -128,9 +128,9 @@ def allocate_one(pool: Any, store: Any, groups: Any, call: Any, args: Any, start
 
 
 @jit
-def free_one(pool: Any, store: Any, groups: Any, table_ids: Any) -> None:
-    """`free_request` for Python, which also clears the block tables; `pool` and `store` are plain tuples."""
-    pool, store = PoolArrays(*pool), StoreArrays(*store)
-    free_request(pool, store, groups, table_ids)
+def free_one(records: Any, null_id: int, store: Any, groups: Any, table_ids: Any) -> None:
+    """`free_request` for Python, which also clears the block tables; `store` is a plain tuple."""
+    store = StoreArrays(*store)
+    free_request(records, null_id, store, groups, table_ids)
     for g in range(len(groups)):
         store.tables[table_ids[g]] = 0

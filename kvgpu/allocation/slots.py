@@ -80,8 +80,6 @@ class SlotAllocator(Exclusive):
             on_admission = None
         # Asked before anything is changed.
         preempted = on_admission is not None and _is_preempted(request)
-        if given.computed is self.empty:
-            given = given._replace(computed=None)
         if self.arrays is not None:
             status, blocks = self.arrays.allocate(request, request_id, given)
             if status == NO_ROOM:

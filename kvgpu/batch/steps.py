@@ -258,8 +258,8 @@ class BatchSteps:
             self._single_calls.free(rows, names)
         else:
             self._blocks.leave(names)
-            arrays = manager.slots.arrays
-            step.free_rows(arrays.index.arrays(), pool.tables.arrays(), arrays.groups, records, rows, self.tables)
+            state, groups = pool.state, manager.slots.arrays.groups
+            step.free_rows(state.records, state.null_id, pool.tables.arrays(), groups, records, rows, self.tables)
             self._close(self.tables[holding])
 
     def _error(self, status: int, row: int) -> ArgumentError | BlockStateError:

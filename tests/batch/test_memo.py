@@ -98,7 +98,7 @@ def admitted(manager, name, tokens):
 def spoil(queries):
     """Change the hashes of the row: whoever looks at a block misses."""
     for row in queries.rows.all().tolist():
-        words = queries.rows.hashes.of(row).rows
+        words = queries.rows.hashes.of(row).keys
         words[:9] ^= 1
 
 

@@ -68,7 +68,7 @@ def test_hashes_of_16_bytes_are_padded(rows):
     request = make_request("a", 9, 4, hashing.xxhash)
     rows.track([request])
     assert rows.hashes.width == 16
-    assert (rows.hashes.of(0).rows[:, 2:] == 0).all()
+    assert (rows.hashes.of(0).keys[:, 2:] == 0).all()
     assert holds(rows, [request])
 
 

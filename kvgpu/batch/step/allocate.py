@@ -16,7 +16,7 @@ from kvgpu.compiled.jit import inline, jit, leaf
 from kvgpu.groups.compiled import EVICTED, KEYS, TALLY_WORDS
 from kvgpu.hashing.arena import hashes_at
 from kvgpu.index.host.pool_arrays import PoolArrays
-from kvgpu.index.host.prefix_match import MEMO_WORDS, Lookup, longest_prefix, num_lines_of
+from kvgpu.index.host.prefix_match import MEMO_WORDS, longest_prefix, lookup_in, num_lines_of
 from kvgpu.rules.hits import FIRST_NEEDED, NUM_HIT
 from kvgpu.rules.plan_words import PLAN_NUM_QUERIES
 
@@ -80,7 +80,7 @@ def look_up(pool: Any, request: Any, hashes: Any, lookups: Any) -> int:
     ids, found, hits, ends = lookups.ids, lookups.found, lookups.hits, lookups.hit_ends
     lookups.last[:] = -2
     lookups.memo[:] = 0
-    lookup = Lookup(pool, hashes, lookups.words, ids, lookups.last, lookups.memo)
+    lookup = lookup_in(pool, hashes, lookups.words, ids, lookups.last, lookups.memo)
     num_tokens = longest_prefix(lookup, longest_hit(request), found)
     for g in range(lookups.lines.shape[1]):
         line, query = lookups.lines[0, g], lookups.lines[1, g]
@@ -254,13 +254,13 @@ def take_step(pool: Any, store: Any, groups: Any, batch: Any, plan: Any, options
 
 
 @jit
-def free_rows(pool: Any, store: Any, groups: Any, requests: Any, rows: Any, table_ids: Any) -> None:
-    """Give back the blocks of each row that holds some, in order; `pool` and `store` are plain tuples."""
-    pool, store = PoolArrays(*pool), StoreArrays(*store)
+def free_rows(records: Any, null_id: int, store: Any, groups: Any, requests: Any, rows: Any, table_ids: Any) -> None:
+    """Give back the blocks of each row that holds some, in order; `store` is a plain tuple."""
+    store = StoreArrays(*store)
     for i in range(len(rows)):
         request = requests[rows[i]]
         if request.serial != 0:
-            free_request(pool, store, groups, table_ids[rows[i]])
+            free_request(records, null_id, store, groups, table_ids[rows[i]])
         request.serial = 0
         request.num_computed = 0
 

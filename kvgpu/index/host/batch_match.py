@@ -15,8 +15,8 @@ from kvgpu.index.host.prefix_match import (
     MEMO_WORDS,
     REGIONS_OF,
     SUM,
-    Lookup,
     longest_prefix,
+    lookup_in,
     num_lines_of,
 )
 from kvgpu.index.host.table import bucket_of, slots_of_tag
@@ -121,7 +121,7 @@ def match_many(
             for line in range(first_lines):
                 last[line, 0], last[line, 1] = stored[KNOWN] - 1, stored[LAST + line]
         known = memo[0, KNOWN]
-        num_tokens[r] = longest_prefix(Lookup(pool, hashes, words, ids, last, memo), max_lengths[r], hits)
+        num_tokens[r] = longest_prefix(lookup_in(pool, hashes, words, ids, last, memo), max_lengths[r], hits)
         for q in range(num_queries):
             lengths[r, q] = hits[NUM_HIT, q]
         if first_lines > MEMO_LINES:

@@ -80,7 +80,8 @@ class HostIndex(BlockIndex):
         return first_of(self.state.records, self.table, words, group, self.seed)
 
     def match(self, plan: PrefixPlan, rows: Rows, max_length: int) -> PrefixHits:
-        found = match_one(self.arrays(), rows, plan.words, max_length)
+        state = self.state
+        found = match_one(state.records, self.table, self.seed, state.meta, rows, plan.words, max_length, state.null_id)
         if len(plan.groups) == 1:
             # The common case without a loop.
             return found.item(0), [found[2:]]

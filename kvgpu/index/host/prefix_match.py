@@ -1,6 +1,6 @@
 """Compiled lookup of the longest prefix of one request.
 
-`pool` is `PoolArrays`; `words` are those of a `PrefixPlan`; `hashes` are int64 [n, KEY_WORDS].
+`words` are those of a `PrefixPlan`; `hashes` are int64 [n, KEY_WORDS].
 """
 
 from typing import Any, NamedTuple
@@ -10,7 +10,6 @@ import numpy as np
 from kvgpu.blocks.index_meta import region_of
 from kvgpu.blocks.record import FIRST, LEADS
 from kvgpu.compiled.jit import inline, jit, leaf, prefetch
-from kvgpu.index.host.pool_arrays import PoolArrays
 from kvgpu.index.host.table import find_first
 from kvgpu.index.key import has_key, key_at
 from kvgpu.index.slot_hash import slot_hash
@@ -41,7 +40,11 @@ MEMO_WORDS = LAST + MEMO_LINES
 class Lookup(NamedTuple):
     """A request that is looked up, and what the lookup writes."""
 
-    pool: Any
+    records: Any
+    table: Any
+    seed: int
+    meta: Any
+    """As in `PoolArrays`."""
     hashes: Any
     words: Any
     ids: Any
@@ -55,7 +58,11 @@ class Lookup(NamedTuple):
 class QueryLookup(NamedTuple):
     """The part of a `Lookup` that one query of the plan is about."""
 
-    pool: Any
+    records: Any
+    table: Any
+    seed: int
+    meta: Any
+    """As in `PoolArrays`."""
     hashes: Any
     stride: int
     """Hashes of one block."""
@@ -65,6 +72,12 @@ class QueryLookup(NamedTuple):
     memo: Any
 
 
+@inline
+def lookup_in(pool: Any, hashes: Any, words: Any, ids: Any, last: Any, memo: Any) -> Any:
+    """Make a `Lookup` from `PoolArrays`."""
+    return Lookup(pool.records, pool.table, pool.seed, pool.meta, hashes, words, ids, last, memo)
+
+
 @leaf
 def probe_line(query: Any, line: int, block: int) -> int:
     """Return the id of `block` of the request in one group, or -1; notes what was found.
@@ -72,8 +85,7 @@ def probe_line(query: Any, line: int, block: int) -> int:
     The block that followed the previous one last time is tried first: one cache line instead of
     two. A successor is a hint, so its key and flags are verified.
     """
-    pool, last = query.pool, query.last
-    records = pool.records
+    records, last = query.records, query.last
     key = key_at(query.hashes, (block + 1) * query.stride - 1, query.groups[line])
     follows = last[line, 0] == block - 1
     block_id = -1
@@ -82,7 +94,7 @@ def probe_line(query: Any, line: int, block: int) -> int:
         if records[hint].flags & FIRST and has_key(records[hint], key):
             block_id = hint
     if block_id < 0:
-        block_id = find_first(records, pool.table, key, slot_hash(key, pool.seed))
+        block_id = find_first(records, query.table, key, slot_hash(key, query.seed))
         if block_id < 0:
             return -1
         if follows and not records[last[line, 1]].flags & LEADS:
@@ -109,7 +121,7 @@ def follow(query: Any, line: int, block_id: int, block: int, end: int) -> int:
     Blocks that were handed out together lie side by side, so the record some steps further on is guessed
     and loaded.
     """
-    records, hashes, stride = query.pool.records, query.hashes, query.stride
+    records, hashes, stride = query.records, query.hashes, query.stride
     group = query.groups[line]
     regions = 0
     while block < end:
@@ -122,7 +134,7 @@ def follow(query: Any, line: int, block_id: int, block: int, end: int) -> int:
         if not (records[hint].flags & FIRST and has_key(records[hint], key_at(hashes, place, group))):
             break
         query.ids[line, block] = hint
-        regions |= 1 << region_of(query.pool.meta, hint)
+        regions |= 1 << region_of(query.meta, hint)
         block_id = hint
         block += 1
     query.memo[REGIONS_OF] |= regions
@@ -148,7 +160,7 @@ def probe_run(query: Any, block: int, end: int) -> int:
             if block_id < 0:
                 end = place
             else:
-                memo[REGIONS_OF] |= 1 << region_of(query.pool.meta, block_id)
+                memo[REGIONS_OF] |= 1 << region_of(query.meta, block_id)
                 place = follow(query, line, block_id, place + 1, end)
     if block == 0:
         memo[KNOWN] = max(memo[KNOWN], end)
@@ -170,7 +182,10 @@ def bind_query(lookup: Any, q: int) -> Any:
     end = begin + words[base + QUERY_NUM_LINES]
     groups = words[PLAN_HEADER + words[PLAN_NUM_QUERIES] * QUERY_WORDS :]
     return QueryLookup(
-        lookup.pool,
+        lookup.records,
+        lookup.table,
+        lookup.seed,
+        lookup.meta,
         lookup.hashes,
         words[base + QUERY_STRIDE],
         groups[begin:end],
@@ -188,13 +203,14 @@ def longest_prefix(lookup: Any, max_length: int, hits: Any) -> int:
 
 
 @jit
-def match_one(pool: Any, hashes: Any, words: Any, max_length: int) -> Any:
-    """`BlockIndex.match`.
+def match_one(
+    records: Any, table: Any, seed: int, meta: Any, hashes: Any, words: Any, max_length: int, null_id: int
+) -> Any:
+    """`BlockIndex.match`. Eight arguments, since a tuple of them takes a twentieth of the call to pack and unpack.
 
     Returns int32: the length in tokens, the blocks hit per query, then the ids of each line, one after the
     other: a copy, since a request may be long and its hit short.
     """
-    pool = PoolArrays(*pool)
     num_queries = words[PLAN_NUM_QUERIES]
     num_lines = num_lines_of(words)
     ids = np.empty((num_lines, len(hashes)), np.int32)
@@ -205,7 +221,7 @@ def match_one(pool: Any, hashes: Any, words: Any, max_length: int) -> Any:
     last[:] = -2
     memo = scratch[2 * (num_queries + num_lines) :].reshape((num_queries, MEMO_WORDS))
     memo[:] = 0
-    num_tokens = longest_prefix(Lookup(pool, hashes, words, ids, last, memo), max_length, hits)
+    num_tokens = longest_prefix(Lookup(records, table, seed, meta, hashes, words, ids, last, memo), max_length, hits)
     size = 1 + num_queries
     for q in range(num_queries):
         size += hits[NUM_HIT, q] * words[PLAN_HEADER + q * QUERY_WORDS + QUERY_NUM_LINES]
@@ -219,6 +235,6 @@ def match_one(pool: Any, hashes: Any, words: Any, max_length: int) -> Any:
         begin = words[base + QUERY_FIRST_LINE]
         for line in range(begin, begin + words[base + QUERY_NUM_LINES]):
             for i in range(length):
-                found[place + i] = pool.null_id if i < first else ids[line, i]
+                found[place + i] = null_id if i < first else ids[line, i]
             place += length
     return found

@@ -38,7 +38,7 @@ def no_host(*arguments):
 
 
 def test_lookups_are_answered_by_the_device(index, monkeypatch):
-    monkeypatch.setattr("kvgpu.index.host.index.match_rows", no_host)
+    monkeypatch.setattr("kvgpu.index.host.index.match_one", no_host)
     assert lookup(index, random_rows(4)) == [1, 2, 3]
 
 
@@ -174,7 +174,7 @@ def auto(monkeypatch):
 
 
 def test_auto_asks_the_device_from_the_crossover_on(auto, monkeypatch):
-    monkeypatch.setattr("kvgpu.index.host.index.match_rows", no_host)
+    monkeypatch.setattr("kvgpu.index.host.index.match_one", no_host)
     assert lookup(auto, random_rows(3)) == [1, 2, 3]
     with pytest.raises(AssertionError, match="the host answered"):
         lookup(auto, random_rows(1))
