@@ -27,7 +27,7 @@ from tqdm import tqdm  # noqa: E402
 
 from kvgpu.blocks.record import CACHE_LINE  # noqa: E402
 from kvgpu.blocks.state import BlockState  # noqa: E402
-from kvgpu.hashing.arena import HashArena  # noqa: E402
+from kvgpu.hashing.hash_arena import HashArena  # noqa: E402
 from kvgpu.index.host.index import HostIndex  # noqa: E402
 from kvgpu.index.host.table import bucket_of, find_first  # noqa: E402
 from kvgpu.index.key import key_at  # noqa: E402

@@ -16,7 +16,7 @@ from kvgpu.blocks.invariants import queue_violations
 from kvgpu.blocks.lru import pop_free, release, release_by_hash, touch
 from kvgpu.blocks.record import IN_TABLE, NO_IDS, Ids
 from kvgpu.blocks.state import BlockState, KVCacheBlock
-from kvgpu.config import backend_name, int_block_hashes
+from kvgpu.environment import backend_name, int_block_hashes
 from kvgpu.errors import ArgumentError, ArgumentTypeError, InvariantError, NotEnoughBlocksError
 from kvgpu.exclusive import Exclusive, exclusive
 from kvgpu.hashing.functions import MAX_GROUP_NUMBER, BlockHash
@@ -48,7 +48,7 @@ class BlockPool(Exclusive):
 
     Raises:
         ConfigError: No blocks, a hash block size below 1, an unknown backend, or a bad value of a variable
-            that `kvgpu.config` reads.
+            that `kvgpu.environment` reads.
         DeviceError, MissingPackageError: The backend `triton` or `cuda` cannot be used.
 
     Construction is O(num_gpu_blocks); a block costs 68 bytes and its share of the table.

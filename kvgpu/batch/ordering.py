@@ -10,7 +10,7 @@ from kvgpu.batch.rows.record import RowIds
 from kvgpu.batch.rows.requests import RequestRows
 from kvgpu.compiled.jit import jit
 from kvgpu.errors import ArgumentError, ArgumentTypeError
-from kvgpu.hashing.arena import hashes_at
+from kvgpu.hashing.hash_arena import hashes_at
 from kvgpu.integers import as_integer, as_number
 from kvgpu.layout import KEY_WORDS
 

@@ -6,8 +6,9 @@ import numpy as np
 import numpy.typing as npt
 
 from kvgpu.block_tables.store import BlockTableStore
+from kvgpu.block_tables.use_counts import hand_back, hand_out
 from kvgpu.blocks.invariants import use_violations
-from kvgpu.blocks.lru import hand_back, hand_out, recount
+from kvgpu.blocks.lru import recount
 from kvgpu.blocks.record import NO_IDS, Ids
 from kvgpu.blocks.state import BlockState
 from kvgpu.errors import BlockStateError

@@ -19,7 +19,7 @@ REGION_SHIFT, CELL_MASK, NUM_LED, EAGER, NEXT_EAGER, BROKEN = range(RING, RING +
 REGION_SHIFT: the id of a block, shifted right by so many bits, is its region.
 CELL_MASK: cells of the filter, less one.
 NUM_LED: blocks that are led.
-EAGER, NEXT_EAGER: so many further entries get a word in the table at once (see `kvgpu.index.host.led_runs`).
+EAGER, NEXT_EAGER: so many further entries get a word in the table at once (see `kvgpu.index.host.insert_runs`).
 BROKEN: not 0 if records and table were seen to disagree.
 """
 

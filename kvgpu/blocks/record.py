@@ -48,7 +48,7 @@ COARSE = 32
 
 LED, LEADS = 64, 128
 """The index holds the block without a word in its table: one that LEADS has it as its successor. See
-`kvgpu.index.host.led_runs`."""
+`kvgpu.index.host.insert_runs`."""
 
 COUNTED = 256
 """The filter of the table counts the key of this block, the first with it."""

@@ -23,7 +23,7 @@ from numba.core import caching
 from numba.core.serialize import dumps
 
 from kvgpu.compiled.trusted_files import read_trusted, trusted_folder, write_whole
-from kvgpu.config import cache_dir
+from kvgpu.environment import cache_dir
 
 logger = logging.getLogger(__name__)
 

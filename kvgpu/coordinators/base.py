@@ -13,7 +13,7 @@ from kvgpu.blocks.block_list import BlockList
 from kvgpu.blocks.record import NO_IDS
 from kvgpu.blocks.state import KVCacheBlock
 from kvgpu.compiled.jit import python_of
-from kvgpu.config import retention_interval
+from kvgpu.environment import retention_interval
 from kvgpu.errors import BlockStateError, ConfigError
 from kvgpu.groups.base import Blocks, SingleTypeKVCacheManager
 from kvgpu.groups.cross import CrossAttentionManager

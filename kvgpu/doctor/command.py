@@ -10,13 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
-from kvgpu.config import backend_name, chosen_backend
 from kvgpu.console.output_file import output_file
 from kvgpu.console.printable import say
 from kvgpu.doctor.backends import AutoChoice, auto_choice, backend_test, usable_backend
 from kvgpu.doctor.hashes import hash_test, usable_hash
 from kvgpu.doctor.installation import CacheDirectory, Installation, one_line
 from kvgpu.doctor.verdict import FAILED, UNUSABLE, Usable, Verdict, judged
+from kvgpu.environment import backend_name, chosen_backend
 from kvgpu.errors import UnknownNameError
 from kvgpu.hashing.functions import HASH_FUNCTIONS
 from kvgpu.index.registry import BACKENDS

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kvgpu import __version__
-from kvgpu.config import cache_dir
+from kvgpu.environment import cache_dir
 
 PACKAGES = ("numpy", "numba", "torch", "triton", "cupy")
 

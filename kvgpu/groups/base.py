@@ -17,7 +17,7 @@ from kvgpu.errors import ArgumentError, RunningRequestError
 from kvgpu.groups.hits import GroupHits
 from kvgpu.groups.new_ids import NewBlockIds
 from kvgpu.rules import allocation as rules
-from kvgpu.rules.allocation import Mask
+from kvgpu.rules.retention import Mask
 from kvgpu.specs import FullAttentionSpec, KVCacheSpec, MLAAttentionSpec, TQFullAttentionSpec, cdiv
 
 Blocks = Sequence[KVCacheBlock] | Ids

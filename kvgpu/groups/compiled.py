@@ -13,19 +13,12 @@ from kvgpu.blocks.index_meta import BROKEN, RING, RING_MASK
 from kvgpu.blocks.lru import count_free, cut, leave, load_ahead, release_split, touch_all
 from kvgpu.blocks.record import HAS_HASH, IN_TABLE, LEADS, LED, SEEN
 from kvgpu.compiled.jit import inline, jit, leaf
-from kvgpu.index.host.entries import erase_all, erase_block, erase_led, insert_all
-from kvgpu.index.host.led_runs import ROOT, UNKNOWN, insert_run
+from kvgpu.index.host.insert_erase import erase_all, erase_block, erase_led, insert_all
+from kvgpu.index.host.insert_runs import ROOT, UNKNOWN, insert_run
 from kvgpu.index.key import has_key, key_at
-from kvgpu.rules.allocation import (
-    NO_CAP,
-    blocks_beyond,
-    blocks_missing,
-    cacheable_tokens,
-    is_reachable,
-    mask_of,
-    skipped_tokens,
-)
+from kvgpu.rules.allocation import NO_CAP, blocks_beyond, blocks_missing, cacheable_tokens, skipped_tokens
 from kvgpu.rules.plan_words import FULL
+from kvgpu.rules.retention import is_reachable, mask_of
 
 KEYS, EVICTED, TALLY_WORDS = 0, 1, 2
 """Words of a tally: keys that the index gained, and cached blocks that were evicted."""

@@ -7,10 +7,9 @@ import numpy.typing as npt
 
 from kvgpu.blocks.record import Ids
 from kvgpu.groups.base import SingleTypeKVCacheManager
-from kvgpu.rules.allocation import Mask
 from kvgpu.rules.plan import HitRule
 from kvgpu.rules.plan_words import SLIDING_WINDOW
-from kvgpu.rules.retention import mask_rule, sliding_window_mask, window_blocks
+from kvgpu.rules.retention import Mask, mask_rule, sliding_window_mask, window_blocks
 from kvgpu.specs import KVCacheSpec, SlidingWindowSpec
 
 

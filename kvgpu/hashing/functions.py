@@ -15,7 +15,7 @@ import pickle
 from collections.abc import Callable, Sequence
 from typing import Any, NewType
 
-from kvgpu.config import int_block_hashes
+from kvgpu.environment import int_block_hashes
 from kvgpu.errors import ArgumentTypeError, NoneHashError, UnknownNameError
 from kvgpu.integers import as_integer, shown
 

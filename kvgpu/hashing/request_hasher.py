@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from kvgpu.config import hash_threads
+from kvgpu.environment import hash_threads
 from kvgpu.errors import ArgumentError, ArgumentTypeError, ConfigError
 from kvgpu.hashing import functions as hashing
 from kvgpu.hashing.block_hashes import BlockHashes

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from kvgpu.blocks.record import ENTERED, FIRST, HAS_HASH, IN_TABLE, LED, ODD, SHARED, Ids
 from kvgpu.blocks.state import BlockState
 from kvgpu.errors import InvariantError
-from kvgpu.hashing.arena import HashArena
+from kvgpu.hashing.hash_arena import HashArena
 from kvgpu.index.journal import Journal
 from kvgpu.rules.hits import decide
 from kvgpu.rules.plan import PrefixPlan

@@ -1,12 +1,11 @@
 """Which full blocks are worth keeping for reuse: functions of positions only."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from kvgpu.compiled.jit import jit
-from kvgpu.rules.allocation import Mask, is_reachable
+from kvgpu.compiled.jit import jit, leaf
 from kvgpu.specs import SlidingWindowSpec, cdiv
 
 
@@ -16,6 +15,47 @@ def window_blocks(spec: SlidingWindowSpec, eagle: bool) -> int:
     One more with EAGLE, whose last block is computed again.
     """
     return cdiv(spec.sliding_window - 1, spec.block_size) + eagle
+
+
+class Mask(NamedTuple):
+    """Which blocks of a sliding window some allowed hit needs: what `is_reachable` asks."""
+
+    block_size: int
+    """Tokens of a block."""
+    shift: int
+    """Blocks that EAGLE drops."""
+    need: int
+    """Blocks in a row that a hit needs."""
+    period: int
+    """Blocks between the hit lengths that are kept reachable; 0 for none of them."""
+    prompt_ends: bool
+    """Whether the hit at the end of the prompt is kept reachable as well."""
+    alignment: int
+    """Hits end at multiples of so many tokens."""
+
+
+@leaf
+def mask_of(group: Any) -> Mask:
+    """Return the mask of a GROUP_RECORD."""
+    return Mask(group.block_size, group.shift, group.need, group.period, group.prompt_ends != 0, group.hit_alignment)
+
+
+@leaf
+def is_reachable(mask: Mask, block: int, num_prompt: int) -> bool:
+    """Return whether some allowed hit of a sliding window needs a block (fact 48).
+
+    Args:
+        mask: Of the group.
+        block: Place of the block in the request.
+        num_prompt: Tokens of the prompt; -1 if not known.
+    """
+    shift, need, period = mask.shift, mask.need, mask.period
+    if period > 0 and block >= shift and (block - shift) % period >= period - need:
+        return True
+    if mask.prompt_ends and num_prompt >= 0:
+        end = (num_prompt - 1) // mask.alignment * mask.alignment // mask.block_size + shift
+        return end - need <= block < end
+    return False
 
 
 def mask_rule(

@@ -11,7 +11,7 @@ from kvgpu.batch.manager import BatchManager
 from kvgpu.batch.rows.pending_tokens import PendingTokens
 from kvgpu.batch.rows.requests import RequestRows
 from kvgpu.errors import ArgumentError, ConfigError
-from kvgpu.hashing.arena import HashArena
+from kvgpu.hashing.hash_arena import HashArena
 
 SHARED = list(range(16))
 

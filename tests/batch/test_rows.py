@@ -12,7 +12,7 @@ from support.managers import make_request
 from kvgpu.batch.rows.requests import RequestRows
 from kvgpu.errors import ArgumentError, ConfigError
 from kvgpu.hashing import functions as hashing
-from kvgpu.hashing.arena import MAX_PIECES
+from kvgpu.hashing.hash_arena import MAX_PIECES
 from kvgpu.layout import KEY_WORDS
 
 

@@ -11,7 +11,7 @@ from unittest import mock
 import pytest
 from names import VLLM_NAMES, LiveModule
 
-from kvgpu.config import DEFAULT_BACKEND
+from kvgpu.environment import DEFAULT_BACKEND
 from kvgpu.hashing import functions as hashing
 from kvgpu.index.registry import BACKENDS
 

@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 FLOORS = [
     {"errors", "layout"},
-    {"config", "console", "exclusive", "integers"},
+    {"environment", "console", "exclusive", "integers"},
     {"compiled", "metrics", "specs"},
     {"block_sizes", "hashing.inputs", "rules"},
     {"hashing.bulk", "kernels.primitives"},

@@ -7,12 +7,12 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from kvgpu.batch.rows.hash_words import count_hashes, last_words, move_hashes, without_room, write_hashes
+from kvgpu.batch.rows.hash_moves import count_hashes, last_words, move_hashes, without_room, write_hashes
 from kvgpu.batch.rows.record import RowIds, longer
 from kvgpu.errors import ArgumentError
-from kvgpu.hashing.arena import HashArena
 from kvgpu.hashing.block_hashes import BlockHashes, write_keys
 from kvgpu.hashing.functions import BlockHash
+from kvgpu.hashing.hash_arena import HashArena
 from kvgpu.integers import as_size
 from kvgpu.layout import KEY_WORDS
 

@@ -14,7 +14,7 @@ from kvgpu.block_tables.store import BEGIN, LENGTH, LIMIT, NUM_CACHED, SERIAL, T
 from kvgpu.blocks.index_meta import EAGER, may_hold
 from kvgpu.compiled.jit import inline, leaf, prefetch
 from kvgpu.groups.compiled import first_hashed, full_blocks
-from kvgpu.hashing.arena import hashes_at
+from kvgpu.hashing.hash_arena import hashes_at
 from kvgpu.index.host.table import bucket_of
 from kvgpu.index.key import key_at
 from kvgpu.index.slot_hash import slot_hash

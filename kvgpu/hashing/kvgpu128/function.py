@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kvgpu.config import hash_key
+from kvgpu.environment import hash_key
 from kvgpu.errors import ArgumentError, ArgumentTypeError
 from kvgpu.hashing.bulk.chains import Blocks, Keys, located
 from kvgpu.hashing.bulk.hash_memory import hash_memory

@@ -6,9 +6,9 @@ from time import perf_counter
 import numpy as np
 
 from kvgpu.blocks.state import BlockState
-from kvgpu.config import crossover_blocks
+from kvgpu.environment import crossover_blocks
 from kvgpu.errors import DeviceError, MissingPackageError
-from kvgpu.hashing.arena import HashArena
+from kvgpu.hashing.hash_arena import HashArena
 from kvgpu.index.base import BatchHits, Memo, PrefixHits, Rows, Spans
 from kvgpu.index.device.index import DeviceIndex
 from kvgpu.index.host.index import HostIndex

@@ -17,7 +17,7 @@ from kvgpu.blocks.state import BlockState
 from kvgpu.device.block_hash_table import BlockHashTable
 from kvgpu.device.tensors import import_torch, resolve_device
 from kvgpu.errors import ArgumentError, DeviceError, InvariantError, KVGPUError
-from kvgpu.hashing.arena import HashArena
+from kvgpu.hashing.hash_arena import HashArena
 from kvgpu.index.base import BatchHits, Memo, PrefixHits, Rows, Spans
 from kvgpu.index.device.capture import GraphCapture
 from kvgpu.index.host.index import HostIndex

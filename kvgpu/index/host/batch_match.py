@@ -6,7 +6,7 @@ import numpy as np
 
 from kvgpu.blocks.index_meta import DEPARTURES
 from kvgpu.compiled.jit import jit, leaf, lowest_bit, prefetch
-from kvgpu.hashing.arena import hashes_at
+from kvgpu.hashing.hash_arena import hashes_at
 from kvgpu.index.host.pool_arrays import PoolArrays
 from kvgpu.index.host.prefix_match import (
     KNOWN,

@@ -13,11 +13,11 @@ from kvgpu.blocks.index_meta import BROKEN, CELLS, DEPARTURES, EAGER, FOR_GOOD, 
 from kvgpu.blocks.invariants import led_violations
 from kvgpu.blocks.record import FIRST, LED, Ids
 from kvgpu.blocks.state import BlockState
-from kvgpu.hashing.arena import HashArena
+from kvgpu.hashing.hash_arena import HashArena
 from kvgpu.index.base import BatchHits, BlockIndex, Memo, PrefixHits, Rows, Spans
 from kvgpu.index.host.batch_match import match_many
-from kvgpu.index.host.entries import enter_one, erase_blocks, insert_blocks
-from kvgpu.index.host.led_runs import settle
+from kvgpu.index.host.insert_erase import enter_one, erase_blocks, insert_blocks
+from kvgpu.index.host.insert_runs import settle
 from kvgpu.index.host.prefix_match import MEMO_WORDS, match_one
 from kvgpu.index.host.table import first_of, hash_of
 from kvgpu.index.journal import NO_LOG, Journal
@@ -32,7 +32,7 @@ class HostIndex(BlockIndex):
 
     About 19 bytes per block at the default load factor of 0.5. A lookup that hits reads two cache
     lines; one that follows a successor hint, one. Most blocks of a request are led to by the one before them and
-    have no word in the table (see `kvgpu.index.host.led_runs`).
+    have no word in the table (see `kvgpu.index.host.insert_runs`).
     """
 
     name = "host"

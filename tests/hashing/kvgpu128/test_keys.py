@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from support.definitions.kvgpu128 import KEY, PARENT, assert_all_differ, definition
 
-from kvgpu.config import hash_key
+from kvgpu.environment import hash_key
 from kvgpu.errors import ArgumentError, ArgumentTypeError, ConfigError
 from kvgpu.hashing import functions as hashing
 from kvgpu.hashing.kvgpu128.function import Kvgpu128, process_hash

@@ -11,7 +11,7 @@ from support.managers import admit, full, make_manager, make_request
 from kvgpu.batch.queries import BatchQueries
 from kvgpu.device import tensors
 from kvgpu.errors import ArgumentError
-from kvgpu.hashing.arena import HashArena
+from kvgpu.hashing.hash_arena import HashArena
 from kvgpu.kernels import longest_prefix, triton_engine
 from kvgpu.rules.plan import HitQuery, HitRule, PrefixPlan
 from kvgpu.rules.plan_words import FULL

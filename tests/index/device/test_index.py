@@ -12,7 +12,7 @@ from support.managers import admit, full, make_manager, make_request
 from kvgpu.batch.queries import BatchQueries
 from kvgpu.device import tensors
 from kvgpu.errors import ArgumentError, DeviceError, InvariantError
-from kvgpu.hashing.arena import HashArena
+from kvgpu.hashing.hash_arena import HashArena
 from kvgpu.index.device import index as device
 from kvgpu.index.device.auto import AutoIndex, crossover_of
 from kvgpu.rules.plan import HitQuery, HitRule, PrefixPlan

@@ -6,7 +6,7 @@ from support.device.tables import torch  # noqa: F401 - skips where PyTorch is m
 from support.indexes import erase, insert, make_index, random_rows
 
 from kvgpu.device.block_hash_table import BlockHashTable
-from kvgpu.hashing.arena import HashArena
+from kvgpu.hashing.hash_arena import HashArena
 from kvgpu.index.device.index import DeviceIndex
 from kvgpu.index.host import index as host
 from kvgpu.index.journal import Journal

@@ -18,7 +18,7 @@ from typing import Any
 from kvgpu.blocks.index_meta import BROKEN, EAGER, NEXT_EAGER, NUM_LED, RING_MASK, may_hold, refuse_broken
 from kvgpu.blocks.record import FIRST, HAS_HASH, IN_TABLE, LEADS, LED
 from kvgpu.compiled.jit import AHEAD, jit, leaf, prefetch
-from kvgpu.index.host.entries import enter_block, insert_all, settle_block
+from kvgpu.index.host.insert_erase import enter_block, insert_all, settle_block
 from kvgpu.index.host.pool_arrays import PoolArrays
 from kvgpu.index.host.table import bucket_of, find_first, hash_of_record
 from kvgpu.index.journal import note

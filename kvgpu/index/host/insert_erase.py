@@ -45,7 +45,7 @@ def enter_block(pool: Any, block_id: int, key: Key, h: int, counted: bool) -> in
     """Enter a block under the key of its record, of slot hash `h`; returns 1 if the key is new.
 
     A block that is led under this key must have been settled before. A key that is not `counted` must never be looked
-    up in a run (see `kvgpu.index.host.led_runs`).
+    up in a run (see `kvgpu.index.host.insert_runs`).
     """
     records, meta = pool.records, pool.meta
     record = records[block_id]

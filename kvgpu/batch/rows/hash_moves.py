@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kvgpu.compiled.jit import jit
-from kvgpu.hashing.arena import hashes_at
+from kvgpu.hashing.hash_arena import hashes_at
 
 
 @jit

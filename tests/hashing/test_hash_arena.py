@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvgpu.hashing.arena import MAX_PIECES, MIN_PIECE, HashArena
+from kvgpu.hashing.hash_arena import MAX_PIECES, MIN_PIECE, HashArena
 
 
 def fill(arena, begin, end, value):
