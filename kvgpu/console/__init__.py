@@ -1,1 +1,1 @@
-"""What the commands share: output files and printable text."""
+"""Output files and printable text, shared by the commands."""

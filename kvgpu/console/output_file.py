@@ -1,4 +1,4 @@
-"""A file that a command writes: it takes its place when it is whole, or not at all."""
+"""A file that a command writes: it appears complete or not at all."""
 
 import errno
 import os
@@ -13,15 +13,15 @@ from kvgpu.errors import ConfigError
 
 
 def place_of(path: Path) -> Path:
-    """Where a path leads, through links. O(parts of the path).
+    """Resolve all links of a path. O(parts of the path).
 
     Raises:
-        ConfigError: No file can have that name.
+        ConfigError: No file can have this name.
     """
     try:
         os.stat(path)
     except OSError:
-        pass  # it need not exist
+        pass  # the file need not exist
     except ValueError as error:
         raise ConfigError(f"{str(path)!r} cannot be the name of a file: {error}") from None
     return Path(os.path.realpath(path))
@@ -29,18 +29,18 @@ def place_of(path: Path) -> Path:
 
 @contextmanager
 def output_file(path: Path) -> Iterator[BinaryIO]:
-    """Open a file to be written.
+    """Open a file for writing.
 
-    What is written goes into a new file in the same folder. That takes the place of `path`, with its mode, when the
-    block ends; if it ends with an exception, the new file is removed and what was at `path` stays as it was. What is no
-    regular file (a device, a pipe) is written as it is.
+    The output goes into a new file in the same folder. When the block ends, the new file replaces the one at `path`
+    and takes over its mode. If the block raises an exception, the new file is removed and `path` is unchanged. If
+    `path` is not a regular file (a device, a pipe), it is written directly.
 
     Args:
         path: The file; links are followed.
 
     Raises:
-        ConfigError: No file can have that name.
-        OSError: There is no such folder, nothing may be written there, or `path` is a folder.
+        ConfigError: No file can have this name.
+        OSError: The folder does not exist or may not be written, the file may not be written, or `path` is a folder.
     """
     place = place_of(path)
     mode = _mode_of(path)
@@ -73,7 +73,7 @@ def _may_write(place: Path) -> bool:
 
 
 def _mode_of(path: Path) -> int | None:
-    """Type and permissions of what is there; None if nothing is."""
+    """Return type and permissions of a file, or None if it does not exist."""
     try:
         return os.stat(path).st_mode
     except FileNotFoundError:

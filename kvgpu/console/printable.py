@@ -1,17 +1,17 @@
-"""Text for a terminal: names of files are whatever somebody chose, escape sequences included."""
+"""Text for a terminal: file names may contain anything, escape sequences included."""
 
 from typing import TextIO
 
 
 def printable(text: str) -> str:
-    """The text with what is no visible character, or cannot be encoded, as an escape. O(len(text)).
+    """Replace characters that are invisible or cannot be encoded by escapes. O(len(text)).
 
     Args:
-        text: Any; what Python made of a file name that is not UTF-8, too.
+        text: Any text, including what Python makes of a file name that is not UTF-8.
 
     Returns:
-        One line: line ends, control characters, marks that turn the direction of writing, and lone surrogates are
-        written as in a Python string (`\\x1b`).
+        One line: line ends, control characters, characters that change the direction of writing, and lone surrogates
+        are written as in a Python string (`\\x1b`).
     """
     if text.isprintable():
         return text
@@ -19,7 +19,7 @@ def printable(text: str) -> str:
 
 
 def say(text: str, file: TextIO, flush: bool = False) -> None:
-    """Print one line, with escapes for what is not visible or not in the encoding of the file. O(len(text))."""
+    """Print one line; escapes replace characters that are invisible or not in the file's encoding. O(len(text))."""
     encoding = getattr(file, "encoding", None) or "utf-8"
     shown = printable(text).encode(encoding, "backslashreplace").decode(encoding)
     print(shown, file=file, flush=flush)

@@ -1,1 +1,1 @@
-"""Events that tell of stored and removed blocks."""
+"""Events that report stored and removed blocks."""

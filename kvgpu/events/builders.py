@@ -1,4 +1,4 @@
-"""How events are made from what the pool does."""
+"""Builders of events, from what the pool does."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -23,19 +23,19 @@ def _external(hashes: Sequence[bytes], block: int, stride: int) -> ExternalBlock
 def block_stored(
     request: Any, kept: list[int], first_block: int, end_block: int, block_size: int, stride: int, group: int
 ) -> BlockStored:
-    """The event for blocks [first_block, end_block) of a request.
+    """Build the event for blocks [first_block, end_block) of a request.
+
+    Quirks, for compatibility (fact 57): the event is built even if no block was stored, its tokens cover the whole
+    range, and its parent is the logical block before the range, whether or not that block is cached.
 
     Args:
-        request: Has `block_hashes`, `all_token_ids` and the extra-key attributes.
+        request: An object with `block_hashes`, `all_token_ids` and the extra-key attributes.
         kept: Blocks that were stored, counted from `first_block`.
         first_block: First block of the range.
-        end_block: Block after the last.
+        end_block: Block after the last one of the range.
         block_size: Tokens per block.
         stride: Hash blocks per block.
-        group: Cache group.
-
-    Quirks kept (fact 57): the event is made even if nothing was kept, its tokens cover the whole
-    range, and its parent is the logical block before, whether or not that is cached.
+        group: Number of the cache group.
     """
     hashes = request.block_hashes
     extra_keys: list[ExtraKeys] = []
@@ -49,7 +49,7 @@ def block_stored(
     return BlockStored(
         block_hashes=[_external(hashes, first_block + block, stride) for block in kept],
         parent_block_hash=_external(hashes, first_block - 1, stride) if first_block else None,
-        # Numbers of an array are none of msgpack's.
+        # msgpack cannot encode NumPy integers.
         token_ids=tokens.tolist() if hasattr(tokens, "tolist") else list(tokens),
         block_size=block_size,
         lora_id=lora.adapter_id if lora else None,
@@ -61,12 +61,12 @@ def block_stored(
 
 
 def all_blocks_cleared() -> AllBlocksCleared:
-    """The event for a reset of the whole cache."""
+    """Build the event for a reset of the whole cache."""
     return AllBlocksCleared()
 
 
 def block_removed(key: BlockHashWithGroupId) -> BlockRemoved:
-    """The event for one block that can no longer be found under its key."""
+    """Build the event for one block that can no longer be found under its key."""
     return BlockRemoved(
         block_hashes=[maybe_convert_block_hash(get_block_hash(key))], medium=MEDIUM_GPU, group_idx=get_group_id(key)
     )

@@ -22,9 +22,9 @@ class KVCacheEvent(msgspec.Struct, array_like=True, omit_defaults=True, gc=False
 class BlockStored(KVCacheEvent):
     """Blocks that became reusable by one call.
 
-    block_hashes: external hashes of the stored blocks; blocks that are not kept are missing here
-    while token_ids covers the whole range (fact 57). parent_block_hash: hash of the block before
-    the range, None at the start. extra_keys: one entry per hash.
+    block_hashes: external hashes of the stored blocks; blocks that were not stored are missing here,
+    although token_ids covers the whole range (fact 57). parent_block_hash: hash of the block before
+    the range; None if there is none. extra_keys: one entry per hash.
     """
 
     block_hashes: list[ExternalBlockHash]
@@ -59,7 +59,7 @@ class AllBlocksCleared(KVCacheEvent):
 
 
 class EventBatch(msgspec.Struct, array_like=True, omit_defaults=True, gc=False):
-    """Events of one step: ts in seconds, then the events."""
+    """The events of one step, with their time `ts` in seconds."""
 
     ts: float
     events: list[Any]
@@ -75,9 +75,9 @@ class KVEventBatch(EventBatch):
 def annotate(
     events: list[KVCacheEvent], groups: Sequence[KVCacheGroupSpec], logger: logging.Logger
 ) -> list[KVCacheEvent]:
-    """Fill kind and window of each group into the stored events, in place (fact 59).
+    """Set the kind and window of its group in each stored event, in place (fact 59).
 
-    An event of an unknown group stays as it is, with a warning.
+    An event of an unknown group is unchanged, and a warning is logged.
     """
     for event in events:
         if not isinstance(event, BlockStored) or event.group_idx is None:

@@ -1,1 +1,1 @@
-"""KV events over ZeroMQ: the threads, queues and sockets behind `kvgpu.publishing.publisher`."""
+"""KV events over ZeroMQ: the threads, queues and sockets that `kvgpu.publishing.publisher` uses."""

@@ -13,33 +13,33 @@ Options = dict[zmq.SocketOption, int]
 logger = logging.getLogger(__name__)
 
 SHARED = ("inproc://",)
-"""Transports whose peers have to be of one context."""
+"""Transports that connect only sockets of the same context."""
 LINGER_MS = 1000
-"""How long a socket that is closed goes on sending what peers are slow to take."""
+"""How long a closed socket goes on sending to slow peers, in milliseconds."""
 LARGEST_FRAME = 1 << 16
-"""Bytes of a frame that a peer may send: a subscription or a request. Larger ones end its connection."""
+"""Most bytes of a frame that a peer may send (a subscription or a request). A larger frame ends its connection."""
 
 
 def is_fatal(error: BaseException) -> bool:
-    """Whether a socket that raised this can never be used again: its context or itself is closed."""
+    """Whether a socket that raised this error can never be used again: the socket or its context is closed."""
     return isinstance(error, zmq.ZMQError) and error.errno in (zmq.ETERM, zmq.ENOTSOCK)
 
 
 class Channel:
-    """A socket, bound or connected, and the context that sends what it was given to the end.
+    """A socket, bound or connected, and its context, which sends pending messages before it ends.
 
-    That is a context of its own, or `zmq.Context.instance()`, which others may terminate, where
-    the transport is `SHARED`. A channel is made in one thread and then used by another one alone.
+    Each channel has a separate context, except with a `SHARED` transport: then it uses `zmq.Context.instance()`, which
+    others may terminate. A channel is made in one thread and then used by one other thread only.
 
     Args:
         kind: `zmq.PUB` or `zmq.ROUTER`.
-        endpoint: Of rank 0.
-        rank: Data-parallel rank, see `offset_endpoint`.
+        endpoint: Endpoint of rank 0.
+        rank: Data-parallel rank; see `offset_endpoint`.
         options: Option -> value, set before the socket is opened.
-        bind: Whether to bind; None to bind what is of this host and to connect to the rest.
+        bind: Whether to bind; None binds endpoints of this host and connects to all others.
 
     Raises:
-        ConfigError: The endpoint cannot be opened, or an option not be set.
+        ConfigError: The endpoint cannot be opened, or an option cannot be set.
     """
 
     def __init__(self, kind: int, endpoint: str, rank: int, options: Options, bind: bool | None = None) -> None:
@@ -67,11 +67,11 @@ class Channel:
         logger.info("%s %s for events", "Bound" if bind else "Connected to", self.endpoint)
 
     def check(self) -> None:
-        """Raise a fatal error if the socket cannot be used any more."""
+        """Check that the socket can still be used; raise a fatal error if not."""
         self.socket.getsockopt(zmq.EVENTS)
 
     def close(self, linger_ms: int = LINGER_MS) -> None:
-        """Close the socket; wait so long for what it was given to be sent. The port is free then."""
+        """Close the socket, wait at most `linger_ms` until pending messages are sent, and free the port."""
         if hasattr(self, "socket"):
             self.socket.close(linger=linger_ms)
         if not self.is_shared:

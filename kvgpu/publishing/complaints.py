@@ -1,4 +1,4 @@
-"""Warnings that a fault which comes again and again does not flood a log with."""
+"""Warnings at a limited rate, so that a recurring fault does not flood the log."""
 
 import logging
 from contextlib import suppress
@@ -6,22 +6,22 @@ from math import inf
 from time import monotonic
 
 INTERVAL_S = 60.0
-"""Between two warnings of one kind, in seconds."""
+"""Least time between two warnings of the same kind, in seconds."""
 
 
 class Complaints:
-    """Logs the first warning of each kind at once, then one of a kind per `INTERVAL_S` at most.
+    """Logs the first warning of each kind at once, then at most one of each kind per `INTERVAL_S`.
 
-    For one thread. Never raises, whatever a handler of the log does.
+    For use by one thread. Never raises, whatever a log handler does.
     """
 
     def __init__(self, logger: logging.Logger) -> None:
         self._logger = logger
         self._said: dict[str, tuple[float, int]] = {}
-        """Of a kind: when it was said, and how many were not said since."""
+        """Kind -> when it was last logged, and how many warnings were suppressed since."""
 
     def warn(self, kind: str, message: str, *args: object) -> None:
-        """Log, or count that it was not. O(1)."""
+        """Log a warning, or count it as suppressed. O(1)."""
         now = monotonic()
         said, unsaid = self._said.get(kind, (-inf, 0))
         if now - said < INTERVAL_S:

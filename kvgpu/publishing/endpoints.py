@@ -1,4 +1,4 @@
-"""Endpoints: which ones a publisher binds, which it connects to, and which can do neither."""
+"""Endpoints: which ones a publisher binds, which ones it connects to, and which ones are invalid."""
 
 import re
 import socket
@@ -13,23 +13,23 @@ FORMS = (
     "binds on another host, ipc://PATH or inproc://NAME"
 )
 ANY_PORT = ("*", "0")
-"""Ports that stand for one that the system chooses."""
+"""Ports that let the system choose one."""
 LARGEST_PORT = 65535
 
 _TCP, _LOCAL = "tcp://", ("ipc://", "inproc://")
 _NAME = re.compile(r"[\w.-]*[a-z_-][\w-]*\.?", re.IGNORECASE | re.ASCII)
-"""Names of hosts; the last label of an address is a number."""
+"""Names of hosts. Their last label is not a number; that of an address is."""
 
 
 class TcpAddress(NamedTuple):
-    """Host, without brackets, and port of a tcp endpoint; empty where they are missing."""
+    """Host (without brackets) and port of a tcp endpoint; each is empty if it is missing."""
 
     host: str
     port: str
 
     @classmethod
     def of(cls, endpoint: str) -> "TcpAddress":
-        # ZeroMQ takes an address to connect from before a semicolon.
+        # In ZeroMQ, a source address may come first, before a semicolon.
         destination = endpoint.removeprefix(_TCP).rpartition(";")[2]
         host, _, port = destination.rpartition(":")
         if host.startswith("[") and host.endswith("]"):
@@ -45,7 +45,7 @@ class TcpAddress(NamedTuple):
 
     @property
     def is_of_this_host(self) -> bool:
-        """Whether it is a wildcard, a loopback address, an interface or the address of one."""
+        """Whether the host is a wildcard, `localhost`, a loopback address, an interface or the address of one."""
         ip = self.ip
         if ip is None:
             return self.host in ("*", "localhost", *_interfaces())
@@ -60,7 +60,7 @@ def _interfaces() -> list[str]:
 
 
 def _has_address(address: str) -> bool:
-    """Whether an interface has this address: nothing else can be bound. Sends nothing."""
+    """Whether an interface has this address; no other address can be bound. Sends nothing."""
     try:
         family, kind, _, _, where = socket.getaddrinfo(address, 0, type=socket.SOCK_DGRAM, flags=socket.AI_NUMERICHOST)[
             0
@@ -73,10 +73,10 @@ def _has_address(address: str) -> bool:
 
 
 def is_bound(endpoint: str) -> bool:
-    """True for an endpoint of this host, which a publisher binds; it connects to all others.
+    """Return whether an endpoint is of this host: a publisher binds these and connects to all others.
 
-    Of this host are wildcards, loopback addresses, `localhost`, names and addresses of interfaces,
-    `ipc` and `inproc`. Other names are those of other hosts. O(interfaces).
+    Endpoints of this host are wildcards, loopback addresses, `localhost`, names and addresses of interfaces, `ipc` and
+    `inproc`. All other names are those of other hosts. O(interfaces).
     """
     if endpoint.startswith(_TCP):
         return ";" not in endpoint and TcpAddress.of(endpoint).is_of_this_host
@@ -84,18 +84,18 @@ def is_bound(endpoint: str) -> bool:
 
 
 def needs_ipv6(endpoint: str) -> bool:
-    """True if the host is an IPv6 address. O(1)."""
+    """Return whether the host is an IPv6 address. O(1)."""
     return endpoint.startswith(_TCP) and ":" in TcpAddress.of(endpoint).host
 
 
 def offset_endpoint(endpoint: str, rank: int) -> str:
-    """The endpoint of one data-parallel rank: tcp ports are counted up, inproc names get a suffix.
+    """Return the endpoint of one data-parallel rank: a tcp port grows by the rank, an inproc name gets a suffix.
 
-    A port that the system chooses is another one for each rank anyway. O(1).
+    A port that the system chooses is unchanged: it differs from rank to rank anyway. O(1).
 
     Raises:
-        ConfigError: A rank below 0; another transport, a tcp endpoint without port, or a port that
-            would be too large, with a rank above 0.
+        ConfigError: The rank is below 0; or it is above 0, and the transport is another one, the tcp endpoint has no
+            port, or the port would be too large.
     """
     if rank == 0:
         return endpoint
@@ -114,7 +114,7 @@ def offset_endpoint(endpoint: str, rank: int) -> str:
     if int(port) + rank > LARGEST_PORT:
         raise ConfigError(
             f"the port for data-parallel rank {rank} of {endpoint!r} would be {int(port) + rank}, "
-            f"the largest there is is {LARGEST_PORT}: choose a lower one"
+            f"but the largest one is {LARGEST_PORT}: choose a lower port"
         )
     return f"{base}:{int(port) + rank}"
 
@@ -124,10 +124,10 @@ def _is_port(port: str) -> bool:
 
 
 def check_endpoint(endpoint: str) -> None:
-    """Look at the form of an endpoint; ZeroMQ accepts some that nobody can ever be reached by.
+    """Check the form of an endpoint; ZeroMQ accepts some forms that can never reach a peer.
 
     Raises:
-        ConfigError: It can neither be bound nor connected to; the message says what can.
+        ConfigError: The endpoint can be neither bound nor connected to; the message lists the valid forms.
     """
     wrong = None
     if not isinstance(endpoint, str) or "://" not in endpoint:
@@ -144,13 +144,13 @@ def _wrong_with_tcp(endpoint: str) -> str | None:
     if not address.host:
         return "host or port is missing"
     if ip is not None and (ip.is_multicast or (ip.version == 4 and ip.is_reserved)):
-        return f"{address.host} is the address of no single host"
+        return f"{address.host} is not the address of a single host"
     if not (_is_port(address.port) or address.port == "*"):
         return f"a port is a number up to {LARGEST_PORT}, got {address.port!r}"
     if is_bound(endpoint):
         return None
     if address.port in ANY_PORT:
-        return f"{address.host} is not this host, and to connect takes a port"
+        return f"{address.host} is not this host, and a connection needs a port"
     if ip is None and not _NAME.fullmatch(address.host):
         return f"{address.host!r} is neither an address nor the name of a host"
     return None

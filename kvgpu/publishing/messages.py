@@ -1,4 +1,4 @@
-"""What is sent: a number and a payload (fact 60)."""
+"""Messages that are sent: a sequence number and a payload (fact 60)."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import msgspec
 from kvgpu.events.messages import EventBatch
 
 Message = tuple[bytes, bytes]
-"""Sequence number, 8 bytes big-endian, which compare as the numbers do; batch as msgpack."""
+"""Sequence number as 8 big-endian bytes, which compare as the numbers do; batch as msgpack."""
 
 NUMBER_BYTES = 8
 
@@ -16,7 +16,7 @@ END_OF_REPLAY = (-1).to_bytes(NUMBER_BYTES, "big", signed=True)
 
 
 class MessageEncoder:
-    """Makes messages of the batches of one data-parallel rank.
+    """Encodes the batches of one data-parallel rank as messages.
 
     Args:
         rank: Written into each batch.
@@ -27,6 +27,6 @@ class MessageEncoder:
         self._encode = msgspec.msgpack.Encoder().encode
 
     def __call__(self, number: int, batch: EventBatch | Any) -> Message:
-        """The message. Raises whatever a batch can provoke that msgpack does not know. O(bytes)."""
+        """Encode a batch as a message. Raises any error that a batch unknown to msgpack provokes. O(bytes)."""
         batch.data_parallel_rank = self._rank
         return number.to_bytes(NUMBER_BYTES, "big"), self._encode(batch)

@@ -13,18 +13,18 @@ Numbered = tuple[int, Any]
 
 
 class Outbox:
-    """A queue that numbers what comes in and never makes anybody wait to put something into it.
+    """A queue that numbers the batches put into it and never makes `put` wait.
 
-    When it is full the oldest batch makes room, and its number is used up: subscribers see a gap.
-    Once closed, or in a forked child, where nobody sends, whatever comes in is dropped.
+    If the queue is full, the oldest batch is dropped and its number is not used again: subscribers see a gap.
+    After `close`, and in a forked child, where no thread sends, every new batch is dropped.
 
     Args:
-        limit: Batches that may wait; 0 for any number.
+        limit: Most batches that may wait; 0 for no limit.
 
     Attributes:
-        num_put: Batches that came in, which is also the next number.
-        num_dropped: Batches among them that were or will not be sent.
-        num_overflown: Batches among these that had to make room.
+        num_put: Batches that were put in, which is also the next number.
+        num_dropped: Batches among them that were not sent and will not be.
+        num_overflown: Batches among these that were dropped because the queue was full.
     """
 
     def __init__(self, limit: int) -> None:
@@ -38,7 +38,7 @@ class Outbox:
         self._pid = os.getpid()
 
     def put(self, batch: Any) -> None:
-        """Take a batch, from any thread. O(1)."""
+        """Queue a batch, from any thread. O(1)."""
         if self._is_forked():
             logger.warning("KV events of a forked process are dropped: make a publisher in it")
         with self._lock:
@@ -52,15 +52,15 @@ class Outbox:
             self._waiting.put((number, batch))
 
     def get(self, timeout: float | None) -> Numbered | None:
-        """Wait for the oldest batch, with its number. None: it was closed, and no more will come.
+        """Wait for the oldest batch; return it with its number, or None if the outbox is closed and empty.
 
         Raises:
-            Empty: There was none for `timeout` seconds.
+            Empty: There was no batch for `timeout` seconds.
         """
         return self._waiting.get(timeout=timeout)
 
     def close(self) -> None:
-        """Take nothing more; what waits can still be had. O(1)."""
+        """Accept no more batches; those that wait can still be taken. O(1)."""
         self._is_forked()
         with self._lock:
             if not self._closed:
@@ -68,12 +68,12 @@ class Outbox:
                 self._waiting.put(None)
 
     def count_dropped(self, batches: int = 1) -> None:
-        """Count batches that were had and not sent."""
+        """Count batches that were taken but not sent."""
         with self._lock:
             self.num_dropped += batches
 
     def abandon(self) -> int:
-        """Close, and drop what waits: nobody will ask for it. Returns how much that was. O(n)."""
+        """Close the outbox and drop all batches that wait, since no thread will take them; return how many. O(n)."""
         self.close()
         rest = sum(item is not None for item in self._rest())
         self.count_dropped(rest)
@@ -89,15 +89,15 @@ class Outbox:
     def _make_room(self) -> None:
         try:
             self._waiting.get_nowait()
-        except Empty:  # it was taken just now
+        except Empty:  # another thread has just taken it
             return
         self.num_dropped += 1
         self.num_overflown += 1
 
     def _is_forked(self) -> bool:
-        """Whether this is the first call in a forked child.
+        """Return whether this is the first call in a forked child.
 
-        It forgets what the parent will send, and a lock that one of its threads may have held.
+        If so, forget the batches, which the parent will send, and the lock, which a thread of the parent may have held.
         """
         if os.getpid() == self._pid:
             return False

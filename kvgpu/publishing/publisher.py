@@ -1,4 +1,4 @@
-"""KV events over ZeroMQ: a PUB socket, and a ROUTER socket for those that missed some (fact 60).
+"""KV events over ZeroMQ: a PUB socket, and a ROUTER socket for subscribers that missed some (fact 60).
 
 Needs pyzmq (extra `events`).
 """
@@ -20,37 +20,37 @@ __all__ = ["END_OF_REPLAY", "ZmqEventPublisher", "is_bound", "offset_endpoint"]
 
 
 class ZmqEventPublisher:
-    """Sends every batch as (topic, sequence number, msgpack) from a thread of its own.
+    """Sends every batch as (topic, sequence number, msgpack) from a separate thread.
 
-    Nothing that goes wrong there, with a batch, a subscriber or a socket, reaches the caller: what
-    cannot be sent is dropped, logged and counted, and leaves a gap in the sequence numbers. Ports
-    are freed, and what was published is sent, by `shutdown`, when the process ends (not by a signal
-    or `os._exit`), and soon after nobody has the publisher any more. In a forked child batches are
-    dropped: the publisher is its parent's.
+    No error there, whether of a batch, a subscriber or a socket, reaches the caller: a batch that cannot be sent is
+    dropped, logged and counted, and leaves a gap in the sequence numbers. `shutdown` sends what was published and frees
+    the ports. The same happens when the process ends (except by a signal or `os._exit`), and soon after the last
+    reference to the publisher is gone. In a forked child, batches are dropped: the publisher belongs to the parent.
+
+    Sequence numbers are 8 bytes, big-endian. They start at 0 and follow the order of the calls of `publish`, which may
+    come from any thread.
 
     Args:
         data_parallel_rank: Written into each batch, and added to the ports.
-        endpoint: Of the PUB socket. An endpoint of this host is bound, that of another one is
-            connected to, see `is_bound`. Events name prompts: the default serves this host only.
-        replay_endpoint: Of the ROUTER socket, always bound; None for no replay. A client sends an
-            empty frame and the first sequence number it wants, and gets (empty, sequence number,
-            payload) for each batch from there on that is kept when its reply begins, then
-            `END_OF_REPLAY`. It is given up when it takes nothing for 60 s.
-        buffer_steps: Batches kept for replay.
+        endpoint: Endpoint of the PUB socket. An endpoint of this host is bound, any other one is connected to; see
+            `is_bound`. Events contain prompts: the default serves this host only.
+        replay_endpoint: Endpoint of the ROUTER socket, always bound; None for no replay. A client sends an empty frame
+            and the first sequence number that it wants. It gets (empty, sequence number, payload) for each batch from
+            there on that is buffered when its reply begins, then `END_OF_REPLAY`. The server gives up a client that
+            takes nothing for 60 s.
+        buffer_steps: Batches that are buffered for replay.
         hwm: High-water mark of the PUB socket, in messages for each subscriber; 0 for none.
-        max_queue_size: Batches waiting to be sent; 0 for any number. When there are so many the
-            oldest one is dropped.
+        max_queue_size: Most batches that wait to be sent; 0 for no limit. If the queue is full, the oldest batch is
+            dropped.
         topic: First frame of each message.
 
-    Sequence numbers are 8 bytes, big-endian, start at 0, and are given in the order of `publish`,
-    which any thread may call.
-
     Attributes:
-        endpoint: Where the PUB socket is, with the port that the system chose for `tcp://*:*`.
-        replay_endpoint: The same of the ROUTER socket; None without replay.
+        endpoint: Endpoint of the PUB socket, with the port that the system chose for `tcp://*:*`.
+        replay_endpoint: The same for the ROUTER socket; None without replay.
 
     Raises:
-        ConfigError: The rank gives no endpoint, a socket cannot be opened, or a size is negative.
+        ConfigError: The rank gives no endpoint, a socket cannot be opened, a size is negative, or the topic cannot be
+            encoded.
         MissingPackageError: pyzmq is not installed.
     """
 
@@ -77,7 +77,7 @@ class ZmqEventPublisher:
         try:
             first_frame = topic.encode()
         except UnicodeEncodeError as error:
-            raise ConfigError(f"a topic that cannot be sent: {error}") from None
+            raise ConfigError(f"the topic cannot be sent: {error}") from None
         self._outbox = Outbox(max_queue_size)
         self._is_shut_down = False
         sent: deque[Message] = deque(maxlen=0 if replay_endpoint is None else buffer_steps)
@@ -96,35 +96,35 @@ class ZmqEventPublisher:
         except BaseException:
             _discard(self._workers)
             raise
-        # The threads do not hold the publisher, so that it can be collected.
+        # The threads have no reference to the publisher, so that it can be collected.
         weakref.finalize(self, _discard, self._workers).atexit = False
 
     @property
     def num_published(self) -> int:
-        """Batches that were given to `publish`, which is also the next sequence number. O(1)."""
+        """Number of batches given to `publish`, which is also the next sequence number. O(1)."""
         return self._outbox.num_put
 
     @property
     def num_dropped(self) -> int:
-        """Batches that were not and will not be sent, for whatever reason. O(1)."""
+        """Number of batches that were not sent and will not be, for whatever reason. O(1)."""
         return self._outbox.num_dropped
 
     def publish(self, batch: EventBatch) -> None:
-        """Queue a batch. Never waits, and raises for nothing else. O(1), from any thread.
+        """Queue a batch. Never waits; may be called from any thread. O(1).
 
         Raises:
-            PublisherShutDownError: `shutdown` was called.
+            PublisherShutDownError: `shutdown` was called. No other error is raised.
         """
         if self._is_shut_down:
             raise PublisherShutDownError("the publisher was shut down; make a new one")
         self._outbox.put(batch)
 
     def shutdown(self, timeout: float = 5.0) -> None:
-        """Send what is queued, end the replays that were begun, close. Further calls do nothing.
+        """Send all queued batches, finish the replays that have begun, and close. Further calls do nothing.
 
         Args:
-            timeout: In seconds. What is not sent by then is dropped; to close the sockets may take
-                2 s more where peers read slowly.
+            timeout: Seconds after which all that is not yet sent is dropped. Closing the sockets may take 2 s more if
+                peers read slowly.
         """
         from kvgpu.publishing.worker import stop_workers
 
@@ -133,6 +133,6 @@ class ZmqEventPublisher:
 
 
 def _discard(workers: "list[Worker]") -> None:
-    """Let workers end by themselves."""
+    """Let the workers end by themselves."""
     for worker in workers:
         worker.discard()

@@ -16,51 +16,51 @@ from kvgpu.publishing.worker import Worker
 logger = logging.getLogger(__name__)
 
 QUEUED = 64
-"""High-water mark of the socket: messages in front of a client that reads slowly."""
+"""High-water mark of the socket: messages that may wait for a client that reads slowly."""
 OPTIONS: Options = {
-    zmq.ROUTER_MANDATORY: 1,  # an error where a client takes no more, or is gone, not silence
+    zmq.ROUTER_MANDATORY: 1,  # raise an error, rather than drop the message, if a client takes no more or is gone
     zmq.SNDHWM: QUEUED,
     zmq.RCVHWM: QUEUED,
     zmq.TCP_KEEPALIVE: 1,
 }
 
 MAX_CLIENTS = 64
-"""Clients that are answered at a time; requests of others stay in their connections meanwhile."""
+"""Most clients that are answered at a time; meanwhile the requests of others stay in their connections."""
 PATIENCE_S = 60.0
-"""How long a client may take nothing before it is given up, in seconds."""
+"""How long a client may take nothing before the server gives it up, in seconds."""
 PATIENCE_WHEN_FULL_S = 5.0
-"""The same while as many clients are answered as can be: others wait for one to make room."""
+"""The same while `MAX_CLIENTS` are being answered, since others may be waiting."""
 STALL_S = 1.0
-"""The same for all clients together once the server is stopped."""
+"""The same for all clients together after the server is stopped."""
 SETTLE_S = 1.0
-"""How long the connection of a client that just got its end marker is kept before a stop closes it.
+"""How long a stop waits after a client got its end marker before it closes the connection, in seconds.
 
-What is still on its way to a client that reads slowly would be lost with it.
+Otherwise, messages still on their way to a client that reads slowly would be lost.
 """
 
 REQUESTS_PER_TURN = 8
 MESSAGES_PER_TURN = 32
 BYTES_PER_TURN = 1 << 18
 BREATH_S = 0.0005
-"""Between two turns, so that a thread that waits for the interpreter gets it."""
+"""Pause between two turns, in seconds, so that a thread that waits for the interpreter gets it."""
 IDLE_MS = 50
 LONGEST_RETRY_MS = 32
-"""ZeroMQ does not say which client can take more again: they are tried, ever less often."""
+"""Longest wait before all clients are tried again, ever less often: ZeroMQ does not say which one can take more."""
 
 
 class ReplayServer(Worker):
-    """Answers each request with all messages from a number on that are kept, and an end marker.
+    """Answers each request with all buffered messages from a sequence number on, then an end marker.
 
-    Work is done in small turns, each of which serves every client that takes something. Memory
-    and time are bounded whatever clients do: see the constants above.
+    Work is done in small turns, each of which serves every client that takes something. Memory and time are bounded
+    whatever clients do; see the constants above.
 
     Args:
-        channel: ROUTER, with `OPTIONS`.
-        sent: Messages that are kept; another thread appends to them.
+        channel: Channel of a ROUTER socket, with `OPTIONS`.
+        sent: Buffered messages; another thread appends to them.
 
     Attributes:
         num_refused: Requests that were malformed or too many.
-        num_given_up: Clients that vanished or took nothing for long before their replies ended.
+        num_given_up: Clients that vanished, or took nothing for too long, before their replies ended.
     """
 
     def __init__(self, channel: Channel, sent: deque[Message]) -> None:
@@ -72,13 +72,13 @@ class ReplayServer(Worker):
         self._retry_ms = 1
         self._stopping = False
         self._moved = monotonic()
-        """When any client last took something, or when the server was stopped."""
+        """When a client last took something, or when the server was stopped."""
         self._settled = 0.0
         """When the last client that got an end marker will have read it."""
         self._complaints = Complaints(logger)
 
     def turn(self) -> bool:
-        """Read some requests, send some messages, wait for a moment."""
+        """Read some requests, send some messages, then wait for a moment."""
         if self.deadline < inf and not self._stopping:
             self._wind_up()
         read = 0 if self._stopping else self._read()
@@ -110,7 +110,7 @@ class ReplayServer(Worker):
         return now > (self._moved + STALL_S if self._clients else self._settled)
 
     def _read(self) -> int:
-        """Begin or remember some replies; returns how many requests were looked at."""
+        """Read some requests and begin or queue their replies; return how many requests were read."""
         for count in range(REQUESTS_PER_TURN):
             frames = self._receive() if len(self._clients) < MAX_CLIENTS else None
             if frames is None:
@@ -126,7 +126,7 @@ class ReplayServer(Worker):
         return REQUESTS_PER_TURN
 
     def _receive(self) -> list[bytes] | None:
-        """The first frames of a request, None if there is none. Its parts come all at once."""
+        """Return the first frames of a request, or None if there is none. All parts of a request arrive together."""
         socket = self.channel.socket
         try:
             frames = [socket.recv(zmq.DONTWAIT)]
@@ -143,7 +143,7 @@ class ReplayServer(Worker):
         self._complaints.warn(kind, "A replay request was dropped: it %s", why)
 
     def _send(self) -> int:
-        """Let each client take its share; returns how many messages they took."""
+        """Send each client its share; return how many messages the clients took."""
         clients, total = list(self._clients.items()), 0
         for client, replies in clients:
             share = max(1, MESSAGES_PER_TURN // len(clients))
@@ -181,6 +181,6 @@ class ReplayServer(Worker):
         wait_ms = self._retry_ms if self._clients else IDLE_MS
         self._retry_ms = min(2 * self._retry_ms, LONGEST_RETRY_MS)
         if self._stopping or len(self._clients) >= MAX_CLIENTS:
-            sleep(wait_ms / 1000)  # requests are not read, so one of them would end each poll
+            sleep(wait_ms / 1000)  # requests are not read now, so a pending one would end every poll at once
         else:
             self.channel.socket.poll(wait_ms, zmq.POLLIN)

@@ -1,4 +1,4 @@
-"""What a replay client is owed."""
+"""The replies that a replay client has yet to get."""
 
 from bisect import bisect_left
 from collections import deque
@@ -9,21 +9,21 @@ import zmq
 from kvgpu.publishing.messages import END_OF_REPLAY, Message
 
 MAX_REQUESTS = 8
-"""Requests of one client that are answered one after the other; more are dropped."""
+"""Requests of one client that are answered one after the other; further ones are dropped."""
 
 END: Message = (END_OF_REPLAY, b"")
 
 
 class Replies:
-    """The replies to one client: one that was begun, and requests that wait for it to end.
+    """The replies to one client: the current one, and requests that wait for it to end.
 
     Args:
-        client: Routing id.
-        sent: Messages that are kept; other threads may append meanwhile.
-        start: Sequence number that is asked for first.
+        client: Routing id of the client.
+        sent: Buffered messages; other threads may append meanwhile.
+        start: Sequence number that the first request begins at.
 
     Attributes:
-        took: When the client last took a message, or asked when it was owed none.
+        took: When the client last took a message; before that, when its first request was read.
     """
 
     def __init__(self, client: bytes, sent: deque[Message], start: bytes) -> None:
@@ -34,24 +34,24 @@ class Replies:
         self._begin(start)
 
     def add(self, start: bytes) -> bool:
-        """Remember a further request; False if there are too many. O(1)."""
+        """Queue a further request; return False if there are too many. O(1)."""
         if len(self._further) + 1 >= MAX_REQUESTS:
             return False
         self._further.append(start)
         return True
 
     def forget_further(self) -> None:
-        """Leave it at the reply that was begun."""
+        """Drop all requests after the current one."""
         self._further.clear()
 
     def send(self, socket: "zmq.Socket[bytes]", messages: int, nbytes: int) -> tuple[int, bool]:
-        """Send until so many messages or bytes are out, the client takes no more, or all is done.
+        """Send until `messages` messages or `nbytes` bytes are out, the client takes no more, or all is sent.
 
         Returns:
-            Messages that the client took, and whether it is owed nothing more.
+            The number of messages that the client took, and whether all its replies are complete.
 
         Raises:
-            zmq.ZMQError: It is gone, or the socket is.
+            zmq.ZMQError: The client or the socket is gone.
         """
         for count in range(messages):
             message = self._remaining[0]
@@ -71,7 +71,10 @@ class Replies:
         return messages, False
 
     def _begin(self, start: bytes) -> None:
-        """Keep what is kept now from `start` on, whatever is pushed out later. O(messages)."""
+        """Begin a reply of the messages from `start` on that are buffered now, even if some are dropped later.
+
+        O(messages).
+        """
         kept = list(self._sent.copy())
         self._remaining = deque(kept[bisect_left(kept, (start,)) :])
         self._remaining.append(END)

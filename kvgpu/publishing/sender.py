@@ -16,20 +16,20 @@ from kvgpu.publishing.worker import Worker
 logger = logging.getLogger(__name__)
 
 CHECK_S = 0.05
-"""How long the sender waits for a batch before it looks whether a shared context is still there."""
+"""How long the sender waits for a batch before it checks that a shared context still exists, in seconds."""
 
 
 class Sender(Worker):
-    """Sends what is put into an outbox, and keeps it for replays.
+    """Sends the batches of an outbox, and buffers the messages for replays.
 
     A batch that cannot be encoded is dropped, counted and logged.
 
     Args:
-        channel: PUB.
+        channel: Channel of a PUB socket.
         topic: First frame of each message.
-        encode: Makes the messages.
-        outbox: Where the batches come from; closed when this stops.
-        sent: Where the messages go to; its `maxlen` says how many are kept.
+        encode: Encodes a batch as a message.
+        outbox: Source of the batches; `stop` closes it.
+        sent: Buffer of the messages; its `maxlen` is the number of messages that it holds.
     """
 
     def __init__(
@@ -62,12 +62,12 @@ class Sender(Worker):
             return False
         try:
             message = self._encode(*item)
-        # Encoding runs what strangers and engines put into a batch: none of it ends the thread.
+        # Encoding may run foreign code that an engine put into a batch: no error there may end the thread.
         except BaseException as error:
             self._outbox.count_dropped()
             self.failed(error)
             return True
-        # First, so that what a subscriber misses it can have replayed.
+        # Before sending, so that a subscriber that misses the message can have it replayed.
         self._sent.append(message)
         try:
             self.channel.socket.send_multipart((self._topic, *message), zmq.DONTWAIT)
@@ -87,7 +87,7 @@ class Sender(Worker):
             self._complaints.warn("end", "%d batches of KV events were not sent at the end", rest)
 
     def _warn_of_overflow(self) -> None:
-        """Here, because a log may be slow and `publish` must not be."""
+        """Log overflows of the queue here, since a log may be slow and `publish` must not be."""
         overflown = self._outbox.num_overflown
         if overflown != self._overflown:
             self._overflown = overflown

@@ -1,4 +1,4 @@
-"""Threads that outlive every error, and end with the process."""
+"""Threads that survive every error, and end with the process."""
 
 import atexit
 import logging
@@ -14,23 +14,23 @@ from kvgpu.publishing.channel import LINGER_MS, Channel, is_fatal
 logger = logging.getLogger(__name__)
 
 SHUTDOWN_S = 5.0
-"""How long a worker that was stopped may take to finish what it has begun, in seconds."""
+"""How long a stopped worker may take to finish what it has begun, in seconds."""
 
 _pid = 0
-"""Process whose workers are stopped when it ends."""
+"""Id of the process that stops its workers when it ends."""
 
 
 class Worker(threading.Thread):
     """A thread that takes turns until one of them, or a stop, says that it was the last.
 
-    An error ends the turn, not the thread, unless it leaves no socket to work with.
+    An error ends the turn but not the thread, unless the socket is lost.
 
     Args:
-        name: Of the thread.
-        channel: Of this thread from now on; closed at the end.
+        name: Name of the thread.
+        channel: Used only by this thread from now on; closed at the end.
 
     Attributes:
-        deadline: When it has to be done, of `monotonic`; infinite while nobody has stopped it.
+        deadline: When the worker must be done, as a time of `monotonic`; infinite until it is stopped.
     """
 
     def __init__(self, name: str, channel: Channel) -> None:
@@ -39,7 +39,7 @@ class Worker(threading.Thread):
         self.channel = channel
 
     def turn(self) -> bool:
-        """Do a little; False if there is no more to do."""
+        """Do a little work; return False if there is no more to do."""
         raise NotImplementedError
 
     def failed(self, error: BaseException) -> None:
@@ -47,14 +47,14 @@ class Worker(threading.Thread):
         raise NotImplementedError
 
     def ended(self) -> None:
-        """Drop what is left."""
+        """Drop all unfinished work, at the end of the thread."""
 
     def stop(self, seconds: float) -> None:
-        """Let it finish within so many seconds. Returns at once; from any thread."""
+        """Tell the worker to finish within `seconds`. Returns at once; may be called from any thread."""
         self.deadline = min(self.deadline, monotonic() + seconds)
 
     def discard(self) -> None:
-        """Let it finish by itself; close the channel of one that never ran. Returns at once."""
+        """Let the worker finish by itself, or close its channel if it never ran. Returns at once."""
         if self.ident is None:
             self.channel.close(0)
         else:
@@ -75,7 +75,7 @@ class Worker(threading.Thread):
     def _goes_on(self) -> bool:
         try:
             return self.turn()
-        # Whatever it is: events of the following steps must go out, and nobody else would see it.
+        # Any error: the events of later steps must go out, and no caller would see the error.
         except BaseException as error:
             if is_fatal(error):
                 logger.error("%s has lost its socket and ends: %s", self.name, error)
@@ -84,7 +84,7 @@ class Worker(threading.Thread):
 
 
 def stop_workers(workers: Iterable[Worker], seconds: float) -> None:
-    """Stop workers and wait until all are done, which takes little longer than `seconds` at most."""
+    """Stop workers and wait until all are done, for little more than `seconds` at most."""
     workers = list(workers)
     for worker in workers:
         worker.stop(seconds)
@@ -93,7 +93,7 @@ def stop_workers(workers: Iterable[Worker], seconds: float) -> None:
 
 
 def stop_all_workers() -> None:
-    """Stop the workers of this process; a forked child has none of its parent's."""
+    """Stop all workers of this process; a forked child has none of its parent's workers."""
     running = [thread for thread in threading.enumerate() if isinstance(thread, Worker)]
     stop_workers(running, SHUTDOWN_S)
 
@@ -103,5 +103,5 @@ def _stop_workers_at_exit() -> None:
     if _pid != os.getpid():
         _pid = os.getpid()
         atexit.register(stop_all_workers)
-        # Children that multiprocessing forks run no exit functions before Python 3.13.
+        # Before Python 3.13, children forked by multiprocessing run no exit functions.
         Finalize(None, stop_all_workers, exitpriority=0)
