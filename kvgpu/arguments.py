@@ -1,7 +1,7 @@
 """Arguments of calls, checked before anything is changed: numbers, names, blocks and arrays.
 
-Compiled code takes what it is given: an index from the end, a number beyond its type and an array of another kind
-would be read and written all the same. All that comes from outside passes here first, in O(1) or one pass of
+Compiled code does not check what it is given: a negative index, a number beyond its type or an array of another kind
+would be read and written nevertheless. All that comes from outside is checked here first, in O(1) or one pass of
 compiled code.
 """
 
@@ -21,10 +21,10 @@ from kvgpu.integers import shown
 
 
 def name_of(request: Any) -> Any:
-    """The `request_id` of a request, good as a key. O(1).
+    """Return the `request_id` of a request, checked to be usable as a key. O(1).
 
     Raises:
-        ArgumentTypeError: It has none, or one that cannot be a key.
+        ArgumentTypeError: The request has no `request_id`, or one that cannot be a key.
     """
     try:
         return checked_name(request.request_id)
@@ -33,10 +33,10 @@ def name_of(request: Any) -> Any:
 
 
 def checked_name(request_id: Any) -> Any:
-    """A request id, good as a key. O(1).
+    """Return a request id, checked to be usable as a key. O(1).
 
     Raises:
-        ArgumentTypeError: It cannot be a key.
+        ArgumentTypeError: The id cannot be a key.
     """
     if request_id.__class__ is not str:
         try:
@@ -47,17 +47,17 @@ def checked_name(request_id: Any) -> Any:
 
 
 def integers(name: str, values: Any, count: int | None = None, *, one_for_all: bool = False) -> npt.NDArray[np.int64]:
-    """Integers as int64 [n], an array that compiled code may be given: contiguous, aligned, writeable. O(n).
+    """Return integers as int64 [n], an array that compiled code can use: contiguous, aligned and writeable. O(n).
 
     Args:
-        name: What they are.
+        name: Name of the argument, for the message.
         values: A sequence, or an array of any integer dtype.
         count: n; None for any.
-        one_for_all: A single one, which becomes [1], will do as well.
+        one_for_all: Accept also a single integer, which becomes [1].
 
     Raises:
-        ArgumentTypeError: Something else, or another shape.
-        ArgumentError: A number that does not fit into 64 bits.
+        ArgumentTypeError: The values are not integers, or have another shape.
+        ArgumentError: An integer does not fit into 64 bits.
     """
     try:
         given = np.asarray(values)
@@ -78,10 +78,10 @@ def integers(name: str, values: Any, count: int | None = None, *, one_for_all: b
 
 
 def numbers(name: str, values: Any, count: int | None = None) -> npt.NDArray[np.float64]:
-    """Numbers as float64 [n]. O(n).
+    """Return numbers as float64 [n]; n is `count`, or any if that is None. O(n).
 
     Raises:
-        ArgumentTypeError: Something else, or another shape.
+        ArgumentTypeError: The values are not numbers, or have another shape.
     """
     try:
         given = np.asarray(values, np.float64)
@@ -95,12 +95,12 @@ def numbers(name: str, values: Any, count: int | None = None) -> npt.NDArray[np.
 
 
 def sequence_of_hashes(request_id: Any, hashes: Any) -> Any:
-    """Block hashes of a request: a list, `BlockHashes`, or anything that can be sliced. O(1).
+    """Return the block hashes of a request, checked to be a list, `BlockHashes` or another sequence. O(1).
 
     Raises:
-        ArgumentTypeError: Something else.
+        ArgumentTypeError: The hashes are anything else.
     """
-    if hashes.__class__ in (BlockHashes, list):  # to ask for `Sequence` takes long
+    if hashes.__class__ in (BlockHashes, list):  # to check for `Sequence` takes long
         return hashes
     if not isinstance(hashes, Sequence) or isinstance(hashes, str | bytes):
         raise ArgumentTypeError(f"request {request_id}: block_hashes must be a sequence of bytes, got {shown(hashes)}")
@@ -108,11 +108,10 @@ def sequence_of_hashes(request_id: Any, hashes: Any) -> Any:
 
 
 def refuse_odd_hashes(request_id: Any, hashes: Iterable[Any]) -> None:
-    """
-    Raises:
-        ArgumentTypeError: A hash is something else than bytes, of which there is at least one.
+    """Check that all block hashes of a request are bytes, each of at least one. O(hashes).
 
-    O(hashes).
+    Raises:
+        ArgumentTypeError: A hash is empty or not bytes.
     """
     for each in hashes:
         if not isinstance(each, bytes) or not each:
@@ -120,10 +119,10 @@ def refuse_odd_hashes(request_id: Any, hashes: Iterable[Any]) -> None:
 
 
 def truths(name: str, values: Any, count: int | None = None) -> npt.NDArray[np.bool_]:
-    """Truth values as bool [count], or [] for one that holds for all; [n] where no count is given. O(n).
+    """Return truth values as bool [count], or [] for one that holds for all; [n] if no count is given. O(n).
 
     Raises:
-        ArgumentTypeError: Something else, or another shape.
+        ArgumentTypeError: The values are not truth values, or have another shape.
     """
     try:
         given = np.asarray(values, np.bool_)
@@ -137,10 +136,10 @@ def truths(name: str, values: Any, count: int | None = None) -> npt.NDArray[np.b
 
 
 def ready(array: npt.NDArray[Any], dtype: Any) -> Any:
-    """An array of this dtype as compiled code is compiled for: contiguous, aligned and writeable; the same if it is.
+    """Return an array of this dtype as compiled code expects it: contiguous, aligned, writeable; the same if possible.
 
-    Any other kind would be a type of its own, and have all that takes it compiled anew in the middle of serving. O(1),
-    O(n) where it is copied.
+    Any other array would have another type in compiled code, and every function that takes it would be compiled anew
+    in the middle of serving. O(1), or O(n) if the array is copied.
     """
     if array.dtype == dtype and array.flags.carray:
         return array
@@ -148,11 +147,11 @@ def ready(array: npt.NDArray[Any], dtype: Any) -> Any:
 
 
 def block_ids(ids: Any, num_blocks: int) -> Ids:
-    """Ids of blocks of a pool, int32 [n]. O(n).
+    """Return the ids of blocks of a pool as int32 [n]. O(n).
 
     Raises:
-        ArgumentTypeError: They are no integers [n].
-        BlockIdError: One is outside the pool.
+        ArgumentTypeError: The ids are not integers [n].
+        BlockIdError: An id is outside the pool.
     """
     given = integers("block ids", ids)
     if given.size:
@@ -163,17 +162,17 @@ def block_ids(ids: Any, num_blocks: int) -> Ids:
 
 
 def outside_pool(block_id: int, num_blocks: int) -> BlockIdError:
-    """The error for an id that no block of a pool has."""
+    """Make the error for an id that no block of a pool has."""
     return BlockIdError(f"block id {block_id} is outside the pool of {num_blocks} blocks")
 
 
 def own_blocks(state: BlockState, blocks: Iterable[KVCacheBlock] | Ids) -> Ids:
-    """Ids of blocks, or ids, that are all of this pool: int32 [n]. O(n).
+    """Return the ids of blocks (or ids) as int32 [n], checked to be all of this pool. O(n).
 
     Raises:
-        ArgumentTypeError: Something else than blocks.
-        ArgumentError: A block of another pool, or made by hand.
-        BlockIdError: An id outside the pool.
+        ArgumentTypeError: The arguments are not blocks.
+        ArgumentError: A block belongs to another pool, or was made by hand.
+        BlockIdError: An id is outside the pool.
     """
     if isinstance(blocks, BlockList) and blocks.state is state:
         return block_ids(blocks.ids, state.num_blocks)
@@ -197,11 +196,11 @@ def own_blocks(state: BlockState, blocks: Iterable[KVCacheBlock] | Ids) -> Ids:
 
 
 def listed_ids(block_ids: Iterable[int], num_blocks: int) -> list[int]:
-    """Ids of blocks of a pool as plain ints. O(n).
+    """Return the ids of blocks of a pool as plain ints. O(n).
 
     Raises:
-        ArgumentTypeError: They are no integers.
-        BlockIdError: One is outside the pool.
+        ArgumentTypeError: The ids are not integers.
+        BlockIdError: An id is outside the pool.
     """
     try:
         listed: Sequence[int] = [index(block_id) for block_id in block_ids]

@@ -1,4 +1,4 @@
-"""Which block sizes the scheduler and the hashes of a model use."""
+"""The block sizes that the scheduler and the hashes of a model use."""
 
 from math import gcd, lcm, prod
 from typing import Any
@@ -9,17 +9,17 @@ from kvgpu.specs import KVCacheConfig, MambaSpec
 
 
 def resolve_kv_cache_block_sizes(kv_cache_config: KVCacheConfig, vllm_config: Any) -> tuple[int, int]:
-    """(scheduler block size, hash block size), in tokens (fact 9).
+    """Return (scheduler block size, hash block size), in tokens (fact 9).
 
     Args:
-        kv_cache_config: The groups.
+        kv_cache_config: Configuration with the groups.
         vllm_config: Any object with `cache_config` (`block_size`, `enable_prefix_caching`,
             optionally `hash_block_size`), `parallel_config` (`decode_context_parallel_size`,
             `prefill_context_parallel_size`) and optionally `kv_transfer_config`.
 
     Raises:
-        ConfigError: Context parallelism with several groups, a hash block size that does not divide every
-            block size, a part that is missing, or a size that is no integer, below 1 or beyond 32 bits.
+        ConfigError: Context parallelism is used with several groups, the hash block size does not divide every block
+            size, a part is missing, or a size is not an integer, below 1 or beyond 32 bits.
 
     O(groups).
     """
@@ -34,11 +34,11 @@ def resolve_kv_cache_block_sizes(kv_cache_config: KVCacheConfig, vllm_config: An
             return size, size
         return _of_several(specs, ranks, cache, vllm_config)
     except (AttributeError, TypeError) as error:
-        raise ConfigError(f"a configuration without a part that is needed: {error}") from error
+        raise ConfigError(f"the configuration lacks a part that is needed: {error}") from error
 
 
 def _of_several(specs: list[Any], ranks: int, cache: Any, vllm_config: Any) -> tuple[int, int]:
-    """The sizes of more than one group."""
+    """Return the sizes for more than one group."""
     if ranks != 1:
         raise ConfigError("context parallelism works with a single cache group only")
     sizes = [as_size("block_size", spec.block_size) for spec in specs]

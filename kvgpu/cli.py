@@ -11,7 +11,7 @@ from kvgpu.errors import KVGPUError
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
-"""What a shell reports of a process that SIGINT has ended."""
+"""Exit status that a shell reports for a process ended by SIGINT."""
 
 COMMANDS = {
     "replay": (
@@ -23,7 +23,7 @@ COMMANDS = {
         "Print versions, devices and choices, and test every backend that can be used here.",
     ),
 }
-"""Name, which is also that of its package -> help, description."""
+"""Name of the command, which is also that of its package -> help, description."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
         The exit status: 0 for success, 2 for bad input, 130 if interrupted, else the command's own.
 
     Raises:
-        SystemExit: Of argparse: the command line cannot be read (2), or asks for help (0).
+        SystemExit: Raised by argparse: the command line cannot be parsed (2), or requests help or the version (0).
     """
     try:
         return _run(sys.argv[1:] if argv is None else argv)
@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _is_interrupt(error: BaseException | None) -> bool:
-    """Whether it is a KeyboardInterrupt, or what compiled code has made of one."""
+    """Return whether an error is a KeyboardInterrupt, or what compiled code has made of one."""
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__cause__ or error.__context__
     return error is not None
@@ -68,7 +68,7 @@ def _run(arguments: list[str]) -> int:
     for name, (summary, description) in COMMANDS.items():
         command = commands.add_parser(name, help=summary, description=description)
         if name in arguments:
-            # No other is imported: what that needs may be missing or broken, and a doctor is to say so.
+            # Other commands are not imported: what they need may be missing or broken, which `doctor` must report.
             module = import_module(f"kvgpu.{name}.command")
             module.add_arguments(command)
             command.set_defaults(run=module.run_command)

@@ -1,4 +1,4 @@
-"""Environment variables: read here and nowhere else, each with its type; a bad value is an error."""
+"""Environment variables: all are read here, each as its type; a bad value is an error."""
 
 import os
 import re
@@ -9,13 +9,13 @@ from kvgpu.errors import ConfigError, UnknownNameError
 
 DEFAULT_BACKEND = "host"
 LARGEST = 2**31 - 1
-"""Of tokens and blocks: they are counted in int32."""
+"""Largest number of tokens or blocks: they are counted in int32."""
 
 
 def cache_dir() -> Path | None:
-    """`KVGPU_CACHE_DIR`, else `$XDG_CACHE_HOME/kvgpu`, else `~/.cache/kvgpu`: compiled code.
+    """Return the folder for compiled code: `KVGPU_CACHE_DIR`, else `$XDG_CACHE_HOME/kvgpu`, else `~/.cache/kvgpu`.
 
-    None where no variable is set and nobody knows the user's home.
+    None if no variable is set and the user's home is unknown.
     """
     own = os.environ.get("KVGPU_CACHE_DIR")
     if own:
@@ -30,38 +30,38 @@ def cache_dir() -> Path | None:
 
 
 def chosen_backend() -> str | None:
-    """`KVGPU_BACKEND`, or None where it is not set."""
+    """Return `KVGPU_BACKEND`, or None if it is not set."""
     return os.environ.get("KVGPU_BACKEND") or None
 
 
 def backend_name() -> str:
-    """The index backend of managers that are given none: `KVGPU_BACKEND`, else `host`."""
+    """Return the index backend of managers that are given none: `KVGPU_BACKEND`, else `host`."""
     return chosen_backend() or DEFAULT_BACKEND
 
 
 def crossover_blocks() -> int | None:
-    """`KVGPU_CROSSOVER_BLOCKS`: blocks from which `auto` asks the GPU; unset: measured.
+    """Return `KVGPU_CROSSOVER_BLOCKS`, the number of blocks from which `auto` uses the GPU; None if unset: measured.
 
     Raises:
-        ConfigError: The value is no positive integer, or too large to be one.
+        ConfigError: The value is not a positive integer, or is too large.
     """
     return _integer("KVGPU_CROSSOVER_BLOCKS", os.environ.get("KVGPU_CROSSOVER_BLOCKS"), "blocks", 1)
 
 
 def hash_threads() -> int:
-    """`KVGPU_HASH_THREADS`: threads that hash the requests of one call; unset: 1.
+    """Return `KVGPU_HASH_THREADS`, the number of threads that hash the requests of one call; 1 if unset.
 
     Raises:
-        ConfigError: The value is no positive integer, or too large to be one.
+        ConfigError: The value is not a positive integer, or is too large.
     """
     return _integer("KVGPU_HASH_THREADS", os.environ.get("KVGPU_HASH_THREADS"), "threads", 1) or 1
 
 
 def retention_interval() -> int | None:
-    """`VLLM_PREFIX_CACHE_RETENTION_INTERVAL` in tokens; unset means dense retention.
+    """Return `VLLM_PREFIX_CACHE_RETENTION_INTERVAL` in tokens; None, which means dense retention, if unset.
 
     Raises:
-        ConfigError: The value is no integer, or too large to be one.
+        ConfigError: The value is not an integer, or is too large.
     """
     return _integer(
         "VLLM_PREFIX_CACHE_RETENTION_INTERVAL",
@@ -72,7 +72,7 @@ def retention_interval() -> int | None:
 
 
 def _integer(name: str, value: str | None, unit: str, lowest: int) -> int | None:
-    """The number in a variable: ASCII digits, few enough for `int`, behind a sign at most."""
+    """Parse the value of a variable: ASCII digits, few enough for `int`, after an optional sign."""
     if not value:
         return None
     if not re.fullmatch("[+-]?[0-9]{1,20}", value) or not lowest <= int(value) <= LARGEST:
@@ -84,7 +84,7 @@ def _integer(name: str, value: str | None, unit: str, lowest: int) -> int | None
 
 
 def int_block_hashes() -> bool:
-    """`VLLM_KV_EVENTS_USE_INT_BLOCK_HASHES`: events carry 64-bit integers (default) or raw bytes.
+    """Return whether events carry 64-bit integers (default) or raw bytes: `VLLM_KV_EVENTS_USE_INT_BLOCK_HASHES`.
 
     Raises:
         ConfigError: The value is neither 0 nor 1.
@@ -96,10 +96,10 @@ def int_block_hashes() -> bool:
 
 
 def hash_key() -> bytes:
-    """`KVGPU_HASH_KEY`: key of kvgpu128, as 64 hexadecimal digits; unset: 32 random bytes.
+    """Return the key of kvgpu128: the 64 hexadecimal digits of `KVGPU_HASH_KEY`; 32 random bytes if unset.
 
     Raises:
-        ConfigError: The value is something else (it is not shown: it may be most of a secret).
+        ConfigError: The value is anything else. The message does not show it, since it may be most of a secret.
     """
     value = os.environ.get("KVGPU_HASH_KEY")
     if not value:

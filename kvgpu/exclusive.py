@@ -1,4 +1,4 @@
-"""One thread at a time; and what a call leaves behind that an exception has cut short."""
+"""Objects that one thread uses at a time, and that recover after an exception has interrupted a call."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -13,20 +13,20 @@ S = TypeVar("S", bound="Exclusive")
 
 
 def _nothing_to_restore() -> None:
-    """What is called for state that no exception can tear."""
+    """Do nothing: the default for state that no exception can leave half changed."""
 
 
 class Turn:
-    """Whose turn it is with one state; shared by all faces of it.
+    """Which thread may use one state; shared by all objects that use it.
 
     Attributes:
-        holders: Threads that are inside, the first of them by right. A dict keeps them in order, and enters and
-            forgets one in a single step of the interpreter, so that no signal falls in between.
-        number: Of the call that is inside, or was the last.
-        torn: A call was cut short by an exception from outside (an interrupt, no memory left), and may have
-            left half of a change; the next call restores the state first.
-        restore: Does that.
-        complaints: What callbacks raised in this call: it goes on, and raises the first of them when all is done.
+        holders: Threads that are inside; only the first of them is there rightfully. A dict holds them in order, and
+            adds and removes one in a single step of the interpreter, so that no signal falls in between.
+        number: Number of the current or the last call.
+        torn: Whether an exception from outside (an interrupt, no memory) interrupted a call, which may have made
+            half of a change; the next call restores the state first.
+        restore: Restores the state.
+        complaints: What callbacks raised in this call: it goes on, and raises the first of them when it is complete.
     """
 
     __slots__ = ("complaints", "holders", "number", "restore", "torn")
@@ -39,7 +39,7 @@ class Turn:
         self.complaints: list[BaseException] = []
 
     def tell(self, callback: Callable[..., Any], *about: Any) -> Any:
-        """Call code of others in the middle of a change; what it raises is raised when the change is complete.
+        """Call foreign code in the middle of a change; what it raises is raised after the change is complete.
 
         Returns:
             What the callback returns, or None if it raised.
@@ -51,9 +51,10 @@ class Turn:
             return None
 
     def raise_complaint(self) -> None:
-        """
+        """Raise what callbacks raised, if anything.
+
         Raises:
-            BaseException: The first that a callback raised; the others are forgotten.
+            BaseException: The first exception of a callback; the others are dropped.
         """
         if self.complaints:
             first, self.complaints = self.complaints[0], []
@@ -61,7 +62,7 @@ class Turn:
 
 
 class Exclusive:
-    """Something whose methods must not run beside each other.
+    """Base of classes whose methods must not run at the same time.
 
     Attributes:
         turn: See `Turn`.
@@ -71,9 +72,10 @@ class Exclusive:
         self.turn = Turn() if turn is None else turn
 
     def __copy__(self) -> "Exclusive":
-        """
+        """Refuse to make a copy.
+
         Raises:
-            ArgumentTypeError: Always: a copy would share the state, and both would change it.
+            ArgumentTypeError: Always: a copy would share the state, and both objects would change it.
         """
         raise ArgumentTypeError(
             f"a {type(self).__name__} cannot be copied: both would change the same state; make another"
@@ -81,13 +83,13 @@ class Exclusive:
 
 
 def exclusive(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
-    """Let the method run for one thread at a time; it may call others of the same object.
+    """Let the method run in one thread at a time; it may call other methods of the same object.
 
-    An exception that is not of kvgpu may come at any point: what it leaves is restored before the next call.
+    An exception that is not one of kvgpu's may occur at any point: the state is restored before the next call.
 
     Raises:
         ConcurrentUseError: Another thread is inside. Nothing is changed.
-        Exception: What a callback raised; the call is complete all the same.
+        Exception: A callback raised it; the call is complete nevertheless.
     """
 
     @wraps(method)
@@ -101,7 +103,7 @@ def exclusive(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S,
             if len(holders) != 1 and (*holders,)[0] != me:
                 raise ConcurrentUseError(
                     f"{method.__name__}() was called while another thread is inside the manager: "
-                    "give each thread a manager of its own, or let one thread at a time call"
+                    "give each thread its own manager, or let only one thread at a time call"
                 )
             if turn.torn:
                 turn.complaints.clear()
@@ -111,12 +113,12 @@ def exclusive(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S,
             try:
                 result = method(self, *args, **kwargs)
             except KVGPUError as error:
-                # Others refuse before anything is changed.
+                # All other errors of kvgpu are raised before anything is changed.
                 turn.torn = isinstance(error, InvariantError)
                 turn.complaints.clear()
                 raise
             except SystemError as error:
-                # Compiled code returned while an exception was pending.
+                # Compiled code has returned while an exception was pending.
                 raise error.__cause__ or error from None
             turn.torn = False
             if turn.complaints:

@@ -1,4 +1,4 @@
-"""Numbers and options of calls and configurations, as plain ints, floats and truth values; nothing else is one."""
+"""Numbers and options of calls and configurations, as plain ints, floats and bools; any other value is refused."""
 
 from collections.abc import Sequence
 from functools import reduce
@@ -10,15 +10,15 @@ import numpy as np
 from kvgpu.errors import ArgumentError, ArgumentTypeError, ConfigError
 
 MOST_TOKENS = (1 << 31) - 1
-"""The most tokens of one request, blocks of one pool and so on that records and kernels can count."""
+"""Largest count (tokens of one request, blocks of one pool and so on) that records and kernels can hold."""
 
 
 def as_integer(name: str, value: Any, low: int = 0, high: int = MOST_TOKENS) -> int:
-    """A number of a call as an int. O(1).
+    """Return a number passed to a call as an int. O(1).
 
     Raises:
-        ArgumentTypeError: No integer; a bool is none.
-        ArgumentError: Below `low` or above `high`.
+        ArgumentTypeError: The value is not an integer; a bool is not one.
+        ArgumentError: The value is below `low` or above `high`.
     """
     if type(value) is not int and (not isinstance(value, (int, np.integer)) or isinstance(value, bool)):
         raise ArgumentTypeError(f"{name}: an integer is expected, got {type(value).__name__}")
@@ -28,10 +28,10 @@ def as_integer(name: str, value: Any, low: int = 0, high: int = MOST_TOKENS) -> 
 
 
 def as_size(name: str, value: Any, low: int = 1, high: int = MOST_TOKENS) -> int:
-    """A number of a configuration as an int. O(1).
+    """Return a number of a configuration as an int. O(1).
 
     Raises:
-        ConfigError: No integer, or out of range.
+        ConfigError: The value is not an integer, or is out of range.
     """
     try:
         return as_integer(name, value, low, high)
@@ -42,20 +42,20 @@ def as_size(name: str, value: Any, low: int = 1, high: int = MOST_TOKENS) -> int
 def as_integers(
     names: Sequence[str], values: tuple[Any, ...], about: str = "", high: int = MOST_TOKENS
 ) -> tuple[int, ...]:
-    """Values that are all ints of 0 to `high`, one less than a power of 2. O(len(values)), a fraction of asking for
-    each.
+    """Return numbers as ints of 0 to `high`. O(len(values)), at a fraction of the cost of checking each value.
 
     Args:
-        names: What they are, for the message.
-        values: As many.
-        about: What the message begins with.
+        names: Names of the values, for the message.
+        values: The numbers, one for each name.
+        about: Beginning of the message.
+        high: Largest number; one less than a power of 2.
 
     Raises:
-        ArgumentTypeError: One is no integer.
-        ArgumentError: One is out of range.
+        ArgumentTypeError: A value is not an integer.
+        ArgumentError: A value is out of range.
     """
     try:
-        # Negative if one is, too long if one is, and no int unless all are.
+        # The result is negative if a value is, too large if a value is, and an int only if all values are.
         bits = reduce(or_, values)
     except (TypeError, ValueError, OverflowError):
         bits = -1
@@ -65,10 +65,10 @@ def as_integers(
 
 
 def as_number(name: str, value: Any) -> float:
-    """`value` as a float. O(1).
+    """Return `value` as a float. O(1).
 
     Raises:
-        ArgumentTypeError: It is no number.
+        ArgumentTypeError: The value is not a number.
     """
     try:
         return float(value)
@@ -77,10 +77,10 @@ def as_number(name: str, value: Any) -> float:
 
 
 def as_switch(name: str, value: Any) -> bool:
-    """Whether an option is on. O(1).
+    """Return whether an option is on. O(1).
 
     Raises:
-        ArgumentTypeError: It is neither true nor false, as an array of several.
+        ArgumentTypeError: The value is neither true nor false, for example an array of several values.
     """
     try:
         return bool(value)
@@ -89,10 +89,10 @@ def as_switch(name: str, value: Any) -> bool:
 
 
 def as_option(name: str, value: Any) -> bool:
-    """Whether an option of a configuration is on. O(1).
+    """Return whether an option of a configuration is on. O(1).
 
     Raises:
-        ConfigError: It is neither true nor false.
+        ConfigError: The value is neither true nor false.
     """
     try:
         return as_switch(name, value)
@@ -101,9 +101,9 @@ def as_option(name: str, value: Any) -> bool:
 
 
 def shown(value: Any) -> str:
-    """A value for a message, never long. O(1) for plain numbers."""
+    """Format a value for a message, shortened if it is long. O(1) for plain numbers."""
     if isinstance(value, int):
-        # The digits of a huge one would take long, or be refused.
+        # To format a huge number would take long, or be refused by Python.
         return str(value) if value.bit_length() <= 256 else f"a number of {value.bit_length()} bits"
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."

@@ -1,4 +1,4 @@
-"""Statistics of the prefix cache, and how long blocks live."""
+"""Statistics of the prefix cache and of the lifetimes of blocks."""
 
 import random
 import time
@@ -13,12 +13,12 @@ from kvgpu.integers import as_integers, as_number, as_size, as_switch, shown
 RECORDED = ("num_tokens", "num_hits", "requests")
 COUNTS = ("requests", "queries", "hits")
 MOST_COUNTED = (1 << 62) - 1
-"""Tokens of all requests since the last report, and so on."""
+"""Upper bound of each count: tokens of all requests since the last report, and so on."""
 
 
 @dataclass
 class BaseCacheStats:
-    """Counts since the last report: requests that looked up, tokens asked for, tokens hit."""
+    """Counts since the last report: requests that looked up, tokens that they queried, tokens that hit."""
 
     reset: bool = False
     requests: int = 0
@@ -28,17 +28,17 @@ class BaseCacheStats:
 
 @dataclass
 class PrefixCacheStats(BaseCacheStats):
-    """`BaseCacheStats`, with requests that were preempted before counted apart."""
+    """`BaseCacheStats` that count requests that were preempted before separately."""
 
     preempted_requests: int = 0
     preempted_queries: int = 0
     preempted_hits: int = 0
 
     def record(self, num_tokens: int, num_hits: int, preempted: bool, requests: int = 1) -> None:
-        """Count lookups of `num_tokens` tokens together, of which `num_hits` hit. O(1).
+        """Count lookups of `num_tokens` tokens in total, of which `num_hits` hit. O(1).
 
         Raises:
-            ArgumentError, ArgumentTypeError: A number is none, or below 0. Nothing is counted.
+            ArgumentError, ArgumentTypeError: A count is not an integer, or is below 0. Nothing is counted.
         """
         num_tokens, num_hits, requests = as_integers(RECORDED, (num_tokens, num_hits, requests), high=MOST_COUNTED)
         if as_switch("preempted", preempted):
@@ -58,7 +58,7 @@ class CachingMetrics:
         max_recent_requests: Size of the window, in requests.
 
     Raises:
-        ConfigError: The size is no integer, or below 0.
+        ConfigError: The size is not an integer, or is below 0.
     """
 
     def __init__(self, max_recent_requests: int = 1000) -> None:
@@ -67,11 +67,12 @@ class CachingMetrics:
         self.reset()
 
     def observe(self, stats: BaseCacheStats) -> None:
-        """Add a report; reports that are too old leave, but never the last. Stats with `reset` empty the
-        window first, and a report of no requests is passed over. Amortised O(1).
+        """Add a report and remove those that are too old, but never the latest. Amortised O(1).
+
+        Statistics with `reset` empty the window first. A report of no requests is ignored.
 
         Raises:
-            ArgumentError, ArgumentTypeError: Something else than statistics. Nothing is changed.
+            ArgumentError, ArgumentTypeError: `stats` are not statistics. Nothing is changed.
         """
         try:
             resets = as_switch("reset", stats.reset)
@@ -104,12 +105,12 @@ class CachingMetrics:
 
     @property
     def empty(self) -> bool:
-        """True if there are no requests in the window."""
+        """Whether there are no requests in the window."""
         return self.aggregated_requests == 0
 
     @property
     def hit_rate(self) -> float:
-        """Tokens hit per token asked for, 0.0 while empty."""
+        """Tokens that hit per token queried; 0.0 if the window is empty."""
         total = self.aggregated_query_total
         return self.aggregated_query_hit / total if total else 0.0
 
@@ -124,7 +125,7 @@ class KVCacheEvictionEvent:
 
 
 class BlockMetricsState:
-    """Birth and last accesses of one sampled block."""
+    """Times of the allocation and the last accesses of one sampled block."""
 
     KEPT_ACCESSES = 4
 
@@ -145,7 +146,7 @@ class BlockMetricsState:
         return (time.monotonic_ns() - self.last_access_ns) / 1e9
 
     def get_reuse_gaps_seconds(self) -> list[float]:
-        """Seconds between the kept accesses, oldest first."""
+        """Return the seconds between the recorded accesses, oldest first."""
         times = list(self.access_history)
         return [(after - before) / 1e9 for before, after in pairwise(times)]
 
@@ -157,7 +158,7 @@ class KVCacheMetricsCollector:
         sample_rate: Probability that a block is followed, above 0 and at most 1.
 
     Raises:
-        SampleRateError: The rate is no number, or out of range.
+        SampleRateError: The rate is not a number, or is out of range.
     """
 
     def __init__(self, sample_rate: float = 0.01) -> None:
@@ -172,22 +173,22 @@ class KVCacheMetricsCollector:
         self._eviction_events: list[KVCacheEvictionEvent] = []
 
     def should_sample_block(self) -> bool:
-        """True with probability `sample_rate`, from Python's global generator. O(1)."""
+        """Return True with probability `sample_rate`, using Python's global generator. O(1)."""
         return random.random() < self.sample_rate
 
     def on_block_allocated(self, block: Any) -> None:
-        """Begin to follow a block, if the dice say so. O(1)."""
+        """Begin to follow a block if `should_sample_block` chooses it. O(1)."""
         if self.should_sample_block():
             self.block_metrics[block.block_id] = BlockMetricsState()
 
     def on_block_accessed(self, block: Any) -> None:
-        """Note a cache hit on a block, if it is followed. O(1)."""
+        """Record a cache hit on a block if it is followed. O(1)."""
         state = self.block_metrics.get(block.block_id)
         if state is not None:
             state.record_access()
 
     def on_block_evicted(self, block: Any) -> None:
-        """Report a followed block (see `drain_events`) and follow it no longer. O(1)."""
+        """Report a followed block (see `drain_events`) and stop following it. O(1)."""
         state = self.block_metrics.pop(block.block_id, None)
         if state is not None:
             self._eviction_events.append(
@@ -197,10 +198,10 @@ class KVCacheMetricsCollector:
             )
 
     def reset(self) -> None:
-        """Forget all followed blocks, without a report. O(blocks followed)."""
+        """Stop following all blocks, without a report. O(blocks followed)."""
         self.block_metrics.clear()
 
     def drain_events(self) -> list[KVCacheEvictionEvent]:
-        """Reports since the last call, times in seconds, first evicted first. O(1)."""
+        """Return and clear the reports since the last call, in order of eviction, with times in seconds. O(1)."""
         events, self._eviction_events = self._eviction_events, []
         return events
