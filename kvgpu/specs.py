@@ -1,8 +1,7 @@
 """What an engine says about its caches: one spec per kind of layer, and the groups that share block tables.
 
-Names, fields and argument order are those of vLLM's ``kv_cache_interface``, so that an engine's own
-configuration code works unchanged. Only what decides block counts and hits is read here; byte
-sizes of pages are the engine's concern.
+Names, fields and argument order are those of vLLM's ``kv_cache_interface``, so that the configuration code of an engine
+works unchanged. Only what decides block counts and hits is read here; page sizes in bytes are the engine's concern.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,7 +32,7 @@ MAMBA_CACHE_MODES = ("none", "all", "align")
 
 
 def cdiv(a: int, b: int) -> int:
-    """`a / b` rounded up, for integers."""
+    """Return `a / b` rounded up, for integers."""
     return -(-a // b)
 
 
@@ -45,7 +44,7 @@ class KVCacheSpec:
         block_size: Tokens in one block, 1 to 2**31 - 1.
 
     Raises:
-        ConfigError: `block_size` is not an integer in that range.
+        ConfigError: `block_size` is not an integer in this range.
     """
 
     block_size: int
@@ -55,11 +54,11 @@ class KVCacheSpec:
         self._keep_size("block_size")
 
     def _keep_size(self, name: str, low: int = 1) -> None:
-        """See that an attribute is an integer from `low` on, and keep it as an int."""
+        """Check that an attribute is an integer of at least `low`, and store it as an int."""
         object.__setattr__(self, name, as_size(name, getattr(self, name), low))
 
     def copy_with_new_block_size(self, block_size: int) -> Self:
-        """The same spec with another block size (tokens); below 1 it is a ConfigError. O(1)."""
+        """Return the same spec with another block size, in tokens; one below 1 is a ConfigError. O(1)."""
         return replace(self, block_size=block_size)
 
 
@@ -74,15 +73,15 @@ class _AttentionFields:
 
 @dataclass(frozen=True)
 class AttentionSpec(_AttentionFields, KVCacheSpec):
-    """Layers that keep keys and values of every token. `dtype` is only compared, never used."""
+    """Layers that cache keys and values of every token. `dtype` is only compared, never used."""
 
 
 @dataclass(frozen=True)
 class FullAttentionSpec(AttentionSpec):
-    """Every token attends to all before it.
+    """Every token attends to all tokens before it.
 
-    `sliding_window` and `attention_chunk_size` (tokens) record a window of layers that are kept
-    like full attention all the same; they decide nothing here. A `block_size` below 1 token is a ConfigError.
+    `sliding_window` and `attention_chunk_size` (tokens) record the window of layers that are nevertheless cached
+    like full attention; they decide nothing here. A `block_size` below 1 token is a ConfigError.
     """
 
     kind = KVCacheSpecKind.FULL_ATTENTION
@@ -116,15 +115,14 @@ class MLAAttentionSpec(FullAttentionSpec):
 
 @dataclass(frozen=True)
 class HiddenStateCacheSpec(MLAAttentionSpec):
-    """Hidden states kept for draft models; hits like full attention."""
+    """Hidden states cached for draft models; hits like full attention."""
 
 
 @dataclass(frozen=True)
 class SinkFullAttentionSpec(FullAttentionSpec):
-    """Full attention with `sink_len` tokens at the front that every request shares.
+    """Full attention with `sink_len` tokens at the front, shared by all requests: a positive multiple of `block_size`.
 
-    A `block_size` below 1 token is a ConfigError; so is, when a manager is made, a `sink_len` that is no
-    positive multiple of it.
+    Any other `sink_len` is a ConfigError when a manager is made. A `block_size` below 1 token is a ConfigError.
     """
 
     kind = KVCacheSpecKind.SINK_FULL_ATTENTION
@@ -133,10 +131,7 @@ class SinkFullAttentionSpec(FullAttentionSpec):
 
 @dataclass(frozen=True)
 class ChunkedLocalAttentionSpec(AttentionSpec):
-    """A token attends to its own chunk of `attention_chunk_size` tokens only.
-
-    A `block_size` or a chunk below 1 token is a ConfigError.
-    """
+    """Attention within chunks of `attention_chunk_size` tokens. A chunk or `block_size` below 1 is a ConfigError."""
 
     kind = KVCacheSpecKind.CHUNKED_LOCAL_ATTENTION
     attention_chunk_size: int = field(kw_only=True)
@@ -146,13 +141,11 @@ class ChunkedLocalAttentionSpec(AttentionSpec):
         self._keep_size("attention_chunk_size")
 
     def max_admission_blocks_per_request(self, max_num_batched_tokens: int, max_model_len: int) -> int:
-        """Most blocks that one request holds at any time, in this group (fact 50).
+        """Return the most blocks that one request holds in this group at any time (fact 50). O(1).
 
         Args:
             max_num_batched_tokens: Most tokens of one scheduler step.
             max_model_len: Longest sequence, in tokens.
-
-        O(1).
         """
         tokens = min(self.attention_chunk_size + max_num_batched_tokens, max_model_len)
         return cdiv(tokens, self.block_size)
@@ -176,16 +169,13 @@ class SlidingWindowSpec(AttentionSpec):
             object.__setattr__(self, "head_size_v", self.head_size)
 
     def max_admission_blocks_per_request(self, max_num_batched_tokens: int, max_model_len: int) -> int:
-        """Most blocks that one request holds at any time, in this group (fact 50).
-
-        One more than the tokens need: a window need not start at a block boundary.
+        """Return the most blocks that one request holds in this group at any time (fact 50). O(1).
 
         Args:
             max_num_batched_tokens: Most tokens of one scheduler step.
             max_model_len: Longest sequence, in tokens.
-
-        O(1).
         """
+        # One block more than the tokens need, since a window need not start at a block boundary.
         tokens = min(self.sliding_window - 1 + max_num_batched_tokens, max_model_len)
         return cdiv(tokens, self.block_size) + 1
 
@@ -205,9 +195,9 @@ class SlidingWindowMLASpec(SlidingWindowSpec):
 class MambaSpec(KVCacheSpec):
     """Layers with a recurrent state; a block holds the state at its last token.
 
-    `mamba_cache_mode`: `none` (no reuse), `all` (the state of every block is kept) or `align` (only
-    states at block boundaries of scheduler steps). `num_speculative_blocks` are held for drafts (facts 37
-    to 42). A `block_size` below 1 token, fewer blocks than 0, or another mode, is a ConfigError.
+    `mamba_cache_mode` is `none` (no reuse), `all` (the state of every block is cached) or `align` (only states at
+    block boundaries of scheduler steps). `num_speculative_blocks` blocks are held for drafts (facts 37 to 42). A
+    `block_size` below 1 token, a negative number of blocks, or another mode is a ConfigError.
     """
 
     kind = KVCacheSpecKind.MAMBA
@@ -235,9 +225,9 @@ class EncoderOnlyAttentionSpec(AttentionSpec):
 
 @dataclass(frozen=True)
 class CrossAttentionSpec(AttentionSpec):
-    """Attention to the encoder's tokens; blocks are allocated for those and never shared.
+    """Attention to the encoder's tokens; blocks are allocated for these and never shared.
 
-    A `block_size` below 1 token is a ConfigError; so is prefix caching beside such a group.
+    A `block_size` below 1 token is a ConfigError; so is prefix caching together with a group of this kind.
     """
 
     kind = KVCacheSpecKind.CROSS_ATTENTION
@@ -245,10 +235,7 @@ class CrossAttentionSpec(AttentionSpec):
 
 @dataclass(frozen=True)
 class UniformTypeKVCacheSpecs(KVCacheSpec):
-    """Layers of one kind and block size but different head counts, in one group: name -> spec.
-
-    A `block_size` below 1 token, or no layer, is a ConfigError.
-    """
+    """Layers by name, which differ only in their head counts. No layer, or a `block_size` below 1, is a ConfigError."""
 
     kv_cache_specs: dict[str, KVCacheSpec]
 
@@ -260,7 +247,7 @@ class UniformTypeKVCacheSpecs(KVCacheSpec):
 
     @property
     def representative(self) -> KVCacheSpec:
-        """One of the layers' specs: all of them behave alike."""
+        """The spec of one layer: all layers behave alike."""
         return next(iter(self.kv_cache_specs.values()))
 
 
@@ -291,7 +278,7 @@ class KVCacheConfig:
 
 
 def _of_layers(spec: KVCacheSpec, read: Callable[[KVCacheSpec], Any], mixed: Any) -> Any:
-    """What `read` says of the spec, or of all layers of a uniform-type group; `mixed` if they differ."""
+    """Return what `read` returns for a spec, or for all layers of a uniform-type group; `mixed` if these differ."""
     if not isinstance(spec, UniformTypeKVCacheSpecs):
         return read(spec)
     values = {read(layer) for layer in spec.kv_cache_specs.values()}
@@ -299,14 +286,14 @@ def _of_layers(spec: KVCacheSpec, read: Callable[[KVCacheSpec], Any], mixed: Any
 
 
 def get_kv_cache_spec_kind(kv_cache_spec: KVCacheSpec) -> KVCacheSpecKind:
-    """Kind of a group; UNKNOWN for a uniform-type group of several kinds."""
+    """Return the kind of a group; UNKNOWN for a uniform-type group of several kinds."""
     kind: KVCacheSpecKind
     kind = _of_layers(kv_cache_spec, lambda spec: spec.kind, KVCacheSpecKind.UNKNOWN)
     return kind
 
 
 def get_kv_cache_spec_sliding_window(kv_cache_spec: KVCacheSpec) -> int | None:
-    """Window of a group in tokens; None without one, or where layers differ."""
+    """Return the window of a group in tokens; None if it has none or its layers differ."""
     window: int | None
     window = _of_layers(kv_cache_spec, lambda spec: getattr(spec, "sliding_window", None), None)
     return window

@@ -1,1 +1,1 @@
-"""What is installed here, and whether it works: the command `kvgpu doctor`."""
+"""The command `kvgpu doctor`: what is installed here, and whether it works."""

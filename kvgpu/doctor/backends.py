@@ -1,6 +1,6 @@
-"""Which backends can be used here, and their self-tests.
+"""Backends that can be used here, and their self-tests.
 
-What they need is imported when they are asked for: a package that is broken fails them, not the doctor.
+What a backend needs is imported only when it is examined: a broken package fails the backend, not the doctor.
 """
 
 from typing import NamedTuple
@@ -12,24 +12,24 @@ ON_DEVICE = ("triton", "cuda")
 
 
 class AutoChoice(NamedTuple):
-    """What `auto` does here. crossover: blocks from which it asks a GPU, None for never."""
+    """What `auto` does here. crossover: number of blocks from which it uses a GPU; None for never."""
 
     crossover: int | None
     reason: str
 
     @property
     def words(self) -> str:
-        """For a line of text."""
+        """The choice as a line of text."""
         if self.crossover is None:
             return f"asks no GPU: {self.reason}"
         return f"triton from {self.crossover:,} blocks on: {self.reason}"
 
 
 def auto_choice() -> AutoChoice:
-    """Ask `auto`. Compiles, measures and waits where there is a GPU.
+    """Return what `auto` chooses. Compiles, measures and waits if there is a GPU.
 
     Raises:
-        ConfigError: `KVGPU_CROSSOVER_BLOCKS` is no number.
+        ConfigError: `KVGPU_CROSSOVER_BLOCKS` is not a number.
     """
     from kvgpu.blocks.state import BlockState
     from kvgpu.index.device.auto import AutoIndex
@@ -39,7 +39,7 @@ def auto_choice() -> AutoChoice:
 
 
 def usable_backend(name: str) -> Usable:
-    """Whether this backend finds what it needs; nothing is compiled yet."""
+    """Return whether this backend finds what it needs; compiles nothing."""
     if name == "auto":
         return True, "host only" if auto_choice().crossover is None else "host and GPU"
     if name not in ON_DEVICE:
@@ -53,21 +53,21 @@ def usable_backend(name: str) -> Usable:
     if device.type == "cuda":
         return True, f"on {device}"
     if name == "cuda":
-        return (False, "TRITON_INTERPRET=1 puts tables into CPU memory, which CUDA kernels do not reach")
+        return (False, "TRITON_INTERPRET=1 puts tables into CPU memory, which CUDA kernels cannot access")
     return True, "in Triton's interpreter, on the CPU"
 
 
 def backend_test(name: str, interpreter: bool) -> None:
-    """A manager beside a plain one; on a device, the table beside a dict first.
+    """Test a backend: compare a manager with a plain one; on a device, first compare the table with a dict.
+
+    Waits for the device. Takes seconds in the interpreter, and if code has to be compiled.
 
     Args:
         name: A backend that can be used.
-        interpreter: Triton's is on: less of everything.
+        interpreter: Whether Triton's interpreter is on; the tests are smaller then.
 
     Raises:
-        InvariantError: A wrong answer.
-
-    Waits for the device. Seconds in the interpreter, and where something has to be compiled.
+        InvariantError: An answer is wrong.
     """
     from kvgpu.device.selftest import SelfTest
     from kvgpu.doctor.managers import ManagerTest

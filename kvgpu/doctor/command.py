@@ -1,4 +1,4 @@
-"""`kvgpu doctor`: command line, report, exit status."""
+"""`kvgpu doctor`: command line, report and exit status."""
 
 import argparse
 import json
@@ -24,11 +24,11 @@ from kvgpu.index.registry import BACKENDS
 EXIT_FAILED = 1
 STANDARD_OUTPUT = "-"
 WIDTH = 20
-"""Columns of a name."""
+"""Columns for a name."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the command."""
+    """Add the options of the command to its parser."""
     add = parser.add_argument
     add(
         "--backend",
@@ -41,15 +41,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run_command(args: argparse.Namespace) -> int:
-    """Print the report; returns 0 only if all that can be used here passed its self-test.
+    """Print the report; return 0 only if all that can be used here passed its self-test.
 
-    A backend that cannot be used counts if somebody asked for it, by `--backend` or `KVGPU_BACKEND`.
+    A backend that cannot be used counts as a failure if `--backend` or `KVGPU_BACKEND` names it. Waits for the device.
+    Takes seconds; a minute more if everything has to be compiled first.
 
     Raises:
-        UnknownNameError: A backend that does not exist.
-        OSError: The JSON file cannot be written: said before the tests begin.
-
-    Waits for the device. Seconds; a minute more where everything has to be compiled first.
+        UnknownNameError: A backend does not exist.
+        OSError: The JSON file cannot be written; raised before the tests begin.
     """
     with ExitStack() as stack:
         file = None
@@ -99,7 +98,7 @@ def _examine(args: argparse.Namespace, file: BinaryIO | None) -> int:
             "problems": problems,
             "passed": not problems,
         }
-        # Not msgspec: a doctor needs no package.
+        # Not msgspec: the doctor must work without any package.
         text = json.dumps(report, indent=2) + "\n"
         if to_stdout:
             sys.stdout.write(text)
@@ -110,7 +109,7 @@ def _examine(args: argparse.Namespace, file: BinaryIO | None) -> int:
 
 
 def _known(names: list[str]) -> list[str]:
-    """The names, each once."""
+    """Return the names, each once; raise UnknownNameError if one is unknown."""
     for name in names:
         if name not in BACKENDS:
             raise UnknownNameError("index backend", name, list(BACKENDS))
@@ -120,7 +119,7 @@ def _known(names: list[str]) -> list[str]:
 def _auto_choice() -> AutoChoice:
     try:
         return auto_choice()
-    except Exception as error:  # its self-test fails with it
+    except Exception as error:  # the self-test of `auto` will fail with it
         return AutoChoice(None, one_line(error))
 
 

@@ -1,4 +1,4 @@
-"""Are block hashes the same in bulk as block by block?"""
+"""Self-tests of hash functions: block hashes in bulk must equal those computed block by block."""
 
 from kvgpu.doctor.verdict import Usable
 from kvgpu.hashing.functions import BlockHash, get_hash_fn_by_name, hash_block_tokens
@@ -7,11 +7,11 @@ SIZE = 16
 COUNTS = (40, 1, 25)
 PARENT = BlockHash(bytes(range(32)))
 EDGES = (0, 23, 24, 255, 256, 65_535, 65_536, 2**31 - 1, -1, -(2**31))
-"""Tokens where serialised integers change their size."""
+"""Tokens at which serialised integers change their size."""
 
 
 def usable_hash(name: str) -> Usable:
-    """Whether this hash function is called in bulk here."""
+    """Return whether this hash function can hash in bulk here."""
     from kvgpu.hashing.capabilities import chains_of
 
     try:
@@ -24,7 +24,7 @@ def usable_hash(name: str) -> Usable:
 
 
 def hash_test(name: str) -> None:
-    """Random blocks of several requests, with and without extra keys.
+    """Hash random blocks of several requests, with and without extra keys, in bulk and one by one.
 
     Raises:
         InvariantError: A hash differs.

@@ -1,4 +1,4 @@
-"""`Installation`: packages, GPUs and directories as they are found, whatever is missing or broken."""
+"""`Installation`: the packages, GPUs and directories that are found, even if some are missing or broken."""
 
 import ctypes
 import os
@@ -16,7 +16,7 @@ PACKAGES = ("numpy", "numba", "torch", "triton", "cupy")
 
 
 def one_line(error: BaseException) -> str:
-    """An error in one line, with its type where that is not one of kvgpu's."""
+    """Format an error as one line, with its type unless it is one of kvgpu's."""
     text = " ".join(str(error).split())
     if type(error).__module__ == "kvgpu.errors":
         return text
@@ -34,7 +34,7 @@ class Gpu:
 
 @dataclass(frozen=True)
 class CacheDirectory:
-    """Where compiled code is kept. problem: why it is not the place that was configured, or not writable."""
+    """Where compiled code is stored. problem: why it is not the configured directory, or not writable."""
 
     path: str
     writable: bool
@@ -45,8 +45,8 @@ class CacheDirectory:
 class Installation:
     """What a self-test runs on.
 
-    packages: version, or None where a package is not installed or broken. broken: why a package that is
-    there cannot be imported. gpu_problem: why PyTorch sees no GPU. interpreter: whether Triton's is on.
+    packages: version of each package, or None if it is missing or broken. broken: why an installed package cannot be
+    imported. gpu_problem: why PyTorch sees no GPU. interpreter: whether Triton's interpreter is on.
     """
 
     kvgpu: str
@@ -64,10 +64,10 @@ class Installation:
 
     @classmethod
     def found(cls) -> "Installation":
-        """What there is now. Imports every package; does not wait for a device."""
+        """Look up what is installed now. Imports every package; does not wait for a device."""
         packages, broken = _packages()
         gpus, gpu_problem = _gpus(packages, broken)
-        # Triton before 3.4 has none.
+        # Triton before 3.4 has no `knobs`.
         knobs = getattr(import_module("triton"), "knobs", None) if packages["triton"] else None
         return cls(
             kvgpu=__version__,
@@ -95,7 +95,7 @@ def _packages() -> tuple[dict[str, str | None], dict[str, str]]:
         except ModuleNotFoundError as error:
             if error.name != name:
                 broken[name] = one_line(error)
-        except Exception as error:  # a library that does not load, another version of numpy
+        except Exception as error:  # for example a library that cannot be loaded, or the wrong version of numpy
             broken[name] = one_line(error)
     return versions, broken
 
@@ -117,7 +117,7 @@ def _gpus(packages: dict[str, str | None], broken: dict[str, str]) -> tuple[list
 
 
 def _driver() -> str | None:
-    """Version of the kernel module."""
+    """Return the version of the kernel module, or None if there is none."""
     try:
         return Path("/sys/module/nvidia/version").read_text().strip()
     except OSError:
@@ -125,7 +125,7 @@ def _driver() -> str | None:
 
 
 def _driver_cuda() -> str | None:
-    """The newest CUDA that the driver serves; asked of the driver itself, so PyTorch need not be there."""
+    """Return the newest CUDA version that the driver supports, from the driver itself: PyTorch is not needed."""
     version = ctypes.c_int()
     try:
         failed: Any = ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(version))
@@ -135,7 +135,7 @@ def _driver_cuda() -> str | None:
 
 
 def _directory(path: Path) -> CacheDirectory:
-    """Asks the nearest directory that exists: the rest is made when something is compiled."""
+    """Check the nearest existing directory above a path: the rest is made when something is compiled."""
     there = path
     while not os.path.exists(there) and there != there.parent:
         there = there.parent

@@ -1,4 +1,4 @@
-"""Does a manager on this backend answer rightly? Random requests, each answer beside a plain one."""
+"""Self-test of a manager on a backend: random requests, for which its answers must equal those of a plain cache."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,9 +18,9 @@ from kvgpu.request import Request
 BLOCK_SIZE = 4
 MAX_RUNNING = 4
 WAITING = 3
-"""Requests of the lookup in bulk."""
+"""Number of requests in the bulk lookup."""
 AUTO_CROSSOVER = 5
-"""Blocks from which `auto` asks its device here, so that both of its sides answer."""
+"""Number of blocks from which `auto` uses its device here, so that both the host and the device answer."""
 HYBRID = "full+swa:10"
 
 
@@ -28,7 +28,7 @@ class ManagerSide:
     """A manager with the methods of `PlainCache`.
 
     Args:
-        backend: Of its index.
+        backend: Backend of its index.
         num_blocks: Blocks of the pool.
         groups: Names of its cache groups.
     """
@@ -46,7 +46,7 @@ class ManagerSide:
         return self.manager.block_pool.num_evictions
 
     def admit(self, request: Request) -> Admission:
-        """Slots for all tokens of a new request. Waits for the device where there is one."""
+        """Allocate slots for all tokens of a new request. Waits for the device, if there is one."""
         computed, hit_tokens = self.manager.get_computed_blocks(request)
         missing = request.num_tokens - hit_tokens
         new = self.manager.allocate_slots(request, missing, hit_tokens, computed)
@@ -54,21 +54,20 @@ class ManagerSide:
         return Admission(hit_tokens, computed.get_block_ids(), ids)
 
     def free(self, request: Request) -> None:
-        """Give back its blocks."""
+        """Free the blocks of a request."""
         self.manager.free(request)
 
     def hit_tokens(self, requests: Sequence[Any]) -> list[int]:
-        """Length of the cached prefix of each, all found in one call. Waits for the device."""
+        """Return the length of the cached prefix of each request, found in one call. Waits for the device."""
         queries = BatchQueries(self.manager, len(requests), 1_000)
         found: list[int] = queries.match(queries.track(requests)).num_tokens.tolist()
         return found
 
     def check(self) -> None:
-        """
-        Raises:
-            InvariantError: The state is broken, or `auto` has given its device up.
+        """Check the state of the manager. O(blocks); waits for the device.
 
-        O(blocks); waits for the device.
+        Raises:
+            InvariantError: The state is broken, or `auto` has stopped using its device.
         """
         self.manager.check()
         if self._auto is not None:
@@ -76,14 +75,14 @@ class ManagerSide:
 
 
 class ManagerTest:
-    """Random requests come and go; hits, block ids and evictions are compared at every step.
+    """Serves random requests, and compares hits, block ids and evictions at every step.
 
     Full attention is compared with `PlainCache`, a hybrid with a manager on `reference`.
 
     Args:
-        backend: Of the index.
+        backend: Backend of the index.
         num_blocks: Blocks of the pool: few, so that blocks are evicted.
-        num_requests: Requests served, for each kind of attention.
+        num_requests: Number of requests to serve for each kind of attention.
 
     Raises:
         DeviceError, MissingPackageError: The backend cannot be used here.
@@ -104,7 +103,7 @@ class ManagerTest:
             self.pairs.append((tested, right))
 
     def run(self) -> None:
-        """All of it. Waits for the device where there is one.
+        """Run the whole test. Waits for the device, if there is one.
 
         Raises:
             InvariantError: An answer is wrong; the message says which.
@@ -133,7 +132,7 @@ class ManagerTest:
         tested.check()
 
     def _request(self, name: str) -> Request:
-        """A part of a document, often with a tail of its own."""
+        """Make a request: a part of a document, often with a unique tail."""
         document = self.documents[self.rng.integers(len(self.documents))]
         part = document[: self.rng.integers(1, len(document))].tolist()
         tail = self.rng.integers(0, 50_000, self.rng.integers(0, 2 * BLOCK_SIZE)).tolist()

@@ -1,4 +1,4 @@
-"""`PlainCache`: prefix caching with full attention, in lists and dicts of tokens and nothing else."""
+"""`PlainCache`: prefix caching with full attention, using only lists and dicts of tokens."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -8,8 +8,10 @@ Prefix = tuple[int, ...]
 
 
 class Admission(NamedTuple):
-    """What a new request got. hit_tokens: length of its cached prefix; hits, new: block ids per group, new
-    None if it did not fit."""
+    """What a new request got.
+
+    hit_tokens: length of its cached prefix. hits, new: block ids per group; new is None if the request did not fit.
+    """
 
     hit_tokens: int
     hits: tuple[Ids, ...]
@@ -17,13 +19,11 @@ class Admission(NamedTuple):
 
 
 class PlainCache:
-    """What a manager must do, without hashes, tables or records.
+    """Does what a manager must do, without hashes, tables or records. Every call is O(blocks * tokens).
 
     Args:
         num_blocks: Blocks of the pool; block 0 is the null block.
         size: Tokens of a block.
-
-    Every call is O(blocks * tokens).
     """
 
     def __init__(self, num_blocks: int, size: int) -> None:
@@ -36,7 +36,7 @@ class PlainCache:
         self._tables: dict[str, Ids] = {}
 
     def admit(self, request: Any) -> Admission:
-        """Slots for all tokens of a new request."""
+        """Allocate slots for all tokens of a new request."""
         tokens = request.all_token_ids
         hits = self._hits(tokens)
         missing = -(-len(tokens) // self.size) - len(hits)
@@ -58,18 +58,18 @@ class PlainCache:
         return Admission(*found, (new,))
 
     def free(self, request: Any) -> None:
-        """The last block of a request is the first to be taken again."""
+        """Free the blocks of a request; the last one is the first to be allocated again."""
         for block in reversed(self._tables.pop(request.request_id)):
             self._users[block] -= 1
             if not self._users[block]:
                 self._free.append(block)
 
     def hit_tokens(self, requests: Sequence[Any]) -> list[int]:
-        """Length of the cached prefix of each."""
+        """Return the length of the cached prefix of each request."""
         return [len(self._hits(request.all_token_ids)) * self.size for request in requests]
 
     def _hits(self, tokens: list[int]) -> Ids:
-        """One token at least is left to compute."""
+        """Return the cached blocks of a prompt; at least one token remains to be computed."""
         found: Ids = []
         for end in range(self.size, len(tokens), self.size):
             blocks = self._blocks_of.get(tuple(tokens[:end]))

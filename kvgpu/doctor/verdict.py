@@ -1,4 +1,4 @@
-"""`Verdict`: what became of one self-test."""
+"""`Verdict`: the result of one self-test."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ from kvgpu.doctor.installation import one_line
 PASSED, FAILED, UNUSABLE = "passed", "failed", "not usable"
 
 Usable = tuple[bool, str]
-"""Whether something can be used here, and a remark: how, or why not."""
+"""Whether something can be used here, and a remark that says how or why not."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The result for one backend or hash function. ms: None where nothing was tested."""
+    """The result for one backend or hash function. ms: None if nothing was tested."""
 
     name: str
     state: str
@@ -23,21 +23,21 @@ class Verdict:
 
     @property
     def words(self) -> str:
-        """For a line of text."""
+        """The verdict as a line of text."""
         time = "" if self.ms is None else f"{self.ms:,.0f} ms"
         state = self.state.upper() if self.state == FAILED else self.state
         return f"{state:<10} {time:>10}  {self.remark}".rstrip()
 
 
 def judged(name: str, usable: Callable[[], Usable], test: Callable[[], None]) -> Verdict:
-    """Run a self-test where it can be run.
+    """Run a self-test if it can be run.
+
+    Any exception of `usable` or `test` makes the verdict a failure, with the message as its remark.
 
     Args:
-        name: Of what is tested.
-        usable: Asked first.
+        name: Name of what is tested.
+        usable: Says whether the self-test can be run; called first.
         test: The self-test.
-
-    Whatever either of them raises makes the verdict a failure, with the message as its remark.
     """
     start = None
     try:
