@@ -1,4 +1,4 @@
-"""In which order a replay admits the requests that wait."""
+"""Policies for the order in which a replay admits waiting requests."""
 
 from collections import deque
 from collections.abc import Callable
@@ -16,11 +16,11 @@ FIRST_REQUESTS, FIRST_HASHES = 64, 1 << 16
 
 
 class Policy:
-    """An order of admission, from what is cached of the requests.
+    """An order of admission that depends on what is cached of the requests.
 
     Args:
-        manager: Whose cache is asked.
-        age_limit_ms: Who has waited longer comes first, or is not held.
+        manager: Manager of the cache.
+        age_limit_ms: A request that has waited longer goes first, or is not held back.
     """
 
     def __init__(self, manager: KVCacheManager, age_limit_ms: float) -> None:
@@ -34,19 +34,19 @@ class Policy:
 
         Args:
             waiting: The queue.
-            running: Those that were admitted and have not left.
-            waited_ms: How long one of the queue has waited.
+            running: Requests that were admitted and have not finished.
+            waited_ms: Returns how long a request of the queue has waited.
 
         Returns:
-            How many at the tail of the queue must not be admitted in this step. The head of a queue may
-            always be, unless something runs.
+            The number of requests at the tail of the queue that must not be admitted in this step. The head of the
+            queue may always be admitted, unless other requests are running.
         """
         raise NotImplementedError
 
     def _rows(self, sequences: list[Sequence]) -> RowIds:
-        """Rows of these requests and of no others: newcomers get one, the rest give theirs back.
+        """Return the rows of these requests: new ones get a row, and those of all other requests are freed.
 
-        Who got tokens since, and waits again after a preemption, is a newcomer.
+        A request that has got tokens since, and waits again after a preemption, counts as new.
         """
         rows = self._queries.rows
         lengths = {s.request.request_id: s.request.num_tokens for s in sequences}
@@ -63,10 +63,10 @@ class Policy:
 
 
 class LongestPrefix(Policy):
-    """The longest cached prefix first, asked for the whole queue in one call."""
+    """The longest cached prefix first; one call looks up the whole queue."""
 
     def arrange(self, waiting: deque[Sequence], running: list[Sequence], waited_ms: Callable[[Sequence], float]) -> int:
-        """See `Policy`; holds nobody. O(waiting requests) and one lookup of all of them."""
+        """See `Policy`; holds no request back. One lookup of all waiting requests, and O(n log n) to sort them."""
         if len(waiting) < 2:
             return 0
         hits = self._queries.match(self._rows(list(waiting))).num_tokens
@@ -79,17 +79,17 @@ class LongestPrefix(Policy):
 
 
 class HoldBack(Policy):
-    """First come, first served, but nobody computes what one before them is about to compute."""
+    """First come, first served, but no request computes what a request before it is about to compute."""
 
     def arrange(self, waiting: deque[Sequence], running: list[Sequence], waited_ms: Callable[[Sequence], float]) -> int:
-        """See `Policy`; those that are held go to the tail until the next call.
+        """See `Policy`; requests that are held back go to the tail until the next call.
 
-        One lookup of all that wait, and O(n**2) comparisons of one hash for those that wait or compute
+        One lookup of all waiting requests, and O(n**2) comparisons of one hash for the n requests that wait or compute
         their prompt.
         """
         if not waiting:
             return 0
-        # Who was at the tail goes back to its place; a trace is in the order of arrival.
+        # Requests at the tail return to their places: a trace is in the order of arrival.
         queue = sorted(waiting, key=lambda sequence: sequence.index)
         computing = [
             sequence
@@ -100,7 +100,7 @@ class HoldBack(Policy):
         hits = self._queries.match(rows[len(computing) :]).num_tokens
         num_tokens = np.array([sequence.request.num_tokens for sequence in queue], np.int64)
         waited = np.array([waited_ms(sequence) for sequence in queue], np.float64)
-        # The last token is always computed: not every prompt can hit a block more.
+        # The last token is always computed, so not every prompt can hit one more block.
         may_wait = (hits + self._hit_step < num_tokens) & (waited <= self._age_limit_ms)
         computed = [sequence.request.num_computed_tokens for sequence in computing]
         held = held_back(
@@ -115,13 +115,14 @@ class HoldBack(Policy):
 
 
 POLICIES: dict[str, type[Policy] | None] = {"fcfs": None, "longest-prefix": LongestPrefix, "hold-back": HoldBack}
-"""What makes each from a manager and an age limit in ms; None leaves the queue as it is."""
+"""Policy -> its class, called with a manager and an age limit in ms; None leaves the queue unchanged."""
 
 
 def check_policy(name: str) -> None:
-    """
+    """Check that a policy exists.
+
     Raises:
-        UnknownNameError: No such policy; the message lists those there are.
+        UnknownNameError: There is no such policy; the message lists all policies.
     """
     if name not in POLICIES:
         raise UnknownNameError("policy", name, list(POLICIES))

@@ -1,4 +1,4 @@
-"""`kvgpu replay`: command line, output files, exit status."""
+"""`kvgpu replay`: command line, output files and exit status."""
 
 import argparse
 import subprocess
@@ -38,7 +38,7 @@ def _sizes(text: str) -> list[int]:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options of the command."""
+    """Add the options of the command to its parser."""
     add = parser.add_argument
     add("trace", nargs="?", type=Path, help="JSON lines, may be compressed by gzip; the embedded workload if left out")
     add("--format", default="auto", help=f"auto, {', '.join(FORMATS)}")
@@ -79,7 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _git_revision() -> str:
-    """Revision of the checkout that runs; 'unknown' for an installed package."""
+    """Return the revision of the running checkout; 'unknown' for an installed package."""
     here = Path(__file__).resolve().parent
     try:
         done = subprocess.run(
@@ -125,10 +125,10 @@ def _load(args: argparse.Namespace) -> Trace:
 
 
 def _output_paths(args: argparse.Namespace) -> dict[str, Path]:
-    """The files to write, by the option that names them.
+    """Return the files to write, by the option that names them.
 
     Raises:
-        ConfigError: Two of them are one file, or one is the trace.
+        ConfigError: Two of them are the same file, or one is the trace.
     """
     paths = {name: getattr(args, name) for name in ("json", "report", "events")}
     paths = {name: path for name, path in paths.items() if path is not None}
@@ -138,7 +138,7 @@ def _output_paths(args: argparse.Namespace) -> dict[str, Path]:
     for name, path in paths.items():
         place = place_of(path)
         other = taken.setdefault(place, f"--{name}")
-        # Nothing is lost where two write to one device.
+        # Nothing is lost if two options write to the same device.
         if other != f"--{name}" and (place.is_file() or not place.exists()):
             raise ConfigError(f"--{name} would overwrite {other}: {path}")
     return paths
@@ -159,9 +159,9 @@ def _table(title: str, rows: list[tuple[str, str]]) -> list[str]:
 
 
 def run_command(args: argparse.Namespace) -> int:
-    """Run the command; returns the exit status.
+    """Run the command; return the exit status.
 
-    What can be refused is refused before the replay begins. The files that it writes appear when all has gone well.
+    Bad options are refused before the replay begins, if possible. The output files appear only if all has gone well.
 
     Raises:
         KVGPUError: Bad options or a bad trace.
@@ -182,7 +182,8 @@ def run_command(args: argparse.Namespace) -> int:
             files = {name: stack.enter_context(output_file(path)) for name, path in paths.items()}
             _replay(args, options, files, table)
     finally:
-        # Neither a reader that has gone costs the files, nor a full disk the table.
+        # Written last, so that a closed pipe does not cost the files, and in any case, so that a full disk does not
+        # cost the table.
         for line in table:
             say(line, out)
     if args.report is not None:
@@ -191,7 +192,7 @@ def run_command(args: argparse.Namespace) -> int:
 
 
 def _replay(args: argparse.Namespace, options: ReplayOptions, files: dict[str, BinaryIO], table: list[str]) -> None:
-    """Replay, fill the table, write the files."""
+    """Replay the trace, fill the table and write the files."""
     trace = _load(args)
     replayer = Replayer(trace, options, keep_hashes=bool(args.sweep_blocks))
     warm_up(options)
@@ -224,7 +225,7 @@ def _replay(args: argparse.Namespace, options: ReplayOptions, files: dict[str, B
 
 
 def _write_bytes(text: bytes) -> None:
-    """To standard output: JSON is UTF-8, whatever the encoding there."""
+    """Write JSON to standard output as UTF-8, whatever its encoding."""
     binary = getattr(sys.stdout, "buffer", None)
     if binary is None:
         print(text.decode(), end="")

@@ -22,11 +22,11 @@ _HEADS: dict[str, Any] = {"num_kv_heads": 1, "head_size": 1, "dtype": None}
 
 
 def _tokens(before: str, argument: str) -> int:
-    # Not int() first: it takes no text of thousands of digits.
+    # Check the length before int(), which refuses thousands of digits.
     is_number = argument.isdecimal() and len(argument) <= len(str(INT32_MAX))
     if not is_number or not 1 <= int(argument) <= INT32_MAX:
         raise ConfigError(
-            f"'{before}' needs a number of tokens of 1 to {INT32_MAX:,} behind it, as in '{before}1024', "
+            f"'{before}' needs a number of tokens of 1 to {INT32_MAX:,} after it, as in '{before}1024', "
             f"got {reprlib.repr(argument)}"
         )
     return int(argument)
@@ -50,16 +50,16 @@ GROUPS: dict[str, Callable[[int, str], KVCacheSpec]] = {
 
 
 def parse_groups(text: str, block_size: int, num_blocks: int) -> KVCacheConfig:
-    """A configuration from names.
+    """Make a configuration from names of cache groups.
 
     Args:
-        text: Names joined by `+`; a name may take an argument after `:` (tokens of a window or a
-            chunk, the mode of Mamba) and a block size of its own after `@`.
-        block_size: Tokens per block of the groups that do not say otherwise.
+        text: Names joined by `+`; a name may have an argument after `:` (tokens of a window or a chunk, the mode of
+            Mamba) and a block size after `@`.
+        block_size: Tokens per block of the groups without a block size.
         num_blocks: Blocks of the pool.
 
     Raises:
-        UnknownNameError: No such group; the message lists those there are.
+        UnknownNameError: There is no such group; the message lists all groups.
         ConfigError: An argument is missing or wrong.
     """
     groups = []
@@ -74,10 +74,10 @@ def parse_groups(text: str, block_size: int, num_blocks: int) -> KVCacheConfig:
 
 
 def block_sizes_of(config: KVCacheConfig) -> tuple[int, int]:
-    """(scheduler block size, hash block size) of a configuration, in tokens.
+    """Return (scheduler block size, hash block size) of a configuration, in tokens.
 
     Raises:
-        ConfigError: No number of tokens that can be counted is a multiple of all of them.
+        ConfigError: The least common multiple of all block sizes is too large to be counted.
     """
     sizes = [group.kv_cache_spec.block_size for group in config.kv_cache_groups]
     common = lcm(*sizes)

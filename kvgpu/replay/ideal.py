@@ -1,13 +1,13 @@
-"""The hit rate of an endless cache that nothing ever leaves."""
+"""The hit rate of an endless cache that never evicts a block."""
 
 from kvgpu.replay.trace import Trace
 
 
 def ideal_hit_tokens(trace: Trace, block_size: int) -> int:
-    """Prompt tokens that an endless cache would have, requests served one after the other.
+    """Count the prompt tokens that hit an endless cache if requests are served one after the other. O(hash ids).
 
-    A hit is a run of full blocks from the start and leaves at least one token to compute. What is
-    generated is never asked for. O(hash ids).
+    A hit is a run of full blocks from the start, and at least one token remains to be computed. Generated tokens do
+    not count, since no prompt looks them up.
 
     Args:
         trace: The requests.
@@ -25,7 +25,7 @@ def ideal_hit_tokens(trace: Trace, block_size: int) -> int:
         for place, block in enumerate(trace.ids_of(request).tolist()):
             begin = place * per_id
             if not broken:
-                # Tokens known of this id, counted from the start of the prompt.
+                # End of the cached tokens of this id, counted from the start of the prompt.
                 known = cached.get(block, 0)
                 found = max(found, min(known, limit))
                 broken = known < begin + per_id

@@ -1,4 +1,4 @@
-"""Lines of a trace file, compressed or not, none endless; and what a file is that has no such lines."""
+"""Lines of a trace file, compressed or not, of limited length; and what a file is if it has no such lines."""
 
 import gzip
 import io
@@ -13,13 +13,13 @@ from typing import BinaryIO
 from kvgpu.errors import TraceError
 
 LONGEST_LINE = 1 << 24
-"""Bytes. A prompt of ten million tokens has lines of up to 8 MB at 16 tokens an id."""
+"""In bytes. The line of a prompt of ten million tokens has up to 8 MB at 16 tokens per id."""
 
 LARGEST_FILE = 1 << 31
-"""Bytes, after decompression."""
+"""In bytes, after decompression."""
 
 HEAD = 64
-"""Bytes that tell what a file is."""
+"""Number of first bytes that show what a file is."""
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 GZIP = b"\x1f\x8b"
@@ -44,18 +44,19 @@ _KINDS = {
 
 
 def lines_of(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Read the lines of a file, one after the other, in memory for one line.
+    """Read the lines of a file one after the other, with only one line in memory.
 
     Args:
-        path: A file or a pipe; what gzip has compressed is decompressed.
+        path: A file or a pipe; gzip is decompressed.
 
     Returns:
-        (number, line without white space and byte order mark) of each line with something on it. Of one longer than
-        `LONGEST_LINE` bytes, the first ones: one more than that.
+        (number, line without white space and byte order mark) of each line that is not empty. A line of more than
+        `LONGEST_LINE` bytes is cut to one byte more than that.
 
     Raises:
-        TraceError: The file is of a kind that is known to be no trace, larger than `LARGEST_FILE`, damaged, or a
-        device. OSError: It cannot be read.
+        TraceError: The file is of a kind that is known not to be a trace, larger than `LARGEST_FILE`, damaged, or a
+            device.
+        OSError: The file cannot be read.
     """
     left = LARGEST_FILE
     number = 0
@@ -77,7 +78,7 @@ def lines_of(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def looks_like(text: bytes) -> str:
-    """What the first bytes of a line that is no JSON object seem to be. O(len(text))."""
+    """Describe what a line that is not a JSON object seems to be, from its first bytes. O(len(text))."""
     begin = text[:HEAD]
     if not begin.strip(b"\0"):
         return "NUL bytes: the file was cut off, or not written to its end"
@@ -117,7 +118,7 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
 
 
 class _Rejoined(io.RawIOBase):
-    """A stream with what was read of it put back: a pipe cannot be rewound."""
+    """A stream with the bytes already read put back, since a pipe cannot be rewound."""
 
     def __init__(self, head: bytes, rest: io.FileIO) -> None:
         self._head = head
@@ -136,7 +137,7 @@ class _Rejoined(io.RawIOBase):
 
 
 def _read(file: BinaryIO, path: Path, limit: int) -> bytes:
-    """A line, or its first `limit` bytes."""
+    """Read a line, or its first `limit` bytes."""
     try:
         return file.readline(limit)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:

@@ -1,4 +1,4 @@
-"""Numbers that options may have."""
+"""Checks of the numbers that options may have."""
 
 import operator
 import reprlib
@@ -8,13 +8,14 @@ from typing import Any
 from kvgpu.errors import ConfigError
 
 INT32_MAX = 2**31 - 1
-"""Of block ids, and of what is counted in blocks or in tokens of one step."""
+"""Largest block id, and largest number of blocks or of tokens of one step."""
 
 
 def check_whole(name: str, value: Any, low: int = 1, high: int = INT32_MAX) -> None:
-    """
+    """Check that an option is an integer of `low` to `high`.
+
     Raises:
-        ConfigError: The value is no integer of `low` to `high`; the message begins with the name.
+        ConfigError: It is not; the message begins with `name`.
     """
     try:
         number = operator.index(value)
@@ -26,9 +27,10 @@ def check_whole(name: str, value: Any, low: int = 1, high: int = INT32_MAX) -> N
 
 
 def check_finite(name: str, value: Any, high: float) -> None:
-    """
+    """Check that an option is a finite number of 0 to `high`.
+
     Raises:
-        ConfigError: The value is no number of 0 to `high`; the message begins with the name.
+        ConfigError: It is not; the message begins with `name`.
     """
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if not (is_number and 0 <= value <= high and isfinite(value)):

@@ -1,4 +1,4 @@
-"""The report of a replay: one HTML file without links to anything outside."""
+"""The report of a replay: one HTML file without external links."""
 
 import html
 import io
@@ -19,7 +19,7 @@ svg { max-width: 100%; height: auto } code { background: #f4f4f4; padding: 0 .2r
 
 
 def table_rows(result: ReplayResult) -> list[tuple[str, str]]:
-    """What the terminal and the report show of one replay."""
+    """Return the rows that the terminal and the report show of one replay."""
     per_block = result.us_per_block
     rows = [
         ("requests served / rejected", f"{result.requests:,} / {result.rejected:,}"),
@@ -54,10 +54,10 @@ def _rolling(values: np.ndarray, window: int) -> np.ndarray:
 
 
 def plotting() -> Any:
-    """The module that draws; a replay asks for it before it begins.
+    """Return the module that draws. A replay calls this before it begins, so that a missing module stops it at once.
 
     Raises:
-        ConfigError: It is not installed, or cannot be imported.
+        ConfigError: The module is not installed, or cannot be imported.
     """
     try:
         import matplotlib
@@ -146,11 +146,11 @@ def write_report(
     """Write the report.
 
     Args:
-        file: Where it goes.
+        file: File to write the report to.
         title: Name of the trace.
-        settings: What the replay ran with, for the reader who wants to repeat it.
-        result: The replay.
-        sweep: Replays on other pool sizes; may be empty.
+        settings: Options of the replay, for readers who want to repeat it.
+        result: Result of the replay.
+        sweep: Results of replays on other pool sizes; may be empty.
 
     Raises:
         ConfigError: matplotlib is not installed.

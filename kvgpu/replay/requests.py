@@ -1,4 +1,4 @@
-"""Requests made from a trace, with hashes that can be kept for the next replay."""
+"""Requests made from a trace, with hashes that can be reused by the next replay."""
 
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,12 +14,12 @@ from kvgpu.replay.trace import Trace
 from kvgpu.request import Request
 
 OUTPUTS_AT_ONCE = 1024
-"""Tokens that are drawn together, and in memory before they are generated."""
+"""Number of output tokens that are drawn at once, and held in memory until they are generated."""
 
 
 @dataclass
 class Sequence:
-    """A request of the trace while it is served; it generates `output_length` tokens."""
+    """A request of the trace that is being served; it generates `output_length` tokens."""
 
     index: int
     request: Request
@@ -33,7 +33,7 @@ class Sequence:
         return self.num_outputs >= self.output_length
 
     def next_output(self) -> int:
-        """The token that is generated next."""
+        """Return the next generated token."""
         place = self.num_outputs % OUTPUTS_AT_ONCE
         if place == 0:
             end = min(self.num_outputs + OUTPUTS_AT_ONCE, self.output_length)
@@ -43,14 +43,14 @@ class Sequence:
 
 
 class RequestFactory:
-    """Makes the requests of a trace when they arrive, so that only those being served have tokens.
+    """Makes each request of a trace when it arrives, so that only requests being served have tokens in memory.
 
     Args:
         trace: The requests.
         hash_block_size: Tokens per block hash.
         hash_fn: Hash function.
         decode: Whether requests generate their output.
-        keep_hashes: Remember hashes for further replays of the same trace.
+        keep_hashes: Whether to store hashes for further replays of the same trace.
     """
 
     def __init__(
@@ -63,11 +63,11 @@ class RequestFactory:
         self._kept: dict[int, BlockHashes] | None = {} if keep_hashes else None
 
     def draw(self, index: int) -> npt.NDArray[np.int32]:
-        """The prompt at `index` of the trace."""
+        """Return the prompt at `index` of the trace."""
         return prompt_tokens(self._trace, index)
 
     def make(self, index: int, prompt: npt.NDArray[np.int32]) -> Sequence:
-        """The request at `index` of the trace, hashed."""
+        """Make the request at `index` of the trace, with its hashes."""
         kept = None if self._kept is None else self._kept.get(index)
         hasher: BlockHasher = self._hash
         if kept is not None:
@@ -76,7 +76,7 @@ class RequestFactory:
         return Sequence(index, request, int(self._trace.output_length[index]) if self._decode else 0)
 
     def _known(self, kept: BlockHashes, request: Request) -> BlockHashes | list[BlockHash]:
-        """New hashes of a request, from those that an earlier replay has kept."""
+        """Return new hashes of a request, from those stored by an earlier replay if these suffice."""
         full = request.num_tokens // self._size
         if len(kept) < full:
             return self._hash(request)
@@ -84,7 +84,7 @@ class RequestFactory:
         return BlockHashes.of_keys(rows, kept.width, kept.linked)
 
     def done(self, sequence: Sequence) -> None:
-        """The request is finished: keep its hashes, if asked to."""
+        """Store the hashes of a finished request, if `keep_hashes` was set."""
         hashes = sequence.request.block_hashes
         if self._kept is not None and isinstance(hashes, BlockHashes):
             self._kept[sequence.index] = hashes

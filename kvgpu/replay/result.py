@@ -7,8 +7,8 @@ from time import perf_counter
 from typing import Any
 
 PHASES = ("hash", "lookup", "allocate", "free", "decode", "order")
-"""`allocate` is that of prompts, caching included; `decode` that of single generated tokens; `order` that
-of arranging the waiting queue."""
+"""`allocate` is the allocation of prompts, caching included; `decode` that of single generated tokens; `order` is the
+arranging of the waiting queue."""
 
 
 @dataclass
@@ -42,7 +42,7 @@ class ReplayResult:
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:
-        """Adds the time of the block to a phase."""
+        """Add the time of the `with` block to a phase."""
         start = perf_counter()
         try:
             yield
@@ -59,14 +59,14 @@ class ReplayResult:
 
     @property
     def us_per_block(self) -> dict[str, float | None]:
-        """Microseconds per block handled, by phase (per call for `decode`); None without any."""
+        """Microseconds per block handled, by phase (`decode`: per call, `order`: per request); None without any."""
         return {
             phase: 1e6 * self.seconds[phase] / self.blocks_of[phase] if self.blocks_of[phase] else None
             for phase in PHASES
         }
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON: the counts and rates, without the series."""
+        """Return the counts and rates, without the series, for JSON."""
         waits = sorted(sample[3] for sample in self.samples)
         return {
             "requests": self.requests,

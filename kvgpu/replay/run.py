@@ -1,4 +1,4 @@
-"""One replay from options to result, and the sweep over pool sizes."""
+"""Replays from options to results, on pools of one or several sizes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ class ReplayOptions:
     """What to replay on: pool, groups, hash function, backend and scheduler.
 
     Raises:
-        ConfigError: A number is out of range (ids of blocks are int32), or the groups are none.
+        ConfigError: A number is out of range (block ids are int32), or the groups cannot be parsed.
     """
 
     num_blocks: int = 200_000
@@ -38,12 +38,12 @@ class ReplayOptions:
 
 
 class Replayer:
-    """Replays one trace on pools of one or of several sizes; hashes are computed once.
+    """Replays one trace on pools of one or several sizes; hashes are computed once.
 
     Args:
         trace: The requests.
         options: What to replay on.
-        keep_hashes: Remember hashes, for more than one replay (32 bytes a block).
+        keep_hashes: Whether to store hashes for further replays (32 bytes per block).
 
     Raises:
         ConfigError: The options cannot work.
@@ -68,12 +68,12 @@ class Replayer:
         """Replay once, on a fresh pool.
 
         Args:
-            num_blocks: Blocks of the pool, if not those of the options.
-            advance: Told how many requests have left.
-            sink: Takes the events of each step.
+            num_blocks: Blocks of the pool; None for the number in the options.
+            advance: Called after each step with the number of requests that finished or were rejected in it.
+            sink: Called with the time and the events of each step.
 
         Raises:
-            ConfigError: No such pool can be made.
+            ConfigError: A pool of this size cannot be made.
         """
         options, limits = self.options, self.options.limits
         if num_blocks is None:
@@ -107,9 +107,9 @@ class Replayer:
 
 
 def warm_up(options: ReplayOptions) -> None:
-    """Compile everything a replay calls, so that compilation is not in its times.
+    """Compile everything that a replay calls, so that its times do not include compilation.
 
-    Machine code is kept on disk: only the first process on a machine waits.
+    Machine code is stored on disk: only the first process on a machine waits.
     """
     size = parse_groups(options.groups, options.block_size, 1).kv_cache_groups
     small = ReplayOptions(

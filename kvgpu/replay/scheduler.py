@@ -18,20 +18,19 @@ from kvgpu.replay.trace import Trace
 EventSink = Callable[[float, list[KVCacheEvent]], None]
 
 LONGEST_MS = 1e12
-"""Of a wait, or of a step: 30 years. A clock that runs to 2**53 ms keeps its fractions."""
+"""Largest wait or step: 30 years, far below the 2**53 ms from which a clock would lose its fractions."""
 
 
 @dataclass(frozen=True)
 class SchedulerLimits:
     """Bounds of one step, and the clock.
 
-    max_running: requests served at a time. max_batched_tokens: tokens computed per step. decode:
-    whether requests generate their output. virtual_time: requests arrive when the trace says, counted
-    from its first arrival, and a step takes step_ms + token_us * tokens; otherwise they arrive as
-    fast as they can be served.
-    chunk_multiple: chunks of a prompt end at multiples of so many tokens, up to its last one.
-    policy: order of admission. age_limit_ms: with `longest-prefix`, who waited longer goes first; with
-    `hold-back`, it is not held.
+    max_running: most requests served at a time. max_batched_tokens: most tokens computed per step. decode: whether
+    requests generate their output. virtual_time: requests arrive at the times of the trace, counted from its first
+    arrival, and a step takes step_ms + token_us * tokens; otherwise they arrive as fast as they can be served.
+    chunk_multiple: chunks of a prompt end at multiples of this number of tokens, up to the last multiple in it.
+    policy: order of admission. age_limit_ms: a request that has waited longer goes first with `longest-prefix`, and is
+    not held back with `hold-back`.
     """
 
     max_running: int = 256
@@ -60,14 +59,14 @@ class SchedulerLimits:
 
 
 class ReplayScheduler:
-    """First come, first served, or by another policy; preempts the latest when the pool is full.
+    """Serves requests in the order of a policy; preempts the latest request if the pool is full.
 
     Args:
         trace: The requests.
-        factory: Makes them.
-        manager: Serves them; must be fresh.
+        factory: Makes the requests.
+        manager: Serves the requests; must be new.
         limits: Bounds and clock.
-        result: Is filled.
+        result: Filled with the results.
         block_size: Tokens that count as one block in `result`.
     """
 
@@ -86,7 +85,7 @@ class ReplayScheduler:
         self.limits = limits
         self.result = result
         self.block_size = block_size
-        # Traces count from where they like, some from 1970.
+        # Traces count time from different origins, some from 1970.
         self.arrival_ms = trace.arrival_ms - trace.arrival_ms[:1]
         self.now_ms = 0.0
         self.next_arrival = 0
@@ -99,8 +98,8 @@ class ReplayScheduler:
         """Serve the whole trace.
 
         Args:
-            advance: Told how many requests have left.
-            sink: Takes the events of each step, if the manager queues them, and the seconds of the clock.
+            advance: Called after each step with the number of requests that finished or were rejected in it.
+            sink: Called with the time in seconds and the events of each step, if the manager queues events.
         """
         while self.waiting or self.running or self.next_arrival < len(self.trace):
             left = self.result.requests + self.result.rejected
@@ -120,7 +119,7 @@ class ReplayScheduler:
             self.now_ms = max(self.now_ms, float(self.arrival_ms[self.next_arrival]))
 
     def _step(self) -> int:
-        """One scheduler step; returns the number of tokens computed."""
+        """Run one scheduler step; return the number of tokens computed."""
         self.result.steps += 1
         self.manager.new_step_starts()
         scheduled: list[tuple[Sequence, int]] = []
@@ -192,10 +191,10 @@ class ReplayScheduler:
             self._count(sequence, num_hits)
 
     def _chunk(self, num_tokens: int, num_computed: int, budget: int) -> int:
-        """Tokens of a request to compute next; 0 if the budget does not reach a boundary.
+        """Return the number of tokens of a request to compute next; 0 if the budget does not reach a boundary.
 
-        Where only states at boundaries can be kept, a chunk ends at one, the last of the request
-        included (fact 41).
+        If only states at boundaries can be cached, each chunk ends at a boundary, up to and including the last boundary
+        of the request (fact 41).
         """
         multiple = self.limits.chunk_multiple
         end = min(num_tokens, num_computed + budget)
@@ -208,7 +207,7 @@ class ReplayScheduler:
         return self.now_ms - float(self.arrival_ms[sequence.index])
 
     def _take_arrivals(self) -> None:
-        """Those that have arrived join the queue; by order of the trace, one when it is empty."""
+        """Add requests that have arrived to the queue; without virtual time, add the next one if the queue is empty."""
         while self.next_arrival < len(self.trace) and (
             self.arrival_ms[self.next_arrival] <= self.now_ms if self.limits.virtual_time else not self.waiting
         ):
@@ -246,7 +245,7 @@ class ReplayScheduler:
         return sequence
 
     def _computed(self, sequence: Sequence, num_new: int) -> None:
-        """Tokens of a request were computed; the last of them may give an output token."""
+        """Record that tokens of a request were computed; the last token of a request may generate an output token."""
         request = sequence.request
         request.num_computed_tokens += num_new
         if request.num_computed_tokens == request.num_tokens and not sequence.finished:
@@ -261,7 +260,7 @@ class ReplayScheduler:
             self.result.blocks_of["hash"] += 1
 
     def _left(self, sequence: Sequence) -> bool:
-        """Free a request whose prompt is computed and whose output is complete."""
+        """Free a request if its prompt is computed and its output is complete; return whether it is."""
         if not sequence.finished or sequence.request.num_computed_tokens < (sequence.request.num_prompt_tokens):
             return False
         self._free(sequence)
@@ -276,7 +275,7 @@ class ReplayScheduler:
             self.manager.free(sequence.request)
 
     def _count(self, sequence: Sequence, num_hits: int) -> None:
-        """Each request counts once, at its first admission."""
+        """Count a request in the result, once, at its first admission."""
         if sequence.counted:
             return
         sequence.counted = True

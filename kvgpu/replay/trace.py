@@ -18,7 +18,7 @@ from kvgpu.replay.ranges import check_whole
 
 
 class TraceFormat(NamedTuple):
-    """How one publisher writes traces: tokens per hash id, and what one timestamp unit is in ms."""
+    """How one publisher writes traces: tokens per hash id, and the unit of timestamps in ms."""
 
     block_tokens: int
     timestamp_ms: float
@@ -28,13 +28,13 @@ FORMATS = {"mooncake": TraceFormat(512, 1.0), "bailian": TraceFormat(16, 1000.0)
 """Mooncake FAST'25 (github.com/kvcache-ai/Mooncake) and Alibaba's qwen-bailian-usagetraces-anon."""
 
 LARGEST = 10**15
-"""Of timestamps: every integer up to here is an exact float."""
+"""Largest timestamp: every integer up to this one is an exact float."""
 
 LARGEST_LENGTH = 10**7
-"""Tokens that one request may have, and generate: beyond the context of any model, and still in memory."""
+"""Most tokens that one request may have, or generate: more than the context of any model, yet they fit into memory."""
 
 LARGEST_BLOCK = 1 << 15
-"""Tokens per hash id: the tokens of all ids are numbered in 63 bits."""
+"""Most tokens per hash id: the tokens of all ids are numbered in 63 bits."""
 
 ID_BITS = 48
 
@@ -44,7 +44,7 @@ BAILIAN_FIELD = "chat_id"
 
 @dataclass
 class Trace:
-    """Requests of a trace, in the order of their arrival.
+    """Requests of a trace, in order of arrival.
 
     arrival_ms float64 [n]; input_length, output_length int64 [n], in tokens; ids int64 [total]: hash
     ids of request i at ids[offsets[i]:offsets[i + 1]]; block_tokens: tokens that one id stands for.
@@ -64,11 +64,11 @@ class Trace:
         return len(self.input_length)
 
     def ids_of(self, request: int) -> npt.NDArray[np.int64]:
-        """Hash ids of one request; a view."""
+        """Return the hash ids of one request, as a view."""
         return self.ids[self.offsets[request] : self.offsets[request + 1]]
 
     def head(self, limit: int | None) -> "Trace":
-        """The first `limit` requests; all if None."""
+        """Return the first `limit` requests; all if it is None."""
         if limit is None or limit >= len(self):
             return self
         return Trace(
@@ -84,7 +84,7 @@ class Trace:
 
 
 class _Rows:
-    """Requests while they are collected: numbers without objects, for a trace may have millions."""
+    """Collects requests as plain numbers instead of objects, since a trace may have millions."""
 
     def __init__(self) -> None:
         self.arrival_ms = array("d")
@@ -106,14 +106,14 @@ class _Rows:
         begins = (np.cumsum(counts) - counts)[order]
         offsets = np.zeros(len(counts) + 1, np.int64)
         np.cumsum(counts[order], out=offsets[1:])
-        # Where each id stood before the requests were sorted.
+        # Place of each id before the requests were sorted.
         places = np.repeat(begins - offsets[:-1], counts[order]) + np.arange(offsets[-1])
         ids = np.array(self.ids, np.int64)[places]
         return Trace(name, block_tokens, arrival_ms[order], lengths[:, 0], lengths[:, 1], offsets, ids, bad_lines)
 
 
 def from_requests(name: str, block_tokens: int, requests: Iterable[tuple[float, int, int, Any]]) -> Trace:
-    """A trace from (arrival in ms, input tokens, output tokens, hash ids) of each request."""
+    """Make a trace from (arrival in ms, input tokens, output tokens, hash ids) of each request."""
     rows = _Rows()
     for request in requests:
         rows.add(*request)
@@ -179,32 +179,32 @@ def _num_ids(tokens: int, per_id: int) -> int:
 
 
 def _fitting(tokens: int, num_ids: int) -> str:
-    """A hint: the least number of tokens per id with which the line would be right."""
+    """Return a hint: the least number of tokens per id for which the line would be right."""
     size = _num_ids(tokens, max(num_ids, 1))
     return f" ({size} would fit this line)" if _num_ids(tokens, size) == num_ids else ""
 
 
 def _told_by(line: dict[str, Any]) -> TraceFormat:
-    """Bailian lines name their conversation."""
+    """Return the format of a line: only Bailian lines name their conversation."""
     return FORMATS["bailian" if BAILIAN_FIELD in line else "mooncake"]
 
 
 def read_trace(
     path: Path, format_name: str = "auto", skip_bad_lines: bool = False, block_tokens: int | None = None
 ) -> Trace:
-    """Read JSON lines. O(bytes), in memory for one line and the arrays of the trace.
+    """Read a trace from JSON lines. O(bytes) time; memory for one line and the arrays of the trace.
 
     Args:
-        path: The file, or a pipe; may be compressed by gzip.
-        format_name: `mooncake`, `bailian`, or `auto` to tell by the fields of the first line that can be read.
-        skip_bad_lines: Count lines that cannot be read instead of stopping at the first.
-        block_tokens: Tokens that one hash id stands for, if not as many as in the published traces of the format. The
-            ids of a line cover its input and nothing else: as many as input_length needs, no more and no fewer.
+        path: The file or pipe; may be compressed by gzip.
+        format_name: `mooncake`, `bailian`, or `auto` to detect it from the fields of the first line that can be read.
+        skip_bad_lines: Whether to count lines that cannot be read, instead of stopping at the first one.
+        block_tokens: Tokens that one hash id stands for; None for the number in the published traces of the format.
+            The ids of a line cover exactly its input: as many ids as input_length needs, no more and no fewer.
 
     Raises:
-        TraceError: A line cannot be read (the message names file, line and field), or none can; or the file
-            is no such file.
-        UnknownNameError: No such format.
+        TraceError: A line cannot be read (the message names file, line and field), no line can be read, or the file is
+            not a trace.
+        UnknownNameError: There is no such format.
         ConfigError: `block_tokens` is out of range.
         OSError: The file cannot be read.
     """
@@ -232,6 +232,6 @@ def read_trace(
             bad_lines += 1
     if format is None or not rows.counts:
         raise TraceError(f"{path}: no request in it ({bad_lines} bad lines{first_error})")
-    # A name of other bytes than UTF-8 would stop whoever writes it.
+    # A name that is not UTF-8 could not be written.
     name = os.fsencode(path.name).decode("utf-8", "backslashreplace")
     return rows.trace(name, format.block_tokens, bad_lines)

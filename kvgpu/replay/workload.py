@@ -8,10 +8,10 @@ BLOCK_TOKENS = 16
 
 
 def conversations(num_conversations: int = 240, num_system_prompts: int = 6, seed: int = 0) -> Trace:
-    """A trace of chats.
+    """Make a trace of chats.
 
-    Every conversation begins with one of a few system prompts (some far more popular than others)
-    and goes on for a few turns; each turn's prompt is all that was said before plus a new message.
+    Every conversation begins with one of a few system prompts (some are far more popular than others) and continues
+    for a few turns; the prompt of each turn is everything said before, plus a new message.
 
     Args:
         num_conversations: Number of chats.
