@@ -21,7 +21,7 @@ class AutoChoice(NamedTuple):
     def words(self) -> str:
         """The choice as a line of text."""
         if self.crossover is None:
-            return f"asks no GPU: {self.reason}"
+            return f"uses no GPU: {self.reason}"
         return f"triton from {self.crossover:,} blocks on: {self.reason}"
 
 

@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help=f"test only this one, or these with commas between: {', '.join(BACKENDS)}",
+        help=f"test only this backend, or several separated by commas: {', '.join(BACKENDS)}",
     )
     add("--json", type=Path, help="write the report as JSON ('-' for standard output)")
 

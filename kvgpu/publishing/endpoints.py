@@ -131,7 +131,7 @@ def check_endpoint(endpoint: str) -> None:
     """
     wrong = None
     if not isinstance(endpoint, str) or "://" not in endpoint:
-        wrong = "this is no endpoint"
+        wrong = "this is not an endpoint"
     elif endpoint.startswith(_TCP):
         wrong = _wrong_with_tcp(endpoint)
     if wrong is not None:

@@ -73,7 +73,7 @@ class ZmqEventPublisher:
         from kvgpu.publishing.sender import Sender
 
         if min(buffer_steps, hwm, max_queue_size) < 0:
-            raise ConfigError("buffer_steps, hwm and max_queue_size have to be 0 or more")
+            raise ConfigError("buffer_steps, hwm and max_queue_size must be 0 or more")
         try:
             first_frame = topic.encode()
         except UnicodeEncodeError as error:

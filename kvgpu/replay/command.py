@@ -34,16 +34,16 @@ def _sizes(text: str) -> list[int]:
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no list like 10000,20000") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list like 10000,20000") from None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command to its parser."""
     add = parser.add_argument
-    add("trace", nargs="?", type=Path, help="JSON lines, may be compressed by gzip; the embedded workload if left out")
+    add("trace", nargs="?", type=Path, help="JSON lines, may be compressed by gzip; the embedded workload if omitted")
     add("--format", default="auto", help=f"auto, {', '.join(FORMATS)}")
     add("--trace-block-size", type=int, metavar="N", help="tokens per hash id (mooncake: 512, bailian: 16)")
-    add("--skip-bad-lines", action="store_true", help="count unreadable lines and go on")
+    add("--skip-bad-lines", action="store_true", help="count unreadable lines and continue")
     add("--limit", type=int, help="replay the first N requests")
     add("--num-blocks", type=int, default=200_000, help="blocks of the pool (%(default)s)")
     add("--block-size", type=int, default=16, help="tokens per block (%(default)s)")
@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--clock",
         choices=("order", "trace"),
         default="order",
-        help="arrival: as fast as requests can be served, or when the trace says",
+        help="arrival: as fast as requests can be served, or at the times of the trace",
     )
     add("--step-ms", type=float, default=10.0, help="--clock trace: ms per step (%(default)s)")
     add("--token-us", type=float, default=10.0, help="--clock trace: us per token (%(default)s)")
@@ -70,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--age-limit-ms",
         type=float,
         default=60_000.0,
-        help="longest-prefix: who waited longer goes first; hold-back: is not held (%(default)s)",
+        help="a request that waited longer goes first (longest-prefix) or is not held back (hold-back) (%(default)s)",
     )
     add("--sweep-blocks", type=_sizes, default=[], help="also replay on pools of these sizes")
     add("--json", type=Path, help="write the result as JSON ('-' for standard output)")
@@ -118,7 +118,7 @@ def _options(args: argparse.Namespace) -> ReplayOptions:
 def _load(args: argparse.Namespace) -> Trace:
     if args.trace is None:
         if args.trace_block_size is not None:
-            raise ConfigError("--trace-block-size is about a trace, and none is given")
+            raise ConfigError("--trace-block-size applies to a trace, and none is given")
         return conversations().head(args.limit)
     trace = read_trace(args.trace, args.format, args.skip_bad_lines, args.trace_block_size)
     return trace.head(args.limit)

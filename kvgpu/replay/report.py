@@ -65,9 +65,7 @@ def plotting() -> Any:
         matplotlib.use("svg")
         from matplotlib import pyplot
     except ImportError as error:
-        raise ConfigError(
-            f"a report needs matplotlib: install kvgpu[report], or leave --report out ({error})"
-        ) from None
+        raise ConfigError(f"a report needs matplotlib: install kvgpu[report], or omit --report ({error})") from None
     return pyplot
 
 

@@ -147,7 +147,7 @@ def _object(text: bytes, where: str) -> dict[str, Any]:
     if len(text) > LONGEST_LINE:
         raise TraceError(f"{where}: a line of more than {LONGEST_LINE:,} bytes")
     if not text.startswith(b"{"):
-        raise TraceError(f"{where}: one JSON object a line is expected, this is {looks_like(text)}")
+        raise TraceError(f"{where}: one JSON object per line is expected, but this is {looks_like(text)}")
     try:
         line = msgspec.json.decode(text)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
