@@ -235,7 +235,7 @@ class CrossAttentionSpec(AttentionSpec):
 
 @dataclass(frozen=True)
 class UniformTypeKVCacheSpecs(KVCacheSpec):
-    """Layers by name, which differ only in their head counts. No layer, or a `block_size` below 1, is a ConfigError."""
+    """Layers of a group by name, differing only in head counts. No layer or a `block_size` below 1 is a ConfigError."""
 
     kv_cache_specs: dict[str, KVCacheSpec]
 

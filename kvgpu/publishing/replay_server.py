@@ -74,7 +74,7 @@ class ReplayServer(Worker):
         self._moved = monotonic()
         """When a client last took something, or when the server was stopped."""
         self._settled = 0.0
-        """When the last client that got an end marker will have read it."""
+        """When the last client that was sent an end marker will have read it."""
         self._complaints = Complaints(logger)
 
     def turn(self) -> bool:
