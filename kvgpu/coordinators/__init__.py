@@ -1,1 +1,1 @@
-"""Coordinators: one request over all cache groups."""
+"""Coordinators: they serve one request in all cache groups."""

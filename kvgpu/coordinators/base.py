@@ -1,4 +1,4 @@
-"""What all coordinators have in common: one request over all cache groups."""
+"""What all coordinators have in common: they serve one request in all cache groups."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -28,24 +28,24 @@ from kvgpu.specs import KVCacheConfig
 _cacheable_tokens = python_of(rules.cacheable_tokens)
 
 Hits = tuple[tuple[Sequence[KVCacheBlock], ...], int]
-"""Blocks per group and the length of the hit in tokens."""
+"""Blocks per group, and the length of the hit in tokens."""
 
 
 class KVCacheCoordinator(ABC):
-    """Asks every group, and finds hits that all of them agree on.
+    """Passes each call on to every group, and finds hits that all groups agree on.
 
     Args:
-        kv_cache_config: Blocks and groups.
-        max_model_len: Longest sequence, in tokens.
-        max_num_batched_tokens: Most tokens of one step.
-        use_eagle: Whether a drafter needs the last block of a hit computed again.
-        enable_caching: Whether full blocks are kept for reuse.
+        kv_cache_config: Number of blocks, and the cache groups.
+        max_model_len: Length of the longest sequence, in tokens.
+        max_num_batched_tokens: Largest number of tokens in one step.
+        use_eagle: Whether a drafter needs the last block of a hit to be computed again.
+        enable_caching: Whether full blocks stay cached for reuse.
         enable_kv_cache_events: Whether events are queued.
-        dcp_world_size: Decode context parallelism.
-        pcp_world_size: Prefill context parallelism.
-        scheduler_block_size: Hits are multiples of so many tokens.
+        dcp_world_size: Number of ranks of decode context parallelism.
+        pcp_world_size: Number of ranks of prefill context parallelism.
+        scheduler_block_size: Hits are multiples of this number of tokens.
         hash_block_size: Tokens per block hash.
-        metrics_collector: Told of allocations, accesses and evictions.
+        metrics_collector: Receives allocations, accesses and evictions.
         backend: Index backend; None for the configured one.
 
     Raises:
@@ -120,7 +120,7 @@ class KVCacheCoordinator(ABC):
 
     @property
     def caching_alignment(self) -> int:
-        """Only whole multiples of so many tokens are cached; 0 for all."""
+        """Only whole multiples of this number of tokens are cached; 0 if all tokens are."""
         return 0
 
     @cached_property
@@ -133,7 +133,7 @@ class KVCacheCoordinator(ABC):
 
     @abstractmethod
     def find_longest_cache_hit(self, block_hashes: Sequence[BlockHash], max_cache_hit_length: int) -> Hits:
-        """Longest prefix of at most `max_cache_hit_length` tokens that is cached in all groups."""
+        """Find the longest prefix of at most `max_cache_hit_length` tokens that is cached in all groups."""
 
     def get_num_blocks_to_allocate(
         self,
@@ -145,7 +145,7 @@ class KVCacheCoordinator(ABC):
         num_tokens_main_model: int,
         apply_admission_cap: bool = False,
     ) -> int:
-        """Blocks that must be free so that the request can have slots in all groups."""
+        """Return how many blocks must be free so that the request gets its slots in all groups."""
         needed = 0
         for manager, computed in zip(self.single_type_managers, new_computed_blocks, strict=True):
             if isinstance(manager, CrossAttentionManager):
@@ -167,7 +167,7 @@ class KVCacheCoordinator(ABC):
     ) -> None:
         """Give a request its hits in all groups, then blocks for externally computed tokens.
 
-        Group by group a block for external tokens of one could be a hit of the next.
+        All hits come first: otherwise a new block for the external tokens of one group could be a hit of the next.
         """
         needed = [
             manager.take_computed_blocks(request_id, computed, num_local_computed_tokens, num_external_computed_tokens)
@@ -179,7 +179,7 @@ class KVCacheCoordinator(ABC):
     def allocate_new_blocks(
         self, request_id: str, num_tokens: int, num_tokens_main_model: int, num_encoder_tokens: int = 0
     ) -> tuple[BlockList, ...]:
-        """Give a request blocks until it has its slots in all groups; returns the new ones."""
+        """Give a request blocks until it has its slots in all groups; return the new blocks."""
         return tuple(
             manager.allocate_new_blocks(request_id, num_encoder_tokens, num_encoder_tokens)
             if isinstance(manager, CrossAttentionManager)
@@ -188,10 +188,10 @@ class KVCacheCoordinator(ABC):
         )
 
     def refuse_hashed(self, request_id: str, num_tokens: int) -> None:
-        """See that nothing stands in the way of caching the first `num_tokens` tokens, as far as there are blocks.
+        """Check that the first `num_tokens` tokens, as far as there are blocks for them, can be cached.
 
         Raises:
-            BlockStateError: A block that is to be cached is found under a hash already.
+            BlockStateError: A block that is to be cached can already be found under a hash.
         """
         state, holds = self.block_pool.state, self.block_pool.cached_block_hash_to_block.holds
         for manager in self.single_type_managers:
@@ -203,11 +203,11 @@ class KVCacheCoordinator(ABC):
             for block_id in blocks.ids[first:full].tolist() if first < full else ():
                 if block_id != state.null_id and holds(state.view(block_id)):
                     raise BlockStateError(
-                        f"request {request_id}: block {block_id} is to be cached and has a hash already"
+                        f"request {request_id}: block {block_id} is to be cached, but already has a hash"
                     )
 
     def covered_until(self, request_id: str, num_computed_tokens: int) -> int:
-        """Tokens up to which a call for the request would change nothing in any group."""
+        """Return the number of tokens up to which a call for the request changes nothing in any group."""
         return min(manager.covered_until(request_id, num_computed_tokens) for manager in self.single_type_managers)
 
     def cache_blocks(self, request: Any, num_computed_tokens: int) -> None:
@@ -221,7 +221,7 @@ class KVCacheCoordinator(ABC):
             manager.free(request_id)
 
     def get_num_common_prefix_blocks(self, running_request_id: str) -> list[int]:
-        """Per group, leading blocks that all requests share."""
+        """Return the number of leading blocks that all requests share, per group."""
         return [manager.get_num_common_prefix_blocks(running_request_id) for manager in self.single_type_managers]
 
     def remove_skipped_blocks(self, request_id: str, total_computed_tokens: int) -> None:
@@ -230,10 +230,10 @@ class KVCacheCoordinator(ABC):
             manager.remove_skipped_blocks(request_id, total_computed_tokens)
 
     def get_blocks(self, request_id: str) -> tuple[Sequence[KVCacheBlock], ...]:
-        """Blocks of a request per group; live lists, empty for an unknown request."""
+        """Return the blocks of a request per group: live lists, which are empty for an unknown request."""
         return tuple(manager.req_to_blocks.get(request_id) or [] for manager in self.single_type_managers)
 
     def new_step_starts(self) -> None:
-        """A new scheduler step begins."""
+        """Prepare for a new scheduler step."""
         for manager in self.single_type_managers:
             manager.new_step_starts()

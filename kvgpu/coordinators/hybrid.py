@@ -21,7 +21,7 @@ _cacheable_tokens = python_of(rules.cacheable_tokens)
 
 @dataclass
 class SpecGroup:
-    """Groups of equal spec: they are looked up together."""
+    """Groups of equal spec, which are looked up together."""
 
     spec: KVCacheSpec
     manager: type[SingleTypeKVCacheManager]
@@ -34,24 +34,24 @@ class SpecGroup:
         return isinstance(self.spec, FullAttentionSpec)
 
     def query(self, alignment: int) -> HitQuery:
-        """What a lookup asks of these groups."""
+        """Return what to look up in these groups."""
         return self.manager.hit_query(self.spec, self.group_ids, alignment, self.eagle, stride=self.stride)
 
 
 class HybridKVCacheCoordinator(KVCacheCoordinator):
-    """Groups of several kinds: the longest hit that suits all of them."""
+    """Serves groups of several kinds, and finds the longest hit that suits all of them."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if self.dcp_world_size != 1 or self.pcp_world_size != 1:
-            raise ConfigError("several kinds of cache groups work without context parallelism only")
+            raise ConfigError("several kinds of cache groups do not support context parallelism")
         self.spec_groups: list[SpecGroup] = []
         for i, group in enumerate(self.kv_cache_config.kv_cache_groups):
             spec = layer_spec(group.kv_cache_spec)
             stride, rest = divmod(spec.block_size, self.hash_block_size)
             if rest:
                 raise ConfigError(
-                    f"block_size {spec.block_size} of group {i} is no multiple of "
+                    f"block_size {spec.block_size} of group {i} is not a multiple of "
                     f"hash_block_size {self.hash_block_size}"
                 )
             same = next((known for known in self.spec_groups if known.spec == spec), None)
@@ -62,12 +62,12 @@ class HybridKVCacheCoordinator(KVCacheCoordinator):
             same.eagle |= i in self.eagle_group_ids
         if len(self.spec_groups) < 2:
             raise ConfigError("all groups have the same spec: put their layers into one group")
-        # Full attention first: it never hits less in a shorter prefix, so it need not be asked again.
+        # Full attention comes first: a shorter prefix never reduces its hit, so it need not be looked up again.
         self.spec_groups.sort(key=lambda group: not group.is_full)
         self.plan = PrefixPlan(tuple(same.query(self.scheduler_block_size) for same in self.spec_groups))
         for same in self.spec_groups:
             for i in same.group_ids:
-                # Siblings are looked up together, so they must keep the same blocks.
+                # Groups of equal spec are looked up together, so they must cache the same blocks.
                 self.single_type_managers[i].use_eagle = same.eagle
 
     @property

@@ -13,7 +13,7 @@ from kvgpu.specs import CrossAttentionSpec, KVCacheConfig
 def get_kv_cache_coordinator(
     kv_cache_config: KVCacheConfig, *, enable_caching: bool, **kwargs: Any
 ) -> KVCacheCoordinator:
-    """The coordinator for a configuration: none, one or several groups that reuse blocks.
+    """Make the coordinator for a configuration in which no group, one group or several groups reuse blocks.
 
     Raises:
         ConfigError: The configuration cannot work.

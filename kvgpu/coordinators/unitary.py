@@ -1,4 +1,4 @@
-"""Coordinators that have nothing to agree on: without reuse, and with a single group."""
+"""Coordinators whose groups need not agree on a hit: there is no reuse, or a single group."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from kvgpu.rules.plan import PrefixPlan
 
 
 class KVCacheCoordinatorNoPrefixCache(KVCacheCoordinator):
-    """Any number of groups, no reuse (fact 44)."""
+    """Serves any number of groups without reuse (fact 44)."""
 
     def get_num_common_prefix_blocks(self, running_request_id: str) -> list[int]:
         return [0] * len(self.single_type_managers)
@@ -21,7 +21,7 @@ class KVCacheCoordinatorNoPrefixCache(KVCacheCoordinator):
 
 
 class UnitaryKVCacheCoordinator(KVCacheCoordinator):
-    """One group: its hit is the hit."""
+    """Serves a single group: its hit is the hit of the model."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

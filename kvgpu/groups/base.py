@@ -28,17 +28,17 @@ _covered_tokens = python_of(rules.covered_tokens)
 
 
 class SingleTypeKVCacheManager(GroupHits):
-    """Blocks of all requests in one cache group.
+    """Manages the blocks of all requests in one cache group.
 
     Args:
         kv_cache_spec: Kind and sizes of the group.
-        block_pool: Where blocks come from.
-        enable_caching: Whether full blocks are kept for reuse.
+        block_pool: Pool that the blocks come from.
+        enable_caching: Whether full blocks stay cached for reuse.
         kv_cache_group_id: Id of the group.
-        scheduler_block_size: Hits of the whole model are multiples of so many tokens.
-        dcp_world_size: Decode context parallelism: ranks that share one block.
-        pcp_world_size: Prefill context parallelism, likewise.
-        max_admission_blocks_per_request: Most blocks that a request holds at any time, or None.
+        scheduler_block_size: Hits of the whole model are multiples of this number of tokens.
+        dcp_world_size: Decode context parallelism: number of ranks that share one block.
+        pcp_world_size: Prefill context parallelism: number of ranks that share one block.
+        max_admission_blocks_per_request: Largest number of blocks that a request holds at any time, or None.
 
     """
 
@@ -64,7 +64,7 @@ class SingleTypeKVCacheManager(GroupHits):
         self.block_size = kv_cache_spec.block_size * dcp_world_size * pcp_world_size
         self.max_admission_blocks_per_request = max_admission_blocks_per_request
         self.use_eagle = False
-        # For an engine that zeroes new blocks; exactly these types, no subclasses (fact 24).
+        # For an engine that zeroes new blocks: exactly these types, without their subclasses (fact 24).
         self.records_new_blocks = type(kv_cache_spec) in (FullAttentionSpec, TQFullAttentionSpec, MLAAttentionSpec)
         self.new_ids = NewBlockIds(block_pool.num_gpu_blocks)
         self.extent = 0
@@ -83,19 +83,19 @@ class SingleTypeKVCacheManager(GroupHits):
         num_tokens_main_model: int,
         apply_admission_cap: bool = False,
     ) -> int:
-        """Blocks that the pool must have free so that the request can have slots (fact 22).
+        """Return how many blocks must be free in the pool so that the request gets its slots (fact 22).
 
         Args:
             request_id: The request.
-            num_tokens: Tokens that need slots, lookahead included.
-            new_computed_blocks: Hits of a request that is not running yet; those that nobody uses
-                would leave the free queue, so they count.
+            num_tokens: Tokens that need slots, including lookahead.
+            new_computed_blocks: Hits of a request that is not running yet. Unused ones count,
+                because they would leave the free queue.
             total_computed_tokens: Tokens computed here or elsewhere.
             num_tokens_main_model: `num_tokens` without lookahead.
-            apply_admission_cap: Count at most `max_admission_blocks_per_request`.
+            apply_admission_cap: Count at most `max_admission_blocks_per_request` blocks.
 
         Raises:
-            RunningRequestError: Hits were given for a running request.
+            RunningRequestError: Hits were passed for a running request.
         """
         required = cdiv(num_tokens, self.block_size)
         if apply_admission_cap and self.max_admission_blocks_per_request is not None:
@@ -120,7 +120,7 @@ class SingleTypeKVCacheManager(GroupHits):
     ) -> None:
         """Give a request its hits, and blocks for tokens that were computed elsewhere (fact 23).
 
-        Nothing happens for a running request.
+        Does nothing for a running request.
         """
         num_blocks = self.take_computed_blocks(
             request_id, new_computed_blocks, num_local_computed_tokens, num_external_computed_tokens
@@ -134,16 +134,16 @@ class SingleTypeKVCacheManager(GroupHits):
         num_local_computed_tokens: int,
         num_external_computed_tokens: int,
     ) -> int:
-        """Give a request its hits; returns how many blocks it needs for those and for the tokens from elsewhere.
+        """Give a request its hits; return how many blocks it needs for the hits and for tokens computed elsewhere.
 
-        0 for a running request, and where no token comes from elsewhere.
+        Returns 0 if the request is running or if no token was computed elsewhere.
         """
         if request_id in self.num_cached_block:
             self._refuse_computed(request_id, new_computed_blocks)
             return 0
         ids = self._ids(new_computed_blocks)
         if not self.enable_caching and len(ids):
-            raise ArgumentError(f"request {request_id}: computed blocks without prefix caching")
+            raise ArgumentError(f"request {request_id}: computed blocks are given, but prefix caching is off")
         blocks = self.req_to_blocks[request_id]
         total = num_local_computed_tokens + num_external_computed_tokens
         skipped_tokens = self.get_num_skipped_tokens(total)
@@ -158,26 +158,26 @@ class SingleTypeKVCacheManager(GroupHits):
         return cdiv(total, self.block_size) if num_external_computed_tokens > 0 else 0
 
     def allocate_external_blocks(self, request_id: str, num_blocks: int) -> None:
-        """Give a request new blocks until it has so many, of which 0 tells that it needs none."""
+        """Give a request new blocks until it has `num_blocks`; 0 means that it needs none."""
         if num_blocks:
             blocks = self.req_to_blocks[request_id]
             self._extend(blocks, num_blocks - len(blocks))
 
     def allocate_new_blocks(self, request_id: str, num_tokens: int, num_tokens_main_model: int) -> BlockList:
-        """Give a request blocks until it has slots for `num_tokens`; returns the new ones."""
+        """Give a request blocks until it has slots for `num_tokens` tokens; return the new blocks."""
         blocks = self.req_to_blocks[request_id]
         missing = cdiv(num_tokens, self.block_size) - len(blocks)
         return BlockList(self.block_pool.state, self._extend(blocks, missing))
 
     def take_new_block_ids(self) -> list[int]:
-        """Ids of blocks that were handed out since the last call and may need zeroing."""
+        """Return the ids of blocks that were allocated since the last call and may need zeroing."""
         return self.new_ids.take()
 
     def record(self, caching_alignment: int, retention_interval: int | None) -> tuple[int, ...]:
-        """The group as compiled code reads it: the fields of a `GROUP_RECORD`.
+        """Return the group as compiled code reads it: the fields of a `GROUP_RECORD`.
 
         Args:
-            caching_alignment: Only whole multiples of so many tokens are cached; 0 for all.
+            caching_alignment: Only whole multiples of this number of tokens are cached; 0 if all tokens are.
             retention_interval: See `kvgpu.rules.retention.mask_rule`.
         """
         cap = self.max_admission_blocks_per_request
@@ -195,13 +195,13 @@ class SingleTypeKVCacheManager(GroupHits):
         )
 
     def mask_rule(self, retention_interval: int | None) -> Mask | None:
-        """Which blocks some later hit could need; None for all."""
+        """Return the rule for which blocks a later hit could need; None if it could need any of them."""
         return None
 
     def covered_until(self, request_id: str, num_computed_tokens: int) -> int:
-        """Tokens up to which a call for the request would change nothing in this group.
+        """Return the number of tokens up to which a call for the request changes nothing in this group.
 
-        0 where the kind of attention does something at every call.
+        Returns 0 if this kind of attention does something at every call.
         """
         return _covered_tokens(
             self.rule_kind,
@@ -216,7 +216,10 @@ class SingleTypeKVCacheManager(GroupHits):
     # Caching
 
     def cache_blocks(self, request: Any, num_tokens: int, retention_interval: int | None = None) -> None:
-        """Make the full blocks of the first `num_tokens` tokens reusable (fact 25); nothing for an unknown request."""
+        """Make the full blocks of the first `num_tokens` tokens reusable (fact 25).
+
+        Does nothing for an unknown request.
+        """
         if request.request_id not in self.req_to_blocks:
             return
         num_cached = self.num_cached_block.get(request.request_id, 0)
@@ -245,7 +248,7 @@ class SingleTypeKVCacheManager(GroupHits):
     # Release
 
     def free(self, request_id: str) -> None:
-        """Give all blocks of a request back, the last one first; nothing for an unknown request."""
+        """Give back all blocks of a request, last block first. Does nothing for an unknown request."""
         if request_id in self.req_to_blocks:
             store, row = self.block_pool.tables, self.req_to_blocks.leave(request_id)
             self._give_back(store.of(row))
@@ -255,9 +258,9 @@ class SingleTypeKVCacheManager(GroupHits):
         self.block_pool.give_back(ids, backwards=True)
 
     def remove_skipped_blocks(self, request_id: str, total_computed_tokens: int) -> None:
-        """Give back blocks that no later token attends to, and put null blocks in their place.
+        """Give back blocks that no later token attends to, and put null blocks in their places.
 
-        Those that are cached go behind the free blocks, the others before them (fact 27).
+        Cached blocks go to the end of the free queue, the others to its front (fact 27).
         """
         skipped_tokens = self.get_num_skipped_tokens(total_computed_tokens)
         blocks = self.req_to_blocks.get(request_id)
@@ -274,15 +277,15 @@ class SingleTypeKVCacheManager(GroupHits):
         self.block_pool.give_back_by_hash(dropped)
 
     def get_num_skipped_tokens(self, num_computed_tokens: int) -> int:
-        """Tokens at the front that the next token does not attend to."""
+        """Return the number of leading tokens that the next token does not attend to."""
         return _skipped_tokens(self.rule_kind, self.extent, num_computed_tokens)
 
     def get_num_common_prefix_blocks(self, running_request_id: str) -> int:
-        """Leading blocks that all requests of the group share; 0 where that is of no use."""
+        """Return the number of leading blocks that all requests of the group share; 0 if that number is of no use."""
         return 0
 
     def new_step_starts(self) -> None:
-        """A new scheduler step begins."""
+        """Prepare for a new scheduler step."""
 
     # Helpers
 
@@ -307,14 +310,14 @@ class SingleTypeKVCacheManager(GroupHits):
             )
 
     def _get_num_evictable_blocks(self, blocks: Blocks, start: int = 0) -> int:
-        """Blocks from `start` on that nobody uses."""
+        """Count the unused blocks from index `start` on."""
         ids = self._ids(blocks)[start:]
         if self.block_pool.state.foreign:
             return sum(block.ref_cnt == 0 and not block.is_null for block in BlockList(self.block_pool.state, ids))
         return int(count_unused(self.block_pool.state.records, ids, self._null_id))
 
     def _extend(self, blocks: RequestBlocks, count: int) -> Ids:
-        """Append `count` blocks of the pool; returns their ids."""
+        """Append `count` new blocks from the pool; return their ids."""
         ids = self.block_pool.take_free(count)
         if len(ids):
             blocks.extend_ids(ids)

@@ -10,7 +10,7 @@ from kvgpu.specs import ChunkedLocalAttentionSpec, KVCacheSpec
 
 
 class ChunkedLocalAttentionManager(SingleTypeKVCacheManager):
-    """Only the chunk of the next token counts; everything in front of it is given back."""
+    """Manages groups in which a token attends to its chunk only: blocks before the chunk are given back."""
 
     rule_kind = CHUNKED_LOCAL
 

@@ -12,7 +12,7 @@ from kvgpu.specs import KVCacheSpec
 
 
 class CrossAttentionManager(SingleTypeKVCacheManager):
-    """Blocks for the encoder's tokens, allocated once and never shared between requests."""
+    """Manages the blocks of the encoder's tokens, which are allocated once and never shared between requests."""
 
     def take_computed_blocks(
         self,

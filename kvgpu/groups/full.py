@@ -1,4 +1,4 @@
-"""Full attention, and what hits like it: MLA, quantised and hidden-state caches."""
+"""Full attention, and the caches that follow the same hit rule: MLA, quantised and hidden-state caches."""
 
 import numpy as np
 
@@ -6,12 +6,12 @@ from kvgpu.groups.base import SingleTypeKVCacheManager
 
 
 class FullAttentionManager(SingleTypeKVCacheManager):
-    """Every block from the start counts; the hit is the leading run."""
+    """Manages groups in which a token attends to all tokens before it; the hit is the leading run of cached blocks."""
 
     supports_context_parallel = True
 
     def get_num_common_prefix_blocks(self, running_request_id: str) -> int:
-        """Leading blocks that are used by as many as there are requests in this group (fact 51)."""
+        """Return how many leading blocks have as many users as this group has requests (fact 51)."""
         blocks = self.req_to_blocks.get(running_request_id)
         if blocks is None:
             return 0

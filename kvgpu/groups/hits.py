@@ -1,4 +1,4 @@
-"""What one kind of attention counts as a hit, and which blocks a later hit could need."""
+"""What counts as a hit for one kind of attention, and which blocks a later hit could need."""
 
 from collections.abc import Sequence
 from typing import ClassVar
@@ -16,35 +16,35 @@ from kvgpu.specs import KVCacheSpec
 
 
 class GroupHits:
-    """The part of a group's manager that depends on its spec only, not on any request."""
+    """The part of a group's manager that depends only on its spec, not on any request."""
 
     rule_kind: ClassVar[int] = FULL
     supports_context_parallel: ClassVar[bool] = False
 
     @classmethod
     def hit_rule(cls, spec: KVCacheSpec, block_size: int, alignment: int, drop: bool) -> HitRule:
-        """The rule that decides what counts as a hit in groups of this spec."""
+        """Return the rule that decides what counts as a hit in groups of this spec."""
         return HitRule(cls.rule_kind, block_size, alignment, drop)
 
     @classmethod
     def hit_query(
         cls, spec: KVCacheSpec, group_ids: Sequence[int], alignment: int, drop: bool, ranks: int = 1, stride: int = 1
     ) -> HitQuery:
-        """What to look up for a request in groups of this spec.
+        """Return what to look up for a request in groups of this spec.
 
         Args:
-            spec: Their spec.
-            group_ids: The groups.
-            alignment: The hit is a multiple of so many tokens.
-            drop: Leave out the last block, which EAGLE computes again.
-            ranks: Ranks of context parallelism that share a block.
+            spec: Spec of the groups.
+            group_ids: Ids of the groups.
+            alignment: The hit is a multiple of this number of tokens.
+            drop: Whether to leave out the last block, which EAGLE computes again.
+            ranks: Number of context-parallel ranks that share a block.
             stride: Number of hashes in one block.
 
         Raises:
-            ConfigError: Context parallelism where the kind of attention does not allow it.
+            ConfigError: This kind of attention does not support context parallelism.
         """
         if ranks > 1 and not cls.supports_context_parallel:
-            raise ConfigError(f"{cls.__name__} works without context parallelism only")
+            raise ConfigError(f"{cls.__name__} does not support context parallelism")
         rule = cls.hit_rule(spec, spec.block_size * ranks, alignment, drop)
         return HitQuery(rule, tuple(group_ids), stride)
 
@@ -63,25 +63,25 @@ class GroupHits:
         *,
         stride: int = 1,
     ) -> tuple[BlockList, ...]:
-        """Longest prefix cached in all the groups, which have equal specs.
+        """Find the longest prefix that is cached in all of the groups, which have equal specs.
 
         Args:
             block_hashes: Hashes of the request.
             max_length: Longest hit allowed, in tokens.
-            kv_cache_group_ids: The groups.
-            block_pool: Where they are cached.
-            kv_cache_spec: Their spec.
-            drop_eagle_block: Leave out the last block, which EAGLE computes again.
-            alignment_tokens: The hit is a multiple of so many tokens.
-            dcp_world_size: Decode context parallelism.
-            pcp_world_size: Prefill context parallelism.
+            kv_cache_group_ids: Ids of the groups.
+            block_pool: Pool that caches the blocks.
+            kv_cache_spec: Spec of the groups.
+            drop_eagle_block: Whether to leave out the last block, which EAGLE computes again.
+            alignment_tokens: The hit is a multiple of this number of tokens.
+            dcp_world_size: Number of ranks of decode context parallelism.
+            pcp_world_size: Number of ranks of prefill context parallelism.
             stride: Number of hashes in one block.
 
         Returns:
-            One list of equal length per group; null blocks where none is needed.
+            One list of blocks per group, all of equal length, with null blocks where no block is needed.
 
         Raises:
-            ConfigError: Context parallelism where the kind of attention does not allow it.
+            ConfigError: This kind of attention does not support context parallelism.
         """
         query = cls.hit_query(
             kv_cache_spec,
@@ -105,5 +105,5 @@ class GroupHits:
         retention_interval: int | None = None,
         num_prompt_tokens: int | None = None,
     ) -> npt.NDArray[np.bool_] | None:
-        """Which blocks of [start_block, end_block) a later hit could need; None for all."""
+        """Return which blocks of [start_block, end_block) a later hit could need; None if it could need all."""
         return None

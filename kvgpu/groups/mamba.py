@@ -11,10 +11,10 @@ from kvgpu.specs import MambaSpec, cdiv
 
 
 class MambaManager(SingleTypeKVCacheManager):
-    """A block holds the state at its last token; only the newest is needed to go on.
+    """Manages groups whose blocks each hold the state at their last token; only the newest is needed to go on.
 
-    In mode `align` a request has null blocks, then the state that it started the step with, then
-    the block it writes and its speculative blocks (facts 37 to 42).
+    In mode `align` a request holds null blocks, then the state with which it started the step, then
+    the block that it writes and its speculative blocks (facts 37 to 42).
     """
 
     rule_kind = MAMBA
@@ -37,7 +37,7 @@ class MambaManager(SingleTypeKVCacheManager):
         apply_admission_cap: bool = False,
     ) -> int:
         if self.cached_blocks_this_step and len(new_computed_blocks):
-            # The state is being computed in this step; whoever needs it waits for the next one.
+            # The state is being computed in this step: a request that needs it waits for the next step.
             last = int(self._ids(new_computed_blocks)[-1])
             if self.block_pool.state.view(last).block_hash in self.cached_blocks_this_step:
                 return self.block_pool.num_gpu_blocks + 1
@@ -59,7 +59,7 @@ class MambaManager(SingleTypeKVCacheManager):
         at_most = 1 if request_id in self._allocated else 1 + self.num_speculative_blocks
         missing = max(required - computed - external, 0)
         if not external and missing:
-            missing = at_most  # more than it takes, now and then, as in vLLM
+            missing = at_most  # as in vLLM, sometimes more than the request takes
         return external + min(missing, at_most) + self._get_num_evictable_blocks(new_computed_blocks)
 
     def allocate_new_blocks(self, request_id: str, num_tokens: int, num_tokens_main_model: int) -> BlockList:
@@ -71,7 +71,7 @@ class MambaManager(SingleTypeKVCacheManager):
         held, spare = len(blocks), self.num_speculative_blocks
         required = cdiv(num_tokens_main_model, self.block_size) + spare
         if required <= held:
-            # The number of drafts may shrink from step to step.
+            # The number of draft tokens may shrink from step to step.
             return BlockList(self.block_pool.state)
         running = request_id in self._allocated
         if running:
@@ -81,7 +81,7 @@ class MambaManager(SingleTypeKVCacheManager):
         write_at = required - spare - 1
         blocks.extend_ids(self._nulls(max(write_at - held, 0)))
         if running:
-            # Speculative blocks of the last step move behind; no state is kept in them.
+            # Speculative blocks of the last step move to the end: they hold no state.
             moved = blocks.ids[held - spare : max(min(write_at, held), held - spare)].copy()
             blocks.ids[held - spare : held - spare + len(moved)] = self._null_id
             blocks.extend_ids(moved)
@@ -90,7 +90,7 @@ class MambaManager(SingleTypeKVCacheManager):
         return blocks[held:]
 
     def remove_skipped_blocks(self, request_id: str, total_computed_tokens: int) -> None:
-        # Up to so many of the tokens may be drafts that are rejected later.
+        # As many of the tokens may be draft tokens that are rejected later.
         confirmed = total_computed_tokens - self.num_speculative_blocks
         super().remove_skipped_blocks(request_id, confirmed)
         last_state = self.last_state_block_idx.get(request_id)

@@ -1,24 +1,24 @@
-"""`NewBlockIds`: blocks that were handed out, for an engine that zeroes new ones."""
+"""`NewBlockIds`: ids of newly allocated blocks, for an engine that zeroes them."""
 
 import numpy as np
 
 from kvgpu.blocks.record import Ids
 
 UNASKED = 4
-"""Times as many ids as the pool has blocks are kept for those who ask."""
+"""At most this many times as many ids as the pool has blocks are recorded between two calls of `take`."""
 
 PARTS = 256
-"""Calls whose ids are put together: an array for each would take more memory than the ids."""
+"""Number of calls whose ids are concatenated: one array for each call would take more memory than the ids."""
 
 
 class NewBlockIds:
-    """Ids in the order in which they were handed out.
+    """Records ids in the order in which the blocks were allocated.
 
-    Whoever has not asked for several times as many as the pool has blocks zeroes none: they are forgotten then, and
-    nothing is kept until somebody asks.
+    An engine that has let several times as many ids accumulate as the pool has blocks does not zero any: the ids are
+    then forgotten, and no more are recorded until the next call of `take`.
 
     Args:
-        num_blocks: Blocks of the pool.
+        num_blocks: Number of blocks in the pool.
     """
 
     def __init__(self, num_blocks: int) -> None:
@@ -28,11 +28,11 @@ class NewBlockIds:
         self._count = 0
 
     def __len__(self) -> int:
-        """Ids that are kept."""
+        """Return the number of recorded ids."""
         return sum(map(len, self._whole)) + sum(map(len, self._parts))
 
     def note(self, ids: Ids) -> None:
-        """Add ids, int32 [n]; the array is kept. Amortised O(n)."""
+        """Add ids, int32 [n]; the array is stored, not copied. Amortised O(n)."""
         if self._count > self._most:
             self._whole.clear()
             self._parts.clear()
@@ -44,7 +44,7 @@ class NewBlockIds:
             self._parts.clear()
 
     def take(self) -> list[int]:
-        """Ids since the last call. O(ids)."""
+        """Return the ids since the last call. O(ids)."""
         parts = [*self._whole, *self._parts]
         self._whole, self._parts, self._count = [], [], 0
         return [block_id for ids in parts for block_id in ids.tolist()]

@@ -40,15 +40,15 @@ spec_manager_map: dict[type[KVCacheSpec], type[Any]] = {
 
 
 def layer_spec(spec: KVCacheSpec) -> KVCacheSpec:
-    """The spec that decides how a group behaves: that of a layer, for a uniform-type group."""
+    """Return the spec that decides how a group behaves; for a uniform-type group, the spec of one of its layers."""
     return spec.representative if isinstance(spec, UniformTypeKVCacheSpecs) else spec
 
 
 def manager_class(spec: KVCacheSpec) -> type[SingleTypeKVCacheManager]:
-    """Manager class for groups of this spec.
+    """Return the manager class for groups of this spec.
 
     Raises:
-        UnknownNameError: No manager serves the spec; the message lists those that are served.
+        UnknownNameError: No manager serves the spec; the message lists the specs that are served.
     """
     try:
         found: type[SingleTypeKVCacheManager] = spec_manager_map[type(layer_spec(spec))]
@@ -61,13 +61,13 @@ def manager_class(spec: KVCacheSpec) -> type[SingleTypeKVCacheManager]:
 def get_manager_for_kv_cache_spec(
     kv_cache_spec: KVCacheSpec, max_num_batched_tokens: int, max_model_len: int, **kwargs: Any
 ) -> SingleTypeKVCacheManager:
-    """A manager for one group, with its admission cap (fact 50).
+    """Make the manager of one group, with its admission cap (fact 50).
 
     Args:
         kv_cache_spec: Spec of the group.
-        max_num_batched_tokens: Most tokens of one step.
-        max_model_len: Longest sequence, in tokens.
-        kwargs: For the manager.
+        max_num_batched_tokens: Largest number of tokens in one step.
+        max_model_len: Length of the longest sequence, in tokens.
+        kwargs: Further arguments of the manager.
     """
     spec = layer_spec(kv_cache_spec)
     if isinstance(spec, SlidingWindowSpec | ChunkedLocalAttentionSpec):

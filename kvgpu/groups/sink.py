@@ -14,11 +14,11 @@ class SinkFullAttentionManager(FullAttentionManager):
     """Full attention, with blocks for the sink tokens that belong to no request.
 
     Attributes:
-        sink_blocks: Blocks of the sink tokens, taken from the pool at construction and kept for
-            its lifetime.
+        sink_blocks: Blocks of the sink tokens, taken from the pool at construction and held for
+            the pool's lifetime.
 
     Raises:
-        ConfigError: The sink length is missing or no positive multiple of the block size, or the
+        ConfigError: The sink length is missing or not a positive multiple of the block size, or the
             pool is too small for it.
     """
 

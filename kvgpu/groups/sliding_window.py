@@ -14,7 +14,10 @@ from kvgpu.specs import KVCacheSpec, SlidingWindowSpec
 
 
 class SlidingWindowManager(SingleTypeKVCacheManager):
-    """Only the last window counts: blocks in front of it are given back while the request runs."""
+    """Manages groups in which a token attends to the last window only.
+
+    Blocks before the window are given back while the request runs.
+    """
 
     rule_kind = SLIDING_WINDOW
 
@@ -53,5 +56,5 @@ class SlidingWindowManager(SingleTypeKVCacheManager):
         return mask_rule(spec, self.scheduler_block_size, self.use_eagle, retention_interval)
 
     def _give_back(self, ids: Ids) -> None:
-        """Blocks that were never cached are reused before every cached one."""
+        """Give blocks back so that those that were never cached are reused before all cached ones."""
         self.block_pool.give_back_by_hash(ids)
