@@ -169,7 +169,7 @@ def test_more_blocks_than_are_free_cannot_be_taken(backend):
     manager = make_manager(full(4), num_blocks=10, backend=backend)
     running(manager)
     unchanged = Unchanged(manager)
-    with pytest.raises(errors.NotEnoughBlocksError, match="7 blocks asked for, 6 are free"):
+    with pytest.raises(errors.NotEnoughBlocksError, match="7 blocks were requested, but 6 are free"):
         manager.block_pool.get_new_blocks(7)
     unchanged.verify()
 

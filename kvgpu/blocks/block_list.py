@@ -1,4 +1,4 @@
-"""Sequences of blocks kept as ids: `BlockList`, `RequestBlocks`, which a request holds, and `AllBlocks`."""
+"""Sequences of blocks that are stored as ids: `BlockList` and `AllBlocks`."""
 
 from collections.abc import Iterator, Sequence
 from typing import overload
@@ -11,9 +11,9 @@ from kvgpu.errors import BlockIdError
 
 
 class BlockList(Sequence[KVCacheBlock]):
-    """A sequence of blocks kept as int32 ids.
+    """A sequence of blocks that is stored as int32 ids.
 
-    Compares equal to any sequence of the same blocks; indexing makes a view.
+    It equals any sequence of the same blocks. Indexing makes a view of a block.
     """
 
     __slots__ = ("_ids", "state")
@@ -25,7 +25,7 @@ class BlockList(Sequence[KVCacheBlock]):
 
     @property
     def ids(self) -> Ids:
-        """The ids, int32 [len]; a live view: what is written there is written to the list."""
+        """The ids, int32 [len]: a live view, so that writing to it changes the list."""
         return self._ids
 
     def __len__(self) -> int:
@@ -58,7 +58,7 @@ class BlockList(Sequence[KVCacheBlock]):
 
 
 class AllBlocks(Sequence[KVCacheBlock]):
-    """`pool.blocks`: every block of a pool by id, made on demand."""
+    """`pool.blocks`: all blocks of a pool by id, each made on demand."""
 
     __slots__ = ("_state",)
 

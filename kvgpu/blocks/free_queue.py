@@ -13,9 +13,10 @@ from kvgpu.integers import as_integer, shown
 
 
 def _refuse_others(blocks: Iterable[Any]) -> list[KVCacheBlock]:
-    """
+    """List blocks that a caller passed.
+
     Raises:
-        ArgumentTypeError: Something is no block.
+        ArgumentTypeError: An item is not a block.
     """
     try:
         listed = list(blocks)
@@ -28,15 +29,15 @@ def _refuse_others(blocks: Iterable[Any]) -> list[KVCacheBlock]:
 
 
 class FreeKVCacheBlockQueue:
-    """Free blocks, least recently used first; any block leaves in O(1).
+    """Free blocks, least recently used first; any block can be removed in O(1).
 
     Args:
         blocks: The members in order, made by hand; they move into records that this queue owns.
 
     Raises:
-        ArgumentError: A block belongs to a pool, which has a queue of its own.
-        ArgumentTypeError: Something else than blocks.
-        FreeQueueError: A block is in a queue, or comes twice.
+        ArgumentError: A block belongs to a pool, which has its own queue.
+        ArgumentTypeError: An item is not a block.
+        FreeQueueError: A block is already in a queue, or occurs twice.
 
     Construction is O(blocks).
     """
@@ -52,7 +53,7 @@ class FreeKVCacheBlockQueue:
 
     @classmethod
     def of_state(cls, state: BlockState) -> "FreeKVCacheBlockQueue":
-        """A queue of all blocks of a pool, in id order. O(num_blocks)."""
+        """Make the queue of all blocks of a pool, in id order. O(num_blocks)."""
         queue = cls.__new__(cls)
         queue._attach(state)
         queue._owns_records = False
@@ -70,12 +71,12 @@ class FreeKVCacheBlockQueue:
 
     @property
     def fake_free_list_head(self) -> KVCacheBlock:
-        """Stands before the first member."""
+        """A placeholder that precedes the first member."""
         return self.ends[0]
 
     @property
     def fake_free_list_tail(self) -> KVCacheBlock:
-        """Stands behind the last member."""
+        """A placeholder that follows the last member."""
         return self.ends[1]
 
     @property
@@ -86,14 +87,14 @@ class FreeKVCacheBlockQueue:
 
     @num_free_blocks.setter
     def num_free_blocks(self, count: int) -> None:
-        """Say that there are fewer, as suites written for vLLM do; no block is moved. O(blocks).
+        """Pretend that there are fewer, as test suites written for vLLM do; no block is moved. O(blocks).
 
         Raises:
-            ArgumentError: More than there are, or less than 0.
-            ArgumentTypeError: No integer.
+            ArgumentError: The count is greater than the number of members, or below 0.
+            ArgumentTypeError: The count is not an integer.
         """
         members = int(np.count_nonzero(self._state.records["next"][:-1] >= 0))
-        # Compiled code would walk on behind the last one.
+        # With a larger count, compiled code would walk beyond the last member.
         self._users[-1] = as_integer("the number of free blocks", count, 0, members)
 
     def popleft(self) -> KVCacheBlock:
@@ -108,20 +109,20 @@ class FreeKVCacheBlockQueue:
         """Take the first `n` members, in order; their reference counts become 0. O(n).
 
         Raises:
-            ArgumentError, ArgumentTypeError: Fewer than 0, or no number.
-            NotEnoughBlocksError: There are fewer; none is taken.
+            ArgumentError, ArgumentTypeError: `n` is below 0, or not an integer.
+            NotEnoughBlocksError: There are fewer members; none is taken.
         """
         n = as_integer("n", n)
         if n > self.num_free_blocks:
-            raise NotEnoughBlocksError(f"{n} blocks asked for, {self.num_free_blocks} are free")
+            raise NotEnoughBlocksError(f"{n} blocks were requested, but {self.num_free_blocks} are free")
         ids, _ = pop_free(self._state.records, n, 0)
         return list(BlockList(self._state, ids))
 
     def remove(self, block: KVCacheBlock) -> None:
-        """Take a member out, wherever it stands. O(1).
+        """Remove a member, wherever it is in the queue. O(1).
 
         Raises:
-            ArgumentTypeError: Something else than a block.
+            ArgumentTypeError: The argument is not a block.
             FreeQueueError: The block is not in this queue.
         """
         _refuse_others([block])
@@ -130,47 +131,50 @@ class FreeKVCacheBlockQueue:
         unlink_one(self._state.records, block._row)
 
     def append(self, block: KVCacheBlock) -> None:
-        """Put a block behind the last member. O(1), or O(blocks of the queue) as in `append_n`; errors as there."""
+        """Put a block after the last member; raises what `append_n` raises.
+
+        O(1), or O(blocks of the queue) in the case that `append_n` describes.
+        """
         self._put([block], prepend=False)
 
     def append_n(self, blocks: Sequence[KVCacheBlock]) -> None:
-        """Put blocks behind the last member, in order. O(n).
+        """Put blocks after the last member, in order. O(n).
 
-        O(n + blocks of the queue) where some made by hand come for the first time: the records grow.
+        O(n + blocks of the queue) if some blocks made by hand enter this queue for the first time: the records grow.
 
         Raises:
-            ArgumentError: A block belongs to another pool, or is in use in the pool whose queue this is.
-            ArgumentTypeError: Something else than blocks.
-            FreeQueueError: A block is in a queue already, or comes twice. Nothing is changed by any.
+            ArgumentError: A block belongs to another pool, or is in use in the pool that this queue belongs to.
+            ArgumentTypeError: An item is not a block.
+            FreeQueueError: A block is already in a queue, or occurs twice. None of these errors changes anything.
         """
         self._put(blocks, prepend=False)
 
     def prepend_n(self, blocks: Sequence[KVCacheBlock]) -> None:
-        """Put blocks before the first member, in order; errors as of `append_n`. O(blocks)."""
+        """Put blocks before the first member, in order; raises what `append_n` raises. O(blocks)."""
         self._put(blocks, prepend=True)
 
     def get_all_free_blocks(self) -> list[KVCacheBlock]:
-        """All members, first to be evicted first. O(n)."""
+        """Return all members in the order of eviction. O(n)."""
         return list(BlockList(self._state, free_ids(self._state.records)))
 
     def _put(self, blocks: Iterable[KVCacheBlock], prepend: bool) -> None:
-        """Link blocks in, which were looked at before anything is changed."""
+        """Link blocks in; all of them are checked before anything is changed."""
         listed = _refuse_others(blocks)
         seen = set()
         for block in listed:
             state = block._state
             if state is not self._state and state.queue is not None and not state.queue._owns_records:
-                raise ArgumentError(f"block {block.block_id} belongs to a pool; its free queue is the pool's own")
+                raise ArgumentError(f"block {block.block_id} belongs to a pool, which has its own free queue")
             if (state, block._row) in seen or state.records[block._row]["next"] >= 0:
-                raise FreeQueueError(f"block {block.block_id} is in a free queue, or comes twice")
+                raise FreeQueueError(f"block {block.block_id} is already in a free queue, or occurs twice")
             if not self._owns_records and (block.ref_cnt > 0 or block.is_null):
-                raise ArgumentError(f"block {block.block_id} is in use: free_blocks() gives it back")
+                raise ArgumentError(f"block {block.block_id} is in use: give it back with free_blocks()")
             seen.add((state, block._row))
         self._adopt([block for block in listed if block._state is not self._state])
         link_many(self._state.records, self._state.ids_of(listed), prepend)
 
     def _adopt(self, strangers: Sequence[KVCacheBlock]) -> None:
-        """Move records of blocks made by hand into this queue's own."""
+        """Move the records of blocks made by hand into the records of this queue."""
         if not strangers:
             return
         state = self._state

@@ -1,4 +1,4 @@
-"""Metadata of the host's index: what compiled code that enters and erases blocks keeps from call to call."""
+"""Metadata of the host's index: what compiled code that enters and erases blocks remembers between calls."""
 
 import numpy as np
 import numpy.typing as npt
@@ -10,35 +10,35 @@ from kvgpu.layout import HASH_MULTIPLIER
 IndexMeta = npt.NDArray[np.int64]
 
 RING = 2 * AHEAD
-"""Words in front, a ring: a loop that looks `AHEAD` rounds ahead keeps there what it found."""
+"""Number of leading words, which form a ring: a loop that looks `AHEAD` rounds ahead stores there what it found."""
 RING_MASK = RING - 1
 
 REGIONS = 64
 REGION_SHIFT, CELL_MASK, NUM_LED, EAGER, NEXT_EAGER, BROKEN = range(RING, RING + 6)
 """
-REGION_SHIFT: the id of a block, shifted right by so many bits, is its region.
-CELL_MASK: cells of the filter, less one.
-NUM_LED: blocks that are led.
-EAGER, NEXT_EAGER: so many further entries get a word in the table at once (see `kvgpu.index.host.insert_runs`).
-BROKEN: not 0 if records and table were seen to disagree.
+REGION_SHIFT: the region of a block is its id, shifted right by this number of bits.
+CELL_MASK: number of cells of the filter, minus one.
+NUM_LED: number of led blocks.
+EAGER, NEXT_EAGER: how many further entries get a word in the table at once (see `kvgpu.index.host.insert_runs`).
+BROKEN: not 0 if records and table were found to disagree.
 """
 
 DEPARTURES = RING + 6
-"""From here on, one word for each region: how often a block of it has stopped being the first under a key. While the
-number stays the same, every block of the region that was first still is."""
+"""From here on, one word for each region: how often a block of the region has stopped being the first under a key.
+While the number stays the same, every block of the region that was first is still first."""
 
 CELLS = DEPARTURES + REGIONS
 """From here on, a filter of the keys in the table: cells of one byte, eight in a word, which count the keys that fall
-into them. A count that once came to 255 stays."""
+into them. A count that has reached 255 never changes again."""
 
 BLOCKS_PER_CELL = 4
 FULL_CELL = 255
 FOR_GOOD = 1 << 61
-"""More entries than will ever be made. EAGER holds at least so many if no block is ever to be led."""
+"""More entries than will ever be made. EAGER holds at least this number if no block is ever to be led."""
 
 
 def make_meta(num_blocks: int) -> IndexMeta:
-    """Make the metadata of a pool of so many blocks."""
+    """Make the metadata of a pool of `num_blocks` blocks."""
     cells = max(8, 1 << (num_blocks // BLOCKS_PER_CELL).bit_length())
     meta = np.zeros(CELLS + cells // 8, np.int64)
     meta[REGION_SHIFT] = max(0, (num_blocks - 1).bit_length() - (REGIONS - 1).bit_length())
@@ -56,10 +56,10 @@ def forget_keys(meta: IndexMeta) -> None:
 
 @leaf
 def refuse_broken(meta: IndexMeta) -> None:
-    """Raise an InvariantError if records and table were seen to disagree, now or earlier; what Python calls ends with
-    this.
+    """Raise an InvariantError if records and table were found to disagree, now or earlier.
 
-    Helpers only set BROKEN: compiled code tests after each call of a function that may raise whether it has raised.
+    Every function that Python calls ends with this check. Helpers only set BROKEN, because compiled code tests after
+    each call of a function that may raise whether it has raised.
     """
     if meta[BROKEN] != 0:
         raise InvariantError(
@@ -70,13 +70,13 @@ def refuse_broken(meta: IndexMeta) -> None:
 
 @leaf
 def region_of(meta: IndexMeta, block_id: int) -> int:
-    """The region of a block, below REGIONS."""
+    """Return the region of a block, a number below REGIONS."""
     return int(block_id >> meta[REGION_SHIFT])
 
 
 @leaf
 def cell_of(meta: IndexMeta, k0: int, group: int) -> int:
-    """Return the cell of a key: hashes are spread evenly, so their first word is enough."""
+    """Return the cell of a key. Hashes are evenly distributed, so their first word is enough."""
     return int((((k0 ^ group) * HASH_MULTIPLIER) >> 32) & meta[CELL_MASK])
 
 

@@ -1,4 +1,4 @@
-"""What must hold of the records at any time; each function lists what does not, in words."""
+"""What must hold for the records at any time; each function describes the violations, one sentence each."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,7 +20,7 @@ def _cell_of(meta: Any, k0: int, group: int) -> int:
 
 
 def queue_violations(state: BlockState) -> list[str]:
-    """A block is in the free queue, once, exactly if nobody uses it. O(num_blocks)."""
+    """Check that a block is in the free queue, once, exactly if it has no users. O(num_blocks)."""
     records = state.records[:-1]
     count, after = int(state.records["ref_cnt"][-1]), state.records["next"]
     if not 0 <= count <= state.num_blocks:
@@ -44,8 +44,11 @@ def queue_violations(state: BlockState) -> list[str]:
 
 
 def led_violations(state: BlockState) -> list[str]:
-    """A led block is the only one with its key and the successor of one first block, which says so; the filter
-    counts exactly the keys whose blocks say so. O(num_blocks)."""
+    """Check the led blocks and the filter. O(num_blocks).
+
+    A led block is the only one with its key, and the successor of one first block, which is flagged LEADS. The filter
+    counts exactly the keys whose first blocks are flagged COUNTED.
+    """
     records = state.records[:-1]
     flags, same_prev, successor = (records[n] for n in ("flags", "same_prev", "successor"))
     led, leading = np.flatnonzero(flags & LED), np.flatnonzero(flags & LEADS)
@@ -56,11 +59,11 @@ def led_violations(state: BlockState) -> list[str]:
         if flags[row] & needed != needed or records["same_next"][row] != row:
             found.append(f"led block {row} is not the only one in the index with its key")
         if not (0 <= head < state.num_blocks and flags[head] & LEADS and successor[head] == row):
-            found.append(f"led block {row} is the successor of none")
+            found.append(f"led block {row} is not the successor of any block")
     for row in leading.tolist():
         child = int(successor[row])
         if not flags[row] & FIRST:
-            found.append(f"block {row} leads and is not the first with its key")
+            found.append(f"block {row} leads, but is not the first with its key")
         if not (0 <= child < state.num_blocks and flags[child] & LED and same_prev[child] == row):
             found.append(f"block {row} leads to no led block")
     if state.meta[NUM_LED] != len(led):
@@ -81,12 +84,12 @@ def led_violations(state: BlockState) -> list[str]:
 
 
 def use_violations(state: BlockState, tables: Sequence[Ids], handed_out: npt.NDArray[np.int32]) -> list[str]:
-    """A block counts as many users as there are places in block tables that hold it, and uses that were handed out.
+    """Check that a block's count of users is the number of its places in block tables plus its other uses.
 
     Args:
         state: Records of the pool.
-        tables: int32 ids of each block table; negative ones, of other pools, are passed over.
-        handed_out: int32 [num_blocks], uses by others than block tables.
+        tables: int32 ids of each block table; negative ids, which belong to other pools, are skipped.
+        handed_out: int32 [num_blocks], uses outside block tables.
 
     O(num_blocks + ids).
     """

@@ -18,9 +18,10 @@ def _ids(blocks: Sequence[KVCacheBlock]) -> list[int]:
 
 
 def _blocks(group: Any) -> Sequence[KVCacheBlock]:
-    """
+    """Return the blocks of a group, after checking that they are blocks.
+
     Raises:
-        ArgumentTypeError: A group is something else than a sequence of blocks.
+        ArgumentTypeError: The group is not a sequence of blocks.
     """
     if not isinstance(group, BlockList) and not (
         isinstance(group, Sequence) and all(isinstance(block, KVCacheBlock) for block in group)
@@ -40,23 +41,23 @@ class KVCacheBlocks:
     blocks: tuple[Sequence[KVCacheBlock], ...]
 
     def __add__(self, other: "KVCacheBlocks") -> "KVCacheBlocks":
-        """Blocks of both, group by group. O(blocks).
+        """Concatenate the blocks of both, group by group. O(blocks).
 
         Raises:
-            ArgumentTypeError: Something else than blocks is among them.
-            GroupCountError: They are of another number of groups.
+            ArgumentTypeError: An item is not a block.
+            GroupCountError: The two have different numbers of groups.
         """
         if not isinstance(other, KVCacheBlocks):
             return NotImplemented
         own, theirs = self._groups(), other._groups()
         if len(own) != len(theirs):
-            raise GroupCountError(f"blocks of {len(own)} groups and of {len(theirs)}: make them equal")
+            raise GroupCountError(f"blocks of {len(own)} groups cannot be added to blocks of {len(theirs)} groups")
         return KVCacheBlocks(
             tuple(a + b if isinstance(a, BlockList) else [*a, *b] for a, b in zip(own, theirs, strict=True))
         )
 
     def _groups(self) -> Sequence[Sequence[KVCacheBlock]]:
-        """The groups, seen to be some, of blocks."""
+        """Return the groups, after checking that they are groups of blocks."""
         if not isinstance(self.blocks, tuple | list):
             raise ArgumentTypeError(f"a tuple with the blocks of each group is expected, got {shown(self.blocks)}")
         return [_blocks(group) for group in self.blocks]
@@ -66,10 +67,10 @@ class KVCacheBlocks:
     @overload
     def get_block_ids(self, allow_none: bool) -> tuple[list[int], ...] | None: ...
     def get_block_ids(self, allow_none: bool = False) -> tuple[list[int], ...] | None:
-        """Block ids per group; None if there are none at all and `allow_none`. O(blocks).
+        """Return the block ids per group, or None if there are no blocks at all and `allow_none` is true. O(blocks).
 
         Raises:
-            ArgumentTypeError: Something else than blocks is among them, or `allow_none` is no truth value.
+            ArgumentTypeError: An item is not a block, or `allow_none` is not a truth value.
         """
         groups = self._groups()
         if as_switch("allow_none", allow_none) and not any(len(group) for group in groups):
@@ -77,11 +78,11 @@ class KVCacheBlocks:
         return tuple(_ids(group) for group in groups)
 
     def get_unhashed_block_ids(self) -> list[int]:
-        """Ids of the blocks without a hash; for a single group only. O(blocks).
+        """Return the ids of the blocks without a hash, if there is a single group. O(blocks).
 
         Raises:
-            ArgumentTypeError: Something else than blocks is among them.
-            GroupCountError: There are several groups.
+            ArgumentTypeError: An item is not a block.
+            GroupCountError: There is not exactly one group.
         """
         groups = self._groups()
         if len(groups) != 1:
@@ -89,13 +90,13 @@ class KVCacheBlocks:
         return [block.block_id for block in groups[0] if block.block_hash is None]
 
     def get_unhashed_block_ids_all_groups(self) -> list[list[int]]:
-        """Ids of the blocks without a hash per group; the null block is left out. O(blocks).
+        """Return the ids of the blocks without a hash, per group; the null block is omitted. O(blocks).
 
         Raises:
-            ArgumentTypeError: Something else than blocks is among them.
+            ArgumentTypeError: An item is not a block.
         """
         return [[b.block_id for b in group if b.block_hash is None and not b.is_null] for group in self._groups()]
 
     def new_empty(self) -> "KVCacheBlocks":
-        """As many groups, no blocks. O(groups)."""
+        """Make an object with as many groups and no blocks. O(groups)."""
         return KVCacheBlocks(tuple(() for _ in self.blocks))

@@ -1,7 +1,7 @@
-"""Compiled operations on the list of free blocks inside the records, in eviction order.
+"""Compiled operations on the list of free blocks, which lies inside the records in eviction order.
 
-A circular doubly linked list: the head is evicted first; the extra row at the end of the records is the
-sentinel, whose `ref_cnt` counts the members.
+The list is circular and doubly linked. Its first member is evicted first. The extra record at the end of the records
+is the sentinel, whose `ref_cnt` counts the members.
 """
 
 from typing import Any
@@ -12,16 +12,16 @@ from kvgpu.blocks.record import HAS_HASH, IN_TABLE
 from kvgpu.compiled.jit import AHEAD, jit, leaf, prefetch
 
 GUESSED = 2 * AHEAD
-"""Steps of a walk from a record to the one that is loaded: each takes a few cycles."""
+"""Number of steps by which a walk loads records ahead: each step takes a few cycles."""
 
 SHORT_STRIDE = 8
-"""A step that begins a run when it is seen once; longer ones, which may lead from one run to another, when they come
-twice."""
+"""A step of at most this length begins a run as soon as it occurs. A longer one, which may lead from one run to
+another, begins a run only if it occurs twice in a row."""
 
 
 @leaf
 def unlink(records: Any, row: int) -> None:
-    """Take a member out of the queue."""
+    """Remove a member from the queue."""
     prev = records[row].prev
     next = records[row].next
     records[prev].next = next
@@ -33,7 +33,7 @@ def unlink(records: Any, row: int) -> None:
 
 @leaf
 def link_after(records: Any, row: int, prev: int) -> None:
-    """Put `row` behind `prev`, a member or the sentinel."""
+    """Put block `row` after `prev`, which is a member or the sentinel."""
     next = records[prev].next
     records[row].prev = prev
     records[row].next = next
@@ -64,27 +64,27 @@ def link_all(records: Any, start: int) -> None:
 
 @leaf
 def load_guess(records: Any, guess: int) -> None:
-    """Start loading a record, if there is one."""
+    """Start loading the record of a guessed block, if there is such a block."""
     if 0 <= guess < len(records) - 1:
         prefetch(records, guess)
 
 
 @leaf
 def load_ahead(records: Any, row: int, after: int, stride: int, before: int, left: int) -> tuple[int, int]:
-    """Start loading what a walk of the list is going to see behind `after`, which follows `row`.
+    """Start loading the records that a walk of the list will probably reach after `after`, which follows `row`.
 
-    The list can only be walked one by one. But blocks that were freed together often lie side by side, or as far from
-    each other as the requests that grew in step with theirs are many, so the record some strides further on is
-    guessed. Where such a run begins or ends, much of the next one, which is taken to go the same way, is loaded at
-    once: its records would be waited for one after the other.
+    A linked list can only be walked one member at a time. But blocks that were freed together often lie side by side,
+    or at a constant distance: the number of requests that grew in step. So the record some strides further on is
+    guessed. If such a run begins or ends, much of the next run, which is assumed to have the same stride, is loaded at
+    once: otherwise the walk would wait for its records one after the other.
 
     Args:
-        stride: From one record of the run to the next, 0 if not known.
-        before: The step to `row`, 0 if not known.
-        left: Records that the walk takes from `row` on.
+        stride: Distance from one record of the run to the next, 0 if unknown.
+        before: The step that led to `row`, 0 if unknown.
+        left: Number of records that the walk takes from `row` on.
 
     Returns:
-        The stride, and the step to `after`.
+        The stride, and the step that led to `after`.
     """
     step = after - row
     ahead, at_once = stride, 0
@@ -104,8 +104,8 @@ def load_ahead(records: Any, row: int, after: int, stride: int, before: int, lef
 
 @leaf
 def leave(records: Any, row: int, ref_cnt: int) -> int:
-    """Give the head of the queue `ref_cnt`; returns the block behind it. `cut` has to follow."""
-    # Unsigned, here and in what calls this: compiled code does not ask whether an index counts from the end.
+    """Set the reference count of the queue's first block and return the block after it. The caller must call `cut`."""
+    # Unsigned, here and in the callers: compiled code then does not test whether an index counts from the end.
     record = records[np.uint64(row)]
     after = record.next
     record.prev = -1
@@ -116,7 +116,7 @@ def leave(records: Any, row: int, ref_cnt: int) -> int:
 
 @leaf
 def cut(records: Any, head: int, count: int) -> None:
-    """Let the queue begin with `head`, after so many members have left."""
+    """Make the queue begin with `head`, after `count` members have left it."""
     sentinel = len(records) - 1
     records[sentinel].next = head
     records[head].prev = sentinel
@@ -125,7 +125,10 @@ def cut(records: Any, head: int, count: int) -> None:
 
 @jit
 def pop_free(records: Any, count: int, ref_cnt: int) -> Any:
-    """Take `count` blocks, which are there, from the head; returns their ids, and how many the index still holds."""
+    """Take the first `count` blocks; return their ids, and how many of them the index still holds.
+
+    The queue must have at least `count` members.
+    """
     ids = np.empty(count, np.int32)
     cached = 0
     row, stride, step = records[len(records) - 1].next, 0, 0
@@ -142,9 +145,9 @@ def pop_free(records: Any, count: int, ref_cnt: int) -> Any:
 
 @leaf
 def touch_all(records: Any, ids: Any, null_id: int) -> None:
-    """Count one more user of each block; those that were free leave the queue (fact 15).
+    """Add one user to each block; blocks that were free leave the queue (fact 15).
 
-    A block's neighbours are loaded `AHEAD` rounds before they are needed.
+    The neighbours of a block are loaded `AHEAD` rounds before they are needed.
     """
     for i in range(-AHEAD, len(ids)):
         if i + AHEAD < len(ids):
@@ -168,7 +171,10 @@ def touch(records: Any, ids: Any, null_id: int) -> None:
 
 @leaf
 def drop_user(records: Any, row: int, tail: int, null_id: int) -> int:
-    """Count one user less of a block; one without any is linked behind `tail`, and becomes the next tail."""
+    """Remove one user from a block; return the new tail.
+
+    If the block has no users after that, it is linked after `tail` and becomes the new tail.
+    """
     users = records[row].ref_cnt - 1
     records[row].ref_cnt = users
     if users != 0 or row == null_id:
@@ -180,7 +186,7 @@ def drop_user(records: Any, row: int, tail: int, null_id: int) -> int:
 
 @leaf
 def close_run(records: Any, tail: int, end: int, num_freed: int) -> None:
-    """Let the queue go on with `end` behind a run of new members that `tail` is the last of."""
+    """Link `end` after `tail`, the last of a run of `num_freed` new members."""
     records[tail].next = end
     records[end].prev = tail
     records[len(records) - 1].ref_cnt += num_freed
@@ -188,9 +194,9 @@ def close_run(records: Any, tail: int, end: int, num_freed: int) -> None:
 
 @leaf
 def release_all(records: Any, ids: Any, null_id: int, backwards: bool, prepend: bool) -> None:
-    """Count one user less of each block; those without any go to the queue in the given order.
+    """Remove one user from each block; blocks without users enter the queue in the given order.
 
-    With `prepend` the whole run comes before the present head (fact 16). Records are loaded `AHEAD` rounds
+    With `prepend` the whole run precedes the present first member (fact 16). Records are loaded `AHEAD` rounds
     before they are needed; the end of the queue is written once.
     """
     sentinel = len(records) - 1
@@ -218,9 +224,9 @@ def release(records: Any, ids: Any, null_id: int, backwards: bool, prepend: bool
 
 @leaf
 def release_kind(records: Any, ids: Any, null_id: int, with_hash: bool, prepend: bool) -> None:
-    """`release_all`, the last first, of the blocks that have a hash, or of those that have none.
+    """Do what `release_all` does, last block first, for the blocks that have a hash or for those that have none.
 
-    Two passes take the place of two lists: giving back must not need memory.
+    Two passes take the place of two lists, because giving blocks back must not need memory.
     """
     sentinel = len(records) - 1
     end = records[sentinel].next if prepend else sentinel
@@ -242,7 +248,7 @@ def release_kind(records: Any, ids: Any, null_id: int, with_hash: bool, prepend:
 
 @leaf
 def release_split(records: Any, ids: Any, null_id: int) -> None:
-    """Count one user less of each block; those never cached are reused before all others, the cached ones last."""
+    """Remove one user from each block; blocks that were never cached are reused first, cached ones last."""
     release_kind(records, ids, null_id, True, False)
     release_kind(records, ids, null_id, False, True)
 
@@ -255,7 +261,7 @@ def release_by_hash(records: Any, ids: Any, null_id: int) -> None:
 
 @jit
 def recount(records: Any, users: Any, null_id: int) -> None:
-    """Give every block so many users, and let exactly those without any be in the queue."""
+    """Give every block the number of users in `users`, and make the queue hold exactly the blocks without users."""
     sentinel = len(records) - 1
     for row in range(sentinel):
         if row == null_id:
@@ -270,7 +276,7 @@ def recount(records: Any, users: Any, null_id: int) -> None:
 
 @leaf
 def count_free(records: Any, ids: Any, null_id: int) -> int:
-    """How many of the blocks are free and would leave the queue when touched."""
+    """Count the blocks that are free and would leave the queue if they were touched."""
     count = 0
     for i in range(len(ids)):
         if records[ids[i]].ref_cnt == 0 and ids[i] != null_id:
@@ -286,7 +292,7 @@ def count_unused(records: Any, ids: Any, null_id: int) -> int:
 
 @jit
 def free_ids(records: Any) -> Any:
-    """Ids in the queue, head first."""
+    """Return the ids in the queue, first member first."""
     sentinel = len(records) - 1
     ids = np.empty(records[sentinel].ref_cnt, np.int32)
     row = records[sentinel].next
@@ -304,7 +310,7 @@ def unlink_one(records: Any, row: int) -> None:
 
 @jit
 def link_many(records: Any, ids: Any, prepend: bool) -> None:
-    """Put blocks behind the tail, or with `prepend` before the head, in order."""
+    """Put blocks after the last member, or with `prepend` before the first, in order."""
     sentinel = len(records) - 1
     old_head = records[sentinel].next
     for i in range(len(ids)):

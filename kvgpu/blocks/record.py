@@ -1,4 +1,4 @@
-"""The record of a block: 64 bytes, and what its flags say."""
+"""The record of a block: 64 bytes, and the meaning of its flags."""
 
 import numpy as np
 import numpy.typing as npt
@@ -21,40 +21,40 @@ BLOCK_RECORD = np.dtype(
         ("successor", "<i4"),
     ]
 )
-"""k0..k3: block hash, 16-byte hashes padded with 0. prev, next: neighbours in the free queue, -1
+"""k0..k3: block hash; 16-byte hashes are padded with 0. prev, next: neighbours in the free queue, -1
 outside it. same_prev, same_next: ring of the blocks with the same key; same_prev of a LED block is the
-block that leads to it. successor: the block that was cached after this one, a hint to be verified."""
+block that leads to it. successor: the block that was cached after this one, a hint that must be verified."""
 
 CACHE_LINE = 64
 assert BLOCK_RECORD.itemsize == CACHE_LINE
 
 HAS_HASH = 1
-"""The block has a hash (in the record, or in a side store when ODD)."""
+"""The block has a hash (in the record, or in a side store if it is ODD)."""
 
 IN_TABLE = 2
 """The index holds the block."""
 
 FIRST = 4
-"""The block is the first inserted of those with its key: the one a lookup returns."""
+"""The block was inserted first of those with its key: a lookup returns it."""
 
 SHARED = 8
-"""Two blocks had this key at the same time: `_cache` shows a dict from then on (fact 12)."""
+"""Two blocks have had this key at the same time: `_cache` shows a dict from then on (fact 12)."""
 
 ODD = 16
-"""The hash is of another width than the pool's; it lies in `odd_hashes` and not in the index."""
+"""The width of the hash is not the pool's width; the hash is stored in `odd_hashes` and not in the index."""
 
 COARSE = 32
-"""The block spans several hash blocks: the record's key is the last of them, all are in `coarse`."""
+"""The block spans several hash blocks: the record holds the last of their hashes, and `coarse` holds all."""
 
 LED, LEADS = 64, 128
-"""The index holds the block without a word in its table: one that LEADS has it as its successor. See
+"""LED: the index holds the block without a word in its table, because a block that LEADS has it as its successor. See
 `kvgpu.index.host.insert_runs`."""
 
 COUNTED = 256
-"""The filter of the table counts the key of this block, the first with it."""
+"""The filter of the table counts the key of this block, which is the first block with this key."""
 
 SEEN = 512
-"""Set for the length of one compiled pass: the block has come by already."""
+"""Set only during one compiled pass: the pass has already seen the block."""
 
 NO_IDS: Ids = np.empty(0, np.int32)
 

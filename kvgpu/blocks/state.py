@@ -1,6 +1,6 @@
-"""State of the blocks of a pool: one packed 64-byte record each, and views of them for people.
+"""State of the blocks of a pool: one packed 64-byte record for each block, and views of the records.
 
-The records are the state; a `KVCacheBlock` is a view of one, made when somebody asks for it.
+The records are the state. A `KVCacheBlock` is a view of one record, made on demand.
 """
 
 from collections.abc import Callable, Iterable
@@ -17,32 +17,32 @@ from kvgpu.integers import MOST_TOKENS, as_integer, as_switch, shown
 from kvgpu.layout import KEY_WORDS, MAX_GROUP_ID
 
 LOWEST, HIGHEST = -(1 << 63), (1 << 63) - 1
-"""Ids that a block made by hand may have."""
+"""Range of the ids that a block made by hand may have."""
 
 
 def _counted(ref_cnt: Any) -> int:
-    """A number of users, as records can count it."""
+    """Return a number of users, after checking that a record can hold it."""
     return as_integer("ref_cnt", ref_cnt, -MOST_TOKENS, MOST_TOKENS)
 
 
 def _in_no_index(block_id: int) -> None:
-    """Takes a block out of the index of a state that has none."""
+    """Do nothing: the default of `BlockState.take_out`, for a state without an index."""
 
 
 def _aligned_records(num_rows: int) -> np.ndarray:
-    """`num_rows` zeroed records, each in one cache line."""
+    """Make `num_rows` zeroed records, each of which lies in one cache line."""
     raw = np.zeros(num_rows * CACHE_LINE + CACHE_LINE, np.uint8)
     start = -raw.ctypes.data % CACHE_LINE
     return raw[start : start + num_rows * CACHE_LINE].view(BLOCK_RECORD)
 
 
 class BlockState:
-    """Records of blocks 0 to num_blocks-1, one extra row for the free queue, and the side stores.
+    """Records of blocks 0 to num_blocks-1, one extra record for the free queue, and the side stores.
 
-    The extra row (`records[num_blocks]`) is the head and tail of the circular free queue; its
-    `ref_cnt` counts the free blocks.
+    The extra record (`records[num_blocks]`) is the sentinel of the circular free queue: it precedes the first member
+    and follows the last. Its `ref_cnt` counts the free blocks.
 
-    `take_out` belongs to the index: it takes a block out before its hash is changed by hand.
+    The index sets `take_out`, which takes a block out of the index before its hash is changed by hand.
     """
 
     def __init__(self, num_blocks: int) -> None:
@@ -59,9 +59,9 @@ class BlockState:
         self.take_out: Callable[[int], None] = _in_no_index
 
     def view(self, block_id: int) -> "KVCacheBlock":
-        """The one `KVCacheBlock` of this id; the same object every time. O(1).
+        """Return the `KVCacheBlock` with this id, the same object every time. O(1).
 
-        Negative ids name blocks of other pools, as handed out by `id_of`.
+        Negative ids stand for blocks of other pools; `id_of` assigns them.
 
         Raises:
             BlockIdError: No block has this id.
@@ -80,7 +80,7 @@ class BlockState:
         return block
 
     def id_of(self, block: "KVCacheBlock") -> int:
-        """Id of `block`; a negative one, good for `view`, when it belongs to another state."""
+        """Return the id of `block`; if it belongs to another state, a negative one that `view` accepts."""
         if block._state is self:
             return block._row
         for index, known in enumerate(self.foreign):
@@ -90,7 +90,7 @@ class BlockState:
         return -1 - len(self.foreign)
 
     def ids_of(self, blocks: "Iterable[KVCacheBlock] | Ids") -> Ids:
-        """int32 ids of a sequence of blocks; an id array is returned as it is. O(n), O(1) for arrays."""
+        """Return the int32 ids of a sequence of blocks; an array of ids is returned as it is. O(n), O(1) for arrays."""
         if isinstance(blocks, np.ndarray):
             return blocks
         if getattr(blocks, "state", None) is self:
@@ -99,13 +99,13 @@ class BlockState:
         return np.fromiter((self.id_of(block) for block in blocks), np.int32)
 
     def adopt_width(self, hash_bytes: int) -> bool:
-        """True if hashes of this length live in the records; the first regular one decides."""
+        """Return whether records hold hashes of this length; the first regular hash decides the width."""
         if self.width is None and hash_bytes in HASH_WIDTHS:
             self.width = hash_bytes
         return hash_bytes == self.width
 
     def words_of(self, key: bytes) -> tuple[npt.NDArray[np.int64], int] | None:
-        """(key words int64[4], group) of a regular map key; None for one that no record can hold."""
+        """Return (key words int64[4], group) of a regular map key, or None if no record can hold the key."""
         width = self.width
         if width is None or len(key) < width + GROUP_ID_BYTES:
             return None
@@ -116,7 +116,7 @@ class BlockState:
         return np.frombuffer(last.ljust(8 * KEY_WORDS, b"\0"), "<i8"), group
 
     def key_of(self, block_id: int) -> BlockHashWithGroupId | None:
-        """Block hash and group id of a block as the bytes of the map key, or None."""
+        """Return block hash and group id of a block as the bytes of its map key, or None if it has no hash."""
         record = self.records[block_id]
         flags = int(record["flags"])
         if not flags & HAS_HASH:
@@ -132,14 +132,14 @@ class BlockState:
         return BlockHashWithGroupId(block_hash + int(record["group"]).to_bytes(GROUP_ID_BYTES, "big"))
 
     def set_key(self, block_id: int, key: BlockHashWithGroupId) -> None:
-        """Write the hash of a block that has none; the index is not touched.
+        """Write the hash of a block that has none; the index is not changed.
 
         Raises:
-            BlockStateError: The block has a hash already.
+            BlockStateError: The block already has a hash.
         """
         record = self.records[block_id]
         if record["flags"] & HAS_HASH:
-            raise BlockStateError(f"block {block_id} already has a hash; reset_hash() it before it gets another")
+            raise BlockStateError(f"block {block_id} already has a hash; call reset_hash() before it gets another")
         group = get_group_id(key)
         block_hash = get_block_hash(key)
         if self.adopt_width(len(block_hash)) and group <= MAX_GROUP_ID:
@@ -153,18 +153,18 @@ class BlockState:
             record["flags"] = HAS_HASH | ODD
 
     def forget_keys(self) -> None:
-        """Forget all hashes and their width; the index is not touched. O(num_blocks)."""
+        """Forget all hashes and their width; the index is not changed. O(num_blocks)."""
         self.records["flags"][: self.num_blocks] = 0
         self.odd_hashes.clear()
         self.coarse.clear()
         self.width = None
 
     def forget_entries(self) -> None:
-        """Note that the index, which has been emptied, holds no block; hashes stay. O(num_blocks)."""
+        """Record that the index, which has been emptied, holds no block; the hashes stay. O(num_blocks)."""
         self.records["flags"][: self.num_blocks] &= ~np.int32(ENTERED)
 
     def reset_key(self, block_id: int) -> None:
-        """Forget the hash of a block, which the index then does not hold."""
+        """Forget the hash of a block, after taking the block out of the index."""
         if self.records[block_id]["flags"] & IN_TABLE:
             self.take_out(block_id)
         self.records[block_id]["flags"] = 0
@@ -180,11 +180,10 @@ class KVCacheBlock:
         ref_cnt: Number of requests that use it.
 
     Raises:
-        ArgumentError, ArgumentTypeError: No integers, or beyond 64 and 32 bits; so in setters, and for anything
-            else that is none of what the attribute takes. Nothing is changed.
+        ArgumentError, ArgumentTypeError: `block_id` is not an integer of 64 bits, or `ref_cnt` not one of 32 bits.
+            Setters raise the same for a value that the attribute cannot take. Nothing is changed.
 
-    A block constructed by hand belongs to no pool and owns a record of its own. All methods and properties
-    are O(1).
+    A block constructed by hand belongs to no pool and owns its record. All methods and properties are O(1).
     """
 
     __slots__ = ("_row", "_standalone_id", "_state")
@@ -202,7 +201,7 @@ class KVCacheBlock:
 
     @property
     def block_id(self) -> int:
-        """Its index in the pool, or what it was constructed with."""
+        """Index of the block in the pool, or the id with which it was constructed."""
         try:
             return self._standalone_id
         except AttributeError:
@@ -210,7 +209,7 @@ class KVCacheBlock:
 
     @property
     def ref_cnt(self) -> int:
-        """Number of requests that use it. Setting it moves nothing in or out of the free queue."""
+        """Number of requests that use the block. Setting it moves nothing into or out of the free queue."""
         return int(self._state.records[self._row]["ref_cnt"])
 
     @ref_cnt.setter
@@ -218,18 +217,18 @@ class KVCacheBlock:
         self._state.records[self._row]["ref_cnt"] = _counted(value)
 
     def incr_ref(self) -> None:
-        """Count one more user. The free queue is the caller's concern; see `BlockPool.touch`. O(1)."""
+        """Add one user. The caller is responsible for the free queue; see `BlockPool.touch`. O(1)."""
         self.ref_cnt += 1
 
     def decr_ref(self) -> None:
-        """Count one user less. The free queue is the caller's concern; see `BlockPool.free_blocks`. O(1)."""
+        """Remove one user. The caller is responsible for the free queue; see `BlockPool.free_blocks`. O(1)."""
         self.ref_cnt -= 1
 
     @property
     def block_hash(self) -> BlockHashWithGroupId | None:
-        """Hash of a full, cached block with its group id, or None; setting it twice is a BlockStateError.
+        """Hash of a full, cached block with its group id, or None. Setting it twice raises a BlockStateError.
 
-        A block of several hash blocks shows all their hashes, one after the other (fact 10).
+        If the block spans several hash blocks, this is the concatenation of all their hashes (fact 10).
         """
         return self._state.key_of(self._row)
 
@@ -239,7 +238,7 @@ class KVCacheBlock:
 
     @property
     def _block_hash(self) -> BlockHashWithGroupId | None:
-        """`block_hash`, which by this name may be set at any time, also to None, as in vLLM."""
+        """`block_hash` under a name by which it may be set at any time, also to None, as in vLLM."""
         return self._state.key_of(self._row)
 
     @_block_hash.setter
@@ -249,9 +248,9 @@ class KVCacheBlock:
             self._state.set_key(self._row, key)
 
     def reset_hash(self) -> None:
-        """Forget the hash. A block that can be found by it cannot be found any more. O(1).
+        """Forget the hash, so that no lookup finds the block by it any more. O(1).
 
-        What the map keeps beside the index (see `BlockHashToBlockMap`) stays, as it would in a dict.
+        What the map stores outside the index (see `BlockHashToBlockMap`) stays, as it would in a dict.
         """
         self._state.reset_key(self._row)
 
@@ -269,7 +268,7 @@ class KVCacheBlock:
 
     @property
     def prev_free_block(self) -> "KVCacheBlock | None":
-        """The block before it in the free queue, or the head in front of the first; None outside."""
+        """The block before this one in the free queue; for the first, a placeholder; None outside the queue."""
         return self._neighbour("prev")
 
     @prev_free_block.setter
@@ -278,7 +277,7 @@ class KVCacheBlock:
 
     @property
     def next_free_block(self) -> "KVCacheBlock | None":
-        """The block behind it in the free queue, or the tail behind the last; None outside."""
+        """The block after this one in the free queue; for the last, a placeholder; None outside the queue."""
         return self._neighbour("next")
 
     @next_free_block.setter

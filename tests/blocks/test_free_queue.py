@@ -69,7 +69,7 @@ def test_the_first_is_taken_first(any_queue):
 def test_fewer_may_be_said_to_be_free(any_queue):
     any_queue.num_free_blocks = np.int64(2)
     assert any_queue.num_free_blocks == 2
-    with pytest.raises(NotEnoughBlocksError, match="3 blocks asked for, 2 are free"):
+    with pytest.raises(NotEnoughBlocksError, match="3 blocks were requested, but 2 are free"):
         any_queue.popleft_n(3)
     any_queue.num_free_blocks = NUM_BLOCKS
     assert order(any_queue) == list(range(NUM_BLOCKS))
