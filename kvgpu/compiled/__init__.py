@@ -1,1 +1,1 @@
-"""What touches LLVM, CPython and NumPy from the inside."""
+"""Code that depends on the internals of LLVM, CPython and NumPy."""

@@ -1,4 +1,4 @@
-"""Where the data of NumPy arrays lie, for compiled code that reads many of them in one call."""
+"""Addresses of the data of NumPy arrays, for compiled code that reads many arrays in one call."""
 
 import ctypes
 from collections.abc import Sequence
@@ -10,11 +10,11 @@ import numpy.typing as npt
 from kvgpu.compiled.jit import jit, word_from
 
 DATA = 16
-"""Bytes from the address of an array to the pointer to its data: PyArrayObject of NumPy's C interface."""
+"""Offset in bytes of the data pointer in an array object: PyArrayObject of NumPy's C interface."""
 
 
 def _is_there(array: npt.NDArray[Any]) -> bool:
-    """Whether the pointer to the data of an array is where it is looked for."""
+    """Return whether the data pointer of an array is at the expected offset."""
     return ctypes.c_int64.from_address(id(array) + DATA).value == array.ctypes.data
 
 
@@ -23,7 +23,7 @@ KNOWN_LAYOUT = all(_is_there(np.empty(size, np.int8)) for size in (1, 1000))
 
 @jit
 def _read(objects: Any) -> Any:
-    """Pointers to the data of array objects at these addresses."""
+    """Read the data pointers of the array objects at these addresses."""
     data = np.empty(len(objects), np.int64)
     for i in range(len(objects)):
         data[i] = word_from(objects[i] + DATA)
@@ -31,9 +31,9 @@ def _read(objects: Any) -> Any:
 
 
 def addresses_of(arrays: Sequence[npt.NDArray[Any]]) -> npt.NDArray[np.int64]:
-    """Addresses of the first items, int64 [n]; keep the arrays while they are used.
+    """Return the addresses of the arrays' first items, int64 [n]; the arrays must live as long as these are used.
 
-    O(n): a tenth of the time that NumPy takes to say it.
+    O(n), in a tenth of the time that NumPy takes.
     """
     if not KNOWN_LAYOUT:
         return np.array([array.ctypes.data for array in arrays], np.int64)

@@ -1,9 +1,9 @@
-"""The cache of compiled code: what Numba made, in a folder named by a digest of all sources that went into it.
+"""The cache of compiled code: Numba's output, in a folder that is named by a digest of all sources that went into it.
 
-Numba's own cache looks at the file of the decorated function only, so a changed constant in another module leaves stale
-machine code behind; it loads pickles and machine code whoever wrote them; and a damaged file or a full disk is an
-error. Here only files are read that nobody else can have written, and whatever is wrong with one is no more than a
-miss: code is compiled for this process, and written anew where that can be.
+Numba's own cache checks only the file of the decorated function, so it keeps stale machine code if a constant in
+another module changes. It loads pickles and machine code whoever wrote them, and a damaged file or a full disk is an
+error. This cache reads only files that no other user can have written, and treats anything that is wrong with a file as
+a miss: the code is compiled for this process, and written again if that is possible.
 """
 
 import hashlib
@@ -34,9 +34,9 @@ CHECKSUM_BYTES = 16
 
 
 class CodeFolder:
-    """Where this process keeps compiled code.
+    """The folder in which this process stores compiled code.
 
-    path: The folder, which is there and trusted; None where code is compiled for this process only. problem: why.
+    path: The folder, which exists and is trusted; None if code is compiled for this process only. problem: why.
     """
 
     def __init__(self) -> None:
@@ -52,36 +52,36 @@ class CodeFolder:
             self.problem = str(error)
             self.tell(
                 "compiled code is not kept%s, so every process compiles anew, for minutes: %s. "
-                "Let KVGPU_CACHE_DIR name a folder that you can write and nobody else can.",
+                "Set KVGPU_CACHE_DIR to a folder that only you can write.",
                 "" if configured is None else f" in {configured}",
                 error,
             )
 
     def tell(self, message: str, *arguments: object) -> None:
-        """Warn, once in a process: what is wrong with one file tends to be wrong with the next."""
+        """Warn once in a process: a problem with one file is likely to recur with the next."""
         logger.log(self._level, message, *arguments)
         self._level = logging.INFO
 
 
 @cache
 def code_folder() -> CodeFolder:
-    """The folder of this process; looked at, and made, in the first call."""
+    """Return the folder of this process; the first call checks it and makes it."""
     return CodeFolder()
 
 
 @cache
 def _sources_of(module: Path) -> Iterable[Path]:
-    """The file of a module, or those directly in the folder of a package, whose modules are imported by name."""
+    """Return the file of a module, or, for a package whose modules are imported by name, the files in its folder."""
     file = module.with_suffix(".py")
     return [file] if file.exists() else module.glob("*.py")
 
 
 def source_digest() -> str:
-    """Names the version of Numba and of all sources whose functions or constants are compiled. O(bytes of kvgpu)."""
+    """Digest the version of Numba and all sources whose functions or constants are compiled. O(bytes of kvgpu)."""
     package = Path(__file__).parent.parent
     sources = {path: path.read_bytes() for path in package.rglob("*.py")}
     compiled = {path for path, source in sources.items() if _COMPILED.search(source)}
-    # What is imported by name becomes part of the code: constants above all.
+    # Names that compiled modules import, above all constants, become part of the code.
     names = {name.decode() for path in compiled for name in _IMPORTED.findall(sources[path])}
     imported = {path for name in names for path in _sources_of(package.joinpath(*name.split(".")))}
     digest = hashlib.sha256(numba.__version__.encode())
@@ -91,16 +91,16 @@ def source_digest() -> str:
 
 
 def cache_of(function: Callable[..., Any]) -> Any:
-    """The cache for the dispatcher of a function: one on disk where there is a folder for it."""
+    """Make the cache for the dispatcher of a function: on disk if there is a folder for it."""
     folder = code_folder()
     try:
         return caching.NullCache() if folder.path is None else CompiledCode(function, folder)
-    except OSError:  # its source is no file
+    except OSError:  # its source is not a file
         return caching.NullCache()
 
 
 class CompiledCode(caching.FunctionCache):
-    """Machine code of one function; an entry that cannot be used, or written, is one that is not there."""
+    """Machine code of one function; an entry that cannot be read or written counts as missing."""
 
     def __init__(self, function: Callable[..., Any], folder: CodeFolder) -> None:
         assert folder.path is not None
@@ -109,15 +109,15 @@ class CompiledCode(caching.FunctionCache):
         self._cache_path = str(folder.path)
         stamp = self._impl.locator.get_source_stamp()
         files = _Overloads(folder.path, self._impl.filename_base, stamp)
-        self._cache_file = cast(Any, files)  # no subclass: what Numba calls is all that it has
+        self._cache_file = cast(Any, files)  # not a subclass: it has only the methods that Numba calls
         self._folder = folder
         self.enable()
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        """What was compiled for a signature and for this processor, or None."""
+        """Return the code that was compiled for a signature and for this processor, or None."""
         try:
             return super().load_overload(sig, target_context)
-        except Exception as error:  # what a damaged pickle raises is beyond listing
+        except Exception as error:  # a damaged pickle may raise anything
             self._folder.tell(
                 "compiled code in %s cannot be used and is compiled anew: %s",
                 self._cache_path,
@@ -126,42 +126,42 @@ class CompiledCode(caching.FunctionCache):
             return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
-        """Keep what was compiled, where that is possible."""
+        """Store compiled code, if that is possible."""
         try:
             super().save_overload(sig, data)
-        except Exception as error:  # the code itself is there, and can be used
+        except Exception as error:  # this process has the code and can use it
             self._folder.tell(
                 "compiled code cannot be written to %s, so the next process compiles anew: %s. "
-                "Let KVGPU_CACHE_DIR name a folder that you can write and nobody else can.",
+                "Set KVGPU_CACHE_DIR to a folder that only you can write.",
                 self._cache_path,
                 str(error) or repr(error),
             )
 
 
 class _Locator(caching._CacheLocator):
-    """What Numba asks about the place of a function; the folder is made and trusted before anybody asks."""
+    """Answers Numba's questions about where a function lies; the folder has been made and checked before."""
 
     def __init__(self, source: str, line: int) -> None:
         self._py_file, self._line = source, line
 
     def ensure_cache_path(self) -> None:
-        """Nothing is left to do."""
+        """Do nothing: the folder exists."""
 
     def get_cache_path(self) -> str:
-        """Not asked: `CompiledCode` knows."""
+        """Raise an error: nothing calls this, because `CompiledCode` knows the path."""
         raise NotImplementedError
 
     def get_source_stamp(self) -> bytes:
-        """Digest of the file of the function, which need not be one of kvgpu's."""
+        """Return a digest of the function's file, which need not belong to kvgpu."""
         return _digest_of_file(self._py_file)
 
     def get_disambiguator(self) -> str:
-        """The line where the function begins."""
+        """Return the number of the line where the function begins."""
         return str(self._line)
 
 
 class _Results(caching.CompileResultCacheImpl):
-    """What Numba writes of a function and makes of it, under a name that holds wherever kvgpu lies."""
+    """Converts between a function's code and what Numba writes, under a name that does not depend on kvgpu's path."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self._lineno = function.__code__.co_firstlineno
@@ -170,10 +170,9 @@ class _Results(caching.CompileResultCacheImpl):
 
 
 class _Overloads:
-    """Files of one function: an index, from a signature and a processor to a file, and these files.
+    """The files of one function: an index, which maps a signature and a processor to a file, and these files.
 
-    A file holds its key, too: of two processes that compile at once one may have overwritten the other's file,
-    or its index.
+    A file also holds its key: if two processes compile at once, one may overwrite the other's file or index.
     """
 
     def __init__(self, folder: Path, base: str, stamp: bytes) -> None:
@@ -181,7 +180,7 @@ class _Overloads:
         self._stamp = stamp
 
     def load(self, key: Any) -> Any:
-        """What is kept for a key, or None."""
+        """Return what is stored for a key, or None."""
         name = self._index().get(key)
         if name is None:
             return None
@@ -192,10 +191,10 @@ class _Overloads:
         return data if kept == key else None
 
     def save(self, key: Any, data: Any) -> None:
-        """Keep something for a key, in place of what was there."""
+        """Store something for a key, in place of what was stored before."""
         try:
             numbers = self._index()
-        except Exception:  # damaged, or not to be trusted: `load` has said so
+        except Exception:  # damaged or not trusted: `load` has reported it
             numbers = {}
         taken = set(numbers.values())
         free = next(number for number in itertools.count(1) if number not in taken)
@@ -205,14 +204,14 @@ class _Overloads:
             self._write_index(numbers)
 
     def flush(self) -> None:
-        """Forget everything that is kept."""
+        """Forget everything that is stored."""
         self._write_index({})
 
     def _file(self, number: int) -> str:
         return f"{self._path}.{number}.nbc"
 
     def _index(self) -> dict[Any, int]:
-        """Key -> number of its file; of another source there is none."""
+        """Return the index, key -> number of its file; an empty one if it was written for another source."""
         try:
             stamp, numbers = _read(f"{self._path}.nbi")
         except FileNotFoundError:
@@ -233,10 +232,10 @@ def _checksum(data: bytes) -> bytes:
 
 
 def _read(path: str) -> Any:
-    """An object that `_write` has written.
+    """Read an object that `_write` has written.
 
-    The checksum is no defence, trust is: it finds what was cut short, and what a power cut has left of code that LLVM
-    would take as it is.
+    The checksum does not defend against an attacker; the check of who may write does. The checksum finds files that
+    were cut short, and machine code that a power cut has damaged, which LLVM would run unchecked.
     """
     content = read_trusted(path)
     checksum, data = content[:CHECKSUM_BYTES], content[CHECKSUM_BYTES:]

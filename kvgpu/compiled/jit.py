@@ -1,6 +1,6 @@
-"""`jit` and its kin: functions that Numba compiles, and the instructions that it has no words for.
+"""`jit` and related decorators for functions that Numba compiles, and instructions that Numba cannot express.
 
-`kvgpu.compiled.cache` keeps what entry points become.
+`kvgpu.compiled.cache` stores the machine code of entry points.
 """
 
 from collections.abc import Callable
@@ -15,10 +15,10 @@ from kvgpu.compiled.cache import cache_of
 from kvgpu.errors import ConfigError
 
 if cast(Any, numba).config.DISABLE_JIT:
-    raise ConfigError("NUMBA_DISABLE_JIT is set, and kvgpu works compiled only: unset it")
+    raise ConfigError("NUMBA_DISABLE_JIT is set, but kvgpu works only if it is compiled: unset the variable")
 
 AHEAD = 8
-"""Rounds of a loop between asking for a cache line and using it."""
+"""Rounds of a loop between prefetching a cache line and using it."""
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -26,33 +26,33 @@ F = TypeVar("F", bound=Callable[..., Any])
 def _entry_point(function: F, **options: bool) -> F:
     compiler: Any = numba.njit  # its stubs do not know `_nrt`
     compiled = compiler(error_model="numpy", _nrt=True, **options)(function)
-    # Numba's own `cache=True` trusts every file, wherever its variables lead.
+    # Numba's own `cache=True` trusts every file in whatever folder its environment variables name.
     compiled._cache = cache_of(function)
     return cast(F, compiled)
 
 
 def jit(function: F) -> F:
-    """Compile an entry point that Python calls; the machine code is kept on disk."""
+    """Compile an entry point that Python calls; the machine code is stored on disk."""
     return _entry_point(function)
 
 
 def nogil(function: F) -> F:
-    """`jit` for what other threads may run beside: nobody may change its arrays meanwhile."""
+    """Compile as `jit` does, but release the GIL: other threads may run, but must not change the arguments' arrays."""
     return _entry_point(function, nogil=True)
 
 
 def inline(function: F) -> F:
     """Compile a helper that only compiled code calls; it becomes part of its callers.
 
-    Forced: a call that is not inlined copies its arrays' headers and counts references, which
-    makes a probe three times as slow (measured: 31 against 11 ns a hit).
+    Inlining is forced: a call that is not inlined copies the headers of its arrays and counts references, which
+    makes a probe three times as slow (measured: 31 ns instead of 11 ns a hit).
     """
     compiler: Any = numba.njit
     return cast(F, compiler(error_model="numpy", forceinline=True, _nrt=True)(function))
 
 
 def _address(context: Any, builder: Any, array_type: Any, array: Any, index_type: Any, index: Any) -> Any:
-    """Where element or row `index` of an array that is contiguous behind its first axis begins."""
+    """Emit the address of element or row `index` of an array that is contiguous after its first axis."""
     lowering: Any = cgutils
     header = context.make_array(array_type)(context, builder, array)
     index = context.cast(builder, index, index_type, types.intp)
@@ -61,21 +61,21 @@ def _address(context: Any, builder: Any, array_type: Any, array: Any, index_type
 
 
 def leaf(function: F) -> F:
-    """`inline` without reference counting, for a helper that neither makes nor returns an array.
+    """Compile as `inline` does, but without reference counting, for a helper that neither makes nor returns an array.
 
-    What it calls counts as it says itself: `jit` and `inline` say so explicitly, since Numba would pass the option on
-    to what is compiled for the first time on behalf of a leaf.
+    Functions that a leaf calls count references if they say so. `jit` and `inline` say so explicitly, because Numba
+    would pass the option on to functions that are first compiled on behalf of a leaf.
 
-    Numba counts a reference for every array that a function takes; where it cannot prove the pair away, as in
-    a loop with several exits, these are two locked instructions per array and call: half of the time of an
-    insert. A helper that returned an array so would return one that nobody owns.
+    Numba counts a reference for every array that a function takes. Where it cannot eliminate the pair, as in a loop
+    with several exits, this costs two locked instructions per array and call: half of the time of an insert. A leaf
+    that returned an array would return one that has no owner.
     """
     compiler: Any = numba.njit  # its stubs do not know the option
     return cast(F, compiler(error_model="numpy", forceinline=True, _nrt=False)(function))
 
 
 def _load_ahead(builder: Any, address: Any) -> None:
-    """Emit the instruction that starts loading a line."""
+    """Emit the instruction that starts loading a cache line."""
     lowering: Any = cgutils
     word = ir.IntType(32)
     hint = lowering.get_or_insert_function(
@@ -90,7 +90,7 @@ def _load_ahead(builder: Any, address: Any) -> None:
 def _prefetch(typing_context: Any, array: Any, index: Any) -> Any:
     """Start loading element or row `index` (int64) of a C-contiguous array into the cache.
 
-    A loop that calls this some rounds ahead overlaps cache misses that would come one by one.
+    A loop that calls this some rounds ahead overlaps cache misses that would otherwise come one after the other.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -104,7 +104,7 @@ def _prefetch(typing_context: Any, array: Any, index: Any) -> Any:
 
 @intrinsic
 def _put_word(typing_context: Any, array: Any, place: Any, word: Any) -> Any:
-    """Write eight bytes at any place of a contiguous uint8 array, lowest first."""
+    """Write eight bytes, lowest first, at any index of a contiguous uint8 array."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         array_type, place_type, _ = signature.args
@@ -118,7 +118,7 @@ def _put_word(typing_context: Any, array: Any, place: Any, word: Any) -> Any:
 
 @intrinsic
 def _word_at(typing_context: Any, array: Any, place: Any) -> Any:
-    """Eight bytes from any place of a contiguous uint8 array, lowest first."""
+    """Read eight bytes, lowest first, from any index of a contiguous uint8 array."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         array_type, place_type = signature.args
@@ -132,7 +132,7 @@ def _word_at(typing_context: Any, array: Any, place: Any) -> Any:
 
 @intrinsic
 def _pointer(typing_context: Any, address: Any, like: Any) -> Any:
-    """An address (int64) as a pointer to elements of the type of an array."""
+    """Convert an address (int64) to a pointer to elements of an array's type."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         kind = context.get_value_type(signature.return_type)
@@ -143,7 +143,7 @@ def _pointer(typing_context: Any, address: Any, like: Any) -> Any:
 
 @intrinsic
 def _word_from(typing_context: Any, address: Any) -> Any:
-    """Eight bytes of memory, lowest first, from an address (int64) that is a multiple of eight."""
+    """Read eight bytes of memory, lowest first, from an address (int64) that is a multiple of eight."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.load(builder.inttoptr(arguments[0], ir.IntType(64).as_pointer()))
@@ -153,7 +153,7 @@ def _word_from(typing_context: Any, address: Any) -> Any:
 
 @intrinsic
 def _prefetch_at(typing_context: Any, address: Any) -> Any:
-    """`prefetch` for an address (int64)."""
+    """Do what `prefetch` does for an address (int64)."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         _load_ahead(builder, builder.inttoptr(arguments[0], ir.IntType(8).as_pointer()))
@@ -164,9 +164,9 @@ def _prefetch_at(typing_context: Any, address: Any) -> Any:
 
 @intrinsic
 def _lanes_equal(typing_context: Any, array: Any, row: Any, value: Any, shift: Any) -> Any:
-    """Bit i of the result: word i of the eight int64 words of a row, shifted right, equals `value`.
+    """Return a mask: bit i says whether word i of the eight int64 words of a row, shifted right, equals `value`.
 
-    One vector comparison; the loop that it replaces cost as much as a cache miss.
+    This is one vector comparison; the loop that it replaces took as long as a cache miss.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -191,7 +191,7 @@ def _lanes_equal(typing_context: Any, array: Any, row: Any, value: Any, shift: A
 
 @intrinsic
 def _lowest_bit(typing_context: Any, mask: Any) -> Any:
-    """Place of the lowest bit that is set in an int64 that is not 0."""
+    """Return the position of the lowest set bit of an int64 that is not 0."""
 
     lowering: Any = cgutils
 
@@ -215,5 +215,5 @@ lowest_bit: Callable[[int], int] = cast(Any, _lowest_bit)
 
 
 def python_of(function: F) -> F:
-    """The plain Python function behind a compiled one."""
+    """Return the plain Python function that a compiled function was made from."""
     return cast(F, cast(Any, function).py_func)

@@ -1,7 +1,7 @@
-"""Lists of hashes and of token ids, read from where CPython keeps the objects.
+"""Lists of hashes and of token ids, read directly from the memory of CPython's objects.
 
-Asking an object for what it holds costs more than the cache miss it takes to reach it; compiled code asks for the
-next objects before it needs them.
+Reading an object through Python costs more than the cache miss of reaching it. Compiled code prefetches the next
+objects before it needs them.
 """
 
 import sys
@@ -15,15 +15,15 @@ from kvgpu.compiled.jit import jit, prefetch_at, word_from
 from kvgpu.layout import LOW_32
 
 TYPE, SIZE, ITEMS, BYTES, DIGIT = 8, 16, 24, 32, 24
-"""Bytes from the address of an object to its type, to the size of what it holds (of an int, with its sign), to
-the pointer to the items of a list, to the data of bytes, and to the lowest digit of an int: PyVarObject,
+"""Offsets in bytes, from the address of an object, of its type, of its size (for an int, with its sign), of the
+pointer to the items of a list, of the data of bytes, and of the lowest digit of an int: PyVarObject,
 PyListObject, PyBytesObject and PyLongObject of CPython's Include/."""
 
 AHEAD = 16
-"""Items between asking for one and reading it: they come from memory, not from a cache."""
+"""Number of items between prefetching one and reading it: items come from memory, not from a cache."""
 
 LONG = 16
-"""Items from which on a call of compiled code pays."""
+"""Number of items from which on a call of compiled code pays off."""
 
 _SIZES = (object.__basicsize__, list.__basicsize__, bytes.__basicsize__, int.__basicsize__)
 KNOWN_LAYOUT = (
@@ -33,14 +33,15 @@ KNOWN_LAYOUT = (
     and (*_SIZES, sys.int_info.bits_per_digit) == (16, ITEMS + 16, BYTES + 1, DIGIT, 30)
     and not sysconfig.get_config_var("Py_GIL_DISABLED")
 )
-"""Whether objects are laid out so. Sizes tell of builds for debugging; without a GIL a list may change."""
+"""Whether objects have this layout. The sizes reveal debug builds; without a GIL a list may change at any time."""
 
 
 @jit
 def _copy_bytes(listed: int, count: int, kind: int, out: Any) -> int:
-    """Copy items of the list at an address, as far as they are of a type and fill a row of `out`; how many.
+    """Copy items of the list at an address until one is not of a type or does not fill a row of `out`.
 
-    -1 if they are not `count`: the list may have changed since its caller looked, but cannot while this runs.
+    Returns the number of copied items, or -1 if the list does not have `count` items: it may have changed since the
+    caller read its length, but it cannot change while this function runs.
     """
     if word_from(listed + SIZE) != count:
         return -1
@@ -63,8 +64,11 @@ def _copy_bytes(listed: int, count: int, kind: int, out: Any) -> int:
 
 @jit
 def _copy_digits(listed: int, count: int, one: int, large: int, zero: int, out: Any) -> int:
-    """Copy items of the list at an address, as far as they are 0 or of the sign and size of 1 or of a large number of
-    one digit (CPython may mark small ones); how many. -1 if they are not `count`, as in `_copy_bytes`."""
+    """Copy items of the list at an address until one is neither 0 nor a positive int of one digit.
+
+    Such an int has the size field of 1 or of a large number of one digit, because CPython may mark small ones there.
+    Returns the number of copied items, or -1 if the list does not have `count` items, as `_copy_bytes` does.
+    """
     if word_from(listed + SIZE) != count:
         return -1
     items = word_from(listed + ITEMS)
@@ -87,10 +91,10 @@ def _copy_digits(listed: int, count: int, one: int, large: int, zero: int, out: 
 
 
 def copy_hashes(listed: list[Any], width: int, rows: npt.NDArray[np.int64]) -> bool:
-    """Write hashes of `width` bytes, 16 or 32, to key words int64 [n, KEY_WORDS], zero padded.
+    """Write hashes of `width` bytes, 16 or 32, to key words int64 [n, KEY_WORDS], padded with zeros.
 
-    False, and the words are of no use, where an item is not `bytes` itself, of that width, or objects may be laid
-    out otherwise. O(n).
+    Returns False, and leaves useless words, if an item is not exactly of type `bytes` and of that width, or if objects
+    may have another layout. O(n).
     """
     if not KNOWN_LAYOUT:
         return False
@@ -99,9 +103,10 @@ def copy_hashes(listed: list[Any], width: int, rows: npt.NDArray[np.int64]) -> b
 
 
 def integers_of_list(listed: list[Any]) -> npt.NDArray[np.int32] | None:
-    """Integers as int32 [n].
+    """Return the integers of a list as int32 [n].
 
-    None where an item is not `int` itself, from 0 to 2**30 - 1, or objects may be laid out otherwise. O(n).
+    Returns None if an item is not exactly of type `int` and from 0 to 2**30 - 1, or if objects may have another
+    layout. O(n).
     """
     if not KNOWN_LAYOUT:
         return None

@@ -1,9 +1,10 @@
-"""Files that nobody but the user and root can have written, so that what they hold may be run.
+"""Files that only the user and root can have written, so that their contents may be run.
 
-Checking a path and using it afterwards is safe here. Links are resolved, then folders are judged from / downwards.
-Where only the user and root may write, nobody else can put, rename or replace an entry; under the sticky bit nobody
-else can rename or replace those that belong to the two. So behind a folder that has passed the next name leads to the
-same place for good, and in the end the whole path does. A file is judged by the descriptor that it is read from.
+Checking a path and using it afterwards is safe here. Links are resolved, then folders are checked from / downwards.
+In a folder that only the user and root may write, no other user can add, rename or replace an entry. In a folder with
+the sticky bit, no other user can rename or replace entries that belong to these two. So in a folder that has passed,
+the next name always leads to the same place, and in the end the whole path does. A file is checked by the descriptor
+from which it is read.
 """
 
 import os
@@ -16,39 +17,39 @@ ROOT = 0
 
 
 def trusted_folder(folder: Path) -> Path:
-    """Vouch for a folder and all above it; what is missing is made, open to the user only.
+    """Check a folder and all folders above it; missing ones are made, with access for the user only.
 
     Args:
-        folder: It may be relative, and lead through links.
+        folder: Path of the folder, which may be relative and contain links.
 
     Returns:
-        Where it really is.
+        The real path of the folder.
 
     Raises:
-        PermissionError: Somebody else may change it, or a folder above it; nothing is made there.
-        OSError: It is no folder, or cannot be made.
+        PermissionError: Another user may change the folder or one above it; nothing is made there.
+        OSError: The path is not a folder, or the folder cannot be made.
 
     O(folders above it).
     """
     real = Path(os.path.realpath(folder))
     for path in (*reversed(real.parents), real):
         status = _made(path)
-        if not stat.S_ISDIR(status.st_mode):  # nor a link, by now
+        if not stat.S_ISDIR(status.st_mode):  # links have been resolved, so a link is an error too
             raise NotADirectoryError(f"{path} is not a folder")
         _refuse_what_others_write(path, status, sticky_is_enough=path != real)
     return real
 
 
 def read_trusted(path: str) -> bytes:
-    """What a file in a trusted folder holds.
+    """Read a file in a trusted folder.
 
     Raises:
-        PermissionError: It belongs to somebody else, others may write it, or it is no regular file.
-        OSError: It cannot be read.
+        PermissionError: The file belongs to another user, others may write it, or it is not a regular file.
+        OSError: The file cannot be read.
 
     O(bytes).
     """
-    # A link is an error, and a pipe does not wait for its writer.
+    # Opening a link is an error, and opening a pipe does not wait for its writer.
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     with open(descriptor, "rb") as file:
         status = os.fstat(descriptor)
@@ -59,12 +60,12 @@ def read_trusted(path: str) -> bytes:
 
 
 def write_whole(path: str, data: bytes) -> None:
-    """Put a file that only the user may read or write in place of `path`, all of it or nothing.
+    """Replace `path` atomically by a file that only the user may read or write.
 
-    It is on the disk before it gets its name: after a power cut there is the old file or the new one.
+    The data are on the disk before the file gets its name, so a power cut leaves either the old file or the new one.
 
     Raises:
-        OSError: It cannot be written; the old file is as it was.
+        OSError: The file cannot be written; the old file is unchanged.
 
     O(bytes).
     """
@@ -83,7 +84,7 @@ def write_whole(path: str, data: bytes) -> None:
 
 
 def _made(path: Path) -> os.stat_result:
-    """The status of a folder, which is made where there is none."""
+    """Return the status of a folder, after making it if it does not exist."""
     try:
         return os.lstat(path)
     except FileNotFoundError:
@@ -91,7 +92,7 @@ def _made(path: Path) -> os.stat_result:
             os.mkdir(path, 0o700)
     status = os.lstat(path)
     if status.st_uid == os.geteuid() and ~status.st_mode & 0o700:
-        path.chmod(0o700)  # the umask had taken away what the owner needs
+        path.chmod(0o700)  # the umask had removed permissions that the owner needs
     return status
 
 

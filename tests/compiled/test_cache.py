@@ -254,7 +254,7 @@ def test_in_a_folder_that_others_may_write_nothing_is_read_or_written(untrusted,
 def test_a_folder_that_others_may_write_is_named_in_one_warning(untrusted, start, kept_in):
     (warning,) = start(floats=True).warnings
     assert f"not kept in {kept_in}" in warning
-    assert "Let KVGPU_CACHE_DIR name a folder that you can write and nobody else can" in warning
+    assert "Set KVGPU_CACHE_DIR to a folder that only you can write" in warning
 
 
 def test_where_nothing_can_be_kept_nothing_is_left_behind(untrusted, start, tmp_path, monkeypatch):
