@@ -1,7 +1,7 @@
-"""The index: which block is the first cached under a key, and which others share it.
+"""The index: which block was cached first under a key, and which other blocks have the same key.
 
-A key is a block hash and a cache group. Entries are blocks of one `BlockState`: their keys lie in
-the records, an entry is a block id, and a block is entered at most once.
+A key is a block hash and a cache group. Entries are blocks of one `BlockState`: the records hold
+their keys, an entry is a block id, and a block is entered at most once.
 """
 
 from abc import ABC, abstractmethod
@@ -24,10 +24,10 @@ Rows = npt.NDArray[np.int64]
 
 
 PrefixHits = tuple[int, list[Ids]]
-"""A cached prefix: its length in tokens, and for each line of the plan its int32 ids.
+"""A cached prefix: its length in tokens, and int32 ids for each line of the plan.
 
-Blocks that are not needed are the null block; lines may be longer than the prefix. A plain tuple:
-a named one takes 0.3 us to make, and a lookup that finds nothing 4.
+The null block stands for blocks that are not needed; lines may be longer than the prefix. This is a plain tuple,
+because a named one takes 0.3 us to make, and a lookup that finds nothing takes only 4 us.
 """
 
 
@@ -35,9 +35,9 @@ Spans = npt.NDArray[np.int64]
 
 
 class Memo(NamedTuple):
-    """What lookups have learnt of requests (see `kvgpu.index.host.prefix_match`); zeros know nothing.
+    """What lookups have learnt about requests (see `kvgpu.index.host.prefix_match`); zeros mean that nothing is known.
 
-    words: int64 [any, MEMO_WORDS]; places int64 [requests], the row of each request in it.
+    words: int64 [any, MEMO_WORDS]; places: int64 [requests], the row of each request in `words`.
     """
 
     words: npt.NDArray[np.int64]
@@ -55,7 +55,7 @@ class BatchHits(NamedTuple):
 
     @classmethod
     def empty(cls, requests: int, queries: int) -> "BatchHits":
-        """Uninitialised results."""
+        """Make uninitialised results."""
         return cls(np.empty(requests, np.int64), np.empty((requests, queries), np.int32))
 
 
@@ -67,7 +67,7 @@ def decided(
     max_length: int,
     null_id: int,
 ) -> PrefixHits:
-    """What `decide` finds, with the ids that `hit` wrote into int32 [lines, num_hashes]."""
+    """Return what `decide` finds, with the ids that `hit` has written into `ids`, int32 [lines, num_hashes]."""
     num_tokens, firsts, lengths = decide(plan, hit, num_hashes, max_length)
     result: list[Ids] = []
     for lines, first, length in zip(plan.lines, firsts, lengths, strict=True):
@@ -81,7 +81,7 @@ class BlockIndex(ABC):
 
     Args:
         state: The records that hold the keys.
-        journal: Where changes of first blocks are noted, for a copy elsewhere; None for nowhere.
+        journal: Records changes of first blocks, for a copy elsewhere; None to record none.
     """
 
     name: ClassVar[str]
@@ -93,7 +93,7 @@ class BlockIndex(ABC):
 
     @abstractmethod
     def __len__(self) -> int:
-        """Number of different keys. O(1)."""
+        """Return the number of different keys. O(1)."""
 
     @property
     def reads_in_place(self) -> bool:
@@ -107,31 +107,31 @@ class BlockIndex(ABC):
 
     @abstractmethod
     def insert(self, ids: Ids, rows: Rows, stride: int, group: int, flags: int) -> None:
-        """Enter blocks: block ``ids[i]`` under ``rows[(i + 1) * stride - 1]``; -1 skips an entry.
+        """Enter block ``ids[i]`` under the hash ``rows[(i + 1) * stride - 1]``; -1 skips an entry.
 
-        Writes key, group and flags (`HAS_HASH | flags`) of the records and chains a block whose
-        key is there already behind the others. No block may have a hash. Expected O(len(ids)).
+        Writes key, group and flags (`HAS_HASH | flags`) of the records. A block whose key is already in
+        the index is chained after the others. No block may have a hash. Expected O(len(ids)).
         """
 
     @abstractmethod
     def enter(self, block_id: int) -> None:
-        """Enter one block under the key that its record holds already."""
+        """Enter one block under the key that its record already holds."""
 
     @abstractmethod
     def erase(self, ids: Ids, forget: bool = True) -> None:
-        """Take blocks out; blocks that are not in are passed over. Expected O(len(ids)).
+        """Take blocks out; blocks that are not in the index are skipped. Expected O(len(ids)).
 
-        With `forget` their hashes are cleared too. The next block of the same key, in the order
+        With `forget` their hashes are cleared too. The next block with the same key, in the order
         of insertion, becomes the first.
         """
 
     @abstractmethod
     def first(self, words: Rows, group: int) -> int:
-        """Id of the first block under the key words int64 [KEY_WORDS] in `group`, or -1."""
+        """Return the id of the first block under the key words, int64 [KEY_WORDS], in `group`, or -1."""
 
     @abstractmethod
     def match(self, plan: PrefixPlan, rows: Rows, max_length: int) -> PrefixHits:
-        """Longest prefix of one request that all cache groups of the plan have.
+        """Find the longest prefix of one request that is cached in all groups of the plan.
 
         Args:
             plan: Rules and groups.
@@ -149,18 +149,18 @@ class BlockIndex(ABC):
         memo: Memo | None = None,
         borrowed: Spans | None = None,
     ) -> BatchHits:
-        """`match` for many requests in one call.
+        """Do what `match` does, for many requests in one call.
 
         Args:
             plan: Rules and groups.
             arena: Hashes of all requests.
             begins, ends: int64 [requests]: request r has ``arena.words[begins[r]:ends[r]]``.
             max_lengths: int64 [requests], longest hit allowed, in tokens.
-            memo: What is known from earlier calls; used and brought up to date by indexes that answer on the CPU.
+            memo: What is known from earlier calls; indexes that answer on the CPU use it and bring it up to date.
             borrowed: int64 [requests], addresses of hashes that are not in the arena, which a `HostIndex` reads; 0 for
-                the others.
+                requests whose hashes are in the arena.
 
-        Expected O(blocks hit) for full attention. Waits for the device where there is one.
+        Expected O(blocks hit) for full attention. Waits for the device if there is one.
         """
         hits = BatchHits.empty(len(begins), len(plan.queries))
         for r, (begin, end, longest) in enumerate(zip(begins, ends, max_lengths, strict=True)):
@@ -170,13 +170,13 @@ class BlockIndex(ABC):
         return hits
 
     def _as_found(self, words: Rows, group: int) -> int:
-        """`first`, without changing anything on the way."""
+        """Do what `first` does, without changing anything."""
         return self.first(words, group)
 
     def settle_for_good(self) -> None:  # noqa: B027 - most indexes find every key alone
-        """Be ready, until `clear`, for hashes that do not say what came before them. O(1) when it is.
+        """Prepare, until `clear`, for hashes that do not depend on the hashes before them. O(1) if this was done.
 
-        Before that, `match` finds a prefix that was cached by a manager from its first block on only.
+        Without this, `match` finds only prefixes that a manager has cached from their first block on.
         """
 
     def _take_out(self, block_id: int) -> None:
@@ -184,30 +184,30 @@ class BlockIndex(ABC):
 
     @abstractmethod
     def restore(self) -> None:
-        """Make counts and records agree with the table again, after a call that was cut short. O(n).
+        """Make counts and records agree with the table again, after a call that was interrupted. O(n).
 
         Raises:
-            InvariantError: The records of the blocks disagree among themselves: only `clear` helps.
+            InvariantError: The records of the blocks contradict each other: only `clear` helps.
         """
 
     @abstractmethod
     def clear(self) -> None:
-        """Empty the table; the records are the caller's to clear."""
+        """Empty the table; the caller must clear the records."""
 
     @abstractmethod
     def _violations(self) -> list[str]:
-        """What is wrong with the table beyond what the records say."""
+        """Describe what is wrong with the table, beyond what the records show."""
 
     def chain(self, first: int) -> list[int]:
-        """Ids under one key, first inserted first. O(length).
+        """Return the ids under one key in the order of insertion. O(length).
 
         Raises:
-            InvariantError: The ring of blocks of this key is broken.
+            InvariantError: The ring of blocks with this key is broken.
         """
         chain = [first]
         records, num_blocks = self.state.records, self.state.num_blocks
         while (after := int(records[chain[-1]]["same_next"])) != first:
-            # A ring whose links agree in both directions comes back to where it begins.
+            # A ring whose links agree in both directions returns to its beginning.
             if not 0 <= after < num_blocks or records[after]["same_prev"] != chain[-1]:
                 raise InvariantError(
                     f"the ring of blocks with the key of block {first} is broken: block {after} does "
@@ -217,10 +217,10 @@ class BlockIndex(ABC):
         return chain
 
     def rebuild(self) -> None:
-        """Enter every block again that its record says is in, keeping the order of duplicates. O(n).
+        """Enter again every block that is in the index according to its record; duplicates keep their order. O(n).
 
         Raises:
-            InvariantError: The ring of blocks of a key is broken. Nothing is changed.
+            InvariantError: The ring of blocks with a key is broken. Nothing is changed.
         """
         records = self.state.records[:-1]
         chains = [self.chain(int(row)) for row in np.flatnonzero(records["flags"] & FIRST)]
@@ -231,10 +231,10 @@ class BlockIndex(ABC):
                 self.enter(row)
 
     def check(self) -> None:
-        """Compare table and records in full. O(n).
+        """Compare the whole table with the records. O(n).
 
         Raises:
-            InvariantError: Something does not hold; the message lists all that was found.
+            InvariantError: An invariant is violated; the message lists all violations.
         """
         records = self.state.records[:-1]
         flags = records["flags"]
@@ -243,7 +243,7 @@ class BlockIndex(ABC):
         if len(heads) != len(self):
             found.append(f"{len(heads)} first blocks, but {len(self)} keys are counted")
         unfit = (flags & IN_TABLE != 0) & (flags & (HAS_HASH | ODD) != HAS_HASH)
-        found += [f"block {bad} is in the table without a fit hash" for bad in np.flatnonzero(unfit)]
+        found += [f"block {bad} is in the table without a suitable hash" for bad in np.flatnonzero(unfit)]
         reached = 0
         for head in heads.tolist():
             words, group = self._key_words(head)
@@ -262,7 +262,7 @@ class BlockIndex(ABC):
                 if not flags[row] & LED and records["same_prev"][row] != before:
                     found.append(f"block {row} does not lead back to block {before}")
                 if len(chain) > 1 and not flags[row] & SHARED:
-                    found.append(f"block {row} shares its key and does not say so")
+                    found.append(f"block {row} shares its key, but is not flagged SHARED")
         entered = int(np.count_nonzero(flags & IN_TABLE))
         if reached != entered:
             found.append(f"{entered} blocks are in the table, {reached} are reached")

@@ -1,6 +1,6 @@
 """What a request holds, needs and gives back in one cache group: functions of positions and counts.
 
-Each rule is stated once, as Python that Numba also compiles. A group is a record.
+Each rule is stated once, in Python that Numba also compiles. A group is represented by a record.
 """
 
 import numpy as np
@@ -25,29 +25,32 @@ GROUP_RECORD = np.dtype(
         ("hit_alignment", "<i8"),
     ]
 )
-"""A cache group as compiled code reads it. kind: of attention, as in a plan. block_size: tokens of a block
-over all ranks. extent: tokens of a window or chunk. cap: most blocks that admission counts, NO_CAP for any
-number. alignment: only whole multiples of so many tokens are cached; 0 for all. eagle: one block more is.
-keep_all: no mask; else the other fields are one: see `is_reachable`."""
+"""A cache group as compiled code reads it. kind: kind of attention, as in a plan. block_size: tokens of a block
+over all ranks. extent: tokens of a window or chunk. cap: largest number of blocks that admission counts, or NO_CAP.
+alignment: only whole multiples of this number of tokens are cached; 0 if all tokens are. eagle: whether one block
+more is cached. keep_all: whether there is no mask; otherwise the remaining fields are the mask: see `is_reachable`."""
 
 NO_CAP = -1
 
 
 @leaf
 def blocks_of(num_tokens: int, block_size: int) -> int:
-    """Blocks that so many tokens take."""
+    """Return the number of blocks that `num_tokens` tokens take."""
     return (num_tokens + block_size - 1) // block_size
 
 
 @leaf
 def blocks_beyond(num_tokens: int, held: int, block_size: int) -> int:
-    """Blocks that so many tokens take beyond those held; without a division, the dearest step here, where none do."""
+    """Return the number of blocks that `num_tokens` tokens take beyond those held.
+
+    If there are none, this avoids the division, which is the most expensive step.
+    """
     return 0 if num_tokens <= held * block_size else blocks_of(num_tokens, block_size) - held
 
 
 @leaf
 def skipped_tokens(kind: int, extent: int, num_computed: int) -> int:
-    """Tokens at the front that the next token does not attend to."""
+    """Return the number of leading tokens that the next token does not attend to."""
     if kind == FULL:
         return 0
     if kind == SLIDING_WINDOW:
@@ -59,7 +62,7 @@ def skipped_tokens(kind: int, extent: int, num_computed: int) -> int:
 
 @leaf
 def blocks_missing(required: int, held: int, running: bool, skipped: int, num_hits: int) -> int:
-    """New blocks that a request takes from the pool, the hits that leave the free queue aside (fact 22)."""
+    """Return the number of new blocks that a request takes, not counting hits that leave the free queue (fact 22)."""
     if running:
         return max(required - held, 0)
     return max(required - max(skipped, num_hits + held), 0)
@@ -69,9 +72,9 @@ def blocks_missing(required: int, held: int, running: bool, skipped: int, num_hi
 def covered_tokens(
     kind: int, extent: int, block_size: int, held: int, num_cached: int, caching: bool, num_computed: int
 ) -> int:
-    """Tokens up to which a call for the request would change nothing in a group.
+    """Return the number of tokens up to which a call for the request changes nothing in a group.
 
-    Within them no block is needed, none becomes full and, from `num_computed` on, none leaves the window.
+    Up to there no block is needed, none becomes full and, from `num_computed` on, none leaves the window.
     """
     covered = held * block_size
     if caching:
@@ -88,19 +91,19 @@ def covered_tokens(
 
 @leaf
 def tokens_to_cache(num_main: int, num_tokens: int) -> int:
-    """Return how many of a request's tokens a call may cache, if it has `num_main` with slots after it.
+    """Return how many of a request's tokens a call may cache if `num_main` tokens have slots after the call.
 
-    Draft tokens may be rejected, so only the `num_tokens` that the request has are cached.
+    Draft tokens may be rejected, so only the `num_tokens` tokens that the request has are cached.
     """
     return min(num_main, num_tokens)
 
 
 @leaf
 def cacheable_tokens(num_tokens: int, alignment: int, eagle: bool, block_size: int) -> int:
-    """How many of the first `num_tokens` tokens a group may cache.
+    """Return how many of the first `num_tokens` tokens a group may cache.
 
-    Hits of hybrid models end at multiples of an alignment, so nothing behind the last one is kept but the
-    block that EAGLE drops when it looks up (fact 47).
+    Hits of hybrid models end at multiples of an alignment, so nothing after the last multiple is cached except the
+    block that EAGLE drops at a lookup (fact 47).
     """
     if alignment == 0:
         return num_tokens

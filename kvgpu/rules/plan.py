@@ -1,4 +1,4 @@
-"""What a prefix lookup asks: a rule, the cache groups it is about, and a plan for all of them."""
+"""What a prefix lookup looks for: a rule, a query for some cache groups, and a plan for all cache groups."""
 
 from dataclasses import dataclass, field, replace
 from math import gcd
@@ -13,15 +13,15 @@ from kvgpu.layout import MAX_GROUP_ID, MAX_TOKENS
 from kvgpu.rules.plan_words import CHUNKED_LOCAL, FULL, MAMBA
 
 MAX_QUERIES = 62
-"""Sets of queries are bits of one signed word."""
+"""Largest number of queries in a plan: a set of queries is stored as bits of one signed word."""
 
 
 class HitRule(NamedTuple):
-    """A rule with its parameters, as the index takes it (facts 28 to 35).
+    """A hit rule with its parameters, as the index takes it (facts 28 to 35).
 
-    kind: FULL, SLIDING_WINDOW, CHUNKED_LOCAL or MAMBA. block_size, alignment: tokens; a hit is a
-    multiple of the alignment. drop: leave out the last block, as EAGLE needs. extent: number of
-    blocks a window needs (one more is asked for with `drop`), or the tokens of a chunk.
+    kind: FULL, SLIDING_WINDOW, CHUNKED_LOCAL or MAMBA. block_size, alignment: in tokens; a hit is a
+    multiple of the alignment. drop: whether to leave out the last block, as EAGLE needs. extent: number of
+    blocks that a window needs (with `drop`, a hit needs one more), or the tokens of a chunk.
     """
 
     kind: int
@@ -37,8 +37,8 @@ class HitQuery:
 
     Args:
         rule: What counts as a hit.
-        groups: The groups.
-        stride: Hash blocks in one block of these groups.
+        groups: Ids of the groups.
+        stride: Number of hash blocks in one block of these groups.
     """
 
     rule: HitRule
@@ -53,7 +53,7 @@ def _listed(name: str, values: Any) -> tuple[Any, ...]:
 
 
 def _checked(query: Any) -> HitQuery:
-    """The query, if kernels can compute it."""
+    """Return the query, after checking that kernels can compute it."""
     if not isinstance(query, HitQuery) or not isinstance(query.rule, HitRule):
         raise ConfigError(f"a HitQuery with a HitRule is expected, got {query!r}")
     rule, groups = query.rule, _listed("groups of a query", query.groups)
@@ -74,21 +74,22 @@ def _checked(query: Any) -> HitQuery:
 
 @dataclass(frozen=True)
 class PrefixPlan:
-    """What to look up for a request in all its cache groups (facts 45 and 46); made once, asked many times.
+    """What to look up for a request in all its cache groups (facts 45 and 46); made once and used many times.
 
     Args:
-        queries: One per distinct spec, full attention first.
+        queries: One query per distinct spec, full attention first.
 
     Attributes:
-        groups: The groups of all queries, in order: a line of ids in a result belongs to each.
-        lines: For each query, its part of `groups`.
+        groups: The groups of all queries, in order: each has one line of ids in a result.
+        lines: For each query, its slice of `groups`.
         hash_block_size: Tokens per block hash.
-        words: All of it for compiled code and kernels, int64, laid out as in kvgpu/layout.py,
+        words: The whole plan for compiled code and kernels, int64, laid out as in kvgpu/layout.py and
             followed by `groups`.
 
     Raises:
-        ConfigError: No query, or too many; a query without groups; a number that is no integer, or out of range
-            (sizes and strides from 1 on, 32 bits); a block that is no multiple of its hash blocks.
+        ConfigError: There is no query, or there are too many; a query has no groups; a number is not an integer or is
+            out of range (sizes and strides are at least 1, and have 32 bits); or a block is not a multiple of its hash
+            blocks.
 
     Construction is O(groups).
     """
@@ -104,7 +105,7 @@ class PrefixPlan:
         object.__setattr__(self, "queries", queries)
         if not 1 <= len(queries) <= MAX_QUERIES:
             raise ConfigError(f"a plan has 1 to {MAX_QUERIES} queries, got {len(queries)}")
-        # Nothing is left to agree on after one pass: facts 44 and 46.
+        # After one pass all groups agree: facts 44 and 46.
         one_pass = len(queries) == 1 or (len(queries) == 2 and queries[0].rule.kind == FULL)
         words: list[int] = [len(queries), one_pass]
         groups: list[int] = []

@@ -10,28 +10,28 @@ from kvgpu.specs import SlidingWindowSpec, cdiv
 
 
 def window_blocks(spec: SlidingWindowSpec, eagle: bool) -> int:
-    """Cached blocks in a row that a hit needs: those the window of the next token reaches.
+    """Return how many consecutive cached blocks a hit needs: the blocks that the window of the next token reaches.
 
-    One more with EAGLE, whose last block is computed again.
+    EAGLE needs one more, because the last block is computed again.
     """
     return cdiv(spec.sliding_window - 1, spec.block_size) + eagle
 
 
 class Mask(NamedTuple):
-    """Which blocks of a sliding window some allowed hit needs: what `is_reachable` asks."""
+    """The parameters by which `is_reachable` decides which blocks of a sliding window some allowed hit needs."""
 
     block_size: int
     """Tokens of a block."""
     shift: int
-    """Blocks that EAGLE drops."""
+    """Number of blocks that EAGLE drops."""
     need: int
-    """Blocks in a row that a hit needs."""
+    """Number of consecutive blocks that a hit needs."""
     period: int
-    """Blocks between the hit lengths that are kept reachable; 0 for none of them."""
+    """Blocks between the hit lengths that stay reachable; 0 if none of them does."""
     prompt_ends: bool
-    """Whether the hit at the end of the prompt is kept reachable as well."""
+    """Whether the hit at the end of the prompt stays reachable as well."""
     alignment: int
-    """Hits end at multiples of so many tokens."""
+    """Hits end at multiples of this number of tokens."""
 
 
 @leaf
@@ -45,9 +45,9 @@ def is_reachable(mask: Mask, block: int, num_prompt: int) -> bool:
     """Return whether some allowed hit of a sliding window needs a block (fact 48).
 
     Args:
-        mask: Of the group.
-        block: Place of the block in the request.
-        num_prompt: Tokens of the prompt; -1 if not known.
+        mask: Mask of the group.
+        block: Index of the block in the request.
+        num_prompt: Tokens of the prompt; -1 if unknown.
     """
     shift, need, period = mask.shift, mask.need, mask.period
     if period > 0 and block >= shift and (block - shift) % period >= period - need:
@@ -61,14 +61,14 @@ def is_reachable(mask: Mask, block: int, num_prompt: int) -> bool:
 def mask_rule(
     spec: SlidingWindowSpec, alignment: int | None, eagle: bool, retention_interval: int | None
 ) -> Mask | None:
-    """Which blocks of a sliding window some allowed hit would need; None for all (fact 48).
+    """Return which blocks of a sliding window some allowed hit would need; None if it would need all (fact 48).
 
     Args:
         spec: Window and block size.
-        alignment: Hits end at multiples of so many tokens; None for no mask.
+        alignment: Hits end at multiples of this number of tokens; None for no mask.
         eagle: Whether the last block of a hit is dropped.
-        retention_interval: Tokens between the hit lengths that are kept reachable: None for every
-            multiple of the alignment, 0 for none but the end of the prompt.
+        retention_interval: Tokens between the hit lengths that stay reachable: None for every
+            multiple of the alignment, 0 for only the end of the prompt.
     """
     if alignment is None:
         return None
@@ -97,16 +97,16 @@ def sliding_window_mask(
     retention_interval: int | None,
     num_prompt_tokens: int | None,
 ) -> npt.NDArray[np.bool_] | None:
-    """Blocks of [start_block, end_block) that some allowed hit would need.
+    """Return which blocks of [start_block, end_block) some allowed hit would need.
 
     Args:
         start_block: First block.
         end_block: Block after the last.
         spec, alignment, eagle, retention_interval: As in `mask_rule`.
-        num_prompt_tokens: Length of the prompt, in tokens; None if not known.
+        num_prompt_tokens: Length of the prompt, in tokens; None if unknown.
 
     Returns:
-        bool [end_block - start_block], or None if all are kept. O(end_block - start_block).
+        bool [end_block - start_block], or None if all blocks are needed. O(end_block - start_block).
     """
     rule = mask_rule(spec, alignment, eagle, retention_interval)
     if rule is None:

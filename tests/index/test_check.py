@@ -219,5 +219,5 @@ def test_the_message_of_a_fault_names_the_block():
     index = filled("host")
     index.erase(ids_of(3))
     set_flag(3, IN_TABLE)(index.state.records)
-    with pytest.raises(InvariantError, match="block 3 is in the table without a fit hash"):
+    with pytest.raises(InvariantError, match="block 3 is in the table without a suitable hash"):
         index.check()
