@@ -1,4 +1,4 @@
-"""`BlockPool`: hands out blocks, remembers which are cached, takes them back in eviction order."""
+"""`BlockPool`: allocates blocks, remembers which are cached, and takes blocks back in eviction order."""
 
 import logging
 from collections.abc import Iterable, Sequence
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 def _group_of(group: Any) -> int:
-    """The number of a cache group, which takes four bytes of a key."""
+    """Return the number of a cache group, after checking that it fits into four bytes of a key."""
     return as_integer("the number of a group", group, 0, MAX_GROUP_NUMBER)
 
 
@@ -39,23 +39,23 @@ class BlockPool(Exclusive):
 
     Args:
         num_gpu_blocks: Number of blocks; block 0 becomes the null block (fact 11).
-        enable_caching: Whether full blocks are kept for reuse.
+        enable_caching: Whether full blocks stay cached for reuse.
         hash_block_size: Tokens per block hash; block sizes are multiples of it.
         enable_kv_cache_events: Whether to queue events for `take_events`.
-        metrics_collector: Told of every allocation, access and eviction.
-        backend: Index backend; `KVGPU_BACKEND` (else `host`) if None.
-        journal: Where the index notes its changes, for a copy elsewhere.
+        metrics_collector: Receives every allocation, access and eviction.
+        backend: Index backend; if None, `KVGPU_BACKEND` or else `host`.
+        journal: Records the changes of the index, for a copy elsewhere.
 
     Raises:
-        ConfigError: No blocks, a hash block size below 1, an unknown backend, or a bad value of a variable
-            that `kvgpu.environment` reads.
+        ConfigError: There are no blocks, the hash block size is below 1, the backend is unknown, or a variable
+            that `kvgpu.environment` reads has a bad value.
         DeviceError, MissingPackageError: The backend `triton` or `cuda` cannot be used.
 
     Construction is O(num_gpu_blocks); a block costs 68 bytes and its share of the table.
 
     Attributes:
-        uses: Who holds which blocks: block tables of requests, and callers of `get_new_blocks` and `touch`, who
-            have to give them back by `free_blocks`.
+        uses: Who holds which blocks: block tables of requests, and callers of `get_new_blocks` and `touch`, which
+            must give blocks back with `free_blocks`.
         tables: Memory of the block tables.
     """
 
@@ -75,7 +75,7 @@ class BlockPool(Exclusive):
         hash_block_size = as_size("hash_block_size", hash_block_size)
         enable_kv_cache_events = as_option("enable_kv_cache_events", enable_kv_cache_events)
         if enable_kv_cache_events:
-            int_block_hashes()  # a bad value is noticed now, not when the first event is made
+            int_block_hashes()  # finds a bad value now, not when the first event is made
         index_type = backend_by_name(backend_name() if backend is None else backend)
         self.num_gpu_blocks = num_gpu_blocks
         self.enable_caching = as_option("enable_caching", enable_caching)
@@ -99,18 +99,18 @@ class BlockPool(Exclusive):
 
     @cached_property
     def _events(self) -> ModuleType:
-        """Builders of events; they need msgspec, which a pool without events does not."""
+        """The module that builds events; it needs msgspec, which a pool without events does not need."""
         from kvgpu.events import builders as event_builders
 
         return event_builders
 
     def get_cached_block(self, block_hash: BlockHash, kv_cache_group_ids: list[int]) -> list[KVCacheBlock] | None:
-        """The first cached block of this hash in each group (fact 12); None unless every group has one.
+        """Return the first cached block with this hash in each group (fact 12); None unless every group has one.
 
         Raises:
-            ArgumentError, ArgumentTypeError: Something else than a hash in bytes, and numbers of groups.
+            ArgumentError, ArgumentTypeError: The hash is not bytes, or a group is not a valid group number.
 
-        Asks the host's table. Expected O(groups).
+        Looks the hash up in the host's table. Expected O(groups).
         """
         if not isinstance(block_hash, bytes):
             raise ArgumentTypeError(f"a block hash in bytes is expected, got {shown(block_hash)}")
@@ -132,24 +132,24 @@ class BlockPool(Exclusive):
 
         Args:
             request: Has `block_hashes`, `all_token_ids` and the extra-key attributes.
-            blocks: Its blocks; those before `num_cached_blocks` are not looked at. There may be
-                fewer than are full, when the request is longer than the model allows.
-            num_cached_blocks: Blocks that were handled before.
-            num_full_blocks: Blocks that are full now.
+            blocks: Its blocks; those before `num_cached_blocks` are ignored. There may be
+                fewer blocks than are full if the request is longer than the model allows.
+            num_cached_blocks: Number of blocks that were handled before.
+            num_full_blocks: Number of blocks that are full now.
             block_size: Tokens per block, a multiple of the hash block size.
             kv_cache_group_id: Group of the blocks.
-            block_mask: Which of the new ones to keep; None for all.
+            block_mask: Which of the new blocks to cache; None for all.
 
         Raises:
-            ArgumentError: A number is out of range, the block size is no multiple of the hash block size, or the
+            ArgumentError: A number is out of range, the block size is not a multiple of the hash block size, or the
                 mask or the hashes are too short.
-            ArgumentTypeError: Something else than numbers, blocks and truth values.
+            ArgumentTypeError: An argument is not a number, a block or a truth value as required.
             BlockIdError: A block that was made by hand has an id outside the pool.
-            BlockStateError: A block has a hash already. Nothing is changed by any.
-            Exception: What the code that makes events raised. The blocks are cached, without an event.
+            BlockStateError: A block already has a hash. None of these errors changes anything.
+            Exception: The code that makes events raised it. The blocks are cached, without an event.
 
         Null blocks are skipped. Expected O(number of new blocks), and with events O(tokens in them):
-        one is queued even if no block is kept (fact 57).
+        an event is queued even if no block is cached (fact 57).
         """
         first = as_integer("num_cached_blocks", num_cached_blocks)
         full = as_integer("num_full_blocks", num_full_blocks)
@@ -159,7 +159,7 @@ class BlockPool(Exclusive):
             return
         stride, rest = divmod(size, self.hash_block_size)
         if rest:
-            raise ArgumentError(f"block_size {size} is no multiple of hash_block_size {self.hash_block_size}")
+            raise ArgumentError(f"block_size {size} is not a multiple of hash_block_size {self.hash_block_size}")
         try:
             hashes = request.block_hashes
             num_hashes, chosen_blocks = len(hashes), blocks[first:full]
@@ -169,7 +169,7 @@ class BlockPool(Exclusive):
             ) from None
         if num_hashes < full * stride:
             raise ArgumentError(
-                f"request {request.request_id} has {num_hashes} block hashes, "
+                f"request {request.request_id} has {num_hashes} block hashes, but "
                 f"{full * stride} are needed; give it a block_hasher"
             )
         if isinstance(blocks, BlockList) and blocks.state is self.state:
@@ -178,7 +178,7 @@ class BlockPool(Exclusive):
             ids = self._ids_to_cache(chosen_blocks)
         mask = NO_MASK if block_mask is None else truths("block_mask", block_mask)
         if block_mask is not None and len(mask) < len(ids):
-            raise ArgumentError(f"a mask of {mask.shape} for {len(ids)} blocks: make them equal")
+            raise ArgumentError(f"a mask of shape {mask.shape} is too short for {len(ids)} blocks")
         chosen = self.prefix_cache.insert(ids, hashes, first * stride, stride, group, mask)
         if self.enable_kv_cache_events:
             self._note(
@@ -193,7 +193,7 @@ class BlockPool(Exclusive):
             )
 
     def _ids_to_cache(self, blocks: Any) -> Ids:
-        """Ids of blocks, those made by hand included, which are negative then (see `BlockState.id_of`)."""
+        """Return the ids of blocks; blocks made by hand have negative ids (see `BlockState.id_of`)."""
         for block in blocks:
             if not isinstance(block, KVCacheBlock):
                 raise ArgumentTypeError(f"blocks are expected, got {shown(block)} among them")
@@ -203,12 +203,12 @@ class BlockPool(Exclusive):
 
     @exclusive
     def get_new_blocks(self, num_blocks: int) -> list[KVCacheBlock]:
-        """Take `num_blocks` from the head of the free queue; cached ones among them are evicted (fact 14).
+        """Take the first `num_blocks` blocks of the free queue; cached ones among them are evicted (fact 14).
 
         Raises:
-            ArgumentError, ArgumentTypeError: Fewer than 0, or no number.
-            NotEnoughBlocksError: Fewer are free; none is taken.
-            Exception: What the metrics collector raised, or the code that makes events. None is taken, but some
+            ArgumentError, ArgumentTypeError: The number is below 0, or not an integer.
+            NotEnoughBlocksError: Fewer blocks are free; none is taken.
+            Exception: The metrics collector, or the code that makes events, raised it. No block is taken, but some
                 may have been evicted.
 
         Expected O(num_blocks).
@@ -217,27 +217,27 @@ class BlockPool(Exclusive):
 
     @exclusive
     def allocate(self, num_blocks: int) -> Ids:
-        """`get_new_blocks` as int32 ids [num_blocks]; raises as that does. Expected O(num_blocks)."""
+        """Do what `get_new_blocks` does, and return int32 ids [num_blocks]; raises the same. Expected O(num_blocks)."""
         ids = self.take_free(as_integer("num_blocks", num_blocks))
         if self.turn.complaints:
-            # Who called gets an exception, and could not give them back.
+            # The caller gets an exception in place of the blocks, so it could not give them back.
             self.give_back(ids, backwards=True, prepend=True)
             self.turn.raise_complaint()
         self.uses.hand_out(ids)
         return ids
 
     def take_free(self, num_blocks: int) -> Ids:
-        """Blocks for a block table that is about to hold them, int32 [num_blocks]; none for fewer than 0.
+        """Take blocks for a block table, int32 [num_blocks]; none if the number is below 0.
 
         Raises:
-            NotEnoughBlocksError: Fewer are free; none is taken.
+            NotEnoughBlocksError: Fewer blocks are free; none is taken.
 
         Expected O(num_blocks).
         """
         if num_blocks <= 0:
             return NO_IDS
         if num_blocks > self.get_num_free_blocks():
-            raise NotEnoughBlocksError(f"{num_blocks} blocks asked for, {self.get_num_free_blocks()} are free")
+            raise NotEnoughBlocksError(f"{num_blocks} blocks were requested, but {self.get_num_free_blocks()} are free")
         ids: Ids
         ids, num_cached = pop_free(self.state.records, num_blocks, 1)
         if not self.enable_caching:
@@ -261,9 +261,9 @@ class BlockPool(Exclusive):
                 self.turn.tell(self.metrics_collector.on_block_allocated, block)
 
     def _maybe_evict_cached_block(self, block: KVCacheBlock) -> bool:
-        """Forget a cached block; False if it was not cached.
+        """Forget a cached block; return False if it was not cached.
 
-        Quirk kept (fact 14): a hash that the map does not hold stays on the block.
+        A quirk of vLLM's (fact 14): a hash that the map does not hold stays on the block.
         """
         if self.metrics_collector is not None:
             self.turn.tell(self.metrics_collector.on_block_evicted, block)
@@ -284,20 +284,20 @@ class BlockPool(Exclusive):
         self._note(self._events.block_removed, key)
 
     def _note(self, make: Any, *about: Any) -> None:
-        """Queue an event; one that cannot be made is left out, and the call raises why when it is complete."""
+        """Queue an event. If making it raises an exception, the call raises that exception once it is complete."""
         event = self.turn.tell(make, *about)
         if event is not None:
             self.kv_event_queue.append(event)
 
     @exclusive
     def touch(self, blocks: Iterable[KVCacheBlock] | Ids) -> None:
-        """Count one more user of each block; free ones leave the free queue (fact 15).
+        """Add one user to each block; free blocks leave the free queue (fact 15).
 
         Raises:
-            ArgumentError: A block of another pool, or made by hand.
-            ArgumentTypeError: Something else than blocks, or ids.
-            BlockIdError: An id is outside the pool. Nothing is changed by any.
-            Exception: What the metrics collector raised; the blocks are touched.
+            ArgumentError: A block belongs to another pool, or was made by hand.
+            ArgumentTypeError: The argument holds neither blocks nor ids.
+            BlockIdError: An id is outside the pool. None of these errors changes anything.
+            Exception: The metrics collector raised it; the blocks are touched.
 
         O(len(blocks)).
         """
@@ -306,7 +306,7 @@ class BlockPool(Exclusive):
         self.take_hits(ids)
 
     def take_hits(self, ids: Ids) -> None:
-        """`touch` for blocks, int32 [n], that a block table is about to hold. O(n)."""
+        """Do what `touch` does, for blocks, int32 [n], that a block table is about to hold. O(n)."""
         touch(self.state.records, ids, self.state.null_id)
         if self.metrics_collector is not None:
             for block_id in ids.tolist():
@@ -316,19 +316,21 @@ class BlockPool(Exclusive):
     def free_blocks(
         self, ordered_blocks: Iterable[KVCacheBlock] | Ids, prepend: bool = False, *, backwards: bool = False
     ) -> None:
-        """Give back blocks from `get_new_blocks` or `touch`; those without users become free, still cached (fact 16).
+        """Give back blocks from `get_new_blocks` or `touch`; blocks without users become free (fact 16).
+
+        Freed blocks stay cached.
 
         Args:
-            ordered_blocks: Blocks, or their ids, int [n]; the first is evicted first. Null blocks are passed over.
-            prepend: Put them before all other free blocks instead of behind.
-            backwards: Take them in reversed order.
+            ordered_blocks: Blocks, or their ids, int [n]; the first is evicted first. Null blocks are skipped.
+            prepend: Whether to put them before all other free blocks instead of after them.
+            backwards: Whether to take them in reverse order.
 
         Raises:
-            ArgumentError: A block of another pool, or made by hand.
-            ArgumentTypeError: Something else than blocks, or ids.
+            ArgumentError: A block belongs to another pool, or was made by hand.
+            ArgumentTypeError: The argument holds neither blocks nor ids.
             BlockIdError: An id is outside the pool.
-            BlockStateError: A block was not handed out so often: it is free, or requests hold it, which
-                `KVCacheManager.free` is for. Nothing is changed by any.
+            BlockStateError: A block is given back more often than it was handed out: it is free, or requests hold it,
+                which give it back through `KVCacheManager.free`. None of these errors changes anything.
 
         O(blocks).
         """
@@ -338,16 +340,21 @@ class BlockPool(Exclusive):
         self.give_back(ids, prepend, backwards=backwards)
 
     def give_back(self, ids: Ids, prepend: bool = False, *, backwards: bool = False) -> None:
-        """`free_blocks` for blocks, int32 [n], that a block table has held. O(n), without memory."""
+        """Do what `free_blocks` does, for blocks, int32 [n], that a block table has held. O(n), without memory."""
         release(self.state.records, self._own(ids), self.state.null_id, backwards, prepend)
 
     def give_back_by_hash(self, ids: Ids) -> None:
-        """`give_back`, the last first, in two parts: blocks without a hash are evicted before all others, those with
-        one behind them (fact 27). O(n), without memory."""
+        """Give back blocks, last block first: those without a hash are evicted before all others, the rest last.
+
+        See fact 27. O(n), without memory.
+        """
         release_by_hash(self.state.records, self._own(ids), self.state.null_id)
 
     def _own(self, ids: Ids) -> Ids:
-        """The blocks of this pool; of others, which a suite may have put into a block table, users are counted here."""
+        """Return the blocks of this pool; remove a user from blocks of other pools.
+
+        A test suite may have put blocks of other pools into a block table.
+        """
         if not self.state.foreign:
             return ids
         for block_id in ids[ids < 0].tolist():
@@ -356,12 +363,12 @@ class BlockPool(Exclusive):
 
     @exclusive
     def evict_blocks(self, block_ids: Iterable[int]) -> None:
-        """Make blocks unfindable; those in use stay in use.
+        """Forget the hashes of blocks, so that no lookup finds them; blocks in use stay in use.
 
         Raises:
-            ArgumentTypeError: Something else than integers.
-            BlockIdError: An id is outside the pool. Nothing is evicted by either.
-            Exception: What the metrics collector raised, or the code that makes events. All are evicted.
+            ArgumentTypeError: An id is not an integer.
+            BlockIdError: An id is outside the pool. Neither of these errors evicts anything.
+            Exception: The metrics collector, or the code that makes events, raised it. All blocks are evicted.
 
         Expected O(1) for each id.
         """
@@ -376,7 +383,7 @@ class BlockPool(Exclusive):
             False, with a warning and nothing changed, while a request holds blocks.
 
         Raises:
-            Exception: What the metrics collector raised, or the code that makes events. All is forgotten.
+            Exception: The metrics collector, or the code that makes events, raised it. Everything is forgotten.
         """
         used = self.num_gpu_blocks - self.get_num_free_blocks() - self.num_reserved_blocks
         if used != 1:
@@ -391,17 +398,17 @@ class BlockPool(Exclusive):
         return True
 
     def get_num_free_blocks(self) -> int:
-        """Blocks that can be allocated. O(1)."""
+        """Return the number of blocks that can be allocated. O(1)."""
         return self.free_block_queue.num_free_blocks
 
     def get_usage(self) -> float:
-        """Fraction of blocks in use, 0.0 to 1.0, the null block left out. O(1)."""
+        """Return the fraction of blocks in use, 0.0 to 1.0, without the null block. O(1)."""
         total = self.num_gpu_blocks - 1
         return 1.0 - self.get_num_free_blocks() / total if total else 0.0
 
     @exclusive
     def take_events(self) -> list[Any]:
-        """Events since the last call, in the order in which things happened; none if they are off. O(1)."""
+        """Return the events since the last call, in order; none if events are off. O(1)."""
         if not self.enable_kv_cache_events:
             return []
         events, self.kv_event_queue = self.kv_event_queue, []
@@ -409,16 +416,16 @@ class BlockPool(Exclusive):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the records and of the table, its copy on a device included. O(1)."""
+        """Bytes of the records and of the table, including its copy on a device. O(1)."""
         return int(self.state.records.nbytes) + self.index.nbytes
 
     def check(self) -> None:
-        """Compare queue, reference counts, records and table in full. O(num_gpu_blocks).
+        """Check that queue, reference counts, records and table agree. O(num_gpu_blocks).
 
-        Waits for the device where the index has one.
+        Waits for the device if the index has one.
 
         Raises:
-            InvariantError: Something does not hold; the message lists all that was found.
+            InvariantError: An invariant is violated; the message lists all violations.
             DeviceError: The index has a device, and this process was forked from the one that made it.
         """
         found = self._check()
@@ -436,7 +443,7 @@ class BlockPool(Exclusive):
         return found
 
     def _restore(self) -> None:
-        """Make all counts agree again, after an exception from outside has cut a call short. O(num_gpu_blocks)."""
+        """Make all counts agree again, after an exception from outside has interrupted a call. O(num_gpu_blocks)."""
         self.uses.restore()
         if not self.prefix_cache.restore():
             logger.error("The prefix cache was emptied: the records of its blocks were broken")

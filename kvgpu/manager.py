@@ -1,4 +1,4 @@
-"""`KVCacheManager`: what a scheduler talks to."""
+"""`KVCacheManager`: the interface for a scheduler."""
 
 import logging
 from collections.abc import Iterable, Sequence
@@ -33,30 +33,30 @@ class KVCacheManager(Exclusive):
 
     Args:
         kv_cache_config: Number of blocks, and the cache groups.
-        max_model_len: Longest sequence, in tokens.
-        scheduler_block_size: Hits are multiples of so many tokens: the least common multiple of
+        max_model_len: Length of the longest sequence, in tokens.
+        scheduler_block_size: Hits are multiples of this number of tokens, the least common multiple of
             the groups' block sizes (see `resolve_kv_cache_block_sizes`).
         hash_block_size: Tokens per block hash; divides every block size.
-        max_num_batched_tokens: Most tokens of one scheduler step; `max_model_len` if None.
-        enable_caching: Whether full blocks are kept for reuse.
-        use_eagle: Whether a drafter needs the last block of a hit computed again.
+        max_num_batched_tokens: Largest number of tokens in one scheduler step; `max_model_len` if None.
+        enable_caching: Whether full blocks stay cached for reuse.
+        use_eagle: Whether a drafter needs the last block of a hit to be computed again.
         log_stats: Whether lookups are counted.
         enable_kv_cache_events: Whether events are queued for `take_events`.
-        dcp_world_size: Ranks of decode context parallelism.
-        pcp_world_size: Ranks of prefill context parallelism.
-        metrics_collector: Told of allocations, accesses and evictions of blocks.
-        backend: Index backend: `host`, `reference`, `triton`, `cuda` or `auto`; None for
-            `KVGPU_BACKEND`, else `host`.
-        counts_admissions: Count a request in the statistics when it is given its first blocks, not at each lookup:
-            a request that waits is looked up again and again.
+        dcp_world_size: Number of ranks of decode context parallelism.
+        pcp_world_size: Number of ranks of prefill context parallelism.
+        metrics_collector: Receives allocations, accesses and evictions of blocks.
+        backend: Index backend: `host`, `reference`, `triton`, `cuda` or `auto`; if None, `KVGPU_BACKEND`
+            or else `host`.
+        counts_admissions: Whether to count a request in the statistics when it gets its first blocks, not at each
+            lookup: a waiting request is looked up again and again.
 
     Raises:
         ConfigError: The configuration cannot work; the message says why.
         DeviceError, MissingPackageError: The backend `triton` or `cuda` cannot be used.
 
-    Construction is O(blocks of the pool); `auto` measures lookups where there is a GPU, and waits for it.
-    One manager belongs to one thread at a time, and one stream: docs/semantics.md says what may run beside
-    what. A second thread gets a `ConcurrentUseError`.
+    Construction is O(blocks of the pool); if there is a GPU, `auto` measures lookups and waits for it.
+    A manager belongs to one thread at a time, and to one stream: docs/semantics.md says what may run
+    concurrently. A second thread gets a `ConcurrentUseError`.
     """
 
     def __init__(
@@ -111,11 +111,11 @@ class KVCacheManager(Exclusive):
             self.coordinator, max_model_len, self._count_admission if self.counts_admissions else None
         )
         self.empty_kv_cache_blocks = self.slots.empty
-        # For a guard that saves the groups from being asked.
+        # `allocate_slots` looks here first, so that most calls need not go through the groups.
         self.first_tables = self.slots.first_tables
 
     def _count_admission(self, num_tokens: int, num_hit_tokens: int, preempted: bool) -> None:
-        """Count a request that was given its first blocks in the statistics."""
+        """Count in the statistics a request that has got its first blocks."""
         if self.prefix_cache_stats is not None:
             self.prefix_cache_stats.record(num_tokens, num_hit_tokens, preempted)
 
@@ -126,7 +126,7 @@ class KVCacheManager(Exclusive):
 
     @exclusive
     def make_prefix_cache_stats(self) -> PrefixCacheStats | None:
-        """Counts since the last call; None without `log_stats`. O(1)."""
+        """Return the counts since the last call, or None without `log_stats`. O(1)."""
         if not self.log_stats:
             return None
         stats, self.prefix_cache_stats = self.prefix_cache_stats, PrefixCacheStats()
@@ -134,24 +134,24 @@ class KVCacheManager(Exclusive):
 
     @exclusive
     def get_computed_blocks(self, request: Any) -> tuple[KVCacheBlocks, int]:
-        """Longest cached prefix of a request, without taking its blocks (fact 52).
+        """Find the longest cached prefix of a request, without taking its blocks (fact 52).
 
-        At least one token is left to compute, because the next one is drawn from its output.
+        At least one token remains to be computed, because the next token is sampled from its output.
 
         Args:
             request: Has `block_hashes`, `num_tokens` and `skip_reading_prefix_cache`, and `num_preemptions`
-                where lookups are counted.
+                if lookups are counted.
 
         Returns:
             The blocks per group, and the number of tokens in them.
 
         Raises:
-            ArgumentError, ArgumentTypeError: The request lacks an attribute, or has one of another kind.
-            DeviceError: The index lies on a device that failed, or this process was forked from the one that
-                made it (not with `auto`, which goes on with the host).
+            ArgumentError, ArgumentTypeError: The request lacks an attribute, or an attribute has the wrong type.
+            DeviceError: The index is on a device that failed, or this process was forked from the one that
+                made it (not with `auto`, which continues on the host).
 
-        Expected O(blocks hit) for full attention, O(blocks) for a window without a hit, and that for each pass
-        of a hybrid (fact 46). A list of hashes is converted first, O(hashes). A device looks up all hashes in
+        Expected O(blocks hit) for full attention and O(blocks) for a window without a hit; a hybrid model takes
+        this for each pass (fact 46). A list of hashes is converted first, O(hashes). A device looks up all hashes in
         all groups, and the call waits for it.
         """
         try:
@@ -186,39 +186,40 @@ class KVCacheManager(Exclusive):
         full_sequence_must_fit: bool = False,
         reserved_blocks: int = 0,
     ) -> KVCacheBlocks | None:
-        """Give a request slots for its next tokens, and cache what becomes full (fact 53).
+        """Give a request slots for its next tokens, and cache the blocks that become full (fact 53).
 
         Args:
             request: The request.
-            num_new_tokens: Tokens to compute next. With those before, at most `max_model_len`.
-            num_new_computed_tokens: Tokens of `new_computed_blocks`.
-            new_computed_blocks: What `get_computed_blocks` found, for a request that is new.
-            num_lookahead_tokens: Draft tokens that need slots as well; they are never cached.
-            num_external_computed_tokens: Tokens whose keys and values come from elsewhere.
-            delay_cache_blocks: Cache nothing yet, because those are still on their way.
-            num_encoder_tokens: Tokens that cross attention attends to.
-            full_sequence_must_fit: Refuse unless the whole sequence would fit now.
-            reserved_blocks: Free blocks that others were promised.
+            num_new_tokens: Number of tokens to compute next; with the tokens before them, at most `max_model_len`.
+            num_new_computed_tokens: Number of tokens in `new_computed_blocks`.
+            new_computed_blocks: For a new request, the blocks that `get_computed_blocks` found.
+            num_lookahead_tokens: Number of draft tokens that also need slots; they are never cached.
+            num_external_computed_tokens: Number of tokens whose keys and values come from elsewhere.
+            delay_cache_blocks: Whether to cache nothing yet, because those keys and values have not arrived.
+            num_encoder_tokens: Number of tokens that cross attention attends to.
+            full_sequence_must_fit: Whether to refuse unless the whole sequence fits now.
+            reserved_blocks: Number of free blocks that are promised to others.
 
         Returns:
-            The new blocks per group; None if they do not fit, with hits left where they are.
+            The new blocks per group, or None if they do not fit; the hits are then not taken.
 
         Raises:
             ArgumentError: A number is out of range, there is nothing to allocate for, the request would be longer
                 than the model allows, it has fewer block hashes than full blocks, or computed blocks cannot be its
-                hits: blocks of other pools, none, or twice, fewer than `num_new_computed_tokens`, or without prefix
-                caching.
-            ArgumentTypeError: Something else than numbers, a request and `KVCacheBlocks`.
+                hits: they belong to another pool or to none, occur twice, hold fewer than `num_new_computed_tokens`
+                tokens, or prefix caching is off.
+            ArgumentTypeError: An argument is not a number, a request or `KVCacheBlocks` as required.
             BlockIdError: The id of a computed block is outside the pool.
-            GroupCountError: Computed blocks of another number of groups.
-            RunningRequestError: Computed blocks for a running request. All these leave all unchanged.
-            BlockStateError: A block to be cached has a hash already.
-            Exception: What a metrics collector raised, or code that makes events: the call is complete all the same.
+            GroupCountError: The computed blocks have another number of groups.
+            RunningRequestError: There are computed blocks for a running request. None of the errors up to here
+                changes anything.
+            BlockStateError: A block to be cached already has a hash.
+            Exception: A metrics collector, or code that makes events, raised it; the call is complete nevertheless.
 
-        O(1) while the request stays inside its blocks, else expected O(blocks that change). Never waits for a
+        O(1) while the request stays inside its blocks, otherwise expected O(blocks that change). Never waits for a
         device.
 
-        Quirk kept (fact 53d): blocks outside the window are given back even if the call does not
+        A quirk of vLLM's (fact 53d): blocks outside the window are given back even if the new blocks do not
         fit.
         """
         try:
@@ -233,7 +234,8 @@ class KVCacheManager(Exclusive):
                 table = None if self.first_tables is None else dict.get(self.first_tables, request.request_id)
                 num_computed = request.num_computed_tokens
                 num_slots = num_computed + num_new_tokens + num_lookahead_tokens
-                # A request that only a batch has served is a number here. Only sums of ints are one.
+                # A request that only a batch has served is a number in this dict, not a table. A sum is an int only
+                # if all its terms are.
                 if (
                     type(table) is RequestBlocks
                     and num_slots <= table.covered_until
@@ -242,7 +244,7 @@ class KVCacheManager(Exclusive):
                 ):
                     return self.empty_kv_cache_blocks
         except (AttributeError, TypeError, ValueError, OverflowError):
-            pass  # the arguments are looked at one by one now, and refused
+            pass  # the code below checks the arguments one by one, and refuses them
         given = SlotsCall(
             num_new_tokens,
             num_new_computed_tokens,
@@ -258,7 +260,7 @@ class KVCacheManager(Exclusive):
 
     @exclusive
     def free(self, request: Any) -> None:
-        """Give back all blocks of a request; nothing for an unknown one. O(blocks)."""
+        """Give back all blocks of a request; does nothing for an unknown request. O(blocks)."""
         self.slots.free(name_of(request))
 
     @exclusive
@@ -266,21 +268,23 @@ class KVCacheManager(Exclusive):
         """Give back the blocks that no token after `total_computed_tokens` attends to (fact 27).
 
         Raises:
-            ArgumentError, ArgumentTypeError: The number is below 0, or none.
+            ArgumentError, ArgumentTypeError: The number is below 0, or not an integer.
 
-        Null blocks take their places; nothing for an unknown request. O(blocks given back).
+        Null blocks take their places. Does nothing for an unknown request. O(blocks given back).
         """
         num_tokens = as_integer("total_computed_tokens", total_computed_tokens)
         self.coordinator.remove_skipped_blocks(checked_name(request_id), num_tokens)
 
     @exclusive
     def evict_blocks(self, block_ids: Iterable[int]) -> None:
-        """Make blocks unfindable, for example because their data could not be loaded.
+        """Forget the hashes of blocks, for example because their data could not be loaded.
+
+        No lookup finds these blocks afterwards.
 
         Raises:
-            ArgumentTypeError: Something else than integers.
-            BlockIdError: An id is outside the pool. Nothing is evicted by either.
-            Exception: What a metrics collector raised, or code that makes events. All are evicted.
+            ArgumentTypeError: An id is not an integer.
+            BlockIdError: An id is outside the pool. Neither of these errors evicts anything.
+            Exception: A metrics collector, or code that makes events, raised it. All blocks are evicted.
 
         Expected O(1) for each id.
         """
@@ -288,7 +292,7 @@ class KVCacheManager(Exclusive):
 
     @exclusive
     def reset_prefix_cache(self) -> bool:
-        """Forget all cached blocks; False, and nothing changes, while requests hold any. O(blocks of the pool)."""
+        """Forget all cached blocks; return False and change nothing while requests hold any. O(blocks of the pool)."""
         if not self.block_pool.reset_prefix_cache():
             return False
         if self.prefix_cache_stats is not None:
@@ -297,16 +301,16 @@ class KVCacheManager(Exclusive):
 
     @exclusive
     def get_num_common_prefix_blocks(self, running_request_id: str) -> list[int]:
-        """Per group, leading blocks that all requests share (fact 51), for cascade attention.
+        """Return how many leading blocks all requests share, per group (fact 51), for cascade attention.
 
-        0 without prefix caching, for groups of another kind than full attention, and for an unknown request. O(blocks
-        of the request).
+        Returns 0 without prefix caching, for groups of another kind than full attention, and for an unknown request.
+        O(blocks of the request).
         """
         return self.coordinator.get_num_common_prefix_blocks(checked_name(running_request_id))
 
     @exclusive
     def take_events(self) -> "list[KVCacheEvent]":
-        """Events since the last call, in order, with kind and window of their groups (fact 59). O(events)."""
+        """Return the events since the last call, in order, with kind and window of each group (fact 59). O(events)."""
         events = self.block_pool.take_events()
         if not events:
             return events
@@ -315,27 +319,27 @@ class KVCacheManager(Exclusive):
         return annotate(events, self.kv_cache_config.kv_cache_groups, logger)
 
     def get_blocks(self, request_id: str) -> KVCacheBlocks:
-        """Blocks that a request holds (live: they change with the next call); none for an unknown one.
+        """Return the blocks that a request holds, which are live: they change with the next call.
 
-        O(groups).
+        An unknown request holds none. O(groups).
         """
         return self.create_kv_cache_blocks(self.coordinator.get_blocks(checked_name(request_id)))
 
     def get_block_ids(self, request_id: str) -> tuple[list[int], ...]:
-        """Ids of the blocks that a request holds, per group: a copy. O(blocks)."""
+        """Return a copy of the ids of the blocks that a request holds, per group. O(blocks)."""
         return self.get_blocks(request_id).get_block_ids()
 
     @exclusive
     def cache_blocks(self, request: Any, num_computed_tokens: int) -> None:
         """Cache the full blocks of the first `num_computed_tokens` tokens, after a delay (fact 25).
 
-        Nothing happens without prefix caching, and for a request that holds nothing.
+        Does nothing without prefix caching, or for a request that holds nothing.
 
         Raises:
             ArgumentError: The request has fewer block hashes than full blocks, or the number is below 0.
-            ArgumentTypeError: Something else than a number, and a request.
-            BlockStateError: A block has a hash already. Nothing is changed by any of these.
-            Exception: What the code that makes events raised. The blocks are cached, without an event.
+            ArgumentTypeError: An argument is not a request or a number as required.
+            BlockStateError: A block already has a hash. None of these errors changes anything.
+            Exception: The code that makes events raised it. The blocks are cached, without an event.
 
         Expected O(blocks that become cached).
         """
@@ -350,12 +354,12 @@ class KVCacheManager(Exclusive):
         self.coordinator.cache_blocks(request, num_tokens)
 
     def create_kv_cache_blocks(self, blocks: tuple[Sequence[KVCacheBlock], ...]) -> KVCacheBlocks:
-        """Wrap block lists, one per group; all empty ones are one shared object. O(groups)."""
+        """Wrap block lists, one per group; if all are empty, the result is a shared object. O(groups)."""
         return self.slots.wrapped(blocks)
 
     @exclusive
     def take_new_block_ids(self) -> list[int]:
-        """Ids of blocks handed out since the last call that an engine may want zeroed (fact 24). O(ids)."""
+        """Return the ids of blocks allocated since the last call that an engine may want to zero (fact 24). O(ids)."""
         ids: list[int] = []
         for manager in self.coordinator.single_type_managers:
             ids += manager.take_new_block_ids()
@@ -363,17 +367,20 @@ class KVCacheManager(Exclusive):
 
     @exclusive
     def new_step_starts(self) -> None:
-        """To be called at the start of every scheduler step: states that Mamba groups cached in the last one
-        can be hit from now on. O(groups), and O(blocks cached in the last step) for Mamba."""
+        """Prepare for a scheduler step; call this at the start of every step.
+
+        Lookups hit states that Mamba groups cached in the last step only after this call. O(groups), and O(blocks
+        cached in the last step) for Mamba.
+        """
         self.coordinator.new_step_starts()
 
     def check(self) -> None:
-        """Compare all state: pool, index, and what requests hold. O(blocks).
+        """Check that pool, index and block tables agree. O(blocks).
 
-        Waits for the device where the index has one.
+        Waits for the device if the index has one.
 
         Raises:
-            InvariantError: Something does not hold; the message lists all that was found.
+            InvariantError: An invariant is violated; the message lists all violations.
             DeviceError: The index has a device, and this process was forked from the one that made it.
         """
         self.block_pool.check()

@@ -1,6 +1,6 @@
-"""`Request`: tokens and block hashes of one request, with the attributes that engines' requests have.
+"""`Request`: tokens and block hashes of one request, with the attributes that requests of engines have.
 
-The manager takes any object with these attributes; this one keeps its hashes as one array.
+The manager takes any object with these attributes; this class stores its hashes in one array.
 """
 
 import time
@@ -23,7 +23,10 @@ from kvgpu.hashing.request_hasher import BlockHasher, RequestBlockHasher
 
 
 def _skips_reading(params: Any) -> bool:
-    """Requests that want the log-probabilities of their prompt cannot reuse its blocks."""
+    """Return whether a request with these parameters must not reuse cached blocks.
+
+    By default, that is a request for the log-probabilities of its prompt.
+    """
     if params is None:
         return False
     choice = getattr(params, "skip_reading_prefix_cache", None)
@@ -37,25 +40,26 @@ class Request:
 
     Args:
         request_id: Unique name.
-        prompt_token_ids: The prompt, a list, or an array of integers (NumPy's, a tensor in the memory of the CPU,
-            anything with a buffer), which is hashed several times as fast; None with `prompt_embeds`, which then
+        prompt_token_ids: The prompt: a list, or an array of integers (a NumPy array, a tensor in CPU memory or
+            anything with a buffer), which is hashed several times as fast. None with `prompt_embeds`, which then
             count as tokens of id 0.
         sampling_params: Any object; `max_tokens`, `prompt_logprobs` and
-            `skip_reading_prefix_cache` are read where present.
-        pooling_params: Any object; `skip_reading_prefix_cache` is read where present.
-        prompt_embeds: Embeddings, one row per token, where the prompt has no token ids.
+            `skip_reading_prefix_cache` are read if present.
+        pooling_params: Any object; `skip_reading_prefix_cache` is read if present.
+        prompt_embeds: Embeddings, one row per token, if the prompt has no token ids.
         mm_features: Multimodal items with `identifier` and `mm_position` (`offset`, `length`).
         lora_request: Object with `lora_name` and `adapter_id`.
-        cache_salt: Only requests of equal salt share blocks.
-        priority, client_index: Kept for schedulers.
-        block_hasher: From `get_request_block_hasher`, or any function of a request; None leaves the request without
-        hashes. arrival_time: Seconds; now if not given.
+        cache_salt: Only requests with equal salt share blocks.
+        priority, client_index: Stored for schedulers.
+        block_hasher: From `get_request_block_hasher`, or any function of a request; None for a request without
+            hashes.
+        arrival_time: In seconds; now if None.
 
     Raises:
-        ArgumentError: Neither a prompt nor embeddings; a name, salt, adapter's name or identifier that cannot be
-            encoded as UTF-8; token ids that the hash function does not take.
-        ArgumentTypeError: Token ids that are no integers [n], or another argument of the wrong type.
-        NoneHashError: A block is to be hashed, and `init_none_hash` was not called.
+        ArgumentError: There is neither a prompt nor embeddings; a name, salt, adapter name or identifier cannot be
+            encoded as UTF-8; or the hash function does not take the token ids.
+        ArgumentTypeError: The token ids are not integers [n], or another argument has the wrong type.
+        NoneHashError: A block is to be hashed, but `init_none_hash` was not called.
 
     Construction is O(tokens): full blocks of the prompt are hashed.
     """
@@ -81,7 +85,7 @@ class Request:
         if type(request_id) is not str or not request_id.isascii():
             _check_name(request_id)
         if block_hasher is not None and not callable(block_hasher):
-            raise ArgumentTypeError(f"block_hasher: no function, got {block_hasher!r:.100}")
+            raise ArgumentTypeError(f"block_hasher: a function is expected, got {block_hasher!r:.100}")
         self.request_id = request_id
         self.client_index = client_index
         self.priority = priority
@@ -119,30 +123,30 @@ class Request:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of prompt and output. O(1)."""
+        """Number of tokens of prompt and output. O(1)."""
         return len(self.all_token_ids)
 
     @property
     def num_tokens_with_spec(self) -> int:
-        """`num_tokens` plus the drafted ones. O(1)."""
+        """`num_tokens` plus the number of draft tokens. O(1)."""
         return len(self.all_token_ids) + len(self.spec_token_ids)
 
     @property
     def num_output_tokens(self) -> int:
-        """Tokens that were generated. O(1)."""
+        """Number of generated tokens. O(1)."""
         return len(self.all_token_ids) - self.num_prompt_tokens
 
     @property
     def output_token_ids(self) -> list[int]:
-        """Tokens that were generated: a copy. O(num_output_tokens)."""
+        """A copy of the generated tokens. O(num_output_tokens)."""
         return self.all_token_ids[self.num_prompt_tokens :]
 
     def append_output_token_ids(self, token_ids: int | np.integer[Any] | Sequence[int]) -> None:
         """Append generated tokens and hash the blocks that they fill.
 
         Raises:
-            ArgumentError, ArgumentTypeError: Something else than integers, or token ids that the hash function does
-                not take. Nothing is appended, and nothing when a hash function raises an error of its own.
+            ArgumentError, ArgumentTypeError: The token ids are not integers, or the hash function does not take them.
+                Nothing is appended, nor if a hash function raises another error.
             NoneHashError: As at construction. Nothing is appended.
 
         Amortised O(len(token_ids) + tokens of a block).
@@ -156,11 +160,11 @@ class Request:
             raise
 
     def append_unhashed(self, token_ids: int | np.integer[Any] | Sequence[int]) -> None:
-        """Append generated tokens; `update_block_hashes` has to follow. Amortised O(len(token_ids)).
+        """Append generated tokens; the caller must call `update_block_hashes`. Amortised O(len(token_ids)).
 
         Raises:
-            ArgumentError: The prompt was an array, and these are no integers of 64 bits. Nothing is appended.
-            ArgumentTypeError: Something else than an integer or integers [n]. Nothing is appended.
+            ArgumentError: The prompt was an array, and the tokens are not integers of 64 bits. Nothing is appended.
+            ArgumentTypeError: The argument is not an integer or integers [n]. Nothing is appended.
         """
         if isinstance(token_ids, int):
             self.all_token_ids.append(token_ids)
@@ -172,11 +176,11 @@ class Request:
             self.all_token_ids.extend(plain_tokens(token_ids))
 
     def update_block_hashes(self) -> None:
-        """Hash the full blocks that have no hash yet; nothing without a `block_hasher`.
+        """Hash the full blocks that have no hash yet; do nothing without a `block_hasher`.
 
         Raises:
-            ArgumentError, ArgumentTypeError: Token ids that the hash function does not take.
-            NoneHashError: As at construction. No hash is appended by any.
+            ArgumentError, ArgumentTypeError: The hash function does not take the token ids.
+            NoneHashError: As at construction. After any of these errors no hash is appended.
 
         Amortised O(tokens without a hash).
         """
@@ -187,28 +191,30 @@ class Request:
             self.new_hashes().append()
 
     def new_hashes(self) -> NewHashes:
-        """What a `block_hasher` that is any function gives for the full blocks without a hash; nothing is changed.
+        """Return the hashes that a `block_hasher` of any kind computes for the full blocks without a hash.
+
+        Changes nothing.
 
         Raises:
-            ArgumentTypeError: It gives no hashes.
+            ArgumentTypeError: The function does not return hashes.
 
-        O(what it takes).
+        O(cost of the function).
         """
         assert self.block_hasher is not None
         new = self.block_hasher(self)
         if not (
             isinstance(new, BlockHashes) or (isinstance(new, list) and all(isinstance(each, bytes) for each in new))
         ):
-            raise ArgumentTypeError(f"block_hasher has to return a list of hashes, got {new!r:.100}")
+            raise ArgumentTypeError(f"block_hasher must return a list of hashes, got {new!r:.100}")
         linked = isinstance(new, BlockHashes) and new.linked
         return NewHashes([self], [len(self.block_hashes)], [len(new)], [new], 0, linked)
 
     def get_skip_reading_prefix_cache(self) -> bool:
-        """True if the request must not reuse cached blocks (it may still fill some). O(1)."""
+        """Return whether the request must not reuse cached blocks; its own blocks may still be cached. O(1)."""
         return self.skip_reading_prefix_cache
 
     def __lt__(self, other: "Request") -> bool:
-        """Order of a priority queue: priority, then arrival, then name."""
+        """Compare as a priority queue does: by priority, then arrival time, then name."""
         return (self.priority, self.arrival_time, self.request_id) < (
             other.priority,
             other.arrival_time,
@@ -217,10 +223,11 @@ class Request:
 
 
 def _check_name(request_id: Any) -> None:
-    """
+    """Check the name of a request.
+
     Raises:
-        ArgumentError: A name that cannot be encoded.
-        ArgumentTypeError: No text.
+        ArgumentError: The name cannot be encoded.
+        ArgumentTypeError: The name is not text.
     """
     if not isinstance(request_id, str):
         raise ArgumentTypeError(f"request_id: text is expected, got {request_id!r:.100}")
@@ -228,10 +235,11 @@ def _check_name(request_id: Any) -> None:
 
 
 def _check_attributes(request: Request) -> None:
-    """
+    """Check the attributes of a request that extra keys are made from.
+
     Raises:
-        ArgumentError: Text that cannot be encoded.
-        ArgumentTypeError: An attribute of the wrong type.
+        ArgumentError: A text cannot be encoded.
+        ArgumentTypeError: An attribute has the wrong type.
     """
     salt, lora, embeds = request.cache_salt, request.lora_request, request.prompt_embeds
     if not isinstance(salt, str | bytes | None):
@@ -246,18 +254,19 @@ def _check_attributes(request: Request) -> None:
             len(embeds)
     except (TypeError, AttributeError) as error:
         raise ArgumentTypeError(
-            "mm_features: items with identifier, mm_position.offset and mm_position.length are expected, and as "
-            f"prompt_embeds an array: {error}"
+            "mm_features: items with identifier, mm_position.offset and mm_position.length are expected, and "
+            f"prompt_embeds: an array is expected: {error}"
         ) from error
     check_extra_keys(request)
 
 
 def check_tokens(requests: Iterable[Any], tokens: Tokens) -> None:
-    """
-    Raises:
-        ArgumentError: Token ids that the hash function of one of the requests does not take.
+    """Check that the hash functions of the requests take the token ids.
 
-    O(tokens), and O(requests) where some do not fit into 32 bits: all hash functions take those.
+    Raises:
+        ArgumentError: The hash function of one of the requests does not take a token id.
+
+    O(tokens), and O(requests) if some token ids do not fit into 32 bits; all hash functions take those that fit.
     """
     if all_fit(tokens):
         return

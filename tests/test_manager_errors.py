@@ -181,7 +181,7 @@ def test_caching_blocks_of_an_odd_size_is_refused(backend):
     manager.allocate_slots(request, 24, delay_cache_blocks=True)
     blocks = manager.get_blocks("a").blocks[0]
     unchanged = Unchanged(manager)
-    with pytest.raises(errors.ArgumentError, match="block_size 6 is no multiple"):
+    with pytest.raises(errors.ArgumentError, match="block_size 6 is not a multiple"):
         manager.block_pool.cache_full_blocks(request, blocks, 0, 3, 6, 0)
     unchanged.verify()
 

@@ -174,7 +174,7 @@ class BlockIndex(ABC):
         return self.first(words, group)
 
     def settle_for_good(self) -> None:  # noqa: B027 - most indexes find every key alone
-        """Prepare, until `clear`, for hashes that do not depend on the hashes before them. O(1) if this was done.
+        """Prepare, until `clear`, for hashes that may not depend on all blocks before them. O(1) if already prepared.
 
         Without this, `match` finds only prefixes that a manager has cached from their first block on.
         """

@@ -1,7 +1,7 @@
-"""`BlockHashToBlockMap`: block lookup by key, for single keys and for people who look inside.
+"""`BlockHashToBlockMap`: block lookup by key, for single keys and for inspection.
 
-Regular entries live in the index. A small dict beside it holds what no record can: keys of odd
-width, blocks of other pools. A key lives in one of the two, never in both.
+Regular entries are stored in the index. A small dict beside it stores what no record can hold: keys of odd
+width and blocks of other pools. A key is stored in one of the two, never in both.
 """
 
 from collections.abc import Iterator, MutableMapping
@@ -26,11 +26,11 @@ def _refuse_other_keys(key: Any) -> None:
 
 
 class BlockHashToBlockMap:
-    """Key -> block, or blocks in the order of insertion where several have the same key.
+    """Maps a key to its block, or to several blocks with the same key in the order of insertion.
 
     Args:
-        state: Records of the pool; None for a map of its own.
-        index: Index over those records.
+        state: Records of the pool; None for a map without a pool.
+        index: Index over these records.
     """
 
     def __init__(self, state: BlockState | None = None, index: BlockIndex | None = None) -> None:
@@ -39,7 +39,7 @@ class BlockHashToBlockMap:
         self.extras: dict[bytes, Entry] = {}
 
     def get_one_block(self, key: BlockHashWithGroupId) -> KVCacheBlock | None:
-        """The first inserted block with this key, or None (fact 12). Expected O(1).
+        """Return the block that was inserted first with this key, or None (fact 12). Expected O(1).
 
         Raises:
             ArgumentTypeError: The key is not bytes.
@@ -53,13 +53,13 @@ class BlockHashToBlockMap:
         return None if first < 0 or self._state is None else self._state.view(first)
 
     def insert(self, key: BlockHashWithGroupId, block: KVCacheBlock) -> None:
-        """Add a block under a key, behind those that are there (fact 12). Expected O(1).
+        """Add a block under a key, after the blocks that have this key already (fact 12). Expected O(1).
 
-        Where its record cannot be the entry (another key, a block of another pool), O(blocks with this key).
+        O(blocks with this key) if the block's record cannot be the entry (another key, or a block of another pool).
 
         Raises:
-            ArgumentTypeError: The key is not bytes, or the block not a `KVCacheBlock`.
-            BlockIdError: Its id is outside the pool. Nothing is changed.
+            ArgumentTypeError: The key is not bytes, or the block is not a `KVCacheBlock`.
+            BlockIdError: The block's id is outside the pool. Nothing is changed.
         """
         self.refuse_unfit(key, block)
         if key not in self.extras and self._is_regular(key, block):
@@ -76,7 +76,7 @@ class BlockHashToBlockMap:
             self.extras[key] = {entry.block_id: entry, block.block_id: block}
 
     def pop(self, key: BlockHashWithGroupId, block_id: int) -> KVCacheBlock | None:
-        """Take one block out; None, and nothing changes, if it is not there. Its hash stays.
+        """Take one block out and return it; return None, and change nothing, if it is not there. Its hash stays.
 
         Raises:
             ArgumentTypeError: The key is not bytes.
@@ -87,7 +87,7 @@ class BlockHashToBlockMap:
         _refuse_other_keys(key)
         if not isinstance(block_id, int | np.integer):
             return None  # no block has such an id
-        block_id = int(block_id)  # to records a truth value is a mask
+        block_id = int(block_id)  # records would take a truth value for a mask
         entry = self.extras.get(key)
         if entry is not None:
             return self._pop_extra(key, entry, block_id)
@@ -97,7 +97,7 @@ class BlockHashToBlockMap:
         return self._state.view(block_id)
 
     def holds(self, block: KVCacheBlock) -> bool:
-        """Whether a block can be found by its own hash. O(1)."""
+        """Return whether a block can be found by its own hash. O(1)."""
         key = block.block_hash
         if key is None:
             return False
@@ -118,13 +118,13 @@ class BlockHashToBlockMap:
 
     @property
     def _cache(self) -> "CacheView":
-        """The map as vLLM's own dict would look, readable and writable."""
+        """The map in the form of vLLM's own dict, readable and writable."""
         return CacheView(self)
 
     def entry(self, key: BlockHashWithGroupId) -> Entry | None:
-        """All blocks of a key: one block, or a dict of id to block, in order, once the key was shared (fact 12).
+        """Return all blocks with a key: one block or, once the key was shared, a dict of id to block (fact 12).
 
-        None for no block. Expected O(blocks with this key).
+        The dict is in the order of insertion. Returns None if there is no block. Expected O(blocks with this key).
         """
         if key in self.extras:
             return self.extras[key]
@@ -138,7 +138,7 @@ class BlockHashToBlockMap:
         return self._state.view(first)
 
     def keys(self) -> Iterator[BlockHashWithGroupId]:
-        """All keys. O(number of blocks)."""
+        """Iterate over all keys. O(number of blocks)."""
         yield from map(BlockHashWithGroupId, list(self.extras))
         if self._state is not None:
             for row in np.flatnonzero(self._state.records["flags"] & FIRST):
@@ -147,7 +147,7 @@ class BlockHashToBlockMap:
                 yield key
 
     def refuse_unfit(self, key: Any, block: Any) -> None:
-        """Raise what `insert` would. O(1)."""
+        """Raise what `insert` would raise for these arguments. O(1)."""
         if not isinstance(key, bytes) or not isinstance(block, KVCacheBlock):
             raise ArgumentTypeError(
                 f"a map takes bytes and a KVCacheBlock, got {type(key).__name__} and {type(block).__name__}"
@@ -158,7 +158,7 @@ class BlockHashToBlockMap:
             raise BlockIdError(f"block id {block_id} is outside the pool of {end} blocks")
 
     def _is_entry(self, key: bytes, block_id: Any) -> bool:
-        """True if the index holds this block of the pool under this key: under its own, that is."""
+        """Return whether the index holds this block of the pool under this key, which must be the block's own key."""
         state = self._state
         return bool(
             state is not None
@@ -169,7 +169,7 @@ class BlockHashToBlockMap:
         )
 
     def _first(self, key: bytes) -> int:
-        """Id of the first block in the index, after comparing every byte of the key; -1 for none."""
+        """Return the id of the first block in the index, after comparing every byte of the key; -1 if there is none."""
         if self._state is None or self._index is None:
             return -1
         found = self._state.words_of(key)
@@ -179,7 +179,7 @@ class BlockHashToBlockMap:
         return first if first >= 0 and self._state.key_of(first) == key else -1
 
     def _is_regular(self, key: bytes, block: KVCacheBlock) -> bool:
-        """True if the block's record can be the entry: it holds this key and is not in yet."""
+        """Return whether the block's record can be the entry: it holds this key, and the block is not in the index."""
         state = self._state
         return (
             state is not None
@@ -231,7 +231,7 @@ class CacheView(MutableMapping[BlockHashWithGroupId, Entry]):
         if key in self:
             del self[key]
         if isinstance(value, dict) and len(blocks) == 1:
-            # A dict of one stays a dict (fact 12); the index would show its block alone.
+            # A dict of one block stays a dict (fact 12); the index would show the block without a dict.
             self._owner.extras[key] = {blocks[0].block_id: blocks[0]}
             return
         for block in blocks:

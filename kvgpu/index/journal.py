@@ -13,14 +13,14 @@ from kvgpu.layout import KEY_WORDS, LOW_32
 
 OLD, NEW, LOG_WORDS = KEY_WORDS + 1, KEY_WORDS + 2, KEY_WORDS + 3
 NO_LOG: npt.NDArray[np.int64] = np.zeros((0, LOG_WORDS), np.int64)
-"""Passed to compiled code if nothing is to be noted."""
+"""The log that is passed to compiled code if nothing is to be recorded."""
 
 
 @leaf
 def note(log: Any, key: Key, old: int, new: int) -> None:
-    """Note that the first block under a key changed from `old` to `new`; -1 stands for none.
+    """Record that the first block under a key changed from `old` to `new`; -1 stands for no block.
 
-    Line 0 of the log holds the number of notes; the caller has made room for one more.
+    Line 0 of the log holds the number of notes; the caller must have made room for one more.
     """
     if len(log) == 0:
         return
@@ -39,7 +39,7 @@ def note(log: Any, key: Key, old: int, new: int) -> None:
 def fold(log: Any, count: int, seed: int) -> Any:
     """Fold the first `count` notes into net changes, as the arrays of a `Flush`.
 
-    Keys are told apart by a table of lines of the log, open addressing with linear probing; `seed` is that of its hash.
+    A table of lines of the log, open addressing with linear probing, tells keys apart; `seed` is the seed of its hash.
     """
     size = 2
     while size < 2 * count:
@@ -69,7 +69,7 @@ def fold(log: Any, count: int, seed: int) -> Any:
         last[place_of[slots[slot]]] = line
     changed = 0
     for key in range(num_keys):
-        # A block that left and came back under the same key has changed nothing.
+        # A block that left and came back under the same key is not a change.
         if log[first[key], OLD] != log[last[key], NEW]:
             first[changed] = first[key]
             last[changed] = last[key]
@@ -90,8 +90,8 @@ def fold(log: Any, count: int, seed: int) -> Any:
 class Flush(NamedTuple):
     """Net changes, one per key, in the order of the first change.
 
-    keys int64 [n, KEY_WORDS]; group, old, new int32 [n]: the block that was first under the key at
-    the last flush and the one that is now; -1 for none.
+    keys int64 [n, KEY_WORDS]; group, old, new int32 [n]: `old` was the first block under the key at
+    the last flush, and `new` is the first block now; -1 stands for no block.
     """
 
     keys: npt.NDArray[np.int64]
@@ -120,7 +120,7 @@ class Journal:
         return self._log
 
     def discard(self) -> None:
-        """Forget all notes: a copy must be made anew from the whole index."""
+        """Forget all notes: the copy must then be made again from the whole index."""
         self._log[0, 0] = 0
 
     def take(self) -> Flush:

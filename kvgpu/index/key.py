@@ -1,4 +1,4 @@
-"""`Key`: what the index finds a block under, a block hash and a cache group."""
+"""`Key`: what the index finds a block by: a block hash and a cache group."""
 
 from typing import Any, NamedTuple
 
@@ -17,19 +17,19 @@ class Key(NamedTuple):
 
 @leaf
 def key_at(hashes: Any, place: int, group: int) -> Key:
-    """The key of hash `place` of int64 [n, KEY_WORDS] in a group."""
+    """Return the key of hash `place` of `hashes`, int64 [n, KEY_WORDS], in a group."""
     return Key(hashes[place, 0], hashes[place, 1], hashes[place, 2], hashes[place, 3], group)
 
 
 @leaf
 def key_of(record: Any) -> Key:
-    """The key that a block record holds."""
+    """Return the key that a block record holds."""
     return Key(record.k0, record.k1, record.k2, record.k3, record.group)
 
 
 @leaf
 def has_key(record: Any, key: Key) -> Any:
-    """Whether a block record holds a key: all 32 bytes and the group are equal, since tags only steer."""
+    """Return whether a block record holds a key. All 32 bytes and the group are compared: a tag is only a hint."""
     return (
         record.k0 == key.k0
         and record.k1 == key.k1

@@ -1,4 +1,4 @@
-"""`PrefixCache`: which blocks hold which prefix; lookup and entry of whole ranges of blocks."""
+"""`PrefixCache`: which blocks hold which prefix. It looks up and enters whole ranges of blocks."""
 
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -23,10 +23,11 @@ NO_MASK: BlockMask = np.empty(0, np.bool_)
 
 @jit
 def choose(records: Any, ids: Any, mask: Any, null_id: int) -> Any:
-    """Ids to be cached, -1 for null and masked blocks; and the place of the first that cannot be cached, or -1.
+    """Choose the ids to be cached, with -1 for null and masked blocks, and find a block that cannot be cached.
 
-    That is one outside the pool, one that is cached, and one that comes twice: the ring of a block that is not in the
-    index says nothing, so it takes the place where the block came first.
+    Returns the ids, and the index of the first block that cannot be cached, or -1. Such a block is outside the pool, is
+    already cached, or occurs twice. To find the last case, the function stores in the ring of a block, which has no
+    meaning while the block is not in the index, the index where the block occurred first.
     """
     chosen = np.empty(len(ids), np.int32)
     for i in range(len(ids)):
@@ -49,10 +50,10 @@ class PrefixCache:
 
     Args:
         state: Records of the pool.
-        index: Table over these records.
+        index: Index over these records.
 
-    Whatever the records cannot hold (hashes of another width, blocks of other pools) is served one
-    by one through the map.
+    The map serves whatever the records cannot hold (hashes of another width, blocks of other pools), one block
+    at a time.
     """
 
     def __init__(self, state: BlockState, index: BlockIndex) -> None:
@@ -61,7 +62,7 @@ class PrefixCache:
         self.map = BlockHashToBlockMap(state, index)
 
     def find_all(self, block_hash: BlockHash, groups: Sequence[int]) -> list[KVCacheBlock] | None:
-        """The first cached block of this hash in each group; None unless every group has one."""
+        """Return the first cached block with this hash in each group; None unless every group has one."""
         found = []
         for group in groups:
             block = self.map.get_one_block(make_block_hash_with_group_id(block_hash, group))
@@ -71,12 +72,12 @@ class PrefixCache:
         return found
 
     def find_hits(self, plan: PrefixPlan, block_hashes: Sequence[BlockHash], max_length: int) -> PrefixHits:
-        """Longest cached prefix that all groups of the plan have.
+        """Find the longest prefix that is cached in all groups of the plan.
 
         Args:
             plan: Rules and groups.
             block_hashes: Hashes of the request.
-            max_length: Longest hit allowed, in tokens; also bounded by the hashes there are.
+            max_length: Longest hit allowed, in tokens; the number of hashes is also a limit.
         """
         if not self.map.extras:
             if isinstance(block_hashes, BlockHashes):
@@ -109,21 +110,21 @@ class PrefixCache:
     def insert(
         self, ids: Ids, hashes: Sequence[BlockHash], start: int, stride: int, group: int, mask: BlockMask
     ) -> Ids:
-        """Enter the blocks of a request that lie in a range. A hash by which a block cannot be found is replaced.
+        """Enter a range of a request's blocks; a hash by which a block cannot be found is replaced.
 
         Args:
             ids: int32 [n], the blocks; null blocks are skipped.
             hashes: Hashes of the request.
-            start: Index of the hash with which block 0 of `ids` begins.
+            start: Index of the first hash of block 0 of `ids`.
             stride: Hashes per block.
             group: Cache group.
-            mask: bool [n], blocks to keep; empty for all.
+            mask: bool [n], which blocks to enter; empty for all.
 
         Returns:
-            int32 [n]: the blocks that were entered, -1 for those that were not.
+            int32 [n]: the blocks that were entered, and -1 for the others.
 
         Raises:
-            BlockStateError: A block is cached already, or comes twice. Nothing is changed.
+            BlockStateError: A block is already cached, or occurs twice. Nothing is changed.
             BlockIdError: An id is outside the pool. Nothing is changed.
         """
         if self.state.width is None:
@@ -167,10 +168,10 @@ class PrefixCache:
         if block_id >= self.state.num_blocks:
             raise BlockIdError(f"block id {block_id} is outside the pool of {self.state.num_blocks} blocks")
         name = self.state.view(block_id).block_id
-        raise BlockStateError(f"block {name} already has a hash by which it is found, or comes twice")
+        raise BlockStateError(f"block {name} already has a hash by which it can be found, or occurs twice")
 
     def _remember_coarse(self, chosen: Ids, rows: Rows, stride: int) -> None:
-        """Keep what `block_hash` shows for a block of several hash blocks (fact 10)."""
+        """Store what `block_hash` shows for blocks that span several hash blocks (fact 10)."""
         width = self.state.width
         assert width is not None
         blob = np.ascontiguousarray(rows.view(np.uint8)[:, :width]).tobytes()
@@ -180,18 +181,18 @@ class PrefixCache:
                 self.state.coarse[block_id] = (blob, i * size, (i + 1) * size)
 
     def clear(self) -> None:
-        """Forget everything, the hashes of all blocks included. O(number of blocks)."""
+        """Forget everything, including the hashes of all blocks. O(number of blocks)."""
         self.map.extras.clear()
         self.index.clear()
         self.state.forget_keys()
 
     def restore(self) -> bool:
-        """Make index and records agree again, after a call that was cut short. O(number of blocks).
+        """Make index and records agree again, after a call that was interrupted. O(number of blocks).
 
-        A hash that no lookup finds is forgotten: its block may have been about to be cached.
+        Hashes that no lookup finds are forgotten: the call may have been about to cache their blocks.
 
         Returns:
-            False if nothing could be made of the records, and everything is forgotten.
+            False if the records could not be repaired, in which case everything is forgotten.
         """
         try:
             self.index.restore()
@@ -210,7 +211,7 @@ class PrefixCache:
         return True
 
     def rows_of(self, hashes: Sequence[bytes], start: int, stop: int) -> Rows | None:
-        """Key words of hashes [start, stop); None where the records cannot hold them."""
+        """Return the key words of hashes [start, stop), or None if the records cannot hold them."""
         width = self.state.width
         if isinstance(hashes, BlockHashes):
             return hashes.keys[start:stop] if hashes.width == width else None

@@ -1,4 +1,4 @@
-"""The index as plain dicts: slow, obvious, and the truth that the others are tested against."""
+"""The index in plain Python: slow and obviously correct, the reference for tests of the others."""
 
 import numpy as np
 
@@ -13,7 +13,7 @@ Key = tuple[bytes, int]
 
 
 class ReferenceIndex(BlockIndex):
-    """key -> ids in the order of insertion."""
+    """A dict from keys to ids in the order of insertion."""
 
     name = "reference"
 
@@ -104,7 +104,7 @@ class ReferenceIndex(BlockIndex):
         return words.tobytes(), group
 
     def _write(self, chain: list[int]) -> None:
-        """Flags and rings of the records are the same for every index."""
+        """Write flags and rings to the records, which look the same for every index."""
         records = self.state.records
         shared = SHARED if len(chain) > 1 or records[chain[0]]["flags"] & SHARED else 0
         for place, block_id in enumerate(chain):
@@ -126,7 +126,7 @@ class ReferenceIndex(BlockIndex):
         records = self.state.records
         chains = self._blocks.values()
         found = [
-            f"blocks {chain} are in the dict, the ring differs" for chain in chains if chain != self.chain(chain[0])
+            f"blocks {chain} are in the dict, but the ring differs" for chain in chains if chain != self.chain(chain[0])
         ]
         return found + [
             f"key of blocks {chain} has first flags {[bool(records[i]['flags'] & FIRST) for i in chain]}"

@@ -1,4 +1,4 @@
-"""Index backends by name, each imported when asked for: the names alone need no package."""
+"""Index backends by name. Each is imported on demand, so listing the names needs no package."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING
@@ -19,10 +19,10 @@ BACKENDS = {
 
 
 def backend_by_name(name: str) -> "type[BlockIndex]":
-    """The index class called `name`.
+    """Return the index class of the backend called `name`.
 
     Raises:
-        UnknownNameError: There is none of that name; the message lists those there are.
+        UnknownNameError: No backend has this name; the message lists the names.
     """
     if not isinstance(name, str) or name not in BACKENDS:
         raise UnknownNameError("index backend", name, list(BACKENDS))

@@ -1,4 +1,4 @@
-"""The slot hash: where a key lives in the table."""
+"""The slot hash: where a key is stored in the table."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ HALF = np.uint64(32)
 
 @leaf
 def secret_word(seed: int, place: int) -> Any:
-    """One of the secret words that a seed stands for, uint64: word `place` of SplitMix64."""
+    """Return one of the secret words that follow from a seed, uint64: word `place` of SplitMix64."""
     word = np.uint64(seed) + np.uint64(place) * STEP
     word = (word ^ (word >> np.uint64(30))) * MIX_1
     word = (word ^ (word >> np.uint64(27))) * MIX_2
@@ -24,10 +24,10 @@ def secret_word(seed: int, place: int) -> Any:
 
 @leaf
 def slot_hash(key: Key, seed: int) -> Any:
-    """Where a key lives: the high half chooses the bucket, the low half is the tag, which is odd and so never 0.
+    """Return the slot hash of a key: the high half chooses the bucket, the low half is the tag, which is never 0.
 
-    Universal in the seed: nobody who does not know it can choose keys that collide (docs/design.md has the bounds). The
-    secret words do not depend on the key, so a loop computes them once.
+    The tag is odd. The hash is universal in the seed: without knowing the seed, an attacker cannot choose keys that
+    collide (docs/design.md has the bounds). The secret words do not depend on the key, so a loop computes them once.
     """
     high, low = ZERO, np.uint64(key.group)
     high, low = add_product(

@@ -1,4 +1,4 @@
-"""The index that chooses per lookup: the GPU for long ones where there is one, else the host."""
+"""The index that chooses for each lookup: the GPU, if there is one, for long lookups, otherwise the host."""
 
 import logging
 from time import perf_counter
@@ -20,20 +20,20 @@ from kvgpu.rules.plan_words import FULL
 logger = logging.getLogger(__name__)
 
 SAMPLE_BLOCKS = 4096
-"""Blocks of the lookup that is timed on both sides."""
+"""Number of blocks in the lookup that is timed."""
 ROUNDS = 5
 
 
 def crossover_of(device_seconds: float, host_seconds_per_block: float) -> int:
-    """Blocks whose lookup takes the host as long as the device takes for any."""
+    """Return the number of blocks whose lookup takes the host as long as the device takes for any number."""
     return max(1, round(device_seconds / host_seconds_per_block))
 
 
 def measured_crossover(index: DeviceIndex) -> int:
-    """Blocks from which a lookup on the device is faster than on the host, measured now.
+    """Measure the number of blocks from which on a lookup on the device is faster than on the host.
 
-    Fills `index`, which must be fresh and of `SAMPLE_BLOCKS` blocks, and times one long lookup on
-    the host (its cost per block) and a short one on the device (its fixed cost). Waits.
+    Fills `index`, which must be empty and have `SAMPLE_BLOCKS` blocks. Times a long lookup on the host, for its cost
+    per block, and a short lookup on the device, for its fixed cost. Waits for the device.
     """
     rng = np.random.default_rng(0)
     rows = rng.integers(-(2**63), 2**63 - 1, (SAMPLE_BLOCKS, KEY_WORDS))
@@ -55,12 +55,12 @@ def measured_crossover(index: DeviceIndex) -> int:
 
 
 class AutoIndex(DeviceIndex):
-    """`triton` at or above the crossover, `host` below it, and for good after a failure.
+    """Uses `triton` at or above the crossover, and `host` below it; after a failure, always `host`.
 
     Attributes:
-        crossover: Blocks (times groups) from which the device is asked, measured at construction
-            unless `KVGPU_CROSSOVER_BLOCKS` says it; None where no device is used.
-        reason: Why, in words.
+        crossover: Number of blocks (times groups) from which on a lookup runs on the device, measured at
+            construction unless `KVGPU_CROSSOVER_BLOCKS` sets it; None if no device is used.
+        reason: Where the value of `crossover` comes from, in words.
     """
 
     name = "auto"
@@ -82,13 +82,13 @@ class AutoIndex(DeviceIndex):
             self._measure()
 
     def _is_worth_asking(self) -> bool:
-        """The device is a GPU, not the interpreter."""
+        """Return whether the device is a GPU, not Triton's interpreter."""
         return bool(self.device.type == "cuda")
 
     def _measure(self) -> None:
         sample = _Sample(BlockState(SAMPLE_BLOCKS))
         try:
-            # A failure of any kind, a missing compiler included, is a DeviceError by now.
+            # Every failure, even a missing compiler, arrives here as a DeviceError.
             self.crossover = measured_crossover(sample)
             self.reason = f"measured on {self.device}"
         except DeviceError as error:
@@ -124,7 +124,10 @@ class AutoIndex(DeviceIndex):
         return self.crossover is not None
 
     def _asks_device(self, num_blocks: int) -> bool:
-        """A lookup in the capture of a CUDA graph is for the host: it could not wait for the device."""
+        """Return whether a lookup of this size runs on the device.
+
+        During the capture of a CUDA graph it runs on the host, because it could not wait for the device.
+        """
         return self.crossover is not None and num_blocks >= self.crossover and not self._capture.is_active
 
     def _give_up(self, error: DeviceError) -> None:

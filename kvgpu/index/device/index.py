@@ -1,8 +1,8 @@
-"""The index with its lookups answered in GPU memory: `triton` and `cuda`.
+"""The indexes whose lookups run in GPU memory: `triton` and `cuda`.
 
-The host table stays authoritative for which block is first under a key and for the chains of
+The host's table decides which block is first under a key, and holds the chains of
 duplicates. Its journal feeds a `BlockHashTable`, which answers every lookup and can be made again
-from the host at any time.
+from the host's table at any time.
 """
 
 import os
@@ -33,7 +33,7 @@ class DeviceIndex(HostIndex):
 
     Args:
         state: The records that hold the keys.
-        journal: A second reader of the changes is not served; leave it None.
+        journal: Must be None: the changes cannot have a second reader.
 
     Raises:
         DeviceError, MissingPackageError: The device cannot be used.
@@ -62,7 +62,10 @@ class DeviceIndex(HostIndex):
         return super().nbytes + (0 if self._copy is None else self._copy.nbytes)
 
     def log_for(self, changes: int) -> np.ndarray:
-        """Nothing is noted for a stale copy; one with more changes than blocks becomes stale."""
+        """Return the log for further changes.
+
+        Changes are not recorded for a stale copy. A copy becomes stale if there are more changes than blocks.
+        """
         assert self.journal is not None
         if not self._stale and len(self.journal) + changes <= self.state.num_blocks:
             return super().log_for(changes)
@@ -80,7 +83,7 @@ class DeviceIndex(HostIndex):
 
     def match(self, plan: PrefixPlan, rows: Rows, max_length: int) -> PrefixHits:
         if self.state.width is None:
-            # No block was ever cached: there is no table to ask.
+            # No block was ever cached, so there is no table on the device.
             return super().match(plan, rows, max_length)
         with self._typed_errors():
             self._capture.refuse_waiting()
@@ -117,16 +120,17 @@ class DeviceIndex(HostIndex):
         with_ids: bool = True,
         out: "PrefixBuffers | None" = None,
     ) -> "PrefixBuffers":
-        """`match_batch` without waiting: flush, copy what is new in the arena, two launches.
+        """Do what `match_batch` does, without waiting: flush, copy new hashes of the arena, start two kernels.
 
-        Only the first call, which makes the table, waits for it to be zeroed. In the capture of a CUDA graph
-        the spans go into memory that the buffers own, and all else must be on the device already.
+        Only the first call, which makes the table, waits until the table is zeroed. While a CUDA graph is captured,
+        the spans go into memory that the buffers own, and everything else must already be on the device.
 
         Returns:
             Buffers on the device (see `PrefixBuffers`), with ids as long as the arena, or `out`.
 
         Raises:
-            ArgumentError: In a capture: something has still to go to the device. Nothing is taken.
+            ArgumentError: A graph is being captured, and something has yet to be copied to the device. Nothing is
+                changed.
         """
         with self._typed_errors():
             table = self.flush()
@@ -151,10 +155,10 @@ class DeviceIndex(HostIndex):
             return out
 
     def _resident(self, arena: HashArena, words: int) -> Any:
-        """The arena on the device, brought up to date."""
+        """Bring the device's copy of the arena up to date, and return it."""
         fits = arena.copy is not None and arena.copy.shape == (len(arena), words)
         self._capture.refuse(not (fits and arena.is_copied), "hashes")
-        # Lost unless all of it arrives: given up before the pieces are taken.
+        # The copy is lost unless all pieces arrive, so it is given up before they are taken.
         copy, arena.copy = arena.copy, None
         pieces = arena.take_written()
         if not fits:
@@ -167,16 +171,16 @@ class DeviceIndex(HostIndex):
 
     @contextmanager
     def _typed_errors(self) -> Iterator[None]:
-        """A failure of the device becomes a `DeviceError`; after any failure the copy is made anew.
+        """Turn a failure of the device into a `DeviceError`; after any failure the copy is made again.
 
-        What was refused has changed nothing, or the change has said that it is not done.
+        Calls that were refused have changed nothing, or have recorded that their change is incomplete.
         """
         try:
             yield
         except ArgumentError:
             raise
         except Exception as error:
-            # Compilers, launchers and drivers each have their own.
+            # Compilers, launchers and drivers each raise their own exceptions.
             self._copy = None
             self._stale = True
             if isinstance(error, KVGPUError):
@@ -218,10 +222,10 @@ class DeviceIndex(HostIndex):
         return num_tokens, ids
 
     def flush(self) -> BlockHashTable:
-        """Bring the copy up to date; all of it after a reset or a failure. Does not wait.
+        """Bring the copy up to date; after a reset or a failure, copy everything. Does not wait.
 
         Raises:
-            ArgumentError: There is something to bring, in a capture; nothing is taken.
+            ArgumentError: A graph is being captured, and there are changes to copy. Nothing is changed.
         """
         assert self.journal is not None
         width = self.state.width
@@ -256,7 +260,7 @@ class DeviceIndex(HostIndex):
         return table
 
     def _follow(self) -> None:
-        """Order what comes behind what was started on another stream.
+        """Make the current stream wait for the stream that the last call used.
 
         Raises:
             DeviceError: This process was forked from the one that made the index.
@@ -264,14 +268,14 @@ class DeviceIndex(HostIndex):
         if os.getpid() != self._process:
             raise DeviceError("a device cannot be used in a forked process: start it with 'spawn', or use 'host'")
         if self.device.type != "cuda" or self._capture.is_active:
-            return  # who captures a graph has synchronised before
+            return  # a caller that captures a graph has synchronised before
         stream = self._torch.cuda.current_stream(self.device)
         if self._stream is not None and stream != self._stream:
             stream.wait_stream(self._stream)
         self._stream = stream
 
     def _moved(self, array: np.ndarray) -> Any:
-        """On the device, without waiting: torch keeps the pinned piece until it has been copied."""
+        """Copy an array to the device without waiting: torch keeps the pinned memory until it has been copied."""
         tensor = self._torch.from_numpy(np.ascontiguousarray(array))
         if self.device.type != "cuda":
             return tensor.clone()
@@ -279,11 +283,11 @@ class DeviceIndex(HostIndex):
 
     @property
     def answers(self) -> bool:
-        """Whether the device is asked at all."""
+        """Whether the device answers any lookups."""
         return True
 
     def _violations(self) -> list[str]:
-        """The host's, and what the device's table has that the host does not say."""
+        """Describe violations in the host's table, and differences between the device's table and the host's."""
         found = super()._violations()
         if self.state.width is None:
             return found
@@ -304,14 +308,14 @@ class DeviceIndex(HostIndex):
 
 
 class TritonIndex(DeviceIndex):
-    """Probed by Triton kernels: on a GPU, or on the CPU under TRITON_INTERPRET=1."""
+    """An index that Triton kernels probe: on a GPU, or on the CPU with TRITON_INTERPRET=1."""
 
     name = "triton"
     engine = "triton"
 
 
 class CudaIndex(DeviceIndex):
-    """Probed by CUDA kernels through CuPy."""
+    """An index that CUDA kernels probe, through CuPy."""
 
     name = "cuda"
     engine = "cuda"
