@@ -1,1 +1,1 @@
-"""The block-hash table on devices: its byte layout, and one file per family of kernels."""
+"""Kernels for the block-hash table on devices: one file per family of kernels."""

@@ -1,9 +1,9 @@
-"""Every Triton kernel compiled ahead of time, without a GPU, and what ptxas says of each.
+"""Compile every Triton kernel ahead of time, without a GPU, and report what ptxas says about each.
 
     python -m kvgpu.kernels.aot [--json -] [--targets 80,90,100,120]
 
-A row per kernel and target: registers, spilled bytes, shared memory, barriers, bytes of code. Exit
-status 1 if any kernel spills, 2 if one does not compile.
+Prints a row per kernel and target: registers, spilled bytes, shared memory, barriers and bytes of code. The exit
+status is 1 if any kernel spills, and 2 if one does not compile.
 """
 
 import argparse
@@ -90,7 +90,7 @@ class Build:
 
 
 def variants() -> list[tuple[str, Any, dict[str, Any]]]:
-    """(name, kernel, constants) of everything that is launched."""
+    """Return (name, kernel, constants) for everything that is launched."""
     found: list[tuple[str, Any, dict[str, Any]]] = []
     for words in (2, 4):
         width = f"{8 * words}B"
@@ -113,7 +113,7 @@ def variants() -> list[tuple[str, Any, dict[str, Any]]]:
 
 
 def ptxas(capability: int) -> str:
-    """The assembler for a compute capability that comes with Triton: a newer one from 100 on."""
+    """Return the path of Triton's assembler for a compute capability: a newer one from 100 on."""
     tools = triton.knobs.nvidia
     newer = getattr(tools, "ptxas_blackwell", tools.ptxas)
     return str((newer if capability >= 100 else tools.ptxas).path)
@@ -158,7 +158,7 @@ def build(name: str, kernel: Any, constants: dict[str, Any], capability: int) ->
 
 
 def main() -> int:
-    """Compile all, print the rows."""
+    """Compile all kernels and print the rows; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--targets", default=",".join(map(str, TARGETS)))
     parser.add_argument("--json", type=Path, help="write the rows as JSON ('-': standard output)")

@@ -1,4 +1,4 @@
-"""The CUDA twins, compiled and launched through CuPy on torch's memory and stream."""
+"""The CUDA counterparts of the Triton kernels, compiled and launched through CuPy on torch's memory and stream."""
 
 from functools import cache
 from pathlib import Path
@@ -43,11 +43,11 @@ DEFINED = {
         "QUERY_NUM_LINES",
     ),
 }
-"""Constants that the sources use, by the module that states them."""
+"""Names of the constants that the CUDA sources use, by the module that defines them."""
 
 
 def defines() -> list[str]:
-    """The constants in `DEFINED`, for a C++ compiler's command line."""
+    """Return the constants in `DEFINED` as options of a C++ compiler."""
     return [f"-DKVGPU_{name}={getattr(module, name)}LL" for module, names in DEFINED.items() for name in names]
 
 
@@ -60,12 +60,12 @@ def _module(name: str) -> Any:
 
 
 def pointer(tensor: Any) -> np.uint64:
-    """Address of a tensor as a kernel's argument."""
+    """Return the address of a tensor as an argument of a kernel."""
     return np.uint64(tensor.data_ptr())
 
 
 class TorchStream:
-    """torch's current stream, as CuPy takes streams of others in."""
+    """torch's current stream, in the form in which CuPy accepts streams of other libraries."""
 
     def __init__(self) -> None:
         import torch
@@ -73,11 +73,11 @@ class TorchStream:
         self.address: int = torch.cuda.current_stream().cuda_stream
 
     def __cuda_stream__(self) -> tuple[int, int]:
-        """Version of the protocol, and the address."""
+        """Return the version of the protocol, and the address of the stream."""
         return 0, self.address
 
     def in_cupy(self) -> Any:
-        """The stream as CuPy's, a context in which it is current."""
+        """Return the stream as a CuPy stream, which is a context manager that makes it current."""
         import cupy
 
         if hasattr(cupy.cuda.Stream, "from_external"):
@@ -86,13 +86,13 @@ class TorchStream:
 
 
 def launch(file: str, kernel: str, grid: tuple[int, ...], arguments: tuple[Any, ...], threads: int = THREADS) -> None:
-    """Start a kernel of a file of `SOURCES` on torch's current stream; compiled at its first call."""
+    """Start a kernel from a file in `SOURCES` on torch's current stream; the first call compiles it."""
     with TorchStream().in_cupy():
         _module(file).get_function(kernel)(grid, (threads,), arguments)
 
 
 class CudaEngine:
-    """`launch_find`, `launch_update` and `launch_probe` of the CUDA kernels.
+    """Launches the CUDA kernels: `launch_find`, `launch_update` and `launch_probe`.
 
     Raises:
         MissingPackageError: CuPy is not installed.
@@ -112,7 +112,7 @@ class CudaEngine:
             raise DeviceError("CuPy finds no GPU; choose the backend 'host'")
 
     def launch_find(self, table: TableView, keys: Any, groups: Any, ids: Any) -> None:
-        """As `kvgpu.kernels.find.launch_find`."""
+        """Do what `kvgpu.kernels.find.launch_find` does."""
         count = len(keys)
         if count:
             arguments = (
@@ -126,7 +126,7 @@ class CudaEngine:
             launch("lookup", f"find_{table.key_words}", (-(-count // THREADS),), arguments)
 
     def launch_update(self, table: TableView, keys: Any, groups: Any, old: Any, new: Any) -> None:
-        """As `kvgpu.kernels.update.launch_update`."""
+        """Do what `kvgpu.kernels.update.launch_update` does."""
         from kvgpu.kernels.update import phases_of
 
         count = len(keys)
@@ -141,7 +141,7 @@ class CudaEngine:
     def launch_probe(
         self, table: TableView, plan: Any, keys: Any, begins: Any, ends: Any, hits: Any, longest: int, num_queries: int
     ) -> None:
-        """As `kvgpu.kernels.longest_prefix.launch_probe`."""
+        """Do what `kvgpu.kernels.longest_prefix.launch_probe` does."""
         from kvgpu.kernels.longest_prefix import programs_of
 
         programs = programs_of(len(begins), longest, num_queries, THREADS)

@@ -1,7 +1,7 @@
-"""What counts as a prefix hit, in Triton: the rules of kvgpu/rules/hits.py over vectors of hits.
+"""What counts as a prefix hit, in Triton: the rules of kvgpu/rules/hits.py, applied to vectors of hits.
 
-A request's hits lie in device memory as ids, -1 for a miss. A rule reads them in tiles and returns
-(first, length) in blocks, as int32 scalars: blocks [first, length) are hits, those before `first`
+The hits of a request are stored in device memory as ids, with -1 for a miss. A rule reads them in tiles and
+returns (first, length) in blocks, as int32 scalars: blocks [first, length) are hits, and blocks before `first`
 are not needed. `step` is the alignment in blocks.
 """
 
@@ -31,13 +31,13 @@ CHUNKED_LOCAL = tl.constexpr(plan_words.CHUNKED_LOCAL)
 
 @triton.jit
 def later(a, b):
-    """The larger of two block numbers, for a scan."""
+    """Return the larger of two block numbers, for a scan."""
     return tl.maximum(a, b)
 
 
 @triton.jit
 def load_hits(ids, line_words, num_lines, stride, block, active):
-    """Smallest id that the groups of a query have for each block: negative where one misses.
+    """Load the smallest id that the groups of a query have for each block: it is negative if one group misses.
 
     `ids` points to hash block 0 of the request in the first group. Idle lanes count as hits.
     """
@@ -50,7 +50,7 @@ def load_hits(ids, line_words, num_lines, stride, block, active):
 
 @triton.jit
 def leading_run(ids, line_words, num_lines, stride, begin, limit, TILE: tl.constexpr):
-    """The first block of [begin, limit) that misses, else `limit`; `begin` if that is larger."""
+    """Return the first block of [begin, limit) that misses, or `limit` if none does; `begin` if that is larger."""
     end = tl.maximum(begin, limit)
     tile = begin
     while tile < end:
@@ -63,7 +63,7 @@ def leading_run(ids, line_words, num_lines, stride, begin, limit, TILE: tl.const
 
 @triton.jit
 def sliding_window_hit(ids, line_words, num_lines, stride, limit, drop, extent, step, TILE: tl.constexpr):
-    """The right-most aligned run that is long enough, else the leading run (facts 29 to 31)."""
+    """Find the right-most aligned run that is long enough, or else the leading run (facts 29 to 31)."""
     need = tl.maximum(extent + drop, 1)
     best = limit * 0 - 1
     last_miss = limit * 0 - 1
@@ -76,13 +76,13 @@ def sliding_window_hit(ids, line_words, num_lines, stride, limit, drop, extent, 
         miss = active & (found < 0)
         missed_before = tl.associative_scan(tl.where(miss, block, -1), 0, later)
         missed_before = tl.maximum(missed_before, last_miss)
-        # A run may begin, from the right, only where the hit that it gives is aligned.
+        # Seen from the right, a run may begin only where the resulting hit is aligned.
         ends_run = active & ((block + 1 - drop) % step == 0) & (block - missed_before >= need)
         best = tl.maximum(best, tl.max(tl.where(ends_run, block, -1)))
         last_miss = tl.maximum(last_miss, tl.max(tl.where(miss, block, -1)))
         lead = tl.minimum(lead, tl.min(tl.where(miss, block, lead)))
         tile += TILE
-    # No run is long enough: the one that reaches the first block counts, aligned before the drop.
+    # If no run is long enough, the run that reaches the first block counts, aligned before the drop.
     leading = tl.where(lead < drop, 0, (lead - drop) // step * step + drop) // step * step
     length = tl.where(best >= 0, best + 1, leading)
     length = tl.where((drop > 0) & (length > 0), (length - 1) // step * step, length)
@@ -92,7 +92,7 @@ def sliding_window_hit(ids, line_words, num_lines, stride, limit, drop, extent, 
 
 @triton.jit
 def mamba_hit(ids, line_words, num_lines, stride, limit, step, TILE: tl.constexpr):
-    """The right-most aligned state (fact 35)."""
+    """Find the right-most aligned state (fact 35)."""
     best = limit * 0 - 1
     top = limit
     while (top > 0) & (best < 0):
@@ -107,7 +107,7 @@ def mamba_hit(ids, line_words, num_lines, stride, limit, step, TILE: tl.constexp
 
 @triton.jit
 def apply_rule(ids, line_words, num_lines, stride, kind, max_length, size, step, drop, extent, TILE: tl.constexpr):
-    """The rule of a kind; `max_length` and `size` in tokens."""
+    """Apply the rule of a kind of attention; `max_length` and `size` are in tokens."""
     limit = max_length // size
     first = limit * 0
     length = limit * 0
@@ -126,17 +126,17 @@ def apply_rule(ids, line_words, num_lines, stride, kind, max_length, size, step,
 
 @triton.jit
 def query_word(words, base, WORD: tl.constexpr):
-    """One parameter of a query, as int32."""
+    """Load one parameter of a query, as int32."""
     return tl.load(words + base + WORD).to(tl.int32)
 
 
 @triton.jit
 def common_hit(ids, line_words, words, num_hashes, max_length, firsts, lengths, TILE: tl.constexpr):
-    """The longest hit that suits all queries of a plan: a fixed point (facts 45 and 46).
+    """Find the longest hit that suits all queries of a plan: a fixed point (facts 45 and 46).
 
     Args:
-        ids: int32, hash block 0 of the request in line 0 of the probe's results.
-        line_words: Words from one line to the next.
+        ids: int32, points to hash block 0 of the request in line 0 of the probe's results.
+        line_words: Distance from one line to the next, in words.
         words: int64, `PrefixPlan.words`.
         num_hashes: int32, hashes of the request.
         max_length: int32, longest hit allowed, in tokens.
@@ -163,7 +163,7 @@ def common_hit(ids, line_words, words, num_hashes, max_length, firsts, lengths, 
                 stride = query_word(words, base, STRIDE)
                 bit = tl.cast(1, tl.int64) << q
                 drop = tl.where((verified & bit) == 0, query_word(words, base, DROP), 0)
-                # The dropped block lies behind the hit that is being verified.
+                # The dropped block follows the hit that is being verified.
                 limit = tl.where(drop > 0, tl.minimum(current + size, max_length), current)
                 hashed = (num_hashes // stride).to(tl.int64) * size
                 limit = tl.minimum(limit, tl.minimum(hashed, LONGEST).to(tl.int32))

@@ -1,4 +1,4 @@
-"""Looking keys up: the probe that every lookup kernel shares, and the plain batch lookup."""
+"""Looking up keys: the probe that all lookup kernels share, and the plain batch lookup."""
 
 from typing import Any
 
@@ -16,16 +16,16 @@ LOW = tl.constexpr(LOW_32)
 
 @triton.jit
 def tag_bit(word, tag, bit: tl.constexpr):
-    """`bit` where the word is an entry with this tag, else 0."""
+    """Return `bit` where the word is an entry with this tag, otherwise 0."""
     return tl.where((upper_half(word) == tag) & (word != 0), bit, 0)
 
 
 @triton.jit
 def find_blocks(words, records, k0, k1, k2, k3, group, active, num_buckets, seed, KEY_WORDS: tl.constexpr):
-    """Id of the first block under each lane's key, or -1; int32 [BLOCK].
+    """Return the id of the first block under each lane's key, or -1; int32 [BLOCK].
 
-    Tags only steer: a hit is a hit when all bytes of the key and the group are equal. Reads one
-    bucket and one record for a hit, one bucket for a miss, more where buckets overflowed.
+    A tag is only a hint: a block is a hit if all bytes of its key and its group are equal. Reads one
+    bucket and one record for a hit and one bucket for a miss, more if buckets have overflowed.
 
     Args:
         words: int64 [num_buckets, 8], the table.
@@ -75,9 +75,9 @@ def find_kernel(
     KEY_WORDS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """`ids[i]` = first block under `keys[i]` in `groups[i]`, or -1.
+    """Set `ids[i]` to the first block under `keys[i]` in `groups[i]`, or to -1.
 
-    keys int64 [count, KEY_WORDS]; groups int32 [count], or [1] for all with one_group (not 0); ids int32
+    keys int64 [count, KEY_WORDS]; groups int32 [count], or [1] for all keys if one_group is not 0; ids int32
     [count].
     """
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
@@ -93,12 +93,12 @@ def find_kernel(
 
 
 def launch_find(table: TableView, keys: Any, groups: Any, ids: Any) -> None:
-    """Start `find_kernel` on the current stream; nothing is launched for no keys.
+    """Start `find_kernel` on the current stream; if there are no keys, launch nothing.
 
     Args:
         table: The table.
-        keys: int64 [n, key_words], at a multiple of 16 bytes.
-        groups: int32 [n], or [1] for all.
+        keys: int64 [n, key_words], at an address that is a multiple of 16 bytes.
+        groups: int32 [n], or [1] for all keys.
         ids: int32 [n], written.
     """
     count = len(keys)

@@ -1,4 +1,4 @@
-"""Checking a table on the device: every entry reachable, no key twice, counts right."""
+"""Checking a table on the device: every entry is reachable, no key occurs twice, and counts are right."""
 
 from typing import Any
 
@@ -34,11 +34,11 @@ def entries_kernel(
     KEY_WORDS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Look at every slot of the table.
+    """Check every slot of the table.
 
-    overflow int64 [num_buckets] and uses int32 [num_blocks], zeroed before: counted are the buckets
-    that entries passed, and the words that name a block. violations int64 [8], zeroed before: words
-    that name no block, wrong tags, entries that a lookup cannot reach, keys that lead to another
+    The caller zeroes overflow, uses and violations before. overflow int64 [num_buckets]: for each bucket, the number
+    of entries that passed it. uses int32 [num_blocks]: for each block, the number of words that name it. violations
+    int64 [8]: words that name no block, wrong tags, entries that a lookup cannot reach, keys that lead to another
     entry, number of entries.
     """
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
@@ -73,7 +73,7 @@ def entries_kernel(
 
 
 def launch_entries(table: TableView, overflow: Any, uses: Any, violations: Any) -> None:
-    """Start `entries_kernel` on the current stream; the arrays are zeroed by the caller."""
+    """Start `entries_kernel` on the current stream; the caller must have zeroed the arrays."""
     slots = layout.SLOTS_PER_BUCKET * table.num_buckets
     entries_kernel[(triton.cdiv(slots, LANES),)](
         table.words,
@@ -91,7 +91,7 @@ def launch_entries(table: TableView, overflow: Any, uses: Any, violations: Any) 
 
 
 def violations_in_words(counts: list[int], size: int, miscounted: int, used_twice: int) -> list[str]:
-    """What the counts of `entries_kernel` say, one sentence each; nothing for a sound table."""
+    """Describe what the counts of `entries_kernel` show, one sentence each; none for a sound table."""
     said = [
         (counts[BAD_WORD], "words name no block"),
         (counts[WRONG_TAG], "words have the tag of another key"),

@@ -1,7 +1,7 @@
 """The longest cached prefix of many requests over all cache groups, in two launches.
 
-`probe_kernel` looks every (group, hash block) up, flat and in parallel, so that the depth of the
-dependent loads does not grow with the length of a prompt. `decide_kernel`, one program a request,
+`probe_kernel` looks up every pair of group and hash block in parallel, so that the depth of the
+dependent loads does not grow with the length of a prompt. `decide_kernel`, with one program per request,
 applies the rules to the hits and writes the result.
 """
 
@@ -28,7 +28,7 @@ DECIDE_TILE = 128
 
 @triton.jit
 def request_bounds(begins, ends, request, num_keys, longest):
-    """First key and number of keys of a request; a span outside the keys has none and is bad."""
+    """Return the first key and the number of keys of a request; a span outside the keys has none and is bad."""
     begin = tl.load(begins + request)
     end = tl.load(ends + request)
     good = (begin >= 0) & (end >= begin) & (end <= num_keys)
@@ -52,10 +52,10 @@ def probe_kernel(
     KEY_WORDS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """`hits[line, k]` = first block under key `k` in the line's group, or -1; a program a tile.
+    """Set `hits[line, k]` to the first block under key `k` in the line's group, or to -1; one program per tile.
 
     Grid: requests x queries x tiles of the longest request, in one dimension. keys int64 [num_keys, KEY_WORDS];
-    begins, ends int64 [requests]: keys of a request; hits int32 [lines, num_keys]. Only the last
+    begins, ends int64 [requests]: span of a request's keys; hits int32 [lines, num_keys]. Only the last
     hash of a block is looked up.
     """
     tiles = (longest + BLOCK - 1) // BLOCK
@@ -100,12 +100,12 @@ def decide_kernel(
     write_ids: tl.int32,
     TILE: tl.constexpr,
 ):
-    """Apply a plan to the hits of each request; a program a request.
+    """Apply a plan to the hits of each request; one program per request.
 
-    max_lengths int64 [requests], tokens, below 0 as 0. Written: num_tokens int64 [requests]; firsts, lengths int32
-    [requests, queries], blocks; ids int32 [lines, num_keys] with write_ids (not 0): block `i` of a request
-    at its first key plus `i`, the null block where none is needed, -1 behind the hit. A request
-    whose keys are out of range leaves a status and nothing else.
+    max_lengths int64 [requests], in tokens; values below 0 count as 0. Writes num_tokens int64 [requests]; firsts,
+    lengths int32 [requests, queries], in blocks; and, if write_ids is not 0, ids int32 [lines, num_keys]: block `i` of
+    a request is at the index of its first key plus `i`, with the null block where no block is needed, and -1 after the
+    hit. A request whose keys are out of range sets a status and writes nothing else.
     """
     request = tl.program_id(0)
     begin, length, good = request_bounds(begins, ends, request, num_keys, longest)
@@ -125,7 +125,7 @@ def decide_kernel(
         )
         tl.store(num_tokens + request, found.to(tl.int64))
         if write_ids != 0:
-            # One thread wrote what all read now.
+            # One thread has written what all threads read now.
             tl.debug_barrier()
             for q in range(num_queries):
                 base = HEADER + q * QUERY_WORDS
@@ -147,12 +147,12 @@ def decide_kernel(
 
 
 class PrefixBuffers(NamedTuple):
-    """Where the results go, on the device of the table.
+    """Buffers for the results, on the device of the table.
 
     num_tokens int64 [requests]: length of the hit. firsts, lengths int32 [requests, queries], in
-    blocks: those before `firsts` are not needed. ids int32 [lines, num_keys], or None for none:
-    block `i` of a request lies at its first key plus `i`; the null block where none is needed, -1
-    behind the hit. hits int32 [lines, num_keys]: scratch.
+    blocks: blocks before `firsts` are not needed. ids int32 [lines, num_keys], or None if no ids are wanted:
+    block `i` of a request is at the index of its first key plus `i`, with the null block where no block is needed,
+    and -1 after the hit. hits int32 [lines, num_keys]: scratch memory.
     """
 
     num_tokens: Any
@@ -163,10 +163,10 @@ class PrefixBuffers(NamedTuple):
 
 
 def programs_of(requests: int, longest: int, num_queries: int, block: int) -> int:
-    """Programs of one probe, each of `block` keys.
+    """Return the number of programs of one probe, each of which handles `block` keys.
 
     Raises:
-        ArgumentError: More than a grid has.
+        ArgumentError: There are more programs than a grid can have.
     """
     programs = requests * num_queries * -(-longest // block)
     if programs >= 2**31:
@@ -183,7 +183,7 @@ def launch_probe(
     """Start `probe_kernel` for requests of at most `longest` keys on the current stream.
 
     Raises:
-        ArgumentError: Too many programs for one launch.
+        ArgumentError: There are too many programs for one launch.
     """
     programs = programs_of(len(begins), longest, num_queries, LANES)
     if programs:

@@ -1,8 +1,8 @@
-"""kvgpu128 of whole prompts: the value of every block at once, prefixes by a scan, the keyed mix.
+"""kvgpu128 of whole prompts: the values of all blocks at once, the prefixes by a scan, and the keyed mix.
 
-Within a tile of TILE blocks, s of prefix i is r**i times the sum of v[j] * r**-j: the scan adds, and adds only. The
-same again over the last prefixes of the tiles of a prompt (`carries_kernel`) gives what each tile has in
-front. What is computed and why: docs/hashing.md; the same on the CPU: `kvgpu.hashing.kvgpu128.universal`.
+Within a tile of TILE blocks, s of prefix i is r**i times the sum of v[j] * r**-j, so the scan only adds. The
+same method, applied to the last prefixes of the tiles of a prompt (`carries_kernel`), gives what precedes each
+tile. docs/hashing.md says what is computed and why; `kvgpu.hashing.kvgpu128.universal` computes the same on the CPU.
 
 `powers` are uint64 bits in int64 [2, TILE + 1, 2]: powers of a point from 0 on, and of its inverse, low word first.
 """
@@ -22,19 +22,19 @@ WARPS = 4
 
 @triton.jit
 def load_word(pointer, mask):
-    """64 bits, unsigned."""
+    """Load 64 bits, unsigned."""
     return tl.load(pointer, mask=mask, other=0).to(tl.uint64, bitcast=True)
 
 
 @triton.jit
 def load_element(pointer, mask):
-    """(high, low) of two words, the low one first."""
+    """Load (high, low) from two words, low word first."""
     return load_word(pointer + 1, mask), load_word(pointer, mask)
 
 
 @triton.jit
 def store_element(pointer, high, low, mask):
-    """What `load_element` loads."""
+    """Store an element as `load_element` loads it."""
     tl.store(pointer, low.to(tl.int64, bitcast=True), mask=mask)
     tl.store(pointer + 1, high.to(tl.int64, bitcast=True), mask=mask)
 
@@ -43,7 +43,7 @@ def store_element(pointer, high, low, mask):
 def block_values(
     tokens, first, extras, has_extras, active, keys, SIZE: tl.constexpr, SUM: tl.constexpr, TOKENS_FROM: tl.constexpr
 ):
-    """v of each lane's block, which begins at `first`; `extras` points at its digest and flag, if there are any."""
+    """Compute v of each lane's block, which begins at `first`; `extras` points to its digest and flag, if any."""
     zero = (first ^ first).to(tl.uint64, bitcast=True)
     count = zero + SIZE
     if has_extras != 0:
@@ -79,7 +79,7 @@ def block_values(
 
 @triton.jit
 def prefixes_of(v_high, v_low, powers, lane, LANES: tl.constexpr):
-    """s of the prefixes that end with each lane, nothing in front of the first."""
+    """Compute s of the prefixes that end with each lane, as if nothing preceded the first."""
     inverse_high, inverse_low = load_element(powers + 2 * (LANES + 1 + lane), lane >= 0)
     u_high, u_low = times(v_high, v_low, inverse_high, inverse_low)
     sum_high, sum_low = tl.associative_scan((u_high, u_low), 0, plus)
@@ -105,10 +105,10 @@ def values_kernel(
     TOKENS_FROM: tl.constexpr,
     LANES: tl.constexpr,
 ):
-    """For each tile: s of its prefixes as if nothing were in front, into `out`, and its last one into `sums`.
+    """For each tile, write s of its prefixes, as if nothing preceded them, to `out`, and the last one to `sums`.
 
     tokens int32; tile_tokens int64 [tiles]: first token; tile_blocks int64: first block in out and extras;
-    tile_counts int32: blocks, at most LANES; out int64 [blocks, out_stride]; sums int64 [tiles, 2].
+    tile_counts int32: number of blocks, at most LANES; out int64 [blocks, out_stride]; sums int64 [tiles, 2].
     """
     tile = tl.program_id(0)
     lane = tl.arange(0, LANES)
@@ -124,10 +124,10 @@ def values_kernel(
 
 @kernel()
 def carries_kernel(sums, states, begins, ends, powers, LANES: tl.constexpr):
-    """For each prompt: s of what is in front of each of its tiles, in the place of `sums`.
+    """For each prompt, replace `sums` by s of what precedes each of its tiles.
 
-    states int64 [prompts, 2]: s in front of the prompt; begins, ends int64 [prompts]: its tiles; powers: of the
-    point to the power of TILE.
+    states int64 [prompts, 2]: s before the prompt; begins, ends int64 [prompts]: span of its tiles; powers: powers of
+    the point to the power of TILE.
     """
     prompt = tl.program_id(0)
     begin, end = tl.load(begins + prompt), tl.load(ends + prompt)
@@ -142,7 +142,7 @@ def carries_kernel(sums, states, begins, ends, powers, LANES: tl.constexpr):
             front_high + (power_high ^ power_high), front_low + (power_low ^ power_low), power_high, power_low
         )
         high, low = plus(high, low, more_high, more_low)
-        # Each tile gets what the one before ends with.
+        # Each tile gets the value with which the previous tile ends.
         store_element(sums + 2 * (begin + lane + 1), high, low, active & (lane < LANES - 1) & (begin + lane + 1 < end))
         store_element(sums + 2 * begin + lane * 0, front_high + (high ^ high), front_low + (low ^ low), lane == 0)
         last = lane == LANES - 1
@@ -163,7 +163,7 @@ def mix_kernel(
     NUM_ROUNDS: tl.constexpr,
     LANES: tl.constexpr,
 ):
-    """For each tile: hashes in the place of what `values_kernel` left in `out`."""
+    """For each tile, replace what `values_kernel` wrote to `out` by hashes."""
     tile = tl.program_id(0)
     lane = tl.arange(0, LANES)
     active = lane < tl.load(tile_counts + tile)
@@ -195,20 +195,20 @@ def launch_prefix_hash(
     out: Any,
     size: int,
 ) -> None:
-    """Start the three kernels on the current stream; nothing is launched for no tiles.
+    """Start the three kernels on the current stream; if there are no tiles, launch nothing.
 
     Args:
         tokens: int32 [n].
         tiles: int64 [tiles] first tokens, int64 first blocks, int32 counts.
-        spans: int64 [prompts] twice: first tile of each prompt, and the one after its last.
-        extras: int64 [blocks, 3], digest and flag of each block, or None for no extra keys.
+        spans: Two arrays int64 [prompts]: first tile of each prompt, and the tile after its last.
+        extras: int64 [blocks, 3], digest and flag of each block, or None if there are no extra keys.
         keys: int64 [words, 2].
-        powers, tile_powers: Of the point, and of its power TILE.
+        powers, tile_powers: Powers of the point, and of the point to the power of TILE.
         mix_keys: int64 [rounds].
         states: int64 [prompts, 2].
-        sums: int64 [tiles, 2], scratch.
+        sums: int64 [tiles, 2], scratch memory.
         out: int64 [blocks, >= 2], written.
-        size: Tokens of a block; the kernels are compiled for each.
+        size: Tokens of a block; the kernels are compiled for each size.
     """
     first_tokens, first_blocks, counts = tiles
     if not len(counts):

@@ -1,4 +1,4 @@
-"""The launcher of the SHA-256 kernel (CUDA only: a chain of hashes is serial, and a thread's own)."""
+"""The launcher of the SHA-256 kernel (CUDA only: a chain of hashes is serial, so one thread computes it)."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ import numpy as np
 from kvgpu.kernels.cuda_engine import launch, pointer
 
 THREADS = 32
-"""Few per block: chains are fewer than a GPU has threads, and are best spread over its processors."""
+"""Threads per block: few, because chains are fewer than a GPU's threads, and are best spread over its processors."""
 
 
 def launch_sha256(
@@ -23,15 +23,17 @@ def launch_sha256(
     spans: Any,
     out: Any,
 ) -> None:
-    """Hash the blocks of several chains on the current stream; nothing is launched for no chains.
+    """Hash the blocks of several chains on the current stream; if there are no chains, launch nothing.
 
     Args:
         kind: PICKLE or CBOR of `kvgpu.hashing.serialised.messages`.
         tokens: int32 or int64 [n].
-        starts, counts, bases: int64 [chains]: first token, blocks, and first row of `out`.
+        starts, counts, bases: int64 [chains]: first token, number of blocks, and first row of `out`.
         size: Tokens of a block.
-        parents: uint8 [chains, any], of which parent_bytes int32 [chains] count.
-        endings: uint8, how messages end; spans: int64 [1 or blocks, 2], where in it.
+        parents: uint8 [chains, any], parent of each chain.
+        parent_bytes: int32 [chains], number of valid bytes of each parent.
+        endings: uint8, the endings of messages.
+        spans: int64 [1 or blocks, 2], span of each message's ending in `endings`.
         out: int64 [blocks, >= 4], written.
     """
     chains = len(starts)

@@ -1,4 +1,4 @@
-"""The launchers of the Triton kernels that have CUDA twins, under the names that a table calls."""
+"""The launchers of the Triton kernels that have CUDA counterparts, under the names that a table calls."""
 
 from kvgpu.kernels.find import launch_find
 from kvgpu.kernels.longest_prefix import launch_probe

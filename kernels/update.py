@@ -1,11 +1,11 @@
-"""Applying a flush: every key's change of its first block, in one or two launches.
+"""Applying a flush, which changes the first block of each of its keys, in one or two launches.
 
-An entry is a word (tag and block id), and all three changes exchange one word for another by
-compare-and-swap: EMPTY for the entry's word (enter), one word for another (replace), the word for
-EMPTY (erase). The exact word is looked for and no key is read, so that a block erased and entered
-again under another key in one flush cannot confuse it. What an entry passes on its way is counted
-in the overflow counts afterwards: nobody reads them in the same launch. Relaxed atomics are enough:
-each word stands for itself, and the end of the launch publishes all.
+An entry is a word (tag and block id). All three changes exchange one word for another by
+compare-and-swap: EMPTY for the entry's word (enter), one word for another (replace), or the word for
+EMPTY (erase). The kernel searches for the exact word and reads no key, so that a block which is erased and entered
+again under another key in one flush cannot confuse it. The buckets that an entry passes are counted
+in the overflow counts afterwards; nothing reads these counts in the same launch. Relaxed atomics are enough:
+each word is independent of the others, and the end of the launch publishes all of them.
 """
 
 from typing import Any
@@ -39,16 +39,16 @@ ENTERING = tl.constexpr(ENTER)
 
 @triton.jit
 def swap_words(words, h, expected, desired, todo, num_buckets):
-    """Exchange each lane's exact word for another, from its primary bucket on.
+    """Exchange each lane's exact word for another, searching from its primary bucket on.
 
-    Returns which lanes did it, and how many buckets each passed before. A lane that fails has
+    Returns which lanes succeeded, and how many buckets each of them passed before. A lane that fails has
     passed all buckets.
     """
     bucket = bucket_of(h, num_buckets)
     passed = tl.zeros_like(bucket)
     done = todo & (passed > 0)
     while tl.max(todo.to(tl.int32)) > 0:
-        # Volatile: the first-level cache would show words that others have changed since.
+        # Volatile: the first-level cache could hold words that other programs have changed since.
         w0, w1, w2, w3, w4, w5, w6, _ = load_bucket(words, bucket, todo, True)
         slot = tl.where(w6 == expected, 6, SLOTS)
         slot = tl.where(w5 == expected, 5, slot)
@@ -58,7 +58,7 @@ def swap_words(words, h, expected, desired, todo, num_buckets):
         slot = tl.where(w1 == expected, 1, slot)
         slot = tl.where(w0 == expected, 0, slot)
         ready = todo & (slot < SLOTS)
-        # No mask in atomic_cas: idle lanes compare their own bucket's count with what never occurs.
+        # atomic_cas takes no mask, so idle lanes compare the count of their bucket with a value that never occurs.
         compare = tl.where(ready, expected, NEVER)
         seen = tl.atomic_cas(words + bucket * BUCKET + slot, compare, desired, sem="relaxed")
         swapped = ready & (seen == expected)
@@ -73,7 +73,7 @@ def swap_words(words, h, expected, desired, todo, num_buckets):
 
 @triton.jit
 def count_overflow(words, h, delta, passed, num_buckets):
-    """Add `delta` to the overflow counts of the first `passed` buckets of each lane's way."""
+    """Add `delta` to the overflow counts of the first `passed` buckets that each lane visited."""
     bucket = bucket_of(h, num_buckets)
     left = tl.where(delta != 0, passed, 0)
     while tl.max(left) > 0:
@@ -98,10 +98,10 @@ def update_kernel(
     KEY_WORDS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Row i: under `keys[i]` in `groups[i]`, block `old[i]` was first and `new[i]` is now.
+    """Apply change i: under `keys[i]` in `groups[i]`, block `old[i]` was first, and `new[i]` is first from now on.
 
     keys int64 [count, KEY_WORDS], unique together with groups int32 [count]; old, new int32
-    [count], -1 for none. phases: LEAVE, ENTER or both. Writes nothing where the gate is closed.
+    [count], -1 for none. phases: LEAVE, ENTER or both. Writes nothing if the gate is closed.
     """
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     gate = tl.load(meta + GATE)
@@ -132,9 +132,9 @@ def update_kernel(
 
 
 def phases_of(table: TableView, count: int) -> tuple[int, ...]:
-    """The launches that `count` changes take: one where the table has room for all of them to enter.
+    """Return the phases of each launch for `count` changes: one launch if the table has room for all of them to enter.
 
-    Otherwise what leaves must have left before, or a program that looks for room could wait for one
+    Otherwise entries must be erased in an earlier launch, or a program that looks for room could wait for one
     that has not been started.
     """
     roomy = 10 * (table.num_blocks + count) <= 9 * layout.SLOTS_PER_BUCKET * table.num_buckets
@@ -142,14 +142,14 @@ def phases_of(table: TableView, count: int) -> tuple[int, ...]:
 
 
 def launch_update(table: TableView, keys: Any, groups: Any, old: Any, new: Any) -> None:
-    """Start the kernels of one flush on the current stream; nothing is launched for no keys.
+    """Start the kernels of one flush on the current stream; if there are no keys, launch nothing.
 
     Args:
         table: The table.
         keys: int64 [n, key_words], unique together with their groups.
         groups: int32 [n].
-        old: int32 [n], the block that is first now, -1 for none.
-        new: int32 [n], the block that becomes first, -1 for none.
+        old: int32 [n], the blocks that are first now, -1 for none.
+        new: int32 [n], the blocks that become first, -1 for none.
     """
     count = len(keys)
     if not count:

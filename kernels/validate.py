@@ -1,8 +1,8 @@
-"""Looking at a flush before it is applied: a batch that contradicts itself or the table closes the gate.
+"""Checking a flush before it is applied: a batch that contradicts itself or the table closes the gate.
 
-What a batch names is entered in three sets of the batch's size, open addressing with linear probing in scratch
-memory: its keys, the blocks that become first and those that leave. Nothing is taken out, so of two equal ones
-the later meets the earlier before an empty slot, in whatever order lanes run.
+A batch is entered in three sets of the batch's size, which use open addressing with linear probing in scratch
+memory: its keys, the blocks that become first and the blocks that leave. Nothing is removed, so of two equal members
+the later one meets the earlier one before an empty slot, in whatever order lanes run.
 """
 
 from typing import Any
@@ -30,17 +30,17 @@ MULTIPLIER = tl.constexpr(layout.HASH_MULTIPLIER)
 
 @triton.jit
 def slot_of(block, size):
-    """Where a block is looked for first in a set of `size` slots, a power of two."""
+    """Return the first slot of a block in a set of `size` slots, a power of two."""
     return upper_half(block.to(tl.int64) * MULTIPLIER) & (size - 1)
 
 
 @triton.jit
 def enter_block(slots, block, todo, size):
-    """Enter each lane's block in a set; which blocks were in it already."""
+    """Enter each lane's block in a set; return which blocks were already in it."""
     slot = slot_of(block, size)
     twice = todo & (block < 0)
     while tl.max(todo.to(tl.int32)) > 0:
-        # No mask in atomic_cas: idle lanes compare with what never occurs.
+        # atomic_cas takes no mask, so idle lanes compare with a value that never occurs.
         seen = tl.atomic_cas(slots + slot, tl.where(todo, 0, NEVER), block + 1, sem="relaxed")
         equal = seen == block + 1
         twice = twice | (todo & equal)
@@ -51,7 +51,7 @@ def enter_block(slots, block, todo, size):
 
 @triton.jit
 def has_block(slots, block, todo, size):
-    """Which lanes' blocks are in a set that nobody changes."""
+    """Return which lanes' blocks are in a set; nothing may change the set meanwhile."""
     slot = slot_of(block, size)
     found = todo & (block < 0)
     while tl.max(todo.to(tl.int32)) > 0:
@@ -65,7 +65,7 @@ def has_block(slots, block, todo, size):
 
 @triton.jit
 def enter_key(slots, row, keys, groups, h, k0, k1, k2, k3, group, todo, size, KEY_WORDS: tl.constexpr):
-    """Enter each lane's row in a set of keys; which rows have a key that was in it already."""
+    """Enter each lane's row in a set of keys; return which rows have a key that was already in it."""
     slot = (h & LOW) & (size - 1)
     twice = todo & (row < 0)
     while tl.max(todo.to(tl.int32)) > 0:
@@ -83,7 +83,7 @@ def enter_key(slots, row, keys, groups, h, k0, k1, k2, k3, group, todo, size, KE
 
 @triton.jit
 def close_gate(meta, status):
-    """Note what is wrong with a batch, so that it is left out."""
+    """Record what is wrong with a batch, so that it is not applied."""
     if status != 0:
         tl.atomic_or(meta + STATUS, status.to(tl.int64), sem="relaxed")
         tl.atomic_or(meta + GATE, tl.cast(1, tl.int64), sem="relaxed")
@@ -108,9 +108,10 @@ def validate_kernel(
     KEY_WORDS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Ids and groups in range, no key and no block twice, and with `verifies_old` (not 0) `old` what is first.
+    """Check that ids and groups are in range, and that no key and no block occurs twice.
 
-    Arguments as in `update_kernel`; sets int32 [3, size], zeroed before: keys, new blocks, leaving blocks.
+    If `verifies_old` is not 0, also check that the blocks in `old` are first. Arguments as in `update_kernel`; sets
+    int32 [3, size], which the caller has zeroed: keys, new blocks, leaving blocks.
     """
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     active = i < count
@@ -154,7 +155,7 @@ def homes_kernel(
     KEY_WORDS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """No block becomes first that is first under another key, which its record says, and does not leave that.
+    """Check that no block becomes first while it stays first under another key, the one in its record.
 
     leaving int32 [size], from `validate_kernel`.
     """
@@ -176,14 +177,14 @@ def homes_kernel(
 def launch_validate(
     table: TableView, keys: Any, groups: Any, old: Any, new: Any, sets: Any, verifies_old: bool, replaces: bool
 ) -> None:
-    """Start the checks of one flush on the current stream; nothing is launched for no keys.
+    """Start the checks of one flush on the current stream; if there are no keys, launch nothing.
 
     Args:
-        table: The table; the gate is open.
+        table: The table; its gate must be open.
         keys, groups, old, new: As in `launch_update`.
-        sets: int32 [3, size], zeros; `set_size` says how many.
-        verifies_old: Whether `old` was not looked up in the table just now.
-        replaces: The table is emptied first, so that nothing in it can contradict the batch.
+        sets: int32 [3, size], zeros; `set_size` gives the size.
+        verifies_old: Whether to verify `old`, because it was not just looked up in the table.
+        replaces: Whether the table is emptied first, so that nothing in it can contradict the batch.
     """
     count, size = len(keys), sets.shape[1]
     if not count:
@@ -228,5 +229,5 @@ def launch_validate(
 
 
 def set_size(count: int) -> int:
-    """Slots of a set of `count` blocks or keys: a power of two, at most half full."""
+    """Return the number of slots for a set of `count` blocks or keys: a power of two, at most half full."""
     return 1 << max(0, 2 * count - 1).bit_length()

@@ -1,4 +1,4 @@
-"""`TableView`: a table as kernels take it, owning nothing. Good for anybody's kernels."""
+"""`TableView`: a table in the form that kernels take, which owns nothing. Kernels of other projects can use it."""
 
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ VIEW_STRUCT = np.dtype(
         ("seed", "<i8"),
     ]
 )
-"""`kvgpu::TableView` of kernels/cuda/table.cuh."""
+"""The layout of `kvgpu::TableView` in kernels/cuda/table.cuh."""
 
 
 class TableView(NamedTuple):
@@ -37,7 +37,7 @@ class TableView(NamedTuple):
     seed: int
 
     def as_struct(self) -> np.ndarray:
-        """One `VIEW_STRUCT` in an array, which CuPy passes to kernels by value."""
+        """Return one `VIEW_STRUCT` in an array, which CuPy passes to kernels by value."""
         pointers = (tensor.data_ptr() for tensor in (self.words, self.records, self.meta))
         values = (*pointers, self.num_buckets, self.num_blocks, self.seed)
         return np.array([values], VIEW_STRUCT)

@@ -1,1 +1,1 @@
-"""What kernels are made of: the decorator, and functions that run inside a kernel."""
+"""Building blocks of kernels: the decorator, and functions that run inside a kernel."""

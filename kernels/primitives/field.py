@@ -8,13 +8,13 @@ LOW_63 = tl.constexpr((1 << 63) - 1)
 
 @triton.jit
 def carry(total, part):
-    """1 where total = something + part has wrapped, else 0."""
+    """Return 1 where total = something + part has wrapped around, otherwise 0."""
     return (total < part).to(tl.uint64)
 
 
 @triton.jit
 def add_product(high, low, a, b):
-    """(high, low) + a * b, which must stay below 2**128."""
+    """Return (high, low) + a * b, which must be below 2**128."""
     product = a * b
     low = low + product
     high = high + tl.umulhi(a, b) + carry(low, product)
@@ -23,7 +23,7 @@ def add_product(high, low, a, b):
 
 @triton.jit
 def folded(high, low):
-    """A number below 2**128 - 1 as an element that may be the prime itself."""
+    """Reduce a number below 2**128 - 1 to an element, which may be the prime itself."""
     top = high >> 63
     low = low + top
     return (high & LOW_63) + carry(low, top), low
@@ -31,21 +31,21 @@ def folded(high, low):
 
 @triton.jit
 def canonical(high, low):
-    """0 for the prime, and every other element as it is."""
+    """Return 0 for the prime, and every other element unchanged."""
     prime = (high == LOW_63) & (low + 1 == low ^ low)
     return tl.where(prime, high ^ high, high), tl.where(prime, low ^ low, low)
 
 
 @triton.jit
 def plus(a_high, a_low, b_high, b_low):
-    """Sum of two elements, which may be the prime itself."""
+    """Return the sum of two elements, which may be the prime itself."""
     low = a_low + b_low
     return folded(a_high + b_high + carry(low, a_low), low)
 
 
 @triton.jit
 def times(a_high, a_low, b_high, b_low):
-    """Product of two elements, which may be the prime itself."""
+    """Return the product of two elements, which may be the prime itself."""
     word0 = a_low * b_low
     middle_high, middle_low = tl.umulhi(a_low, b_high), a_low * b_high
     middle_high, middle_low = add_product(middle_high, middle_low, a_high, b_low)
@@ -58,5 +58,5 @@ def times(a_high, a_low, b_high, b_low):
 
 @triton.jit
 def reduced(low_high, low_low, high_high, high_low):
-    """The element for low + high * 2**64, of two numbers below 2**127."""
+    """Return the element for low + high * 2**64, for two numbers below 2**127."""
     return plus(low_high, low_low, high_low & LOW_63, (high_high << 1) | (high_low >> 63))

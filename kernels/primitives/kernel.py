@@ -1,4 +1,4 @@
-"""What every launched kernel has in common: no argument chooses what is compiled."""
+"""`kernel`: the decorator of all kernels that are launched, with which no argument triggers another compilation."""
 
 from collections.abc import Callable
 from inspect import signature
@@ -9,11 +9,11 @@ import triton.language as tl
 
 
 def kernel(*aligned: str) -> Callable[[Callable[..., None]], Any]:
-    """`triton.jit` for kernels that serve: compiled once for a device and a set of constants, whatever the
-    numbers are and wherever the tensors lie.
+    """Apply `triton.jit` so that a kernel is compiled once for a device and a set of constants.
 
-    Without it Triton compiles again, for seconds, where a number is 1 or a multiple of 16, or an address is no
-    multiple of 16. Numbers need a type in the signature: else their size chooses one.
+    Values of numbers and addresses of tensors then do not matter. Otherwise Triton would compile again, for seconds,
+    if a number is 1 or a multiple of 16, or an address is not a multiple of 16. Numbers need a type in the signature:
+    otherwise their size determines it.
 
     Args:
         aligned: Pointers that the caller promises to be multiples of 16 bytes, so that two words are one load.

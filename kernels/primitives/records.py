@@ -1,6 +1,6 @@
-"""Reading from device memory what the kernels share: key words, buckets, and the keys of blocks.
+"""Access to device memory that the kernels share: key words, buckets, and the keys of blocks.
 
-Adjacent words are read as one 16-byte load (`tl.split` of a pair). A lane handles one key.
+Adjacent words are read by one 16-byte load (`tl.split` of a pair). A lane handles one key.
 """
 
 import triton
@@ -11,13 +11,13 @@ from kvgpu import layout
 BUCKET = tl.constexpr(layout.BUCKET_WORDS)
 
 LANES = 256 if triton.knobs.runtime.interpret else 32
-"""Keys per program, one a lane: a program of one warp has loops without barriers. The interpreter
+"""Keys per program, one per lane: a program of one warp has loops without barriers. The interpreter
 takes as long for one lane as for many."""
 
 
 @triton.jit
 def load_pair(base, active, VOLATILE: tl.constexpr):
-    """Words 0 and 1 behind each pointer of `base` [BLOCK]; 0 for idle lanes."""
+    """Load words 0 and 1 at each pointer of `base` [BLOCK]; 0 for idle lanes."""
     pointers = base[:, None] + tl.arange(0, 2)[None, :]
     mask = active[:, None] & (tl.arange(0, 2)[None, :] >= 0)
     return tl.split(tl.load(pointers, mask=mask, other=0, volatile=VOLATILE))
@@ -25,7 +25,7 @@ def load_pair(base, active, VOLATILE: tl.constexpr):
 
 @triton.jit
 def load_key(base, active, KEY_WORDS: tl.constexpr):
-    """Key words k0 to k3 behind each pointer; keys of 16 bytes have k2 = k3 = 0."""
+    """Load key words k0 to k3 at each pointer; keys of 16 bytes have k2 = k3 = 0."""
     k0, k1 = load_pair(base, active, False)
     if KEY_WORDS == 4:
         k2, k3 = load_pair(base + 2, active, False)
@@ -37,7 +37,7 @@ def load_key(base, active, KEY_WORDS: tl.constexpr):
 
 @triton.jit
 def load_bucket(words, bucket, active, VOLATILE: tl.constexpr):
-    """The eight words of each lane's bucket: seven slots and the overflow count."""
+    """Load the eight words of each lane's bucket: seven slots and the overflow count."""
     base = words + bucket * BUCKET
     w0, w1 = load_pair(base, active, VOLATILE)
     w2, w3 = load_pair(base + 2, active, VOLATILE)
@@ -60,7 +60,7 @@ def store_record(records, row, k0, k1, k2, k3, group, active, KEY_WORDS: tl.cons
 
 @triton.jit
 def record_equals(records, row, k0, k1, k2, k3, group, active, KEY_WORDS: tl.constexpr):
-    """Are all bytes of the key, and the group, those of each lane's block?"""
+    """Return whether all bytes of the key, and the group, equal those of each lane's block."""
     base = records + row.to(tl.int64) * (2 * KEY_WORDS)
     r0, r1, r2, r3 = load_key(base, active, KEY_WORDS)
     owner = tl.load(base + KEY_WORDS, mask=active, other=-1)

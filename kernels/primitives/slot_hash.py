@@ -1,6 +1,6 @@
-"""Where a key lives in the table: the slot hash in Triton, the same as the host's and CUDA's.
+"""The slot hash, which says where a key is stored in the table, in Triton: the same as on the host and in CUDA.
 
-Words come and go as signed 64-bit integers; docs/design.md says what the hash is good for.
+Words are passed and returned as signed 64-bit integers; docs/design.md says what the hash guarantees.
 """
 
 import triton
@@ -21,13 +21,13 @@ TAG_BITS = tl.constexpr(layout.TAG_SHIFT)
 
 @triton.jit
 def upper_half(word):
-    """The upper 32 bits of a word, as a non-negative int64."""
+    """Return the upper 32 bits of a word, as a non-negative int64."""
     return (word >> 32) & LOW
 
 
 @triton.jit
 def secret_word(seed, PLACE: tl.constexpr):
-    """One of the words that a seed, uint64, stands for: SplitMix64 at this place."""
+    """Return one of the secret words that follow from a seed, uint64: word `PLACE` of SplitMix64."""
     word = seed + ((PLACE * STEP) & WORD)
     word = (word ^ (word >> 30)) * MIX_1
     word = (word ^ (word >> 27)) * MIX_2
@@ -36,7 +36,10 @@ def secret_word(seed, PLACE: tl.constexpr):
 
 @triton.jit
 def slot_hash(k0, k1, k2, k3, group, seed):
-    """The upper half chooses the bucket, the lower half is the tag, which is odd. `seed` is int64, as the words are."""
+    """Return the slot hash of a key: the upper half chooses the bucket, the lower half is the tag, which is odd.
+
+    `seed` is int64, as are the key words.
+    """
     bits = seed.to(tl.uint64)
     low = k0.to(tl.uint64) * 0 + group.to(tl.int64).to(tl.uint64)
     high = low ^ low
@@ -52,11 +55,11 @@ def slot_hash(k0, k1, k2, k3, group, seed):
 
 @triton.jit
 def bucket_of(h, num_buckets):
-    """Primary bucket: the upper half scaled to the number of buckets."""
+    """Return the primary bucket: the upper half, scaled to the number of buckets."""
     return (upper_half(h) * num_buckets) >> 32
 
 
 @triton.jit
 def word_of(h, block_id):
-    """The word of an entry: tag and block id."""
+    """Return the word of an entry: tag and block id."""
     return ((h & LOW) << TAG_BITS) | (block_id.to(tl.int64) + 1)
