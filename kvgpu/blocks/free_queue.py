@@ -188,17 +188,17 @@ class FreeKVCacheBlockQueue:
             column[column == old_sentinel] = state.num_blocks
             if state.records[-1][side] == old_sentinel:
                 state.records[-1][side] = state.num_blocks
-        for row, block in enumerate(strangers, old_sentinel):
+        for block_id, block in enumerate(strangers, old_sentinel):
             if block.is_null:
-                state.null_id = row
+                state.null_id = block_id
             key, record = block.block_hash, block._state.records[block._row].copy()
             block._standalone_id = block.block_id
-            block._state, block._row = state, row
-            state.views[row] = block
-            state.records[row]["prev"] = state.records[row]["next"] = -1
-            state.records[row]["ref_cnt"] = record["ref_cnt"]
+            block._state, block._row = state, block_id
+            state.views[block_id] = block
+            state.records[block_id]["prev"] = state.records[block_id]["next"] = -1
+            state.records[block_id]["ref_cnt"] = record["ref_cnt"]
             if key is not None:
-                state.set_key(row, key)
+                state.set_key(block_id, key)
         for end in self.ends:
             end._row = state.num_blocks
         self._users = state.records["ref_cnt"]

@@ -48,7 +48,7 @@ def make_meta(num_blocks: int) -> IndexMeta:
 
 
 def forget_keys(meta: IndexMeta) -> None:
-    """Note that the table is empty, no block is led, and nothing is broken."""
+    """Record that the table is empty, no block is led, and nothing is broken."""
     meta[NUM_LED] = meta[EAGER] = meta[BROKEN] = 0
     meta[NEXT_EAGER] = meta[CELL_MASK] + 1
     meta[CELLS:] = 0

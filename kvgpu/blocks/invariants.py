@@ -15,7 +15,7 @@ from kvgpu.compiled.jit import jit
 
 @jit
 def _cell_of(meta: Any, k0: int, group: int) -> int:
-    """`cell_of` for Python."""
+    """Do what `cell_of` does, for callers in Python."""
     return cell_of(meta, k0, group)
 
 
@@ -54,24 +54,27 @@ def led_violations(state: BlockState) -> list[str]:
     led, leading = np.flatnonzero(flags & LED), np.flatnonzero(flags & LEADS)
     needed = FIRST | IN_TABLE | HAS_HASH
     found = []
-    for row in led.tolist():
-        head = int(same_prev[row])
-        if flags[row] & needed != needed or records["same_next"][row] != row:
-            found.append(f"led block {row} is not the only one in the index with its key")
-        if not (0 <= head < state.num_blocks and flags[head] & LEADS and successor[head] == row):
-            found.append(f"led block {row} is not the successor of any block")
-    for row in leading.tolist():
-        child = int(successor[row])
-        if not flags[row] & FIRST:
-            found.append(f"block {row} leads, but is not the first with its key")
-        if not (0 <= child < state.num_blocks and flags[child] & LED and same_prev[child] == row):
-            found.append(f"block {row} leads to no led block")
+    for block_id in led.tolist():
+        head = int(same_prev[block_id])
+        if flags[block_id] & needed != needed or records["same_next"][block_id] != block_id:
+            found.append(f"led block {block_id} is not the only one in the index with its key")
+        if not (0 <= head < state.num_blocks and flags[head] & LEADS and successor[head] == block_id):
+            found.append(f"led block {block_id} is not the successor of any block")
+    for block_id in leading.tolist():
+        child = int(successor[block_id])
+        if not flags[block_id] & FIRST:
+            found.append(f"block {block_id} leads, but is not the first with its key")
+        if not (0 <= child < state.num_blocks and flags[child] & LED and same_prev[child] == block_id):
+            found.append(f"block {block_id} leads to no led block")
     if state.meta[NUM_LED] != len(led):
         found.append(f"{len(led)} blocks are led, {state.meta[NUM_LED]} are counted")
     counted = np.flatnonzero(flags & COUNTED)
     if (flags[counted] & (FIRST | LED) != FIRST).any():
         found.append("the filter counts a block that has no word in the table")
-    cells = [_cell_of(state.meta, int(records["k0"][row]), int(records["group"][row])) for row in counted.tolist()]
+    cells = [
+        _cell_of(state.meta, int(records["k0"][block_id]), int(records["group"][block_id]))
+        for block_id in counted.tolist()
+    ]
     expected = np.bincount(np.array(cells, np.int64), minlength=int(state.meta[CELL_MASK]) + 1)
     held = state.meta[CELLS:].view(np.uint8)
     if ((held != expected) & (held != FULL_CELL)).any():

@@ -20,25 +20,25 @@ another, begins a run only if it occurs twice in a row."""
 
 
 @leaf
-def unlink(records: Any, row: int) -> None:
+def unlink(records: Any, block_id: int) -> None:
     """Remove a member from the queue."""
-    prev = records[row].prev
-    next = records[row].next
+    prev = records[block_id].prev
+    next = records[block_id].next
     records[prev].next = next
     records[next].prev = prev
-    records[row].prev = -1
-    records[row].next = -1
+    records[block_id].prev = -1
+    records[block_id].next = -1
     records[len(records) - 1].ref_cnt -= 1
 
 
 @leaf
-def link_after(records: Any, row: int, prev: int) -> None:
-    """Put block `row` after `prev`, which is a member or the sentinel."""
+def link_after(records: Any, block_id: int, prev: int) -> None:
+    """Put a block after `prev`, which is a member or the sentinel."""
     next = records[prev].next
-    records[row].prev = prev
-    records[row].next = next
-    records[prev].next = row
-    records[next].prev = row
+    records[block_id].prev = prev
+    records[block_id].next = next
+    records[prev].next = block_id
+    records[next].prev = block_id
     records[len(records) - 1].ref_cnt += 1
 
 
@@ -46,12 +46,12 @@ def link_after(records: Any, row: int, prev: int) -> None:
 def link_all(records: Any, start: int) -> None:
     """Make the queue hold the blocks from `start` on, in id order."""
     sentinel = len(records) - 1
-    for row in range(start):
-        records[row].prev = -1
-        records[row].next = -1
-    for row in range(start, sentinel):
-        records[row].prev = row - 1
-        records[row].next = row + 1
+    for block_id in range(start):
+        records[block_id].prev = -1
+        records[block_id].next = -1
+    for block_id in range(start, sentinel):
+        records[block_id].prev = block_id - 1
+        records[block_id].next = block_id + 1
     if start < sentinel:
         records[start].prev = sentinel
         records[sentinel].next = start
@@ -70,8 +70,8 @@ def load_guess(records: Any, guess: int) -> None:
 
 
 @leaf
-def load_ahead(records: Any, row: int, after: int, stride: int, before: int, left: int) -> tuple[int, int]:
-    """Start loading the records that a walk of the list will probably reach after `after`, which follows `row`.
+def load_ahead(records: Any, block_id: int, after: int, stride: int, before: int, left: int) -> tuple[int, int]:
+    """Start loading the records that a walk of the list will probably reach after `after`, which follows `block_id`.
 
     A linked list can only be walked one member at a time. But blocks that were freed together often lie side by side,
     or at a constant distance: the number of requests that grew in step. So the record some strides further on is
@@ -80,13 +80,13 @@ def load_ahead(records: Any, row: int, after: int, stride: int, before: int, lef
 
     Args:
         stride: Distance from one record of the run to the next, 0 if unknown.
-        before: The step that led to `row`, 0 if unknown.
-        left: Number of records that the walk takes from `row` on.
+        before: The step that led to `block_id`, 0 if unknown.
+        left: Number of records that the walk takes from `block_id` on.
 
     Returns:
         The stride, and the step that led to `after`.
     """
-    step = after - row
+    step = after - block_id
     ahead, at_once = stride, 0
     if step != stride:
         if step == before or abs(step) <= SHORT_STRIDE:
@@ -103,10 +103,10 @@ def load_ahead(records: Any, row: int, after: int, stride: int, before: int, lef
 
 
 @leaf
-def leave(records: Any, row: int, ref_cnt: int) -> int:
+def leave(records: Any, block_id: int, ref_cnt: int) -> int:
     """Set the reference count of the queue's first block and return the block after it. The caller must call `cut`."""
     # Unsigned, here and in the callers: compiled code then does not test whether an index counts from the end.
-    record = records[np.uint64(row)]
+    record = records[np.uint64(block_id)]
     after = record.next
     record.prev = -1
     record.next = -1
@@ -131,15 +131,15 @@ def pop_free(records: Any, count: int, ref_cnt: int) -> Any:
     """
     ids = np.empty(count, np.int32)
     cached = 0
-    row, stride, step = records[len(records) - 1].next, 0, 0
+    block_id, stride, step = records[len(records) - 1].next, 0, 0
     for i in range(count):
-        ids[i] = row
-        if records[row].flags & IN_TABLE:
+        ids[i] = block_id
+        if records[block_id].flags & IN_TABLE:
             cached += 1
-        after = leave(records, row, ref_cnt)
-        stride, step = load_ahead(records, row, after, stride, step, count - i)
-        row = after
-    cut(records, row, count)
+        after = leave(records, block_id, ref_cnt)
+        stride, step = load_ahead(records, block_id, after, stride, step, count - i)
+        block_id = after
+    cut(records, block_id, count)
     return ids, cached
 
 
@@ -157,31 +157,31 @@ def touch_all(records: Any, ids: Any, null_id: int) -> None:
                 prefetch(records, neighbours.next)
         if i < 0:
             continue
-        row = ids[i]
-        if records[row].ref_cnt == 0 and row != null_id:
-            unlink(records, row)
-        records[row].ref_cnt += 1
+        block_id = ids[i]
+        if records[block_id].ref_cnt == 0 and block_id != null_id:
+            unlink(records, block_id)
+        records[block_id].ref_cnt += 1
 
 
 @jit
 def touch(records: Any, ids: Any, null_id: int) -> None:
-    """`touch_all` for Python."""
+    """Do what `touch_all` does, for callers in Python."""
     touch_all(records, ids, null_id)
 
 
 @leaf
-def drop_user(records: Any, row: int, tail: int, null_id: int) -> int:
+def drop_user(records: Any, block_id: int, tail: int, null_id: int) -> int:
     """Remove one user from a block; return the new tail.
 
     If the block has no users after that, it is linked after `tail` and becomes the new tail.
     """
-    users = records[row].ref_cnt - 1
-    records[row].ref_cnt = users
-    if users != 0 or row == null_id:
+    users = records[block_id].ref_cnt - 1
+    records[block_id].ref_cnt = users
+    if users != 0 or block_id == null_id:
         return tail
-    records[row].prev = tail
-    records[tail].next = row
-    return row
+    records[block_id].prev = tail
+    records[tail].next = block_id
+    return block_id
 
 
 @leaf
@@ -218,7 +218,7 @@ def release_all(records: Any, ids: Any, null_id: int, backwards: bool, prepend: 
 
 @jit
 def release(records: Any, ids: Any, null_id: int, backwards: bool, prepend: bool) -> None:
-    """`release_all` for Python."""
+    """Do what `release_all` does, for callers in Python."""
     release_all(records, ids, null_id, backwards, prepend)
 
 
@@ -237,11 +237,11 @@ def release_kind(records: Any, ids: Any, null_id: int, with_hash: bool, prepend:
             prefetch(records, ids[i - AHEAD])
         if i >= len(ids):
             continue
-        row = ids[i]
-        if row == null_id or (records[row].flags & HAS_HASH != 0) != with_hash:
+        block_id = ids[i]
+        if block_id == null_id or (records[block_id].flags & HAS_HASH != 0) != with_hash:
             continue
         before = tail
-        tail = drop_user(records, row, tail, null_id)
+        tail = drop_user(records, block_id, tail, null_id)
         num_freed += tail != before
     close_run(records, tail, end, num_freed)
 
@@ -255,7 +255,7 @@ def release_split(records: Any, ids: Any, null_id: int) -> None:
 
 @jit
 def release_by_hash(records: Any, ids: Any, null_id: int) -> None:
-    """`release_split` for Python."""
+    """Do what `release_split` does, for callers in Python."""
     release_split(records, ids, null_id)
 
 
@@ -263,15 +263,15 @@ def release_by_hash(records: Any, ids: Any, null_id: int) -> None:
 def recount(records: Any, users: Any, null_id: int) -> None:
     """Give every block the number of users in `users`, and make the queue hold exactly the blocks without users."""
     sentinel = len(records) - 1
-    for row in range(sentinel):
-        if row == null_id:
+    for block_id in range(sentinel):
+        if block_id == null_id:
             continue
-        records[row].ref_cnt = users[row]
-        is_free = records[row].next >= 0
-        if users[row] > 0 and is_free:
-            unlink(records, row)
-        elif users[row] == 0 and not is_free:
-            link_after(records, row, records[sentinel].prev)
+        records[block_id].ref_cnt = users[block_id]
+        is_free = records[block_id].next >= 0
+        if users[block_id] > 0 and is_free:
+            unlink(records, block_id)
+        elif users[block_id] == 0 and not is_free:
+            link_after(records, block_id, records[sentinel].prev)
 
 
 @leaf
@@ -286,7 +286,7 @@ def count_free(records: Any, ids: Any, null_id: int) -> int:
 
 @jit
 def count_unused(records: Any, ids: Any, null_id: int) -> int:
-    """`count_free` for Python."""
+    """Do what `count_free` does, for callers in Python."""
     return count_free(records, ids, null_id)
 
 
@@ -295,17 +295,17 @@ def free_ids(records: Any) -> Any:
     """Return the ids in the queue, first member first."""
     sentinel = len(records) - 1
     ids = np.empty(records[sentinel].ref_cnt, np.int32)
-    row = records[sentinel].next
+    block_id = records[sentinel].next
     for i in range(len(ids)):
-        ids[i] = row
-        row = records[row].next
+        ids[i] = block_id
+        block_id = records[block_id].next
     return ids
 
 
 @jit
-def unlink_one(records: Any, row: int) -> None:
-    """`unlink` for Python."""
-    unlink(records, row)
+def unlink_one(records: Any, block_id: int) -> None:
+    """Do what `unlink` does, for callers in Python."""
+    unlink(records, block_id)
 
 
 @jit

@@ -285,13 +285,13 @@ class KVCacheBlock:
         self._set_neighbour("next", block)
 
     def _neighbour(self, side: str) -> "KVCacheBlock | None":
-        row = int(self._state.records[self._row][side])
-        if row < 0:
+        block_id = int(self._state.records[self._row][side])
+        if block_id < 0:
             return None
-        if row == self._state.num_blocks:
+        if block_id == self._state.num_blocks:
             ends: tuple[KVCacheBlock, KVCacheBlock] = self._state.queue.ends
             return ends[0] if side == "prev" else ends[1]
-        return self._state.view(row)
+        return self._state.view(block_id)
 
     def _set_neighbour(self, side: str, block: "KVCacheBlock | None") -> None:
         if block is not None and (not isinstance(block, KVCacheBlock) or block._state is not self._state):

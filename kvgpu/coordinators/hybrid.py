@@ -62,7 +62,7 @@ class HybridKVCacheCoordinator(KVCacheCoordinator):
             same.eagle |= i in self.eagle_group_ids
         if len(self.spec_groups) < 2:
             raise ConfigError("all groups have the same spec: put their layers into one group")
-        # Full attention comes first: a shorter prefix never reduces its hit, so it need not be looked up again.
+        # Full attention comes first: any prefix of its hit is also a hit, so it need not be looked up again.
         self.spec_groups.sort(key=lambda group: not group.is_full)
         self.plan = PrefixPlan(tuple(same.query(self.scheduler_block_size) for same in self.spec_groups))
         for same in self.spec_groups:

@@ -90,7 +90,7 @@ class MambaManager(SingleTypeKVCacheManager):
         return blocks[held:]
 
     def remove_skipped_blocks(self, request_id: str, total_computed_tokens: int) -> None:
-        # As many of the tokens may be draft tokens that are rejected later.
+        # Up to this number of tokens may be draft tokens that are rejected later.
         confirmed = total_computed_tokens - self.num_speculative_blocks
         super().remove_skipped_blocks(request_id, confirmed)
         last_state = self.last_state_block_idx.get(request_id)

@@ -223,12 +223,12 @@ class BlockIndex(ABC):
             InvariantError: The ring of blocks with a key is broken. Nothing is changed.
         """
         records = self.state.records[:-1]
-        chains = [self.chain(int(row)) for row in np.flatnonzero(records["flags"] & FIRST)]
+        chains = [self.chain(int(block_id)) for block_id in np.flatnonzero(records["flags"] & FIRST)]
         self.clear()
         records["flags"] &= ~np.int32(ENTERED & ~SHARED)
         for chain in chains:
-            for row in chain:
-                self.enter(row)
+            for block_id in chain:
+                self.enter(block_id)
 
     def check(self) -> None:
         """Compare the whole table with the records. O(n).
@@ -255,14 +255,14 @@ class BlockIndex(ABC):
                 found.append(str(error))
                 continue
             reached += len(chain)
-            for before, row in zip([chain[-1], *chain], chain, strict=False):
-                other, other_group = self._key_words(row)
+            for before, block_id in zip([chain[-1], *chain], chain, strict=False):
+                other, other_group = self._key_words(block_id)
                 if other.tobytes() != words.tobytes() or other_group != group:
-                    found.append(f"block {row} is chained under the key of block {head}")
-                if not flags[row] & LED and records["same_prev"][row] != before:
-                    found.append(f"block {row} does not lead back to block {before}")
-                if len(chain) > 1 and not flags[row] & SHARED:
-                    found.append(f"block {row} shares its key, but is not flagged SHARED")
+                    found.append(f"block {block_id} is chained under the key of block {head}")
+                if not flags[block_id] & LED and records["same_prev"][block_id] != before:
+                    found.append(f"block {block_id} does not lead back to block {before}")
+                if len(chain) > 1 and not flags[block_id] & SHARED:
+                    found.append(f"block {block_id} shares its key, but is not flagged SHARED")
         entered = int(np.count_nonzero(flags & IN_TABLE))
         if reached != entered:
             found.append(f"{entered} blocks are in the table, {reached} are reached")

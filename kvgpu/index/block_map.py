@@ -141,8 +141,8 @@ class BlockHashToBlockMap:
         """Iterate over all keys. O(number of blocks)."""
         yield from map(BlockHashWithGroupId, list(self.extras))
         if self._state is not None:
-            for row in np.flatnonzero(self._state.records["flags"] & FIRST):
-                key = self._state.key_of(int(row))
+            for block_id in np.flatnonzero(self._state.records["flags"] & FIRST):
+                key = self._state.key_of(int(block_id))
                 assert key is not None
                 yield key
 

@@ -31,17 +31,17 @@ def choose(records: Any, ids: Any, mask: Any, null_id: int) -> Any:
     """
     chosen = np.empty(len(ids), np.int32)
     for i in range(len(ids)):
-        row = ids[i]
-        if row == null_id or (len(mask) > 0 and not mask[i]):
+        block_id = ids[i]
+        if block_id == null_id or (len(mask) > 0 and not mask[i]):
             chosen[i] = -1
             continue
-        if not 0 <= row < len(records) - 1 or records[row].flags & IN_TABLE:
+        if not 0 <= block_id < len(records) - 1 or records[block_id].flags & IN_TABLE:
             return chosen, i
-        before = records[row].same_prev
-        if 0 <= before < i and chosen[before] == row:
+        before = records[block_id].same_prev
+        if 0 <= before < i and chosen[before] == block_id:
             return chosen, i
-        chosen[i] = row
-        records[row].same_prev = i
+        chosen[i] = block_id
+        records[block_id].same_prev = i
     return chosen, -1
 
 
