@@ -45,7 +45,7 @@ def test_adding_blocks_of_a_pool_leaves_the_parts_alone():
 
 
 def test_adding_another_number_of_groups_is_refused():
-    with pytest.raises(GroupCountError, match="1 groups and of 2"):
+    with pytest.raises(GroupCountError, match="1 groups cannot be added to blocks of 2"):
         _ = blocks_of([1]) + blocks_of([1], [2])
 
 

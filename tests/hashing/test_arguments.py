@@ -77,7 +77,7 @@ def test_arguments_of_a_request_have_their_types(given):
 
 @pytest.mark.parametrize("given", [None, 5, [None]])
 def test_what_a_function_gives_instead_of_hashes_is_refused(given):
-    with pytest.raises(ArgumentTypeError, match="block_hasher has to return"):
+    with pytest.raises(ArgumentTypeError, match="block_hasher must return"):
         Request("r", [1], block_hasher=lambda request: given)
 
 
