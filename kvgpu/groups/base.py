@@ -143,7 +143,7 @@ class SingleTypeKVCacheManager(GroupHits):
             return 0
         ids = self._ids(new_computed_blocks)
         if not self.enable_caching and len(ids):
-            raise ArgumentError(f"request {request_id}: computed blocks are given, but prefix caching is off")
+            raise ArgumentError(f"request {request_id}: computed blocks without prefix caching")
         blocks = self.req_to_blocks[request_id]
         total = num_local_computed_tokens + num_external_computed_tokens
         skipped_tokens = self.get_num_skipped_tokens(total)
