@@ -56,7 +56,7 @@ class BlockPool(Exclusive):
     Attributes:
         uses: Who holds which blocks: block tables of requests, and callers of `get_new_blocks` and `touch`, which
             must give blocks back with `free_blocks`.
-        tables: Memory of the block tables.
+        block_tables: Memory of the block tables.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class BlockPool(Exclusive):
         self.free_block_queue = FreeKVCacheBlockQueue.of_state(self.state)
         self.prefix_cache = PrefixCache(self.state, self.index)
         self.uses = BlockUses(self.state, self.turn)
-        self.tables = self.uses.store
+        self.block_tables = self.uses.store
         self.turn.restore = self._restore
         self.cached_block_hash_to_block = self.prefix_cache.map
         self.kv_event_queue: list[Any] = []

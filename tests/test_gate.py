@@ -43,7 +43,7 @@ def refused(manager, error, call, words=None):
     with pytest.raises(error, match=words):
         call()
     assert snapshot(manager) == before
-    assert manager.block_pool.tables.num_used() == sum(map(len, before["tables"]))
+    assert manager.block_pool.block_tables.num_used() == sum(map(len, before["tables"]))
     manager.check()
 
 
@@ -224,11 +224,11 @@ class TestBlocks:
 @per_backend
 def test_an_unknown_request_is_given_nothing_by_asking_for_it(backend):
     manager = make_manager(full(4), window(4, 8), backend=backend)
-    before = manager.block_pool.tables.num_used()
+    before = manager.block_pool.block_tables.num_used()
     manager.cache_blocks(make_request("a", 12, 4), 12)
     assert manager.get_num_common_prefix_blocks("a") == [0, 0]
     manager.remove_skipped_blocks("a", 12)
-    assert manager.block_pool.tables.num_used() == before
+    assert manager.block_pool.block_tables.num_used() == before
 
 
 @pytest.mark.parametrize("what", ["manager", "batch"])

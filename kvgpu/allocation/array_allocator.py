@@ -21,7 +21,7 @@ from kvgpu.groups.sink import SinkFullAttentionManager
 from kvgpu.groups.sliding_window import SlidingWindowManager
 from kvgpu.hashing.block_hashes import BlockHashes, keys_if_of_width
 from kvgpu.hashing.functions import HASH_WIDTHS
-from kvgpu.index.base import Rows
+from kvgpu.index.base import Keys
 from kvgpu.index.host.index import HostIndex
 from kvgpu.layout import KEY_WORDS
 from kvgpu.rules.allocation import tokens_to_cache
@@ -32,7 +32,7 @@ COMPILED = (FullAttentionManager, SinkFullAttentionManager, SlidingWindowManager
 PLAIN_IDS: tuple[type, ...] = (str, int)
 """Kinds of request ids that are looked up without code of others, which might call the manager in the middle."""
 
-NO_ROWS: Rows = np.empty((0, KEY_WORDS), np.int64)
+NO_KEYS: Keys = np.empty((0, KEY_WORDS), np.int64)
 
 _tokens_to_cache = python_of(tokens_to_cache)
 _pack = Struct(f"{len(ARGUMENT_RECORD.names or ())}q").pack_into
@@ -70,7 +70,7 @@ class ArrayAllocator:
     def __init__(self, coordinator: KVCacheCoordinator, max_model_len: int) -> None:
         self.managers = coordinator.single_type_managers
         self.pool = coordinator.block_pool
-        self.store = self.pool.tables
+        self.store = self.pool.block_tables
         index = self.pool.index
         assert isinstance(index, HostIndex)
         self.index = index
@@ -109,7 +109,7 @@ class ArrayAllocator:
         pool = self.pool
         return not (pool.cached_block_hash_to_block.extras or pool.state.foreign or self.store.mirrors)
 
-    def _rows(self, request_id: str, hashes: list[bytes], ends: Rows, stop: int) -> tuple[Rows, int, int]:
+    def _keys(self, request_id: str, hashes: list[bytes], ends: Keys, stop: int) -> tuple[Keys, int, int]:
         """Key words of those of a list's first `stop` hashes that may be cached, the place of the first, and their
         width.
 
@@ -121,11 +121,11 @@ class ArrayAllocator:
         for table, num_hits in zip(self._tables, np.diff(ends).tolist(), strict=True):
             blocks = table.get(request_id)
             first = min(first, max(0 if blocks is None else blocks.num_cached, num_hits))
-        rows = keys_if_of_width(hashes[first:stop], width) if width in HASH_WIDTHS else None
-        if rows is None:
+        keys = keys_if_of_width(hashes[first:stop], width) if width in HASH_WIDTHS else None
+        if keys is None:
             raise ValueError("hashes of another width")
         self.index.settle_for_good()
-        return rows, first, width
+        return keys, first, width
 
     def _hits(self, computed: Any) -> Ids:
         """Ids of computed blocks of all groups, one group after the other; writes where those of each end.
@@ -178,12 +178,12 @@ class ArrayAllocator:
                 if len(hits):
                     ends = self._ends
             caches = caching and not delays
-            rows, first, width, distinct = NO_ROWS, 0, state.width, False
+            keys, first, width, distinct = NO_KEYS, 0, state.width, False
             num_hashes = len(hashes)
             if hashes.__class__ is BlockHashes:
                 distinct = hashes.linked
                 if caches and num_hashes:
-                    rows, width = hashes.storage, hashes.width
+                    keys, width = hashes.storage, hashes.width
                     if not distinct:
                         self.index.settle_for_good()
             elif hashes.__class__ is not list:
@@ -192,7 +192,7 @@ class ArrayAllocator:
                 num_main = num_computed + num_hit_tokens + num_external + num_new
                 stop = _tokens_to_cache(num_main, num_tokens) // pool.hash_block_size
                 if stop > 0:
-                    rows, first, width = self._rows(request_id, hashes, ends, stop)
+                    keys, first, width = self._keys(request_id, hashes, ends, stop)
             adopts = state.width is None and bool(width)
             if not adopts and width != state.width:
                 return REFUSED, ()
@@ -229,7 +229,7 @@ class ArrayAllocator:
         table_ids = self._table_ids
         for place, blocks in enumerate(held):
             table_ids[place] = blocks.table_id
-        call, pool_arrays = (table_ids, hits, ends, rows), self.index.arrays()
+        call, pool_arrays = (table_ids, hits, ends, keys), self.index.arrays()
         while True:
             status = allocate_one(pool_arrays, store.arrays(), self.groups, call, self.arguments, self._starts, out)
             if status != SHORT:

@@ -44,7 +44,8 @@ class BatchManager(Exclusive):
         rows: Counters and hashes of the tracked requests.
         queries: Looks the rows up.
         requests: The request objects of the rows.
-        blocks: Where the blocks of the rows lie.
+        blocks: Where the blocks of the rows lie. These four are for reading: only methods of the manager keep them
+            in step.
 
     Raises:
         ArgumentTypeError: `manager` is no `KVCacheManager`.
@@ -179,7 +180,7 @@ class BatchManager(Exclusive):
         """
         rows, stamp = self.rows.as_rows(rows)
         given = self._steps.counts(num_new_tokens, len(rows))
-        widths = NO_WIDTHS if out is None else check_tables(out, *self.blocks.tables.shape)
+        widths = NO_WIDTHS if out is None else check_tables(out, *self.blocks.table_ids.shape)
         options = StepOptions(
             as_integer("num_lookahead_tokens", num_lookahead_tokens),
             as_integer("reserved_blocks", reserved_blocks),

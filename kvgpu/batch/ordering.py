@@ -65,12 +65,12 @@ def _about_to_be_filled(arena: Any, spans: Any, missing: Any, may_wait: Any) -> 
     held = np.zeros(len(begins), np.bool_)
     for i in range(len(begins)):
         at = missing[i]
-        if not may_wait[i] or begins[i] + at >= ends[i]:
+        if not may_wait[i] or at >= ends[i] - begins[i]:
             continue
         keys = hashes_at(arena, borrowed[i], begins[i], ends[i])
         for j in range(i):
             # A request past this place will not fill it again: waiting for a block that left a window would be in vain.
-            if held[j] or missing[j] > at or begins[j] + at >= ends[j]:
+            if held[j] or missing[j] > at or at >= ends[j] - begins[j]:
                 continue
             other_keys = hashes_at(arena, borrowed[j], begins[j], ends[j])
             same = True
@@ -116,5 +116,5 @@ def held_back(
     may = np.ones(len(missing), np.bool_)
     if may_wait is not None:
         may[:] = truths("may_wait", may_wait, len(missing))
-    held: npt.NDArray[np.bool_] = _about_to_be_filled(rows.arena.words, spans, missing, may)
+    held: npt.NDArray[np.bool_] = _about_to_be_filled(rows.hashes.arena.words, spans, missing, may)
     return held

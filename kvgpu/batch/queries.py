@@ -115,7 +115,7 @@ class BatchQueries(Exclusive):
         if not self.rows.hashes.linked:
             cache.index.settle_for_good()
         memo = Memo(self.rows.memo, rows)
-        return cache.index.match_batch(self.plan, self.rows.arena, begins, ends, limits, memo, borrowed)
+        return cache.index.match_batch(self.plan, self.rows.hashes.arena, begins, ends, limits, memo, borrowed)
 
     def _check_hits(self, out: BatchHits, count: int) -> None:
         expected = BatchHits.empty(count, 0 if self.plan is None else len(self.plan.queries))
@@ -173,7 +173,7 @@ class BatchQueries(Exclusive):
             raise ArgumentError("keys are cached that a device does not hold: use match()")
         if cache.state.width is None or not self.rows.hashes.fit(cache.state.width):
             raise ArgumentError("no block of this width was cached yet: use match()")
-        return index.start_batch(plan, self.rows.arena, begins, ends, limits, out=out)
+        return index.start_batch(plan, self.rows.hashes.arena, begins, ends, limits, out=out)
 
     def _match_one_by_one(self, plan: PrefixPlan, rows: Sequence[int], limits: Spans) -> BatchHits:
         hits = BatchHits.empty(len(rows), len(plan.queries))

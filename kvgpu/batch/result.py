@@ -132,6 +132,6 @@ class BatchAllocation:
         served = self.num_new_tokens > 0
         rows, counts = self.rows[served], self.num_new_tokens[served]
         firsts = blocks.rows.records["num_computed"][rows] - counts
-        tables = blocks.tables[rows, group].copy()
+        tables = blocks.table_ids[rows, group].copy()
         _slots(blocks.store.tables, blocks.store.ids, tables, firsts, counts, single.block_size, out)
         return out

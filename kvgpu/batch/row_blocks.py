@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class RowBlocks:
-    """Rows of the pool's `BlockTableStore` in which the blocks of tracked requests lie.
+    """The block tables of tracked requests in the pool's `BlockTableStore`.
 
     Args:
         manager: Whose blocks they are.
@@ -28,7 +28,7 @@ class RowBlocks:
         rows: The same.
         store: The pool's block tables.
         single_managers: The manager of each cache group.
-        tables: int64 [max_requests, groups]: rows of each request in the store.
+        table_ids: int64 [max_requests, groups], places of each request's block tables in the store.
         unwritten: Rows that came with blocks that no block table of the caller shows yet.
         num_changes: How often slots of rows may have changed.
 
@@ -41,8 +41,8 @@ class RowBlocks:
         if not self.single_managers:
             raise ConfigError("a model without cache groups has no blocks to hand out")
         self.rows = rows
-        self.store = manager.block_pool.tables
-        self.tables: npt.NDArray[np.int64] = np.zeros((len(rows.records), len(self.single_managers)), np.int64)
+        self.store = manager.block_pool.block_tables
+        self.table_ids: npt.NDArray[np.int64] = np.zeros((len(rows.records), len(self.single_managers)), np.int64)
         self.unwritten: set[int] = set()
         self.num_changes = 0
 
@@ -52,7 +52,7 @@ class RowBlocks:
 
     def grow(self, max_requests: int) -> None:
         """Reserve more rows. O(capacity)."""
-        self.tables = longer(self.tables, max_requests)
+        self.table_ids = longer(self.table_ids, max_requests)
 
     def bind(self, rows: RowIds) -> list[int]:
         """Note where the blocks of the requests of these rows lie; the rows whose requests hold some. O(rows)."""
@@ -65,20 +65,20 @@ class RowBlocks:
             lengths = [store.tables[table.table_id_of(name), LENGTH] for table in tables if name in table]
             if not any(lengths):
                 continue
-            self.tables[row] = [table[name].table_id for table in tables]
-            first = store.tables[self.tables[row, 0]]
+            self.table_ids[row] = [table[name].table_id for table in tables]
+            first = store.tables[self.table_ids[row, 0]]
             records["serial"][row], records["covered"][row] = first[[SERIAL, COVERED]]
             holding.append(row)
         return holding
 
     def open(self, rows: RowIds) -> None:
-        """Give rows without blocks empty rows of the store. Amortised O(rows)."""
+        """Open empty block tables for rows without blocks. Amortised O(rows)."""
         opened = self.store.open_many(len(rows) * len(self.single_managers))
-        self.tables[rows] = opened.reshape(-1, len(self.single_managers))
+        self.table_ids[rows] = opened.reshape(-1, len(self.single_managers))
 
     def adopt(self, rows: RowIds, names: list[str]) -> None:
-        """Enter requests that got their first blocks, in opened rows, in the tables of the groups. O(rows)."""
-        for single, places in zip(self.single_managers, self.tables[rows].T.tolist(), strict=True):
+        """Enter requests that got their first blocks, in opened block tables, in the tables of the groups. O(rows)."""
+        for single, places in zip(self.single_managers, self.table_ids[rows].T.tolist(), strict=True):
             single.req_to_blocks.adopt(names, places)
 
     def leave(self, names: list[str]) -> None:
@@ -124,7 +124,7 @@ class RowBlocks:
         records = self.rows.records[rows]
         limits = np.full(len(rows), MOST_TOKENS, np.int64)
         for group, single in enumerate(self.single_managers):
-            slots = self.store.tables[self.tables[rows, group], LENGTH] * single.block_size
+            slots = self.store.tables[self.table_ids[rows, group], LENGTH] * single.block_size
             limits = np.minimum(limits, np.where(records["serial"] != 0, slots, 0))
         bad = np.flatnonzero((num_computed < 0) | (num_computed > limits))
         if len(bad):
@@ -169,7 +169,7 @@ class RowBlocks:
         """
         holding = self.rows.records["serial"][rows] != 0
         rows, starts = rows[holding], starts[holding]
-        write_tables(out, self.store, self.tables[rows], rows, starts)
+        write_tables(out, self.store, self.table_ids[rows], rows, starts)
 
     def write_unwritten(self, rows: RowIds, out: Sequence[Any]) -> None:
         """Write all blocks of those of the rows that are `unwritten`. O(rows + blocks written)."""

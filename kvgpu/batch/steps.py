@@ -81,11 +81,6 @@ class BatchSteps:
                 query = next(q for q, part in enumerate(plan.lines) if part.start <= line < part.stop)
                 self._lines[:, group] = line, query
 
-    @property
-    def tables(self) -> npt.NDArray[np.int64]:
-        """See `RowBlocks`; another array after it has grown."""
-        return self._blocks.tables
-
     def counts(self, num_new_tokens: npt.ArrayLike, count: int) -> npt.NDArray[np.int64]:
         """Numbers of new tokens as a step takes them, int64 [count] or [1], valid until the next call. O(count).
 
@@ -123,7 +118,7 @@ class BatchSteps:
         adopts = pool.state.width is None and hashes.width > 0 and options.caches
         log = NO_LOG if arrays is None else arrays.index.log_for(0)
         log_room = -1 if adopts else NO_LIMIT if log is NO_LOG else 0
-        trusts = self._num_closed == pool.tables.num_closed or self._trusts()
+        trusts = self._num_closed == pool.block_tables.num_closed or self._trusts()
         _pack_options(self._options, 0, *options, arrays is not None, False, log_room, trusts)
         found, report = self._step(rows, given, widths, log)
         if report.status not in (DONE, UNPREPARED):
@@ -142,7 +137,7 @@ class BatchSteps:
             if adopts:
                 pool.state.adopt_width(hashes.width)
             self._blocks.open(waiting)
-            pool.tables.reserve(report.segments)
+            pool.block_tables.reserve(report.segments)
             log = arrays.index.log_for(report.changes)
             self._options["checked"] = True
             found, report = self._step(rows, given, widths, log)
@@ -164,17 +159,17 @@ class BatchSteps:
 
     def _trusts(self) -> bool:
         """Whether no tracked request can have lost its blocks to single calls."""
-        store = self.manager.block_pool.tables
+        store = self.manager.block_pool.block_tables
         if self._num_closed != store.num_closed:
             rows = self.rows.all()
-            if step.foreign_row(store.tables, self.rows.records, rows, self.tables) >= 0:
+            if step.foreign_row(store.tables, self.rows.records, rows, self._blocks.table_ids) >= 0:
                 return False
             self._num_closed = store.num_closed
         return True
 
     def _close(self, opened: npt.NDArray[np.int64]) -> None:
-        """Give back rows of the store that hold no memory, and in which no other tracked request has blocks."""
-        store = self.manager.block_pool.tables
+        """Give back block tables that hold no memory and belong to no tracked request."""
+        store = self.manager.block_pool.block_tables
         known = self._num_closed == store.num_closed
         store.close_many(opened.reshape(-1))
         if known:
@@ -189,9 +184,9 @@ class BatchSteps:
         table, seed = (NO_TABLE, 0) if index is None else (index.table, index.seed)
         found = step.take_step(
             (state.records, table, seed, log, state.null_id, state.meta),
-            pool.tables.arrays(),
+            pool.block_tables.arrays(),
             self.manager.coordinator.group_records,
-            (self.rows.records, rows, self.tables, self.rows.arena.words, given, widths),
+            (self.rows.records, rows, self._blocks.table_ids, self.rows.hashes.arena.words, given, widths),
             (self._plan_words, self._lines),
             self._options,
             report,
@@ -199,10 +194,10 @@ class BatchSteps:
         return found, StepReport._make(report.item())
 
     def _admit(self, waiting: RowIds, names: list[str], report: StepReport) -> None:
-        """Enter requests that got their first blocks in the tables of the groups; rows opened for others go back."""
+        """Enter requests that got their first blocks in their groups; block tables opened for others go back."""
         if report.num_kept < report.num_busy:
             fits = self.rows.records["serial"][waiting] != 0
-            self._close(self.tables[waiting[~fits]])
+            self._close(self._blocks.table_ids[waiting[~fits]])
             waiting, names = waiting[fits], list(compress(names, fits.tolist()))
         self._blocks.adopt(waiting, names)
 
@@ -237,8 +232,8 @@ class BatchSteps:
         Raises:
             ArgumentError: One has.
         """
-        records, store = self.rows.records, self.manager.block_pool.tables
-        place = step.foreign_row(store.tables, records, rows, self.tables)
+        records, store = self.rows.records, self.manager.block_pool.block_tables
+        place = step.foreign_row(store.tables, records, rows, self._blocks.table_ids)
         if place >= 0:
             raise self._error(FREED, int(rows[place]))
 
@@ -258,9 +253,10 @@ class BatchSteps:
             self._single_calls.free(rows, names)
         else:
             self._blocks.leave(names)
-            state, groups = pool.state, manager.slots.arrays.groups
-            step.free_rows(state.records, state.null_id, pool.tables.arrays(), groups, records, rows, self.tables)
-            self._close(self.tables[holding])
+            state, store, groups = pool.state, pool.block_tables.arrays(), manager.slots.arrays.groups
+            table_ids = self._blocks.table_ids
+            step.free_rows(state.records, state.null_id, store, groups, records, rows, table_ids)
+            self._close(table_ids[holding])
 
     def _error(self, status: int, row: int) -> ArgumentError | BlockStateError:
         """The error for a status of a step."""

@@ -83,7 +83,7 @@ class BlockTables(dict[str, Any]):
                 blocks.detach()
 
     def table_ids(self) -> list[int]:
-        """Rows of the store that requests have."""
+        """Return the block tables that requests have."""
         return [blocks.table_id if type(blocks) is RequestBlocks else blocks for blocks in super().values()]
 
 

@@ -68,7 +68,7 @@ class SingleTypeKVCacheManager(GroupHits):
         self.records_new_blocks = type(kv_cache_spec) in (FullAttentionSpec, TQFullAttentionSpec, MLAAttentionSpec)
         self.new_ids = NewBlockIds(block_pool.num_gpu_blocks)
         self.extent = 0
-        self.req_to_blocks = BlockTables(block_pool.state, block_pool.tables)
+        self.req_to_blocks = BlockTables(block_pool.state, block_pool.block_tables)
         block_pool.uses.of_groups.append(self.req_to_blocks)
         self.num_cached_block = CachedCounts(self.req_to_blocks)
 
@@ -250,9 +250,9 @@ class SingleTypeKVCacheManager(GroupHits):
     def free(self, request_id: str) -> None:
         """Give back all blocks of a request, last block first. Does nothing for an unknown request."""
         if request_id in self.req_to_blocks:
-            store, row = self.block_pool.tables, self.req_to_blocks.leave(request_id)
-            self._give_back(store.of(row))
-            store.close(row)
+            store, table_id = self.block_pool.block_tables, self.req_to_blocks.leave(request_id)
+            self._give_back(store.of(table_id))
+            store.close(table_id)
 
     def _give_back(self, ids: Ids) -> None:
         self.block_pool.give_back(ids, backwards=True)

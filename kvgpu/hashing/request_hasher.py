@@ -48,7 +48,7 @@ class RequestBlockHasher:
         threads: int | None = None,
         tagged_extra_keys: bool | None = None,
     ) -> None:
-        self.block_size = _number("the block size must be at least 1 token", block_size, MAX_BLOCK_TOKENS)
+        self._block_size = _number("the block size must be at least 1 token", block_size, MAX_BLOCK_TOKENS)
         if not callable(hash_fn):
             raise ArgumentTypeError(f"a hash function is expected, got {hash_fn!r:.100}")
         self.threads = (
@@ -57,8 +57,18 @@ class RequestBlockHasher:
         self.hash_fn = hash_fn
         self._linked = is_collision_resistant(hash_fn)
         self._only_32_bits = isinstance(hash_fn, Kvgpu128) or hash_fn is hashing.kvgpu128
-        self.tagged_extra_keys = self._only_32_bits if tagged_extra_keys is None else tagged_extra_keys
-        self._reader = RequestReader(self.block_size, self.tagged_extra_keys)
+        self._tagged = self._only_32_bits if tagged_extra_keys is None else tagged_extra_keys
+        self._reader = RequestReader(self._block_size, self._tagged)
+
+    @property
+    def block_size(self) -> int:
+        """Tokens per hash block. O(1)."""
+        return self._block_size
+
+    @property
+    def tagged_extra_keys(self) -> bool:
+        """Whether extra keys are hashed with a tag for their kind. O(1)."""
+        return self._tagged
 
     def __call__(self, request: Any) -> list[BlockHash]:
         """Compute the new hashes of one request of any engine; the caller appends them.
@@ -75,8 +85,8 @@ class RequestBlockHasher:
 
         O(tokens after the last hash).
         """
-        tokens, hashed = request.all_token_ids, len(request.block_hashes) * self.block_size
-        return len(tokens) < hashed + self.block_size and (
+        tokens, hashed = request.all_token_ids, len(request.block_hashes) * self._block_size
+        return len(tokens) < hashed + self._block_size and (
             not self._only_32_bits or known_to_fit_32_bits(tokens) or fit_32_bits(tokens[hashed:])
         )
 
@@ -151,8 +161,8 @@ class RequestBlockHasher:
                 return BlockHashes.of_keys(keys, chains.width, self._linked)
         hashes: list[BlockHash] = []
         for line, count, parent in zip(tokens.tolist(), counts, parents, strict=True):
-            for start in range(0, count * self.block_size, self.block_size):
-                ids = line[start : start + self.block_size]
+            for start in range(0, count * self._block_size, self._block_size):
+                ids = line[start : start + self._block_size]
                 parent = hashing.hash_block_tokens(self.hash_fn, parent, ids)
                 hashes.append(parent)
         made = BlockHashes(hashes)
@@ -162,7 +172,7 @@ class RequestBlockHasher:
     def _lines(self, tokens: Tokens, counts: list[int], parents: list[BlockHash | None]) -> Blocks:
         """Blocks for the lines of an array, marked as checked."""
         known_parents = [parent or hashing.none_hash() for parent in parents]
-        return Blocks(tokens, counts, sum(counts), self.block_size, known_parents, None, True)
+        return Blocks(tokens, counts, sum(counts), self._block_size, known_parents, None, True)
 
     def check(self, tokens: Tokens) -> None:
         """Check that the hash function accepts these token ids.
@@ -178,7 +188,7 @@ class RequestBlockHasher:
 
     def _check_tail(self, request: Any, num_blocks: int) -> None:
         """Refuse bad tokens after the full blocks now, since later they would be refused together with good ones."""
-        tail = request.all_token_ids[num_blocks * self.block_size :]
+        tail = request.all_token_ids[num_blocks * self._block_size :]
         if not fit_32_bits(tail):
             try:
                 Kvgpu128.check(checked_tokens(tail))
@@ -187,7 +197,7 @@ class RequestBlockHasher:
 
     def _counts(self, requests: Sequence[Any], fit: bool) -> tuple[list[int], list[int]]:
         """Number of hashes and of new blocks of each request; `fit` says that all token ids fit into 32 bits."""
-        firsts, counts, size = [], [], self.block_size
+        firsts, counts, size = [], [], self._block_size
         for request in requests:
             first, num_tokens = lengths_of(request)
             count = max(0, num_tokens // size - first)
@@ -227,7 +237,7 @@ class RequestBlockHasher:
         """Hash the new blocks of one request with a call of the hash function for each."""
         if not count:
             return []
-        size = self.block_size
+        size = self._block_size
         parent = last_hash(request) if first else None
         tokens = self._reader.listed_tokens(request, first, count)
         extras: list[ExtraKeys] = [None] * count

@@ -19,7 +19,7 @@ from kvgpu.index.journal import Journal
 from kvgpu.rules.hits import decide
 from kvgpu.rules.plan import PrefixPlan
 
-Rows = npt.NDArray[np.int64]
+Keys = npt.NDArray[np.int64]
 """Block hashes as key words: int64 [n, KEY_WORDS]."""
 
 
@@ -106,8 +106,8 @@ class BlockIndex(ABC):
         """Bytes of the table itself."""
 
     @abstractmethod
-    def insert(self, ids: Ids, rows: Rows, stride: int, group: int, flags: int) -> None:
-        """Enter block ``ids[i]`` under the hash ``rows[(i + 1) * stride - 1]``; -1 skips an entry.
+    def insert(self, ids: Ids, keys: Keys, stride: int, group: int, flags: int) -> None:
+        """Enter block ``ids[i]`` under the hash ``keys[(i + 1) * stride - 1]``; -1 skips an entry.
 
         Writes key, group and flags (`HAS_HASH | flags`) of the records. A block whose key is already in
         the index is chained after the others. No block may have a hash. Expected O(len(ids)).
@@ -126,16 +126,16 @@ class BlockIndex(ABC):
         """
 
     @abstractmethod
-    def first(self, words: Rows, group: int) -> int:
+    def first(self, words: Keys, group: int) -> int:
         """Return the id of the first block under the key words, int64 [KEY_WORDS], in `group`, or -1."""
 
     @abstractmethod
-    def match(self, plan: PrefixPlan, rows: Rows, max_length: int) -> PrefixHits:
+    def match(self, plan: PrefixPlan, keys: Keys, max_length: int) -> PrefixHits:
         """Find the longest prefix of one request that is cached in all groups of the plan.
 
         Args:
             plan: Rules and groups.
-            rows: Hashes of the request.
+            keys: Hashes of the request.
             max_length: Longest hit allowed, in tokens.
         """
 
@@ -169,7 +169,7 @@ class BlockIndex(ABC):
             hits.lengths[r] = [len(lines[part.start]) for part in plan.lines]
         return hits
 
-    def _as_found(self, words: Rows, group: int) -> int:
+    def _as_found(self, words: Keys, group: int) -> int:
         """Do what `first` does, without changing anything."""
         return self.first(words, group)
 

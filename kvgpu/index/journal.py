@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from kvgpu.compiled.jit import jit, leaf
+from kvgpu.compiled.jit import jit, leaf, python_of
 from kvgpu.index.key import Key
 from kvgpu.index.slot_hash import slot_hash
 from kvgpu.layout import KEY_WORDS, LOW_32
@@ -33,6 +33,9 @@ def note(log: Any, key: Key, old: int, new: int) -> None:
     log[line, 4] = key.group
     log[line, OLD] = old
     log[line, NEW] = new
+
+
+_note = python_of(note)
 
 
 @jit
@@ -118,6 +121,11 @@ class Journal:
             grown[: len(self) + 1] = self._log[: len(self) + 1]
             self._log = grown
         return self._log
+
+    def add(self, words: npt.NDArray[np.int64], group: int, old: int, new: int) -> None:
+        """`note` for Python: `words` int64 [KEY_WORDS] of the hash. Amortised O(1)."""
+        k0, k1, k2, k3 = words.tolist()
+        _note(self.room_for(1), Key(k0, k1, k2, k3, group), old, new)
 
     def discard(self) -> None:
         """Forget all notes: the copy must then be made again from the whole index."""

@@ -12,7 +12,7 @@ from kvgpu.compiled.jit import jit
 from kvgpu.errors import BlockIdError, BlockStateError, InvariantError
 from kvgpu.hashing.block_hashes import BlockHashes, keys_if_of_width
 from kvgpu.hashing.functions import BlockHash, BlockHashWithGroupId, make_block_hash_with_group_id
-from kvgpu.index.base import BlockIndex, PrefixHits, Rows, decided
+from kvgpu.index.base import BlockIndex, Keys, PrefixHits, decided
 from kvgpu.index.block_map import BlockHashToBlockMap
 from kvgpu.layout import MAX_GROUP_ID
 from kvgpu.rules.plan import PrefixPlan
@@ -88,9 +88,9 @@ class PrefixCache:
             else:
                 self.index.settle_for_good()
             longest = max_length // plan.hash_block_size
-            rows = self.rows_of(block_hashes, 0, min(longest, len(block_hashes)))
-            if rows is not None:
-                return self.index.match(plan, rows, max_length)
+            keys = self.keys_of(block_hashes, 0, min(longest, len(block_hashes)))
+            if keys is not None:
+                return self.index.match(plan, keys, max_length)
         return self._find_irregular(plan, block_hashes, max_length)
 
     def _find_irregular(self, plan: PrefixPlan, block_hashes: Sequence[BlockHash], max_length: int) -> PrefixHits:
@@ -133,16 +133,16 @@ class PrefixCache:
         regular = not self.map.extras and group <= MAX_GROUP_ID
         if self.state.foreign:
             regular = regular and not (ids < 0).any()
-        rows = self.rows_of(hashes, start, stop) if regular else None
-        if rows is None:
+        keys = self.keys_of(hashes, start, stop) if regular else None
+        if keys is None:
             return self._insert_irregular(ids, hashes[start:stop], stride, group, mask)
         chosen: Ids
         chosen, place = choose(self.state.records, ids, mask, self.state.null_id)
         if place >= 0:
             self._refuse(int(ids[place]))
-        self.index.insert(chosen, rows, stride, group, COARSE if stride > 1 else 0)
+        self.index.insert(chosen, keys, stride, group, COARSE if stride > 1 else 0)
         if stride > 1:
-            self._remember_coarse(chosen, rows, stride)
+            self._remember_coarse(chosen, keys, stride)
         return chosen
 
     def _insert_irregular(self, ids: Ids, hashes: Sequence[BlockHash], stride: int, group: int, mask: BlockMask) -> Ids:
@@ -170,11 +170,11 @@ class PrefixCache:
         name = self.state.view(block_id).block_id
         raise BlockStateError(f"block {name} already has a hash by which it can be found, or occurs twice")
 
-    def _remember_coarse(self, chosen: Ids, rows: Rows, stride: int) -> None:
+    def _remember_coarse(self, chosen: Ids, keys: Keys, stride: int) -> None:
         """Store what `block_hash` shows for blocks that span several hash blocks (fact 10)."""
         width = self.state.width
         assert width is not None
-        blob = np.ascontiguousarray(rows.view(np.uint8)[:, :width]).tobytes()
+        blob = np.ascontiguousarray(keys.view(np.uint8)[:, :width]).tobytes()
         size = stride * width
         for i, block_id in enumerate(chosen.tolist()):
             if block_id >= 0:
@@ -210,7 +210,7 @@ class PrefixCache:
                 self.state.reset_key(block_id)
         return True
 
-    def rows_of(self, hashes: Sequence[bytes], start: int, stop: int) -> Rows | None:
+    def keys_of(self, hashes: Sequence[bytes], start: int, stop: int) -> Keys | None:
         """Return the key words of hashes [start, stop), or None if the records cannot hold them."""
         width = self.state.width
         if isinstance(hashes, BlockHashes):

@@ -5,7 +5,7 @@ import numpy as np
 from kvgpu.blocks.record import FIRST, HAS_HASH, IN_TABLE, SHARED, Ids
 from kvgpu.blocks.state import BlockState
 from kvgpu.errors import InvariantError
-from kvgpu.index.base import BlockIndex, PrefixHits, Rows, decided
+from kvgpu.index.base import BlockIndex, Keys, PrefixHits, decided
 from kvgpu.index.journal import Journal
 from kvgpu.rules.plan import PrefixPlan
 
@@ -28,11 +28,11 @@ class ReferenceIndex(BlockIndex):
     def nbytes(self) -> int:
         return self._blocks.__sizeof__()
 
-    def insert(self, ids: Ids, rows: Rows, stride: int, group: int, flags: int) -> None:
+    def insert(self, ids: Ids, keys: Keys, stride: int, group: int, flags: int) -> None:
         for i, block_id in enumerate(ids.tolist()):
             if block_id >= 0:
                 record = self.state.records[block_id]
-                words = rows[(i + 1) * stride - 1]
+                words = keys[(i + 1) * stride - 1]
                 for name, word in zip(("k0", "k1", "k2", "k3"), words, strict=True):
                     record[name] = word
                 record["group"] = group
@@ -65,21 +65,21 @@ class ReferenceIndex(BlockIndex):
             else:
                 del self._blocks[key]
 
-    def first(self, words: Rows, group: int) -> int:
+    def first(self, words: Keys, group: int) -> int:
         chain = self._blocks.get((words.tobytes(), group))
         return chain[0] if chain else -1
 
-    def match(self, plan: PrefixPlan, rows: Rows, max_length: int) -> PrefixHits:
-        ids = np.full((len(plan.groups), len(rows)), self.state.null_id, np.int32)
+    def match(self, plan: PrefixPlan, keys: Keys, max_length: int) -> PrefixHits:
+        ids = np.full((len(plan.groups), len(keys)), self.state.null_id, np.int32)
 
         def hit(query: int, block: int) -> bool:
             asked = plan.queries[query]
-            key = rows[(block + 1) * asked.stride - 1]
+            key = keys[(block + 1) * asked.stride - 1]
             found = [self.first(key, group) for group in asked.groups]
             ids[plan.lines[query], block] = found
             return min(found) >= 0
 
-        return decided(plan, hit, ids, len(rows), max_length, self.state.null_id)
+        return decided(plan, hit, ids, len(keys), max_length, self.state.null_id)
 
     def clear(self) -> None:
         self._blocks.clear()
@@ -116,11 +116,7 @@ class ReferenceIndex(BlockIndex):
 
     def _note(self, key: Key, old: int, new: int) -> None:
         if self.journal is not None:
-            log = self.journal.room_for(1)
-            count = int(log[0, 0]) + 1
-            log[0, 0] = count
-            log[count, :4] = np.frombuffer(key[0], "<i8")
-            log[count, 4:] = key[1], old, new
+            self.journal.add(np.frombuffer(key[0], "<i8"), key[1], old, new)
 
     def _violations(self) -> list[str]:
         records = self.state.records

@@ -55,7 +55,7 @@ class Policy:
         rows.untrack(np.array(gone, np.int64))
         new = [s.request for s in sequences if rows.row_of(s.request.request_id) is None]
         hashes = sum(len(request.block_hashes) for request in new)
-        room_requests, room_hashes = len(rows.requests), len(rows.arena)
+        room_requests, room_hashes = len(rows.requests), len(rows.hashes.arena)
         if len(rows) + len(new) > room_requests or 2 * (len(rows.hashes) + hashes) > room_hashes:
             rows.grow(max(room_requests, 2 * (len(rows) + len(new))), max(room_hashes, 4 * (len(rows.hashes) + hashes)))
         rows.track(new)

@@ -202,7 +202,7 @@ def test_growing_that_finds_no_memory_changes_nothing(monkeypatch, owner):
         patched.setattr(owner, name, Mock(side_effect=MemoryError))
         with pytest.raises(MemoryError):
             batch.grow(9, 60)
-    assert (len(batch.rows.records), len(batch.rows.arena), batch.rows.hashes.epoch) == (2, 10, 0)
+    assert (len(batch.rows.records), len(batch.rows.hashes.arena), batch.rows.hashes.epoch) == (2, 10, 0)
     with pytest.raises(ArgumentError, match="grow"):
         track(batch, 9)
     batch.grow(3, 60)

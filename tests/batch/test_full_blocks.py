@@ -253,10 +253,10 @@ def test_who_copies_the_arena_is_told_of_new_hashes(held, make):
     """All that a row has is among what was written since its hashes were copied, or in its old place."""
     batch = make_batch(full(SIZE))
     rows = batch.track([make(name, held * SIZE, SIZE) for name in "ab"])
-    copy = batch.rows.arena.copy = batch.rows.arena.words.copy()
+    copy = batch.rows.hashes.arena.copy = batch.rows.hashes.arena.words.copy()
     batch.append_batch(rows, [*range(SIZE)] * 2, [SIZE, SIZE])
-    words = batch.rows.arena.words
-    for begin, end in batch.rows.arena.take_written():
+    words = batch.rows.hashes.arena.words
+    for begin, end in batch.rows.hashes.arena.take_written():
         copy[begin:end] = words[begin:end]
     for begin, end in batch.rows.records[["begin", "end"]][rows].tolist():
         assert end - begin == held + 1

@@ -114,3 +114,15 @@ def test_rows_that_are_not_tracked_are_refused():
     _, queries, _ = queue_of(SHARED)
     with pytest.raises(ArgumentError, match="not tracked"):
         held_back(queries.rows, np.array([5]), [0])
+
+
+@pytest.mark.parametrize("many", [50, 2**31, 2**63 - 1])
+def test_more_hits_than_a_request_has_hashes_hold_nobody_back(many):
+    """A place that a sum of 64 bits cannot hold must not lead compiled code out of the hashes."""
+    requests = [make_request(name, SHARED + [90] * 9, 4) for name in "ab"]
+    for request in requests:
+        request.block_hashes = list(request.block_hashes)
+    queries = BatchQueries(make_manager(full(4)), 8, 64)
+    rows = queries.track(requests)
+    assert held_back(queries.rows, rows, [0, many]).tolist() == [False, False]
+    assert held_back(queries.rows, rows, [many, many]).tolist() == [False, False]

@@ -96,7 +96,7 @@ def words(count, fill):
 def test_what_is_lent_takes_no_place_in_the_arena(requests):
     rows = RequestRows(4, 100, lends=True)
     rows.track(requests)
-    assert rows.arena.take_written() == []
+    assert rows.hashes.arena.take_written() == []
     assert len(rows.hashes) == 10 // 4 + 33 // 4
 
 
@@ -181,13 +181,13 @@ def test_a_row_can_grow_into_the_last_place_of_the_arena():
 
 def test_changes_that_nobody_asks_for_do_not_pile_up():
     rows = RequestRows(700, 10_000)
-    rows.arena.copy = rows.arena.words.copy()
+    rows.hashes.arena.copy = rows.hashes.arena.words.copy()
     requests = [make_request(f"r{i}", 4 * 7, 4) for i in range(700)]
     for part in (requests, requests[::2], requests):
         handed_out = rows.track(part)
         rows.untrack(handed_out[np.arange(len(part)) % 3 > 0])
         rows.untrack(handed_out[::3])
-    assert len(rows.arena.take_written()) <= MAX_PIECES
+    assert len(rows.hashes.arena.take_written()) <= MAX_PIECES
 
 
 def test_a_piece_that_is_given_back_is_handed_out_again():

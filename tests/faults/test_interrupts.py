@@ -71,7 +71,7 @@ class Served:
         manager.check()
         assert accounts_balance(manager)
         assert manager.block_pool.get_num_free_blocks() == manager.block_pool.num_gpu_blocks - 1
-        assert manager.block_pool.tables.num_used() == 0
+        assert manager.block_pool.block_tables.num_used() == 0
         again = make_request("again", 25, 4)
         assert admit(manager, again) is not None
         manager.free(again)

@@ -61,7 +61,7 @@ def test_signals_lose_nothing_and_lock_nothing(backend):
             manager.check()
             assert accounts_balance(manager)
             assert manager.block_pool.get_num_free_blocks() == 59
-            assert manager.block_pool.tables.num_used() == 0
+            assert manager.block_pool.block_tables.num_used() == 0
     finally:
         signal.signal(signal.SIGALRM, before)
     assert raised == NUM_SIGNALS

@@ -375,14 +375,14 @@ class Subject:
         return {
             **snapshot(self.manager),
             "rows": records[[name for name in records.dtype.names if name != "stamp"]].tolist(),
-            "capacity": (len(rows.records), len(rows.arena)),
+            "capacity": (len(rows.records), len(rows.hashes.arena)),
             "arena": len(rows.hashes),
             "requests": [
                 (r.request_id, len(r.all_token_ids), len(r.block_hashes), r.num_computed_tokens)
                 for r in (*self.running, *self.tracked.values())
             ],
             "handed out": self.manager.block_pool.uses.handed_out.tolist(),
-            "store": self.manager.block_pool.tables.num_used(),
+            "store": self.manager.block_pool.block_tables.num_used(),
         }
 
     def check(self) -> None:

@@ -140,3 +140,11 @@ def test_the_variable_for_threads_is_written_in_plain_digits(monkeypatch, value)
     monkeypatch.setenv("KVGPU_HASH_THREADS", value)
     with pytest.raises(ConfigError, match="KVGPU_HASH_THREADS"):
         get_request_block_hasher(16, hashing.sha256)
+
+
+@pytest.mark.parametrize("name", ["block_size", "tagged_extra_keys"])
+def test_what_a_hasher_hashes_by_cannot_be_set(name):
+    """Compiled code reads as many tokens as one says that another has counted."""
+    hasher = get_request_block_hasher(16, hashing.sha256)
+    with pytest.raises(AttributeError):
+        setattr(hasher, name, 32)

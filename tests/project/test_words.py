@@ -12,7 +12,6 @@ ROOT = Path(__file__).resolve().parents[2]
 
 REPLACED = {
     "ask": "arguments",
-    "asked_for": "arguments",
     "lent": "borrowed",
     "marks": "metadata",
     "mine": "the noun itself",

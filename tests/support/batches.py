@@ -41,8 +41,8 @@ def state_of(batch: Any) -> dict[str, Any]:
         "manager": snapshot(batch.manager),
         "rows": {name: records[name].tolist() for name in names},
         "hashes": len(batch.rows.hashes),
-        "capacity": (len(batch.rows.requests), len(batch.rows.arena), len(batch.blocks.tables)),
-        "store": batch.manager.block_pool.tables.num_used(),
+        "capacity": (len(batch.rows.requests), len(batch.rows.hashes.arena), len(batch.blocks.table_ids)),
+        "store": batch.manager.block_pool.block_tables.num_used(),
         "statistics": repr(batch.manager.prefix_cache_stats),
         "requests": [
             (r.request_id, list(r.all_token_ids), r.num_computed_tokens, len(r.block_hashes))
@@ -64,5 +64,5 @@ def refused(batch: Any, error: type[Exception] = KVGPUError, match: str | None =
 def poisoned(batch: Any, width: int, rows: int | None = None) -> list[Any]:
     """Block tables in which nothing was written yet: -77."""
     count = len(batch.manager.coordinator.single_type_managers)
-    shape = (len(batch.blocks.tables) if rows is None else rows, width)
+    shape = (len(batch.blocks.table_ids) if rows is None else rows, width)
     return [np.full(shape, -77, np.int32) for _ in range(count)]

@@ -10,7 +10,7 @@ from support import slot_hashes
 
 from kvgpu.blocks.record import Ids
 from kvgpu.blocks.state import BlockState
-from kvgpu.index.base import BlockIndex, Rows
+from kvgpu.index.base import BlockIndex, Keys
 from kvgpu.index.journal import Flush, Journal
 from kvgpu.index.registry import BACKENDS, backend_by_name
 from kvgpu.layout import KEY_WORDS
@@ -56,7 +56,7 @@ def make_index(backend: str, num_blocks: int, journal: Journal | None = None) ->
 
 
 def match(
-    index: BlockIndex, rule: HitRule, groups: tuple[int, ...], rows: Rows, max_length: int, stride: int = 1
+    index: BlockIndex, rule: HitRule, groups: tuple[int, ...], rows: Keys, max_length: int, stride: int = 1
 ) -> list[list[int]]:
     """Ids of the longest prefix, one line per group."""
     plan = PrefixPlan((HitQuery(rule, groups, stride),))
@@ -69,13 +69,13 @@ def ids_of(*ids: int) -> Ids:
     return np.array(ids, np.int32)
 
 
-def random_rows(count: int, seed: int = 0) -> Rows:
+def random_rows(count: int, seed: int = 0) -> Keys:
     """Keys that have nothing in common, int64 [count, KEY_WORDS]."""
     words = np.random.default_rng(seed).integers(-(2**63), 2**63 - 1, (count, KEY_WORDS))
     return words.astype(np.int64)
 
 
-def insert(index: BlockIndex, ids: Iterable[int], rows: Rows, group: int = 0) -> None:
+def insert(index: BlockIndex, ids: Iterable[int], rows: Keys, group: int = 0) -> None:
     index.insert(np.array(list(ids), np.int32), np.atleast_2d(rows), 1, group, 0)
 
 
@@ -94,14 +94,14 @@ def _seed_of(index: BlockIndex) -> int:
     return int(getattr(index, "seed", 0))
 
 
-def rows_of_hash(index: BlockIndex, wanted: Iterable[int], group: int = 0) -> Rows:
+def rows_of_hash(index: BlockIndex, wanted: Iterable[int], group: int = 0) -> Keys:
     """Different keys that have these slot hashes, made odd."""
     seed = _seed_of(index)
     keys = [slot_hashes.key_of_hash(seed, h | 1, [i, 0, 0, 0], group) for i, h in enumerate(wanted)]
     return np.array(keys, np.int64)
 
 
-def twin_keys(index: BlockIndex, word: int, group: int = 0) -> Rows:
+def twin_keys(index: BlockIndex, word: int, group: int = 0) -> Keys:
     """Two keys with the same bucket and tag that differ in one word only."""
     return np.stack(slot_hashes.twin_keys(_seed_of(index), word, group))
 

@@ -44,7 +44,7 @@ class Appended(NamedTuple):
 
 
 @jit
-def _append(table: Any, places: Any, buffer: Any, rows: Any, tokens: Any, starts: Any, block_size: int) -> Any:
+def _append(requests: Any, places: Any, buffer: Any, rows: Any, tokens: Any, starts: Any, block_size: int) -> Any:
     """Append tokens[starts[i] : starts[i + 1]] to rows[i] for i in places; returns the parts of `Appended`."""
     full = np.empty(len(places), np.int64)
     for_request = np.empty(len(places), np.int64)
@@ -53,7 +53,7 @@ def _append(table: Any, places: Any, buffer: Any, rows: Any, tokens: Any, starts
     # A row of the buffer holds num_kept tokens that the request has, then num_pending that it lacks; new ones follow.
     for i in places:
         begin, end = starts[i], starts[i + 1]
-        record = table[rows[i]]
+        record = requests[rows[i]]
         held = record.num_kept + record.num_pending
         if record.mode == UNDECIDED or held + end - begin > buffer.shape[1]:
             refused[num_refused] = i
@@ -76,19 +76,19 @@ def _append(table: Any, places: Any, buffer: Any, rows: Any, tokens: Any, starts
 
 
 @jit
-def _full_blocks(table: Any, rows: Any, buffer: Any, block_size: int) -> Any:
+def _full_blocks(requests: Any, rows: Any, buffer: Any, block_size: int) -> Any:
     """Count the full blocks of each row that have no hash, int64 [n], and copy their tokens, int64 [n, longest].
 
     Shorter rows end in zeros. Also returns whether all tokens fit into 32 bits.
     """
     counts = np.empty(len(rows), np.int64)
     for i in range(len(rows)):
-        record = table[rows[i]]
+        record = requests[rows[i]]
         counts[i] = record.num_tokens // block_size - (record.end - record.begin)
     tokens = np.zeros((len(rows), block_size * counts.max()), np.int64)
     outside = 0
     for i in range(len(rows)):
-        start = table[rows[i]].num_ahead * block_size
+        start = requests[rows[i]].num_ahead * block_size
         for place in range(counts[i] * block_size):
             token = buffer[rows[i], start + place]
             tokens[i, place] = token
@@ -97,15 +97,15 @@ def _full_blocks(table: Any, rows: Any, buffer: Any, block_size: int) -> Any:
 
 
 @jit
-def _pending(table: Any, rows: Any, buffer: Any) -> Any:
+def _pending(requests: Any, rows: Any, buffer: Any) -> Any:
     """Number of pending tokens of each row, int64 [n], and the tokens, one row after the other."""
     counts = np.empty(len(rows), np.int64)
     for i in range(len(rows)):
-        counts[i] = table[rows[i]].num_pending
+        counts[i] = requests[rows[i]].num_pending
     tokens = np.empty(counts.sum(), np.int64)
     done = 0
     for i in range(len(rows)):
-        record = table[rows[i]]
+        record = requests[rows[i]]
         for place in range(record.num_kept, record.num_kept + record.num_pending):
             tokens[done] = buffer[rows[i], place]
             done += 1
@@ -113,10 +113,10 @@ def _pending(table: Any, rows: Any, buffer: Any) -> Any:
 
 
 @jit
-def _confirm(table: Any, rows: Any, buffer: Any, block_size: int) -> None:
+def _confirm(requests: Any, rows: Any, buffer: Any, block_size: int) -> None:
     """Let nothing of rows be pending any longer; tokens without a hash move to the front."""
     for i in range(len(rows)):
-        record = table[rows[i]]
+        record = requests[rows[i]]
         line = buffer[rows[i]]
         held = record.num_kept + record.num_pending
         hashed = record.num_ahead * block_size

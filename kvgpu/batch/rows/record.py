@@ -61,13 +61,13 @@ REPEATED = 2
 
 
 @leaf
-def check_row(table: Any, row: int, stamp: int) -> int:
+def check_row(requests: Any, row: int, stamp: int) -> int:
     """Return 0, UNTRACKED or REPEATED; each batch must use a `stamp` that no batch before it used."""
-    if row < 0 or row >= len(table) or not table[row].tracked:
+    if row < 0 or row >= len(requests) or not requests[row].tracked:
         return UNTRACKED
-    if table[row].stamp == stamp:
+    if requests[row].stamp == stamp:
         return REPEATED
-    table[row].stamp = stamp
+    requests[row].stamp = stamp
     return 0
 
 
@@ -85,10 +85,10 @@ def longer(array: npt.NDArray[Any], count: int) -> npt.NDArray[Any]:
 
 
 @jit
-def check_rows(table: Any, rows: Any, stamp: int) -> Any:
+def check_rows(requests: Any, rows: Any, stamp: int) -> Any:
     """Status and place of the first bad row; (0, 0) if there is none."""
     for i in range(len(rows)):
-        status = check_row(table, rows[i], stamp)
+        status = check_row(requests, rows[i], stamp)
         if status != 0:
             return status, i
     return 0, 0
@@ -101,11 +101,11 @@ def longest_hit(record: Any) -> int:
 
 
 @jit
-def spans_of(table: Any, rows: Any) -> Any:
+def spans_of(requests: Any, rows: Any) -> Any:
     """First hash, hash after the last, longest hit allowed and `borrowed` of each row: int64 [4, n]."""
     spans = np.empty((4, len(rows)), np.int64)
     for i in range(len(rows)):
-        record = table[rows[i]]
+        record = requests[rows[i]]
         spans[0, i] = record.begin
         spans[1, i] = record.end
         spans[2, i] = longest_hit(record)
@@ -127,11 +127,11 @@ def enter_rows(arrays: Any, rows: Any, facts: Any, places: Any) -> None:
         places: int64 [n], addresses of hashes that requests lend; the address that stands for none; and int64
             [any, 3], a piece (begin, end, limit) of the arena for each request that has none.
     """
-    table, limits, memo = arrays
+    requests, limits, memo = arrays
     borrowed, not_borrowed, pieces = places
     piece = 0
     for i in range(len(rows)):
-        record = table[rows[i]]
+        record = requests[rows[i]]
         limit = 0
         if borrowed[i] == not_borrowed:
             record.begin, record.end, limit = pieces[piece, 0], pieces[piece, 1], pieces[piece, 2]
@@ -150,12 +150,12 @@ def enter_rows(arrays: Any, rows: Any, facts: Any, places: Any) -> None:
 
 
 @jit
-def leave_rows(table: Any, limits: Any, rows: Any, empty: Any) -> Any:
+def leave_rows(requests: Any, limits: Any, rows: Any, empty: Any) -> Any:
     """Set rows to the first record of `empty`; return begins and limits of their pieces in the arena, int64 [2, n]."""
     pieces = np.empty((2, len(rows)), np.int64)
     for i in range(len(rows)):
-        pieces[0, i] = table[rows[i]].begin
+        pieces[0, i] = requests[rows[i]].begin
         pieces[1, i] = limits[rows[i]]
-        table[rows[i]] = empty[0]
+        requests[rows[i]] = empty[0]
         limits[rows[i]] = 0
     return pieces

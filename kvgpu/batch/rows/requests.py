@@ -61,7 +61,6 @@ class RequestRows:
         max_requests = as_size("max_requests", max_requests)
         self.records: npt.NDArray[Any] = np.zeros(max_requests, REQUEST_RECORD)
         self.hashes = RowHashes(self.records, max_hashes, lends)
-        self.arena = self.hashes.arena
         self.requests: list[Any] = [None] * max_requests
         self.names: list[Any] = [None] * max_requests
         self.seen: npt.NDArray[np.int64] = np.zeros(max_requests, np.int64)
@@ -267,7 +266,7 @@ class RequestRows:
         requests, names = ([*each, *no_requests] for each in (self.requests, self.names))
         idle = [*range(max_requests - 1, len(self.requests) - 1, -1), *self._idle]
         self.seen, self.memo = seen, memo
-        self.records, self.hashes, self.arena = records, hashes, hashes.arena
+        self.records, self.hashes = records, hashes
         # Last, and in one line: only now are there more rows.
         self.requests, self.names, self._idle = requests, names, idle
 
@@ -279,8 +278,10 @@ class RequestRows:
         """
         max_requests = as_integer("max_requests", max_requests)
         max_hashes = as_integer("max_hashes", max_hashes)
-        if max_requests < len(self.requests) or max_hashes < len(self.arena):
-            raise ArgumentError(f"capacities can only grow: {len(self.requests)} requests and {len(self.arena)} hashes")
+        if max_requests < len(self.requests) or max_hashes < len(self.hashes.arena):
+            raise ArgumentError(
+                f"capacities can only grow: {len(self.requests)} requests and {len(self.hashes.arena)} hashes"
+            )
         return max_requests, max_hashes
 
     def refuse_shorter(self, rows: list[int]) -> None:

@@ -9,7 +9,7 @@ from kvgpu.blocks.state import BlockState
 from kvgpu.environment import crossover_blocks
 from kvgpu.errors import DeviceError, MissingPackageError
 from kvgpu.hashing.hash_arena import HashArena
-from kvgpu.index.base import BatchHits, Memo, PrefixHits, Rows, Spans
+from kvgpu.index.base import BatchHits, Keys, Memo, PrefixHits, Spans
 from kvgpu.index.device.index import DeviceIndex
 from kvgpu.index.host.index import HostIndex
 from kvgpu.index.journal import Journal
@@ -36,16 +36,16 @@ def measured_crossover(index: DeviceIndex) -> int:
     per block, and a short lookup on the device, for its fixed cost. Waits for the device.
     """
     rng = np.random.default_rng(0)
-    rows = rng.integers(-(2**63), 2**63 - 1, (SAMPLE_BLOCKS, KEY_WORDS))
+    keys = rng.integers(-(2**63), 2**63 - 1, (SAMPLE_BLOCKS, KEY_WORDS))
     index.state.adopt_width(8 * KEY_WORDS)
-    index.insert(np.arange(SAMPLE_BLOCKS, dtype=np.int32), rows, 1, 0, 0)
+    index.insert(np.arange(SAMPLE_BLOCKS, dtype=np.int32), keys, 1, 0, 0)
     plan = PrefixPlan((HitQuery(HitRule(FULL, 1, 1), (0,)),))
 
     def seconds(match: type[HostIndex], count: int) -> float:
         times = []
         for _ in range(ROUNDS):
             start = perf_counter()
-            num_tokens, _ = match.match(index, plan, rows[:count], count)
+            num_tokens, _ = match.match(index, plan, keys[:count], count)
             times.append(perf_counter() - start)
             assert num_tokens == count
         return sorted(times)[ROUNDS // 2]
@@ -94,13 +94,13 @@ class AutoIndex(DeviceIndex):
         except DeviceError as error:
             self.reason = str(error)
 
-    def match(self, plan: PrefixPlan, rows: Rows, max_length: int) -> PrefixHits:
-        if self._asks_device(len(rows) * len(plan.groups)):
+    def match(self, plan: PrefixPlan, keys: Keys, max_length: int) -> PrefixHits:
+        if self._asks_device(len(keys) * len(plan.groups)):
             try:
-                return super().match(plan, rows, max_length)
+                return super().match(plan, keys, max_length)
             except DeviceError as error:
                 self._give_up(error)
-        return HostIndex.match(self, plan, rows, max_length)
+        return HostIndex.match(self, plan, keys, max_length)
 
     def match_batch(
         self,

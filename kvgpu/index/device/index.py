@@ -18,7 +18,7 @@ from kvgpu.device.block_hash_table import BlockHashTable
 from kvgpu.device.tensors import import_torch, resolve_device
 from kvgpu.errors import ArgumentError, DeviceError, InvariantError, KVGPUError
 from kvgpu.hashing.hash_arena import HashArena
-from kvgpu.index.base import BatchHits, Memo, PrefixHits, Rows, Spans
+from kvgpu.index.base import BatchHits, Keys, Memo, PrefixHits, Spans
 from kvgpu.index.device.capture import GraphCapture
 from kvgpu.index.host.index import HostIndex
 from kvgpu.index.journal import NO_LOG, Journal
@@ -81,13 +81,13 @@ class DeviceIndex(HostIndex):
         super().restore()
         self._stale = True
 
-    def match(self, plan: PrefixPlan, rows: Rows, max_length: int) -> PrefixHits:
+    def match(self, plan: PrefixPlan, keys: Keys, max_length: int) -> PrefixHits:
         if self.state.width is None:
             # No block was ever cached, so there is no table on the device.
-            return super().match(plan, rows, max_length)
+            return super().match(plan, keys, max_length)
         with self._typed_errors():
             self._capture.refuse_waiting()
-            return self._match(plan, rows, max_length)
+            return self._match(plan, keys, max_length)
 
     def match_batch(
         self,
@@ -194,20 +194,20 @@ class DeviceIndex(HostIndex):
             self._stale = True
             raise
 
-    def _match(self, plan: PrefixPlan, rows: Rows, max_length: int) -> PrefixHits:
+    def _match(self, plan: PrefixPlan, keys: Keys, max_length: int) -> PrefixHits:
         table = self.flush()
         words = table.view.key_words
         # Keys and offsets in one copy to the device, lengths and ids in one copy back.
-        sent = np.empty(len(rows) * words + 3, np.int64)
-        sent[:-3].reshape(len(rows), words)[:] = rows[:, :words]
-        sent[-3:] = 0, len(rows), max_length
+        sent = np.empty(len(keys) * words + 3, np.int64)
+        sent[:-3].reshape(len(keys), words)[:] = keys[:, :words]
+        sent[-3:] = 0, len(keys), max_length
         arrived = self._moved(sent)
-        keys = arrived[:-3].reshape(len(rows), words)
+        sent_keys = arrived[:-3].reshape(len(keys), words)
         out = table.longest_prefix_async(
-            keys,
+            sent_keys,
             (arrived[-3:-2], arrived[-2:-1]),
             plan,
-            longest=len(rows),
+            longest=len(keys),
             max_lengths=arrived[-1:],
             null_id=self.state.null_id,
         )
@@ -217,7 +217,7 @@ class DeviceIndex(HostIndex):
         table.size()
         end = 1 + len(plan.queries)
         num_tokens, *lengths = found[:end].tolist()
-        lines = found[end:].reshape(len(plan.groups), len(rows))
+        lines = found[end:].reshape(len(plan.groups), len(keys))
         ids = [line[:length] for part, length in zip(plan.lines, lengths, strict=True) for line in lines[part]]
         return num_tokens, ids
 

@@ -14,7 +14,7 @@ from kvgpu.blocks.invariants import led_violations
 from kvgpu.blocks.record import FIRST, LED, Ids
 from kvgpu.blocks.state import BlockState
 from kvgpu.hashing.hash_arena import HashArena
-from kvgpu.index.base import BatchHits, BlockIndex, Memo, PrefixHits, Rows, Spans
+from kvgpu.index.base import BatchHits, BlockIndex, Keys, Memo, PrefixHits, Spans
 from kvgpu.index.host.batch_match import match_many
 from kvgpu.index.host.insert_erase import enter_one, erase_blocks, insert_blocks
 from kvgpu.index.host.insert_runs import settle
@@ -61,9 +61,9 @@ class HostIndex(BlockIndex):
         state = self.state
         return state.records, self.table, self.seed, self.log_for(changes), state.null_id, state.meta
 
-    def insert(self, ids: Ids, rows: Rows, stride: int, group: int, flags: int) -> None:
+    def insert(self, ids: Ids, keys: Keys, stride: int, group: int, flags: int) -> None:
         self.settle()
-        self._num_keys += insert_blocks(self.arrays(len(ids)), ids, rows, stride, group, flags)
+        self._num_keys += insert_blocks(self.arrays(len(ids)), ids, keys, stride, group, flags)
 
     def enter(self, block_id: int) -> None:
         self.settle()
@@ -72,16 +72,16 @@ class HostIndex(BlockIndex):
     def erase(self, ids: Ids, forget: bool = True) -> None:
         self._num_keys -= erase_blocks(self.arrays(len(ids)), ids, forget)
 
-    def first(self, words: Rows, group: int) -> int:
+    def first(self, words: Keys, group: int) -> int:
         self.settle()
         return self._as_found(words, group)
 
-    def _as_found(self, words: Rows, group: int) -> int:
+    def _as_found(self, words: Keys, group: int) -> int:
         return first_of(self.state.records, self.table, words, group, self.seed)
 
-    def match(self, plan: PrefixPlan, rows: Rows, max_length: int) -> PrefixHits:
+    def match(self, plan: PrefixPlan, keys: Keys, max_length: int) -> PrefixHits:
         state = self.state
-        found = match_one(state.records, self.table, self.seed, state.meta, rows, plan.words, max_length, state.null_id)
+        found = match_one(state.records, self.table, self.seed, state.meta, keys, plan.words, max_length, state.null_id)
         if len(plan.groups) == 1:
             # The common case without a loop.
             return found.item(0), [found[2:]]

@@ -17,7 +17,7 @@ UNWRITTEN = -77
 
 def block_tables(manager: KVCacheManager) -> list[dict[str, tuple[list[int], int]]]:
     """Ids and number of handled blocks of every request, per group; makes no objects for them."""
-    store = manager.block_pool.tables
+    store = manager.block_pool.block_tables
     tables = []
     for single in manager.coordinator.single_type_managers:
         rows = {name: single.req_to_blocks.table_id_of(name) for name in single.req_to_blocks}
@@ -182,7 +182,7 @@ class Twins:
         assert one.prefix_cache_stats == other.prefix_cache_stats
         assert one.block_pool.num_evictions == other.block_pool.num_evictions
         held = sum(len(single.req_to_blocks) for single in self.batched.coordinator.single_type_managers)
-        assert other.block_pool.tables.num_used() == held
+        assert other.block_pool.block_tables.num_used() == held
         self._compare_metrics()
         if full:
             assert snapshot(one) == snapshot(other)
@@ -247,7 +247,7 @@ class Twins:
 
     def _make_room(self, num_requests: int, num_hashes: int) -> None:
         rows = self.batch.rows
-        max_requests, max_hashes = len(rows.requests), len(rows.arena)
+        max_requests, max_hashes = len(rows.requests), len(rows.hashes.arena)
         if len(rows) + num_requests > max_requests or len(rows.hashes) + num_hashes > max_hashes:
             more = max(max_requests, len(rows) + num_requests)
             self.batch.grow(more, max(max_hashes, len(rows.hashes) + num_hashes + 10))
