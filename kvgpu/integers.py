@@ -20,7 +20,9 @@ def as_integer(name: str, value: Any, low: int = 0, high: int = MOST_TOKENS) -> 
         ArgumentTypeError: The value is not an integer; a bool is not one.
         ArgumentError: The value is below `low` or above `high`.
     """
-    if type(value) is not int and (not isinstance(value, (int, np.integer)) or isinstance(value, bool)):
+    if type(value) is int and low <= value <= high:
+        return value
+    if not isinstance(value, (int, np.integer)) or isinstance(value, bool):
         raise ArgumentTypeError(f"{name}: an integer is expected, got {type(value).__name__}")
     if not low <= value <= high:
         raise ArgumentError(f"{name} must be {low} to {high}, got {shown(int(value))}")

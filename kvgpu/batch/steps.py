@@ -69,6 +69,7 @@ class BatchSteps:
         # the processor's caches.
         self._one_number = np.zeros(1, np.int64)
         self._report: Any = np.zeros(1, STEP_REPORT)
+        self._report_words = self._report.view(np.int64)
         self._options: Any = np.zeros(1, STEP_OPTIONS)
         self._options["max_model_len"] = manager.max_model_len
         self._options["hash_block_size"] = manager.coordinator.hash_block_size
@@ -96,7 +97,7 @@ class BatchSteps:
         self,
         rows: RowIds,
         given: npt.NDArray[np.int64],
-        options: StepOptions,
+        options: tuple[Any, ...],
         widths: npt.NDArray[np.int64],
         out: Sequence[Any] | None,
     ) -> BatchAllocation:
@@ -105,7 +106,7 @@ class BatchSteps:
         Args:
             rows: int64 [n], not checked yet.
             given: From `counts`.
-            options: What is asked.
+            options: The fields of `StepOptions`.
             widths: int64 [groups], columns of `out`; empty if there is none.
             out: Block tables of the caller that were checked, or None.
         """
@@ -115,7 +116,7 @@ class BatchSteps:
             arrays = None
         if arrays is not None and not hashes.linked:
             arrays.index.settle_for_good()
-        adopts = pool.state.width is None and hashes.width > 0 and options.caches
+        adopts = pool.state.width is None and hashes.width > 0 and StepOptions(*options).caches
         log = NO_LOG if arrays is None else arrays.index.log_for(0)
         log_room = -1 if adopts else NO_LIMIT if log is NO_LOG else 0
         trusts = self._num_closed == pool.block_tables.num_closed or self._trusts()
@@ -132,7 +133,7 @@ class BatchSteps:
             self._blocks.refuse_foreign(names)
         self._blocks.num_changes += 1
         if arrays is None:
-            return self._allocate_singly(rows, given, options, out)
+            return self._allocate_singly(rows, given, StepOptions(*options), out)
         if report.status == UNPREPARED:
             if adopts:
                 pool.state.adopt_width(hashes.width)
@@ -191,7 +192,7 @@ class BatchSteps:
             self._options,
             report,
         )
-        return found, StepReport._make(report.item())
+        return found, StepReport._make(self._report_words.tolist())
 
     def _admit(self, waiting: RowIds, names: list[str], report: StepReport) -> None:
         """Enter requests that got their first blocks in their groups; block tables opened for others go back."""
@@ -213,7 +214,7 @@ class BatchSteps:
         self, rows: RowIds, found: tuple[Any, ...], report: StepReport, out: Sequence[Any] | None
     ) -> BatchAllocation:
         """Account for what a step changed, write it to the caller's block tables, and return what rows got."""
-        fits, num_new, hit_tokens, changed, starts, places, offsets, ids = found
+        fits, counts, places, starts, offsets, ids = found
         num_served = report.num_kept
         if report.num_changed:
             assert self.manager.slots.arrays is not None
@@ -222,9 +223,9 @@ class BatchSteps:
             self._blocks.note_new(ids, offsets)
             if out is not None:
                 some = slice(report.num_changed)
-                self._blocks.write(rows[changed[some]], starts[some, DROPPED], out)
-        new_blocks = (places[:num_served], ids, offsets)
-        return BatchAllocation(self._blocks, rows, fits, hit_tokens, num_new, report.num_tried, new_blocks)
+                self._blocks.write(rows[places[0, some]], starts[some, DROPPED], out)
+        new_blocks = (places[1, :num_served], ids, offsets)
+        return BatchAllocation(self._blocks, rows, fits, counts[1], counts[0], report.num_tried, new_blocks)
 
     def refuse_freed(self, rows: RowIds) -> None:
         """See that no row has lost its blocks to single calls. O(rows).
