@@ -15,7 +15,7 @@ GUARDS = {
     "size of a number": ("kvgpu.integers", "if not low <= value <= high:", "if value < low:"),
     "kind of a number": (
         "kvgpu.integers",
-        "(not isinstance(value, (int, np.integer)) or isinstance(value, bool)):\n",
+        "not isinstance(value, (int, np.integer)) or isinstance(value, bool):\n",
         "not isinstance(value, (int, float, np.integer)):\n",
     ),
     "dtype of an array": ("kvgpu.arguments", 'if given.dtype.kind not in "iu" or not fits:', "if not fits:"),

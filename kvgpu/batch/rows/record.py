@@ -113,8 +113,8 @@ def spans_of(requests: Any, rows: Any) -> Any:
     return spans
 
 
-NUM_HASHES, NUM_TOKENS, NUM_PROMPT, NUM_COMPUTED, READS, PREEMPTED, FACTS = range(7)
-"""Facts of a request in the order in which `kvgpu.batch.rows.request_facts` lists them; FACTS: how many there are."""
+NUM_HASHES, NUM_TOKENS, NUM_PROMPT, NUM_COMPUTED, NUM_PREEMPTIONS, READS, FACTS = range(7)
+"""Facts of a request as `kvgpu.batch.rows.request_facts` reads them, in order; FACTS: how many there are."""
 
 
 @jit
@@ -144,7 +144,7 @@ def enter_rows(arrays: Any, rows: Any, facts: Any, places: Any) -> None:
         record.num_prompt = facts[NUM_PROMPT, i]
         record.num_computed = facts[NUM_COMPUTED, i]
         record.reads = facts[READS, i] != 0
-        record.preempted = facts[PREEMPTED, i] != 0
+        record.preempted = facts[NUM_PREEMPTIONS, i] > 0
         record.tracked = True
         memo[rows[i]] = 0
 

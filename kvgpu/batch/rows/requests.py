@@ -9,7 +9,6 @@ import numpy.typing as npt
 from kvgpu.arguments import integers, name_of, refuse_odd_hashes
 from kvgpu.batch.rows.hashes import RowHashes
 from kvgpu.batch.rows.record import (
-    FACTS,
     NUM_COMPUTED,
     NUM_HASHES,
     REQUEST_RECORD,
@@ -109,7 +108,7 @@ class RequestRows:
         requests = listed_requests(requests)
         names = [name_of(request) for request in requests]
         self._refuse_known(names)
-        facts = np.array([facts_of(request) for request in requests], np.int64).reshape(-1, FACTS).T.copy()
+        facts = facts_of(requests)
         hashes = [request.block_hashes for request in requests]
         for name, part in zip(names, hashes, strict=True):
             if not isinstance(part, BlockHashes):
