@@ -31,8 +31,9 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]
 
 from harness import DATA, Row, revision, save, table  # noqa: E402
+from on_gpu.outcome import CUT_OFF, FAILED, PASSED, Outcome  # noqa: E402
 from on_gpu.rows import Record, RowsFile, records  # noqa: E402
-from on_gpu.supervisor import CUT_OFF, FAILED, PASSED, Outcome, Supervisor  # noqa: E402
+from on_gpu.supervisor import Supervisor  # noqa: E402
 
 DEADLINE, REHEARSAL_DEADLINE = 270, 1200
 CACHES = {"TRITON_CACHE_DIR": "triton", "KVGPU_CACHE_DIR": "kvgpu", "CUPY_CACHE_DIR": "cupy"}

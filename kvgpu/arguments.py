@@ -17,6 +17,7 @@ from kvgpu.blocks.record import Ids
 from kvgpu.blocks.state import BlockState, KVCacheBlock
 from kvgpu.errors import ArgumentError, ArgumentTypeError, BlockIdError
 from kvgpu.hashing.block_hashes import BlockHashes
+from kvgpu.hashing.block_range import BlockRange
 from kvgpu.integers import shown
 
 
@@ -107,6 +108,21 @@ def sequence_of_hashes(request_id: Any, hashes: Any) -> Any:
     return hashes
 
 
+def hashes_of(request: Any, request_id: Any, needed: int) -> Any:
+    """Return the block hashes of a request, checked to be at least `needed`. O(1).
+
+    Raises:
+        ArgumentError: The request has fewer.
+        ArgumentTypeError: The request has no sequence of hashes.
+    """
+    hashes = sequence_of_hashes(request_id, getattr(request, "block_hashes", None))
+    if len(hashes) < needed:
+        raise ArgumentError(
+            f"request {request_id} has {len(hashes)} block hashes, but {needed} are needed; give it a block_hasher"
+        )
+    return hashes
+
+
 def refuse_odd_hashes(request_id: Any, hashes: Iterable[Any]) -> None:
     """Check that all block hashes of a request are bytes, each of at least one. O(hashes).
 
@@ -193,6 +209,29 @@ def own_blocks(state: BlockState, blocks: Iterable[KVCacheBlock] | Ids) -> Ids:
             )
         ids[place] = block._row
     return block_ids(ids, state.num_blocks)
+
+
+def ids_to_cache(state: BlockState, blocks: Any, new: BlockRange) -> Ids:
+    """Return the ids of those blocks of a request that lie in a range, as int32 [at most the range]. O(range).
+
+    Blocks made by hand have negative ids (see `BlockState.id_of`).
+
+    Raises:
+        ArgumentTypeError: These are not a sequence of blocks.
+        BlockIdError: A block has an id outside the pool.
+    """
+    if isinstance(blocks, BlockList) and blocks.state is state:
+        return blocks.ids[new.first : new.end]
+    try:
+        listed = list(blocks[new.first : new.end])
+    except (LookupError, TypeError, ValueError) as error:
+        raise ArgumentTypeError(f"a sequence of blocks is expected: {error}") from None
+    for block in listed:
+        if not isinstance(block, KVCacheBlock):
+            raise ArgumentTypeError(f"blocks are expected, got {shown(block)} among them")
+        if not 0 <= block.block_id < state.num_blocks:
+            raise outside_pool(block.block_id, state.num_blocks)
+    return state.ids_of(listed)
 
 
 def listed_ids(block_ids: Iterable[int], num_blocks: int) -> list[int]:

@@ -2,24 +2,22 @@
 
 import logging
 from collections.abc import Iterable, Sequence
-from functools import cached_property
-from types import ModuleType
 from typing import Any
 
-import numpy as np
-
-from kvgpu.arguments import integers, listed_ids, outside_pool, own_blocks, truths
+from kvgpu.arguments import hashes_of, ids_to_cache, integers, listed_ids, own_blocks, truths
+from kvgpu.block_tables.block_allocator import BlockAllocator
 from kvgpu.block_tables.uses import BlockUses
 from kvgpu.blocks.block_list import AllBlocks, BlockList
 from kvgpu.blocks.free_queue import FreeKVCacheBlockQueue
 from kvgpu.blocks.invariants import queue_violations
-from kvgpu.blocks.lru import pop_free, release, release_by_hash, touch
-from kvgpu.blocks.record import IN_TABLE, NO_IDS, Ids
+from kvgpu.blocks.record import Ids
 from kvgpu.blocks.state import BlockState, KVCacheBlock
-from kvgpu.environment import backend_name, int_block_hashes
-from kvgpu.errors import ArgumentError, ArgumentTypeError, InvariantError, NotEnoughBlocksError
+from kvgpu.environment import backend_name
+from kvgpu.errors import ArgumentError, ArgumentTypeError, InvariantError
+from kvgpu.events.event_queue import EventQueue
 from kvgpu.exclusive import Exclusive, exclusive
-from kvgpu.hashing.functions import MAX_GROUP_NUMBER, BlockHash
+from kvgpu.hashing.block_range import BlockRange
+from kvgpu.hashing.functions import BlockHash, checked_group
 from kvgpu.index.journal import Journal
 from kvgpu.index.prefix_cache import NO_MASK, BlockMask, PrefixCache
 from kvgpu.index.registry import backend_by_name
@@ -27,11 +25,6 @@ from kvgpu.integers import as_integer, as_option, as_size, as_switch, shown
 from kvgpu.metrics import KVCacheMetricsCollector
 
 logger = logging.getLogger(__name__)
-
-
-def _group_of(group: Any) -> int:
-    """Return the number of a cache group, after checking that it fits into four bytes of a key."""
-    return as_integer("the number of a group", group, 0, MAX_GROUP_NUMBER)
 
 
 class BlockPool(Exclusive):
@@ -54,6 +47,8 @@ class BlockPool(Exclusive):
     Construction is O(num_gpu_blocks); a block costs 68 bytes and its share of the table.
 
     Attributes:
+        allocator: Takes blocks for block tables and gives them back, by id and unchecked.
+        events: Those that nobody has taken yet.
         uses: Who holds which blocks: block tables of requests, and callers of `get_new_blocks` and `touch`, which
             must give blocks back with `free_blocks`.
         block_tables: Memory of the block tables.
@@ -71,17 +66,12 @@ class BlockPool(Exclusive):
         journal: Journal | None = None,
     ) -> None:
         super().__init__()
-        num_gpu_blocks = as_size("num_gpu_blocks", num_gpu_blocks)
-        hash_block_size = as_size("hash_block_size", hash_block_size)
-        enable_kv_cache_events = as_option("enable_kv_cache_events", enable_kv_cache_events)
-        if enable_kv_cache_events:
-            int_block_hashes()  # finds a bad value now, not when the first event is made
+        self.num_gpu_blocks = num_gpu_blocks = as_size("num_gpu_blocks", num_gpu_blocks)
+        self.hash_block_size = as_size("hash_block_size", hash_block_size)
+        self.enable_kv_cache_events = as_option("enable_kv_cache_events", enable_kv_cache_events)
+        self.events = EventQueue(self.enable_kv_cache_events, self.turn)
         index_type = backend_by_name(backend_name() if backend is None else backend)
-        self.num_gpu_blocks = num_gpu_blocks
         self.enable_caching = as_option("enable_caching", enable_caching)
-        self.hash_block_size = hash_block_size
-        self.enable_kv_cache_events = enable_kv_cache_events
-        self.metrics_collector = metrics_collector
         self.state = BlockState(num_gpu_blocks)
         self.index = index_type(self.state, journal)
         self.blocks = AllBlocks(self.state)
@@ -91,18 +81,19 @@ class BlockPool(Exclusive):
         self.block_tables = self.uses.store
         self.turn.restore = self._restore
         self.cached_block_hash_to_block = self.prefix_cache.map
-        self.kv_event_queue: list[Any] = []
+        self.allocator = BlockAllocator(
+            self.prefix_cache, self.events, self.turn, metrics_collector, self.enable_caching
+        )
+        # The name in test suites written for vLLM.
+        self._maybe_evict_cached_block = self.allocator.evict
         self.num_reserved_blocks = 0
-        self.num_evictions = 0
         self.null_block = self.free_block_queue.popleft()
         self.state.null_id = self.null_block.block_id
 
-    @cached_property
-    def _events(self) -> ModuleType:
-        """The module that builds events; it needs msgspec, which a pool without events does not need."""
-        from kvgpu.events import builders as event_builders
-
-        return event_builders
+    @property
+    def kv_event_queue(self) -> list[Any]:
+        """The events that nobody has taken yet, a live list. O(1)."""
+        return self.events.events
 
     def get_cached_block(self, block_hash: BlockHash, kv_cache_group_ids: list[int]) -> list[KVCacheBlock] | None:
         """Return the first cached block with this hash in each group (fact 12); None unless every group has one.
@@ -114,7 +105,7 @@ class BlockPool(Exclusive):
         """
         if not isinstance(block_hash, bytes):
             raise ArgumentTypeError(f"a block hash in bytes is expected, got {shown(block_hash)}")
-        groups = [_group_of(group) for group in integers("groups", kv_cache_group_ids).tolist()]
+        groups = [checked_group(group) for group in integers("groups", kv_cache_group_ids).tolist()]
         return self.prefix_cache.find_all(block_hash, groups)
 
     @exclusive
@@ -151,55 +142,18 @@ class BlockPool(Exclusive):
         Null blocks are skipped. Expected O(number of new blocks), and with events O(tokens in them):
         an event is queued even if no block is cached (fact 57).
         """
-        first = as_integer("num_cached_blocks", num_cached_blocks)
-        full = as_integer("num_full_blocks", num_full_blocks)
-        size = as_integer("block_size", block_size, 1)
-        group = _group_of(kv_cache_group_id)
-        if first >= full:
+        new = BlockRange.checked(
+            num_cached_blocks, num_full_blocks, block_size, kv_cache_group_id, self.hash_block_size
+        )
+        if new.first >= new.end:
             return
-        stride, rest = divmod(size, self.hash_block_size)
-        if rest:
-            raise ArgumentError(f"block_size {size} is not a multiple of hash_block_size {self.hash_block_size}")
-        try:
-            hashes = request.block_hashes
-            num_hashes, chosen_blocks = len(hashes), blocks[first:full]
-        except (AttributeError, LookupError, TypeError, ValueError) as error:
-            raise ArgumentTypeError(
-                f"a request with block_hashes and a sequence of blocks are expected: {error}"
-            ) from None
-        if num_hashes < full * stride:
-            raise ArgumentError(
-                f"request {request.request_id} has {num_hashes} block hashes, but "
-                f"{full * stride} are needed; give it a block_hasher"
-            )
-        if isinstance(blocks, BlockList) and blocks.state is self.state:
-            ids = blocks.ids[first:full]
-        else:
-            ids = self._ids_to_cache(chosen_blocks)
+        hashes = hashes_of(request, getattr(request, "request_id", None), new.end * new.stride)
+        ids = ids_to_cache(self.state, blocks, new)
         mask = NO_MASK if block_mask is None else truths("block_mask", block_mask)
         if block_mask is not None and len(mask) < len(ids):
             raise ArgumentError(f"a mask of shape {mask.shape} is too short for {len(ids)} blocks")
-        chosen = self.prefix_cache.insert(ids, hashes, first * stride, stride, group, mask)
-        if self.enable_kv_cache_events:
-            self._note(
-                self._events.block_stored,
-                request,
-                np.flatnonzero(chosen != -1).tolist(),
-                first,
-                full,
-                size,
-                stride,
-                group,
-            )
-
-    def _ids_to_cache(self, blocks: Any) -> Ids:
-        """Return the ids of blocks; blocks made by hand have negative ids (see `BlockState.id_of`)."""
-        for block in blocks:
-            if not isinstance(block, KVCacheBlock):
-                raise ArgumentTypeError(f"blocks are expected, got {shown(block)} among them")
-            if not 0 <= block.block_id < self.num_gpu_blocks:
-                raise outside_pool(block.block_id, self.num_gpu_blocks)
-        return self.state.ids_of(blocks)
+        chosen = self.prefix_cache.insert(ids, hashes, new.first * new.stride, new.stride, new.group, mask)
+        self.events.stored(request, chosen, new)
 
     @exclusive
     def get_new_blocks(self, num_blocks: int) -> list[KVCacheBlock]:
@@ -218,76 +172,13 @@ class BlockPool(Exclusive):
     @exclusive
     def allocate(self, num_blocks: int) -> Ids:
         """Do what `get_new_blocks` does, and return int32 ids [num_blocks]; raises the same. Expected O(num_blocks)."""
-        ids = self.take_free(as_integer("num_blocks", num_blocks))
+        ids = self.allocator.take(as_integer("num_blocks", num_blocks))
         if self.turn.complaints:
             # The caller gets an exception in place of the blocks, so it could not give them back.
-            self.give_back(ids, backwards=True, prepend=True)
+            self.allocator.give_back(ids, backwards=True, prepend=True)
             self.turn.raise_complaint()
         self.uses.hand_out(ids)
         return ids
-
-    def take_free(self, num_blocks: int) -> Ids:
-        """Take blocks for a block table, int32 [num_blocks]; none if the number is below 0.
-
-        Raises:
-            NotEnoughBlocksError: Fewer blocks are free; none is taken.
-
-        Expected O(num_blocks).
-        """
-        if num_blocks <= 0:
-            return NO_IDS
-        if num_blocks > self.get_num_free_blocks():
-            raise NotEnoughBlocksError(f"{num_blocks} blocks were requested, but {self.get_num_free_blocks()} are free")
-        ids: Ids
-        ids, num_cached = pop_free(self.state.records, num_blocks, 1)
-        if not self.enable_caching:
-            num_cached = 0
-        if self.metrics_collector is not None or self.cached_block_hash_to_block.extras:
-            self._evict_one_by_one(ids)
-        elif num_cached:
-            self.num_evictions += num_cached
-            if self.enable_kv_cache_events:
-                for block_id in ids[self.state.records["flags"][ids] & IN_TABLE != 0].tolist():
-                    self._note_removed(block_id)
-            self.index.erase(ids)
-        return ids
-
-    def _evict_one_by_one(self, ids: Ids) -> None:
-        for block_id in ids.tolist():
-            block = self.state.view(block_id)
-            if self.enable_caching:
-                self._maybe_evict_cached_block(block)
-            if self.metrics_collector is not None:
-                self.turn.tell(self.metrics_collector.on_block_allocated, block)
-
-    def _maybe_evict_cached_block(self, block: KVCacheBlock) -> bool:
-        """Forget a cached block; return False if it was not cached.
-
-        A quirk of vLLM's (fact 14): a hash that the map does not hold stays on the block.
-        """
-        if self.metrics_collector is not None:
-            self.turn.tell(self.metrics_collector.on_block_evicted, block)
-        key = block.block_hash
-        if key is None:
-            return False
-        if self.cached_block_hash_to_block.pop(key, block.block_id) is None:
-            return False
-        self.num_evictions += 1
-        if self.enable_kv_cache_events and block._state is self.state:
-            self._note_removed(block._row)
-        block.reset_hash()
-        return True
-
-    def _note_removed(self, block_id: int) -> None:
-        key = self.state.key_of(block_id)
-        assert key is not None
-        self._note(self._events.block_removed, key)
-
-    def _note(self, make: Any, *about: Any) -> None:
-        """Queue an event. If making it raises an exception, the call raises that exception once it is complete."""
-        event = self.turn.tell(make, *about)
-        if event is not None:
-            self.kv_event_queue.append(event)
 
     @exclusive
     def touch(self, blocks: Iterable[KVCacheBlock] | Ids) -> None:
@@ -303,14 +194,7 @@ class BlockPool(Exclusive):
         """
         ids = own_blocks(self.state, blocks)
         self.uses.hand_out(ids)
-        self.take_hits(ids)
-
-    def take_hits(self, ids: Ids) -> None:
-        """Do what `touch` does, for blocks, int32 [n], that a block table is about to hold. O(n)."""
-        touch(self.state.records, ids, self.state.null_id)
-        if self.metrics_collector is not None:
-            for block_id in ids.tolist():
-                self.turn.tell(self.metrics_collector.on_block_accessed, self.state.view(block_id))
+        self.allocator.take_hits(ids)
 
     @exclusive
     def free_blocks(
@@ -337,29 +221,7 @@ class BlockPool(Exclusive):
         ids = own_blocks(self.state, ordered_blocks)
         prepend, backwards = as_switch("prepend", prepend), as_switch("backwards", backwards)
         self.uses.hand_back(ids)
-        self.give_back(ids, prepend, backwards=backwards)
-
-    def give_back(self, ids: Ids, prepend: bool = False, *, backwards: bool = False) -> None:
-        """Do what `free_blocks` does, for blocks, int32 [n], that a block table has held. O(n), without memory."""
-        release(self.state.records, self._own(ids), self.state.null_id, backwards, prepend)
-
-    def give_back_by_hash(self, ids: Ids) -> None:
-        """Give back blocks, last block first: those without a hash are evicted before all others, the rest last.
-
-        See fact 27. O(n), without memory.
-        """
-        release_by_hash(self.state.records, self._own(ids), self.state.null_id)
-
-    def _own(self, ids: Ids) -> Ids:
-        """Return the blocks of this pool; remove a user from blocks of other pools.
-
-        A test suite may have put blocks of other pools into a block table.
-        """
-        if not self.state.foreign:
-            return ids
-        for block_id in ids[ids < 0].tolist():
-            self.state.view(block_id).decr_ref()
-        return ids[ids >= 0]
+        self.allocator.give_back(ids, prepend, backwards=backwards)
 
     @exclusive
     def evict_blocks(self, block_ids: Iterable[int]) -> None:
@@ -373,7 +235,7 @@ class BlockPool(Exclusive):
         Expected O(1) for each id.
         """
         for block_id in listed_ids(block_ids, self.num_gpu_blocks):
-            self._maybe_evict_cached_block(self.state.view(block_id))
+            self.allocator.evict(self.state.view(block_id))
 
     @exclusive
     def reset_prefix_cache(self) -> bool:
@@ -389,11 +251,7 @@ class BlockPool(Exclusive):
         if used != 1:
             logger.warning("The prefix cache was not reset: %d blocks are in use; free all requests first", used - 1)
             return False
-        self.prefix_cache.clear()
-        if self.metrics_collector is not None:
-            self.turn.tell(self.metrics_collector.reset)
-        if self.enable_kv_cache_events:
-            self._note(self._events.all_blocks_cleared)
+        self.allocator.evict_all()
         logger.info("The prefix cache was reset")
         return True
 
@@ -409,10 +267,7 @@ class BlockPool(Exclusive):
     @exclusive
     def take_events(self) -> list[Any]:
         """Return the events since the last call, in order; none if events are off. O(1)."""
-        if not self.enable_kv_cache_events:
-            return []
-        events, self.kv_event_queue = self.kv_event_queue, []
-        return events
+        return self.events.take()
 
     @property
     def nbytes(self) -> int:
@@ -434,18 +289,11 @@ class BlockPool(Exclusive):
 
     @exclusive
     def _check(self) -> list[str]:
-        found = queue_violations(self.state)
-        found += self.uses.violations()
-        try:
-            self.index.check()
-        except InvariantError as error:
-            found.append(str(error))
-        return found
+        return queue_violations(self.state) + self.uses.violations() + self.index.violations()
 
     def _restore(self) -> None:
         """Make all counts agree again, after an exception from outside has interrupted a call. O(num_gpu_blocks)."""
         self.uses.restore()
         if not self.prefix_cache.restore():
             logger.error("The prefix cache was emptied: the records of its blocks were broken")
-            if self.enable_kv_cache_events:
-                self._note(self._events.all_blocks_cleared)
+            self.events.cleared()

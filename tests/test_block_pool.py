@@ -145,7 +145,7 @@ class TestEviction:
         assert ids(taken) == [7, 8, 9, 6, 5]
         assert [block.block_hash for block in taken] == [None] * 5
         assert found(pool, request_of_six) == [1, 2, 3, 4, None, None]
-        assert pool.num_evictions == 2
+        assert pool.allocator.num_evictions == 2
 
     def test_a_touched_block_is_not_evicted(self, pool, request_of_six):
         blocks = pool.get_new_blocks(6)

@@ -159,7 +159,7 @@ class TestEntering:
         pool.free_blocks(blocks)
         assert ids(pool.get_new_blocks(9)) == list(range(1, 10))
         assert found(pool, request_of_six) == [1, 2, 3, 4, 5, 6]
-        assert pool.num_evictions == 0
+        assert pool.allocator.num_evictions == 0
 
 
 @per_backend

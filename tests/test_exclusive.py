@@ -83,7 +83,7 @@ def test_a_collector_may_ask_the_manager_that_called_it():
         def on_block_allocated(self, block):
             assert manager.take_events() == []
 
-    manager.block_pool.metrics_collector = Curious()
+    manager.block_pool.allocator.metrics_collector = Curious()
     manager.slots.arrays = None
     assert admit(manager, make_request("a", 9, 4)) is not None
 

@@ -211,7 +211,7 @@ class TestBlocks:
 
     def test_a_lost_block_is_seen(self, manager):
         """A reference that lies in no table and was handed out to nobody."""
-        manager.block_pool.take_free(1)
+        manager.block_pool.allocator.take(1)
         with pytest.raises(AssertionError, match="block 1 is in 0 block tables, but counts 1 users"):
             manager.check()
 

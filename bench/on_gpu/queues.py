@@ -155,7 +155,7 @@ def crossover(sizes: Sizes) -> Iterator[Row]:
         return  # in the interpreter it takes minutes
     from kvgpu.blocks.state import BlockState
     from kvgpu.index.device.auto import SAMPLE_BLOCKS
-    from kvgpu.index.device.index import TritonIndex
+    from kvgpu.index.device.engines import TritonIndex
 
     blocks = measured_crossover(TritonIndex(BlockState(SAMPLE_BLOCKS)))
     yield Row("crossover of auto", "one request", "blocks", blocks)

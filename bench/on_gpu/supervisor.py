@@ -14,6 +14,7 @@ from time import monotonic as now
 from types import FrameType
 from typing import IO, Any
 
+from on_gpu.outcome import CUT_OFF, DONE, FAILED, LEFT_OUT, PASSED, Outcome
 from on_gpu.rows import Record, RowsFile
 from on_gpu.tools import LeftOut
 from on_gpu.worker_process import WorkerProcess, kill
@@ -34,23 +35,9 @@ STARTS = 3
 INTERPRETED = 20
 """Times as long as on a GPU may a block take in the interpreter."""
 
-DONE, PASSED, LEFT_OUT, FAILED, CUT_OFF = "done", "passed", "left out", "failed", "cut off"
-
 
 class CutOff(Exception):
     """The deadline, or a signal, came first; the message says which."""
-
-
-@dataclass
-class Outcome:
-    """How a block or a tool went. status: of the five above. why: of those that are not done."""
-
-    name: str
-    status: str
-    seconds: float
-    why: str = ""
-    is_check: bool = False
-    counts: bool = True
 
 
 @dataclass

@@ -60,14 +60,13 @@ class ArrayAllocator:
 
     Args:
         coordinator: Whose groups are served; see `serves`.
-        max_model_len: Longest sequence, in tokens.
 
     Attributes:
         groups: GROUP_RECORD [groups], see `kvgpu.rules.allocation`.
         arguments: ARGUMENT_RECORD [1], those of the last call that was packed.
     """
 
-    def __init__(self, coordinator: KVCacheCoordinator, max_model_len: int) -> None:
+    def __init__(self, coordinator: KVCacheCoordinator) -> None:
         self.managers = coordinator.single_type_managers
         self.pool = coordinator.block_pool
         self.store = self.pool.block_tables
@@ -76,7 +75,7 @@ class ArrayAllocator:
         self.index = index
         self.groups = coordinator.group_records
         self._tables = [manager.req_to_blocks for manager in self.managers]
-        self._max_model_len = max_model_len
+        self._max_model_len = coordinator.max_model_len
         # Written anew by every call: to make an array takes longer than to fill it.
         num_groups = len(self.managers)
         self.arguments: Any = np.zeros(1, ARGUMENT_RECORD)
@@ -99,7 +98,7 @@ class ArrayAllocator:
             len(managers) > 0
             and isinstance(pool.index, HostIndex)
             and not pool.enable_kv_cache_events
-            and pool.metrics_collector is None
+            and pool.allocator.metrics_collector is None
             and all(type(manager) in COMPILED for manager in managers)
             and (not pool.enable_caching or all(manager.block_size == pool.hash_block_size for manager in managers))
         )
@@ -281,4 +280,4 @@ class ArrayAllocator:
     def account(self, new_keys: int, num_evicted: int) -> None:
         """Count keys that compiled code added to the index (or, below 0, took out), and blocks that it evicted."""
         self.index.count_keys(new_keys)
-        self.pool.num_evictions += num_evicted
+        self.pool.allocator.num_evictions += num_evicted

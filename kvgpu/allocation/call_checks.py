@@ -2,7 +2,7 @@
 
 from typing import Any, NamedTuple, NoReturn
 
-from kvgpu.arguments import name_of, own_blocks, ready, refuse_odd_hashes, sequence_of_hashes
+from kvgpu.arguments import name_of, own_blocks, ready, refuse_odd_hashes
 from kvgpu.blocks.block_list import BlockList
 from kvgpu.blocks.kv_cache_blocks import KVCacheBlocks
 from kvgpu.blocks.record import NO_IDS, Ids
@@ -51,21 +51,6 @@ class SlotNumbers(NamedTuple):
 def are_distinct(hashes: Any) -> bool:
     """Whether no two hashes of a request can be the same, so that none of its hits comes twice."""
     return isinstance(hashes, BlockHashes) and hashes.linked
-
-
-def hashes_of(request: Any, request_id: Any, needed: int) -> Any:
-    """The hashes of a request, at least so many.
-
-    Raises:
-        ArgumentError: It has fewer.
-        ArgumentTypeError: It has none.
-    """
-    hashes = sequence_of_hashes(request_id, getattr(request, "block_hashes", None))
-    if len(hashes) < needed:
-        raise ArgumentError(
-            f"request {request_id} has {len(hashes)} block hashes, {needed} are needed; give it a block_hasher"
-        )
-    return hashes
 
 
 def raise_bad_hit(request_id: Any, block_id: int, num_blocks: int) -> NoReturn:

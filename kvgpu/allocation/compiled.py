@@ -11,7 +11,7 @@ Everything else goes through the managers of the groups, with the same rules.
 from typing import Any, NamedTuple
 
 from kvgpu.block_tables.store import COVERED, LENGTH, LIMIT, NUM_CACHED, make_room, release_segment
-from kvgpu.blocks.lru import release_all, release_split
+from kvgpu.blocks.lru_release import release_all, release_split
 from kvgpu.compiled.jit import inline, leaf
 from kvgpu.groups.compiled import (
     cache_full,

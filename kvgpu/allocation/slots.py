@@ -1,19 +1,18 @@
 """`SlotAllocator`: what `KVCacheManager.allocate_slots` does once a guard has not answered."""
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
 from kvgpu.allocation.array_allocator import ArrayAllocator, SlotsCall
-from kvgpu.allocation.call_checks import NO_HITS, CallChecks, SlotNumbers, are_distinct, hashes_of
+from kvgpu.allocation.call_checks import NO_HITS, CallChecks, SlotNumbers, are_distinct
 from kvgpu.allocation.compiled import FITS, NO_ROOM
-from kvgpu.arguments import name_of
+from kvgpu.allocation.lookups import PrefixLookups
+from kvgpu.arguments import hashes_of, name_of
 from kvgpu.blocks.kv_cache_blocks import KVCacheBlocks
-from kvgpu.blocks.state import KVCacheBlock
 from kvgpu.compiled.jit import python_of
 from kvgpu.coordinators.base import KVCacheCoordinator
 from kvgpu.errors import ArgumentError, ArgumentTypeError
 from kvgpu.exclusive import Exclusive, exclusive
-from kvgpu.integers import as_switch
+from kvgpu.integers import as_integer, as_switch
 from kvgpu.rules.allocation import tokens_to_cache
 
 _tokens_to_cache = python_of(tokens_to_cache)
@@ -35,38 +34,25 @@ class SlotAllocator(Exclusive):
 
     Args:
         coordinator: Of these groups.
-        max_model_len: Longest sequence, in tokens.
-        on_admission: Called for each request that was given its first blocks with its tokens, the tokens of its hits,
-            and whether it was preempted before; None where nobody wants to know.
+        lookups: Told of requests that were given their first blocks.
 
     Attributes:
         arrays: Serves usual calls in one compiled call; None where something does not lie in arrays.
         checks: Says what is wrong with calls.
-        empty: `KVCacheBlocks` without blocks, the same object for all calls that need none.
         first_tables: Block tables of the first group; None without groups.
     """
 
-    def __init__(
-        self,
-        coordinator: KVCacheCoordinator,
-        max_model_len: int,
-        on_admission: Callable[[int, int, bool], None] | None = None,
-    ) -> None:
+    def __init__(self, coordinator: KVCacheCoordinator, lookups: PrefixLookups) -> None:
         super().__init__(coordinator.block_pool.turn)
         self.coordinator = coordinator
         self.block_pool = coordinator.block_pool
-        self.max_model_len = max_model_len
+        self.max_model_len = coordinator.max_model_len
         self.enable_caching = coordinator.block_pool.enable_caching
         groups = coordinator.single_type_managers
-        self.arrays = ArrayAllocator(coordinator, max_model_len) if ArrayAllocator.serves(coordinator) else None
-        self.empty = KVCacheBlocks(tuple(() for _ in groups))
+        self.arrays = ArrayAllocator(coordinator) if ArrayAllocator.serves(coordinator) else None
         self.first_tables = groups[0].req_to_blocks if groups else None
         self.checks = CallChecks(coordinator)
-        self._on_admission = on_admission
-
-    def wrapped(self, blocks: tuple[Sequence[KVCacheBlock], ...]) -> KVCacheBlocks:
-        """Blocks of each group; all empty ones are one shared object. O(groups)."""
-        return KVCacheBlocks(blocks) if any(map(len, blocks)) else self.empty
+        self._lookups = lookups
 
     @exclusive
     def allocate_slots(self, request: Any, given: SlotsCall) -> KVCacheBlocks | None:
@@ -75,20 +61,19 @@ class SlotAllocator(Exclusive):
         `allocate_request` in `kvgpu.allocation.compiled` states the same order for compiled code.
         """
         request_id = name_of(request)
-        on_admission = self._on_admission
-        if on_admission is not None and not self._is_new(request, request_id):
-            on_admission = None
+        lookups = self._lookups
+        is_admission = lookups.counts_admissions and self._is_new(request, request_id)
         # Asked before anything is changed.
-        preempted = on_admission is not None and _is_preempted(request)
+        preempted = is_admission and _is_preempted(request)
         if self.arrays is not None:
             status, blocks = self.arrays.allocate(request, request_id, given)
             if status == NO_ROOM:
                 return None
             if status == FITS:
-                if on_admission is not None:
+                if is_admission:
                     num_tokens = int(self.arrays.arguments["num_tokens"][0])
-                    on_admission(num_tokens, int(given.num_hit_tokens), preempted)
-                return KVCacheBlocks(blocks) if blocks else self.empty
+                    lookups.count_admission(num_tokens, int(given.num_hit_tokens), preempted)
+                return KVCacheBlocks(blocks) if blocks else lookups.empty
         numbers = SlotNumbers.checked(
             request,
             given.num_new,
@@ -122,7 +107,7 @@ class SlotAllocator(Exclusive):
         if caches:
             coordinator.refuse_hashed(request_id, num_cacheable)
             checks.refuse_hashes_to_come(request_id, hashes, num_cacheable)
-        hits = computed if takes_hits else self.empty.blocks
+        hits = computed if takes_hits else lookups.empty.blocks
         num_free = self.block_pool.get_num_free_blocks()
         if must_fit:
             full = min(numbers.num_tokens, longest)
@@ -146,9 +131,21 @@ class SlotAllocator(Exclusive):
         if self.first_tables is not None:
             covered = coordinator.covered_until(request_id, total_computed)
             self.first_tables[request_id].covered_until = covered
-        if on_admission is not None:
-            on_admission(numbers.num_tokens, numbers.num_new_computed_tokens, preempted)
-        return self.wrapped(new_blocks)
+        if is_admission:
+            lookups.count_admission(numbers.num_tokens, numbers.num_new_computed_tokens, preempted)
+        return lookups.wrapped(new_blocks)
+
+    def cache_blocks(self, request: Any, num_computed_tokens: int) -> None:
+        """Do what `KVCacheManager.cache_blocks` does."""
+        num_tokens = as_integer("num_computed_tokens", num_computed_tokens)
+        request_id, coordinator = name_of(request), self.coordinator
+        tables = [manager.req_to_blocks for manager in coordinator.single_type_managers]
+        if not self.enable_caching or not any(request_id in table for table in tables):
+            return
+        hashes = hashes_of(request, request_id, num_tokens // coordinator.hash_block_size)
+        coordinator.refuse_hashed(request_id, num_tokens)
+        self.checks.refuse_hashes_to_come(request_id, hashes, num_tokens)
+        coordinator.cache_blocks(request, num_tokens)
 
     def _is_new(self, request: Any, request_id: Any) -> bool:
         """Whether a request holds nothing yet, and looks for cached blocks."""

@@ -60,3 +60,10 @@ NO_IDS: Ids = np.empty(0, np.int32)
 
 ENTERED = IN_TABLE | FIRST | SHARED | LED | LEADS | COUNTED
 """The flags that belong to the index."""
+
+
+def make_records(count: int) -> npt.NDArray[np.void]:
+    """Make zeroed records, each of which lies in one cache line. O(count)."""
+    raw = np.zeros(count * CACHE_LINE + CACHE_LINE, np.uint8)
+    start = -raw.ctypes.data % CACHE_LINE
+    return raw[start : start + count * CACHE_LINE].view(BLOCK_RECORD)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kvgpu.blocks.index_meta import make_meta
-from kvgpu.blocks.record import BLOCK_RECORD, CACHE_LINE, COARSE, ENTERED, HAS_HASH, IN_TABLE, ODD, Ids
+from kvgpu.blocks.record import COARSE, ENTERED, HAS_HASH, IN_TABLE, ODD, Ids, make_records
 from kvgpu.errors import ArgumentTypeError, BlockIdError, BlockStateError
 from kvgpu.hashing.functions import GROUP_ID_BYTES, HASH_WIDTHS, BlockHashWithGroupId, get_block_hash, get_group_id
 from kvgpu.integers import MOST_TOKENS, as_integer, as_switch, shown
@@ -29,13 +29,6 @@ def _in_no_index(block_id: int) -> None:
     """Do nothing: the default of `BlockState.take_out`, for a state without an index."""
 
 
-def _aligned_records(num_rows: int) -> np.ndarray:
-    """Make `num_rows` zeroed records, each of which lies in one cache line."""
-    raw = np.zeros(num_rows * CACHE_LINE + CACHE_LINE, np.uint8)
-    start = -raw.ctypes.data % CACHE_LINE
-    return raw[start : start + num_rows * CACHE_LINE].view(BLOCK_RECORD)
-
-
 class BlockState:
     """Records of blocks 0 to num_blocks-1, one extra record for the free queue, and the side stores.
 
@@ -47,7 +40,7 @@ class BlockState:
 
     def __init__(self, num_blocks: int) -> None:
         self.num_blocks = num_blocks
-        self.records = _aligned_records(num_blocks + 1)
+        self.records = make_records(num_blocks + 1)
         self.meta = make_meta(num_blocks)
         self.null_id = -1
         self.width: int | None = None

@@ -20,6 +20,7 @@ from kvgpu.groups.cross import CrossAttentionManager
 from kvgpu.groups.registry import get_manager_for_kv_cache_spec
 from kvgpu.groups.sliding_window import SlidingWindowManager
 from kvgpu.hashing.functions import BlockHash
+from kvgpu.integers import as_size
 from kvgpu.metrics import KVCacheMetricsCollector
 from kvgpu.rules import allocation as rules
 from kvgpu.rules.allocation import GROUP_RECORD
@@ -37,7 +38,7 @@ class KVCacheCoordinator(ABC):
     Args:
         kv_cache_config: Number of blocks, and the cache groups.
         max_model_len: Length of the longest sequence, in tokens.
-        max_num_batched_tokens: Largest number of tokens in one step.
+        max_num_batched_tokens: Largest number of tokens in one step; `max_model_len` if None.
         use_eagle: Whether a drafter needs the last block of a hit to be computed again.
         enable_caching: Whether full blocks stay cached for reuse.
         enable_kv_cache_events: Whether events are queued.
@@ -56,7 +57,7 @@ class KVCacheCoordinator(ABC):
         self,
         kv_cache_config: KVCacheConfig,
         max_model_len: int,
-        max_num_batched_tokens: int,
+        max_num_batched_tokens: int | None,
         use_eagle: bool,
         enable_caching: bool,
         enable_kv_cache_events: bool,
@@ -70,16 +71,18 @@ class KVCacheCoordinator(ABC):
     ) -> None:
         groups = kv_cache_config.kv_cache_groups
         self.kv_cache_config = kv_cache_config
-        self.max_model_len = max_model_len
         self.enable_caching = enable_caching
-        self.dcp_world_size = dcp_world_size
-        self.pcp_world_size = pcp_world_size
-        self.scheduler_block_size = scheduler_block_size
-        self.hash_block_size = hash_block_size
+        self.max_model_len = as_size("max_model_len", max_model_len)
+        self.dcp_world_size = as_size("dcp_world_size", dcp_world_size)
+        self.pcp_world_size = as_size("pcp_world_size", pcp_world_size)
+        self.scheduler_block_size = as_size("scheduler_block_size", scheduler_block_size)
+        self.hash_block_size = as_size("hash_block_size", hash_block_size)
+        batched = self.max_model_len if max_num_batched_tokens is None else max_num_batched_tokens
+        max_num_batched_tokens = as_size("max_num_batched_tokens", batched)
         self.block_pool = BlockPool(
             kv_cache_config.num_blocks,
             enable_caching,
-            hash_block_size,
+            self.hash_block_size,
             enable_kv_cache_events,
             metrics_collector,
             backend=backend,
@@ -90,13 +93,13 @@ class KVCacheCoordinator(ABC):
             get_manager_for_kv_cache_spec(
                 group.kv_cache_spec,
                 max_num_batched_tokens,
-                max_model_len,
+                self.max_model_len,
                 block_pool=self.block_pool,
                 enable_caching=enable_caching,
                 kv_cache_group_id=i,
-                scheduler_block_size=scheduler_block_size,
-                dcp_world_size=dcp_world_size,
-                pcp_world_size=pcp_world_size,
+                scheduler_block_size=self.scheduler_block_size,
+                dcp_world_size=self.dcp_world_size,
+                pcp_world_size=self.pcp_world_size,
             )
             for i, group in enumerate(groups)
         )
@@ -126,10 +129,23 @@ class KVCacheCoordinator(ABC):
     @cached_property
     def group_records(self) -> npt.NDArray[np.void]:
         """The groups as compiled code reads them, GROUP_RECORD [groups]."""
-        records = [
-            manager.record(self.caching_alignment, self.retention_interval) for manager in self.single_type_managers
-        ]
-        return np.array(records, GROUP_RECORD)
+        return np.array([self._record(manager) for manager in self.single_type_managers], GROUP_RECORD)
+
+    def _record(self, manager: SingleTypeKVCacheManager) -> tuple[int, ...]:
+        """Return the fields of a group's GROUP_RECORD."""
+        cap = manager.max_admission_blocks_per_request
+        mask = manager.mask_rule(self.retention_interval)
+        return (
+            manager.rule_kind,
+            manager.block_size,
+            manager.extent,
+            manager.kv_cache_group_id,
+            rules.NO_CAP if cap is None else cap,
+            self.caching_alignment,
+            manager.use_eagle,
+            mask is None,
+            *((0, 0, 0, 0, 0) if mask is None else mask[1:]),
+        )
 
     @abstractmethod
     def find_longest_cache_hit(self, block_hashes: Sequence[BlockHash], max_cache_hit_length: int) -> Hits:

@@ -43,7 +43,7 @@ class ManagerSide:
 
     @property
     def num_evictions(self) -> int:
-        return self.manager.block_pool.num_evictions
+        return self.manager.block_pool.allocator.num_evictions
 
     def admit(self, request: Request) -> Admission:
         """Allocate slots for all tokens of a new request. Waits for the device, if there is one."""

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from kvgpu.events.messages import MEDIUM_GPU, AllBlocksCleared, BlockRemoved, BlockStored
+from kvgpu.hashing.block_range import BlockRange
 from kvgpu.hashing.functions import (
     BlockHash,
     BlockHashWithGroupId,
@@ -20,23 +21,18 @@ def _external(hashes: Sequence[bytes], block: int, stride: int) -> ExternalBlock
     return maybe_convert_block_hash(BlockHash(b"".join(parts)))
 
 
-def block_stored(
-    request: Any, kept: list[int], first_block: int, end_block: int, block_size: int, stride: int, group: int
-) -> BlockStored:
-    """Build the event for blocks [first_block, end_block) of a request.
+def block_stored(request: Any, kept: list[int], blocks: BlockRange) -> BlockStored:
+    """Build the event for blocks of a request.
 
     Quirks, for compatibility (fact 57): the event is built even if no block was stored, its tokens cover the whole
     range, and its parent is the logical block before the range, whether or not that block is cached.
 
     Args:
         request: An object with `block_hashes`, `all_token_ids` and the extra-key attributes.
-        kept: Blocks that were stored, counted from `first_block`.
-        first_block: First block of the range.
-        end_block: Block after the last one of the range.
-        block_size: Tokens per block.
-        stride: Hash blocks per block.
-        group: Number of the cache group.
+        kept: Blocks that were stored, counted from the first of the range.
+        blocks: The range.
     """
+    first_block, end_block, block_size, stride, group = blocks
     hashes = request.block_hashes
     extra_keys: list[ExtraKeys] = []
     mm_index = 0

@@ -39,7 +39,6 @@ class SingleTypeKVCacheManager(GroupHits):
         dcp_world_size: Decode context parallelism: number of ranks that share one block.
         pcp_world_size: Prefill context parallelism: number of ranks that share one block.
         max_admission_blocks_per_request: Largest number of blocks that a request holds at any time, or None.
-
     """
 
     def __init__(
@@ -71,8 +70,6 @@ class SingleTypeKVCacheManager(GroupHits):
         self.req_to_blocks = BlockTables(block_pool.state, block_pool.block_tables)
         block_pool.uses.of_groups.append(self.req_to_blocks)
         self.num_cached_block = CachedCounts(self.req_to_blocks)
-
-    # Allocation
 
     def get_num_blocks_to_allocate(
         self,
@@ -152,7 +149,7 @@ class SingleTypeKVCacheManager(GroupHits):
             ids = ids[skipped:]
             num_external_computed_tokens = min(total - skipped_tokens, num_external_computed_tokens)
             blocks.extend_ids(self._nulls(skipped))
-        self.block_pool.take_hits(ids)
+        self.block_pool.allocator.take_hits(ids)
         blocks.extend_ids(ids)
         self.num_cached_block[request_id] = len(blocks)
         return cdiv(total, self.block_size) if num_external_computed_tokens > 0 else 0
@@ -173,27 +170,6 @@ class SingleTypeKVCacheManager(GroupHits):
         """Return the ids of blocks that were allocated since the last call and may need zeroing."""
         return self.new_ids.take()
 
-    def record(self, caching_alignment: int, retention_interval: int | None) -> tuple[int, ...]:
-        """Return the group as compiled code reads it: the fields of a `GROUP_RECORD`.
-
-        Args:
-            caching_alignment: Only whole multiples of this number of tokens are cached; 0 if all tokens are.
-            retention_interval: See `kvgpu.rules.retention.mask_rule`.
-        """
-        cap = self.max_admission_blocks_per_request
-        mask = self.mask_rule(retention_interval)
-        return (
-            self.rule_kind,
-            self.block_size,
-            self.extent,
-            self.kv_cache_group_id,
-            rules.NO_CAP if cap is None else cap,
-            caching_alignment,
-            self.use_eagle,
-            mask is None,
-            *((0, 0, 0, 0, 0) if mask is None else mask[1:]),
-        )
-
     def mask_rule(self, retention_interval: int | None) -> Mask | None:
         """Return the rule for which blocks a later hit could need; None if it could need any of them."""
         return None
@@ -212,8 +188,6 @@ class SingleTypeKVCacheManager(GroupHits):
             self.enable_caching,
             num_computed_tokens,
         )
-
-    # Caching
 
     def cache_blocks(self, request: Any, num_tokens: int, retention_interval: int | None = None) -> None:
         """Make the full blocks of the first `num_tokens` tokens reusable (fact 25).
@@ -245,8 +219,6 @@ class SingleTypeKVCacheManager(GroupHits):
         )
         self.num_cached_block[request.request_id] = num_full
 
-    # Release
-
     def free(self, request_id: str) -> None:
         """Give back all blocks of a request, last block first. Does nothing for an unknown request."""
         if request_id in self.req_to_blocks:
@@ -255,7 +227,7 @@ class SingleTypeKVCacheManager(GroupHits):
             store.close(table_id)
 
     def _give_back(self, ids: Ids) -> None:
-        self.block_pool.give_back(ids, backwards=True)
+        self.block_pool.allocator.give_back(ids, backwards=True)
 
     def remove_skipped_blocks(self, request_id: str, total_computed_tokens: int) -> None:
         """Give back blocks that no later token attends to, and put null blocks in their places.
@@ -274,7 +246,7 @@ class SingleTypeKVCacheManager(GroupHits):
         dropped = blocks.ids[first:end].copy()
         blocks.ids[first:end] = self._null_id
         blocks.changed()
-        self.block_pool.give_back_by_hash(dropped)
+        self.block_pool.allocator.give_back_by_hash(dropped)
 
     def get_num_skipped_tokens(self, num_computed_tokens: int) -> int:
         """Return the number of leading tokens that the next token does not attend to."""
@@ -286,8 +258,6 @@ class SingleTypeKVCacheManager(GroupHits):
 
     def new_step_starts(self) -> None:
         """Prepare for a new scheduler step."""
-
-    # Helpers
 
     @property
     def _null_id(self) -> int:
@@ -318,7 +288,7 @@ class SingleTypeKVCacheManager(GroupHits):
 
     def _extend(self, blocks: RequestBlocks, count: int) -> Ids:
         """Append `count` new blocks from the pool; return their ids."""
-        ids = self.block_pool.take_free(count)
+        ids = self.block_pool.allocator.take(count)
         if len(ids):
             blocks.extend_ids(ids)
             if self.records_new_blocks:

@@ -10,7 +10,8 @@ import numpy as np
 
 from kvgpu.block_tables.store import BEGIN, LENGTH, NUM_CACHED, make_room
 from kvgpu.blocks.index_meta import BROKEN, RING, RING_MASK
-from kvgpu.blocks.lru import count_free, cut, leave, load_ahead, release_split, touch_all
+from kvgpu.blocks.lru import count_free, cut, leave, load_ahead, touch_all
+from kvgpu.blocks.lru_release import release_split
 from kvgpu.blocks.record import HAS_HASH, IN_TABLE, LEADS, LED, SEEN
 from kvgpu.compiled.jit import inline, jit, leaf
 from kvgpu.index.host.insert_erase import erase_all, erase_block, erase_led, insert_all

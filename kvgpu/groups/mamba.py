@@ -98,7 +98,7 @@ class MambaManager(SingleTypeKVCacheManager):
             return
         blocks = self.req_to_blocks[request_id]
         if blocks.ids[last_state] != self._null_id:
-            self.block_pool.give_back(blocks.ids[last_state : last_state + 1].copy())
+            self.block_pool.allocator.give_back(blocks.ids[last_state : last_state + 1].copy())
             blocks.ids[last_state] = self._null_id
             blocks.changed()
 

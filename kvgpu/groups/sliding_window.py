@@ -57,4 +57,4 @@ class SlidingWindowManager(SingleTypeKVCacheManager):
 
     def _give_back(self, ids: Ids) -> None:
         """Give blocks back so that those that were never cached are reused before all cached ones."""
-        self.block_pool.give_back_by_hash(ids)
+        self.block_pool.allocator.give_back_by_hash(ids)

@@ -229,6 +229,16 @@ def hash_block_tokens(
     return BlockHash(hash_function((parent, tokens, extra_keys)))
 
 
+def checked_group(group: Any) -> int:
+    """Return the number of a cache group, checked to fit into the four bytes that it has in a key. O(1).
+
+    Raises:
+        ArgumentTypeError: The number is not an integer.
+        ArgumentError: The number is below 0, or too large.
+    """
+    return as_integer("the number of a group", group, 0, MAX_GROUP_NUMBER)
+
+
 def make_block_hash_with_group_id(block_hash: BlockHash, group_id: int) -> BlockHashWithGroupId:
     """Make the key of a block hash in a cache group.
 
@@ -244,7 +254,7 @@ def make_block_hash_with_group_id(block_hash: BlockHash, group_id: int) -> Block
     """
     if not isinstance(block_hash, bytes):
         raise ArgumentTypeError(f"a block hash in bytes is expected, got {shown(block_hash)}")
-    group = as_integer("group_id", group_id, 0, MAX_GROUP_NUMBER)
+    group = checked_group(group_id)
     return BlockHashWithGroupId(block_hash + group.to_bytes(GROUP_ID_BYTES, "big"))
 
 

@@ -195,7 +195,7 @@ class BlockIndex(ABC):
         """Empty the table; the caller must clear the records."""
 
     @abstractmethod
-    def _violations(self) -> list[str]:
+    def _table_violations(self) -> list[str]:
         """Describe what is wrong with the table, beyond what the records show."""
 
     def chain(self, first: int) -> list[int]:
@@ -236,6 +236,12 @@ class BlockIndex(ABC):
         Raises:
             InvariantError: An invariant is violated; the message lists all violations.
         """
+        found = self.violations()
+        if found:
+            raise InvariantError("; ".join(found))
+
+    def violations(self) -> list[str]:
+        """Compare the whole table with the records; describe what does not agree. O(n)."""
         records = self.state.records[:-1]
         flags = records["flags"]
         found = []
@@ -266,9 +272,7 @@ class BlockIndex(ABC):
         entered = int(np.count_nonzero(flags & IN_TABLE))
         if reached != entered:
             found.append(f"{entered} blocks are in the table, {reached} are reached")
-        found += self._violations()
-        if found:
-            raise InvariantError("; ".join(found))
+        return found + self._table_violations()
 
     def _key_words(self, block_id: int) -> tuple[Any, int]:
         record = self.state.records[block_id]

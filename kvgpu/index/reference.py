@@ -118,7 +118,7 @@ class ReferenceIndex(BlockIndex):
         if self.journal is not None:
             self.journal.add(np.frombuffer(key[0], "<i8"), key[1], old, new)
 
-    def _violations(self) -> list[str]:
+    def _table_violations(self) -> list[str]:
         records = self.state.records
         chains = self._blocks.values()
         found = [

@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 BACKENDS = {
     "reference": ("kvgpu.index.reference", "ReferenceIndex"),
     "host": ("kvgpu.index.host.index", "HostIndex"),
-    "triton": ("kvgpu.index.device.index", "TritonIndex"),
-    "cuda": ("kvgpu.index.device.index", "CudaIndex"),
+    "triton": ("kvgpu.index.device.engines", "TritonIndex"),
+    "cuda": ("kvgpu.index.device.engines", "CudaIndex"),
     "auto": ("kvgpu.index.device.auto", "AutoIndex"),
 }
 """Name -> module and class."""

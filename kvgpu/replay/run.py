@@ -102,7 +102,7 @@ class Replayer:
             backend=pool.index.name,
         )
         ReplayScheduler(self.trace, self.factory, manager, limits, result, self.hash_block_size).run(advance, sink)
-        result.evictions = pool.num_evictions
+        result.evictions = pool.allocator.num_evictions
         return result
 
 

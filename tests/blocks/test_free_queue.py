@@ -10,7 +10,8 @@ from support.indexes import ids_of
 
 from kvgpu.block_pool import BlockPool
 from kvgpu.blocks.free_queue import FreeKVCacheBlockQueue
-from kvgpu.blocks.lru import count_unused, pop_free, release, touch
+from kvgpu.blocks.lru import count_unused, pop_free, touch
+from kvgpu.blocks.lru_release import release
 from kvgpu.blocks.state import BlockState, KVCacheBlock
 from kvgpu.errors import ArgumentError, ArgumentTypeError, FreeQueueError, NotEnoughBlocksError
 from kvgpu.hashing.functions import make_block_hash_with_group_id

@@ -87,8 +87,8 @@ def test_the_backends_agree():
 def forget_to_reverse(manager):
     """A freed request gives back its first block first."""
     pool = manager.block_pool
-    release = pool.give_back
-    pool.give_back = lambda ids, prepend=False, backwards=False: release(ids, prepend)
+    release = pool.allocator.give_back
+    pool.allocator.give_back = lambda ids, prepend=False, backwards=False: release(ids, prepend)
 
 
 def hit_one_block_less(manager):

@@ -260,7 +260,7 @@ def test_evicting_copies_of_one_prompt_reads_no_other_copies(backend, beside, mo
         manager.free(request)
     monkeypatch.undo()
     assert len(manager.block_pool.cached_block_hash_to_block) == 3 + (beside == "odd entry")
-    assert manager.block_pool.num_evictions == 3 * 40 - 29
+    assert manager.block_pool.allocator.num_evictions == 3 * 40 - 29
     manager.check()
 
 

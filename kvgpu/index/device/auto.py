@@ -134,8 +134,8 @@ class AutoIndex(DeviceIndex):
         logger.warning("From now on lookups are answered by the host: %s", error)
         self.crossover, self.reason = None, str(error)
 
-    def _violations(self) -> list[str]:
-        return HostIndex._violations(self) if self.crossover is None else super()._violations()
+    def _table_violations(self) -> list[str]:
+        return HostIndex._table_violations(self) if self.crossover is None else super()._table_violations()
 
 
 class _Sample(DeviceIndex):

@@ -20,6 +20,7 @@ from kvgpu.errors import ArgumentError, DeviceError, InvariantError, KVGPUError
 from kvgpu.hashing.hash_arena import HashArena
 from kvgpu.index.base import BatchHits, Keys, Memo, PrefixHits, Spans
 from kvgpu.index.device.capture import GraphCapture
+from kvgpu.index.device.comparison import differences
 from kvgpu.index.host.index import HostIndex
 from kvgpu.index.journal import NO_LOG, Journal
 from kvgpu.rules.plan import PrefixPlan
@@ -286,9 +287,9 @@ class DeviceIndex(HostIndex):
         """Whether the device answers any lookups."""
         return True
 
-    def _violations(self) -> list[str]:
+    def _table_violations(self) -> list[str]:
         """Describe violations in the host's table, and differences between the device's table and the host's."""
-        found = super()._violations()
+        found = super()._table_violations()
         if self.state.width is None:
             return found
         table = self.flush()
@@ -296,26 +297,4 @@ class DeviceIndex(HostIndex):
             table.check()
         except InvariantError as error:
             found.append(f"on the device: {error}")
-        keys, groups, ids = (part.cpu().numpy() for part in table.items())
-        records = self.state.records[:-1]
-        expected = np.flatnonzero(records["flags"] & FIRST)
-        if not np.array_equal(ids, expected):
-            return [*found, "the device has other first blocks than the host"]
-        stored = np.ascontiguousarray(records.view(np.int64).reshape(len(records), -1)[ids])
-        same = (keys.view(np.int64) == stored[:, : keys.shape[1] // 8]).all(axis=1)
-        same &= groups == records["group"][ids]
-        return found + [f"the device has another key or group for block {bad}" for bad in ids[~same]]
-
-
-class TritonIndex(DeviceIndex):
-    """An index that Triton kernels probe: on a GPU, or on the CPU with TRITON_INTERPRET=1."""
-
-    name = "triton"
-    engine = "triton"
-
-
-class CudaIndex(DeviceIndex):
-    """An index that CUDA kernels probe, through CuPy."""
-
-    name = "cuda"
-    engine = "cuda"
+        return found + differences(table, self.state)

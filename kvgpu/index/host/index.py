@@ -146,7 +146,7 @@ class HostIndex(BlockIndex):
         """Where compiled code notes up to so many changes."""
         return NO_LOG if self.journal is None else self.journal.room_for(changes)
 
-    def _violations(self) -> list[str]:
+    def _table_violations(self) -> list[str]:
         slots = self.table[:, :SLOTS_PER_BUCKET]
         buckets, places = np.nonzero(slots)
         num_led = int(self.state.meta[NUM_LED])

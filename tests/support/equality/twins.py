@@ -180,7 +180,7 @@ class Twins:
         assert one.take_new_block_ids() == other.take_new_block_ids()
         assert one.take_events() == other.take_events()
         assert one.prefix_cache_stats == other.prefix_cache_stats
-        assert one.block_pool.num_evictions == other.block_pool.num_evictions
+        assert one.block_pool.allocator.num_evictions == other.block_pool.allocator.num_evictions
         held = sum(len(single.req_to_blocks) for single in self.batched.coordinator.single_type_managers)
         assert other.block_pool.block_tables.num_used() == held
         self._compare_metrics()
@@ -196,9 +196,9 @@ class Twins:
         for row, num_tokens in zip(waiting, hits, strict=True):
             request = self.pairs[row].single
             counted = self.single.prefix_cache_stats
-            self.single.prefix_cache_stats = None
+            self.single.lookups.stats = None
             assert num_tokens == self.single.get_computed_blocks(request)[1]
-            self.single.prefix_cache_stats = counted
+            self.single.lookups.stats = counted
 
     def compare_requests(self) -> None:
         """After `sync` the request objects are equal."""
