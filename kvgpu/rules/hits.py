@@ -11,7 +11,7 @@ docs/semantics.md.
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from kvgpu.compiled.jit import inline, leaf, python_of
+from kvgpu.compiled.jit import leaf, python_of
 from kvgpu.rules.plan import HitRule, PrefixPlan
 from kvgpu.rules.plan_words import (
     CHUNKED_LOCAL,
@@ -126,7 +126,7 @@ FIRST_NEEDED, NUM_HIT = 0, 1
 """Rows of `hits` in `common_hit`, by query: the first block that is needed, and the blocks of the hit."""
 
 
-@inline
+@leaf
 def common_hit(probes: Any, lookup: Any, words: Any, num_hashes: int, max_length: int, hits: Any) -> int:
     """Find the longest hit that suits all queries of a plan: a fixed point (facts 45 and 46).
 

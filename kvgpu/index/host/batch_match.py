@@ -80,6 +80,41 @@ def departures_from(meta: Any, regions: int) -> int:
     return total
 
 
+@leaf
+def match_again(pool: Any, spans: Any, words: Any, r: int, max_length: int, stored: Any, scratch: Any) -> int:
+    """Return the length of the hit of request `r` in tokens, beginning with what earlier lookups found.
+
+    Args:
+        pool: `PoolArrays`.
+        spans: `HashSpans`.
+        words: Of the plan.
+        r: The request.
+        max_length: Longest hit allowed, in tokens.
+        stored: int64 [MEMO_WORDS], what earlier lookups found for the first query; brought up to date.
+        scratch: Arrays `ids`, `last` and `memo` of a `Lookup`, and `hits` of `common_hit`, all written to.
+    """
+    ids, last, memo, hits = scratch
+    first_lines = words[PLAN_HEADER + QUERY_NUM_LINES]
+    hashes = hashes_at(spans.arena, spans.borrowed[r], spans.begins[r], spans.ends[r])
+    last[:] = -2
+    memo[:] = 0
+    if stored[KNOWN] == 0:
+        load_first(pool, spans, words, r)
+    elif departures_from(pool.meta, stored[REGIONS_OF]) == stored[SUM]:
+        memo[0, KNOWN], memo[0, REGIONS_OF] = stored[KNOWN], stored[REGIONS_OF]
+        for line in range(first_lines):
+            last[line, 0], last[line, 1] = stored[KNOWN] - 1, stored[LAST + line]
+    known = memo[0, KNOWN]
+    num_tokens = longest_prefix(lookup_in(pool, hashes, words, ids, last, memo), max_length, hits)
+    if first_lines <= MEMO_LINES:
+        stored[KNOWN], stored[REGIONS_OF] = memo[0, KNOWN], memo[0, REGIONS_OF]
+        stored[SUM] = departures_from(pool.meta, memo[0, REGIONS_OF])
+        if memo[0, KNOWN] > known:
+            for line in range(first_lines):
+                stored[LAST + line] = ids[line, memo[0, KNOWN] - 1]
+    return num_tokens
+
+
 @jit
 def match_many(
     pool: Any, spans: Any, words: Any, max_lengths: Any, memos: Any, places: Any, num_tokens: Any, lengths: Any
@@ -107,27 +142,8 @@ def match_many(
     last = np.empty((num_lines, 2), np.int64)
     hits = np.empty((2, num_queries), np.int64)
     memo = np.empty((num_queries, MEMO_WORDS), np.int64)
-    first_lines = words[PLAN_HEADER + QUERY_NUM_LINES]
-    # `stored` is what earlier lookups of the request found for the first query; `memo` is what this lookup begins with.
     for r in range(len(spans.begins)):
-        hashes = hashes_at(spans.arena, spans.borrowed[r], spans.begins[r], spans.ends[r])
-        last[:] = -2
-        memo[:] = 0
         stored = memos[places[r]]
-        if stored[KNOWN] == 0:
-            load_first(pool, spans, words, r)
-        elif departures_from(pool.meta, stored[REGIONS_OF]) == stored[SUM]:
-            memo[0, KNOWN], memo[0, REGIONS_OF] = stored[KNOWN], stored[REGIONS_OF]
-            for line in range(first_lines):
-                last[line, 0], last[line, 1] = stored[KNOWN] - 1, stored[LAST + line]
-        known = memo[0, KNOWN]
-        num_tokens[r] = longest_prefix(lookup_in(pool, hashes, words, ids, last, memo), max_lengths[r], hits)
+        num_tokens[r] = match_again(pool, spans, words, r, max_lengths[r], stored, (ids, last, memo, hits))
         for q in range(num_queries):
             lengths[r, q] = hits[NUM_HIT, q]
-        if first_lines > MEMO_LINES:
-            continue
-        stored[KNOWN], stored[REGIONS_OF] = memo[0, KNOWN], memo[0, REGIONS_OF]
-        stored[SUM] = departures_from(pool.meta, memo[0, REGIONS_OF])
-        if memo[0, KNOWN] > known:
-            for line in range(first_lines):
-                stored[LAST + line] = ids[line, memo[0, KNOWN] - 1]

@@ -9,7 +9,7 @@ import numpy as np
 
 from kvgpu.blocks.index_meta import region_of
 from kvgpu.blocks.record import FIRST, LEADS
-from kvgpu.compiled.jit import inline, jit, leaf, prefetch
+from kvgpu.compiled.jit import jit, leaf, prefetch
 from kvgpu.index.host.table import find_first
 from kvgpu.index.key import has_key, key_at
 from kvgpu.index.slot_hash import slot_hash
@@ -72,9 +72,9 @@ class QueryLookup(NamedTuple):
     memo: Any
 
 
-@inline
+@leaf
 def lookup_in(pool: Any, hashes: Any, words: Any, ids: Any, last: Any, memo: Any) -> Any:
-    """Make a `Lookup` from `PoolArrays`."""
+    """Make a `Lookup` from `PoolArrays`, for callers that are leaves: nobody counts references to its arrays."""
     return Lookup(pool.records, pool.table, pool.seed, pool.meta, hashes, words, ids, last, memo)
 
 
@@ -173,9 +173,9 @@ def num_lines_of(words: Any) -> int:
     return int(len(words) - PLAN_HEADER - words[PLAN_NUM_QUERIES] * QUERY_WORDS)
 
 
-@inline
+@leaf
 def bind_query(lookup: Any, q: int) -> Any:
-    """Make the `QueryLookup` of query `q`."""
+    """Make the `QueryLookup` of query `q`, for callers that are leaves."""
     words = lookup.words
     base = PLAN_HEADER + q * QUERY_WORDS
     begin = words[base + QUERY_FIRST_LINE]
@@ -195,11 +195,11 @@ def bind_query(lookup: Any, q: int) -> Any:
     )
 
 
-@inline
+@leaf
 def longest_prefix(lookup: Any, max_length: int, hits: Any) -> int:
     """`common_hit` of a `Lookup`."""
     probes = Probes(apply_rule, bind_query, probe, probe_run)
-    return common_hit(probes, lookup, lookup.words, len(lookup.hashes), max_length, hits)
+    return int(common_hit(probes, lookup, lookup.words, len(lookup.hashes), max_length, hits))
 
 
 @jit
