@@ -6,7 +6,7 @@ from typing import Any
 
 from kvgpu.arguments import hashes_of, ids_to_cache, integers, listed_ids, own_blocks, truths
 from kvgpu.block_tables.block_allocator import BlockAllocator
-from kvgpu.block_tables.uses import BlockUses
+from kvgpu.block_tables.holders import BlockHolders
 from kvgpu.blocks.block_list import AllBlocks, BlockList
 from kvgpu.blocks.free_queue import FreeKVCacheBlockQueue
 from kvgpu.blocks.invariants import queue_violations
@@ -49,7 +49,7 @@ class BlockPool(Exclusive):
     Attributes:
         allocator: Takes blocks for block tables and gives them back, by id and unchecked.
         events: Those that nobody has taken yet.
-        uses: Who holds which blocks: block tables of requests, and callers of `get_new_blocks` and `touch`, which
+        holders: Who holds which blocks: block tables of requests, and callers of `get_new_blocks` and `touch`, which
             must give blocks back with `free_blocks`.
         block_tables: Memory of the block tables.
     """
@@ -77,8 +77,8 @@ class BlockPool(Exclusive):
         self.blocks = AllBlocks(self.state)
         self.free_block_queue = FreeKVCacheBlockQueue.of_state(self.state)
         self.prefix_cache = PrefixCache(self.state, self.index)
-        self.uses = BlockUses(self.state, self.turn)
-        self.block_tables = self.uses.store
+        self.holders = BlockHolders(self.state, self.turn)
+        self.block_tables = self.holders.store
         self.turn.restore = self._restore
         self.cached_block_hash_to_block = self.prefix_cache.map
         self.allocator = BlockAllocator(
@@ -177,7 +177,7 @@ class BlockPool(Exclusive):
             # The caller gets an exception in place of the blocks, so it could not give them back.
             self.allocator.give_back(ids, backwards=True, prepend=True)
             self.turn.raise_complaint()
-        self.uses.hand_out(ids)
+        self.holders.hand_out(ids)
         return ids
 
     @exclusive
@@ -193,7 +193,7 @@ class BlockPool(Exclusive):
         O(len(blocks)).
         """
         ids = own_blocks(self.state, blocks)
-        self.uses.hand_out(ids)
+        self.holders.hand_out(ids)
         self.allocator.take_hits(ids)
 
     @exclusive
@@ -220,7 +220,7 @@ class BlockPool(Exclusive):
         """
         ids = own_blocks(self.state, ordered_blocks)
         prepend, backwards = as_switch("prepend", prepend), as_switch("backwards", backwards)
-        self.uses.hand_back(ids)
+        self.holders.hand_back(ids)
         self.allocator.give_back(ids, prepend, backwards=backwards)
 
     @exclusive
@@ -289,11 +289,11 @@ class BlockPool(Exclusive):
 
     @exclusive
     def _check(self) -> list[str]:
-        return queue_violations(self.state) + self.uses.violations() + self.index.violations()
+        return queue_violations(self.state) + self.holders.violations() + self.index.violations()
 
     def _restore(self) -> None:
         """Make all counts agree again, after an exception from outside has interrupted a call. O(num_gpu_blocks)."""
-        self.uses.restore()
+        self.holders.restore()
         if not self.prefix_cache.restore():
             logger.error("The prefix cache was emptied: the records of its blocks were broken")
             self.events.cleared()

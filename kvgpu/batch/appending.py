@@ -5,12 +5,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kvgpu.batch.delivery import Delivery
 from kvgpu.batch.growth import Growth
 from kvgpu.batch.rows.full_blocks import FullBlockHashes, append_made, hashes_of_full_blocks, unhashed_tail
 from kvgpu.batch.rows.pending_tokens import Appended, NewTokens, PendingTokens
 from kvgpu.batch.rows.record import UNDECIDED, RowIds
 from kvgpu.batch.rows.requests import RequestRows
+from kvgpu.batch.token_delivery import TokenDelivery
 
 Places = npt.NDArray[np.int64]
 """Places of rows in the batch, int64 [any]."""
@@ -29,7 +29,7 @@ class Appending:
     """
 
     def __init__(
-        self, rows: RequestRows, pending: PendingTokens, delivery: Delivery, new: NewTokens, got: Appended
+        self, rows: RequestRows, pending: PendingTokens, delivery: TokenDelivery, new: NewTokens, got: Appended
     ) -> None:
         self._rows, self._pending, self._delivery = rows, pending, delivery
         self._new, self._got = new, got

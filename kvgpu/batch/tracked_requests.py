@@ -4,11 +4,11 @@ import numpy as np
 import numpy.typing as npt
 
 from kvgpu.batch.appending import Appending
-from kvgpu.batch.delivery import Delivery
 from kvgpu.batch.rows.full_blocks import hash_full_blocks
 from kvgpu.batch.rows.pending_tokens import NewTokens, PendingTokens
 from kvgpu.batch.rows.record import RowIds
 from kvgpu.batch.rows.requests import RequestRows
+from kvgpu.batch.token_delivery import TokenDelivery
 from kvgpu.errors import ArgumentError
 from kvgpu.exclusive import Turn
 from kvgpu.integers import as_integer
@@ -28,7 +28,7 @@ class TrackedRequests:
         self._rows = rows
         self._turn = turn
         self._pending = PendingTokens(len(rows.records), hash_block_size)
-        self._delivery = Delivery(rows, self._pending)
+        self._delivery = TokenDelivery(rows, self._pending)
 
     def grow(self, max_requests: int) -> None:
         """Reserve more rows. O(capacity)."""

@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from kvgpu.events.messages import MEDIUM_GPU, AllBlocksCleared, BlockRemoved, BlockStored
-from kvgpu.hashing.block_range import BlockRange
+from kvgpu.hashing.block_range import BlockRange, joined_hash
 from kvgpu.hashing.functions import (
-    BlockHash,
     BlockHashWithGroupId,
     ExternalBlockHash,
     get_block_hash,
@@ -17,8 +16,7 @@ from kvgpu.hashing.inputs.extra_keys import ExtraKeys, generate_block_hash_extra
 
 
 def _external(hashes: Sequence[bytes], block: int, stride: int) -> ExternalBlockHash:
-    parts = hashes[block * stride : (block + 1) * stride]
-    return maybe_convert_block_hash(BlockHash(b"".join(parts)))
+    return maybe_convert_block_hash(joined_hash(hashes, block, stride))
 
 
 def block_stored(request: Any, kept: list[int], blocks: BlockRange) -> BlockStored:

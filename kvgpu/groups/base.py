@@ -68,7 +68,7 @@ class SingleTypeKVCacheManager(GroupHits):
         self.new_ids = NewBlockIds(block_pool.num_gpu_blocks)
         self.extent = 0
         self.req_to_blocks = BlockTables(block_pool.state, block_pool.block_tables)
-        block_pool.uses.of_groups.append(self.req_to_blocks)
+        block_pool.holders.of_groups.append(self.req_to_blocks)
         self.num_cached_block = CachedCounts(self.req_to_blocks)
 
     def get_num_blocks_to_allocate(

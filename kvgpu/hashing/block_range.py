@@ -1,9 +1,10 @@
-"""`BlockRange`: consecutive blocks of a request in one cache group, and which of its hashes are theirs."""
+"""`BlockRange`: consecutive blocks of a request in one cache group; and the hash of a block with several hashes."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from kvgpu.errors import ArgumentError
-from kvgpu.hashing.functions import checked_group
+from kvgpu.hashing.functions import BlockHash, checked_group
 from kvgpu.integers import as_integer
 
 
@@ -33,3 +34,8 @@ class BlockRange(NamedTuple):
         if rest and first < end:
             raise ArgumentError(f"block_size {size} is not a multiple of hash_block_size {hash_block_size}")
         return cls(first, end, size, stride, checked_group(group))
+
+
+def joined_hash(hashes: Sequence[bytes], block: int, stride: int) -> BlockHash:
+    """Return the hash of a block that spans `stride` hash blocks: all of theirs, one after the other (fact 10)."""
+    return BlockHash(b"".join(hashes[block * stride : (block + 1) * stride]))

@@ -11,6 +11,7 @@ from kvgpu.blocks.state import BlockState, KVCacheBlock
 from kvgpu.compiled.jit import jit
 from kvgpu.errors import BlockIdError, BlockStateError, InvariantError
 from kvgpu.hashing.block_hashes import BlockHashes, keys_if_of_width
+from kvgpu.hashing.block_range import joined_hash
 from kvgpu.hashing.functions import BlockHash, BlockHashWithGroupId, make_block_hash_with_group_id
 from kvgpu.index.base import BlockIndex, Keys, PrefixHits, decided
 from kvgpu.index.block_map import BlockHashToBlockMap
@@ -98,8 +99,7 @@ class PrefixCache:
 
         def hit(query: int, block: int) -> bool:
             asked = plan.queries[query]
-            parts = block_hashes[block * asked.stride : (block + 1) * asked.stride]
-            found = self.find_all(BlockHash(b"".join(parts)), asked.groups)
+            found = self.find_all(joined_hash(block_hashes, block, asked.stride), asked.groups)
             if found is None:
                 return False
             ids[plan.lines[query], block] = self.state.ids_of(found)
@@ -154,8 +154,7 @@ class PrefixCache:
                 continue
             if block in todo or self.map.holds(block):
                 self._refuse(block_id)
-            block_hash = BlockHash(b"".join(hashes[i * stride : (i + 1) * stride]))
-            todo[block] = make_block_hash_with_group_id(block_hash, group)
+            todo[block] = make_block_hash_with_group_id(joined_hash(hashes, i, stride), group)
             self.map.refuse_unfit(todo[block], block)
             chosen[i] = max(block_id, 0)
         for block, key in todo.items():

@@ -67,7 +67,7 @@ class Served:
         manager.free(self.waiting)
         pool = manager.block_pool
         for blocks in (self.given, self.taken, pool.blocks[3:9]):
-            pool.free_blocks([b for b in blocks if pool.uses.handed_out[b.block_id]])
+            pool.free_blocks([b for b in blocks if pool.holders.handed_out[b.block_id]])
         manager.check()
         assert accounts_balance(manager)
         assert manager.block_pool.get_num_free_blocks() == manager.block_pool.num_gpu_blocks - 1

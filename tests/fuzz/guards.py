@@ -26,7 +26,7 @@ GUARDS = {
     ),
     "id outside the pool": ("kvgpu.arguments", "        if outside.any():\n", "        if False:\n"),
     "block of another pool": ("kvgpu.arguments", "        if block._state is not state:\n", "        if False:\n"),
-    "block that was not handed out": ("kvgpu.block_tables.uses", "        if place >= 0:\n", "        if False:\n"),
+    "block that was not handed out": ("kvgpu.block_tables.holders", "        if place >= 0:\n", "        if False:\n"),
     "hits that are none": (
         "kvgpu.allocation.slots",
         "            checks.refuse_bad_hits(request_id, computed, are_distinct(hashes))\n        if caches",

@@ -209,7 +209,7 @@ class Subject:
         name, argument = rng.choice([("touch", "blocks"), ("free_blocks", "ordered_blocks")])
         if name == "free_blocks" and rng.random() < 0.3:
             # Free blocks, and those of requests; 0 is the null block.
-            others = np.flatnonzero(pool.uses.handed_out == 0)[1:]
+            others = np.flatnonzero(pool.holders.handed_out == 0)[1:]
             arguments = {argument: np.array([rng.choice(others)])}
             return Call("pool.free_blocks", pool.free_blocks, arguments, None, True)
         odd: Any = rng.choice(
@@ -393,8 +393,8 @@ class Subject:
         """Free what odd calls have brought in, so that the pool does not fill up."""
         pool = self.manager.block_pool
         taken = np.bincount([block.block_id for blocks in self.taken for block in blocks], minlength=NUM_BLOCKS)
-        if (taken != pool.uses.handed_out).any():
-            pool.free_blocks(np.repeat(np.arange(NUM_BLOCKS), pool.uses.handed_out))
+        if (taken != pool.holders.handed_out).any():
+            pool.free_blocks(np.repeat(np.arange(NUM_BLOCKS), pool.holders.handed_out))
             self.taken = []
         known = {r.request_id for r in (*self.running, *self.tracked.values())}
         for single in self.manager.coordinator.single_type_managers:

@@ -26,7 +26,7 @@ from kvgpu.errors import ArgumentError
 from kvgpu.hashing.block_hashes import BlockHashes
 from kvgpu.hashing.functions import HASH_WIDTHS
 from kvgpu.index.base import Spans
-from kvgpu.index.host.prefix_match import MEMO_WORDS
+from kvgpu.index.host.memo import MEMO_WORDS
 from kvgpu.integers import as_integer, as_size
 
 INT64 = np.dtype(np.int64)
@@ -50,7 +50,7 @@ class RequestRows:
         names: The id of the request when it was tracked, by which it goes from then on.
         seen: int64 [max_requests], computed tokens of each request when it and its row last agreed.
         memo: int64 [max_requests, MEMO_WORDS], what lookups have learnt of each row: see
-            `kvgpu.index.host.prefix_match`.
+            `kvgpu.index.host.memo`.
 
     Raises:
         ConfigError: A capacity below 1.

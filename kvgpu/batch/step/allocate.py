@@ -15,8 +15,9 @@ from kvgpu.blocks.index_meta import refuse_broken
 from kvgpu.compiled.jit import inline, jit, leaf
 from kvgpu.groups.compiled import EVICTED, KEYS, TALLY_WORDS
 from kvgpu.hashing.hash_arena import hashes_at
+from kvgpu.index.host.memo import MEMO_WORDS
 from kvgpu.index.host.pool_arrays import PoolArrays
-from kvgpu.index.host.prefix_match import MEMO_WORDS, longest_prefix, lookup_in, num_lines_of
+from kvgpu.index.host.prefix_match import longest_prefix, lookup_in, num_lines_of
 from kvgpu.rules.hits import FIRST_NEEDED, NUM_HIT
 from kvgpu.rules.plan_words import PLAN_NUM_QUERIES
 

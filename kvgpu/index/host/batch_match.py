@@ -4,21 +4,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kvgpu.blocks.index_meta import DEPARTURES
 from kvgpu.compiled.jit import jit, leaf, lowest_bit, prefetch
 from kvgpu.hashing.hash_arena import hashes_at
+from kvgpu.index.host.memo import KNOWN, MEMO_LINES, MEMO_WORDS, recall, remember
 from kvgpu.index.host.pool_arrays import PoolArrays
-from kvgpu.index.host.prefix_match import (
-    KNOWN,
-    LAST,
-    MEMO_LINES,
-    MEMO_WORDS,
-    REGIONS_OF,
-    SUM,
-    longest_prefix,
-    lookup_in,
-    num_lines_of,
-)
+from kvgpu.index.host.prefix_match import longest_prefix, lookup_in, num_lines_of
 from kvgpu.index.host.table import bucket_of, slots_of_tag
 from kvgpu.index.key import key_at
 from kvgpu.index.slot_hash import slot_hash
@@ -71,16 +61,6 @@ def load_first(pool: Any, spans: Any, words: Any, r: int) -> None:
 
 
 @leaf
-def departures_from(meta: Any, regions: int) -> int:
-    """Add up the departures from some regions, one bit each."""
-    total = 0
-    while regions:
-        total += meta[DEPARTURES + lowest_bit(regions)]
-        regions &= regions - 1
-    return total
-
-
-@leaf
 def match_again(pool: Any, spans: Any, words: Any, r: int, max_length: int, stored: Any, scratch: Any) -> int:
     """Return the length of the hit of request `r` in tokens, beginning with what earlier lookups found.
 
@@ -100,18 +80,11 @@ def match_again(pool: Any, spans: Any, words: Any, r: int, max_length: int, stor
     memo[:] = 0
     if stored[KNOWN] == 0:
         load_first(pool, spans, words, r)
-    elif departures_from(pool.meta, stored[REGIONS_OF]) == stored[SUM]:
-        memo[0, KNOWN], memo[0, REGIONS_OF] = stored[KNOWN], stored[REGIONS_OF]
-        for line in range(first_lines):
-            last[line, 0], last[line, 1] = stored[KNOWN] - 1, stored[LAST + line]
+    recall(pool.meta, stored, memo[0], last, first_lines)
     known = memo[0, KNOWN]
     num_tokens = longest_prefix(lookup_in(pool, hashes, words, ids, last, memo), max_length, hits)
     if first_lines <= MEMO_LINES:
-        stored[KNOWN], stored[REGIONS_OF] = memo[0, KNOWN], memo[0, REGIONS_OF]
-        stored[SUM] = departures_from(pool.meta, memo[0, REGIONS_OF])
-        if memo[0, KNOWN] > known:
-            for line in range(first_lines):
-                stored[LAST + line] = ids[line, memo[0, KNOWN] - 1]
+        remember(pool.meta, stored, memo[0], ids, known, first_lines)
     return num_tokens
 
 

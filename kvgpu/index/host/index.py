@@ -18,7 +18,8 @@ from kvgpu.index.base import BatchHits, BlockIndex, Keys, Memo, PrefixHits, Span
 from kvgpu.index.host.batch_match import match_many
 from kvgpu.index.host.insert_erase import enter_one, erase_blocks, insert_blocks
 from kvgpu.index.host.insert_runs import settle
-from kvgpu.index.host.prefix_match import MEMO_WORDS, match_one
+from kvgpu.index.host.memo import MEMO_WORDS
+from kvgpu.index.host.prefix_match import match_one
 from kvgpu.index.host.table import first_of, hash_of
 from kvgpu.index.journal import NO_LOG, Journal
 from kvgpu.layout import BUCKET_WORDS, EMPTY_WORD, LOW_32, OVERFLOW_WORD, SLOTS_PER_BUCKET, TAG_SHIFT, num_buckets_for

@@ -10,6 +10,7 @@ import numpy as np
 from kvgpu.blocks.index_meta import region_of
 from kvgpu.blocks.record import FIRST, LEADS
 from kvgpu.compiled.jit import jit, leaf, prefetch
+from kvgpu.index.host.memo import KNOWN, MEMO_WORDS, REGIONS_OF
 from kvgpu.index.host.table import find_first
 from kvgpu.index.key import has_key, key_at
 from kvgpu.index.slot_hash import slot_hash
@@ -25,16 +26,6 @@ from kvgpu.rules.plan_words import (
 
 FAR = 32
 """Blocks of a run between loading a line and using it: a run is short, and its lines come from memory."""
-
-KNOWN, REGIONS_OF, SUM, LAST = 0, 1, 2, 3
-"""Words of a memo, which says what a request's last lookup found for the first query of the plan.
-
-KNOWN: so many leading blocks are cached in all its groups. REGIONS_OF: they lie in these regions of the pool, one bit
-each. SUM: departures from these regions, added up; while the sum is the same, the blocks are still cached. From LAST
-on: the last of these blocks in each group. Nothing is kept for a query with more groups than MEMO_LINES.
-"""
-MEMO_LINES = 5
-MEMO_WORDS = LAST + MEMO_LINES
 
 
 class Lookup(NamedTuple):

@@ -1,4 +1,4 @@
-"""`Delivery`: pending tokens of rows on their way to the request objects."""
+"""`TokenDelivery`: pending tokens of rows on their way to the request objects."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ from kvgpu.errors import ArgumentError
 from kvgpu.hashing.functions import HASH_WIDTHS
 
 
-class Delivery:
+class TokenDelivery:
     """Gives requests the pending tokens of their rows.
 
     Requests that can be rolled back get theirs as one change. Foreign ones, which append by code of another engine,

@@ -1,16 +1,16 @@
-"""`BlockUses`: who holds the blocks of a pool."""
+"""`BlockHolders`: who holds the blocks of a pool."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from kvgpu.block_tables.store import BlockTableStore
-from kvgpu.block_tables.use_counts import hand_back, hand_out
 from kvgpu.blocks.invariants import use_violations
 from kvgpu.blocks.lru import recount
 from kvgpu.blocks.record import NO_IDS, Ids
 from kvgpu.blocks.state import BlockState
+from kvgpu.compiled.jit import jit
 from kvgpu.errors import BlockStateError
 from kvgpu.exclusive import Turn
 
@@ -18,7 +18,31 @@ if TYPE_CHECKING:
     from kvgpu.block_tables.by_request import BlockTables
 
 
-class BlockUses:
+@jit
+def hand_out(uses: Any, ids: Any, null_id: int, last: Any, call: int) -> None:
+    """Count one use more of each block; `last`, int64 [1], receives the number of the call."""
+    for i in range(len(ids)):
+        if ids[i] != null_id:
+            uses[ids[i]] += 1
+    last[0] = call
+
+
+@jit
+def hand_back(uses: Any, ids: Any, null_id: int) -> int:
+    """Count one use less of each block and return -1; or change nothing and return the place of one without uses."""
+    for i in range(len(ids)):
+        if ids[i] == null_id:
+            continue
+        if uses[ids[i]] == 0:
+            for j in range(i):
+                if ids[j] != null_id:
+                    uses[ids[j]] += 1
+            return i
+        uses[ids[i]] -= 1
+    return -1
+
+
+class BlockHolders:
     """Who holds which blocks: block tables of requests, and callers to whom blocks were handed out.
 
     A block is in use as often as these two say; its reference count in the records follows from them.
