@@ -7,8 +7,13 @@ SIZE = 4
 NUM_BLOCKS = 10
 
 
+def queue_order(queue):
+    """Ids of free blocks, the next to be taken first."""
+    return ids(queue.get_all_free_blocks())
+
+
 def order(pool):
-    return [block.block_id for block in pool.free_block_queue.get_all_free_blocks()]
+    return queue_order(pool.free_block_queue)
 
 
 def ids(blocks):
