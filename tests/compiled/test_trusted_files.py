@@ -5,14 +5,9 @@ import stat
 from pathlib import Path
 
 import pytest
-from support.other_owner import STRANGER, OtherOwner
+from support.other_owner import STRANGER
 
 from kvgpu.compiled.trusted_files import read_trusted, trusted_folder, write_whole
-
-
-@pytest.fixture
-def stranger(monkeypatch):
-    return OtherOwner(monkeypatch)
 
 
 @pytest.fixture

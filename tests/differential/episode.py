@@ -1,106 +1,21 @@
-"""One random episode: the same calls to two systems, all state compared after each."""
+"""One random episode: what a scheduler would do with two systems, and some accidents."""
 
-import random
 from collections import Counter
 from typing import Any
 
-from configs import Config, random_config
-from systems import System, plain
+from comparison import Comparison, Refused
 
 
-class Difference(AssertionError):
-    """The systems disagree; the message holds the configuration and the last calls."""
-
-
-class Refused(Exception):
-    """Both systems refused a call; the episode ends, since the other may be half changed."""
-
-
-class Episode:
-    """Drives two systems as a scheduler would, with accidents.
-
-    Args:
-        seed: Decides everything.
-        ours: Modules of the system under test.
-        oracle: Modules of the system that is right.
-        counts: Calls by name, added to.
-    """
+class Episode(Comparison):
+    """Drives two systems as a scheduler would, with accidents; its arguments are those of a `Comparison`."""
 
     def __init__(self, seed: int, ours: Any, oracle: Any, counts: Counter[str]) -> None:
-        self.rng = random.Random(seed)
-        self.seed = seed
-        self.config: Config = random_config(self.rng)
-        self.counts = counts
-        self.log: list[str] = []
-        self.systems: list[System] = []
-        outcomes = [self._attempt(lambda m=m: System(m, self.config)) for m in (ours, oracle)]
-        self._same_outcome("construct", *outcomes, compare=lambda result: None)
-        self.systems = [result for result, _ in outcomes]
+        super().__init__(seed, ours, oracle, counts)
         vocabulary = self.rng.choice([2, 50, 70_000, 3_000_000_000])
         self.documents = [[self.rng.randrange(vocabulary) for _ in range(400)] for _ in range(3)]
         self.waiting: list[str] = []
         self.running: list[str] = []
         self.next_id = 0
-
-    # Calls
-
-    @staticmethod
-    def _attempt(call: Any) -> tuple[Any, Exception | None]:
-        try:
-            return call(), None
-        except Exception as error:
-            return None, error
-
-    def _same_outcome(self, name: str, mine: Any, theirs: Any, compare: Any = plain) -> Any:
-        self.counts[name] += 1
-        (my_result, my_error), (their_result, their_error) = mine, theirs
-        if their_error is not None:
-            if my_error is None and self._differs_on_purpose(name, my_result, their_error):
-                self.counts["ended: differs on purpose: " + name] += 1
-                raise Refused(f"{name}: the oracle raised {their_error!r}, we returned None")
-            if my_error is None:
-                self._differ(f"{name}: the oracle raised {their_error!r}, we returned {my_result!r}")
-            self.counts["refused: " + name] += 1
-            raise Refused(f"{name}: {my_error!r} / {their_error!r}")
-        if my_error is not None:
-            raise Difference(f"{name}: {self._story()}") from my_error
-        if compare(my_result) != compare(their_result):
-            self._differ(f"{name}: ours {compare(my_result)}\n  oracle {compare(their_result)}")
-        return my_result, their_result
-
-    @staticmethod
-    def _differs_on_purpose(name: str, my_result: Any, their_error: Exception) -> bool:
-        """External tokens beyond the length of the model that do not fit (docs/semantics.md)."""
-        fits_not = isinstance(their_error, ValueError) and "free blocks" in str(their_error)
-        return name == "allocate_slots" and my_result is None and fits_not
-
-    def call(self, name: str, request_id: str | None, *args: Any, **kwargs: Any) -> Any:
-        """The same call on both; arguments that are pairs differ by system."""
-        self.log.append(f"{name}({request_id}, {args}, {kwargs})"[:600])
-        outcomes = []
-        dice = self.rng.random()
-        for place, system in enumerate(self.systems):
-            random.seed(dice)  # the residency metrics sample with the global generator
-            own = {k: v[place] if isinstance(v, list) else v for k, v in kwargs.items()}
-            outcomes.append(self._attempt(lambda system=system, own=own: system.call(name, request_id, *args, **own)))
-        results = self._same_outcome(name, *outcomes)
-        self.compare_states()
-        return results
-
-    def compare_states(self) -> None:
-        mine, theirs = (system.state() for system in self.systems)
-        for key in mine:
-            if mine[key] != theirs[key]:
-                self._differ(f"{key}: ours {mine[key]}\n  oracle {theirs[key]}")
-        self.systems[0].manager.check()
-
-    def _story(self) -> str:
-        return f"seed {self.seed}\n  {self.config}\n  " + "\n  ".join(self.log[-12:])
-
-    def _differ(self, what: str) -> None:
-        raise Difference(f"{what}\n  {self._story()}")
-
-    # What a scheduler does
 
     def create(self) -> None:
         rng = self.rng
@@ -151,11 +66,6 @@ class Episode:
     def _hits_may_be_lost(self, computed: Any) -> bool:
         """Whether the oracle could give hits of a later group to an earlier one as room for external tokens."""
         return any(block.ref_cnt == 0 and not block.is_null for group in computed.blocks[1:] for block in group)
-
-    def _set(self, request_id: str, **values: Any) -> None:
-        for system in self.systems:
-            for name, value in values.items():
-                setattr(system.requests[request_id], name, value)
 
     def admit(self) -> None:
         rng = self.rng

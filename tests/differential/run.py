@@ -34,7 +34,8 @@ def main() -> int:
     logging.disable(logging.WARNING)
     import torch
     import vllm
-    from episode import Difference, run_episode
+    from comparison import Difference
+    from episode import run_episode
     from systems import kvgpu_modules, vllm_modules
     from tqdm import tqdm
 

@@ -8,7 +8,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from episode import Difference, run_episode
+from comparison import Difference
+from episode import run_episode
 from systems import RETENTION, SEED, kvgpu_modules, vllm_modules
 
 from kvgpu.hashing import functions as hashing

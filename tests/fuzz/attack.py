@@ -164,7 +164,8 @@ def main() -> int:
     if options.without:
         without(options.without)
     warnings.simplefilter("ignore")
-    from subjects import GROUPS, Subject
+    from public_calls import Target
+    from subjects import GROUPS
 
     if "triton" not in options.only:
         limit_memory()
@@ -172,7 +173,7 @@ def main() -> int:
     for number in range(options.skip, options.count):
         rng = random.Random(options.seed * 1_000_003 + number)
         if subject is None or number % 25 == 0:
-            subject = Subject(rng.choice(list(GROUPS)), rng.choice(options.only.split(",")), rng.random() < 0.4, rng)
+            subject = Target(rng.choice(list(GROUPS)), rng.choice(options.only.split(",")), rng.random() < 0.4, rng)
             for _ in range(6):
                 subject.live()
         subject.rng = rng

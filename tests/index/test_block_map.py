@@ -3,29 +3,16 @@
 import copy
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from support.managers import full, make_manager, make_request, per_backend
+from support.pools import make_coarse_key, make_key
 
 from kvgpu.block_pool import BlockPool
 from kvgpu.blocks.state import KVCacheBlock
 from kvgpu.errors import ArgumentTypeError, BlockIdError
-from kvgpu.hashing.functions import make_block_hash_with_group_id
 from kvgpu.index.base import BlockIndex
-from kvgpu.index.block_map import BlockHashToBlockMap
 from kvgpu.metrics import KVCacheMetricsCollector
 
 NUM_BLOCKS = 12
-
-
-def key(fill=1, group=0, width=32):
-    return make_block_hash_with_group_id(bytes([fill]) * width, group)
-
-
-def coarse(*fills, group=0, width=32):
-    """The key of a block of several hash blocks."""
-    parts = b"".join(bytes([fill]) * width for fill in fills)
-    return make_block_hash_with_group_id(parts, group)
 
 
 @pytest.fixture
@@ -51,66 +38,11 @@ def enter(pool, map):
     return enter
 
 
-class TestMapOfItsOwn:
-    @pytest.fixture
-    def map(self):
-        return BlockHashToBlockMap()
-
-    @pytest.mark.parametrize("key", [b"10", b"hash0", b"", key(), coarse(1, 2)])
-    def test_a_block_of_no_pool_is_found_under_any_key(self, map, key):
-        block = KVCacheBlock(block_id=0)
-        map.insert(key, block)
-        assert map.get_one_block(key) is block
-        assert map._cache[key] is block
-        assert len(map) == 1
-
-    def test_an_absent_key_has_no_block(self, map):
-        assert map.get_one_block(b"10") is None
-        assert map.pop(b"10", 0) is None
-        assert len(map) == 0
-
-    def test_a_second_block_makes_the_entry_a_dict_in_the_order_of_insertion(self, map):
-        blocks = [KVCacheBlock(i) for i in (5, 0, 3)]
-        for block in blocks:
-            map.insert(b"10", block)
-        assert list(map._cache[b"10"].items()) == [(5, blocks[0]), (0, blocks[1]), (3, blocks[2])]
-        assert map.get_one_block(b"10") is blocks[0]
-        assert len(map) == 1
-
-    def test_popping_another_id_changes_nothing(self, map):
-        block = KVCacheBlock(0)
-        map.insert(b"10", block)
-        assert map.pop(b"10", 1) is None
-        assert map.get_one_block(b"10") is block
-
-    def test_popping_another_id_of_several_changes_nothing(self, map):
-        for i in (0, 1):
-            map.insert(b"10", KVCacheBlock(i))
-        assert map.pop(b"10", 2) is None
-        assert list(map._cache[b"10"]) == [0, 1]
-
-    def test_a_dict_of_one_stays_a_dict_and_an_emptied_one_disappears(self, map):
-        blocks = [KVCacheBlock(i) for i in (0, 1)]
-        for block in blocks:
-            map.insert(b"10", block)
-        assert map.pop(b"10", 0) is blocks[0]
-        assert map._cache[b"10"] == {1: blocks[1]}
-        assert map.pop(b"10", 1) is blocks[1]
-        assert b"10" not in map._cache
-        assert len(map) == 0
-
-    def test_clearing_forgets_everything(self, map):
-        map.insert(b"10", KVCacheBlock(0))
-        map.clear()
-        assert map.get_one_block(b"10") is None
-        assert map._cache == {}
-
-
 @per_backend
 class TestMapOfAPool:
     @pytest.mark.parametrize(
         "key",
-        [key(), key(group=2**31 - 1), key(width=16), key(group=2**32 - 1), b"hash0"],
+        [make_key(), make_key(group=2**31 - 1), make_key(width=16), make_key(group=2**32 - 1), b"hash0"],
         ids=["regular", "last group", "half width", "group of no record", "odd"],
     )
     def test_a_block_of_the_pool_is_found_until_it_is_popped(self, map, enter, key):
@@ -122,26 +54,26 @@ class TestMapOfAPool:
         assert map.get_one_block(key) is None
         assert len(map) == 0
 
-    @pytest.mark.parametrize("key", [key(), b"hash0"], ids=["regular", "odd"])
+    @pytest.mark.parametrize("key", [make_key(), b"hash0"], ids=["regular", "odd"])
     def test_a_truth_value_is_the_id_that_it_equals(self, map, enter, key):
         block = enter(1, key)
         assert map.pop(key, False) is None
         assert map.pop(key, True) is block
 
-    @pytest.mark.parametrize("key", [key(), b"hash0"], ids=["regular", "odd"])
+    @pytest.mark.parametrize("key", [make_key(), b"hash0"], ids=["regular", "odd"])
     def test_popping_leaves_the_hash_on_the_block(self, map, enter, key):
         block = enter(3, key)
         map.pop(key, 3)
         assert block.block_hash == key
 
-    @pytest.mark.parametrize("key", [key(), b"hash0"], ids=["regular", "odd"])
+    @pytest.mark.parametrize("key", [make_key(), b"hash0"], ids=["regular", "odd"])
     def test_duplicates_are_a_dict_in_the_order_of_insertion(self, map, enter, key):
         blocks = {i: enter(i, key) for i in (5, 2, 7)}
         assert list(map._cache[key].items()) == list(blocks.items())
         assert map.get_one_block(key) is blocks[5]
         assert len(map) == 1
 
-    @pytest.mark.parametrize("key", [key(), b"hash0"], ids=["regular", "odd"])
+    @pytest.mark.parametrize("key", [make_key(), b"hash0"], ids=["regular", "odd"])
     @pytest.mark.parametrize("popped", [5, 2, 7])
     def test_a_duplicate_leaves_the_others_in_order(self, map, enter, key, popped):
         blocks = {i: enter(i, key) for i in (5, 2, 7)}
@@ -149,7 +81,7 @@ class TestMapOfAPool:
         assert list(map._cache[key].items()) == list(blocks.items())
         assert map.get_one_block(key) is next(iter(blocks.values()))
 
-    @pytest.mark.parametrize("key", [key(), b"hash0"], ids=["regular", "odd"])
+    @pytest.mark.parametrize("key", [make_key(), b"hash0"], ids=["regular", "odd"])
     def test_a_dict_of_one_stays_a_dict_until_it_is_empty(self, map, enter, key):
         enter(5, key), enter(2, key)
         map.pop(key, 5)
@@ -158,19 +90,25 @@ class TestMapOfAPool:
         assert key not in map._cache
 
     def test_a_key_used_again_after_it_was_empty_starts_with_a_single_block(self, pool, map, enter):
-        enter(5, key()), enter(2, key())
-        map.pop(key(), 5), map.pop(key(), 2)
-        map.insert(key(), pool.blocks[2])
-        assert map._cache[key()] is pool.blocks[2]
+        enter(5, make_key()), enter(2, make_key())
+        map.pop(make_key(), 5), map.pop(make_key(), 2)
+        map.insert(make_key(), pool.blocks[2])
+        assert map._cache[make_key()] is pool.blocks[2]
 
     def test_groups_do_not_share_entries(self, map, enter):
-        blocks = [enter(3, key(group=0)), enter(4, key(group=1))]
-        assert [map.get_one_block(key(group=g)) for g in (0, 1, 2)] == [*blocks, None]
+        blocks = [enter(3, make_key(group=0)), enter(4, make_key(group=1))]
+        assert [map.get_one_block(make_key(group=g)) for g in (0, 1, 2)] == [*blocks, None]
 
-    @pytest.mark.parametrize("first", [key(7, width=32), key(7, width=16)], ids=["32", "16"])
+    @pytest.mark.parametrize("first", [make_key(7, width=32), make_key(7, width=16)], ids=["32", "16"])
     @pytest.mark.parametrize(
         "second",
-        [key(width=32), key(width=16), coarse(1, 2), coarse(1, 2, 3), coarse(1, 2, width=16)],
+        [
+            make_key(width=32),
+            make_key(width=16),
+            make_coarse_key(1, 2),
+            make_coarse_key(1, 2, 3),
+            make_coarse_key(1, 2, width=16),
+        ],
         ids=["32", "16", "2x32", "3x32", "2x16"],
     )
     def test_hashes_of_two_widths_live_side_by_side(self, pool, map, enter, first, second):
@@ -180,45 +118,45 @@ class TestMapOfAPool:
         pool.check()
 
     def test_a_coarse_key_is_not_that_of_its_last_hash(self, map, enter):
-        enter(3, key(2))
-        assert map.get_one_block(coarse(1, 2)) is None
+        enter(3, make_key(2))
+        assert map.get_one_block(make_coarse_key(1, 2)) is None
 
     def test_a_block_of_no_pool_joins_the_blocks_of_a_regular_key(self, pool, map, enter):
-        block, stranger = enter(3, key()), KVCacheBlock(0)
-        map.insert(key(), stranger)
-        assert list(map._cache[key()].items()) == [(3, block), (0, stranger)]
-        assert map.pop(key(), 3) is block
-        assert map.get_one_block(key()) is stranger
+        block, stranger = enter(3, make_key()), KVCacheBlock(0)
+        map.insert(make_key(), stranger)
+        assert list(map._cache[make_key()].items()) == [(3, block), (0, stranger)]
+        assert map.pop(make_key(), 3) is block
+        assert map.get_one_block(make_key()) is stranger
         pool.check()
 
     def test_a_block_under_a_key_that_is_not_its_hash_is_found(self, pool, map, enter):
-        block = enter(3, key(1))
-        map.insert(key(2), block)
-        assert [map.get_one_block(key(i)) for i in (1, 2)] == [block, block]
+        block = enter(3, make_key(1))
+        map.insert(make_key(2), block)
+        assert [map.get_one_block(make_key(i)) for i in (1, 2)] == [block, block]
         pool.check()
 
     @pytest.mark.parametrize("popped", [0, 6, 11])
     def test_one_of_many_is_popped_without_a_look_at_the_others(self, pool, map, enter, popped, monkeypatch):
-        blocks = {i: enter(i, key()) for i in range(NUM_BLOCKS)}
+        blocks = {i: enter(i, make_key()) for i in range(NUM_BLOCKS)}
         monkeypatch.delattr(BlockIndex, "chain")
         monkeypatch.delattr(type(pool.index), "first")
-        assert map.pop(key(), popped) is blocks.pop(popped)
+        assert map.pop(make_key(), popped) is blocks.pop(popped)
         monkeypatch.undo()
-        assert list(map._cache[key()].items()) == list(blocks.items())
+        assert list(map._cache[make_key()].items()) == list(blocks.items())
         pool.check()
 
     @pytest.mark.parametrize("absent", [-1, NUM_BLOCKS, 2**40, "3", None])
     def test_an_id_of_no_block_pops_nothing(self, map, enter, absent):
-        enter(3, key())
-        assert map.pop(key(), absent) is None
+        enter(3, make_key())
+        assert map.pop(make_key(), absent) is None
         assert len(map) == 1
 
     @pytest.mark.parametrize("bad", [-1, NUM_BLOCKS, 2**40])
     def test_a_block_with_an_id_outside_the_pool_is_refused(self, pool, map, enter, bad):
-        block = enter(3, key())
+        block = enter(3, make_key())
         with pytest.raises(BlockIdError, match=str(bad)):
-            map.insert(key(), KVCacheBlock(bad))
-        assert map._cache == {key(): block}
+            map.insert(make_key(), KVCacheBlock(bad))
+        assert map._cache == {make_key(): block}
         pool.check()
 
     @pytest.mark.parametrize(("what", "block"), [("hash", KVCacheBlock(1)), (b"hash", None), (b"hash", 3)])
@@ -228,20 +166,20 @@ class TestMapOfAPool:
         assert len(map) == 0
 
     def test_a_block_is_held_under_its_own_hash_only(self, pool, map, enter):
-        held, stranger = enter(3, key()), KVCacheBlock(4)
-        stranger.block_hash = key(2)
+        held, stranger = enter(3, make_key()), KVCacheBlock(4)
+        stranger.block_hash = make_key(2)
         assert map.holds(held)
         assert not map.holds(stranger)
-        map.insert(key(2), stranger)
+        map.insert(make_key(2), stranger)
         assert map.holds(stranger)
-        map.pop(key(), 3)
+        map.pop(make_key(), 3)
         assert not map.holds(held)
 
     def test_clearing_empties_regular_and_odd_entries(self, map, enter):
-        enter(3, key()), enter(4, b"hash0")
+        enter(3, make_key()), enter(4, b"hash0")
         map.clear()
         assert len(map) == 0
-        assert map.get_one_block(key()) is None
+        assert map.get_one_block(make_key()) is None
         assert map.get_one_block(b"hash0") is None
 
 
@@ -267,28 +205,28 @@ def test_evicting_copies_of_one_prompt_reads_no_other_copies(backend, beside, mo
 @per_backend
 class TestCacheView:
     def test_it_is_a_mapping_of_all_entries(self, map, enter):
-        expected = {key(): enter(3, key()), b"hash0": enter(4, b"hash0")}
+        expected = {make_key(): enter(3, make_key()), b"hash0": enter(4, b"hash0")}
         assert dict(map._cache) == expected
         assert map._cache == expected
         assert len(map._cache) == 2
-        assert key() in map._cache
-        assert key(9) not in map._cache
+        assert make_key() in map._cache
+        assert make_key(9) not in map._cache
 
     def test_an_absent_key_is_an_error(self, map):
         with pytest.raises(KeyError):
-            map._cache[key()]
+            map._cache[make_key()]
         with pytest.raises(KeyError):
-            del map._cache[key()]
+            del map._cache[make_key()]
 
     def test_a_copy_is_a_snapshot(self, map, enter):
-        block = enter(3, key())
+        block = enter(3, make_key())
         before = copy.copy(map._cache)
-        enter(4, key())
-        map.pop(key(), 3)
-        assert before == {key(): block}
+        enter(4, make_key())
+        map.pop(make_key(), 3)
+        assert before == {make_key(): block}
         assert map._cache != before
 
-    @pytest.mark.parametrize("key", [key(), b"hash0"], ids=["regular", "odd"])
+    @pytest.mark.parametrize("key", [make_key(), b"hash0"], ids=["regular", "odd"])
     def test_deleting_a_key_takes_all_its_blocks_out(self, pool, map, enter, key):
         enter(3, key), enter(4, key)
         del map._cache[key]
@@ -296,20 +234,20 @@ class TestCacheView:
         pool.check()
 
     def test_entries_can_be_replaced(self, map, enter):
-        enter(3, key())
+        enter(3, make_key())
         stranger, other = KVCacheBlock(0), KVCacheBlock(8)
-        map._cache[key()] = stranger
-        assert map.get_one_block(key()) is stranger
-        map._cache[key()] = {8: other, 0: stranger}
-        assert list(map._cache[key()].values()) == [other, stranger]
+        map._cache[make_key()] = stranger
+        assert map.get_one_block(make_key()) is stranger
+        map._cache[make_key()] = {8: other, 0: stranger}
+        assert list(map._cache[make_key()].values()) == [other, stranger]
 
     def test_a_dict_of_one_that_is_set_stays_a_dict(self, map):
         stranger = KVCacheBlock(0)
-        map._cache[key()] = {0: stranger}
-        assert map._cache[key()] == {0: stranger}
+        map._cache[make_key()] = {0: stranger}
+        assert map._cache[make_key()] == {0: stranger}
 
     def test_clearing_it_clears_the_map(self, map, enter):
-        enter(3, key()), enter(4, b"hash0")
+        enter(3, make_key()), enter(4, b"hash0")
         map._cache.clear()
         assert len(map) == 0
 
@@ -320,38 +258,3 @@ class TestCacheView:
     def test_its_text_shows_the_keys(self, map, enter):
         enter(4, b"hash0")
         assert "hash0" in repr(map._cache)
-
-
-KEYS = [key(1), key(2), key(1, group=4), b"10", coarse(1, 2)]
-actions = st.lists(
-    st.tuples(st.sampled_from(["enter", "stranger", "pop"]), st.integers(0, 11), st.sampled_from(KEYS)), max_size=30
-)
-
-
-@per_backend
-@settings(max_examples=80, deadline=None)
-@given(actions=actions)
-def test_random_calls_give_the_entries_of_a_dict_of_dicts(backend, actions):
-    pool = BlockPool(NUM_BLOCKS, True, 16, backend=backend)
-    map, model, shared = pool.cached_block_hash_to_block, {}, set()
-    pool.state.adopt_width(32)
-    for name, number, key in actions:
-        blocks = model.setdefault(key, {})
-        if name == "pop":
-            popped = map.pop(key, number)
-            assert popped is blocks.pop(number, None)
-            if popped is not None and popped._state is pool.state:
-                popped.reset_hash()
-        elif number not in blocks:
-            block = pool.blocks[number] if name == "enter" else KVCacheBlock(number)
-            if block.block_hash is None:
-                block.block_hash = key
-                map.insert(key, block)
-                blocks[number] = block
-        shared = {k for k in shared | {key} if model[k] and (k in shared or len(model[k]) > 1)}
-        expected = {
-            k: dict(found) if k in shared else next(iter(found.values())) for k, found in model.items() if found
-        }
-        assert dict(map._cache) == expected
-        assert len(map) == len(expected)
-    pool.check()

@@ -126,6 +126,12 @@ def cached_ids(manager: KVCacheManager) -> set[int]:
     return found
 
 
+def cached_id(manager: KVCacheManager, block_hash: hashing.BlockHash) -> int | None:
+    """Id of the block that a lookup of one hash returns in group 0, None if it returns no block."""
+    found = manager.block_pool.get_cached_block(block_hash, [0])
+    return None if found is None else found[0].block_id
+
+
 def cached_places(manager: KVCacheManager, request: Request, group: int = 0) -> set[int]:
     """Logical blocks of a request that are cached in a group."""
     spec = manager.kv_cache_config.kv_cache_groups[group].kv_cache_spec

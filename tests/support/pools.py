@@ -1,14 +1,30 @@
 """Short ways to fill a small pool and to look at it."""
 
-from kvgpu.hashing.functions import BlockHash
+from kvgpu.hashing.functions import BlockHash, make_block_hash_with_group_id
 
 SIZE = 4
 """Tokens of a hash block."""
 NUM_BLOCKS = 10
 
 
+def make_key(fill=1, group=0, width=32):
+    """The key of a block whose hash is this byte, repeated."""
+    return make_block_hash_with_group_id(BlockHash(bytes([fill]) * width), group)
+
+
+def make_coarse_key(*fills, group=0, width=32):
+    """The key of a block of several hash blocks."""
+    parts = b"".join(bytes([fill]) * width for fill in fills)
+    return make_block_hash_with_group_id(BlockHash(parts), group)
+
+
+def queue_order(queue):
+    """Ids of the blocks in a queue, the next to be taken first."""
+    return ids(queue.get_all_free_blocks())
+
+
 def order(pool):
-    return [block.block_id for block in pool.free_block_queue.get_all_free_blocks()]
+    return queue_order(pool.free_block_queue)
 
 
 def ids(blocks):

@@ -16,6 +16,9 @@ from kvgpu.replay.trace import Trace, from_requests
 BLOCK = 4
 """Tokens of one hash id, and of one block, unless a test says otherwise."""
 
+SMALL_REPLAY = ["--num-blocks", "2000", "--limit", "12"]
+"""Options with which the command replays the first few requests of a trace, in a small pool."""
+
 
 class Grant(NamedTuple):
     """One successful `allocate_slots`."""

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from support.managers import admit, full, make_manager, make_request, window
+from support.managers import admit, cached_id, full, make_manager, make_request
 
 from kvgpu.blocks.index_meta import CELLS, EAGER, FULL_CELL, NUM_LED
 from kvgpu.blocks.record import COUNTED, FIRST, LEADS, LED
@@ -30,11 +30,6 @@ def filled(num_blocks=9, hash_fn=hashing.sha256, **options):
     return manager, request
 
 
-def block_of(manager, block_hash):
-    found = manager.block_pool.get_cached_block(block_hash, [0])
-    return None if found is None else found[0].block_id
-
-
 @pytest.mark.parametrize("hash_fn", [hashing.sha256, hashing.sha256_cbor, hashing.kvgpu128])
 def test_of_a_new_run_only_the_first_block_has_a_word(hash_fn):
     manager, _ = filled(9, hash_fn)
@@ -53,7 +48,7 @@ def test_hashes_that_may_not_say_what_came_before_have_a_word_each(hash_fn):
 
 def test_every_block_is_found_by_its_key_alone():
     manager, request = filled()
-    ids = [block_of(manager, h) for h in list(request.block_hashes)[::-1]]
+    ids = [cached_id(manager, h) for h in list(request.block_hashes)[::-1]]
     assert ids == list(range(9, 0, -1))
     assert words_in(manager.block_pool.index) == 9
     manager.check()
@@ -80,7 +75,7 @@ def test_a_child_is_found_after_its_parent_has_left():
     manager, request = filled()
     hashes = list(request.block_hashes)
     manager.evict_blocks({4})
-    assert [block_of(manager, h) for h in hashes] == [1, 2, 3, None, 5, 6, 7, 8, 9]
+    assert [cached_id(manager, h) for h in hashes] == [1, 2, 3, None, 5, 6, 7, 8, 9]
     manager.check()
 
 
@@ -139,9 +134,9 @@ def test_a_hash_may_be_changed_by_hand(place):
     block.block_hash = key
     hashes, others = list(request.block_hashes), list(range(1, 10))
     others[place] = None
-    assert [block_of(manager, h) for h in hashes] == others
+    assert [cached_id(manager, h) for h in hashes] == others
     manager.block_pool.cached_block_hash_to_block.insert(key, block)
-    assert [block_of(manager, h) for h in hashes] == list(range(1, 10))
+    assert [cached_id(manager, h) for h in hashes] == list(range(1, 10))
     manager.check()
 
 
@@ -156,7 +151,7 @@ def test_a_block_goes_on_after_one_whose_like_was_changed_by_hand():
     block.block_hash = make_block_hash_with_group_id(BlockHash(b"x" * 32), 0)
     requests[1].append_output_token_ids(list(range(SIZE)))
     assert manager.allocate_slots(requests[1], SIZE) is not None
-    assert block_of(manager, requests[1].block_hashes[-1]) == manager.get_block_ids("b")[0][-1]
+    assert cached_id(manager, requests[1].block_hashes[-1]) == manager.get_block_ids("b")[0][-1]
 
 
 def test_after_a_reset_blocks_are_led_again():
@@ -239,92 +234,6 @@ def test_check_finds_a_wrong_mark(place):
     manager.block_pool.state.meta[place] += 1
     with pytest.raises(InvariantError):
         manager.block_pool.index.check()
-
-
-MODELS = {
-    "full": (full(SIZE),),
-    "two full": (full(SIZE), window(SIZE, 8), full(SIZE)),
-    "window": (full(SIZE), window(SIZE, 8)),
-}
-
-
-class Pair:
-    """The same calls on `host` and on `reference`, whose answers must be the same."""
-
-    def __init__(self, specs):
-        self.managers = [make_manager(*specs, num_blocks=40, backend=backend) for backend in ("host", "reference")]
-        self.running = []
-
-    def both(self, call):
-        mine, expected = (call(manager, place) for place, manager in enumerate(self.managers))
-        assert mine == expected
-        return mine
-
-    def admit(self, name, tokens, by_hand):
-        requests = [make_request(name, tokens, SIZE) for _ in self.managers]
-        if by_hand:
-            for request in requests:
-                # Each block twice: a key that follows two others.
-                request.block_hashes = [h for h in request.block_hashes for _ in range(2)][: len(request.block_hashes)]
-
-        def call(manager, place):
-            blocks, hit = manager.get_computed_blocks(requests[place])
-            new = manager.allocate_slots(requests[place], len(tokens) - hit, hit, blocks)
-            if new is not None:
-                requests[place].num_computed_tokens = len(tokens)
-            return hit, None if new is None else new.get_block_ids()
-
-        if self.both(call)[1] is not None:
-            self.running.append(requests)
-
-    def append(self, requests, tokens):
-        def call(manager, place):
-            requests[place].append_output_token_ids(tokens)
-            new = manager.allocate_slots(requests[place], len(tokens))
-            if new is not None:
-                requests[place].num_computed_tokens += len(tokens)
-            return None if new is None else new.get_block_ids()
-
-        if self.both(call) is None:
-            self.free(requests)
-
-    def free(self, requests):
-        self.running.remove(requests)
-        for manager, request in zip(self.managers, requests, strict=True):
-            manager.free(request)
-
-
-@pytest.mark.parametrize("by_hand", [False, True], ids=["hashed", "some hashes by hand"])
-@pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize("seed", range(4))
-def test_nobody_can_tell_which_blocks_are_led(model, by_hand, seed):
-    rng = np.random.default_rng(seed)
-    pair = Pair(MODELS[model])
-    documents = [rng.integers(0, 9, 60).tolist() for _ in range(3)]
-    seen = []
-    for step in range(150):
-        draw = rng.random()
-        if draw < 0.4:
-            end = rng.integers(1, 50)
-            tokens = documents[rng.integers(3)][:end] + rng.integers(0, 9, 5).tolist()
-            seen += make_request("seen", tokens, SIZE).block_hashes[:]
-            pair.admit(f"r{step}", tokens, by_hand and rng.random() < 0.2)
-        elif draw < 0.6 and pair.running:
-            pair.append(pair.running[rng.integers(len(pair.running))], rng.integers(0, 9, 3).tolist())
-        elif draw < 0.8 and pair.running:
-            pair.free(pair.running[rng.integers(len(pair.running))])
-        elif draw < 0.9:
-            ids = {int(i) for i in rng.integers(1, 40, 3)}
-            pair.both(lambda manager, _, ids=ids: manager.evict_blocks(ids))
-        elif draw < 0.95 and seen:
-            asked = BlockHash(seen[rng.integers(len(seen))])
-            pair.both(lambda manager, _, asked=asked: block_of(manager, asked))
-        elif draw < 0.97:
-            while pair.running:
-                pair.free(pair.running[0])
-            pair.both(lambda manager, _: manager.reset_prefix_cache())
-    for manager in pair.managers:
-        manager.check()
 
 
 def test_hashes_are_linked_as_long_as_a_hasher_makes_them():
