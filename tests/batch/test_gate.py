@@ -124,6 +124,23 @@ class TestBatches:
             batch.track([good, odd])
         assert len(batch.track([good])) == 1
 
+    @pytest.mark.parametrize("number", [int, np.int64, np.uint8])
+    def test_counts_of_a_request_may_be_any_integers(self, batch, number):
+        counts = {"num_tokens": 3, "num_prompt_tokens": 2, "num_computed_tokens": 1, "num_preemptions": 1}
+        other = SimpleNamespace(
+            request_id="other",
+            block_hashes=[],
+            skip_reading_prefix_cache=True,
+            **{name: number(count) for name, count in counts.items()},
+        )
+        rows = batch.track([make_request("usual", 9, 4), other])
+        records = batch.rows.records[rows]
+        assert records["num_tokens"].tolist() == [9, 3]
+        assert records["num_prompt"].tolist() == [9, 2]
+        assert records["num_computed"].tolist() == [0, 1]
+        assert records["preempted"].tolist() == [0, 1]
+        assert records["reads"].tolist() == [1, 0]
+
     def test_what_an_engine_has_loaded_is_taken_over(self, batch):
         """Keys and values that arrived while the request was tracked: their slots are not given again."""
         request = make_request("a", 20, 4)
