@@ -17,7 +17,7 @@ NO_HITS: tuple[Ids, ...] = ()
 
 
 class SlotNumbers(NamedTuple):
-    """What is asked for a request, in tokens: integers of 0 to `MOST_TOKENS`."""
+    """What a call asks for a request, in tokens: integers of 0 to `MOST_TOKENS`."""
 
     num_computed_tokens: int
     """Tokens that the request has, by what it says itself."""
@@ -32,8 +32,8 @@ class SlotNumbers(NamedTuple):
     reserved_blocks: int
 
     @classmethod
-    def checked(cls, request: Any, *asked: Any) -> "SlotNumbers":
-        """The numbers of a request, and what is asked for it. O(1).
+    def checked(cls, request: Any, *given: Any) -> "SlotNumbers":
+        """Return the numbers of a request and those given to the call, checked. O(1).
 
         Raises:
             ArgumentTypeError: The request has no such number, or one is no integer.
@@ -41,9 +41,9 @@ class SlotNumbers(NamedTuple):
         """
         try:
             prompt = getattr(request, "num_prompt_tokens", None)
-            values = (request.num_computed_tokens, request.num_tokens, 0 if prompt is None else prompt, *asked)
+            values = (request.num_computed_tokens, request.num_tokens, 0 if prompt is None else prompt, *given)
         except AttributeError as error:
-            raise ArgumentTypeError(f"request {name_of(request)} is none: {error}") from None
+            raise ArgumentTypeError(f"request {name_of(request)} cannot be served: {error}") from None
         made = cls._make(as_integers(cls._fields, values))
         return made._replace(num_prompt_tokens=-1) if prompt is None else made
 
@@ -94,11 +94,10 @@ class CallChecks:
                 )
 
     def refuse_hashes_to_come(self, request_id: Any, hashes: Any, num_tokens: int) -> None:
-        """Refuse hashes that are none, if blocks are about to be cached under them.
+        """Check the hashes under which blocks are about to be cached.
 
         Raises:
-            ArgumentTypeError: A hash under which a block of the first `num_tokens` tokens is about to be cached is
-                none.
+            ArgumentTypeError: One of them, among those of the first `num_tokens` tokens, is not a hash.
         """
         if isinstance(hashes, BlockHashes):
             return
@@ -112,7 +111,7 @@ class CallChecks:
     def computed_of(
         self, request_id: Any, new_computed_blocks: KVCacheBlocks | None, num_tokens: int
     ) -> tuple[Ids, ...]:
-        """Return the ids of computed blocks per group, for at least so many tokens; `NO_HITS` itself if there are none.
+        """Return the ids of computed blocks per group, which hold `num_tokens` tokens; `NO_HITS` if there are none.
 
         Raises:
             ArgumentError: Blocks without prefix caching, of other pools, or fewer than the tokens need.

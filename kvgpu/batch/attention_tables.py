@@ -39,7 +39,7 @@ def _is_tensor(table: Any) -> bool:
 
 
 def check_tables(tables: Sequence[Any], max_requests: int, num_groups: int) -> npt.NDArray[np.int64]:
-    """See that block tables can be written. O(groups).
+    """Check that block tables can be written. O(groups).
 
     Args:
         tables: One per group: a NumPy array or a torch tensor on any device.

@@ -170,7 +170,7 @@ class BatchManager(Exclusive):
                 are missing; tables that do not fit, or cannot be written.
             ArgumentTypeError: Arrays of another dtype.
             BlockStateError: A block to be cached has a hash already. Nothing is changed by any.
-            Exception: What a metrics collector raised, or code that makes events: the batch is complete all the same.
+            Exception: A metrics collector, or code that makes events, raised it; the batch is complete nevertheless.
 
         One pass over rows that stay inside their blocks, else expected O(blocks that change) and the lookups of
         rows without blocks. Never waits for a device, unless single calls serve the batch (see

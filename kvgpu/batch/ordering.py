@@ -51,7 +51,7 @@ def num_that_fit(needed_blocks: npt.ArrayLike, free_blocks: int) -> int:
     Raises:
         ArgumentError, ArgumentTypeError: Anything but integers [n], and a number of 0 or more.
 
-    An estimate: requests may share the blocks that they fill, and hits that nobody uses leave the free queue. O(n).
+    An estimate: requests may share the blocks that they fill, and hits without users leave the free queue. O(n).
     """
     needed = integers("needed_blocks", needed_blocks)
     free = as_integer("free_blocks", free_blocks)

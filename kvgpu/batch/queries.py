@@ -23,7 +23,7 @@ class BatchQueries(Exclusive):
     """Looks up many requests of one manager at once.
 
     Args:
-        manager: Whose cache is asked. Use both in one thread and on one stream.
+        manager: The manager whose cache is searched. Use both in one thread and on one stream.
         max_requests: Requests that can be tracked.
         max_hashes: Hashes of all of them together, 32 bytes each (and as many on the device).
 
@@ -140,10 +140,10 @@ class BatchQueries(Exclusive):
         """Start `match` on a device without waiting; lengths and block ids stay there.
 
         A call that makes the table, or brings the plan to it, waits: the first, and the first after a failure.
-        In the capture of a CUDA graph nothing may have to be sent except which rows are asked: call it once before
-        each capture, for as many rows. A replay asks again for these rows as they were at the capture (their places,
-        hashes and limits), and looks in the table as it is at the replay: bring the table up to date before with a
-        call outside the capture, ``match_async(rows[:0])`` if nothing is asked.
+        While a CUDA graph is captured, only the choice of rows may be sent to the device: call this once before each
+        capture, for as many rows. A replay looks up these rows as they were at the capture (their places, hashes and
+        limits) in the table as it is at the replay. Bring the table up to date before a replay with a call outside a
+        capture; ``match_async(rows[:0])`` does only that.
 
         Args:
             rows: As in `match`.

@@ -47,7 +47,7 @@ class BatchAllocation:
     """Slots that `BatchManager.allocate_batch` gave.
 
     Attributes:
-        rows: int64 [n], as asked.
+        rows: int64 [n], as they were given.
         fits: bool [n], which got their slots.
         num_hit_tokens: int64 [n], tokens found in the cache, for rows that were looked up.
         num_new_tokens: int64 [n], tokens to compute; 0 for those that did not fit.
@@ -76,7 +76,7 @@ class BatchAllocation:
         self._made = blocks.moment()
 
     def __len__(self) -> int:
-        """Rows that were asked for."""
+        """Number of rows."""
         return len(self.rows)
 
     def get_block_ids(self, place: int) -> tuple[list[int], ...]:

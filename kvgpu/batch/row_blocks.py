@@ -102,7 +102,7 @@ class RowBlocks:
                 single.new_ids.note(ids[offsets[group, 0] : offsets[group, -1]])
 
     def refuse_foreign(self, names: list[str]) -> None:
-        """See that requests without blocks in their rows were not given some by single calls. O(names).
+        """Check that requests without blocks in their rows were not given some by single calls. O(names).
 
         Raises:
             ArgumentError: One was.
@@ -116,7 +116,7 @@ class RowBlocks:
                     raise ArgumentError(f"request {name} was given blocks beside the batch: untrack() and track() it")
 
     def refuse_without_slots(self, rows: RowIds, num_computed: npt.NDArray[np.int64]) -> None:
-        """See that rows have slots for so many computed tokens, int64 [n]. O(rows).
+        """Check that rows have slots for their computed tokens, int64 [n]. O(rows).
 
         Raises:
             ArgumentError: One has fewer, or its number is negative.

@@ -33,7 +33,7 @@ class SingleCalls:
         self._blocks, self._requests = blocks, requests
 
     def refuse_hashed(self, rows: RowIds, num_new: npt.NDArray[np.int64]) -> None:
-        """See that no block that a row holds and that is to be cached has a hash already. O(blocks).
+        """Check that no block that a row holds and that is to be cached has a hash already. O(blocks).
 
         Args:
             rows: int64 [n].

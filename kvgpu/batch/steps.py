@@ -228,7 +228,7 @@ class BatchSteps:
         return BatchAllocation(self._blocks, rows, fits, counts[1], counts[0], report.num_tried, new_blocks)
 
     def refuse_freed(self, rows: RowIds) -> None:
-        """See that no row has lost its blocks to single calls. O(rows).
+        """Check that no row has lost its blocks to single calls. O(rows).
 
         Raises:
             ArgumentError: One has.

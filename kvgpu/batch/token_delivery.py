@@ -69,7 +69,7 @@ class TokenDelivery:
             self._pending.forget(records, diverged)
 
     def refuse_hashes(self, growth: Growth, rows: RowIds, width: int, more: int) -> None:
-        """See that rows can take over what their requests are about to get.
+        """Check that rows can take over what their requests are about to get.
 
         Args:
             growth: The requests, hashed.

@@ -121,7 +121,7 @@ class TrackedRequests:
             self._turn.tell(setattr, self._rows.requests[row], "num_preemptions", count)
 
     def refuse_renamed(self, rows: RowIds) -> None:
-        """See that requests go by the names under which they were tracked. O(rows).
+        """Check that requests go by the names under which they were tracked. O(rows).
 
         Raises:
             ArgumentError: One goes by another name.

@@ -67,12 +67,12 @@ class BlockHolders:
         self._last_hand_out: npt.NDArray[np.int64] = np.zeros(1, np.int64)
 
     def hand_out(self, ids: Ids) -> None:
-        """Count uses by whoever calls; they are taken back if the call does not come to its end. O(ids)."""
+        """Count one use by the caller for each id; an interrupt of the call takes it back. O(ids)."""
         self._in_transit = ids
         hand_out(self.handed_out, ids, self._state.null_id, self._last_hand_out, self._turn.number)
 
     def hand_back(self, ids: Ids) -> None:
-        """Count uses by whoever calls no longer. O(ids).
+        """Take back one use by the caller for each id. O(ids).
 
         Raises:
             BlockStateError: A block was not handed out so often. Nothing is changed.
@@ -85,14 +85,14 @@ class BlockHolders:
             )
 
     def violations(self) -> list[str]:
-        """What does not agree with the reference counts, in words. O(num_blocks + ids)."""
+        """Describe what does not agree with the reference counts. O(num_blocks + ids)."""
         return use_violations(self._state, self._held(), self.handed_out)
 
     def restore(self) -> None:
         """Count all anew, after an exception from outside has cut a call short. O(num_blocks + ids).
 
-        Memory of tables that nobody knows any longer is given back, and so are blocks that were on their way to
-        who called. A block that nobody holds is free.
+        Memory of tables that belong to no request is given back, and so are blocks that were on their way to the
+        caller. A block that nobody holds is free.
         """
         if self._last_hand_out[0] == self._turn.number:
             hand_back(self.handed_out, self._in_transit, self._state.null_id)

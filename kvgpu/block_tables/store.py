@@ -13,7 +13,7 @@ BEGIN, LENGTH, LIMIT, NUM_CACHED, COVERED, SERIAL, TABLE_WORDS = 0, 1, 2, 3, 4, 
 
 BEGIN, LENGTH: its ids. LIMIT: relative to BEGIN, there is room for ids up to here.
 NUM_CACHED: blocks that caching has handled; -1 while the request does not run.
-COVERED: the request needs nothing of any group up to so many tokens; kept in its table of the first group.
+COVERED: number of tokens up to which the request needs nothing of any group; kept in its table of the first group.
 SERIAL: differs between all block tables that ever had this id; 0 while there is none.
 """
 

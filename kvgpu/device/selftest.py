@@ -24,7 +24,7 @@ PLANS = (
 
 
 def expect(what: str, holds: bool) -> None:
-    """See that a condition holds.
+    """Check that a condition holds.
 
     Raises:
         InvariantError: It does not.

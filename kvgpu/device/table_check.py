@@ -26,7 +26,7 @@ def entries(memory: TableMemory) -> tuple[Any, Any, Any]:
 
 
 def violations(memory: TableMemory, size: int) -> list[str]:
-    """Everything that is wrong with a table of `size` keys, in words. Waits. O(num_blocks)."""
+    """Describe everything that is wrong with a table of `size` keys. Waits. O(num_blocks)."""
     from kvgpu.kernels.invariants import VIOLATION_WORDS, launch_entries, violations_in_words
 
     torch = memory.torch

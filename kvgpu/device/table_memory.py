@@ -130,7 +130,7 @@ class TableMemory:
         return words
 
     def refuse_capture(self, stream: Any) -> None:
-        """See that a call can wait for a stream.
+        """Check that a call can wait for a stream.
 
         Raises:
             ArgumentError: The stream captures a CUDA graph, in which nothing can be waited for.

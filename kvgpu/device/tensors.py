@@ -149,7 +149,7 @@ def as_vector(
 
 
 def refuse_overlap(name: str, written: Any, others: dict[str, Any]) -> None:
-    """See that a contiguous tensor that is to be written shares no memory with others. O(others).
+    """Check that a contiguous tensor that is to be written shares no memory with others. O(others).
 
     Raises:
         ArgumentError: It does.

@@ -1,4 +1,4 @@
-"""The plan of a lookup as words: what is asked of all cache groups. `kvgpu.rules.plan` makes them."""
+"""The plan of a lookup as words: what is looked up in all cache groups. `kvgpu.rules.plan` makes them."""
 
 PLAN_NUM_QUERIES = 0
 PLAN_ONE_PASS = 1
@@ -12,7 +12,7 @@ QUERY_STRIDE = 5
 QUERY_FIRST_LINE = 6
 QUERY_NUM_LINES = 7
 QUERY_STEP = 8
-"""A hit is a multiple of so many blocks: what the alignment in tokens comes to."""
+"""Alignment of hits in blocks: what the alignment in tokens comes to."""
 QUERY_WORDS = 9
 FULL = 0
 SLIDING_WINDOW = 1

@@ -57,7 +57,7 @@ class RowHashes:
         """The same hashes with more room, for a longer copy of the records; counts an epoch. O(capacity).
 
         Raises:
-            MemoryError: There is no room for so many. Nothing is changed.
+            MemoryError: There is no room for them. Nothing is changed.
         """
         larger = object.__new__(RowHashes)
         larger.arena = self.arena.grown(max_hashes)
@@ -105,7 +105,7 @@ class RowHashes:
         return width is None or self.width in (0, width)
 
     def common_width(self, hashes: Sequence[Any]) -> int:
-        """The width that these hashes of requests share with those that are here, in bytes; 0 if there are none.
+        """Return the width of these hashes, which must be that of the hashes here, in bytes; 0 if there are none.
 
         Raises:
             ArgumentError: The widths differ.
@@ -118,7 +118,7 @@ class RowHashes:
         return widths.pop() if widths else 0
 
     def refuse_too_many(self, needed: int) -> None:
-        """See that there is room for `needed` more hashes.
+        """Check that there is room for `needed` more hashes.
 
         Raises:
             ArgumentError: There is not.
@@ -130,7 +130,7 @@ class RowHashes:
             )
 
     def refuse_tokens(self, rows: RowIds, starts: npt.NDArray[np.int64], block_size: int) -> None:
-        """See that there is room for the hashes of starts[i + 1] - starts[i] more tokens of rows[i]. O(rows).
+        """Check that there is room for the hashes of starts[i + 1] - starts[i] more tokens of rows[i]. O(rows).
 
         Raises:
             ArgumentError: There is not.

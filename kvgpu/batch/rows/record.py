@@ -86,7 +86,7 @@ def longer(array: npt.NDArray[Any], count: int) -> npt.NDArray[Any]:
 
 @jit
 def check_rows(requests: Any, rows: Any, stamp: int) -> Any:
-    """Status and place of the first bad row; (0, 0) if there is none."""
+    """Return status and place of the first bad row, or (0, 0)."""
     for i in range(len(rows)):
         status = check_row(requests, rows[i], stamp)
         if status != 0:

@@ -144,7 +144,7 @@ class RequestRows:
         return rows
 
     def _refuse_known(self, names: list[Any]) -> None:
-        """See that requests with these names can be tracked.
+        """Check that requests with these names can be tracked.
 
         Raises:
             ArgumentError: One comes twice or is tracked already, or there are too few rows.
@@ -254,7 +254,7 @@ class RequestRows:
         Raises:
             ArgumentError: Less than now.
             ArgumentTypeError: No numbers.
-            MemoryError: There is no room for so many. Nothing is changed by any.
+            MemoryError: There is no room for them. None of these errors changes anything.
 
         O(capacity).
         """
@@ -284,7 +284,7 @@ class RequestRows:
         return max_requests, max_hashes
 
     def refuse_shorter(self, rows: list[int]) -> None:
-        """See that no request has lost tokens or hashes that its row knows it to have. O(rows).
+        """Check that no request has lost tokens or hashes that its row knows it to have. O(rows).
 
         Raises:
             ArgumentError: One has.

@@ -25,7 +25,7 @@ from kvgpu.rules.plan_words import FULL
 
 @leaf
 def is_covered(request: Any, num_main: int, options: Any) -> bool:
-    """Return whether a request needs nothing of any group for so many tokens.
+    """Return whether a request needs nothing of any group for `num_main` tokens.
 
     False if the answer depends on the free blocks as well: such a call may fail.
     """

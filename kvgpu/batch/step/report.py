@@ -32,9 +32,9 @@ class StepReport(NamedTuple):
     num_kept: int
     """Those of them that got slots."""
     segments: int
-    """At most so many ids of the store does the step take."""
+    """Upper bound of the ids that the step takes from the store."""
     changes: int
-    """At most so many notes of the journal does it take."""
+    """Upper bound of its notes in the journal."""
     num_waiting: int
     """Rows that hold nothing yet."""
     longest: int

@@ -40,7 +40,7 @@ class HostIndex(BlockIndex):
 
     def __init__(self, state: BlockState, journal: Journal | None = None) -> None:
         super().__init__(state, journal)
-        # Written to, not only asked for: the first use of a page costs as much as entering a hundred blocks.
+        # Written to, not only allocated: the first use of a page costs as much as entering a hundred blocks.
         buckets = num_buckets_for(state.num_blocks)
         self.table = np.full((buckets, BUCKET_WORDS), EMPTY_WORD, np.int64)
         self.seed = secrets.randbits(63)
@@ -58,7 +58,7 @@ class HostIndex(BlockIndex):
         return self.table.nbytes + 8 * (len(self.state.meta) - CELLS)
 
     def arrays(self, changes: int = 0) -> PoolTuple:
-        """What compiled code takes, as `PoolArrays` in a tuple, with room in the log for so many changes. O(1)."""
+        """Return `PoolArrays` as a plain tuple for compiled code, with room in the log for `changes` notes. O(1)."""
         state = self.state
         return state.records, self.table, self.seed, self.log_for(changes), state.null_id, state.meta
 
@@ -144,7 +144,7 @@ class HostIndex(BlockIndex):
         self._num_keys += more
 
     def log_for(self, changes: int) -> np.ndarray:
-        """Where compiled code notes up to so many changes."""
+        """Return the log, in which compiled code has room for `changes` notes."""
         return NO_LOG if self.journal is None else self.journal.room_for(changes)
 
     def _table_violations(self) -> list[str]:

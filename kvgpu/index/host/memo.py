@@ -8,7 +8,7 @@ from kvgpu.compiled.jit import leaf, lowest_bit
 KNOWN, REGIONS_OF, SUM, LAST = 0, 1, 2, 3
 """Words of a memo, which says what a request's last lookup found for the first query of the plan.
 
-KNOWN: so many leading blocks are cached in all its groups. REGIONS_OF: they lie in these regions of the pool, one bit
+KNOWN: how many leading blocks are cached in all its groups. REGIONS_OF: the regions of the pool they lie in, one bit
 each. SUM: departures from these regions, added up; while the sum is the same, the blocks are still cached. From LAST
 on: the last of these blocks in each group. Nothing is kept for a query with more groups than MEMO_LINES.
 """

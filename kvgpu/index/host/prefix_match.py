@@ -107,7 +107,7 @@ def probe(query: Any, block: int) -> bool:
 
 @leaf
 def follow(query: Any, line: int, block_id: int, block: int, end: int) -> int:
-    """Follow successors from `block_id`, which precedes `block`; returns the first of [block, end) that is none.
+    """Follow successors from `block_id`, which precedes `block`; return the first of [block, end) that is not one.
 
     Blocks that were handed out together lie side by side, so the record some steps further on is guessed
     and loaded.
