@@ -102,7 +102,7 @@ class Appending:
             self._delivery.confirm(rows, diverged)
 
     def _roll_back(self) -> None:
-        """Let everything be as before."""
+        """Undo everything that this call has done."""
         records, chosen = self._rows.records, self._new.rows
         self._growth.roll_back()
         took = np.delete(np.arange(len(chosen)), self._refused)
@@ -111,7 +111,7 @@ class Appending:
             self._pending.restore(records, self._saved)
 
     def _by_kind(self, places: Places) -> tuple[Places, Places]:
-        """Places of rows whose requests can be rolled back, and of those with foreign requests."""
+        """Return the places of rows whose requests can be rolled back, and of those with foreign requests."""
         together = self._delivery.can_roll_back(self._new.rows[places])
         return places[together], places[~together]
 

@@ -16,7 +16,7 @@ from kvgpu.errors import ArgumentError, ArgumentTypeError
 
 @jit
 def _changes(block_tables: Any, store_ids: Any, table_ids: Any, rows: Any, starts: Any, width: int) -> Any:
-    """Places in a flat table of `width` columns that must be written, and what to write there."""
+    """Return the places in a flat table of `width` columns that must be written, and what to write there."""
     total = 0
     for k in range(len(rows)):
         total += block_tables[table_ids[k], LENGTH] - starts[k]
@@ -33,7 +33,7 @@ def _changes(block_tables: Any, store_ids: Any, table_ids: Any, rows: Any, start
 
 
 def _is_tensor(table: Any) -> bool:
-    """Whether it is a torch tensor, which nobody can have made without importing torch."""
+    """Return whether it is a torch tensor, which cannot exist before torch is imported."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(table, torch.Tensor)
 

@@ -10,7 +10,7 @@ from kvgpu.request import Request
 
 
 def can_roll_back(request: Any) -> bool:
-    """Whether a request appends and hashes by kvgpu's own methods, so that both can be rolled back. O(1)."""
+    """Return whether a request appends and hashes by kvgpu's own methods, so that both can be rolled back. O(1)."""
     kind = type(request)
     return kind is Request or (
         issubclass(kind, Request)

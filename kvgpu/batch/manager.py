@@ -123,7 +123,7 @@ class BatchManager(Exclusive):
         self.rows.grow(max_requests, max_hashes)  # last: rows that exist have all of it
 
     def match(self, rows: RowIds | None = None, *, out: BatchHits | None = None) -> BatchHits:
-        """What `get_computed_blocks` would find for each row; see `BatchQueries.match`. Expected O(blocks hit)."""
+        """Find what `get_computed_blocks` would find for each row; see `BatchQueries.match`. Expected O(blocks hit)."""
         return self.queries.match(rows, out=out)
 
     def match_async(self, rows: RowIds | None = None, *, out: "PrefixBuffers | None" = None) -> "PrefixBuffers":

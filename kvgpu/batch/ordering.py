@@ -42,7 +42,7 @@ def longest_prefix_first(hit_tokens: npt.ArrayLike, waited: npt.ArrayLike, age_l
 
 
 def num_that_fit(needed_blocks: npt.ArrayLike, free_blocks: int) -> int:
-    """How many requests at the front of a queue fit together.
+    """Return how many requests at the front of a queue fit together.
 
     Args:
         needed_blocks: [n], blocks that each request would take, without its hits.
@@ -60,7 +60,7 @@ def num_that_fit(needed_blocks: npt.ArrayLike, free_blocks: int) -> int:
 
 @jit
 def _about_to_be_filled(arena: Any, spans: Any, missing: Any, may_wait: Any) -> Any:
-    """For each request, whether an earlier one is about to fill the first block that it misses."""
+    """Return, for each request, whether an earlier one is about to fill the first block that it misses."""
     begins, ends, borrowed = spans[0], spans[1], spans[3]
     held = np.zeros(len(begins), np.bool_)
     for i in range(len(begins)):

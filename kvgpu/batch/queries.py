@@ -73,7 +73,7 @@ class BatchQueries(Exclusive):
 
     @exclusive
     def match(self, rows: RowIds | None = None, *, out: BatchHits | None = None) -> BatchHits:
-        """What `get_computed_blocks` would find for each row: tokens, and blocks per query.
+        """Find what `get_computed_blocks` would find for each row: tokens, and blocks per query.
 
         Nothing is taken, and nothing counts in the statistics: a request counts when it is admitted.
 

@@ -80,7 +80,7 @@ class BatchAllocation:
         return len(self.rows)
 
     def get_block_ids(self, place: int) -> tuple[list[int], ...]:
-        """New blocks of the row at `place`, per group; O(log n + blocks).
+        """Return the new blocks of the row at `place`, per group. O(log n + blocks).
 
         Raises:
             ArgumentError, ArgumentTypeError: There is no such place.
@@ -93,7 +93,7 @@ class BatchAllocation:
         return tuple(ids[part[at] : part[at + 1]].tolist() for part in offsets)
 
     def slot_mapping(self, group: int = 0, *, out: npt.NDArray[np.int64] | None = None) -> npt.NDArray[np.int64]:
-        """Where the keys and values of the new tokens go: block id * block size + place in the block.
+        """Return where the keys and values of the new tokens go: block id * block size + place in the block.
 
         Ask before anything else is allocated, freed or taken back.
 

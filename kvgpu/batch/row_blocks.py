@@ -47,7 +47,7 @@ class RowBlocks:
         self.num_changes = 0
 
     def moment(self) -> tuple[int, int]:
-        """A value that differs once slots of tracked requests may have changed. O(1)."""
+        """Return a value that differs once slots of tracked requests may have changed. O(1)."""
         return self.num_changes, self.store.num_closed
 
     def grow(self, max_requests: int) -> None:
@@ -55,7 +55,7 @@ class RowBlocks:
         self.table_ids = longer(self.table_ids, max_requests)
 
     def bind(self, rows: RowIds) -> list[int]:
-        """Note where the blocks of the requests of these rows lie; the rows whose requests hold some. O(rows)."""
+        """Note where the blocks of these rows' requests lie; return the rows whose requests hold some. O(rows)."""
         tables = [single.req_to_blocks for single in self.single_managers]
         names = self.rows.names_of(rows)
         if all(table.keys().isdisjoint(names) for table in tables):

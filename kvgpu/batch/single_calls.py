@@ -50,7 +50,7 @@ class SingleCalls:
                 self._manager.coordinator.refuse_hashed(self._rows.names[row], num_tokens)
 
     def allocate(self, rows: RowIds, num_new: npt.NDArray[np.int64], options: StepOptions) -> BatchAllocation:
-        """`BatchManager.allocate_batch` through `KVCacheManager.allocate_slots`.
+        """Do what `BatchManager.allocate_batch` does, by calls of `KVCacheManager.allocate_slots`.
 
         Args:
             rows: int64 [n].

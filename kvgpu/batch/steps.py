@@ -83,7 +83,7 @@ class BatchSteps:
                 self._lines[:, group] = line, query
 
     def counts(self, num_new_tokens: npt.ArrayLike, count: int) -> npt.NDArray[np.int64]:
-        """Numbers of new tokens as a step takes them, int64 [count] or [1], valid until the next call. O(count).
+        """Return numbers of new tokens as a step takes them, int64 [count] or [1], valid until the next call. O(count).
 
         Raises:
             ArgumentError, ArgumentTypeError: They are no such integers.
@@ -159,7 +159,7 @@ class BatchSteps:
         return self._single_calls.allocate(rows, num_new, options)
 
     def _trusts(self) -> bool:
-        """Whether no tracked request can have lost its blocks to single calls."""
+        """Return whether no tracked request can have lost its blocks to single calls."""
         store = self.manager.block_pool.block_tables
         if self._num_closed != store.num_closed:
             rows = self.rows.all()
@@ -260,7 +260,7 @@ class BatchSteps:
             self._close(table_ids[holding])
 
     def _error(self, status: int, row: int) -> ArgumentError | BlockStateError:
-        """The error for a status of a step."""
+        """Make the error for a status of a step."""
         if status in (UNTRACKED, REPEATED):
             return row_error(status, row)
         name = self.rows.names[row]

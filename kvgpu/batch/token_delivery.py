@@ -28,7 +28,7 @@ class TokenDelivery:
         self._rows, self._pending = rows, pending
 
     def can_roll_back(self, rows: RowIds) -> npt.NDArray[np.bool_]:
-        """For each row, whether its request can be rolled back, bool [n]. O(rows)."""
+        """Return, for each row, whether its request can be rolled back, bool [n]. O(rows)."""
         requests = self._rows.requests
         return np.fromiter((can_roll_back(requests[row]) for row in rows.tolist()), np.bool_, len(rows))
 

@@ -83,7 +83,7 @@ class TrackedRequests:
         self._rows.records["num_computed"][rows] = self._rows.seen[rows] = num_computed
 
     def computed(self, rows: RowIds) -> npt.NDArray[np.int64]:
-        """Computed tokens of rows, int64 [n]: what a request says if it was changed, else what its row says. O(rows).
+        """Return the computed tokens of rows, int64 [n]: what a request says if it was changed, else its row. O(rows).
 
         Raises:
             ArgumentError: A row and its request have both been changed, or the request says no number.
@@ -103,7 +103,7 @@ class TrackedRequests:
         return np.array(found, np.int64)
 
     def preemptions(self, rows: RowIds) -> list[int]:
-        """How often the requests of rows were preempted. O(rows).
+        """Return how often the requests of rows were preempted. O(rows).
 
         Raises:
             ArgumentTypeError: One does not say.

@@ -88,7 +88,7 @@ def extend(pool: Any, store: Any, table_id: int, count: int, tally: Any) -> None
 def needed_in_group(
     pool: Any, table: Any, group: Any, hits: Any, num_tokens: int, num_elsewhere: int, capped: bool
 ) -> int:
-    """`SingleTypeKVCacheManager.get_num_blocks_to_allocate`; `table` are the words of the block table."""
+    """Do what `SingleTypeKVCacheManager.get_num_blocks_to_allocate` does; `table` are the words of the block table."""
     size = group.block_size
     held = table[LENGTH]
     required = held + blocks_beyond(num_tokens, held, size)
@@ -106,7 +106,7 @@ def needed_in_group(
 
 @jit
 def drop_skipped(pool: Any, store: Any, group: Any, table_id: int, total: int) -> int:
-    """`SingleTypeKVCacheManager.remove_skipped_blocks`; returns the first place that it drops, else the length."""
+    """Do what `SingleTypeKVCacheManager.remove_skipped_blocks` does; return the first dropped place, or the length."""
     ids, null_id = store.ids, pool.null_id
     begin = store.tables[table_id, BEGIN]
     length = int(store.tables[table_id, LENGTH])
@@ -154,13 +154,13 @@ def hit_fault(records: Any, hits: Any, null_id: int, masked: bool, cached_only: 
 
 @jit
 def find_hit_fault(records: Any, hits: Any, null_id: int, masked: bool, cached_only: bool, distinct: bool) -> int:
-    """`hit_fault` for Python."""
+    """Do what `hit_fault` does, for callers in Python."""
     return hit_fault(records, hits, null_id, masked, cached_only, distinct)
 
 
 @leaf
 def take_hits(pool: Any, store: Any, group: Any, table_id: int, hits: Any, num_elsewhere: int) -> int:
-    """`SingleTypeKVCacheManager.take_computed_blocks`; returns the blocks that the block table has then.
+    """Do what `SingleTypeKVCacheManager.take_computed_blocks` does; return the blocks of the table after it.
 
     `num_elsewhere` tokens, from the first on, need not be computed.
     """

@@ -124,7 +124,9 @@ def wrong_results(subject: Any, call: Any, arguments: dict[str, Any], result: An
             for name in ("num_new_tokens", "num_new_computed_tokens", "num_external_computed_tokens")
         ) + int(request.num_computed_tokens)
         given = arguments.get("new_computed_blocks")
-        covered = SIZE * max(map(len, given.blocks), default=0) if given is not None else 0
+        # A generator that was accepted held no block.
+        groups = [] if given is None else [group for group in given.blocks if hasattr(group, "__len__")]
+        covered = SIZE * max(map(len, groups), default=0)
         if int(arguments.get("num_new_computed_tokens") or 0) > covered:
             found.append(f"blocks for {covered} computed tokens only")
         slots = min(len(group) for group in subject.manager.get_block_ids(request.request_id)) * SIZE

@@ -18,7 +18,7 @@ from kvgpu.request import Request
 
 
 def unhashed_tail(rows: RequestRows, row: int, block_size: int) -> Tokens | None:
-    """Tokens of a row's request after its last full block, int32 or int64 [< block_size].
+    """Return the tokens of a row's request after its last full block, int32 or int64 [< block_size].
 
     None if the next hashes depend on more than the tokens, or if the request does not have the tokens and hashes that
     its row knows of. O(block_size).

@@ -14,7 +14,7 @@ from kvgpu.hashing.hash_arena import hashes_at
 
 @jit
 def count_hashes(requests: Any) -> int:
-    """Number of hashes of all rows."""
+    """Count the hashes of all rows."""
     count = 0
     for row in range(len(requests)):
         count += requests[row].end - requests[row].begin
@@ -23,7 +23,7 @@ def count_hashes(requests: Any) -> int:
 
 @jit
 def last_words(requests: Any, rows: Any, arena: Any) -> Any:
-    """Last hash of each row, int64 [n, KEY_WORDS], and whether it has one, bool [n]."""
+    """Return the last hash of each row, int64 [n, KEY_WORDS], and whether it has one, bool [n]."""
     words = np.zeros((len(rows), arena.shape[1]), np.int64)
     has = np.zeros(len(rows), np.bool_)
     for i in range(len(rows)):
@@ -38,7 +38,7 @@ def last_words(requests: Any, rows: Any, arena: Any) -> Any:
 
 @jit
 def without_room(requests: Any, limits: Any, rows: Any, counts: Any) -> npt.NDArray[np.int64]:
-    """Places of rows whose pieces have no room for `counts` more hashes."""
+    """Return the places of rows whose pieces have no room for `counts` more hashes."""
     places = np.empty(len(rows), np.int64)
     found = 0
     for i in range(len(rows)):

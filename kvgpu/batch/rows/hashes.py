@@ -54,7 +54,7 @@ class RowHashes:
         return int(count_hashes(self._records))
 
     def grown(self, records: npt.NDArray[Any], max_hashes: int) -> "RowHashes":
-        """The same hashes with more room, for a longer copy of the records; counts an epoch. O(capacity).
+        """Make the same hashes with more room, for a longer copy of the records; count an epoch. O(capacity).
 
         Raises:
             MemoryError: There is no room for them. Nothing is changed.
@@ -84,7 +84,7 @@ class RowHashes:
         self.arena.wrote_all(write_hashes(self._records, rows, counts, words, self.arena.words, ahead))
 
     def last(self, rows: RowIds) -> list[BlockHash | None]:
-        """Last hash of each row; None if it has none. O(n)."""
+        """Return the last hash of each row; None if it has none. O(n)."""
         words, has = last_words(self._records, rows, self.arena.words)
         data, size, width = words.tobytes(), 8 * KEY_WORDS, self.width
         found = [
@@ -94,14 +94,14 @@ class RowHashes:
         return cast("list[BlockHash | None]", found)
 
     def of(self, row: int, start: int = 0) -> BlockHashes:
-        """Hashes of a row from place `start` on, as a view that is valid until the next change. O(1)."""
+        """Return the hashes of a row from place `start` on, as a view that is valid until the next change. O(1)."""
         record = self._records[row]
         borrowed = self._borrowed[row]
         words = self.arena.words if borrowed is None else borrowed
         return BlockHashes.of_keys(words[record["begin"] + start : record["end"]], self.width, self.linked)
 
     def fit(self, width: int | None) -> bool:
-        """Whether records with hashes of `width` bytes (None: not known yet) can hold all of these. O(1)."""
+        """Return whether records with hashes of `width` bytes (None: not known yet) can hold all of these. O(1)."""
         return width is None or self.width in (0, width)
 
     def common_width(self, hashes: Sequence[Any]) -> int:
@@ -143,7 +143,7 @@ class RowHashes:
         self.refuse_too_many(int(np.maximum(needed - held, 0).sum()))
 
     def storage_of(self, hashes: Sequence[Any]) -> npt.NDArray[np.int64] | None:
-        """The array from which a row can read a request's hashes; None if it has to copy them. O(1)."""
+        """Return the array from which a row can read a request's hashes; None if it has to copy them. O(1)."""
         return hashes.storage if self._lends and isinstance(hashes, BlockHashes) else None
 
     def lend(self, rows: list[int], storages: Sequence[npt.NDArray[np.int64] | None]) -> bool:
@@ -182,14 +182,14 @@ class RowHashes:
         return np.array(pieces, np.int64).reshape(-1, 3)
 
     def release(self, rows: list[int], begins: list[int], limits: list[int]) -> None:
-        """Take back the pieces of rows, and let go of what they were borrowed. O(rows)."""
+        """Take back the pieces of rows, and let go of the arrays that they read. O(rows)."""
         for row, begin, limit in zip(rows, begins, limits, strict=True):
             self._borrowed[row] = None
             if limit:
                 self.arena.give(begin, limit)
 
     def _pieces(self, counts: list[int]) -> list[tuple[int, int, int]]:
-        """Begin, end and limit of a piece for each count of hashes, all of which are known to fit."""
+        """Return begin, end and limit of a piece for each count of hashes, all of which are known to fit."""
         arena = self.arena
         pieces: list[tuple[int, int, int]] = []
         for count in counts:

@@ -27,7 +27,7 @@ class NewTokens(NamedTuple):
     """int64 [n + 1]."""
 
     def of(self, place: int) -> list[int]:
-        """The tokens for rows[place]. O(tokens)."""
+        """Return the tokens for rows[place]. O(tokens)."""
         listed: list[int] = self.tokens[self.starts[place] : self.starts[place + 1]].tolist()
         return listed
 
@@ -98,7 +98,7 @@ def _full_blocks(requests: Any, rows: Any, buffer: Any, block_size: int) -> Any:
 
 @jit
 def _pending(requests: Any, rows: Any, buffer: Any) -> Any:
-    """Number of pending tokens of each row, int64 [n], and the tokens, one row after the other."""
+    """Return the number of pending tokens of each row, int64 [n], and the tokens, one row after the other."""
     counts = np.empty(len(rows), np.int64)
     for i in range(len(rows)):
         counts[i] = requests[rows[i]].num_pending
@@ -114,7 +114,7 @@ def _pending(requests: Any, rows: Any, buffer: Any) -> Any:
 
 @jit
 def _confirm(requests: Any, rows: Any, buffer: Any, block_size: int) -> None:
-    """Let nothing of rows be pending any longer; tokens without a hash move to the front."""
+    """Mark all tokens of rows as delivered; those without a hash move to the front."""
     for i in range(len(rows)):
         record = requests[rows[i]]
         line = buffer[rows[i]]
@@ -152,7 +152,7 @@ class PendingTokens:
     def checked(
         rows: RowIds, tokens: npt.ArrayLike, counts: npt.ArrayLike | None
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Tokens for rows, and where those of each start, as in `NewTokens`; one each if `counts` is None. O(tokens).
+        """Return tokens for rows and their starts, as in `NewTokens`; one each if `counts` is None. O(tokens).
 
         Raises:
             ArgumentTypeError: Tokens or counts are not integers.
@@ -224,13 +224,13 @@ class PendingTokens:
         return rows, records[rows], self._tokens[rows]
 
     def restore(self, records: Any, saved: tuple[RowIds, Any, npt.NDArray[np.int64]]) -> None:
-        """Let rows be as they were when they were `saved`. O(rows)."""
+        """Bring rows back to where they were when they were `saved`. O(rows)."""
         rows, saved_records, tokens = saved
         records[rows] = saved_records
         self._tokens[rows] = tokens
 
     def full_blocks(self, records: Any, rows: RowIds) -> tuple[npt.NDArray[np.int64], Tokens]:
-        """Number of full blocks without a hash of each row, of which there is at least one, and their tokens.
+        """Return how many full blocks without a hash each row has, which is at least one, and their tokens.
 
         The numbers are int64 [n]. The tokens are int32 if they all fit, else int64, [n, longest row]; shorter rows end
         in zeros. O(tokens).
@@ -243,7 +243,7 @@ class PendingTokens:
         _confirm(records, rows, self._tokens, self.block_size)
 
     def of(self, records: Any, rows: RowIds) -> list[list[int]]:
-        """Tokens that the request objects of rows do not have. O(tokens)."""
+        """Return the tokens that the request objects of rows do not have. O(tokens)."""
         counts, tokens = _pending(records, rows, self._tokens)
         listed, ends = tokens.tolist(), counts.cumsum().tolist()
         return [listed[end - count : end] for end, count in zip(ends, counts.tolist(), strict=True)]

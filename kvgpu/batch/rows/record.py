@@ -72,7 +72,7 @@ def check_row(requests: Any, row: int, stamp: int) -> int:
 
 
 def row_error(status: int, row: int) -> ArgumentError:
-    """The error for a status of `check_row`. O(1)."""
+    """Make the error for a status of `check_row`. O(1)."""
     reason = "is not tracked" if status == UNTRACKED else "comes twice in one batch"
     return ArgumentError(f"row {row} {reason}")
 
@@ -96,13 +96,13 @@ def check_rows(requests: Any, rows: Any, stamp: int) -> Any:
 
 @leaf
 def longest_hit(record: Any) -> int:
-    """Longest hit allowed, in tokens: at least one token must remain to be computed (fact 52)."""
+    """Return the longest hit allowed, in tokens: at least one token must remain to be computed (fact 52)."""
     return int(record.num_tokens - 1) if record.reads and record.num_tokens > 0 else 0
 
 
 @jit
 def spans_of(requests: Any, rows: Any) -> Any:
-    """First hash, hash after the last, longest hit allowed and `borrowed` of each row: int64 [4, n]."""
+    """Return first hash, hash after the last, longest hit allowed and `borrowed` of each row: int64 [4, n]."""
     spans = np.empty((4, len(rows)), np.int64)
     for i in range(len(rows)):
         record = requests[rows[i]]

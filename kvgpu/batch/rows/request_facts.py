@@ -89,7 +89,7 @@ def facts_of(requests: Sequence[Any]) -> npt.NDArray[np.int64]:
 
 
 def num_tokens_of(request: Any) -> int:
-    """Number of tokens of a request. O(1).
+    """Return the number of tokens of a request. O(1).
 
     Raises:
         ArgumentTypeError, ArgumentError: It is no integer, or out of range.
@@ -98,7 +98,7 @@ def num_tokens_of(request: Any) -> int:
 
 
 def listed_requests(requests: Sequence[Any]) -> Sequence[Any]:
-    """The requests as a list or a tuple. O(n).
+    """Return the requests as a list or a tuple. O(n).
 
     Raises:
         ArgumentTypeError: They cannot be iterated.
@@ -112,12 +112,12 @@ def listed_requests(requests: Sequence[Any]) -> Sequence[Any]:
 
 
 def are_linked(hashes: Sequence[Any]) -> bool:
-    """Whether the hashes of all these requests are known to be `BlockHashes.linked`. O(requests)."""
+    """Return whether the hashes of all these requests are known to be `BlockHashes.linked`. O(requests)."""
     return all(h.linked if isinstance(h, BlockHashes) else not h for h in hashes)
 
 
 def key_words(request: Any, start: int) -> npt.NDArray[np.int64]:
-    """Hashes of a request from place `start` on, as key words int64 [n, KEY_WORDS]. O(n), O(1) for `BlockHashes`.
+    """Return hashes of a request from place `start` on, int64 [n, KEY_WORDS]. O(n), O(1) for `BlockHashes`.
 
     Raises:
         ArgumentError: They are not 16 or 32 bytes long, or differ in width.
@@ -136,5 +136,5 @@ def key_words(request: Any, start: int) -> npt.NDArray[np.int64]:
 
 
 def unfit_hashes(request: Any) -> ArgumentError:
-    """The error for a request whose hashes no row can hold."""
+    """Make the error for a request whose hashes no row can hold."""
     return ArgumentError(f"request {request.request_id}: hashes of 16 or of 32 bytes can be tracked, all of one width")

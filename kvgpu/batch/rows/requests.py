@@ -78,15 +78,15 @@ class RequestRows:
         return len(self._row_of)
 
     def all(self) -> RowIds:
-        """Rows of all tracked requests, int64 [n], in the order of tracking. O(n)."""
+        """Return the rows of all tracked requests, int64 [n], in the order of tracking. O(n)."""
         return np.fromiter(self._row_of.values(), np.int64, len(self._row_of))
 
     def row_of(self, request_id: str) -> int | None:
-        """Row of a request, or None. O(1)."""
+        """Return the row of a request, or None. O(1)."""
         return self._row_of.get(request_id)
 
     def names_of(self, rows: RowIds) -> list[str]:
-        """Names of the requests of rows. O(n)."""
+        """Return the names of the requests of rows. O(n)."""
         names = self.names
         return [names[row] for row in rows.tolist()]
 
@@ -215,7 +215,7 @@ class RequestRows:
         self._idle += listed
 
     def as_rows(self, rows: RowIds) -> tuple[RowIds, int]:
-        """Rows as int64 [n], which `check_row` has still to look at, and a new stamp for it. O(n).
+        """Return rows as int64 [n], which `check_row` has still to look at, and a new stamp for it. O(n).
 
         Raises:
             ArgumentTypeError: Not integers [n].
@@ -226,7 +226,7 @@ class RequestRows:
         return integers("rows", rows), self._stamp
 
     def valid(self, rows: RowIds | None) -> RowIds:
-        """The rows, or all, as int64 [n], each of them tracked and none twice. O(n).
+        """Return the rows, or all, as int64 [n], each of them tracked and none twice. O(n).
 
         Raises:
             ArgumentError: One is not tracked, or comes twice.
@@ -240,7 +240,7 @@ class RequestRows:
         return given
 
     def spans(self, rows: RowIds) -> Spans:
-        """First hash, hash after the last, longest hit allowed and `borrowed` of valid rows, int64 [4, n]. O(n)."""
+        """Return first hash, hash after the last, longest hit and `borrowed` of valid rows, int64 [4, n]. O(n)."""
         spans: Spans = spans_of(self.records, rows)
         return spans
 
