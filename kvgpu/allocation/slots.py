@@ -55,7 +55,7 @@ class SlotAllocator(Exclusive):
         self._lookups = lookups
 
     @exclusive
-    def allocate_slots(self, request: Any, given: SlotsCall) -> KVCacheBlocks | None:
+    def allocate_slots(self, request: Any, arguments: tuple[Any, ...]) -> KVCacheBlocks | None:
         """`KVCacheManager.allocate_slots` for a request that may need something.
 
         `allocate_request` in `kvgpu.allocation.compiled` states the same order for compiled code.
@@ -66,14 +66,15 @@ class SlotAllocator(Exclusive):
         # Asked before anything is changed.
         preempted = is_admission and _is_preempted(request)
         if self.arrays is not None:
-            status, blocks = self.arrays.allocate(request, request_id, given)
+            status, blocks = self.arrays.allocate(request, request_id, arguments)
             if status == NO_ROOM:
                 return None
             if status == FITS:
                 if is_admission:
-                    num_tokens = int(self.arrays.arguments["num_tokens"][0])
-                    lookups.count_admission(num_tokens, int(given.num_hit_tokens), preempted)
+                    packed = self.arrays.arguments[0]
+                    lookups.count_admission(int(packed["num_tokens"]), int(packed["num_hit_tokens"]), preempted)
                 return KVCacheBlocks(blocks) if blocks else lookups.empty
+        given = SlotsCall(*arguments)
         numbers = SlotNumbers.checked(
             request,
             given.num_new,

@@ -92,6 +92,15 @@ def test_parents_that_pickle_treats_in_another_way_are_refused():
         on_device(PICKLE, list(range(16)), [1], 16, [b""])
 
 
+def test_extra_keys_that_pickle_writes_as_a_reference_to_the_parent_are_refused():
+    parent = bytes(range(32))
+    with pytest.raises(ArgumentError, match="hold the parent"):
+        on_device(PICKLE, list(range(32)), [2], 16, [parent], extras=[("image", parent), None])
+    equal = bytes(bytearray(parent))
+    found = on_device(PICKLE, list(range(32)), [2], 16, [parent], extras=[("image", equal), None])
+    assert found == chain(hashing.sha256, list(range(32)), 16, [("image", equal), None], parent)
+
+
 def test_tokens_of_another_dtype_are_refused():
     with pytest.raises(ArgumentTypeError):
         on_device(PICKLE, [1.5] * 16, [1], 16, [b"n" * 32], torch.float32)

@@ -8,7 +8,7 @@ import numpy as np
 
 from kvgpu.errors import ArgumentError, DeviceError, MissingPackageError
 from kvgpu.hashing.device.base import DeviceHasher, Prompts
-from kvgpu.hashing.serialised.message_parts import block_endings, packed_parents
+from kvgpu.hashing.serialised.message_parts import block_endings, packed_parents, refer_to_parents
 from kvgpu.hashing.serialised.messages import longest_message, trusted
 
 MAX_MESSAGE_BYTES = (1 << 29) - 1
@@ -60,6 +60,8 @@ class DeviceSha256(DeviceHasher):
         self._launch = launch_sha256
 
     def _prepared(self, prompts: Prompts) -> Callable[[], None]:
+        if refer_to_parents(self._kind, prompts.extras, prompts.counts.tolist(), prompts.parents):
+            raise ArgumentError("extra keys that hold the parent hash itself are hashed one by one, on the CPU")
         endings = block_endings(self._kind, prompts.extras)
         parents = packed_parents(self._kind, prompts.parents, prompts.size, endings.longest)
         if parents is None:

@@ -124,7 +124,7 @@ def message_parts(kind: int, blocks: Blocks) -> tuple[PackedParents, Endings, in
 
     O(blocks).
     """
-    if _refers_to_parents(kind, blocks):
+    if refer_to_parents(kind, blocks.extras, blocks.counts, blocks.parents):
         return None
     endings = block_endings(kind, blocks.extras)
     parents = packed_parents(kind, blocks.parents, blocks.size, endings.longest)
@@ -133,20 +133,27 @@ def message_parts(kind: int, blocks: Blocks) -> tuple[PackedParents, Endings, in
     return parents, endings, longest_message(parents[0].shape[1], blocks.size, endings.longest)
 
 
-def _refers_to_parents(kind: int, blocks: Blocks) -> bool:
-    """Whether pickle would write a reference to the parent for some extra keys.
+def refer_to_parents(
+    kind: int, extras: Sequence[ExtraKeys] | None, counts: Sequence[int], parents: Sequence[bytes]
+) -> bool:
+    """Return whether pickle would write a reference to the parent for some extra keys. O(blocks).
 
     Only the first block of a chain has a parent that existed before, and that its extra keys can contain.
+
+    Args:
+        kind: PICKLE or CBOR.
+        extras: Extra keys of all blocks, chain by chain; None if no block has any.
+        counts: Blocks of each chain.
+        parents: One for each chain.
     """
-    if blocks.extras is None or kind == CBOR:
+    if extras is None or kind == CBOR:
         return False
-    places = (end - count for end, count in zip(accumulate(blocks.counts), blocks.counts, strict=True))
+    places = (end - count for end, count in zip(accumulate(counts), counts, strict=True))
     return any(
-        count and _contains(blocks.extras[place], parent)
-        for place, count, parent in zip(places, blocks.counts, blocks.parents, strict=True)
+        count and _contains(extras[place], parent) for place, count, parent in zip(places, counts, parents, strict=True)
     )
 
 
 def _contains(extra: Any, parent: bytes) -> bool:
-    """Whether extra keys contain the parent object itself, not only equal bytes."""
+    """Return whether extra keys contain the parent object itself, not only equal bytes."""
     return extra is parent or (isinstance(extra, tuple) and any(_contains(part, parent) for part in extra))
