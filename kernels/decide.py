@@ -151,6 +151,9 @@ def common_hit(ids, line_words, words, num_hashes, max_length, firsts, lengths, 
     verified = tl.cast(0, tl.int64)
     first_pass = num_queries > 0
     going = num_queries > 0
+    # Each pass begins with the length `found` that the last one agreed on. `current` is what the queries so far agree
+    # on: the blocks of [0, current) suit every query before q. `verified` has a bit for each query whose EAGLE block
+    # was dropped at this length already.
     while going:
         current = found
         for q in range(num_queries):

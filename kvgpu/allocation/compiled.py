@@ -101,7 +101,9 @@ def covered_of(store: Any, groups: Any, call: Any, args: Any, num_elsewhere: int
 
 @leaf
 def allocate_request(pool: Any, store: Any, groups: Any, call: Any, args: Any, starts: Any, tally: Any) -> int:
-    """`KVCacheManager.allocate_slots` for one request, in the order of `SlotAllocator.allocate_slots`.
+    """Do what `KVCacheManager.allocate_slots` does, in the order of `SlotAllocator.allocate_slots`.
+
+    tests/allocation/test_array_allocator.py compares the two.
 
     Args:
         pool, store, groups, call, args: See the module.

@@ -56,9 +56,10 @@ class SlotAllocator(Exclusive):
 
     @exclusive
     def allocate_slots(self, request: Any, arguments: tuple[Any, ...]) -> KVCacheBlocks | None:
-        """`KVCacheManager.allocate_slots` for a request that may need something.
+        """Do what `KVCacheManager.allocate_slots` does, for a request that may need something.
 
-        `allocate_request` in `kvgpu.allocation.compiled` states the same order for compiled code.
+        `allocate_request` in `kvgpu.allocation.compiled` states the same order for compiled code;
+        tests/allocation/test_array_allocator.py compares the two.
         """
         request_id = name_of(request)
         lookups = self._lookups

@@ -167,8 +167,10 @@ class Episode(Comparison):
         self.waiting.append(request_id)
 
     def run(self, num_actions: int) -> None:
-        """So many random actions; each is one call or a few."""
+        """Take random actions; each is one call or a few."""
         rng = self.rng
+        # One number of [0, 1) decides: below 0.15 a new request, below 0.40 an admission, below 0.75 a step, then ends
+        # and preemptions, and from 0.85 on calls that belong to no request. What is impossible goes to the next.
         for _ in range(num_actions):
             action = rng.random()
             if action < 0.15 or not (self.waiting or self.running):
