@@ -145,8 +145,8 @@ class ArrayAllocator:
             ends[place + 1] = end
         return listed[0] if len(listed) == 1 else np.concatenate(listed)
 
-    def allocate(self, request: Any, request_id: Any, arguments: tuple[Any, ...]) -> tuple[int, tuple[BlockList, ...]]:
-        """Give one request its slots; neither it nor the arguments, the fields of a `SlotsCall`, have been checked.
+    def allocate(self, request: Any, request_id: Any, given: tuple[Any, ...]) -> tuple[int, tuple[BlockList, ...]]:
+        """Give one request its slots; neither it nor `given`, the fields of a `SlotsCall`, has been checked.
 
         Returns:
             FITS, and the new blocks per group, or () if there are none at all; NO_ROOM and (); or REFUSED and (), with
@@ -164,7 +164,7 @@ class ArrayAllocator:
             num_encoder,
             must_fit,
             reserved_blocks,
-        ) = arguments
+        ) = given
         pool, store, tables, out = self.pool, self.store, self._tables, self._out
         state, caching = pool.state, pool.enable_caching
         try:

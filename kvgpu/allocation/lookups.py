@@ -63,8 +63,8 @@ class PrefixLookups:
         return (KVCacheBlocks(blocks) if num_hits else self.wrapped(blocks)), num_hits
 
     def count_admission(self, num_tokens: int, num_hit_tokens: int, preempted: bool) -> None:
-        """Count a request that has got its first blocks, if these are counted. O(1)."""
-        if self.stats is not None and self.counts_admissions:
+        """Count a request that has got its first blocks, where `counts_admissions` is set. O(1)."""
+        if self.stats is not None:
             self.stats.record(num_tokens, num_hit_tokens, preempted)
 
     def take_stats(self) -> PrefixCacheStats | None:

@@ -55,9 +55,10 @@ class SlotAllocator(Exclusive):
         self._lookups = lookups
 
     @exclusive
-    def allocate_slots(self, request: Any, arguments: tuple[Any, ...]) -> KVCacheBlocks | None:
+    def allocate_slots(self, request: Any, given: tuple[Any, ...]) -> KVCacheBlocks | None:
         """Do what `KVCacheManager.allocate_slots` does, for a request that may need something.
 
+        `given` has the fields of a `SlotsCall`, which nobody has checked.
         `allocate_request` in `kvgpu.allocation.compiled` states the same order for compiled code;
         tests/allocation/test_array_allocator.py compares the two.
         """
@@ -67,7 +68,7 @@ class SlotAllocator(Exclusive):
         # Asked before anything is changed.
         preempted = is_admission and _is_preempted(request)
         if self.arrays is not None:
-            status, blocks = self.arrays.allocate(request, request_id, arguments)
+            status, blocks = self.arrays.allocate(request, request_id, given)
             if status == NO_ROOM:
                 return None
             if status == FITS:
@@ -75,19 +76,19 @@ class SlotAllocator(Exclusive):
                     packed = self.arrays.arguments[0]
                     lookups.count_admission(int(packed["num_tokens"]), int(packed["num_hit_tokens"]), preempted)
                 return KVCacheBlocks(blocks) if blocks else lookups.empty
-        given = SlotsCall(*arguments)
+        call = SlotsCall(*given)
         numbers = SlotNumbers.checked(
             request,
-            given.num_new,
-            given.num_hit_tokens,
-            given.num_lookahead,
-            given.num_external,
-            given.num_encoder,
-            given.reserved_blocks,
+            call.num_new,
+            call.num_hit_tokens,
+            call.num_lookahead,
+            call.num_external,
+            call.num_encoder,
+            call.reserved_blocks,
         )
         if numbers.num_new_tokens == 0 and numbers.num_external_computed_tokens == 0:
             raise ArgumentError("num_new_tokens must be above 0 unless there are external computed tokens")
-        must_fit = as_switch("full_sequence_must_fit", given.must_fit)
+        must_fit = as_switch("full_sequence_must_fit", call.must_fit)
         coordinator, checks, longest = self.coordinator, self.checks, self.max_model_len
         if numbers.num_computed_tokens:
             checks.refuse_unheld(request_id, numbers.num_computed_tokens)
@@ -99,10 +100,10 @@ class SlotAllocator(Exclusive):
                 f"request {request_id} would have {num_main} tokens, max_model_len is {longest}: "
                 "tokens beyond it have no slots"
             )
-        caches = self.enable_caching and not as_switch("delay_cache_blocks", given.delays)
+        caches = self.enable_caching and not as_switch("delay_cache_blocks", call.delays)
         num_cacheable = _tokens_to_cache(num_main, numbers.num_tokens) if caches else 0
         hashes = hashes_of(request, request_id, num_cacheable // coordinator.hash_block_size)
-        computed = checks.computed_of(request_id, given.computed, numbers.num_new_computed_tokens)
+        computed = checks.computed_of(request_id, call.computed, numbers.num_new_computed_tokens)
         takes_hits = computed is not NO_HITS
         if takes_hits:
             checks.refuse_bad_hits(request_id, computed, are_distinct(hashes))

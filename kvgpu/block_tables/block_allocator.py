@@ -53,8 +53,7 @@ class BlockAllocator:
         """
         if num_blocks <= 0:
             return NO_IDS
-        records = self._state.records
-        num_free = int(records[-1]["ref_cnt"])
+        records, num_free = self._state.records, self._state.queue.num_free_blocks
         if num_blocks > num_free:
             raise NotEnoughBlocksError(f"{num_blocks} blocks were requested, but {num_free} are free")
         ids: Ids

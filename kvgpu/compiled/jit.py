@@ -61,14 +61,14 @@ def _address(context: Any, builder: Any, array_type: Any, array: Any, index_type
 
 
 def leaf(function: F) -> F:
-    """Compile as `inline` does, but without reference counting, for a helper that neither makes nor returns an array.
+    """Compile as `inline` does, but without reference counting, for a helper that makes no array.
 
     Functions that a leaf calls count references if they say so. `jit` and `inline` say so explicitly, because Numba
     would pass the option on to functions that are first compiled on behalf of a leaf.
 
     Numba counts a reference for every array that a function takes. Where it cannot eliminate the pair, as in a loop
     with several exits, this costs two locked instructions per array and call: half of the time of an insert. A leaf
-    that returned an array would return one that has no owner.
+    that returns arrays returns them without an owner, so only leaves may call it.
     """
     compiler: Any = numba.njit  # its stubs do not know the option
     return cast(F, compiler(error_model="numpy", forceinline=True, _nrt=False)(function))

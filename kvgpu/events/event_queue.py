@@ -72,6 +72,8 @@ class EventQueue:
             self._queue(self._builders.all_blocks_cleared)
 
     def take(self) -> list[Any]:
-        """Return the events since the last call, in order. O(1)."""
+        """Return the events since the last call, in order; none without events. O(1)."""
+        if not self.enabled:
+            return []
         events, self.events = self.events, []
         return events

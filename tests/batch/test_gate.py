@@ -141,6 +141,20 @@ class TestBatches:
         assert records["preempted"].tolist() == [0, 1]
         assert records["reads"].tolist() == [1, 0]
 
+    def test_hashes_of_a_request_are_read_once(self, batch):
+        long, short = (make_request(name, count, 4).block_hashes for name, count in (("long", [9] * 400), ("short", 9)))
+
+        class Moody(SimpleNamespace):
+            @property
+            def block_hashes(self):
+                return next(self.answers)
+
+        request = Moody(
+            request_id="moody", num_tokens=400, skip_reading_prefix_cache=False, answers=iter([short, long, short])
+        )
+        rows = batch.track([request])
+        assert batch.rows.hashes.of(int(rows[0])) == list(short)
+
     def test_what_an_engine_has_loaded_is_taken_over(self, batch):
         """Keys and values that arrived while the request was tracked: their slots are not given again."""
         request = make_request("a", 20, 4)

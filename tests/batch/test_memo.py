@@ -1,14 +1,17 @@
 """What lookups remember of tracked requests: never another answer, and no block looked at twice without need."""
 
+import sys
+
 import numpy as np
 import pytest
 from support.batches import requests_of
 from support.managers import admit, chunked, full, make_manager, make_request, mamba, window
 
+from kvgpu.batch.manager import BatchManager
 from kvgpu.batch.queries import BatchQueries
 from kvgpu.blocks.index_meta import REGIONS, make_meta, region_of
 from kvgpu.hashing.functions import BlockHash, make_block_hash_with_group_id
-from kvgpu.index.host.prefix_match import KNOWN
+from kvgpu.index.host.memo import KNOWN
 
 MODELS = {
     "full": ((full(4),), {}),
@@ -186,3 +189,26 @@ def test_nothing_is_remembered_of_hashes_that_a_request_has_no_longer():
     request.block_hashes = make_request("b", [9] * 81, 4).block_hashes
     queries.extend(rows)
     assert queries.match(rows).num_tokens.tolist() == [manager.get_computed_blocks(request)[1]]
+
+
+def test_lookups_leave_the_references_to_arrays_as_they_were():
+    manager = make_manager(full(4), window(4, 8), num_blocks=80)
+    batch = BatchManager(manager, max_requests=4, max_hashes=400)
+    request = make_request("a", 40, 4)
+    rows = batch.track([request])
+    batch.allocate_batch(rows, 40)
+    batch.free_batch(rows)
+    index = manager.block_pool.index
+    arrays = [index.table, index.state.records, index.state.meta, batch.rows.memo, batch.queries.plan.words]
+
+    def look_up():
+        for _ in range(50):
+            batch.rows.forget()
+            batch.match(rows)
+            batch.match(rows)
+            manager.get_computed_blocks(request)
+
+    look_up()
+    before = [sys.getrefcount(array) for array in arrays]
+    look_up()
+    assert [sys.getrefcount(array) for array in arrays] == before

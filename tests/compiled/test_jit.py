@@ -1,6 +1,8 @@
 """Compiled functions: entry points, and what becomes part of them."""
 
+import ast
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -77,3 +79,16 @@ def test_code_that_a_leaf_has_compiled_first_counts_references_all_the_same():
         assert directly(values).tolist() == [0, 1]
     after = sys.getrefcount(values)
     assert after == before
+
+
+@pytest.mark.parametrize("name", ["lookup_in", "bind_query"])
+def test_a_leaf_that_returns_arrays_is_called_by_leaves_only(name):
+    """Any other caller would give back references that nobody has counted."""
+    package = Path(_jit.__file__).resolve().parents[1]
+    users = {}
+    for path in package.rglob("*.py"):
+        for function in ast.walk(ast.parse(path.read_text())):
+            if isinstance(function, ast.FunctionDef) and name in {getattr(n, "id", None) for n in ast.walk(function)}:
+                users[f"{path.name}:{function.name}"] = [ast.unparse(each) for each in function.decorator_list]
+    assert users
+    assert {user: marks for user, marks in users.items() if marks != ["leaf"]} == {}

@@ -19,9 +19,10 @@ COUNTS = ("block_hashes", "num_tokens", "num_prompt_tokens", "num_computed_token
 """What a request counts, as error messages call it, in the order of the first rows of facts."""
 
 
-def _read(requests: Sequence[Any]) -> list[list[Any]]:
-    """Read what requests count, and whether they skip the cache: a list for each of COUNTS, and one of bools."""
-    hashes = [request.block_hashes for request in requests]
+def _read(requests: Sequence[Any], hashes: Sequence[Any]) -> list[list[Any]]:
+    """Read what requests with these hashes count, and whether they skip the cache: a list for each of COUNTS, then one
+    of bools.
+    """
     for request, part in zip(requests, hashes, strict=True):
         if part.__class__ is not BlockHashes:
             sequence_of_hashes(request.request_id, part)
@@ -50,10 +51,12 @@ def _as_facts(counts: list[list[Any]], skips: list[Any]) -> npt.NDArray[np.int64
     return None if facts.view(np.uint64).max() > MOST_TOKENS else facts
 
 
-def _facts(requests: Sequence[Any]) -> npt.NDArray[np.int64]:
-    """Return the facts of requests; an error names the first of them, whichever request it is about."""
+def _facts(requests: Sequence[Any]) -> tuple[npt.NDArray[np.int64], list[Any]]:
+    """Return facts and hashes of requests; an error names the first of them, whichever request it is about."""
     try:
-        *counts, skips = _read(requests)
+        # Read once: a property may give other hashes the next time, and compiled code trusts their number.
+        hashes = [request.block_hashes for request in requests]
+        *counts, skips = _read(requests, hashes)
     except (AttributeError, TypeError) as error:
         raise ArgumentTypeError(f"request {name_of(requests[0])} cannot be tracked: {error}") from None
     unknown = [count is None for count in counts[NUM_PROMPT]]
@@ -66,26 +69,27 @@ def _facts(requests: Sequence[Any]) -> npt.NDArray[np.int64]:
         facts = np.array([*zip(*rows, strict=True), skips], np.int64)
     facts[NUM_PROMPT, unknown] = -1
     facts[READS] ^= 1
-    return facts
+    return facts, hashes
 
 
-def facts_of(requests: Sequence[Any]) -> npt.NDArray[np.int64]:
-    """Ask requests for what a row takes over when it is tracked, int64 [FACTS, n]. O(n).
+def facts_of(requests: Sequence[Any]) -> tuple[npt.NDArray[np.int64], list[Any]]:
+    """Ask requests for what a row takes over when it is tracked, int64 [FACTS, n], and for their hashes. O(n).
 
-    Numbers of hashes, of tokens, of tokens of the prompt (-1 if the request does not say), of computed tokens and of
-    preemptions; whether the request may reuse cached blocks.
+    The facts are numbers of hashes, of tokens, of tokens of the prompt (-1 if the request does not say), of computed
+    tokens and of preemptions; and whether the request may reuse cached blocks.
 
     Raises:
         ArgumentTypeError: A request lacks an attribute, or has one of another kind.
         ArgumentError: A number is out of range.
     """
     if not requests:
-        return np.zeros((FACTS, 0), np.int64)
+        return np.zeros((FACTS, 0), np.int64), []
     try:
         return _facts(requests)
     except (ArgumentTypeError, ArgumentError):
         # Again, one after the other, so that the error names the request.
-        return np.concatenate([_facts([request]) for request in requests], axis=1)
+        facts, hashes = zip(*[_facts([request]) for request in requests], strict=True)
+        return np.concatenate(facts, axis=1), list(chain.from_iterable(hashes))
 
 
 def num_tokens_of(request: Any) -> int:

@@ -108,15 +108,14 @@ class RequestRows:
         requests = listed_requests(requests)
         names = [name_of(request) for request in requests]
         self._refuse_known(names)
-        facts = facts_of(requests)
-        hashes = [request.block_hashes for request in requests]
+        facts, hashes = facts_of(requests)
         for name, part in zip(names, hashes, strict=True):
             if not isinstance(part, BlockHashes):
                 refuse_odd_hashes(name, part[:1])
         width = self.hashes.common_width(hashes)
         self.hashes.refuse_too_many(int(facts[NUM_HASHES].sum()))
         if width and width not in HASH_WIDTHS:
-            raise unfit_hashes(next(r for r in requests if len(r.block_hashes)))
+            raise unfit_hashes(requests[next(place for place, part in enumerate(hashes) if len(part))])
         storages = [self.hashes.storage_of(part) for part in hashes]
         addresses = addresses_of([NOT_BORROWED if storage is None else storage for storage in storages])
         copied = [place for place, storage in enumerate(storages) if storage is None]
