@@ -68,8 +68,7 @@ class BlockPool(Exclusive):
         super().__init__()
         self.num_gpu_blocks = num_gpu_blocks = as_size("num_gpu_blocks", num_gpu_blocks)
         self.hash_block_size = as_size("hash_block_size", hash_block_size)
-        self.enable_kv_cache_events = as_option("enable_kv_cache_events", enable_kv_cache_events)
-        self.events = EventQueue(self.enable_kv_cache_events, self.turn)
+        self.events = EventQueue(as_option("enable_kv_cache_events", enable_kv_cache_events), self.turn)
         index_type = backend_by_name(backend_name() if backend is None else backend)
         self.enable_caching = as_option("enable_caching", enable_caching)
         self.state = BlockState(num_gpu_blocks)
@@ -89,6 +88,15 @@ class BlockPool(Exclusive):
         self.num_reserved_blocks = 0
         self.null_block = self.free_block_queue.popleft()
         self.state.null_id = self.null_block.block_id
+
+    @property
+    def enable_kv_cache_events(self) -> bool:
+        """Whether events are queued for `take_events`; can be set at any time. O(1)."""
+        return self.events.enabled
+
+    @enable_kv_cache_events.setter
+    def enable_kv_cache_events(self, enabled: bool) -> None:
+        self.events.switch(as_option("enable_kv_cache_events", enabled))
 
     @property
     def kv_event_queue(self) -> list[Any]:
@@ -182,15 +190,13 @@ class BlockPool(Exclusive):
 
     @exclusive
     def touch(self, blocks: Iterable[KVCacheBlock] | Ids) -> None:
-        """Add one user to each block; free blocks leave the free queue (fact 15).
+        """Add one user to each block; free blocks leave the free queue (fact 15). O(len(blocks)).
 
         Raises:
             ArgumentError: A block belongs to another pool, or was made by hand.
             ArgumentTypeError: The argument holds neither blocks nor ids.
             BlockIdError: An id is outside the pool. None of these errors changes anything.
             Exception: The metrics collector raised it; the blocks are touched.
-
-        O(len(blocks)).
         """
         ids = own_blocks(self.state, blocks)
         self.holders.hand_out(ids)
@@ -202,7 +208,7 @@ class BlockPool(Exclusive):
     ) -> None:
         """Give back blocks from `get_new_blocks` or `touch`; blocks without users become free (fact 16).
 
-        Freed blocks stay cached.
+        Freed blocks stay cached. O(blocks).
 
         Args:
             ordered_blocks: Blocks, or their ids, int [n]; the first is evicted first. Null blocks are skipped.
@@ -215,8 +221,6 @@ class BlockPool(Exclusive):
             BlockIdError: An id is outside the pool.
             BlockStateError: A block is given back more often than it was handed out: it is free, or requests hold it,
                 which give it back through `KVCacheManager.free`. None of these errors changes anything.
-
-        O(blocks).
         """
         ids = own_blocks(self.state, ordered_blocks)
         prepend, backwards = as_switch("prepend", prepend), as_switch("backwards", backwards)
@@ -225,14 +229,12 @@ class BlockPool(Exclusive):
 
     @exclusive
     def evict_blocks(self, block_ids: Iterable[int]) -> None:
-        """Forget the hashes of blocks, so that no lookup finds them; blocks in use stay in use.
+        """Forget the hashes of blocks, so that no lookup finds them; blocks in use stay in use. Expected O(1) an id.
 
         Raises:
             ArgumentTypeError: An id is not an integer.
             BlockIdError: An id is outside the pool. Neither of these errors evicts anything.
             Exception: The metrics collector, or the code that makes events, raised it. All blocks are evicted.
-
-        Expected O(1) for each id.
         """
         for block_id in listed_ids(block_ids, self.num_gpu_blocks):
             self.allocator.evict(self.state.view(block_id))
@@ -294,6 +296,4 @@ class BlockPool(Exclusive):
     def _restore(self) -> None:
         """Make all counts agree again, after an exception from outside has interrupted a call. O(num_gpu_blocks)."""
         self.holders.restore()
-        if not self.prefix_cache.restore():
-            logger.error("The prefix cache was emptied: the records of its blocks were broken")
-            self.events.cleared()
+        self.allocator.restore()

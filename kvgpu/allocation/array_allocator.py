@@ -104,9 +104,11 @@ class ArrayAllocator:
         )
 
     def ready(self) -> bool:
-        """False while there are keys, blocks or lists that live outside the arrays. O(1)."""
+        """False while events are wanted, or keys, blocks or lists live outside the arrays. O(1)."""
         pool = self.pool
-        return not (pool.cached_block_hash_to_block.extras or pool.state.foreign or self.store.mirrors)
+        return not (
+            pool.cached_block_hash_to_block.extras or pool.state.foreign or self.store.mirrors or pool.events.enabled
+        )
 
     def _keys(self, request_id: str, hashes: list[bytes], ends: Keys, stop: int) -> tuple[Keys, int, int]:
         """Key words of those of a list's first `stop` hashes that may be cached, the place of the first, and their

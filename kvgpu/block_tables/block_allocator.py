@@ -1,5 +1,7 @@
 """`BlockAllocator`: takes blocks from the free queue for block tables, and gives them back."""
 
+import logging
+
 from kvgpu.blocks.block_list import BlockList
 from kvgpu.blocks.lru import pop_free, touch
 from kvgpu.blocks.lru_release import release, release_by_hash
@@ -10,6 +12,8 @@ from kvgpu.events.event_queue import EventQueue
 from kvgpu.exclusive import Turn
 from kvgpu.index.prefix_cache import PrefixCache
 from kvgpu.metrics import KVCacheMetricsCollector
+
+logger = logging.getLogger(__name__)
 
 
 class BlockAllocator:
@@ -101,6 +105,15 @@ class BlockAllocator:
         if self.metrics_collector is not None:
             self._turn.tell(self.metrics_collector.reset)
         self._events.cleared()
+
+    def restore(self) -> None:
+        """Bring the cached blocks in order after an interrupted call; if their records are broken, forget all.
+
+        O(blocks of the pool).
+        """
+        if not self._prefix_cache.restore():
+            logger.error("The prefix cache was emptied: the records of its blocks were broken")
+            self._events.cleared()
 
     def _note_removed(self, block_id: int) -> None:
         key = self._state.key_of(block_id)

@@ -24,7 +24,7 @@ class EventQueue:
         turn: Of the pool.
 
     Attributes:
-        enabled: The same.
+        enabled: Whether events are queued; `switch` changes it.
         events: Those queued since the last `take`.
 
     Raises:
@@ -32,11 +32,19 @@ class EventQueue:
     """
 
     def __init__(self, enabled: bool, turn: Turn) -> None:
+        self.events: list[Any] = []
+        self._turn = turn
+        self.switch(enabled)
+
+    def switch(self, enabled: bool) -> None:
+        """Queue events from now on, or none. O(1).
+
+        Raises:
+            ConfigError: A variable that says how hashes are written has a bad value.
+        """
         if enabled:
             int_block_hashes()  # finds a bad value now, not when the first event is made
         self.enabled = enabled
-        self.events: list[Any] = []
-        self._turn = turn
 
     @cached_property
     def _builders(self) -> ModuleType:
@@ -72,7 +80,7 @@ class EventQueue:
             self._queue(self._builders.all_blocks_cleared)
 
     def take(self) -> list[Any]:
-        """Return the events since the last call, in order; none without events. O(1)."""
+        """Return the events since the last call, in order; none while they are not wanted. O(1)."""
         if not self.enabled:
             return []
         events, self.events = self.events, []

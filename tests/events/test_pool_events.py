@@ -1,11 +1,13 @@
 """Events of the pool: which changes are told, in which order, and what each event shows."""
 
+import numpy as np
 import pytest
-from support.managers import make_request, per_backend
+from support.managers import admit, full, make_manager, make_request, per_backend
 from support.pools import NUM_BLOCKS, SIZE, cache, ids, kinds
 
 from kvgpu.block_pool import BlockPool
 from kvgpu.blocks.state import KVCacheBlock
+from kvgpu.errors import ConfigError
 from kvgpu.events.messages import BlockRemoved, BlockStored
 
 
@@ -114,3 +116,23 @@ class TestEvents:
         pool = BlockPool(NUM_BLOCKS, True, SIZE, backend=backend)
         cache(pool, request_of_six, pool.get_new_blocks(9), 0, 6)
         assert pool.kv_event_queue == pool.take_events() == []
+
+
+@per_backend
+class TestSwitch:
+    def test_events_begin_and_end_when_the_switch_is_set(self, backend):
+        manager = make_manager(full(SIZE), num_blocks=5, backend=backend)
+        first = make_request("a", 2 * SIZE, SIZE)
+        admit(manager, first)
+        manager.free(first)
+        manager.block_pool.enable_kv_cache_events = True
+        admit(manager, make_request("b", range(1, 4 * SIZE + 1), SIZE))
+        assert kinds(manager.take_events()) == [BlockRemoved, BlockRemoved, BlockStored]
+        manager.block_pool.enable_kv_cache_events = False
+        manager.evict_blocks({1, 2, 3, 4})
+        assert manager.take_events() == []
+
+    def test_the_switch_is_a_truth_value(self, pool):
+        with pytest.raises(ConfigError):
+            pool.enable_kv_cache_events = np.ones(2)
+        assert pool.enable_kv_cache_events is True
