@@ -27,6 +27,7 @@ setup(
         "cuda13": [*GPU, "cupy-cuda13x>=13.6"],
         "report": ["matplotlib>=3.8"],
         "events": ["pyzmq>=26"],
+        "vllm": ["vllm==0.23.0"],
         "dev": [
             "hypothesis>=6.100",
             "matplotlib>=3.8",
@@ -38,7 +39,10 @@ setup(
             "setuptools>=77",
         ],
     },
-    entry_points={"console_scripts": ["kvgpu=kvgpu.cli:main"]},
+    entry_points={
+        "console_scripts": ["kvgpu=kvgpu.cli:main"],
+        "vllm.general_plugins": ["kvgpu=kvgpu.vllm.plugin:register"],
+    },
     classifiers=[
         "Programming Language :: Python :: 3",
         "Typing :: Typed",

@@ -95,6 +95,23 @@ def int_block_hashes() -> bool:
     return value == "1"
 
 
+def vllm_mode() -> str:
+    """Return what kvgpu does inside vLLM: `off`, `on` or `check`; see `kvgpu.vllm`.
+
+    `KVGPU_VLLM` says it with 0, 1 or check. If it is not set, kvgpu is on where `VLLM_PLUGINS` names it.
+
+    Raises:
+        ConfigError: The value is none of these.
+    """
+    modes = {"0": "off", "1": "on", "check": "check"}
+    value = os.environ.get("KVGPU_VLLM")
+    if not value:
+        return "on" if "kvgpu" in os.environ.get("VLLM_PLUGINS", "").split(",") else "off"
+    if value not in modes:
+        raise UnknownNameError("value of KVGPU_VLLM", value, list(modes))
+    return modes[value]
+
+
 def hash_key() -> bytes:
     """Return the key of kvgpu128: the 64 hexadecimal digits of `KVGPU_HASH_KEY`; 32 random bytes if unset.
 

@@ -24,7 +24,7 @@ FLOORS = [
     {"allocation"},
     {"batch.step", "manager"},
     {"batch"},
-    {"replay"},
+    {"replay", "vllm"},
     {"doctor"},
     {"cli"},
     {"__main__"},

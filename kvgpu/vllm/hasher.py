@@ -1,0 +1,94 @@
+"""Block hashes for requests of vLLM: the same lists of bytes, with long prompts hashed in bulk."""
+
+import logging
+from collections.abc import Callable
+from typing import Any, cast
+
+from vllm.utils import hashing as hashing_of_vllm
+from vllm.v1.core import kv_cache_utils
+
+from kvgpu.environment import vllm_mode
+from kvgpu.errors import KVGPUError
+from kvgpu.hashing import functions as hashing
+from kvgpu.hashing.inputs.extra_keys import need_extra_keys
+from kvgpu.hashing.request_hasher import RequestBlockHasher
+from kvgpu.integers import shown
+
+logger = logging.getLogger(__name__)
+
+Hasher = Callable[[Any], list[bytes]]
+
+FEW_BLOCKS = 4
+"""Up to so many new blocks, arrays cost more than they save."""
+
+
+def own_function(hash_fn: Any) -> hashing.HashFunction | None:
+    """Return kvgpu's function that computes the same as a hash function of vLLM; None for any other function. O(1)."""
+    for name, ours in hashing.HASH_FUNCTIONS.items():
+        if hash_fn is getattr(hashing_of_vllm, name, None):
+            return ours
+    return None
+
+
+def get_request_block_hasher(block_size: int, caching_hash_fn: Any) -> Hasher:
+    """Make a function that computes the missing hashes of a request of vLLM, as vLLM's function of this name does.
+
+    Args:
+        block_size: Tokens per hash block.
+        caching_hash_fn: Hash function; one that is not vLLM's own is called block by block, by vLLM.
+
+    The function takes a request and returns its new hashes, which the request appends: O(new blocks), and O(1)
+    without a new block. With `KVGPU_VLLM=check` it returns vLLM's hashes, and logs the first that is different.
+    """
+    theirs: Hasher = kv_cache_utils.get_request_block_hasher(block_size, caching_hash_fn)
+    own = own_function(caching_hash_fn)
+    if own is None:
+        logger.warning("vLLM hashes blocks, since kvgpu does not know the function %s", shown(caching_hash_fn))
+        return theirs
+    in_bulk = RequestBlockHasher(block_size, own)
+
+    def hashes(request: Any) -> list[bytes]:
+        known = request.block_hashes
+        start = len(known) * block_size
+        num_new = (request.num_tokens - start) // block_size
+        if num_new <= 0:
+            return []
+        if num_new > FEW_BLOCKS:
+            # vLLM chooses it when an engine starts, perhaps after this function was made.
+            hashing.NONE_HASH = kv_cache_utils.NONE_HASH
+            try:
+                return cast(list[bytes], in_bulk(request))
+            except KVGPUError:  # vLLM hashes more than kvgpu accepts, for example half a surrogate pair
+                return theirs(request)
+        if num_new > 1 or need_extra_keys(request):
+            return theirs(request)
+        parent = known[-1] if known else kv_cache_utils.NONE_HASH
+        return [caching_hash_fn((parent, tuple(request.all_token_ids[start : start + block_size]), None))]
+
+    return _checked(theirs, hashes) if vllm_mode() == "check" else hashes
+
+
+def _checked(theirs: Hasher, ours: Hasher) -> Hasher:
+    """A hasher that returns vLLM's hashes, and logs the first difference."""
+    differs = False
+
+    def hashes(request: Any) -> list[bytes]:
+        nonlocal differs
+        expected = theirs(request)
+        if not differs:
+            try:
+                got: Any = ours(request)
+            except Exception as error:
+                got = error
+            if got != expected:
+                differs = True
+                logger.error(
+                    "kvgpu hashes request %s otherwise than vLLM, after %d hashes: %s, vLLM %s",
+                    request.request_id,
+                    len(request.block_hashes),
+                    shown(got),
+                    shown(expected),
+                )
+        return expected
+
+    return hashes

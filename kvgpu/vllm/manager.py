@@ -1,0 +1,71 @@
+"""Makes the manager of an engine: kvgpu's, or vLLM's own where kvgpu does not model something."""
+
+import logging
+from collections import Counter
+from functools import cache
+from typing import Any
+
+from vllm.v1.core import kv_cache_coordinator as coordinators
+from vllm.v1.core import kv_cache_manager as manager_of_vllm
+from vllm.v1.core import single_type_kv_cache_manager as groups
+
+from kvgpu.coordinators.hybrid import HybridKVCacheCoordinator
+from kvgpu.coordinators.unitary import KVCacheCoordinatorNoPrefixCache, UnitaryKVCacheCoordinator
+from kvgpu.environment import vllm_mode
+from kvgpu.errors import ConfigError
+from kvgpu.groups.registry import spec_manager_map
+from kvgpu.manager import KVCacheManager
+from kvgpu.vllm.checked_manager import CheckedManager
+from kvgpu.vllm.config import config_of
+
+logger = logging.getLogger(__name__)
+
+made: Counter[str] = Counter()
+"""Managers that this process made, by who serves: `kvgpu`, `check`, or `vllm: ` and why."""
+
+
+@cache
+def _declare_subclasses() -> None:
+    """Make kvgpu's managers of groups, and its coordinators, pass for those of vLLM, which connectors look for."""
+    for ours in set(spec_manager_map.values()):
+        getattr(groups, ours.__name__).register(ours)
+    for kind in (HybridKVCacheCoordinator, UnitaryKVCacheCoordinator, KVCacheCoordinatorNoPrefixCache):
+        getattr(coordinators, kind.__name__).register(kind)
+
+
+def make_manager(kv_cache_config: Any, *args: Any, **options: Any) -> Any:
+    """Make the KV-cache manager that vLLM's scheduler asks for, and log once who serves.
+
+    Args:
+        kv_cache_config: A `KVCacheConfig` of vLLM.
+        args, options: The other arguments of vLLM's `KVCacheManager`.
+
+    Returns:
+        A `kvgpu.KVCacheManager`; with `KVGPU_VLLM=check` a `CheckedManager`; or vLLM's own manager if there is
+        something that kvgpu does not model.
+
+    Raises:
+        Exception: Neither can be made from the arguments; the error is vLLM's.
+
+    O(blocks of the pool).
+    """
+    checks = vllm_mode() == "check"
+    try:
+        config = config_of(kv_cache_config)
+        # A collector must not hear of every block twice.
+        ours = KVCacheManager(config, *args, **{**options, "metrics_collector": None} if checks else options)
+    except ConfigError as reason:
+        theirs = manager_of_vllm.KVCacheManager(kv_cache_config, *args, **options)
+        made[f"vllm: {reason}"] += 1
+        logger.warning("vLLM's own KVCacheManager serves, since kvgpu does not model this: %s", reason)
+        return theirs
+    _declare_subclasses()
+    if checks:
+        made["check"] += 1
+        logger.info("vLLM's KVCacheManager serves, and kvgpu's is compared with it")
+        return CheckedManager(manager_of_vllm.KVCacheManager(kv_cache_config, *args, **options), ours)
+    made["kvgpu"] += 1
+    logger.info(
+        "kvgpu's KVCacheManager serves, with %d groups and %d blocks", len(config.kv_cache_groups), config.num_blocks
+    )
+    return ours
