@@ -249,9 +249,10 @@ class KVCacheManager(Exclusive):
         """Return how many leading blocks all requests share, per group, for cascade attention (fact 51). O(blocks)."""
         return self.coordinator.get_num_common_prefix_blocks(checked_name(running_request_id))
 
-    @exclusive
     def take_events(self) -> "list[KVCacheEvent]":
         """Return the events since the last call, in order, with kind and window of each group (fact 59). O(events)."""
+        if not (self.block_pool.events.enabled or self.turn.holders):
+            return []
         events = self.block_pool.take_events()
         if events:
             from kvgpu.events.messages import annotate
@@ -261,17 +262,15 @@ class KVCacheManager(Exclusive):
 
     def get_blocks(self, request_id: str) -> KVCacheBlocks:
         """Return the blocks that a request holds, none if it is unknown; they change with the next call. O(groups)."""
-        return self.create_kv_cache_blocks(self.coordinator.get_blocks(checked_name(request_id)))
+        is_known = self.first_tables is not None and checked_name(request_id) in self.first_tables
+        return KVCacheBlocks(self.coordinator.get_blocks(request_id)) if is_known else self.empty_kv_cache_blocks
 
     def get_block_ids(self, request_id: str) -> tuple[list[int], ...]:
         """Return a copy of the ids of the blocks that a request holds, per group. O(blocks)."""
         return self.get_blocks(request_id).get_block_ids()
 
-    @exclusive
     def cache_blocks(self, request: Any, num_computed_tokens: int) -> None:
-        """Cache the full blocks of the first `num_computed_tokens` tokens, after a delay (fact 25).
-
-        Does nothing without prefix caching, or for a request that holds nothing. Expected O(blocks that become cached).
+        """Cache the full blocks of the first `num_computed_tokens` tokens (fact 25), if it holds any. Expected O(them).
 
         Raises:
             ArgumentError: The request has fewer block hashes than full blocks, or the number is below 0.

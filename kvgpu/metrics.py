@@ -41,7 +41,11 @@ class PrefixCacheStats(BaseCacheStats):
             ArgumentError, ArgumentTypeError: A count is not an integer, or is below 0. Nothing is counted.
         """
         num_tokens, num_hits, requests = as_integers(RECORDED, (num_tokens, num_hits, requests), high=MOST_COUNTED)
-        if as_switch("preempted", preempted):
+        self.add(num_tokens, num_hits, as_switch("preempted", preempted), requests)
+
+    def add(self, num_tokens: int, num_hits: int, preempted: bool, requests: int = 1) -> None:
+        """`record` of numbers that have been checked. O(1)."""
+        if preempted:
             self.preempted_requests += requests
             self.preempted_queries += num_tokens
             self.preempted_hits += num_hits

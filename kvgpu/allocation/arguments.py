@@ -35,5 +35,8 @@ class AllocationArguments(NamedTuple):
 CHECKED_AGAINST = ("num_encoder", "hash_block_size", "num_hashes", "distinct")
 """What else a call is checked against. num_hashes: of the request. distinct: no two of its hashes can be equal."""
 
-ARGUMENT_RECORD = np.dtype([(name, "<i8") for name in (*AllocationArguments._fields, *CHECKED_AGAINST)])
+IN_A_LIST = ("listed", "bytes_type", "hash_width")
+"""Where hashes of a list are read: its address or 0, the address of the type `bytes`, and bytes of a hash."""
+
+ARGUMENT_RECORD = np.dtype([(name, "<i8") for name in (*AllocationArguments._fields, *CHECKED_AGAINST, *IN_A_LIST)])
 """The same as a record that Python fills: nothing in it has been checked."""

@@ -1,5 +1,6 @@
 """`ArrayAllocator`: compiled allocation for the managers whose state lies in arrays."""
 
+from functools import partial
 from struct import Struct
 from struct import error as StructError
 from typing import Any, NamedTuple
@@ -8,23 +9,35 @@ import numpy as np
 
 from kvgpu.allocation.arguments import ARGUMENT_RECORD
 from kvgpu.allocation.compiled import FITS, REFUSED, START_WORDS
-from kvgpu.allocation.single_call import CHANGES, COVERED_UNTIL, PLACES, SEGMENTS, SHORT, allocate_one, free_one
+from kvgpu.allocation.single_call import (
+    CHANGES,
+    COVERED_UNTIL,
+    NUM_NEW,
+    NUM_TAKEN,
+    PLACES,
+    SEGMENTS,
+    SHORT,
+    allocate_one,
+    free_one,
+)
+from kvgpu.block_tables.request_blocks import RequestBlocks
 from kvgpu.blocks.block_list import BlockList
 from kvgpu.blocks.kv_cache_blocks import KVCacheBlocks
 from kvgpu.blocks.record import NO_IDS, Ids
-from kvgpu.compiled.jit import python_of
+from kvgpu.compiled.handle import Handle
+from kvgpu.compiled.list_items import KNOWN_LAYOUT
 from kvgpu.coordinators.base import KVCacheCoordinator
+from kvgpu.groups.base import SingleTypeKVCacheManager
 from kvgpu.groups.chunked_local import ChunkedLocalAttentionManager
 from kvgpu.groups.compiled import EVICTED, KEYS
 from kvgpu.groups.full import FullAttentionManager
 from kvgpu.groups.sink import SinkFullAttentionManager
 from kvgpu.groups.sliding_window import SlidingWindowManager
-from kvgpu.hashing.block_hashes import BlockHashes, keys_if_of_width
+from kvgpu.hashing.block_hashes import BlockHashes
 from kvgpu.hashing.functions import HASH_WIDTHS
 from kvgpu.index.base import Keys
 from kvgpu.index.host.index import HostIndex
 from kvgpu.layout import KEY_WORDS
-from kvgpu.rules.allocation import tokens_to_cache
 
 COMPILED = (FullAttentionManager, SinkFullAttentionManager, SlidingWindowManager, ChunkedLocalAttentionManager)
 """Kinds of groups whose rules compiled code knows; exactly these, since a subclass may differ."""
@@ -34,7 +47,7 @@ PLAIN_IDS: tuple[type, ...] = (str, int)
 
 NO_KEYS: Keys = np.empty((0, KEY_WORDS), np.int64)
 
-_tokens_to_cache = python_of(tokens_to_cache)
+_BYTES = id(bytes)
 _pack = Struct(f"{len(ARGUMENT_RECORD.names or ())}q").pack_into
 
 
@@ -82,8 +95,13 @@ class ArrayAllocator:
         self._table_ids = np.zeros(num_groups, np.int64)
         self._no_ends = np.zeros(num_groups + 1, np.int64)
         self._ends = np.zeros(num_groups + 1, np.int64)
-        self._starts = np.zeros((START_WORDS, num_groups), np.int64)
-        self._out = np.zeros(PLACES + 3 * num_groups, np.int64)
+        out: Any = np.zeros(PLACES + 3 * num_groups, np.int64)
+        starts = np.zeros((START_WORDS, num_groups), np.int64)
+        pool_words, store_words = index.handle(), self.store.handle.words
+        self._handle = Handle((pool_words, store_words, self.groups, self.arguments, self._table_ids, starts, out))
+        self._words = self._handle.words
+        self._places = list(zip(self.managers, range(PLACES, len(out), 3), strict=True))
+        self._read = partial(Struct(f"{len(out)}q").unpack_from, out)
 
     @staticmethod
     def serves(coordinator: KVCacheCoordinator) -> bool:
@@ -109,24 +127,6 @@ class ArrayAllocator:
         return not (
             pool.cached_block_hash_to_block.extras or pool.state.foreign or self.store.mirrors or pool.events.enabled
         )
-
-    def _keys(self, request_id: str, hashes: list[bytes], ends: Keys, stop: int) -> tuple[Keys, int, int]:
-        """Key words of those of a list's first `stop` hashes that may be cached, the place of the first, and their
-        width.
-
-        Raises:
-            TypeError, ValueError: The records cannot hold them.
-        """
-        width = self.pool.state.width or len(hashes[0])
-        first = stop
-        for table, num_hits in zip(self._tables, np.diff(ends).tolist(), strict=True):
-            blocks = table.get(request_id)
-            first = min(first, max(0 if blocks is None else blocks.num_cached, num_hits))
-        keys = keys_if_of_width(hashes[first:stop], width) if width in HASH_WIDTHS else None
-        if keys is None:
-            raise ValueError("hashes of another width")
-        self.index.settle_for_good()
-        return keys, first, width
 
     def _hits(self, computed: Any) -> Ids:
         """Ids of computed blocks of all groups, one group after the other; writes where those of each end.
@@ -167,8 +167,9 @@ class ArrayAllocator:
             must_fit,
             reserved_blocks,
         ) = given
-        pool, store, tables, out = self.pool, self.store, self._tables, self._out
+        pool, store, tables = self.pool, self.store, self._tables
         state, caching = pool.state, pool.enable_caching
+        known: list[Any] = [dict.get(table, request_id) for table in tables]
         try:
             hashes = request.block_hashes
             num_computed, num_tokens = request.num_computed_tokens, request.num_tokens
@@ -179,7 +180,7 @@ class ArrayAllocator:
                 if len(hits):
                     ends = self._ends
             caches = caching and not delays
-            keys, first, width, distinct = NO_KEYS, 0, state.width, False
+            keys, listed, width, distinct = NO_KEYS, 0, state.width, False
             num_hashes = len(hashes)
             if hashes.__class__ is BlockHashes:
                 distinct = hashes.linked
@@ -189,11 +190,15 @@ class ArrayAllocator:
                         self.index.settle_for_good()
             elif hashes.__class__ is not list:
                 return REFUSED, ()
-            elif caches:
-                num_main = num_computed + num_hit_tokens + num_external + num_new
-                stop = _tokens_to_cache(num_main, num_tokens) // pool.hash_block_size
-                if stop > 0:
-                    keys, first, width = self._keys(request_id, hashes, ends, stop)
+            elif caches and num_hashes:
+                if not KNOWN_LAYOUT:
+                    return REFUSED, ()
+                listed = id(hashes)
+                if width is None:
+                    width = len(hashes[0])
+                    if width not in HASH_WIDTHS:
+                        return REFUSED, ()
+                self.index.settle_for_good()
             adopts = state.width is None and bool(width)
             if not adopts and width != state.width:
                 return REFUSED, ()
@@ -210,7 +215,7 @@ class ArrayAllocator:
                 -1 if num_prompt is None else num_prompt,
                 self._max_model_len,
                 reserved_blocks,
-                first,
+                0,
                 must_fit,
                 computed is not None,
                 caches,
@@ -219,47 +224,55 @@ class ArrayAllocator:
                 pool.hash_block_size,
                 num_hashes,
                 distinct,
+                listed,
+                _BYTES,
+                width or 0,
             )
         except (AttributeError, TypeError, ValueError, OverflowError, StructError, IndexError):
             return REFUSED, ()
         if adopts:
             # Before the first hash lies in a record, which cannot be read without it.
             state.width = width
-        fresh = [table for table in tables if request_id not in table]
-        held = [table[request_id] for table in tables]
-        table_ids = self._table_ids
-        for place, blocks in enumerate(held):
+        held, table_ids = known, self._table_ids
+        for place, blocks in enumerate(known):
+            if blocks.__class__ is not RequestBlocks:
+                held = [table[request_id] for table in tables]
+                for again, opened in enumerate(held):
+                    table_ids[again] = opened.table_id
+                break
             table_ids[place] = blocks.table_id
-        call, pool_arrays = (table_ids, hits, ends, keys), self.index.arrays()
+        self.index.handle()
         while True:
-            status = allocate_one(pool_arrays, store.arrays(), self.groups, call, self.arguments, self._starts, out)
+            status = allocate_one(self._words, hits, ends, keys)
             if status != SHORT:
                 break
-            store.reserve(int(out[SEGMENTS]))
-            pool_arrays = self.index.arrays(int(out[CHANGES]))
+            answer = self._read()
+            store.reserve(answer[SEGMENTS])
+            self.index.handle(answer[CHANGES])
         if status != FITS:
-            for table in fresh:
-                del table[request_id]
+            for blocks, table in zip(known, tables, strict=True):
+                if blocks is None:
+                    del table[request_id]
             if adopts:
                 state.width = None
             return status, ()
-        answer = out.tolist()
+        answer = self._read()
         self.account(answer[KEYS], answer[EVICTED])
         held[0].covered_until = answer[COVERED_UNTIL]
-        result, any_new = [], False
-        places = iter(answer[PLACES:])
-        for manager, external, new, end in zip(self.managers, places, places, places, strict=True):
-            ids = NO_IDS
-            if end > external:
-                if manager.records_new_blocks:
-                    ids = store.ids[external:end].copy()
-                    manager.new_ids.note(ids)
-                    ids = ids[new - external :] if new > external else ids
-                else:
-                    ids = store.ids[new:end].copy()
-                any_new = any_new or end > new
-            result.append(BlockList(state, ids))
-        return FITS, tuple(result) if any_new else ()
+        if not answer[NUM_TAKEN]:
+            return FITS, ()
+        lists = [self._given(manager, *answer[place : place + 3]) for manager, place in self._places]
+        return FITS, tuple(lists) if answer[NUM_NEW] else ()
+
+    def _given(self, manager: SingleTypeKVCacheManager, external: int, new: int, end: int) -> BlockList:
+        """Blocks that a request got in one group, of which the store has ids [new, end) and, before them, those for
+        external tokens."""
+        if end == external:
+            return BlockList(self.pool.state)
+        ids = self.store.ids[external:end].copy()
+        if manager.records_new_blocks:
+            manager.new_ids.note(ids)
+        return BlockList(self.pool.state, ids if new == external else ids[new - external :])
 
     def free(self, request_id: Any) -> bool:
         """Give back all blocks of a request. O(blocks).
@@ -269,14 +282,15 @@ class ArrayAllocator:
         """
         if type(request_id) not in PLAIN_IDS or not self.ready():
             return False
-        tables, store, table_ids = self._tables, self.store, self._table_ids
+        tables, table_ids = self._tables, self._table_ids
         for table in tables:
             if request_id not in table:
                 return False
         for place, table in enumerate(tables):
             table_ids[place] = table.leave(request_id)
-        free_one(self.pool.state.records, self.pool.state.null_id, store.arrays(), self.groups, table_ids)
-        store.note_closed(table_ids.tolist())
+        self.index.handle()
+        free_one(self._words)
+        self.store.note_closed(table_ids.tolist())
         return True
 
     def account(self, new_keys: int, num_evicted: int) -> None:

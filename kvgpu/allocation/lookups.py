@@ -51,7 +51,7 @@ class PrefixLookups:
         except (AttributeError, TypeError, ValueError) as error:
             raise ArgumentTypeError(f"a request that can be looked up is expected: {error}") from None
         num_tokens = as_integer("num_tokens", num_tokens)
-        if hashes.__class__ is not BlockHashes:
+        if hashes.__class__ is not list and hashes.__class__ is not BlockHashes:
             sequence_of_hashes(name_of(request), hashes)
         try:
             blocks, num_hits = self._coordinator.find_longest_cache_hit(hashes, num_tokens - 1 if num_tokens else 0)
@@ -59,7 +59,7 @@ class PrefixLookups:
             refuse_odd_hashes(request.request_id, hashes)
             raise
         if self.stats is not None and not self.counts_admissions:
-            self.stats.record(num_tokens, num_hits, preempted)
+            self.stats.add(num_tokens, num_hits, preempted)
         return (KVCacheBlocks(blocks) if num_hits else self.wrapped(blocks)), num_hits
 
     def count_admission(self, num_tokens: int, num_hit_tokens: int, preempted: bool) -> None:

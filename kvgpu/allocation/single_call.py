@@ -5,6 +5,9 @@ Names are those of `kvgpu.allocation.compiled`.
 
 from typing import Any
 
+import numpy as np
+
+from kvgpu.allocation.arguments import ARGUMENT_RECORD
 from kvgpu.allocation.compiled import (
     FITS,
     HELD,
@@ -14,23 +17,38 @@ from kvgpu.allocation.compiled import (
     allocate_request,
     free_request,
 )
-from kvgpu.block_tables.store import BEGIN, COVERED, LENGTH, LIMIT, NUM_CACHED, TOP, StoreArrays, segment_class
+from kvgpu.block_tables.store import BEGIN, COVERED, LENGTH, LIMIT, NUM_CACHED, TOP, segment_class, store_at
 from kvgpu.blocks.index_meta import refuse_broken
+from kvgpu.compiled.handle import WORDS, array_at, lines_at
 from kvgpu.compiled.jit import jit, leaf
+from kvgpu.compiled.list_items import copy_bytes, length_of
 from kvgpu.groups.compiled import TALLY_WORDS, hit_fault
-from kvgpu.index.host.pool_arrays import PoolArrays
+from kvgpu.index.host.pool_arrays import pool_at
 from kvgpu.integers import MOST_TOKENS
-from kvgpu.rules.allocation import blocks_beyond, tokens_to_cache
+from kvgpu.layout import KEY_WORDS
+from kvgpu.rules.allocation import GROUP_RECORD, blocks_beyond, tokens_to_cache
 from kvgpu.rules.plan_words import FULL
 
 SHORT = 3
 """Besides FITS, NO_ROOM and REFUSED: nothing was done, since the store has too little memory, or the log."""
 
-SEGMENTS, CHANGES, COVERED_UNTIL, PLACES = 0, 1, TALLY_WORDS, TALLY_WORDS + 1
+POOL, STORE, GROUPS, ARGUMENTS, TABLE_IDS, STARTS, OUT = range(7)
+"""Arrays of the handle of an `ArrayAllocator`, in order.
+
+POOL, STORE: the words of the handles of pool and store. GROUPS: GROUP_RECORD [groups]. ARGUMENTS: ARGUMENT_RECORD [1].
+TABLE_IDS: int64 [groups], the block tables of the request. STARTS: int64 [START_WORDS, groups], scratch. OUT: int64
+[PLACES + 3 * groups], the answer.
+"""
+
+_GROUP, _ARGUMENTS = np.empty(0, GROUP_RECORD), np.empty(0, ARGUMENT_RECORD)
+
+SEGMENTS, CHANGES = 0, 1
+COVERED_UNTIL, NUM_TAKEN, NUM_NEW, PLACES = range(TALLY_WORDS, TALLY_WORDS + 4)
 """Words of the answer to a call.
 
 SEGMENTS, CHANGES: ids and notes that SHORT wants room for. With FITS, the tally is here.
-COVERED_UNTIL: the new value of `RequestBlocks.covered_until`.
+COVERED_UNTIL: the new value of `RequestBlocks.covered_until`. NUM_TAKEN: blocks that the request got in all groups.
+NUM_NEW: those of them that are not for external tokens.
 PLACES: from here on, three words for each group: where in the store its blocks for external tokens begin, where its
 other new blocks begin, and where they end.
 """
@@ -69,6 +87,21 @@ def is_refused(pool: Any, store: Any, groups: Any, call: Any, args: Any) -> bool
 
 
 @leaf
+def listed_range(store: Any, groups: Any, call: Any, args: Any) -> tuple[int, int]:
+    """Return which hashes of a list a call caches blocks under, [first, stop); (0, 0) if the list is too short.
+
+    Nothing has been checked yet.
+    """
+    num_main = args.num_computed + args.num_hit_tokens + args.num_external + args.num_new
+    stop = tokens_to_cache(num_main, args.num_tokens) // args.hash_block_size
+    first = stop
+    for g in range(len(groups)):
+        num_cached = store.tables[call.table_ids[g], NUM_CACHED]
+        first = min(first, num_cached if num_cached >= 0 else call.hit_ends[g + 1] - call.hit_ends[g])
+    return (first, stop) if first >= 0 and stop <= length_of(args.listed) else (0, 0)
+
+
+@leaf
 def room_for(store: Any, groups: Any, call: Any, args: Any) -> tuple[int, int]:
     """Return how many ids of the store and notes of the log a call that is not refused can take at most."""
     num_main = args.num_computed + args.num_hit_tokens + args.num_external + args.num_new
@@ -92,20 +125,28 @@ def room_for(store: Any, groups: Any, call: Any, args: Any) -> tuple[int, int]:
 
 
 @jit
-def allocate_one(pool: Any, store: Any, groups: Any, call: Any, args: Any, starts: Any, out: Any) -> int:
+def allocate_one(words: Any, hits: Any, hit_ends: Any, hashes: Any) -> int:
     """`allocate_request` for Python, with numbers and hits as they came: they are checked first.
 
     Args:
-        pool, store, call: Plain tuples, see the module.
-        groups: See the module.
-        args: ARGUMENT_RECORD [1].
-        starts: int64 [START_WORDS, groups], written to.
-        out: int64 [PLACES + 3 * groups], filled.
+        words: Of the allocator's handle.
+        hits, hit_ends: As in `CallArrays`.
+        hashes: As in `CallArrays`, unless the arguments say that they lie in a list.
 
     Returns:
         FITS, NO_ROOM, REFUSED or SHORT.
     """
-    pool, store, call, args = PoolArrays(*pool), StoreArrays(*store), CallArrays(*call), args[0]
+    pool, store = pool_at(array_at(words, 2 * POOL, WORDS)), store_at(array_at(words, 2 * STORE, WORDS))
+    groups, args = array_at(words, 2 * GROUPS, _GROUP), array_at(words, 2 * ARGUMENTS, _ARGUMENTS)[0]
+    table_ids = array_at(words, 2 * TABLE_IDS, WORDS)
+    if args.listed != 0:
+        first, stop = listed_range(store, groups, CallArrays(table_ids, hits, hit_ends, hashes), args)
+        hashes = np.zeros((stop - first, KEY_WORDS), np.int64)
+        if copy_bytes(args.listed, first, stop - first, args.bytes_type, args.hash_width // 8, hashes) < stop - first:
+            return REFUSED
+        args.first_hash = first
+    call = CallArrays(table_ids, hits, hit_ends, hashes)
+    starts, out = lines_at(words, 2 * STARTS, WORDS, len(groups)), array_at(words, 2 * OUT, WORDS)
     out[:] = 0
     if is_refused(pool, store, groups, call, args):
         return REFUSED
@@ -120,6 +161,8 @@ def allocate_one(pool: Any, store: Any, groups: Any, call: Any, args: Any, start
         out[COVERED_UNTIL] = store.tables[call.table_ids[0], COVERED]
         for g in range(len(groups)):
             table = store.tables[call.table_ids[g]]
+            out[NUM_TAKEN] += table[LENGTH] - starts[HELD_BEFORE_EXTERNAL, g]
+            out[NUM_NEW] += table[LENGTH] - starts[HELD, g]
             out[PLACES + 3 * g] = table[BEGIN] + starts[HELD_BEFORE_EXTERNAL, g]
             out[PLACES + 3 * g + 1] = table[BEGIN] + starts[HELD, g]
             out[PLACES + 3 * g + 2] = table[BEGIN] + table[LENGTH]
@@ -128,9 +171,10 @@ def allocate_one(pool: Any, store: Any, groups: Any, call: Any, args: Any, start
 
 
 @jit
-def free_one(records: Any, null_id: int, store: Any, groups: Any, table_ids: Any) -> None:
-    """`free_request` for Python, which also clears the block tables; `store` is a plain tuple."""
-    store = StoreArrays(*store)
-    free_request(records, null_id, store, groups, table_ids)
+def free_one(words: Any) -> None:
+    """`free_request` for Python, which also clears the block tables; `words` as in `allocate_one`."""
+    pool, store = pool_at(array_at(words, 2 * POOL, WORDS)), store_at(array_at(words, 2 * STORE, WORDS))
+    groups, table_ids = array_at(words, 2 * GROUPS, _GROUP), array_at(words, 2 * TABLE_IDS, WORDS)
+    free_request(pool.records, pool.null_id, store, groups, table_ids)
     for g in range(len(groups)):
         store.tables[table_ids[g]] = 0

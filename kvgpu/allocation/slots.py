@@ -7,6 +7,7 @@ from kvgpu.allocation.call_checks import NO_HITS, CallChecks, SlotNumbers, are_d
 from kvgpu.allocation.compiled import FITS, NO_ROOM
 from kvgpu.allocation.lookups import PrefixLookups
 from kvgpu.arguments import hashes_of, name_of
+from kvgpu.block_tables.request_blocks import RequestBlocks
 from kvgpu.blocks.kv_cache_blocks import KVCacheBlocks
 from kvgpu.compiled.jit import python_of
 from kvgpu.coordinators.base import KVCacheCoordinator
@@ -140,6 +141,20 @@ class SlotAllocator(Exclusive):
 
     def cache_blocks(self, request: Any, num_computed_tokens: int) -> None:
         """Do what `KVCacheManager.cache_blocks` does."""
+        try:
+            table = None if self.first_tables is None else dict.get(self.first_tables, request.request_id)
+            if (
+                table.__class__ is RequestBlocks
+                and num_computed_tokens.__class__ is int
+                and 0 <= num_computed_tokens <= table.covered_until
+            ):
+                return  # no block has become full: an asynchronous scheduler asks in every step
+        except (AttributeError, TypeError):
+            pass  # what follows says what is wrong
+        self._cache_full(request, num_computed_tokens)
+
+    @exclusive
+    def _cache_full(self, request: Any, num_computed_tokens: int) -> None:
         num_tokens = as_integer("num_computed_tokens", num_computed_tokens)
         request_id, coordinator = name_of(request), self.coordinator
         tables = [manager.req_to_blocks for manager in coordinator.single_type_managers]

@@ -23,16 +23,17 @@ class BlockTables(dict[str, Any]):
         self._store = store
 
     def __getitem__(self, request_id: str) -> RequestBlocks:
-        blocks = super().get(request_id)
-        if type(blocks) is not RequestBlocks:
+        blocks = dict.get(self, request_id)
+        if blocks.__class__ is not RequestBlocks:
             blocks = RequestBlocks(self._state, self._store, blocks)
             super().__setitem__(request_id, blocks)
         return blocks
 
     def get(self, request_id: Any, default: Any = None) -> Any:
         """As of a dict."""
-        if request_id not in self:
-            return default
+        blocks = dict.get(self, request_id, default)
+        if blocks.__class__ is RequestBlocks or request_id not in self:
+            return blocks
         return self[request_id]
 
     def __setitem__(self, request_id: str, blocks: Sequence[KVCacheBlock]) -> None:
@@ -74,7 +75,7 @@ class BlockTables(dict[str, Any]):
     def leave(self, request_id: str) -> int:
         """Forget a request; the caller closes its block table."""
         blocks = super().pop(request_id)
-        return int(blocks.detach() if type(blocks) is RequestBlocks else blocks)
+        return blocks.detach() if blocks.__class__ is RequestBlocks else int(blocks)
 
     def leave_all(self, names: Sequence[str]) -> None:
         """`leave` for many."""

@@ -40,7 +40,7 @@ class RequestBlocks(BlockList):
     @property
     def num_cached(self) -> int:
         """Blocks that caching has handled; -1 for a request that does not run (fact 21)."""
-        return -1 if self.table_id < 0 else int(self._store.tables[self.table_id, NUM_CACHED])
+        return -1 if self.table_id < 0 else self._store.tables.item(self.table_id, NUM_CACHED)
 
     @num_cached.setter
     def num_cached(self, count: int) -> None:
@@ -78,4 +78,4 @@ class RequestBlocks(BlockList):
             self._store.mirrors -= 1
 
     def __len__(self) -> int:
-        return len(self._ids) if self.table_id < 0 else int(self._store.tables[self.table_id, LENGTH])
+        return len(self._ids) if self.table_id < 0 else self._store.tables.item(self.table_id, LENGTH)

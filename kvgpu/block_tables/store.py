@@ -6,7 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from kvgpu.blocks.record import Ids
-from kvgpu.compiled.jit import jit, leaf
+from kvgpu.compiled.handle import IDS, WORDS, Handle, array_at, lines_at
+from kvgpu.compiled.jit import inline, jit, leaf
 
 BEGIN, LENGTH, LIMIT, NUM_CACHED, COVERED, SERIAL, TABLE_WORDS = 0, 1, 2, 3, 4, 5, 8
 """Words of a block table.
@@ -32,6 +33,20 @@ class StoreArrays(NamedTuple):
     """int32, the memory of all block tables."""
     free_segments: Any
     """int64, see TOP."""
+
+
+_TABLES, _IDS, _FREE_SEGMENTS = 0, 1, 2
+"""Arrays of a store's handle, in order."""
+
+
+@inline
+def store_at(words: Any) -> StoreArrays:
+    """Return the arrays that the handle of a store stands for."""
+    return StoreArrays(
+        lines_at(words, 2 * _TABLES, WORDS, TABLE_WORDS),
+        array_at(words, 2 * _IDS, IDS),
+        array_at(words, 2 * _FREE_SEGMENTS, WORDS),
+    )
 
 
 @leaf
@@ -121,6 +136,7 @@ class BlockTableStore:
         free_segments: int64, end of the used part and free segments by size.
         num_closed: Block tables that were closed: whoever keeps ids of some looks whether they are among them.
         mirrors: Block tables that are written back to lists of others after every change.
+        handle: Of the three arrays, for compiled code.
     """
 
     def __init__(self) -> None:
@@ -128,6 +144,7 @@ class BlockTableStore:
         self.ids: Ids = np.empty(64, np.int32)
         self.free_segments: npt.NDArray[np.int64] = np.full(32, -1, np.int64)
         self.free_segments[TOP] = 0
+        self.handle = Handle(self.arrays())
         self.mirrors = 0
         self.num_closed = 0
         self._idle = list(range(len(self.tables) - 1, -1, -1))
@@ -152,6 +169,7 @@ class BlockTableStore:
         while len(self._idle) < count:
             length = len(self.tables)
             self.tables = np.concatenate([self.tables, np.zeros_like(self.tables)])
+            self.handle.point(_TABLES, self.tables)
             self._idle[:0] = range(2 * length - 1, length - 1, -1)
         opened = np.array(self._idle[len(self._idle) - count :], np.int64)
         del self._idle[len(self._idle) - count :]
@@ -176,6 +194,9 @@ class BlockTableStore:
 
     def close_all_but(self, used: set[int]) -> None:
         """Give back all block tables but those in use, as after a call that was cut short. O(tables)."""
+        # The call may have been cut short between an array and its handle.
+        self.handle.point(_TABLES, self.tables)
+        self.handle.point(_IDS, self.ids)
         unused = set(range(len(self.tables))) - used
         for table_id in unused.difference(self._idle):
             _close(self.arrays(), table_id)
@@ -194,11 +215,12 @@ class BlockTableStore:
             grown = np.empty(max(needed, 2 * len(self.ids)), np.int32)
             grown[: len(self.ids)] = self.ids
             self.ids = grown
+            self.handle.point(_IDS, self.ids)
 
     def of(self, table_id: int) -> Ids:
         """Return the ids of a block table, int32 [length]: a live view until anything is appended to any of them."""
-        begin, length = self.tables[table_id, :LIMIT].tolist()
-        return self.ids[begin : begin + length]
+        begin = self.tables.item(table_id, BEGIN)
+        return self.ids[begin : begin + self.tables.item(table_id, LENGTH)]
 
     def append(self, table_id: int, new: Ids) -> None:
         """Append ids to a block table. Amortised O(len(new))."""

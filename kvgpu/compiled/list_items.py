@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kvgpu.compiled.jit import jit, prefetch_at, word_from
+from kvgpu.compiled.jit import jit, leaf, prefetch_at, word_from
 from kvgpu.layout import LOW_32
 
 TYPE, SIZE, ITEMS, BYTES, DIGIT = 8, 16, 24, 32, 24
@@ -36,17 +36,19 @@ KNOWN_LAYOUT = (
 """Whether objects have this layout. The sizes reveal debug builds; without a GIL a list may change at any time."""
 
 
-@jit
-def _copy_bytes(listed: int, count: int, kind: int, out: Any) -> int:
-    """Copy items of the list at an address until one is not of a type or does not fill a row of `out`.
+@leaf
+def copy_bytes(listed: int, first: int, count: int, kind: int, words: int, out: Any) -> int:
+    """Copy items of the list at an address, from `first` on, until one is not of a type or has not so many words.
 
-    Returns the number of copied items, or -1 if the list does not have `count` items: it may have changed since the
-    caller read its length, but it cannot change while this function runs.
+    Args:
+        listed: Address of a list with at least `first + count` items: it cannot change while this function runs.
+        kind: Address of the type.
+        out: int64 [>= count, >= words]; words beyond those of an item stay as they are.
+
+    Returns:
+        The number of copied items.
     """
-    if word_from(listed + SIZE) != count:
-        return -1
-    items = word_from(listed + ITEMS)
-    words = out.shape[1]
+    items = word_from(listed + ITEMS) + 8 * first
     for i in range(-AHEAD, count):
         if i + AHEAD < count:
             ahead = word_from(items + 8 * (i + AHEAD))
@@ -60,6 +62,18 @@ def _copy_bytes(listed: int, count: int, kind: int, out: Any) -> int:
         for word in range(words):
             out[i, word] = word_from(item + BYTES + 8 * word)
     return count
+
+
+@leaf
+def length_of(listed: int) -> int:
+    """Return the number of items of the list at an address: it may have changed since Python read it."""
+    return word_from(listed + SIZE)
+
+
+@jit
+def _copy_bytes(listed: int, count: int, kind: int, words: int, out: Any) -> bool:
+    """Copy all items of the list at an address; False if it has not `count` items, or one does not fit."""
+    return length_of(listed) == count and copy_bytes(listed, 0, count, kind, words, out) == count
 
 
 @jit
@@ -99,7 +113,8 @@ def copy_hashes(listed: list[Any], width: int, rows: npt.NDArray[np.int64]) -> b
     if not KNOWN_LAYOUT:
         return False
     rows[:, width // 8 :] = 0
-    return _copy_bytes(id(listed), len(rows), id(bytes), rows[:, : width // 8]) == len(rows)
+    copied: bool = _copy_bytes(id(listed), len(rows), id(bytes), width // 8, rows)
+    return copied
 
 
 def integers_of_list(listed: list[Any]) -> npt.NDArray[np.int32] | None:

@@ -247,7 +247,7 @@ class KVCacheCoordinator(ABC):
 
     def get_blocks(self, request_id: str) -> tuple[Sequence[KVCacheBlock], ...]:
         """Return the blocks of a request per group: live lists, which are empty for an unknown request."""
-        return tuple(manager.req_to_blocks.get(request_id) or [] for manager in self.single_type_managers)
+        return tuple([manager.req_to_blocks.get(request_id, ()) for manager in self.single_type_managers])
 
     def new_step_starts(self) -> None:
         """Prepare for a new scheduler step."""

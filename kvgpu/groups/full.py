@@ -1,8 +1,27 @@
 """Full attention, and the caches that follow the same hit rule: MLA, quantised and hidden-state caches."""
 
-import numpy as np
+from typing import Any
 
+from kvgpu.block_tables.store import store_at
+from kvgpu.compiled.jit import jit, leaf
 from kvgpu.groups.base import SingleTypeKVCacheManager
+from kvgpu.groups.compiled import ids_of_table
+
+
+@leaf
+def leading_with(records: Any, store: Any, table_id: int, users: int) -> int:
+    """Count the leading blocks of a block table that have so many users."""
+    ids = ids_of_table(store, table_id)
+    for i in range(len(ids)):
+        if records[ids[i]].ref_cnt != users:
+            return i
+    return len(ids)
+
+
+@jit
+def count_shared(records: Any, words: Any, table_id: int, users: int) -> int:
+    """`leading_with` for Python; `words` are those of the store's handle."""
+    return leading_with(records, store_at(words), table_id, users)
 
 
 class FullAttentionManager(SingleTypeKVCacheManager):
@@ -12,9 +31,9 @@ class FullAttentionManager(SingleTypeKVCacheManager):
 
     def get_num_common_prefix_blocks(self, running_request_id: str) -> int:
         """Return how many leading blocks have as many users as this group has requests (fact 51)."""
-        blocks = self.req_to_blocks.get(running_request_id)
-        if blocks is None:
+        tables = self.req_to_blocks
+        if running_request_id not in tables:
             return 0
-        ids = blocks.ids
-        shared = self.block_pool.state.records["ref_cnt"][ids] == len(self.req_to_blocks)
-        return len(ids) if shared.all() else int(np.argmin(shared))
+        pool = self.block_pool
+        words, table_id = pool.block_tables.handle.words, tables.table_id_of(running_request_id)
+        return count_shared(pool.state.records, words, table_id, len(tables))

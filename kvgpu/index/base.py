@@ -14,6 +14,8 @@ import numpy.typing as npt
 from kvgpu.blocks.record import ENTERED, FIRST, HAS_HASH, IN_TABLE, LED, ODD, SHARED, Ids
 from kvgpu.blocks.state import BlockState
 from kvgpu.errors import InvariantError
+from kvgpu.hashing.block_hashes import keys_if_of_width
+from kvgpu.hashing.functions import BlockHash
 from kvgpu.hashing.hash_arena import HashArena
 from kvgpu.index.journal import Journal
 from kvgpu.rules.hits import decide
@@ -138,6 +140,17 @@ class BlockIndex(ABC):
             keys: Hashes of the request.
             max_length: Longest hit allowed, in tokens.
         """
+
+    def match_list(
+        self, plan: PrefixPlan, hashes: list[BlockHash], count: int, width: int, max_length: int
+    ) -> PrefixHits | None:
+        """Do what `match` does with the first `count` hashes of a list; not all of them need be read.
+
+        Returns:
+            None if a hash that is read is not `width` bytes.
+        """
+        keys = keys_if_of_width(hashes[:count], width)
+        return None if keys is None else self.match(plan, keys, max_length)
 
     def match_batch(
         self,

@@ -88,10 +88,15 @@ class PrefixCache:
                     return self.index.match(plan, block_hashes.keys, max_length)
             else:
                 self.index.settle_for_good()
-            longest = max_length // plan.hash_block_size
-            keys = self.keys_of(block_hashes, 0, min(longest, len(block_hashes)))
-            if keys is not None:
-                return self.index.match(plan, keys, max_length)
+            count = min(max_length // plan.hash_block_size, len(block_hashes))
+            found = None
+            if block_hashes.__class__ is not list:
+                keys = self.keys_of(block_hashes, 0, count)
+                found = None if keys is None else self.index.match(plan, keys, max_length)
+            elif self.state.width is not None:
+                found = self.index.match_list(plan, block_hashes, count, self.state.width, max_length)
+            if found is not None:
+                return found
         return self._find_irregular(plan, block_hashes, max_length)
 
     def _find_irregular(self, plan: PrefixPlan, block_hashes: Sequence[BlockHash], max_length: int) -> PrefixHits:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any, cast
 
 from vllm.utils import hashing as hashing_of_vllm
@@ -46,6 +47,10 @@ def get_request_block_hasher(block_size: int, caching_hash_fn: Any) -> Hasher:
         logger.warning("vLLM hashes blocks, since kvgpu does not know the function %s", shown(caching_hash_fn))
         return theirs
     in_bulk = RequestBlockHasher(block_size, own)
+    # Compiled, or loaded from the cache of compiled code, before the first prompt is there.
+    num_tokens = 2 * FEW_BLOCKS * block_size
+    hashing.NONE_HASH = getattr(kv_cache_utils, "NONE_HASH", hashing.BlockHash(bytes(32)))
+    in_bulk(SimpleNamespace(block_hashes=[], all_token_ids=[0] * num_tokens, num_tokens=num_tokens))
 
     def hashes(request: Any) -> list[bytes]:
         known = request.block_hashes

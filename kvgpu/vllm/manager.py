@@ -17,6 +17,7 @@ from kvgpu.groups.registry import spec_manager_map
 from kvgpu.manager import KVCacheManager
 from kvgpu.vllm.checked_manager import CheckedManager
 from kvgpu.vllm.config import config_of
+from kvgpu.vllm.warm_up import warm_up
 
 logger = logging.getLogger(__name__)
 
@@ -47,13 +48,14 @@ def make_manager(kv_cache_config: Any, *args: Any, **options: Any) -> Any:
     Raises:
         Exception: Neither can be made from the arguments; the error is vLLM's.
 
-    O(blocks of the pool).
+    O(blocks of the pool), and what `warm_up` takes.
     """
     checks = vllm_mode() == "check"
     try:
         config = config_of(kv_cache_config)
         # A collector must not hear of every block twice.
         ours = KVCacheManager(config, *args, **{**options, "metrics_collector": None} if checks else options)
+        warm_up(config, *args, **options)
     except ConfigError as reason:
         theirs = manager_of_vllm.KVCacheManager(kv_cache_config, *args, **options)
         made[f"vllm: {reason}"] += 1

@@ -59,7 +59,7 @@ def test_star_import_gives_the_public_names():
     assert set(kvgpu.__all__) <= set(names)
 
 
-@pytest.mark.parametrize("name", ["KVCacheManger", "vllm", "_nothing"])
+@pytest.mark.parametrize("name", ["KVCacheManger", "sglang", "_nothing"])
 def test_an_unknown_name_is_an_attribute_error_that_names_it(name):
     with pytest.raises(AttributeError, match=f"'kvgpu'.*'{name}'"):
         getattr(kvgpu, name)

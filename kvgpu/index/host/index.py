@@ -13,12 +13,17 @@ from kvgpu.blocks.index_meta import BROKEN, CELLS, DEPARTURES, EAGER, FOR_GOOD, 
 from kvgpu.blocks.invariants import led_violations
 from kvgpu.blocks.record import FIRST, LED, Ids
 from kvgpu.blocks.state import BlockState
+from kvgpu.compiled.handle import Handle
+from kvgpu.compiled.list_items import KNOWN_LAYOUT
+from kvgpu.hashing.functions import BlockHash
 from kvgpu.hashing.hash_arena import HashArena
 from kvgpu.index.base import BatchHits, BlockIndex, Keys, Memo, PrefixHits, Spans
 from kvgpu.index.host.batch_match import match_many
 from kvgpu.index.host.insert_erase import enter_one, erase_blocks, insert_blocks
 from kvgpu.index.host.insert_runs import settle
+from kvgpu.index.host.list_match import match_list
 from kvgpu.index.host.memo import MEMO_WORDS
+from kvgpu.index.host.pool_arrays import LOG, NULL_ID, SEED
 from kvgpu.index.host.prefix_match import match_one
 from kvgpu.index.host.table import first_of, hash_of
 from kvgpu.index.journal import NO_LOG, Journal
@@ -43,6 +48,8 @@ class HostIndex(BlockIndex):
         # Written to, not only allocated: the first use of a page costs as much as entering a hundred blocks.
         buckets = num_buckets_for(state.num_blocks)
         self.table = np.full((buckets, BUCKET_WORDS), EMPTY_WORD, np.int64)
+        self._log = NO_LOG
+        self._handle = Handle((state.records, self.table, self._log, state.meta), more=2)
         self.seed = secrets.randbits(63)
         self._num_keys = 0
 
@@ -56,6 +63,26 @@ class HostIndex(BlockIndex):
     @property
     def nbytes(self) -> int:
         return self.table.nbytes + 8 * (len(self.state.meta) - CELLS)
+
+    @property
+    def seed(self) -> int:
+        """Of the slot hash."""
+        return int(self._handle.words[SEED])
+
+    @seed.setter
+    def seed(self, seed: int) -> None:
+        self._handle.words[SEED] = seed
+
+    def handle(self, changes: int = 0) -> Keys:
+        """Return the words of a handle for `pool_at`, with room in the log for `changes` notes. O(1)."""
+        words = self._handle.words
+        words[NULL_ID] = self.state.null_id
+        if self.journal is not None:
+            log = self.journal.room_for(changes)
+            if log is not self._log:
+                self._handle.point(LOG, log)
+                self._log = log
+        return words
 
     def arrays(self, changes: int = 0) -> PoolTuple:
         """Return `PoolArrays` as a plain tuple for compiled code, with room in the log for `changes` notes. O(1)."""
@@ -80,9 +107,20 @@ class HostIndex(BlockIndex):
     def _as_found(self, words: Keys, group: int) -> int:
         return first_of(self.state.records, self.table, words, group, self.seed)
 
+    def match_list(
+        self, plan: PrefixPlan, hashes: list[BlockHash], count: int, width: int, max_length: int
+    ) -> PrefixHits | None:
+        if not KNOWN_LAYOUT:
+            return super().match_list(plan, hashes, count, width, max_length)
+        found = match_list(self.handle(), id(hashes), count, id(bytes), width, plan.words, max_length)
+        return None if found.item(0) < 0 else self._hits(plan, found)
+
     def match(self, plan: PrefixPlan, keys: Keys, max_length: int) -> PrefixHits:
-        state = self.state
-        found = match_one(state.records, self.table, self.seed, state.meta, keys, plan.words, max_length, state.null_id)
+        return self._hits(plan, match_one(self.handle(), keys, plan.words, max_length))
+
+    @staticmethod
+    def _hits(plan: PrefixPlan, found: Ids) -> PrefixHits:
+        """The result of `match_one` as the index returns it."""
         if len(plan.groups) == 1:
             # The common case without a loop.
             return found.item(0), [found[2:]]
@@ -136,8 +174,10 @@ class HostIndex(BlockIndex):
             settle(self.arrays())
 
     def settle_for_good(self) -> None:
-        self.settle()
-        self.state.meta[EAGER] = max(self.state.meta[EAGER], 2 * FOR_GOOD)
+        meta = self.state.meta
+        if meta.item(EAGER) < FOR_GOOD or meta.item(NUM_LED):
+            self.settle()
+            meta[EAGER] = 2 * FOR_GOOD
 
     def count_keys(self, more: int) -> None:
         """Take note of keys that compiled code added to the table (or, below 0, took out)."""

@@ -2,6 +2,21 @@
 
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from kvgpu.blocks.record import BLOCK_RECORD
+from kvgpu.compiled.handle import WORDS, array_at, lines_at
+from kvgpu.compiled.jit import inline
+from kvgpu.index.journal import LOG_WORDS
+from kvgpu.layout import BUCKET_WORDS
+
+RECORDS, TABLE, LOG, META = 0, 1, 2, 3
+"""Arrays of the handle of a pool, in order."""
+SEED, NULL_ID = 8, 9
+"""Its numbers: words."""
+
+_RECORD = np.empty(0, BLOCK_RECORD)
+
 
 class PoolArrays(NamedTuple):
     """Arrays of one pool.
@@ -23,3 +38,16 @@ class PoolArrays(NamedTuple):
     """Id of the null block."""
     meta: Any
     """int64, see `kvgpu.blocks.index_meta`."""
+
+
+@inline
+def pool_at(words: Any) -> PoolArrays:
+    """Return the arrays that the handle of a pool stands for."""
+    return PoolArrays(
+        array_at(words, 2 * RECORDS, _RECORD),
+        lines_at(words, 2 * TABLE, WORDS, BUCKET_WORDS),
+        words[SEED],
+        lines_at(words, 2 * LOG, WORDS, LOG_WORDS),
+        words[NULL_ID],
+        array_at(words, 2 * META, WORDS),
+    )

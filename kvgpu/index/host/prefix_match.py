@@ -11,6 +11,7 @@ from kvgpu.blocks.index_meta import region_of
 from kvgpu.blocks.record import FIRST, LEADS
 from kvgpu.compiled.jit import jit, leaf, prefetch
 from kvgpu.index.host.memo import KNOWN, MEMO_WORDS, REGIONS_OF
+from kvgpu.index.host.pool_arrays import pool_at
 from kvgpu.index.host.table import find_first
 from kvgpu.index.key import has_key, key_at
 from kvgpu.index.slot_hash import slot_hash
@@ -194,14 +195,13 @@ def longest_prefix(lookup: Any, max_length: int, hits: Any) -> int:
 
 
 @jit
-def match_one(
-    records: Any, table: Any, seed: int, meta: Any, hashes: Any, words: Any, max_length: int, null_id: int
-) -> Any:
-    """`BlockIndex.match`. Eight arguments, since a tuple of them takes a twentieth of the call to pack and unpack.
+def match_one(handle: Any, hashes: Any, words: Any, max_length: int) -> Any:
+    """`BlockIndex.match`; `handle` are the words of a handle for `pool_at`.
 
     Returns int32: the length in tokens, the blocks hit per query, then the ids of each line, one after the
     other: a copy, since a request may be long and its hit short.
     """
+    pool = pool_at(handle)
     num_queries = words[PLAN_NUM_QUERIES]
     num_lines = num_lines_of(words)
     ids = np.empty((num_lines, len(hashes)), np.int32)
@@ -212,7 +212,8 @@ def match_one(
     last[:] = -2
     memo = scratch[2 * (num_queries + num_lines) :].reshape((num_queries, MEMO_WORDS))
     memo[:] = 0
-    num_tokens = longest_prefix(Lookup(records, table, seed, meta, hashes, words, ids, last, memo), max_length, hits)
+    lookup = Lookup(pool.records, pool.table, pool.seed, pool.meta, hashes, words, ids, last, memo)
+    num_tokens = longest_prefix(lookup, max_length, hits)
     size = 1 + num_queries
     for q in range(num_queries):
         size += hits[NUM_HIT, q] * words[PLAN_HEADER + q * QUERY_WORDS + QUERY_NUM_LINES]
@@ -226,6 +227,6 @@ def match_one(
         begin = words[base + QUERY_FIRST_LINE]
         for line in range(begin, begin + words[base + QUERY_NUM_LINES]):
             for i in range(length):
-                found[place + i] = null_id if i < first else ids[line, i]
+                found[place + i] = pool.null_id if i < first else ids[line, i]
             place += length
     return found

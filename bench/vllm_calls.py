@@ -1,0 +1,196 @@
+"""What one call of a manager costs with requests of vLLM 0.23.0: its own manager, and kvgpu's through the plug-in.
+
+    python bench/vllm_calls.py [--rounds 9] [--most 32768] [--json -]
+
+Both managers of a case serve the same requests in turn, with vLLM's lists of hashes and statistics on; block ids and
+hits are compared at each call, and without equality no time is printed. A figure is the median of the rounds' medians.
+Needs an interpreter with vLLM 0.23.0.
+Exit status: 0 all goals met, 1 a goal missed, 2 the results differ, or vLLM is missing.
+"""
+
+import argparse
+import gc
+import logging
+import os
+import random
+import statistics
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from time import perf_counter_ns as now
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE.parent), str(HERE)]
+
+from harness import Row, benchmark_options, compared, finish  # noqa: E402
+from tqdm import tqdm  # noqa: E402
+
+SIZE = 16
+VOCABULARY = 50_000
+RUNNING = 64
+PROMPTS = (32, 512, 8192, 32_768)
+WINDOW = 1024
+Times = dict[str, list[list[float]]]
+"""By call: medians in us of each round, of vLLM and of kvgpu."""
+
+
+class Engine:
+    """vLLM's request, hasher and configuration, and the two ways to make a manager."""
+
+    def __init__(self) -> None:
+        import torch
+        import vllm.platforms
+        from vllm.platforms.cpu import CpuPlatform
+        from vllm.sampling_params import SamplingParams
+        from vllm.utils.hashing import sha256
+        from vllm.v1 import kv_cache_interface as interface
+        from vllm.v1.core import kv_cache_utils
+        from vllm.v1.core.kv_cache_manager import KVCacheManager
+        from vllm.v1.core.single_type_kv_cache_manager import register_all_kvcache_specs
+        from vllm.v1.request import Request
+
+        from kvgpu.vllm.manager import make_manager
+
+        vllm.platforms.current_platform = CpuPlatform()
+        register_all_kvcache_specs(None)
+        kv_cache_utils.init_none_hash(sha256)
+        self.hasher = kv_cache_utils.get_request_block_hasher(SIZE, sha256)
+        self.makers = (KVCacheManager, make_manager)
+        self._interface, self._request, self._params = interface, Request, SamplingParams
+        self._heads = {"block_size": SIZE, "num_kv_heads": 1, "head_size": 1, "dtype": torch.float32}
+
+    def managers(self, case: str, num_blocks: int) -> list[Any]:
+        """vLLM's manager and kvgpu's, of a kind of model."""
+        specs = [self._interface.FullAttentionSpec(**self._heads)]
+        if case == "full + window":
+            specs.append(self._interface.SlidingWindowSpec(**self._heads, sliding_window=WINDOW))
+        groups = [self._interface.KVCacheGroupSpec([f"layer{i}"], spec) for i, spec in enumerate(specs)]
+        config = self._interface.KVCacheConfig(num_blocks, [], groups)
+        options = {"max_model_len": 100_000, "scheduler_block_size": SIZE, "hash_block_size": SIZE, "log_stats": True}
+        return [make(config, **options, max_num_batched_tokens=8192) for make in self.makers]
+
+    def request(self, name: str, prompt: list[int]) -> Any:
+        """A request of vLLM that generates as long as it is asked to."""
+        params = self._params(max_tokens=100_000, ignore_eos=True)
+        return self._request(name, list(prompt), params, None, arrival_time=1.0, block_hasher=self.hasher)
+
+
+class Timer:
+    """Times calls of both sides, and compares what they return."""
+
+    def __init__(self) -> None:
+        self.times: dict[str, list[list[float]]] = defaultdict(lambda: [[], []])
+        self._returned: dict[tuple[Any, ...], Any] = {}
+
+    def __call__(self, name: str, side: int, key: Any, method: Any, *args: Any) -> Any:
+        """Call a method; `key` names the call among all of this name.
+
+        Raises:
+            AssertionError: The other side has returned something else.
+        """
+        start = now()
+        result = method(*args)
+        self.times[name][side].append((now() - start) / 1e3)
+        plain = result
+        if hasattr(result, "get_block_ids"):
+            plain = result.get_block_ids()
+        elif isinstance(result, tuple):
+            plain = [part.get_block_ids() if hasattr(part, "get_block_ids") else part for part in result]
+        if self._returned.setdefault((name, key), plain) != plain:
+            raise AssertionError(f"{name} {key}: the sides differ")
+        return result
+
+
+def decode(engine: Engine, case: str, seed: int) -> Timer:
+    """Requests that generate four blocks each, in step."""
+    timer, rng = Timer(), random.Random(seed)
+    managers = engine.managers(case, 20_000)
+    prompts = [[rng.randrange(VOCABULARY) for _ in range(25 * SIZE)] for _ in range(RUNNING)]
+    running = [[engine.request(f"r{i}", prompt) for i, prompt in enumerate(prompts)] for _ in managers]
+    for manager, requests in zip(managers, running, strict=True):
+        for request in requests:
+            manager.allocate_slots(request, request.num_tokens)
+            request.num_computed_tokens = request.num_tokens
+    for step in range(4 * SIZE):
+        for side in (0, 1) if step % 2 else (1, 0):
+            manager, requests = managers[side], running[side]
+            place = requests[0].num_computed_tokens % SIZE
+            name = {0: "a new block", SIZE - 1: "a block becomes full"}.get(place, "inside a block")
+            for i, request in enumerate(requests):
+                request.append_output_token_ids(11)
+                timer(f"allocate, {name}", side, (step, i), manager.allocate_slots, request, 1)
+                request.num_computed_tokens += 1
+                if place < SIZE - 1:
+                    computed = request.num_computed_tokens
+                    timer(
+                        "cache_blocks, nothing becomes full", side, (step, i), manager.cache_blocks, request, computed
+                    )
+            for i in range(4):
+                timer("common prefix blocks", side, (step, i), manager.get_num_common_prefix_blocks, f"r{i}")
+                timer("take_events, without events", side, (step, i), manager.take_events)
+            manager.new_step_starts()
+    managers[1].check()
+    return timer
+
+
+def prompts(engine: Engine, case: str, num_tokens: int, seed: int) -> Timer:
+    """Requests with prompts that nothing is cached of, each followed by one with the same prompt."""
+    timer, rng = Timer(), random.Random(seed)
+    managers = engine.managers(case, 12 * num_tokens // SIZE + 100)
+    words = f"{num_tokens:,} tokens"
+    for turn in range(8):
+        prompt = [rng.randrange(VOCABULARY) for _ in range(num_tokens)]
+        for side in (0, 1) if turn % 2 else (1, 0):
+            manager = managers[side]
+            first, second = engine.request(f"a{turn}", prompt), engine.request(f"b{turn}", prompt)
+            for request, kind in ((first, "nothing cached"), (second, "all cached")):
+                blocks, hits = timer(f"look up {words}, {kind}", side, turn, manager.get_computed_blocks, request)
+                more = (request, num_tokens - hits, hits, blocks)
+                timer(f"allocate {words}, {kind}", side, turn, manager.allocate_slots, *more)
+                held = manager.get_blocks(request.request_id)
+                timer(f"get_block_ids of {words}, {kind}", side, turn, held.get_block_ids)
+            timer(f"free {words}", side, turn, manager.free, first)
+            manager.free(second)
+    managers[1].check()
+    return timer
+
+
+def measure(engine: Engine, rounds: int, most: int) -> dict[str, Times]:
+    """Medians of each round, by case and call, with prompts of at most so many tokens."""
+    lengths = [length for length in PROMPTS if length <= most]
+    found: dict[str, Times] = defaultdict(lambda: defaultdict(lambda: [[], []]))
+    for turn in tqdm(range(rounds + 1), disable=None, unit="round"):
+        for case in ("full", "full + window"):
+            gc.collect()
+            timers = [decode(engine, case, turn), *(prompts(engine, case, length, turn) for length in lengths)]
+            for timer in timers if turn else ():  # the first round compiles
+                for name, sides in timer.times.items():
+                    for side, times in enumerate(sides):
+                        found[case][name][side].append(statistics.median(times))
+    return found
+
+
+def made(options: argparse.Namespace) -> Iterator[Row]:
+    """All rows."""
+    gc.disable()
+    found = measure(Engine(), options.rounds, options.most)
+    print("equal hits and block ids in all calls")
+    for case, calls in found.items():
+        for name, (theirs, ours) in calls.items():
+            yield compared(name, case, "us/call", ours, theirs, peer_name="vLLM 0.23.0", goal=1)
+
+
+def main() -> int:
+    """Compare, measure, print, save."""
+    parser = benchmark_options(__doc__, rounds=9)
+    parser.add_argument("--most", type=int, default=PROMPTS[-1], help="tokens of the longest prompt")
+    options = parser.parse_args()
+    os.environ["PYTHONHASHSEED"] = "0"
+    logging.disable(logging.WARNING)
+    return finish("vllm_calls", made(options), options)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
