@@ -22,7 +22,8 @@ from time import perf_counter_ns as now
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parent), str(HERE)]
+# The tests have the engine without a GPU.
+sys.path[:0] = [str(HERE.parent), str(HERE), str(HERE.parent / "tests")]
 
 from harness import Row, benchmark_options, compared, finish  # noqa: E402
 from tqdm import tqdm  # noqa: E402
@@ -37,44 +38,27 @@ Times = dict[str, list[list[float]]]
 
 
 class Engine:
-    """vLLM's request, hasher and configuration, and the two ways to make a manager."""
+    """Makes managers of both sides, and requests."""
 
     def __init__(self) -> None:
-        import torch
-        import vllm.platforms
-        from vllm.platforms.cpu import CpuPlatform
-        from vllm.sampling_params import SamplingParams
-        from vllm.utils.hashing import sha256
-        from vllm.v1 import kv_cache_interface as interface
-        from vllm.v1.core import kv_cache_utils
+        from in_vllm import engines
         from vllm.v1.core.kv_cache_manager import KVCacheManager
-        from vllm.v1.core.single_type_kv_cache_manager import register_all_kvcache_specs
-        from vllm.v1.request import Request
 
         from kvgpu.vllm.manager import make_manager
 
-        vllm.platforms.current_platform = CpuPlatform()
-        register_all_kvcache_specs(None)
-        kv_cache_utils.init_none_hash(sha256)
-        self.hasher = kv_cache_utils.get_request_block_hasher(SIZE, sha256)
+        self._engines, self.hasher = engines, engines.hasher_of_vllm()
         self.makers = (KVCacheManager, make_manager)
-        self._interface, self._request, self._params = interface, Request, SamplingParams
-        self._heads = {"block_size": SIZE, "num_kv_heads": 1, "head_size": 1, "dtype": torch.float32}
+        self.specs = {"full": (engines.full(),), "full + window": (engines.full(), engines.window(tokens=WINDOW))}
 
     def managers(self, case: str, num_blocks: int) -> list[Any]:
         """vLLM's manager and kvgpu's, of a kind of model."""
-        specs = [self._interface.FullAttentionSpec(**self._heads)]
-        if case == "full + window":
-            specs.append(self._interface.SlidingWindowSpec(**self._heads, sliding_window=WINDOW))
-        groups = [self._interface.KVCacheGroupSpec([f"layer{i}"], spec) for i, spec in enumerate(specs)]
-        config = self._interface.KVCacheConfig(num_blocks, [], groups)
+        config = self._engines.config_of(*self.specs[case], num_blocks=num_blocks)
         options = {"max_model_len": 100_000, "scheduler_block_size": SIZE, "hash_block_size": SIZE, "log_stats": True}
         return [make(config, **options, max_num_batched_tokens=8192) for make in self.makers]
 
     def request(self, name: str, prompt: list[int]) -> Any:
         """A request of vLLM that generates as long as it is asked to."""
-        params = self._params(max_tokens=100_000, ignore_eos=True)
-        return self._request(name, list(prompt), params, None, arrival_time=1.0, block_hasher=self.hasher)
+        return self._engines.make_request(name, list(prompt), self.hasher, 100_000)
 
 
 class Timer:

@@ -257,7 +257,8 @@ class ArrayAllocator:
                 state.width = None
             return status, ()
         answer = self._read()
-        self.account(answer[KEYS], answer[EVICTED])
+        if answer[KEYS] or answer[EVICTED]:
+            self.account(answer[KEYS], answer[EVICTED])
         held[0].covered_until = answer[COVERED_UNTIL]
         if not answer[NUM_TAKEN]:
             return FITS, ()

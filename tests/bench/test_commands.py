@@ -13,8 +13,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 300
 """A benchmark that takes longer hangs."""
 
-MADE_BY_OTHERS = {"gpu", "vllm_calls"}
-"""Tested elsewhere: in tests/bench/test_gpu.py, and in tests/in_vllm/test_calls_benchmark.py."""
+MADE_BY_OTHERS = {"gpu", "vllm_calls", "vllm_steps"}
+"""Tested elsewhere: in tests/bench/test_gpu.py, and in tests/in_vllm/test_benchmarks.py."""
 
 PLANTED = {
     "calls": "import sides\n"

@@ -1,0 +1,200 @@
+"""What a step of vLLM 0.23.0's real schedulers costs with its own manager, and with kvgpu's through the plug-in.
+
+    python bench/vllm_steps.py [--rounds 5] [--most 1024] [--json -]
+
+Two schedulers serve the same requests, step by step in turn; what each step tells the workers is compared, and without
+equality no time is printed. A figure is the CPU time of the scheduling thread, of `schedule` and `update_from_output`
+unless it says otherwise; there is no model behind it. Rows with "first run" are of a fresh process, with its code in
+the cache of compiled code.
+Needs an interpreter with vLLM 0.23.0.
+Exit status: 0 all goals met, 1 a goal missed, 2 the results differ, or vLLM is missing.
+"""
+
+import argparse
+import gc
+import logging
+import os
+import random
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import thread_time_ns as now
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+# The tests have the engine without a GPU.
+sys.path[:0] = [str(HERE.parent), str(HERE), str(HERE.parent / "tests")]
+
+from harness import Row, benchmark_options, compared, finish  # noqa: E402
+from tqdm import tqdm  # noqa: E402
+
+SIZE = 16
+VOCABULARY = 50_000
+WINDOW = 1024
+DECODE_STEPS = 64
+SETTLE = 4
+"""Steps of a decode that are not timed: prompts, and what is loaded once."""
+
+PROMPTS = {
+    "20 x 32k, 24k shared": (20, 32_768, 24_576, 3),
+    "20 x 32k, nothing shared": (20, 32_768, 0, 3),
+    "100 x 8k, 6k shared": (100, 8192, 6144, 3),
+    "200 x 512, 256 shared": (200, 512, 256, 1.5),
+}
+"""By name: requests, tokens of each, leading tokens that are the same in all, and the goal."""
+
+PEER = "vLLM 0.23.0"
+
+
+@dataclass
+class Sides:
+    """A scheduler with vLLM's manager and one with kvgpu's, and CPU times of each step in us."""
+
+    schedulers: list[Any]
+    whole: list[list[float]] = field(default_factory=lambda: [[], []])
+    schedule: list[list[float]] = field(default_factory=lambda: [[], []])
+    pending: list[list[Any]] = field(default_factory=lambda: [[], []])
+
+    def step(self, engines: Any, number: int) -> None:
+        """One step of both, which take turns to be the first.
+
+        Raises:
+            AssertionError: They tell the workers different things.
+        """
+        told: list[Any] = [None, None]
+        for side in (0, 1) if number % 2 else (1, 0):
+            scheduler, pending = self.schedulers[side], self.pending[side]
+            start = now()
+            output = scheduler.schedule()
+            took = now() - start
+            self.schedule[side].append(took / 1e3)
+            told[side] = engines.scheduled_plainly(output)
+            pending.append(output)
+            if len(pending) > scheduler.scheduler_config.async_scheduling:
+                done = pending.pop(0)
+                answer = engines.output_of(scheduler, done, number)
+                start = now()
+                scheduler.update_from_output(done, answer)
+                took += now() - start
+            self.whole[side].append(took / 1e3)
+        if told[0] != told[1]:
+            raise AssertionError(f"step {number}: the schedulers differ")
+
+
+class Engine:
+    """Makes schedulers of both sides, and requests."""
+
+    def __init__(self) -> None:
+        from in_vllm import engines
+        from vllm.v1.core.kv_cache_manager import KVCacheManager
+        from vllm.v1.core.sched import scheduler
+
+        from kvgpu.vllm.manager import make_manager
+
+        self.engines, self._module = engines, scheduler
+        self._makers = (KVCacheManager, make_manager)
+        self._hasher = engines.hasher_of_vllm()
+
+    def sides(self, prompts: list[list[int]], max_tokens: int, **options: Any) -> Sides:
+        """Two schedulers with the same requests."""
+        made = []
+        for maker in self._makers:
+            self._module.KVCacheManager = maker
+            scheduler = self.engines.make_scheduler(self.engines.Options(**options))
+            for i, prompt in enumerate(prompts):
+                request = self.engines.make_request(f"r{i}", list(prompt), self._hasher, max_tokens)
+                scheduler.add_request(request)
+            made.append(scheduler)
+        self._module.KVCacheManager = self._makers[0]
+        return Sides(made)
+
+    def decode(self, running: int, is_async: bool, hybrid: bool, seed: int) -> Sides:
+        """Requests that all generate; their blocks become full in different steps."""
+        rng = random.Random(seed)
+        prompts = [[rng.randrange(VOCABULARY) for _ in range(400 + rng.randrange(SIZE))] for _ in range(running)]
+        specs = (self.engines.full(), *((self.engines.window(tokens=WINDOW),) if hybrid else ()))
+        sides = self.sides(
+            prompts,
+            10_000,
+            specs=specs,
+            num_blocks=40 * running * len(specs) + 10,
+            is_async=is_async,
+            most_running=running,
+            budget=420 * running,
+            longest=4000,
+        )
+        for number in range(SETTLE + DECODE_STEPS):
+            sides.step(self.engines, number)
+        sides.schedulers[1].kv_cache_manager.check()
+        return sides
+
+    def prefill(self, requests: int, tokens: int, shared: int, seed: int) -> Sides:
+        """Requests that generate one token, from the first step to the last."""
+        rng = random.Random(seed)
+        prefix = [rng.randrange(VOCABULARY) for _ in range(shared)]
+        prompts = [prefix + [rng.randrange(VOCABULARY) for _ in range(tokens - shared)] for _ in range(requests)]
+        num_blocks = requests * (tokens // SIZE + 4) + 10
+        sides = self.sides(prompts, 1, num_blocks=num_blocks, most_running=requests, budget=8192, longest=tokens + 100)
+        number = 0
+        while any(scheduler.requests for scheduler in sides.schedulers):
+            sides.step(self.engines, number)
+            number += 1
+        sides.schedulers[1].kv_cache_manager.check()
+        return sides
+
+
+def row(metric: str, case: str, times: list[list[float]], goal: float | None = None) -> Row:
+    """A figure of both sides."""
+    return compared(metric, case, "us", times[1], times[0], peer_name=PEER, goal=goal)
+
+
+def prefills(engine: Engine, options: argparse.Namespace) -> Iterator[Row]:
+    """Rows of prompts: all steps together."""
+    for name, (requests, tokens, shared, goal) in PROMPTS.items():
+        if requests > options.most:
+            continue
+        totals: list[list[float]] = [[], []]
+        for seed in tqdm(range(options.rounds), disable=None, unit="round", desc=name):
+            gc.collect()
+            for total, times in zip(totals, engine.prefill(requests, tokens, shared, seed).whole, strict=True):
+                total.append(sum(times))
+        yield row("prefill, all steps", name, totals, goal)
+        if name == next(iter(PROMPTS)):
+            yield row("prefill, all steps, first run", name, [total[:1] for total in totals], goal)
+
+
+def decodes(engine: Engine, options: argparse.Namespace) -> Iterator[Row]:
+    """Rows of decode steps."""
+    cases = [(running, is_async, False) for running in (256, 1024) for is_async in (False, True)]
+    cases.append((256, False, True))
+    for running, is_async, hybrid in cases:
+        running = min(running, options.most)
+        words = f"{running:,} running, {'async' if is_async else 'sync'}{', full + window' if hybrid else ''}"
+        gc.collect()
+        sides = engine.decode(running, is_async, hybrid, seed=running)
+        yield row("decode step", words, [times[SETTLE:] for times in sides.whole], 2 if hybrid else 1.25)
+        yield row("decode step, schedule alone", words, [times[SETTLE:] for times in sides.schedule])
+
+
+def made(options: argparse.Namespace) -> Iterator[Row]:
+    """All rows."""
+    gc.disable()
+    engine = Engine()
+    rows = [*prefills(engine, options), *decodes(engine, options)]
+    print("both schedulers told the workers the same in all steps")
+    yield from rows
+
+
+def main() -> int:
+    """Compare, measure, print, save."""
+    parser = benchmark_options(__doc__, rounds=5)
+    parser.add_argument("--most", type=int, default=1024, help="requests at once")
+    options = parser.parse_args()
+    os.environ["PYTHONHASHSEED"] = "0"
+    logging.disable(logging.WARNING)
+    return finish("vllm_steps", made(options), options)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
