@@ -26,8 +26,8 @@ sys.path[:0] = [str(HERE.parent), str(HERE)]
 import numpy as np  # noqa: E402
 from harness import Row, beside_limit, compared, finish  # noqa: E402
 from limits import ns_per_byte, sha256_ns  # noqa: E402
+from peers.sglang_cache import NAME, sglang_cache  # noqa: E402
 from serving import replay_batched, replay_single, settle, turns  # noqa: E402
-from sglang_cache import NAME, sglang_cache  # noqa: E402
 from sides import BLOCK, Side, Workload, make_requests, trace_options, two_sides, workload  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 

@@ -28,8 +28,8 @@ sys.path[:0] = [str(HERE.parent), str(HERE)]
 import numpy as np  # noqa: E402
 from harness import Row, beside_limit, compared, finish  # noqa: E402
 from limits import ns_per_byte  # noqa: E402
+from peers.sglang_cache import NAME, RadixCache, sglang_cache  # noqa: E402
 from serving import ALL_BUT_FREE, AT_ONCE, POOLS, WHOLE, free_order, replay_batched, replay_single, settle  # noqa: E402
-from sglang_cache import NAME, RadixCache, sglang_cache  # noqa: E402
 from sides import BLOCK, Side, Workload, make_requests, trace_options, two_sides, workload  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 

@@ -7,13 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from support.benchmarks import SMALL
+from support.benchmarks import SMALL, SMALL_IN_VLLM
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 300
 """A benchmark that takes longer hangs."""
 
-MADE_BY_OTHERS = {"gpu", "vllm_calls", "vllm_steps"}
+MADE_BY_OTHERS = {"gpu", *SMALL_IN_VLLM}
 """Tested elsewhere: in tests/bench/test_gpu.py, and in tests/in_vllm/test_benchmarks.py."""
 
 PLANTED = {

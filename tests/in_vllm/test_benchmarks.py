@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 from in_vllm.oracle import require_vllm
+from support.benchmarks import SMALL_IN_VLLM
 
 ROOT = Path(__file__).resolve().parents[2]
-SMALL = {"vllm_calls": ["--most", "32"], "vllm_steps": ["--most", "4"]}
 CASES = {
     "vllm_calls": {"full", "full + window"},
     "vllm_steps": {"4 running, sync", "4 running, async", "4 running, sync, full + window"},
@@ -25,7 +25,7 @@ OTHER_BLOCKS = (
     " if (ids := real(self, *a, **k)) else ids\n"
 )
 PLANTED = {"vllm_calls": NO_HITS, "vllm_steps": OTHER_BLOCKS}
-per_benchmark = pytest.mark.parametrize("name", SMALL)
+per_benchmark = pytest.mark.parametrize("name", SMALL_IN_VLLM)
 
 
 def run(name, tmp_path, before=""):
@@ -34,7 +34,7 @@ def run(name, tmp_path, before=""):
         f"import sys; sys.path[:0] = ['bench', '.']; sys.argv[0] = 'bench/{name}.py'\n{before}\n"
         f"import {name}\nsys.exit({name}.main())"
     )
-    command = [sys.executable, "-c", code, "--rounds", "1", *SMALL[name], "--data", str(tmp_path)]
+    command = [sys.executable, "-c", code, *SMALL_IN_VLLM[name], "--data", str(tmp_path)]
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
 
 

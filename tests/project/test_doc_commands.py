@@ -8,7 +8,7 @@ from importlib.metadata import metadata
 from pathlib import Path
 
 import pytest
-from support.benchmarks import SMALL
+from support.benchmarks import SMALL, SMALL_IN_VLLM
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -72,9 +72,9 @@ def of_python(rest, tmp_path):
     if script == "tests/differential/run.py":
         assert "--calls" in run(sys.executable, script, "--help").stdout
     else:
-        # Run by tests/bench/test_commands.py.
+        # Run by tests/bench/test_commands.py, and by tests/in_vllm/test_benchmarks.py.
         assert script.startswith("bench/")
-        assert name in SMALL
+        assert name in SMALL | SMALL_IN_VLLM
 
 
 def of_kvgpu(rest, tmp_path):

@@ -13,3 +13,6 @@ SMALL = {
     "steps": ["--requests", "6", "--rounds", "1", "--most", "1"],
     "table": ["--most", "2000", "--rounds", "1"],
 }
+
+SMALL_IN_VLLM = {"vllm_calls": ["--most", "32", "--rounds", "1"], "vllm_steps": ["--most", "4", "--rounds", "1"]}
+"""Those that need vLLM."""
