@@ -6,12 +6,14 @@ compiled code makes the arrays again, at no cost.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from copy import deepcopy
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
 from kvgpu.compiled.jit import carray, inline, pointer
+from kvgpu.errors import ArgumentTypeError
 
 WORDS: npt.NDArray[np.int64] = np.empty(0, np.int64)
 IDS: npt.NDArray[np.int32] = np.empty(0, np.int32)
@@ -56,3 +58,21 @@ class Handle:
         """
         self.words[2 * place : 2 * place + 2] = array.ctypes.data, len(array)
         self._arrays[place] = array
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Handle":
+        """Return a handle of the copies of its arrays."""
+        made = Handle.__new__(Handle)
+        memo[id(self)] = made
+        # Another handle may name these words, so whoever comes second takes the copy that there is.
+        made.words, made._arrays = deepcopy(self.words, memo), deepcopy(self._arrays, memo)
+        for place, array in enumerate(made._arrays):
+            made.point(place, array)
+        return made
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be pickled.
+
+        Raises:
+            ArgumentTypeError: Always: the addresses mean nothing elsewhere.
+        """
+        raise ArgumentTypeError("what compiled code works on cannot be pickled: it holds addresses of this process")

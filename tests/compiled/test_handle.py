@@ -1,11 +1,16 @@
 """A handle stands for arrays: compiled code reads and writes through it, and it never names memory given back."""
 
+import copy
 import gc
+import pickle
 
 import numpy as np
+import pytest
+from support.managers import admit, decode, full, make_manager, make_request, snapshot, window
 
 from kvgpu.compiled.handle import IDS, WORDS, Handle, array_at, lines_at
 from kvgpu.compiled.jit import jit
+from kvgpu.errors import ArgumentTypeError
 
 
 @jit
@@ -59,3 +64,36 @@ def test_it_keeps_its_arrays_and_lets_go_of_those_it_had():
     handle.point(0, np.arange(3, dtype=np.int32))
     gc.collect()
     assert (sums(handle.words)[0], freed) == (3, [7])
+
+
+@pytest.mark.parametrize("order", ["first", "second"])
+def test_a_deep_copy_names_the_copies_of_its_arrays(order):
+    inner = made()
+    outer = Handle((inner.words, np.zeros(2, np.int64)))
+    both = copy.deepcopy([inner, outer] if order == "first" else [outer, inner])
+    again, around = both if order == "first" else both[::-1]
+    assert around._arrays[0] is again.words
+    again._arrays[0][:] = 1
+    assert (sums(again.words)[0], sums(inner.words)[0]) == (5, 10)
+
+
+def test_a_deep_copy_of_a_manager_is_on_its_own():
+    manager = make_manager(full(4), window(4, 8))
+    admit(manager, make_request("a", 30, 4))
+    again, before = copy.deepcopy(manager), snapshot(manager)
+    for turn in range(20):
+        request = make_request(f"b{turn}", 30 + turn, 4)
+        assert admit(again, request) is not None
+        decode(again, request, 9)
+        again.free(request)
+    assert snapshot(manager) == before
+    manager.check()
+    del manager
+    gc.collect()
+    assert admit(again, make_request("c", 50, 4)) is not None
+    again.check()
+
+
+def test_it_cannot_be_pickled():
+    with pytest.raises(ArgumentTypeError, match="addresses"):
+        pickle.dumps(made())
