@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 Hasher = Callable[[Any], list[bytes]]
 
-FEW_BLOCKS = 4
+FEW_BLOCKS = 64
 """Up to so many new blocks, arrays cost more than they save."""
 
 
@@ -48,16 +48,17 @@ def get_request_block_hasher(block_size: int, caching_hash_fn: Any) -> Hasher:
         return theirs
     in_bulk = RequestBlockHasher(block_size, own)
     # Compiled, or loaded from the cache of compiled code, before the first prompt is there.
-    num_tokens = 2 * FEW_BLOCKS * block_size
+    many = 2 * FEW_BLOCKS * block_size
     hashing.NONE_HASH = getattr(kv_cache_utils, "NONE_HASH", hashing.BlockHash(bytes(32)))
-    in_bulk(SimpleNamespace(block_hashes=[], all_token_ids=[0] * num_tokens, num_tokens=num_tokens))
+    in_bulk(SimpleNamespace(block_hashes=[], all_token_ids=[0] * many, num_tokens=many))
 
     def hashes(request: Any) -> list[bytes]:
         known = request.block_hashes
         start = len(known) * block_size
-        num_new = (request.num_tokens - start) // block_size
-        if num_new <= 0:
+        num_tokens = request.num_tokens
+        if start + block_size > num_tokens:
             return []
+        num_new = (num_tokens - start) // block_size
         if num_new > FEW_BLOCKS:
             # vLLM chooses it when an engine starts, perhaps after this function was made.
             hashing.NONE_HASH = kv_cache_utils.NONE_HASH
@@ -65,10 +66,13 @@ def get_request_block_hasher(block_size: int, caching_hash_fn: Any) -> Hasher:
                 return cast(list[bytes], in_bulk(request))
             except KVGPUError:  # vLLM hashes more than kvgpu accepts, for example half a surrogate pair
                 return theirs(request)
-        if num_new > 1 or need_extra_keys(request):
+        if need_extra_keys(request):
             return theirs(request)
-        parent = known[-1] if known else kv_cache_utils.NONE_HASH
-        return [caching_hash_fn((parent, tuple(request.all_token_ids[start : start + block_size]), None))]
+        parent, tokens, new = known[-1] if known else kv_cache_utils.NONE_HASH, request.all_token_ids, []
+        for begin in range(start, start + num_new * block_size, block_size):
+            parent = caching_hash_fn((parent, tuple(tokens[begin : begin + block_size]), None))
+            new.append(parent)
+        return new
 
     return _checked(theirs, hashes) if vllm_mode() == "check" else hashes
 

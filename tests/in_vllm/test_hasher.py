@@ -60,7 +60,7 @@ def test_hashes_are_those_of_vllm(name, attributes):
 def test_the_root_may_be_chosen_after_the_hasher():
     ours = get_request_block_hasher(4, hashing.sha256)
     theirs = engines.hasher_of_vllm(hashing.sha256, 4)
-    tokens = list(range(100))
+    tokens = list(range(400))
     assert (
         engines.make_request("a", tokens, ours).block_hashes == engines.make_request("a", tokens, theirs).block_hashes
     )
@@ -74,7 +74,7 @@ def test_a_function_that_kvgpu_does_not_know_is_left_to_vllm(caplog):
         ours = get_request_block_hasher(4, own)
     assert "vLLM hashes blocks" in caplog.text
     theirs = engines.hasher_of_vllm(own, 4)
-    tokens = list(range(100))
+    tokens = list(range(400))
     assert (
         engines.make_request("a", tokens, ours).block_hashes == engines.make_request("a", tokens, theirs).block_hashes
     )
@@ -84,7 +84,7 @@ def test_check_returns_hashes_of_vllm_and_tells_the_first_difference(monkeypatch
     monkeypatch.setenv("KVGPU_VLLM", "check")
     monkeypatch.setattr(hasher_module.RequestBlockHasher, "__call__", lambda self, request: [b"wrong"])
     theirs, ours = engines.hasher_of_vllm(hashing.sha256, 4), get_request_block_hasher(4, hashing.sha256)
-    tokens = list(range(100))
+    tokens = list(range(400))
     with caplog.at_level(logging.ERROR, "kvgpu"):
         for _ in range(2):
             request = engines.make_request("a", tokens, ours)
