@@ -22,43 +22,24 @@ from time import perf_counter_ns as now
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-# The tests have the engine without a GPU.
-sys.path[:0] = [str(HERE.parent), str(HERE), str(HERE.parent / "tests")]
+sys.path[:0] = [str(HERE.parent), str(HERE)]
 
 from harness import Row, benchmark_options, compared, finish  # noqa: E402
+from peers.vllm_engine import NAME, SIZE, Engine, tokens  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-SIZE = 16
-VOCABULARY = 50_000
 RUNNING = 64
+ENDLESS = 100_000
 PROMPTS = (32, 512, 8192, 32_768)
-WINDOW = 1024
 Times = dict[str, list[list[float]]]
 """By call: medians in us of each round, of vLLM and of kvgpu."""
 
 
-class Engine:
-    """Makes managers of both sides, and requests."""
-
-    def __init__(self) -> None:
-        from in_vllm import engines
-        from vllm.v1.core.kv_cache_manager import KVCacheManager
-
-        from kvgpu.vllm.manager import make_manager
-
-        self._engines, self.hasher = engines, engines.hasher_of_vllm()
-        self.makers = (KVCacheManager, make_manager)
-        self.specs = {"full": (engines.full(),), "full + window": (engines.full(), engines.window(tokens=WINDOW))}
-
-    def managers(self, case: str, num_blocks: int) -> list[Any]:
-        """vLLM's manager and kvgpu's, of a kind of model."""
-        config = self._engines.config_of(*self.specs[case], num_blocks=num_blocks)
-        options = {"max_model_len": 100_000, "scheduler_block_size": SIZE, "hash_block_size": SIZE, "log_stats": True}
-        return [make(config, **options, max_num_batched_tokens=8192) for make in self.makers]
-
-    def request(self, name: str, prompt: list[int]) -> Any:
-        """A request of vLLM that generates as long as it is asked to."""
-        return self._engines.make_request(name, list(prompt), self.hasher, 100_000)
+def managers(engine: Engine, case: str, num_blocks: int) -> list[Any]:
+    """vLLM's manager and kvgpu's, of a kind of model."""
+    config = engine.engines.config_of(*engine.specs[case], num_blocks=num_blocks)
+    options = {"max_model_len": 100_000, "scheduler_block_size": SIZE, "hash_block_size": SIZE, "log_stats": True}
+    return [make(config, **options, max_num_batched_tokens=8192) for make in engine.makers]
 
 
 class Timer:
@@ -90,16 +71,16 @@ class Timer:
 def decode(engine: Engine, case: str, seed: int) -> Timer:
     """Requests that generate four blocks each, in step."""
     timer, rng = Timer(), random.Random(seed)
-    managers = engine.managers(case, 20_000)
-    prompts = [[rng.randrange(VOCABULARY) for _ in range(25 * SIZE)] for _ in range(RUNNING)]
-    running = [[engine.request(f"r{i}", prompt) for i, prompt in enumerate(prompts)] for _ in managers]
-    for manager, requests in zip(managers, running, strict=True):
+    both = managers(engine, case, 20_000)
+    prompts = [tokens(rng, 25 * SIZE) for _ in range(RUNNING)]
+    running = [[engine.request(f"r{i}", prompt, ENDLESS) for i, prompt in enumerate(prompts)] for _ in both]
+    for manager, requests in zip(both, running, strict=True):
         for request in requests:
             manager.allocate_slots(request, request.num_tokens)
             request.num_computed_tokens = request.num_tokens
     for step in range(4 * SIZE):
         for side in (0, 1) if step % 2 else (1, 0):
-            manager, requests = managers[side], running[side]
+            manager, requests = both[side], running[side]
             place = requests[0].num_computed_tokens % SIZE
             name = {0: "a new block", SIZE - 1: "a block becomes full"}.get(place, "inside a block")
             for i, request in enumerate(requests):
@@ -115,20 +96,20 @@ def decode(engine: Engine, case: str, seed: int) -> Timer:
                 timer("common prefix blocks", side, (step, i), manager.get_num_common_prefix_blocks, f"r{i}")
                 timer("take_events, without events", side, (step, i), manager.take_events)
             manager.new_step_starts()
-    managers[1].check()
+    both[1].check()
     return timer
 
 
 def prompts(engine: Engine, case: str, num_tokens: int, seed: int) -> Timer:
     """Requests with prompts that nothing is cached of, each followed by one with the same prompt."""
     timer, rng = Timer(), random.Random(seed)
-    managers = engine.managers(case, 12 * num_tokens // SIZE + 100)
+    both = managers(engine, case, 12 * num_tokens // SIZE + 100)
     words = f"{num_tokens:,} tokens"
     for turn in range(8):
-        prompt = [rng.randrange(VOCABULARY) for _ in range(num_tokens)]
+        prompt = tokens(rng, num_tokens)
         for side in (0, 1) if turn % 2 else (1, 0):
-            manager = managers[side]
-            first, second = engine.request(f"a{turn}", prompt), engine.request(f"b{turn}", prompt)
+            manager = both[side]
+            first, second = (engine.request(f"{name}{turn}", prompt, ENDLESS) for name in "ab")
             for request, kind in ((first, "nothing cached"), (second, "all cached")):
                 blocks, hits = timer(f"look up {words}, {kind}", side, turn, manager.get_computed_blocks, request)
                 more = (request, num_tokens - hits, hits, blocks)
@@ -137,7 +118,7 @@ def prompts(engine: Engine, case: str, num_tokens: int, seed: int) -> Timer:
                 timer(f"get_block_ids of {words}, {kind}", side, turn, held.get_block_ids)
             timer(f"free {words}", side, turn, manager.free, first)
             manager.free(second)
-    managers[1].check()
+    both[1].check()
     return timer
 
 
@@ -163,7 +144,7 @@ def made(options: argparse.Namespace) -> Iterator[Row]:
     print("equal hits and block ids in all calls")
     for case, calls in found.items():
         for name, (theirs, ours) in calls.items():
-            yield compared(name, case, "us/call", ours, theirs, peer_name="vLLM 0.23.0", goal=1)
+            yield compared(name, case, "us/call", ours, theirs, peer_name=NAME, goal=1)
 
 
 def main() -> int:

@@ -23,15 +23,12 @@ from time import thread_time_ns as now
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-# The tests have the engine without a GPU.
-sys.path[:0] = [str(HERE.parent), str(HERE), str(HERE.parent / "tests")]
+sys.path[:0] = [str(HERE.parent), str(HERE)]
 
 from harness import Row, benchmark_options, compared, finish  # noqa: E402
+from peers.vllm_engine import NAME, SIZE, Engine, tokens  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-SIZE = 16
-VOCABULARY = 50_000
-WINDOW = 1024
 DECODE_STEPS = 64
 SETTLE = 4
 """Steps of a decode that are not timed: prompts, and what is loaded once."""
@@ -43,8 +40,6 @@ PROMPTS = {
     "200 x 512, 256 shared": (200, 512, 256, 1.5),
 }
 """By name: requests, tokens of each, leading tokens that are the same in all, and the goal."""
-
-PEER = "vLLM 0.23.0"
 
 
 @dataclass
@@ -82,38 +77,28 @@ class Sides:
             raise AssertionError(f"step {number}: the schedulers differ")
 
 
-class Engine:
-    """Makes schedulers of both sides, and requests."""
-
-    def __init__(self) -> None:
-        from in_vllm import engines
-        from vllm.v1.core.kv_cache_manager import KVCacheManager
-        from vllm.v1.core.sched import scheduler
-
-        from kvgpu.vllm.manager import make_manager
-
-        self.engines, self._module = engines, scheduler
-        self._makers = (KVCacheManager, make_manager)
-        self._hasher = engines.hasher_of_vllm()
+class Schedulers(Engine):
+    """Makes schedulers of both sides with their requests, and has them serve."""
 
     def sides(self, prompts: list[list[int]], max_tokens: int, **options: Any) -> Sides:
         """Two schedulers with the same requests."""
+        from vllm.v1.core.sched import scheduler as module
+
         made = []
-        for maker in self._makers:
-            self._module.KVCacheManager = maker
+        for maker in self.makers:
+            module.KVCacheManager = maker
             scheduler = self.engines.make_scheduler(self.engines.Options(**options))
             for i, prompt in enumerate(prompts):
-                request = self.engines.make_request(f"r{i}", list(prompt), self._hasher, max_tokens)
-                scheduler.add_request(request)
+                scheduler.add_request(self.request(f"r{i}", prompt, max_tokens))
             made.append(scheduler)
-        self._module.KVCacheManager = self._makers[0]
+        module.KVCacheManager = self.makers[0]
         return Sides(made)
 
     def decode(self, running: int, is_async: bool, hybrid: bool, seed: int) -> Sides:
         """Requests that all generate; their blocks become full in different steps."""
         rng = random.Random(seed)
-        prompts = [[rng.randrange(VOCABULARY) for _ in range(400 + rng.randrange(SIZE))] for _ in range(running)]
-        specs = (self.engines.full(), *((self.engines.window(tokens=WINDOW),) if hybrid else ()))
+        prompts = [tokens(rng, 400 + rng.randrange(SIZE)) for _ in range(running)]
+        specs = self.specs["full + window" if hybrid else "full"]
         sides = self.sides(
             prompts,
             10_000,
@@ -129,13 +114,13 @@ class Engine:
         sides.schedulers[1].kv_cache_manager.check()
         return sides
 
-    def prefill(self, requests: int, tokens: int, shared: int, seed: int) -> Sides:
+    def prefill(self, requests: int, length: int, shared: int, seed: int) -> Sides:
         """Requests that generate one token, from the first step to the last."""
         rng = random.Random(seed)
-        prefix = [rng.randrange(VOCABULARY) for _ in range(shared)]
-        prompts = [prefix + [rng.randrange(VOCABULARY) for _ in range(tokens - shared)] for _ in range(requests)]
-        num_blocks = requests * (tokens // SIZE + 4) + 10
-        sides = self.sides(prompts, 1, num_blocks=num_blocks, most_running=requests, budget=8192, longest=tokens + 100)
+        prefix = tokens(rng, shared)
+        prompts = [prefix + tokens(rng, length - shared) for _ in range(requests)]
+        num_blocks = requests * (length // SIZE + 4) + 10
+        sides = self.sides(prompts, 1, num_blocks=num_blocks, most_running=requests, budget=8192, longest=length + 100)
         number = 0
         while any(scheduler.requests for scheduler in sides.schedulers):
             sides.step(self.engines, number)
@@ -146,25 +131,25 @@ class Engine:
 
 def row(metric: str, case: str, times: list[list[float]], goal: float | None = None) -> Row:
     """A figure of both sides."""
-    return compared(metric, case, "us", times[1], times[0], peer_name=PEER, goal=goal)
+    return compared(metric, case, "us", times[1], times[0], peer_name=NAME, goal=goal)
 
 
-def prefills(engine: Engine, options: argparse.Namespace) -> Iterator[Row]:
+def prefills(engine: Schedulers, options: argparse.Namespace) -> Iterator[Row]:
     """Rows of prompts: all steps together."""
-    for name, (requests, tokens, shared, goal) in PROMPTS.items():
+    for name, (requests, length, shared, goal) in PROMPTS.items():
         if requests > options.most:
             continue
         totals: list[list[float]] = [[], []]
         for seed in tqdm(range(options.rounds), disable=None, unit="round", desc=name):
             gc.collect()
-            for total, times in zip(totals, engine.prefill(requests, tokens, shared, seed).whole, strict=True):
+            for total, times in zip(totals, engine.prefill(requests, length, shared, seed).whole, strict=True):
                 total.append(sum(times))
         yield row("prefill, all steps", name, totals, goal)
         if name == next(iter(PROMPTS)):
             yield row("prefill, all steps, first run", name, [total[:1] for total in totals], goal)
 
 
-def decodes(engine: Engine, options: argparse.Namespace) -> Iterator[Row]:
+def decodes(engine: Schedulers, options: argparse.Namespace) -> Iterator[Row]:
     """Rows of decode steps."""
     cases = [(running, is_async, False) for running in (256, 1024) for is_async in (False, True)]
     cases.append((256, False, True))
@@ -180,7 +165,7 @@ def decodes(engine: Engine, options: argparse.Namespace) -> Iterator[Row]:
 def made(options: argparse.Namespace) -> Iterator[Row]:
     """All rows."""
     gc.disable()
-    engine = Engine()
+    engine = Schedulers()
     rows = [*prefills(engine, options), *decodes(engine, options)]
     print("both schedulers told the workers the same in all steps")
     yield from rows

@@ -125,20 +125,20 @@ def room_for(store: Any, groups: Any, call: Any, args: Any) -> tuple[int, int]:
 
 
 @jit
-def allocate_one(words: Any, hits: Any, hit_ends: Any, hashes: Any) -> int:
+def allocate_one(handle: Any, hits: Any, hit_ends: Any, hashes: Any) -> int:
     """`allocate_request` for Python, with numbers and hits as they came: they are checked first.
 
     Args:
-        words: Of the allocator's handle.
+        handle: Of the allocator.
         hits, hit_ends: As in `CallArrays`.
         hashes: As in `CallArrays`, unless the arguments say that they lie in a list.
 
     Returns:
         FITS, NO_ROOM, REFUSED or SHORT.
     """
-    pool, store = pool_at(array_at(words, 2 * POOL, WORDS)), store_at(array_at(words, 2 * STORE, WORDS))
-    groups, args = array_at(words, 2 * GROUPS, _GROUP), array_at(words, 2 * ARGUMENTS, _ARGUMENTS)[0]
-    table_ids = array_at(words, 2 * TABLE_IDS, WORDS)
+    pool, store = pool_at(array_at(handle, 2 * POOL, WORDS)), store_at(array_at(handle, 2 * STORE, WORDS))
+    groups, args = array_at(handle, 2 * GROUPS, _GROUP), array_at(handle, 2 * ARGUMENTS, _ARGUMENTS)[0]
+    table_ids = array_at(handle, 2 * TABLE_IDS, WORDS)
     if args.listed != 0:
         first, stop = listed_range(store, groups, CallArrays(table_ids, hits, hit_ends, hashes), args)
         hashes = np.zeros((stop - first, KEY_WORDS), np.int64)
@@ -146,7 +146,7 @@ def allocate_one(words: Any, hits: Any, hit_ends: Any, hashes: Any) -> int:
             return REFUSED
         args.first_hash = first
     call = CallArrays(table_ids, hits, hit_ends, hashes)
-    starts, out = lines_at(words, 2 * STARTS, WORDS, len(groups)), array_at(words, 2 * OUT, WORDS)
+    starts, out = lines_at(handle, 2 * STARTS, WORDS, len(groups)), array_at(handle, 2 * OUT, WORDS)
     out[:] = 0
     if is_refused(pool, store, groups, call, args):
         return REFUSED
@@ -171,10 +171,10 @@ def allocate_one(words: Any, hits: Any, hit_ends: Any, hashes: Any) -> int:
 
 
 @jit
-def free_one(words: Any) -> None:
-    """`free_request` for Python, which also clears the block tables; `words` as in `allocate_one`."""
-    pool, store = pool_at(array_at(words, 2 * POOL, WORDS)), store_at(array_at(words, 2 * STORE, WORDS))
-    groups, table_ids = array_at(words, 2 * GROUPS, _GROUP), array_at(words, 2 * TABLE_IDS, WORDS)
+def free_one(handle: Any) -> None:
+    """`free_request` for Python, which also clears the block tables; `handle` as in `allocate_one`."""
+    pool, store = pool_at(array_at(handle, 2 * POOL, WORDS)), store_at(array_at(handle, 2 * STORE, WORDS))
+    groups, table_ids = array_at(handle, 2 * GROUPS, _GROUP), array_at(handle, 2 * TABLE_IDS, WORDS)
     free_request(pool.records, pool.null_id, store, groups, table_ids)
     for g in range(len(groups)):
         store.tables[table_ids[g]] = 0

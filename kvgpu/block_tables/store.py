@@ -40,12 +40,12 @@ _TABLES, _IDS, _FREE_SEGMENTS = 0, 1, 2
 
 
 @inline
-def store_at(words: Any) -> StoreArrays:
+def store_at(handle: Any) -> StoreArrays:
     """Return the arrays that the handle of a store stands for."""
     return StoreArrays(
-        lines_at(words, 2 * _TABLES, WORDS, TABLE_WORDS),
-        array_at(words, 2 * _IDS, IDS),
-        array_at(words, 2 * _FREE_SEGMENTS, WORDS),
+        lines_at(handle, 2 * _TABLES, WORDS, TABLE_WORDS),
+        array_at(handle, 2 * _IDS, IDS),
+        array_at(handle, 2 * _FREE_SEGMENTS, WORDS),
     )
 
 

@@ -21,15 +21,15 @@ IDS: npt.NDArray[np.int32] = np.empty(0, np.int32)
 
 
 @inline
-def array_at(words: Any, place: int, like: Any) -> Any:
+def array_at(handle: Any, place: int, like: Any) -> Any:
     """Return the array at a place of a handle: one-dimensional, with the dtype of `like`."""
-    return carray(pointer(words[place], like), (words[place + 1],))
+    return carray(pointer(handle[place], like), (handle[place + 1],))
 
 
 @inline
-def lines_at(words: Any, place: int, like: Any, width: int) -> Any:
+def lines_at(handle: Any, place: int, like: Any, width: int) -> Any:
     """Return the array at a place of a handle: [any, width], with the dtype of `like`."""
-    return carray(pointer(words[place], like), (words[place + 1], np.int64(width)))
+    return carray(pointer(handle[place], like), (handle[place + 1], np.int64(width)))
 
 
 class Handle:
@@ -40,7 +40,7 @@ class Handle:
         more: Number of further words, for numbers.
 
     Attributes:
-        words: int64, what compiled code is given.
+        words: int64, what compiled code is given, and calls a handle.
     """
 
     __slots__ = ("_arrays", "words")

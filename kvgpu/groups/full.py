@@ -19,9 +19,9 @@ def leading_with(records: Any, store: Any, table_id: int, users: int) -> int:
 
 
 @jit
-def count_shared(records: Any, words: Any, table_id: int, users: int) -> int:
-    """`leading_with` for Python; `words` are those of the store's handle."""
-    return leading_with(records, store_at(words), table_id, users)
+def count_shared(records: Any, handle: Any, table_id: int, users: int) -> int:
+    """`leading_with` for Python; `handle` is that of the store."""
+    return leading_with(records, store_at(handle), table_id, users)
 
 
 class FullAttentionManager(SingleTypeKVCacheManager):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from support.managers import admit, chunked, decode, full, make_manager, make_request, snapshot, window
 
-from kvgpu.allocation import call_checks
+from kvgpu.allocation import array_allocator, call_checks
 from kvgpu.allocation.single_call import allocate_one
 from kvgpu.blocks.block_list import BlockList
 from kvgpu.blocks.kv_cache_blocks import KVCacheBlocks
@@ -230,6 +230,18 @@ def test_usual_calls_never_come_to_the_groups(model, hashes, monkeypatch):
         decode(manager, request, 6)
         manager.free(request)
     assert manager.block_pool.get_num_free_blocks() == manager.block_pool.num_gpu_blocks - 1
+
+
+def test_without_the_layout_of_lists_the_groups_serve_them(monkeypatch):
+    seen = []
+    for known in (True, False):
+        monkeypatch.setattr(array_allocator, "KNOWN_LAYOUT", known)
+        manager, request = make_manager(full(4)), make_request("a", 18, 4)
+        request.block_hashes = list(request.block_hashes)
+        assert admit(manager, request) is not None
+        decode(manager, request, 6)
+        seen.append(snapshot(manager))
+    assert seen[0] == seen[1]
 
 
 @pytest.mark.parametrize("far", [0, 1 << 32])

@@ -74,14 +74,13 @@ class HostIndex(BlockIndex):
         self._handle.words[SEED] = seed
 
     def handle(self, changes: int = 0) -> Keys:
-        """Return the words of a handle for `pool_at`, with room in the log for `changes` notes. O(1)."""
+        """Return a handle for `pool_at`, with room in the log for `changes` notes. O(1)."""
         words = self._handle.words
         words[NULL_ID] = self.state.null_id
-        if self.journal is not None:
-            log = self.journal.room_for(changes)
-            if log is not self._log:
-                self._handle.point(LOG, log)
-                self._log = log
+        log = self.log_for(changes)
+        if log is not self._log:
+            self._handle.point(LOG, log)
+            self._log = log
         return words
 
     def arrays(self, changes: int = 0) -> PoolTuple:

@@ -40,7 +40,7 @@ def keys_that_matter(handle: Any, listed: int, count: int, kind: int, width: int
     first that is not cached can be hit, and only the one after it may be looked at.
 
     Args:
-        handle: Words of a handle for `pool_at`.
+        handle: For `pool_at`.
         listed: Address of the list.
         count: Its length as the caller knows it, or less.
         kind: Address of the type `bytes`.

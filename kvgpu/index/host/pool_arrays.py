@@ -41,13 +41,13 @@ class PoolArrays(NamedTuple):
 
 
 @inline
-def pool_at(words: Any) -> PoolArrays:
+def pool_at(handle: Any) -> PoolArrays:
     """Return the arrays that the handle of a pool stands for."""
     return PoolArrays(
-        array_at(words, 2 * RECORDS, _RECORD),
-        lines_at(words, 2 * TABLE, WORDS, BUCKET_WORDS),
-        words[SEED],
-        lines_at(words, 2 * LOG, WORDS, LOG_WORDS),
-        words[NULL_ID],
-        array_at(words, 2 * META, WORDS),
+        array_at(handle, 2 * RECORDS, _RECORD),
+        lines_at(handle, 2 * TABLE, WORDS, BUCKET_WORDS),
+        handle[SEED],
+        lines_at(handle, 2 * LOG, WORDS, LOG_WORDS),
+        handle[NULL_ID],
+        array_at(handle, 2 * META, WORDS),
     )

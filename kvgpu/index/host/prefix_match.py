@@ -196,7 +196,7 @@ def longest_prefix(lookup: Any, max_length: int, hits: Any) -> int:
 
 @jit
 def match_one(handle: Any, hashes: Any, words: Any, max_length: int) -> Any:
-    """`BlockIndex.match`; `handle` are the words of a handle for `pool_at`.
+    """`BlockIndex.match`; `handle` is one for `pool_at`.
 
     Returns int32: the length in tokens, the blocks hit per query, then the ids of each line, one after the
     other: a copy, since a request may be long and its hit short.

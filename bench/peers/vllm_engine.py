@@ -1,0 +1,46 @@
+"""vLLM 0.23.0 with either manager, for benchmarks inside it: the tests have its engine without a GPU."""
+
+import random
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.append(str(Path(__file__).resolve().parents[2] / "tests"))
+
+NAME = "vLLM 0.23.0"
+SIZE = 16
+VOCABULARY = 50_000
+WINDOW = 1024
+
+
+def tokens(rng: random.Random, count: int) -> list[int]:
+    """Token ids at random."""
+    return [rng.randrange(VOCABULARY) for _ in range(count)]
+
+
+class Engine:
+    """What both sides need.
+
+    Attributes:
+        engines: The module that makes schedulers, configurations and requests.
+        makers: Make vLLM's manager, and kvgpu's through the plug-in.
+        specs: Specs of vLLM, by kind of model.
+
+    Raises:
+        ImportError: vLLM is missing.
+    """
+
+    def __init__(self) -> None:
+        from in_vllm import engines
+        from vllm.v1.core.kv_cache_manager import KVCacheManager
+
+        from kvgpu.vllm.manager import make_manager
+
+        self.engines = engines
+        self.makers = (KVCacheManager, make_manager)
+        self.specs = {"full": (engines.full(),), "full + window": (engines.full(), engines.window(tokens=WINDOW))}
+        self._hasher = engines.hasher_of_vllm()
+
+    def request(self, name: str, prompt: list[int], max_tokens: int) -> Any:
+        """A request of vLLM that generates as long as it is asked to."""
+        return self.engines.make_request(name, list(prompt), self._hasher, max_tokens)
