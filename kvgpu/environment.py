@@ -95,10 +95,11 @@ def int_block_hashes() -> bool:
     return value == "1"
 
 
-def vllm_mode() -> str:
+def vllm_mode(is_named: bool = False) -> str:
     """Return what kvgpu does inside vLLM: `off`, `on` or `check`; see `kvgpu.vllm`.
 
-    `KVGPU_VLLM` says it with 0, 1 or check. If it is not set, kvgpu is on where `VLLM_PLUGINS` names it.
+    `KVGPU_VLLM` says it with 0, 1 or check. If it is not set, kvgpu is on where `VLLM_PLUGINS` names it, or where it
+    `is_named` otherwise.
 
     Raises:
         ConfigError: The value is none of these.
@@ -106,7 +107,7 @@ def vllm_mode() -> str:
     modes = {"0": "off", "1": "on", "check": "check"}
     value = os.environ.get("KVGPU_VLLM")
     if not value:
-        return "on" if "kvgpu" in os.environ.get("VLLM_PLUGINS", "").split(",") else "off"
+        return "on" if is_named or "kvgpu" in os.environ.get("VLLM_PLUGINS", "").split(",") else "off"
     if value not in modes:
         raise UnknownNameError("value of KVGPU_VLLM", value, list(modes))
     return modes[value]

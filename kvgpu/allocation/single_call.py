@@ -20,7 +20,7 @@ from kvgpu.allocation.compiled import (
 from kvgpu.block_tables.store import BEGIN, COVERED, LENGTH, LIMIT, NUM_CACHED, TOP, segment_class, store_at
 from kvgpu.blocks.index_meta import refuse_broken
 from kvgpu.compiled.handle import WORDS, array_at, lines_at
-from kvgpu.compiled.jit import jit, leaf
+from kvgpu.compiled.jit import inline, jit, leaf
 from kvgpu.compiled.list_items import copy_bytes, length_of
 from kvgpu.groups.compiled import TALLY_WORDS, hit_fault
 from kvgpu.index.host.pool_arrays import pool_at
@@ -40,7 +40,8 @@ TABLE_IDS: int64 [groups], the block tables of the request. STARTS: int64 [START
 [PLACES + 3 * groups], the answer.
 """
 
-_GROUP, _ARGUMENTS = np.empty(0, GROUP_RECORD), np.empty(0, ARGUMENT_RECORD)
+GROUP, ARGUMENT = np.empty(0, GROUP_RECORD), np.empty(0, ARGUMENT_RECORD)
+"""Arrays that stand for the type of others."""
 
 SEGMENTS, CHANGES = 0, 1
 COVERED_UNTIL, NUM_TAKEN, NUM_NEW, PLACES = range(TALLY_WORDS, TALLY_WORDS + 4)
@@ -124,29 +125,28 @@ def room_for(store: Any, groups: Any, call: Any, args: Any) -> tuple[int, int]:
     return segments, changes
 
 
-@jit
-def allocate_one(handle: Any, hits: Any, hit_ends: Any, hashes: Any) -> int:
-    """`allocate_request` for Python, with numbers and hits as they came: they are checked first.
+@inline
+def serve_call(pool: Any, store: Any, groups: Any, call: Any, args: Any, starts: Any, out: Any) -> int:
+    """`allocate_request` with arguments as they came: they are checked first.
 
     Args:
-        handle: Of the allocator.
-        hits, hit_ends: As in `CallArrays`.
-        hashes: As in `CallArrays`, unless the arguments say that they lie in a list.
+        pool, store, groups: As in `kvgpu.allocation.compiled`.
+        call: `CallArrays`; its hashes are not looked at if the arguments say that they lie in a list.
+        args: An ARGUMENT_RECORD.
+        starts: int64 [START_WORDS, groups], scratch.
+        out: int64 [PLACES + 3 * groups], the answer.
 
     Returns:
         FITS, NO_ROOM, REFUSED or SHORT.
     """
-    pool, store = pool_at(array_at(handle, 2 * POOL, WORDS)), store_at(array_at(handle, 2 * STORE, WORDS))
-    groups, args = array_at(handle, 2 * GROUPS, _GROUP), array_at(handle, 2 * ARGUMENTS, _ARGUMENTS)[0]
-    table_ids = array_at(handle, 2 * TABLE_IDS, WORDS)
+    hashes = call.hashes
     if args.listed != 0:
-        first, stop = listed_range(store, groups, CallArrays(table_ids, hits, hit_ends, hashes), args)
+        first, stop = listed_range(store, groups, call, args)
         hashes = np.zeros((stop - first, KEY_WORDS), np.int64)
         if copy_bytes(args.listed, first, stop - first, args.bytes_type, args.hash_width // 8, hashes) < stop - first:
             return REFUSED
         args.first_hash = first
-    call = CallArrays(table_ids, hits, hit_ends, hashes)
-    starts, out = lines_at(handle, 2 * STARTS, WORDS, len(groups)), array_at(handle, 2 * OUT, WORDS)
+    call = CallArrays(call.table_ids, call.hits, call.hit_ends, hashes)
     out[:] = 0
     if is_refused(pool, store, groups, call, args):
         return REFUSED
@@ -166,6 +166,22 @@ def allocate_one(handle: Any, hits: Any, hit_ends: Any, hashes: Any) -> int:
             out[PLACES + 3 * g] = table[BEGIN] + starts[HELD_BEFORE_EXTERNAL, g]
             out[PLACES + 3 * g + 1] = table[BEGIN] + starts[HELD, g]
             out[PLACES + 3 * g + 2] = table[BEGIN] + table[LENGTH]
+    return status
+
+
+@jit
+def allocate_one(handle: Any, hits: Any, hit_ends: Any, hashes: Any) -> int:
+    """`serve_call` for Python.
+
+    Args:
+        handle: Of the allocator.
+        hits, hit_ends, hashes: As in `CallArrays`.
+    """
+    pool, store = pool_at(array_at(handle, 2 * POOL, WORDS)), store_at(array_at(handle, 2 * STORE, WORDS))
+    groups, args = array_at(handle, 2 * GROUPS, GROUP), array_at(handle, 2 * ARGUMENTS, ARGUMENT)[0]
+    call = CallArrays(array_at(handle, 2 * TABLE_IDS, WORDS), hits, hit_ends, hashes)
+    starts, out = lines_at(handle, 2 * STARTS, WORDS, len(groups)), array_at(handle, 2 * OUT, WORDS)
+    status = serve_call(pool, store, groups, call, args, starts, out)
     refuse_broken(pool.meta)
     return status
 
@@ -174,7 +190,7 @@ def allocate_one(handle: Any, hits: Any, hit_ends: Any, hashes: Any) -> int:
 def free_one(handle: Any) -> None:
     """`free_request` for Python, which also clears the block tables; `handle` as in `allocate_one`."""
     pool, store = pool_at(array_at(handle, 2 * POOL, WORDS)), store_at(array_at(handle, 2 * STORE, WORDS))
-    groups, table_ids = array_at(handle, 2 * GROUPS, _GROUP), array_at(handle, 2 * TABLE_IDS, WORDS)
+    groups, table_ids = array_at(handle, 2 * GROUPS, GROUP), array_at(handle, 2 * TABLE_IDS, WORDS)
     free_request(pool.records, pool.null_id, store, groups, table_ids)
     for g in range(len(groups)):
         store.tables[table_ids[g]] = 0

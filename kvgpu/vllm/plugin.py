@@ -36,17 +36,20 @@ def _into_engine(module: ModuleType) -> None:
     vars(module)["get_request_block_hasher"] = get_request_block_hasher
 
 
-def register() -> None:
+def register(is_named: bool = False) -> None:
     """Have vLLM's scheduler make kvgpu's manager, and its engine core kvgpu's block hasher.
 
     It does nothing unless `KVGPU_VLLM` or `VLLM_PLUGINS` asks for kvgpu, and nothing the second time. Both names are
     set when vLLM imports their modules, which only the process of an engine core does: a worker pays for the import of
     this module.
 
+    Args:
+        is_named: Whether an engine was given one of kvgpu's classes by name, which asks for kvgpu too.
+
     Raises:
         ConfigError: `KVGPU_VLLM` has a bad value.
     """
-    if vllm_mode() == "off":
+    if vllm_mode(is_named) == "off":
         return
     import vllm
 

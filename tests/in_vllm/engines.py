@@ -64,6 +64,8 @@ class Options:
     most_running: int = 16
     budget: int = 256
     longest: int = 1000
+    scheduler: Any = None
+    """A class; None for vLLM's own."""
 
 
 _model: list[ModelConfig] = []
@@ -95,7 +97,7 @@ def make_scheduler(options: Options) -> Any:
     config.model_config.max_model_len = options.longest
     config.cache_config.num_gpu_blocks = options.num_blocks
     config.scheduler_config.async_scheduling = options.is_async
-    return (AsyncScheduler if options.is_async else Scheduler)(
+    return (options.scheduler or (AsyncScheduler if options.is_async else Scheduler))(
         vllm_config=config,
         kv_cache_config=config_of(*options.specs, num_blocks=options.num_blocks),
         structured_output_manager=SimpleNamespace(should_advance=lambda request: False),

@@ -1,0 +1,171 @@
+"""`ArrayStep`: the part of a scheduler step that is served from arrays."""
+
+from dataclasses import dataclass
+from itertools import compress
+from typing import Any
+
+import numpy as np
+
+from kvgpu.vllm.running_rows import Answered, Counts, RunningRows
+
+
+@dataclass
+class StepLimits:
+    """What a scheduler allows in a step.
+
+    Attributes:
+        budget: Tokens of all requests.
+        longest_chunk: Tokens of one request; 0 for no limit.
+        max_model_len: In tokens.
+        num_lookahead: Slots of each request for drafts.
+        has_placeholders: Whether requests have tokens that are sampled but not known yet.
+        has_drafts: Whether requests have draft tokens.
+    """
+
+    budget: int
+    longest_chunk: int
+    max_model_len: int
+    num_lookahead: int
+    has_placeholders: bool
+    has_drafts: bool
+
+
+class ArrayStep:
+    """Running requests from the first on that got slots in one call, and what the workers are told of them.
+
+    Attributes:
+        num_rows: Requests that were looked at, whether or not they had something to compute.
+        requests, ids: Those that compute something.
+        num_new: Tokens that each of them computes.
+        total: All of these together.
+        is_decode: Whether each of them computes one token, its last, and has no drafts.
+        merged: Whether the scheduler's output has them.
+    """
+
+    def __init__(
+        self, rows: RunningRows, num_computed: Counts, num_new: Counts, num_outputs: list[int], is_decode: bool
+    ) -> None:
+        self.num_rows = len(num_new)
+        self.merged = False
+        some = num_new > 0
+        everyone = bool(some.all())
+        picked = some.tolist()
+
+        def those(column: list[Any]) -> list[Any]:
+            column = column[: self.num_rows]
+            return column if everyone else list(compress(column, picked))
+
+        self.requests, self.ids = those(rows.requests), those(rows.ids)
+        self.answered: list[Answered | None] = those(rows.answered)
+        self.num_computed: list[int] = those(num_computed.tolist())
+        self.num_outputs: list[int] = those(num_outputs)
+        self.num_new: list[int] = those(num_new.tolist())
+        self.total = int(num_new.sum())
+        self.drafts: dict[str, list[int]] = {}
+        self.all_token_ids: dict[str, list[int]] = {}
+        self.new_block_ids: list[tuple[list[int], ...] | None] = [None] * len(self.ids)
+        self.is_decode = is_decode
+        self._place_of = None if everyone else np.cumsum(some) - 1
+
+    def note_blocks(self, new_blocks: list[tuple[int, tuple[list[int], ...]]]) -> None:
+        """Take over new blocks, by place among all rows. O(requests with new blocks)."""
+        for place, blocks in new_blocks:
+            self.new_block_ids[place if self._place_of is None else int(self._place_of[place])] = blocks
+
+    def note_drafts(self, num_drafts: list[int]) -> None:
+        """Take over the draft tokens of requests, of which so many are computed, by place among all rows. O(rows)."""
+        if self._place_of is not None:
+            num_drafts = list(compress(num_drafts, (np.diff(self._place_of, prepend=-1) > 0).tolist()))
+        for request, count in zip(self.requests, num_drafts, strict=True):
+            drafts = request.spec_token_ids
+            if not drafts:
+                continue
+            if count > 0:
+                self.drafts[request.request_id] = drafts if len(drafts) <= count else drafts[:count]
+            request.spec_token_ids = []
+
+    def note_previous(self, previous: set[str]) -> None:
+        """Take over the tokens of requests that were not scheduled in the step before, by their names. O(requests)."""
+        if not previous.issuperset(self.ids):
+            new = [request for request in self.requests if request.request_id not in previous]
+            self.all_token_ids = {request.request_id: request.all_token_ids.copy() for request in new}
+
+    def merge_into(self, output: Any) -> None:
+        """Put these requests in front of those that vLLM has scheduled in a `SchedulerOutput`. O(requests)."""
+        self.merged = True
+        cached, ids = output.scheduled_cached_reqs, self.ids
+        cached.req_ids = ids + cached.req_ids
+        cached.new_block_ids = self.new_block_ids + cached.new_block_ids
+        cached.num_computed_tokens = self.num_computed + cached.num_computed_tokens
+        cached.num_output_tokens = self.num_outputs + cached.num_output_tokens
+        cached.all_token_ids = {**self.all_token_ids, **cached.all_token_ids}
+        scheduled = dict(zip(ids, self.num_new, strict=True))
+        scheduled.update(output.num_scheduled_tokens)
+        output.num_scheduled_tokens = scheduled
+        output.total_num_scheduled_tokens += self.total
+        if self.drafts:
+            output.scheduled_spec_decode_tokens = {**self.drafts, **output.scheduled_spec_decode_tokens}
+
+    def advance(self, has_placeholders: bool) -> None:
+        """Count the token of each request as computed, and as one to come if requests have such. O(requests)."""
+        for request in self.requests:
+            request.num_computed_tokens += 1
+            request.is_prefill_chunk = False
+        if has_placeholders:
+            for request in self.requests:
+                request.num_output_placeholders += 1
+
+
+def take_step(rows: RunningRows, limits: StepLimits, num_free: int | None = None) -> ArrayStep | None:
+    """Give slots to running requests, from the first on, as far as this can be done in one call.
+
+    Args:
+        rows: Of the requests that run.
+        limits: Of the step.
+        num_free: Free blocks that must certainly suffice for all requests; None if the last ones may get nothing.
+
+    Returns:
+        The step; None if nobody was given anything.
+
+    O(requests).
+    """
+    count, is_decode, has_drafts = len(rows.requests), True, False
+    num_tokens = np.array(list(map(len, rows.token_ids)), np.int64)
+    num_computed = np.array([request.num_computed_tokens for request in rows.requests], np.int64)
+    outputs = list(map(len, rows.output_ids))
+    expected, ended = num_tokens, None
+    if limits.has_placeholders:
+        holders = np.array([request.num_output_placeholders for request in rows.requests], np.int64)
+        outputs = (np.array(outputs, np.int64) + holders).tolist()
+        expected = num_tokens + holders
+        ended = (holders > 0) & (num_computed + 2 - holders >= rows.ends)
+    missing = expected - num_computed
+    if limits.has_drafts:
+        num_drafts = np.array([len(request.spec_token_ids) for request in rows.requests], np.int64)
+        has_drafts = bool(num_drafts.any())
+        missing += num_drafts
+    if ended is not None:
+        missing[ended] = 0
+    num_new = np.minimum(missing, limits.longest_chunk) if limits.longest_chunk > 0 else missing
+    num_new = np.minimum(num_new, limits.max_model_len - 1 - num_computed)
+    odd = (num_new < 0) | (num_computed < rows.after_inputs)
+    if odd.any():
+        count = int(odd.argmax())
+        num_new = num_new[:count]
+    if int(num_new.sum()) > limits.budget:
+        num_new = np.clip(np.minimum(num_new, limits.budget - (np.cumsum(num_new) - num_new)), 0, None)
+    if num_free is not None and (
+        count < len(rows.running) or rows.slots.most_blocks(num_computed, num_new, limits.num_lookahead) > num_free
+    ):
+        return None
+    served = rows.slots.allocate(num_computed[:count], num_tokens[:count], num_new, limits.num_lookahead)
+    count = served.num_served
+    if count == 0:
+        return None
+    num_new = num_new[:count]
+    is_decode = not has_drafts and bool(((missing[:count] == 1) | (num_new == 0)).all())
+    step = ArrayStep(rows, num_computed[:count], num_new, outputs[:count], is_decode)
+    step.note_blocks(served.new_blocks)
+    if has_drafts:
+        step.note_drafts((num_computed[:count] + num_new - expected[:count]).tolist())
+    return step
