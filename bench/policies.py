@@ -18,7 +18,7 @@ from harness import Row, finish  # noqa: E402
 from sides import trace_options  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-from kvgpu.replay.admission import POLICIES  # noqa: E402
+from kvgpu.batch.admission import POLICIES  # noqa: E402
 from kvgpu.replay.run import Replayer, ReplayOptions  # noqa: E402
 from kvgpu.replay.scheduler import SchedulerLimits  # noqa: E402
 from kvgpu.replay.trace import Trace, read_trace  # noqa: E402

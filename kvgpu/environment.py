@@ -128,3 +128,8 @@ def hash_key() -> bytes:
             "`python -c 'import secrets; print(secrets.token_hex(32))'` makes one"
         )
     return bytes.fromhex(value)
+
+
+def vllm_policy() -> str | None:
+    """Return `KVGPU_VLLM_POLICY`, the order in which `kvgpu.vllm.Scheduler` admits requests; None if it is not set."""
+    return os.environ.get("KVGPU_VLLM_POLICY") or None

@@ -11,13 +11,13 @@ from typing import BinaryIO
 import msgspec
 from tqdm import tqdm
 
+from kvgpu.batch.admission import AGE_LIMIT_MS, POLICIES
 from kvgpu.console.output_file import output_file, place_of
 from kvgpu.console.printable import say
 from kvgpu.errors import ConfigError
 from kvgpu.events.messages import KVCacheEvent, KVEventBatch
 from kvgpu.hashing.functions import HASH_FUNCTIONS
 from kvgpu.index.registry import BACKENDS
-from kvgpu.replay.admission import POLICIES
 from kvgpu.replay.group_names import GROUPS
 from kvgpu.replay.ranges import check_whole
 from kvgpu.replay.report import plotting, table_rows, write_report
@@ -69,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--age-limit-ms",
         type=float,
-        default=60_000.0,
+        default=AGE_LIMIT_MS,
         help="a request that waited longer goes first (longest-prefix) or is not held back (hold-back) (%(default)s)",
     )
     add("--sweep-blocks", type=_sizes, default=[], help="also replay on pools of these sizes")

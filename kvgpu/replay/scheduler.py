@@ -3,13 +3,14 @@
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import attrgetter
 from time import perf_counter
 
+from kvgpu.batch.admission import POLICIES, check_policy
 from kvgpu.blocks.kv_cache_blocks import KVCacheBlocks
 from kvgpu.errors import ConfigError
 from kvgpu.events.messages import KVCacheEvent
 from kvgpu.manager import KVCacheManager
-from kvgpu.replay.admission import POLICIES, check_policy
 from kvgpu.replay.ranges import check_finite, check_whole
 from kvgpu.replay.requests import RequestFactory, Sequence
 from kvgpu.replay.result import ReplayResult
@@ -92,7 +93,11 @@ class ReplayScheduler:
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
         make_order = POLICIES[limits.policy]
-        self.order = None if make_order is None else make_order(manager, limits.age_limit_ms)
+        self.order = (
+            None
+            if make_order is None
+            else make_order(manager, limits.age_limit_ms, attrgetter("request"), attrgetter("index"))
+        )
 
     def run(self, advance: Callable[[int], None], sink: EventSink | None = None) -> None:
         """Serve the whole trace.

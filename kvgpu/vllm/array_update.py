@@ -1,4 +1,4 @@
-"""What a model answered to the requests of an `ArrayStep`, and how it is passed on with what vLLM makes of the others."""
+"""What a model answered to an `ArrayStep`, and how it is passed on together with what vLLM makes of all others."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable

@@ -4,23 +4,26 @@ import copy
 import logging
 from collections import deque
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from vllm.v1.core.sched import async_scheduler, scheduler
 from vllm.v1.core.sched.interface import PauseState
 from vllm.v1.core.sched.request_queue import SchedulingPolicy
 
+from kvgpu.environment import vllm_policy
 from kvgpu.manager import KVCacheManager
 from kvgpu.vllm.array_step import ArrayStep, StepLimits, take_step
 from kvgpu.vllm.array_update import append_tokens, is_usual, joined
 from kvgpu.vllm.plugin import register
 from kvgpu.vllm.running_rows import RunningRows
+from kvgpu.vllm.waiting_order import WaitingOrder, waiting_order
 
 logger = logging.getLogger(__name__)
 
 register(is_named=True)
 
-FEW_ROWS = 8
+FEW_ROWS = 12
 """With fewer running requests, arrays cost more than they save."""
 
 IN_FLIGHT = 8
@@ -54,7 +57,7 @@ class Served:
         )
 
 
-class Scheduler(scheduler.Scheduler):
+class Scheduler(scheduler.Scheduler):  # type: ignore[misc]  # vLLM is not there when types are checked
     """A scheduler of vLLM whose running requests are given slots, and their tokens, all at once.
 
     Use it as ``--scheduler-cls kvgpu.vllm.Scheduler``. It becomes a subclass of vLLM's `AsyncScheduler` where
@@ -64,10 +67,14 @@ class Scheduler(scheduler.Scheduler):
     The running requests from the first on, up to one that arrays cannot serve, get their slots in one call; vLLM's own
     `schedule` then serves what is left, and does not see them. So everything unusual takes vLLM's own path in the same
     step.
-
-    Attributes:
-        served: What was served from arrays.
     """
+
+    _step: ArrayStep | None = None
+    _rows: RunningRows | None = None
+    _order: WaitingOrder | None = None
+    running: list[Any]
+    max_num_running_reqs: int
+    max_num_scheduled_tokens: int
 
     def __new__(cls, *args: Any, **options: Any) -> "Scheduler":
         """Choose the subclass. O(1)."""
@@ -77,10 +84,8 @@ class Scheduler(scheduler.Scheduler):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.served = Served()
-        self._step: ArrayStep | None = None
         self._unanswered: deque[tuple[Any, ArrayStep]] = deque(maxlen=IN_FLIGHT)
-        self._rows: RunningRows | None = None
+        self._order = waiting_order(vllm_policy(), self.kv_cache_manager, self.waiting)
         # Whether vLLM looks at each scheduled request for more than its counters.
         self._by_vllm = self.use_v2_model_runner or self.enable_return_routed_experts
         self._is_async = isinstance(self, async_scheduler.AsyncScheduler)
@@ -101,10 +106,20 @@ class Scheduler(scheduler.Scheduler):
         ):
             self._rows = RunningRows(self.kv_cache_manager, self.max_model_len)
 
+    @cached_property
+    def served(self) -> Served:
+        """What was served from arrays. O(1)."""
+        return Served()
+
     def schedule(self) -> Any:
         """Make the next step, as vLLM does. O(requests that run, and what vLLM takes for those that wait)."""
-        step = self._take_step()
-        output = super().schedule() if step is None else self._schedule_rest(step)
+        held = [] if self._order is None else self._order.arrange(self.waiting, self.running)
+        try:
+            step = self._take_step()
+            output = super().schedule() if step is None else self._schedule_rest(step)
+        finally:
+            if held:
+                self.waiting.extend(held)
         self.served.steps += 1
         self.served.rows += len(output.scheduled_cached_reqs.req_ids)
         return output
@@ -184,6 +199,8 @@ class Scheduler(scheduler.Scheduler):
     def update_from_output(self, scheduler_output: Any, model_runner_output: Any) -> Any:
         """Take the answer of the model to a step, as vLLM does. O(requests of the step)."""
         scheduled = scheduler_output.num_scheduled_tokens
+        if self._rows is None:
+            return super().update_from_output(scheduler_output, model_runner_output)
         self.served.answers += len(scheduled)
         step = next((step for output, step in self._unanswered if output is scheduler_output), None)
         if step is None or self.perf_metrics is not None or not is_usual(model_runner_output):
@@ -203,5 +220,5 @@ class Scheduler(scheduler.Scheduler):
         super().shutdown()
 
 
-class AsyncScheduler(Scheduler, async_scheduler.AsyncScheduler):
+class AsyncScheduler(Scheduler, async_scheduler.AsyncScheduler):  # type: ignore[misc]
     """`Scheduler` for asynchronous scheduling."""

@@ -2,6 +2,7 @@
 
 from collections import deque
 from dataclasses import replace
+from operator import attrgetter
 
 import numpy as np
 import pytest
@@ -10,8 +11,8 @@ from hypothesis import strategies as st
 from support.managers import admit, full, make_manager, make_request
 from support.traces import Grant, serve, shared_prefixes
 
+from kvgpu.batch.admission import POLICIES, HoldBack, LongestPrefix
 from kvgpu.errors import UnknownNameError
-from kvgpu.replay.admission import POLICIES, HoldBack, LongestPrefix
 from kvgpu.replay.requests import Sequence
 from kvgpu.replay.run import Replayer, ReplayOptions
 from kvgpu.replay.scheduler import SchedulerLimits
@@ -65,6 +66,11 @@ def test_an_unknown_policy_lists_the_known():
         SchedulerLimits(policy="random")
 
 
+def made(kind, manager):
+    """A policy for queues of sequences, as a replay makes it."""
+    return kind(manager, 10, attrgetter("request"), attrgetter("index"))
+
+
 def sequences(*prompts):
     """Requests of these tokens, in the order of their arrival."""
     return [Sequence(i, make_request(str(i), tokens, 4), 0) for i, tokens in enumerate(prompts)]
@@ -83,18 +89,18 @@ TAIL = [[90 + i] * 8 for i in range(4)]
 
 
 def test_a_request_is_held_while_one_before_it_is_about_to_fill_its_prefix():
-    policy = HoldBack(make_manager(full(4)), age_limit_ms=10)
+    policy = made(HoldBack, make_manager(full(4)))
     waiting = sequences(SHARED + TAIL[0], SHARED + TAIL[1], TAIL[2], SHARED + TAIL[3])
     assert arranged(policy, waiting) == ([0, 2], [1, 3])
 
 
 def test_requests_that_share_nothing_are_not_held():
-    policy = HoldBack(make_manager(full(4)), age_limit_ms=10)
+    policy = made(HoldBack, make_manager(full(4)))
     assert arranged(policy, sequences(*TAIL)) == ([0, 1, 2, 3], [])
 
 
 def test_who_was_held_has_its_old_place_in_the_next_step():
-    policy = HoldBack(make_manager(full(4)), age_limit_ms=10)
+    policy = made(HoldBack, make_manager(full(4)))
     first, *waiting = sequences(SHARED + TAIL[0], SHARED + TAIL[1], TAIL[2], TAIL[3])
     assert arranged(policy, waiting, [first]) == ([2, 3], [1])
     assert arranged(policy, [waiting[1], waiting[2], waiting[0]]) == ([1, 2, 3], [])
@@ -102,7 +108,7 @@ def test_who_was_held_has_its_old_place_in_the_next_step():
 
 def test_one_that_runs_holds_others_until_it_is_past_what_they_miss():
     manager = make_manager(full(4))
-    policy = HoldBack(manager, age_limit_ms=10)
+    policy = made(HoldBack, manager)
     first, second = sequences(SHARED + TAIL[0], SHARED + TAIL[1])
     for computed in (8, 16):
         admitted = first.request.num_computed_tokens
@@ -115,7 +121,7 @@ def test_one_that_runs_holds_others_until_it_is_past_what_they_miss():
 
 
 def test_one_whose_prompt_is_computed_holds_nobody():
-    policy = HoldBack(make_manager(full(4)), age_limit_ms=10)
+    policy = made(HoldBack, make_manager(full(4)))
     first, second = sequences(SHARED + TAIL[0], SHARED + TAIL[1])
     first.request.num_computed_tokens = first.request.num_prompt_tokens
     assert arranged(policy, [second], [first]) == ([1], [])
@@ -123,7 +129,7 @@ def test_one_whose_prompt_is_computed_holds_nobody():
 
 @pytest.mark.parametrize(("waited_ms", "held"), [(10.0, [1]), (10.5, [])])
 def test_who_waited_longer_than_the_limit_is_not_held(waited_ms, held):
-    policy = HoldBack(make_manager(full(4)), age_limit_ms=10)
+    policy = made(HoldBack, make_manager(full(4)))
     waiting = sequences(SHARED + TAIL[0], SHARED + TAIL[1])
     assert arranged(policy, waiting, waited_ms=waited_ms)[1] == held
 
@@ -132,14 +138,14 @@ def test_who_could_not_hit_more_is_not_held():
     # The last token is always computed, so the last block of such a prompt is never hit.
     manager = make_manager(full(4))
     admit(manager, make_request("old", SHARED[:16] + TAIL[0], 4))
-    policy = HoldBack(manager, age_limit_ms=10)
+    policy = made(HoldBack, manager)
     assert arranged(policy, sequences(SHARED, SHARED, [*SHARED, 1])) == ([0, 1], [2])
 
 
 def test_who_waits_again_with_more_tokens_is_looked_up_with_them():
     manager = make_manager(full(4))
     admit(manager, make_request("old", SHARED, 4))
-    policy = LongestPrefix(manager, age_limit_ms=10)
+    policy = made(LongestPrefix, manager)
     waiting = sequences(TAIL[0], SHARED[:4])
     assert arranged(policy, waiting) == ([0, 1], [])
     waiting[1].request.append_output_token_ids([4, 5])

@@ -1,7 +1,8 @@
-"""Policies for the order in which a replay admits waiting requests."""
+"""Policies for the order in which a scheduler admits waiting requests."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -9,8 +10,12 @@ from kvgpu.batch.ordering import held_back, longest_prefix_first
 from kvgpu.batch.queries import BatchQueries
 from kvgpu.batch.rows.record import RowIds
 from kvgpu.errors import UnknownNameError
-from kvgpu.manager import KVCacheManager
-from kvgpu.replay.requests import Sequence
+
+if TYPE_CHECKING:
+    from kvgpu.manager import KVCacheManager
+
+AGE_LIMIT_MS = 60_000.0
+"""Usual age limit of a policy."""
 
 FIRST_REQUESTS, FIRST_HASHES = 64, 1 << 16
 
@@ -21,39 +26,48 @@ class Policy:
     Args:
         manager: Manager of the cache.
         age_limit_ms: A request that has waited longer goes first, or is not held back.
+        request_of: Returns the request of an entry of a queue, if entries are something else.
+        arrival: Returns a key that sorts entries in the order of arrival; None if the queue is always in this order.
     """
 
-    def __init__(self, manager: KVCacheManager, age_limit_ms: float) -> None:
+    def __init__(
+        self,
+        manager: "KVCacheManager",
+        age_limit_ms: float = AGE_LIMIT_MS,
+        request_of: Callable[[Any], Any] = lambda entry: entry,
+        arrival: Callable[[Any], Any] | None = None,
+    ) -> None:
         self._queries = BatchQueries(manager, FIRST_REQUESTS, FIRST_HASHES)
         self._age_limit_ms = age_limit_ms
+        self._request_of, self._arrival = request_of, arrival
         self._hash_size = manager.coordinator.hash_block_size
         self._hit_step = manager.coordinator.scheduler_block_size
 
-    def arrange(self, waiting: deque[Sequence], running: list[Sequence], waited_ms: Callable[[Sequence], float]) -> int:
+    def arrange(self, waiting: deque[Any], running: Sequence[Any], waited_ms: Callable[[Any], float]) -> int:
         """Order a queue in place, once per step.
 
         Args:
             waiting: The queue.
-            running: Requests that were admitted and have not finished.
-            waited_ms: Returns how long a request of the queue has waited.
+            running: Entries that were admitted and have not finished.
+            waited_ms: Returns how long an entry of the queue has waited.
 
         Returns:
-            The number of requests at the tail of the queue that must not be admitted in this step. The head of the
+            The number of entries at the tail of the queue that must not be admitted in this step. The head of the
             queue may always be admitted, unless other requests are running.
         """
         raise NotImplementedError
 
-    def _rows(self, sequences: list[Sequence]) -> RowIds:
+    def _rows(self, requests: list[Any]) -> RowIds:
         """Return the rows of these requests: new ones get a row, and those of all other requests are freed.
 
         A request that has got tokens since, and waits again after a preemption, counts as new.
         """
         rows = self._queries.rows
-        lengths = {s.request.request_id: s.request.num_tokens for s in sequences}
+        lengths = {request.request_id: request.num_tokens for request in requests}
         known = rows.num_tokens.tolist()
         gone = [row for row in rows.all().tolist() if lengths.get(rows.requests[row].request_id) != known[row]]
         rows.untrack(np.array(gone, np.int64))
-        new = [s.request for s in sequences if rows.row_of(s.request.request_id) is None]
+        new = [request for request in requests if rows.row_of(request.request_id) is None]
         hashes = sum(len(request.block_hashes) for request in new)
         room_requests, room_hashes = len(rows.requests), len(rows.hashes.arena)
         if len(rows) + len(new) > room_requests or 2 * (len(rows.hashes) + hashes) > room_hashes:
@@ -65,12 +79,12 @@ class Policy:
 class LongestPrefix(Policy):
     """The longest cached prefix first; one call looks up the whole queue."""
 
-    def arrange(self, waiting: deque[Sequence], running: list[Sequence], waited_ms: Callable[[Sequence], float]) -> int:
+    def arrange(self, waiting: deque[Any], running: Sequence[Any], waited_ms: Callable[[Any], float]) -> int:
         """See `Policy`; holds no request back. One lookup of all waiting requests, and O(n log n) to sort them."""
         if len(waiting) < 2:
             return 0
-        hits = self._queries.match(self._rows(list(waiting))).num_tokens
-        waited = [waited_ms(sequence) for sequence in waiting]
+        hits = self._queries.match(self._rows(list(map(self._request_of, waiting)))).num_tokens
+        waited = [waited_ms(entry) for entry in waiting]
         order = longest_prefix_first(hits, waited, self._age_limit_ms)
         arranged = [waiting[place] for place in order.tolist()]
         waiting.clear()
@@ -81,7 +95,7 @@ class LongestPrefix(Policy):
 class HoldBack(Policy):
     """First come, first served, but no request computes what a request before it is about to compute."""
 
-    def arrange(self, waiting: deque[Sequence], running: list[Sequence], waited_ms: Callable[[Sequence], float]) -> int:
+    def arrange(self, waiting: deque[Any], running: Sequence[Any], waited_ms: Callable[[Any], float]) -> int:
         """See `Policy`; requests that are held back go to the tail until the next call.
 
         One lookup of all waiting requests, and O(n**2) comparisons of one hash for the n requests that wait or compute
@@ -89,20 +103,21 @@ class HoldBack(Policy):
         """
         if not waiting:
             return 0
-        # Requests at the tail return to their places: a trace is in the order of arrival.
-        queue = sorted(waiting, key=lambda sequence: sequence.index)
+        # Those at the tail return to their places.
+        queue = list(waiting) if self._arrival is None else sorted(waiting, key=self._arrival)
+        requests = list(map(self._request_of, queue))
         computing = [
-            sequence
-            for sequence in running
-            if sequence.request.num_computed_tokens < sequence.request.num_prompt_tokens
+            request
+            for request in map(self._request_of, running)
+            if request.num_computed_tokens < request.num_prompt_tokens
         ]
-        rows = self._rows([*computing, *queue])
+        rows = self._rows([*computing, *requests])
         hits = self._queries.match(rows[len(computing) :]).num_tokens
-        num_tokens = np.array([sequence.request.num_tokens for sequence in queue], np.int64)
-        waited = np.array([waited_ms(sequence) for sequence in queue], np.float64)
+        num_tokens = np.array([request.num_tokens for request in requests], np.int64)
+        waited = np.array([waited_ms(entry) for entry in queue], np.float64)
         # The last token is always computed, so not every prompt can hit one more block.
         may_wait = (hits + self._hit_step < num_tokens) & (waited <= self._age_limit_ms)
-        computed = [sequence.request.num_computed_tokens for sequence in computing]
+        computed = [request.num_computed_tokens for request in computing]
         held = held_back(
             self._queries.rows,
             rows,
@@ -115,7 +130,7 @@ class HoldBack(Policy):
 
 
 POLICIES: dict[str, type[Policy] | None] = {"fcfs": None, "longest-prefix": LongestPrefix, "hold-back": HoldBack}
-"""Policy -> its class, called with a manager and an age limit in ms; None leaves the queue unchanged."""
+"""Policy -> its class; None leaves the queue unchanged."""
 
 
 def check_policy(name: str) -> None:
