@@ -4,7 +4,6 @@ import argparse
 import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import vllm.platforms
 from stand_in import BLOCK_SIZE, VOCABULARY, StandIn

@@ -63,7 +63,10 @@ def needs_nothing(table: Any, counts: Any, num_lookahead: int) -> bool:
     """Return whether a request needs nothing of any group for its next tokens."""
     return bool(
         counts[NUM_NEW] == 0
-        or (counts[NUM_COMPUTED] >= 0 and counts[NUM_COMPUTED] + counts[NUM_NEW] + num_lookahead <= table[COVERED])
+        or (
+            counts[NUM_COMPUTED] >= 0 < counts[NUM_NEW]
+            and counts[NUM_COMPUTED] + counts[NUM_NEW] + num_lookahead <= table[COVERED]
+        )
     )
 
 

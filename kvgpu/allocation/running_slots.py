@@ -35,6 +35,7 @@ from kvgpu.block_tables.request_blocks import RequestBlocks
 from kvgpu.block_tables.store import SERIAL
 from kvgpu.compiled.handle import Handle
 from kvgpu.compiled.list_items import KNOWN_LAYOUT
+from kvgpu.errors import ArgumentError
 from kvgpu.exclusive import Exclusive, exclusive
 
 if TYPE_CHECKING:
@@ -148,15 +149,20 @@ class RunningSlots(Exclusive):
         Returns:
             How many were served, and their new blocks.
 
+        Raises:
+            ArgumentError: There are more numbers than requests.
+
         O(requests), and expected O(blocks that change). Never waits for a device.
         """
         count, arrays, pool = len(num_computed), self._manager.slots.arrays, self._manager.block_pool
         assert arrays is not None
-        assert count <= len(self._held)
+        if count > len(self._held):
+            raise ArgumentError(f"numbers of {count} requests, but {len(self._held)} were entered")
         self._counts[:count, NUM_COMPUTED] = num_computed
         self._counts[:count, NUM_TOKENS] = num_tokens
         self._counts[:count, NUM_NEW] = num_new
-        handle = self._ready_handle(int(num_new.sum()) + count * num_lookahead, count)
+        num_slots = int(np.clip(num_new, 0, self._manager.max_model_len).sum()) + count * num_lookahead
+        handle = self._ready_handle(num_slots, count)
         self._arguments["num_lookahead"] = num_lookahead
         self._arguments["hash_width"] = pool.state.width or 0
         arrays.index.settle_for_good()
