@@ -4,8 +4,9 @@
 
 Two schedulers serve the same requests, step by step in turn; what each step tells the workers is compared, and without
 equality no time is printed. A figure is the CPU time of the scheduling thread, of `schedule` and `update_from_output`
-unless it says otherwise; there is no model behind it. Rows with "first run" are of a fresh process, with its code in
-the cache of compiled code.
+unless it says otherwise; there is no model behind it. Rows that name `kvgpu.vllm.Scheduler` are of this class, with the
+share of requests that arrays served; others are of vLLM's own scheduler with kvgpu's manager. Rows with "first run"
+are of a fresh process, with its code in the cache of compiled code.
 Needs an interpreter with vLLM 0.23.0.
 Exit status: 0 all goals met, 1 a goal missed, 2 the results differ, or vLLM is missing.
 """
@@ -19,17 +20,19 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from time import thread_time_ns as now
+from time import perf_counter_ns, process_time_ns, thread_time_ns
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]
 
+import numpy as np  # noqa: E402
 from harness import Row, benchmark_options, compared, finish  # noqa: E402
 from peers.vllm_engine import NAME, SIZE, Engine, tokens  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-DECODE_STEPS = 64
+DECODE_STEPS = 192
+CLASS = "kvgpu.vllm.Scheduler"
 SETTLE = 4
 """Steps of a decode that are not timed: prompts, and what is loaded once."""
 
@@ -42,13 +45,23 @@ PROMPTS = {
 """By name: requests, tokens of each, leading tokens that are the same in all, and the goal."""
 
 
+THREAD, WALL, PROCESS = range(3)
+CLOCKS = (thread_time_ns, perf_counter_ns, process_time_ns)
+"""CPU time of the scheduling thread, time, and CPU time of the process."""
+
+
+def now() -> np.ndarray:
+    """All clocks, in ns."""
+    return np.array([clock() for clock in CLOCKS], np.int64)
+
+
 @dataclass
 class Sides:
-    """A scheduler with vLLM's manager and one with kvgpu's, and CPU times of each step in us."""
+    """A scheduler of vLLM's and one with kvgpu's, and what each step took: us by each of CLOCKS."""
 
     schedulers: list[Any]
-    whole: list[list[float]] = field(default_factory=lambda: [[], []])
-    schedule: list[list[float]] = field(default_factory=lambda: [[], []])
+    whole: list[list[np.ndarray]] = field(default_factory=lambda: [[], []])
+    schedule: list[list[np.ndarray]] = field(default_factory=lambda: [[], []])
     pending: list[list[Any]] = field(default_factory=lambda: [[], []])
 
     def step(self, engines: Any, number: int) -> None:
@@ -76,25 +89,29 @@ class Sides:
         if told[0] != told[1]:
             raise AssertionError(f"step {number}: the schedulers differ")
 
+    def times(self, clock: int = THREAD, first: int = 0, alone: bool = False) -> list[list[float]]:
+        """What steps from `first` on took, by side: us by one clock, of `schedule` alone or with the update."""
+        return [[float(took[clock]) for took in side[first:]] for side in (self.schedule if alone else self.whole)]
+
 
 class Schedulers(Engine):
     """Makes schedulers of both sides with their requests, and has them serve."""
 
-    def sides(self, prompts: list[list[int]], max_tokens: int, **options: Any) -> Sides:
-        """Two schedulers with the same requests."""
+    def sides(self, prompts: list[list[int]], max_tokens: int, kind: Any = None, **options: Any) -> Sides:
+        """Two schedulers with the same requests; kvgpu's is of class `kind`, or vLLM's with kvgpu's manager."""
         from vllm.v1.core.sched import scheduler as module
 
         made = []
-        for maker in self.makers:
+        for maker, scheduler_class in zip(self.makers, (None, kind), strict=True):
             module.KVCacheManager = maker
-            scheduler = self.engines.make_scheduler(self.engines.Options(**options))
+            scheduler = self.engines.make_scheduler(self.engines.Options(scheduler=scheduler_class, **options))
             for i, prompt in enumerate(prompts):
                 scheduler.add_request(self.request(f"r{i}", prompt, max_tokens))
             made.append(scheduler)
         module.KVCacheManager = self.makers[0]
         return Sides(made)
 
-    def decode(self, running: int, is_async: bool, hybrid: bool, seed: int) -> Sides:
+    def decode(self, running: int, is_async: bool, hybrid: bool, kind: Any, seed: int) -> Sides:
         """Requests that all generate; their blocks become full in different steps."""
         rng = random.Random(seed)
         prompts = [tokens(rng, 400 + rng.randrange(SIZE)) for _ in range(running)]
@@ -102,6 +119,7 @@ class Schedulers(Engine):
         sides = self.sides(
             prompts,
             10_000,
+            kind,
             specs=specs,
             num_blocks=40 * running * len(specs) + 10,
             is_async=is_async,
@@ -142,24 +160,41 @@ def prefills(engine: Schedulers, options: argparse.Namespace) -> Iterator[Row]:
         totals: list[list[float]] = [[], []]
         for seed in tqdm(range(options.rounds), disable=None, unit="round", desc=name):
             gc.collect()
-            for total, times in zip(totals, engine.prefill(requests, length, shared, seed).whole, strict=True):
+            for total, times in zip(totals, engine.prefill(requests, length, shared, seed).times(), strict=True):
                 total.append(sum(times))
         yield row("prefill, all steps", name, totals, goal)
         if name == next(iter(PROMPTS)):
             yield row("prefill, all steps, first run", name, [total[:1] for total in totals], goal)
 
 
+def tails(case: str, times: list[list[float]]) -> Iterator[Row]:
+    """Rows of the slowest steps, which must not be slower than vLLM's."""
+    for name, share in (("99th percentile", 99), ("maximum", 100)):
+        ours, theirs = (float(np.percentile(side, share)) for side in (times[1], times[0]))
+        yield row(f"decode step, {CLASS}, {name}", case, [[theirs], [ours]], 1)
+
+
 def decodes(engine: Schedulers, options: argparse.Namespace) -> Iterator[Row]:
-    """Rows of decode steps."""
+    """Rows of decode steps, with kvgpu's manager and with its scheduler class."""
+    from kvgpu.vllm import Scheduler
+
     cases = [(running, is_async, False) for running in (256, 1024) for is_async in (False, True)]
     cases.append((256, False, True))
     for running, is_async, hybrid in cases:
         running = min(running, options.most)
         words = f"{running:,} running, {'async' if is_async else 'sync'}{', full + window' if hybrid else ''}"
         gc.collect()
-        sides = engine.decode(running, is_async, hybrid, seed=running)
-        yield row("decode step", words, [times[SETTLE:] for times in sides.whole], 2 if hybrid else 1.25)
-        yield row("decode step, schedule alone", words, [times[SETTLE:] for times in sides.schedule])
+        sides = engine.decode(running, is_async, hybrid, None, seed=running)
+        yield row("decode step", words, sides.times(first=SETTLE), 1.25)
+        gc.collect()
+        sides = engine.decode(running, is_async, hybrid, Scheduler, seed=running)
+        served = sides.schedulers[1].served
+        case = f"{words}, {100 * served.array_rows / served.rows:.0f} % from arrays"
+        yield row(f"decode step, {CLASS}", case, sides.times(first=SETTLE), 2)
+        yield row(f"decode step, {CLASS}, schedule alone", case, sides.times(first=SETTLE, alone=True), 4)
+        yield from tails(case, sides.times(first=SETTLE))
+        for clock, name in ((WALL, "wall time"), (PROCESS, "CPU time of the process")):
+            yield row(f"decode step, {CLASS}, {name}", case, sides.times(clock, SETTLE))
 
 
 def made(options: argparse.Namespace) -> Iterator[Row]:

@@ -37,7 +37,7 @@ def make_core(options: argparse.Namespace, scheduler: str | None, plants: bool) 
         scheduler: The name of a class; None for vLLM's own.
         plants: Whether the stand-in gets a block table wrong.
     """
-    # Source that was not built for a platform does not know its own.
+    # vLLM's source alone was built for no platform, and finds none.
     vllm.platforms.current_platform = CpuPlatform()
     with TemporaryDirectory() as folder:
         (Path(folder) / "config.json").write_text(json.dumps(MODEL))
@@ -52,7 +52,6 @@ def make_core(options: argparse.Namespace, scheduler: str | None, plants: bool) 
             max_model_len=MAX_MODEL_LEN,
             enable_chunked_prefill=True,
             is_encoder_decoder=False,
-            async_scheduling=options.is_async,
             scheduler_cls=scheduler,
             disable_hybrid_kv_cache_manager=False,
         ),
@@ -61,6 +60,8 @@ def make_core(options: argparse.Namespace, scheduler: str | None, plants: bool) 
         ),
         additional_config={"window": options.window, "plant": plants},
     )
+    # vLLM turns it off for any CPU, since its worker for CPUs gains nothing by it.
+    config.scheduler_config.async_scheduling = options.is_async
     return EngineCore(config, StandIn, log_stats=True)
 
 

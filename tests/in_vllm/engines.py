@@ -127,14 +127,20 @@ def make_request(name: str, prompt: list[int], hasher: Any = None, max_tokens: i
 
 
 def output_of(scheduler: Any, scheduled: Any, step: int) -> ModelRunnerOutput:
-    """What a model would answer to a step: a token for each request whose prompt is computed."""
+    """What a model would answer to a step: a token for each request whose last known token was computed in it."""
+    cached = scheduled.scheduled_cached_reqs
+    counts = {new.req_id: (new.num_computed_tokens, 0) for new in scheduled.scheduled_new_reqs}
+    counts.update(
+        zip(cached.req_ids, zip(cached.num_computed_tokens, cached.num_output_tokens, strict=True), strict=True)
+    )
+    tokens: list[list[int]] = []
+    for place, (name, num_scheduled) in enumerate(scheduled.num_scheduled_tokens.items()):
+        # A request that has ended since then is not there any more; its token is not looked at.
+        request = scheduler.requests.get(name)
+        num_computed, num_outputs = counts[name]
+        is_last = request is None or num_computed + num_scheduled >= request.num_prompt_tokens + num_outputs
+        tokens.append([(step * 31 + place) % 1000] if is_last else [])
     names = list(scheduled.num_scheduled_tokens)
-    # A request that has ended since then is not there any more; its token is not looked at.
-    requests = [scheduler.requests.get(name) for name in names]
-    tokens = [
-        [] if request is not None and request.is_prefill_chunk else [(step * 31 + place) % 1000]
-        for place, request in enumerate(requests)
-    ]
     return ModelRunnerOutput(
         req_ids=names,
         req_id_to_index={name: place for place, name in enumerate(names)},
@@ -147,11 +153,10 @@ def output_of(scheduler: Any, scheduled: Any, step: int) -> ModelRunnerOutput:
 
 def scheduled_plainly(output: Any) -> dict[str, Any]:
     """What a step tells the workers, as data to compare."""
-    cached = output.scheduled_cached_reqs
-    return {
-        "new": [(new.req_id, new.block_ids, new.num_computed_tokens) for new in output.scheduled_new_reqs],
-        "cached": (cached.req_ids, cached.new_block_ids, cached.num_computed_tokens, cached.resumed_req_ids),
-        "tokens": output.num_scheduled_tokens,
-        "prefix": output.num_common_prefix_blocks,
-        "finished": output.finished_req_ids,
-    }
+    told = {name: value for name, value in vars(output).items() if not name.endswith("connector_metadata")}
+    told["num_scheduled_tokens"] = list(output.num_scheduled_tokens.items())
+    told["scheduled_cached_reqs"] = dict(vars(output.scheduled_cached_reqs))
+    told["scheduled_new_reqs"] = [
+        (new.req_id, new.block_ids, new.num_computed_tokens) for new in output.scheduled_new_reqs
+    ]
+    return told

@@ -1,7 +1,6 @@
 """Which manager serves an engine of vLLM, and that its scheduler decides the same with either."""
 
 import logging
-import random
 from dataclasses import dataclass, replace
 
 import pytest
@@ -10,7 +9,8 @@ from in_vllm.oracle import require_vllm
 require_vllm()
 
 from in_vllm import engines
-from in_vllm.engines import SIZE, Options, full, window
+from in_vllm.engines import SIZE, full, window
+from in_vllm.workloads import KINDS, serve
 from vllm.v1.core import single_type_kv_cache_manager as groups
 from vllm.v1.core.kv_cache_manager import KVCacheManager as ManagerOfVllm
 from vllm.v1.core.sched import scheduler as scheduler_module
@@ -71,40 +71,6 @@ class TestWhoServes:
     def test_check_compares(self, monkeypatch):
         monkeypatch.setenv("KVGPU_VLLM", "check")
         assert type(make(full())) is CheckedManager
-
-
-def serve(scheduler, seed, steps=60):
-    """Serve random requests that share prefixes; what each step told the workers."""
-    rng, told = random.Random(seed), []
-    hasher = engines.hasher_of_vllm()
-    prefix = [rng.randrange(1000) for _ in range(200)]
-    pending, number = [], 0
-    for step in range(steps):
-        for _ in range(rng.choice([0, 0, 1, 2])):
-            tokens = prefix[: rng.choice([0, 40, 130, 200])] + [rng.randrange(1000) for _ in range(rng.randint(1, 90))]
-            scheduler.add_request(engines.make_request(f"r{number}", tokens, hasher, rng.randint(1, 60)))
-            number += 1
-        if rng.random() < 0.05 and scheduler.running:
-            from vllm.v1.request import RequestStatus
-
-            scheduler.finish_requests(rng.choice(scheduler.running).request_id, RequestStatus.FINISHED_ABORTED)
-        output = scheduler.schedule()
-        told.append(engines.scheduled_plainly(output))
-        pending.append(output)
-        if len(pending) > scheduler.scheduler_config.async_scheduling:
-            done = pending.pop(0)
-            scheduler.update_from_output(done, engines.output_of(scheduler, done, step))
-    told.append(scheduler.make_stats().prefix_cache_stats.hits)
-    return told
-
-
-KINDS = {
-    "full": Options(),
-    "async": Options(is_async=True),
-    "full and window": Options(specs=(full(), window())),
-    "few blocks": Options(num_blocks=40),
-    "few blocks, async, window": Options(num_blocks=60, is_async=True, specs=(full(), window())),
-}
 
 
 @pytest.mark.parametrize("kind", KINDS)

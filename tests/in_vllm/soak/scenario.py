@@ -51,6 +51,7 @@ class Scenario:
         recomputes: Whether a request goes on after a failed load.
         grows_too_long: Whether sessions may become longer than `longest`.
         sample_rate: Of the collector of cache metrics.
+        counts_nans: Whether the model counts NaNs in logits.
     """
 
     seed: int
@@ -78,6 +79,7 @@ class Scenario:
     recomputes: bool
     grows_too_long: bool
     sample_rate: float
+    counts_nans: bool
 
     def __contains__(self, feature: str) -> bool:
         return feature in self.features
@@ -178,4 +180,5 @@ def draw_scenario(seed: int, number: int, length: int, lead: str | None = None) 
         recomputes=rng.random() < 0.5,
         grows_too_long=rng.random() < 0.15,
         sample_rate=rng.choice([1.0, 0.3]),
+        counts_nans="logprobs" in features and rng.random() < 0.3,
     )

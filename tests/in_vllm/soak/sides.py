@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -78,9 +79,9 @@ def _adapt(config: Any, scenario: Scenario) -> None:
     if "kv_events" in scenario:
         config.kv_events_config = KVEventsConfig(enable_kv_cache_events=True, publisher="null")
     if scenario.max_loras is not None:
-        config.lora_config = mock.Mock(max_loras=scenario.max_loras)
+        config.lora_config = SimpleNamespace(max_loras=scenario.max_loras)
     if scenario.num_drafts:
-        config.speculative_config = mock.Mock(
+        config.speculative_config = SimpleNamespace(
             num_speculative_tokens=scenario.num_drafts,
             use_eagle=lambda: scenario.method == "eagle",
             uses_draft_model=lambda: scenario.method == "draft_model",
@@ -113,7 +114,9 @@ def _make_scheduler(scenario: Scenario, kind: type, make_manager: Any, publisher
             "include_finished_set": "finished_sets" in scenario,
             "log_stats": "without_stats" not in scenario,
         }
-        return kind(**options | sizes)
+        # vLLM's configuration, which exists by now, would refuse this runner where Triton is missing.
+        with mock.patch.dict(os.environ, {V2_RUNNER: "1" if "v2_model_runner" in scenario else "0"}):
+            return kind(**options | sizes)
 
     options = engines.Options(
         num_blocks=scenario.num_blocks,
@@ -123,9 +126,7 @@ def _make_scheduler(scenario: Scenario, kind: type, make_manager: Any, publisher
         longest=scenario.longest,
         scheduler=make,
     )
-    variables = {V2_RUNNER: "1" if "v2_model_runner" in scenario else "0"}
-    if "retention" in scenario:
-        variables[RETENTION] = str(scenario.retention)
+    variables = {RETENTION: str(scenario.retention)} if "retention" in scenario else {}
     with mock.patch.dict(os.environ), mock.patch.object(scheduler_module, "KVCacheManager", make_manager):
         for name in (RETENTION, "KVGPU_VLLM"):
             os.environ.pop(name, None)
