@@ -68,6 +68,8 @@ class StandIn(Executor):
     none), and "plant", whether it gets one block table wrong.
 
     Attributes:
+        cached_tokens: Tokens that it was told to find in its memory when a request came, or came back. vLLM's own
+            statistics also count what a request finds that must go on waiting.
         chunks: Times that it computed less than what was missing of a request.
         new_blocks: Blocks that it was told to write to.
         preemptions: Times that a request was resumed after it had lost its blocks.
@@ -77,7 +79,7 @@ class StandIn(Executor):
     def _init_executor(self) -> None:
         options = self.vllm_config.additional_config
         self.windows: list[int | None] = [None, options["window"]] if options["window"] else [None]
-        self.chunks = self.new_blocks = self.preemptions = 0
+        self.cached_tokens = self.chunks = self.new_blocks = self.preemptions = 0
         self.planted: str | None = None
         self._plants: bool = options["plant"]
         self._rows: dict[str, Row] = {}
@@ -157,6 +159,7 @@ class StandIn(Executor):
             table[0], table[1] = table[1], table[0]
             self.planted = name
         self._rows[name].tables = tables
+        self.cached_tokens += self._starts[name]
         self.new_blocks += sum(len(table) - num_found for table in tables)
 
     def _compute(self, row: Row, start: int, count: int) -> list[int]:

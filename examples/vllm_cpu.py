@@ -7,8 +7,10 @@ plug-in and `kvgpu.vllm.Scheduler`. Engine core, scheduler and requests are vLLM
 makes tokens that are wrong where a block is. The requests share prefixes, and are more than fit at once: blocks are
 found again and evicted, prompts are cut into chunks, and requests are preempted. The tokens of each must be those that
 it has without a cache.
-A step's time is the CPU time of `schedule` and `update_from_output`; bench/vllm_steps.py measures it with more care.
-Exit status: 0 all tokens are equal, 1 some differ, 2 vLLM or the plug-in is missing, or nothing could be planted.
+A step's time is the CPU time of `schedule` and `update_from_output`; ratios are taken step by step, and the median of
+each is printed. bench/vllm_steps.py measures with more care.
+Exit status: 0 all tokens are equal, 1 some differ, 2 nothing was found out: vLLM or the plug-in is missing, a side
+failed, or nothing could be planted.
 """
 
 import argparse
@@ -16,7 +18,6 @@ import json
 import multiprocessing
 import random
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 from tqdm import tqdm
@@ -24,9 +25,10 @@ from tqdm import tqdm
 # Processes that are started inherit it.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from served import SIDES, VERSION, Prompts, Served, serve_in_turns  # noqa: E402
+from served import SIDES, VERSION, Prompts, Served, serve_in_turns
 
 VOCABULARY = 2048
+"""As in stand_in.py, which cannot be imported without vLLM."""
 PREFIXES, PREFIX_TOKENS, OWN_TOKENS, NEW_TOKENS = 5, (60, 160), (5, 120), (10, 80)
 COLUMNS = "{:22}{:>14}{:>8}{:>12}{:>13}{:>7}{:>11}{:>8}"
 
@@ -50,6 +52,7 @@ def all_sides(options: argparse.Namespace) -> list[Served]:
 
     Raises:
         ImportError: vLLM 0.23.0 or the plug-in is missing.
+        EOFError: A side failed; its process has printed why.
     """
     fresh, prompts = multiprocessing.get_context("spawn"), prompts_of(options)
     sides, all_served = [], []
@@ -91,11 +94,13 @@ def in_words(all_served: list[Served], options: argparse.Namespace) -> str:
     lines = [f"{options.requests} requests, {options.blocks} blocks, {attention}, {kind} scheduling"]
     lines += [f"{each.side}: {each.manager}, {each.scheduler}, hashes by {each.hasher}" for each in all_served]
     lines += [each.arrays for each in all_served if each.arrays]
-    lines.append(COLUMNS.format("", "cached tokens", "chunks", "new blocks", "preemptions", "steps", "us a step", ""))
+    lines.append(
+        COLUMNS.format("", "cached tokens", "chunks", "new blocks", "preemptions", "steps", "us a step", "ratio")
+    )
     for each in all_served:
-        counts = (each.cached_tokens, each.chunks, each.new_blocks, each.preemptions, each.steps)
-        ratio = f"{all_served[0].step_us / each.step_us:.2f}x"
-        lines.append(COLUMNS.format(each.side, *counts, f"{each.step_us:.1f}", ratio))
+        figures = each.figures(all_served[0])
+        counts = [figures[name] for name in ("cached_tokens", "chunks", "new_blocks", "preemptions", "steps")]
+        lines.append(COLUMNS.format(each.side, *counts, f"{figures['step_us']:.1f}", f"{figures['ratio']:.2f}x"))
     return "\n".join(lines)
 
 
@@ -131,13 +136,16 @@ def main() -> int:
     except ImportError as error:
         print(f"this example needs vLLM {VERSION}, and kvgpu installed beside it: {error}", file=sys.stderr)
         return 2
+    except EOFError:
+        print("one side failed, as the error above says", file=sys.stderr)
+        return 2
     status, words = verdict(all_served, options)
     to_stdout = str(options.json) == "-"
     print(in_words(all_served, options), file=sys.stderr if to_stdout else sys.stdout)
     print(words, file=sys.stderr if to_stdout or status else sys.stdout)
     if options.json is not None:
-        found = {"status": status, "verdict": words, "sides": [asdict(each) for each in all_served]}
-        text = json.dumps(found, indent=1)
+        sides = [each.figures(all_served[0]) for each in all_served]
+        text = json.dumps({"status": status, "verdict": words, "sides": sides}, indent=1)
         print(text) if to_stdout else options.json.write_text(text)
     return status
 

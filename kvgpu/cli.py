@@ -22,6 +22,10 @@ COMMANDS = {
         "say what is installed here and whether it works",
         "Print versions, devices and choices, and test every backend that can be used here.",
     ),
+    "warmup": (
+        "compile everything now, as when the image of a container is made",
+        "Compile what is not in the cache of compiled code yet, so that no process has to wait for it.",
+    ),
 }
 """Name of the command, which is also that of its package -> help, description."""
 

@@ -88,3 +88,7 @@ class PublisherShutDownError(KVGPUError, ValueError):
 
 class MissingPackageError(KVGPUError, ImportError):
     """An optional package is missing; the message names it and the extra that installs it."""
+
+
+class WarmupError(KVGPUError, RuntimeError):
+    """A process that should have compiled something failed; the message has its last words."""

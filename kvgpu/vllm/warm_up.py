@@ -3,38 +3,24 @@
 import logging
 import math
 import os
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
+from kvgpu.allocation.running_slots import RunningSlots
+from kvgpu.compiled.cache import code_folder
 from kvgpu.errors import KVGPUError
 from kvgpu.manager import KVCacheManager
 from kvgpu.specs import KVCacheConfig, cdiv
+from kvgpu.warmup.parts import FOR_VLLM
+from kvgpu.warmup.processes import compile_parts, is_cold
+from kvgpu.warmup.requests import PlainRequest
 
 logger = logging.getLogger(__name__)
 
 SPARE = 16
 """Blocks of a group beyond those of its tokens: for drafts, and the null block."""
-
-
-@dataclass
-class _Request:
-    """What a manager reads of a request of an engine."""
-
-    request_id: str
-    block_hashes: list[bytes]
-    num_tokens: int
-    num_prompt_tokens: int
-    num_computed_tokens: int = 0
-    num_preemptions: int = 0
-    skip_reading_prefix_cache: bool = False
-    lora_request: None = None
-    cache_salt: None = None
-    prompt_embeds: None = None
-    mm_features: tuple[()] = ()
-
-    @property
-    def all_token_ids(self) -> list[int]:
-        return [0] * self.num_tokens
 
 
 def warm_up(config: KVCacheConfig, *args: Any, **options: Any) -> None:
@@ -44,10 +30,15 @@ def warm_up(config: KVCacheConfig, *args: Any, **options: Any) -> None:
         config: Of the engine's manager.
         args, options: Its other arguments; a metrics collector is not told of this.
 
-    A second where the code is in the cache; where it must be compiled, up to a minute. If the small manager refuses a
-    call, the log says so: the engine then compiles the rest as it serves.
+    A second where the code is in the cache. Where it must be compiled, processes beside each other do it, in up to a
+    minute, and the log says so. If something goes wrong, the log says so too: the engine then compiles the rest as it
+    serves.
     """
     try:
+        if is_cold() and code_folder().path is not None:
+            logger.info("kvgpu is compiled for this machine, once; `kvgpu warmup` does this beforehand")
+            for done, name in enumerate(compile_parts(FOR_VLLM), 1):
+                logger.info("compiled %s, %d of %d", name, done, len(FOR_VLLM))
         _serve_two(config, *args, **{**options, "metrics_collector": None})
     except KVGPUError as error:
         logger.warning("kvgpu is not warm: %s", error)
@@ -65,7 +56,7 @@ def _serve_two(config: KVCacheConfig, *args: Any, **options: Any) -> None:
     hashes = [os.urandom(32) for _ in range(4 * step // unit)]
     for name in ("first", "second"):
         # The second hits what the first has left.
-        request = _Request(name, hashes[: prompt // unit], prompt, prompt)
+        request = PlainRequest(name, hashes[: prompt // unit], prompt, prompt)
         manager.new_step_starts()
         blocks, num_hits = manager.get_computed_blocks(request)
         manager.allocate_slots(request, prompt - num_hits, num_hits, blocks)
@@ -76,8 +67,18 @@ def _serve_two(config: KVCacheConfig, *args: Any, **options: Any) -> None:
             request.block_hashes = hashes[: request.num_tokens // unit]
             manager.allocate_slots(request, 1)
             manager.cache_blocks(request, request.num_tokens)
+        _serve_running(manager, request)
         manager.free(request)
     manager.evict_blocks({1})
     manager.take_new_block_ids()
     manager.take_events()
     manager.reset_prefix_cache()
+
+
+def _serve_running(manager: KVCacheManager, request: PlainRequest) -> None:
+    """One call for all running requests, which need nothing."""
+    slots = RunningSlots(manager)
+    if slots.serves() and slots.enter([request]):
+        numbers = [[request.num_computed_tokens], [request.num_tokens], [1]]
+        num_computed, num_tokens, num_new = np.array(numbers, np.int64)
+        slots.allocate(num_computed, num_tokens, num_new)

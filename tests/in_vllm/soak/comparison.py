@@ -83,9 +83,9 @@ def difference(theirs: Any, ours: Any, path: str) -> tuple[str, Any, Any] | None
     if issubclass(kind, list | tuple):
         if len(theirs) != len(ours):
             return f"length of {path}", theirs, ours
-        if SCALARS.issuperset(map(type, theirs)):
-            same = theirs == ours and list(map(type, theirs)) == list(map(type, ours))
-            return None if same else (path, theirs, ours)
+        types = list(map(type, theirs))
+        if SCALARS.issuperset(types) and theirs == ours and types == list(map(type, ours)):
+            return None
         return _among(theirs, ours, lambda place: f"{path}[{place}]")
     if issubclass(kind, enum.Enum):
         return None if theirs is ours else (path, theirs, ours)

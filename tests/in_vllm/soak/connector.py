@@ -21,7 +21,7 @@ class Metadata(KVConnectorMetadata):
 
 
 class Connector(KVConnectorBase_V1, SupportsHMA):
-    """Half of the requests find external tokens; a quarter of the finished ones keep their blocks for a while.
+    """Most requests find external tokens; a quarter of the finished ones keep their blocks for a while.
 
     Attributes:
         calls: What the scheduler told since they were last compared.
@@ -46,12 +46,12 @@ class Connector(KVConnectorBase_V1, SupportsHMA):
     def get_num_new_matched_tokens(self, request: Any, num_computed_tokens: int) -> tuple[int | None, bool]:
         """So many whole units at random, but the last token; a load between steps may bring that as well."""
         self.calls.append(("match", request.request_id, num_computed_tokens))
-        dice, is_async = self._rng.random(), self._loads_async and self._rng.random() < 0.6
+        dice, is_async = self._rng.random(), self._loads_async and self._rng.random() < 0.7
         if dice < 0.03:
             return None, False
         num_tokens = request.num_tokens if request.num_preemptions else request.num_prompt_tokens
         units = (num_tokens - num_computed_tokens - (not is_async)) // self._unit
-        if dice < 0.5 or units < 1:
+        if dice < 0.4 or units < 1:
             return 0, False
         self._matched[request.request_id] = (num_computed_tokens, is_async)
         return self._rng.randint(1, units) * self._unit, is_async

@@ -22,7 +22,7 @@ from vllm.v1.core import kv_cache_metrics
 MANAGERS_EVERY = 15
 """Steps after which the managers are compared."""
 
-MOST_STEPS, MOST_STEPS_TO_END = 4000, 1000
+MOST_STEPS, MOST_STEPS_TO_END = 2000, 500
 
 
 class Ended(Exception):
@@ -129,8 +129,9 @@ class Episode:
                 errors.append(error)
         theirs, ours = errors
         if theirs is not None and isinstance(ours, type(theirs)):
-            place = traceback.extract_tb(theirs.__traceback__)[-1].name
-            raise Ended(f"{what}: {type(theirs).__name__} in {place}: {str(theirs)[:60]}")
+            # An assertion of vLLM often has no text.
+            raised = traceback.extract_tb(theirs.__traceback__)[-1]
+            raise Ended(f"{what}: {type(theirs).__name__} in {raised.name}: {(str(theirs) or raised.line)[:80]}")
         if theirs is not None or ours is not None:
             raise Difference(what, *results) from ours or theirs
         return results[0], results[1]

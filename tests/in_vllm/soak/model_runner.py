@@ -1,13 +1,13 @@
 """`ModelRunner`: what a model would answer to a step, drawn once and copied for each side."""
 
+import pickle
 import random
 from collections.abc import Iterable
-from copy import deepcopy
 from typing import Any
 
 import numpy as np
 import torch
-from in_vllm.soak.requests import EOS, STOPS, WORDS
+from in_vllm.soak.drawn_requests import EOS, STOPS, WORDS
 from in_vllm.soak.scenario import Scenario
 from vllm.v1.outputs import DraftTokenIds, KVConnectorOutput, LogprobsLists, LogprobsTensors, ModelRunnerOutput
 
@@ -80,7 +80,7 @@ class ModelRunner:
         rng = self._rng
         if self._scenario.counts_nans:
             return {name: rng.choice([0, 0, 1]) for name in names}
-        return {} if rng.random() < 0.2 else None
+        return {} if rng.random() < 0.08 else None
 
     def _logprobs(self, tokens: list[list[int]]) -> LogprobsLists:
         """Rows of which each is different, for all requests one after the other."""
@@ -117,7 +117,7 @@ class ModelRunner:
         if "invalid_blocks" in self._scenario:
             for name in received + loaded:
                 blocks = ours.loading.get(name) or ours.loaded.get(name)
-                if blocks and rng.random() < 0.25:
+                if blocks and rng.random() < 0.35:
                     invalid.add(rng.choice(blocks))
         for connector in connectors:
             for ended, entries in (
@@ -135,4 +135,6 @@ class ModelRunner:
 
 def copies(answer: Any) -> tuple[Any, Any]:
     """An answer for each side, which may change it."""
-    return answer, deepcopy(answer)
+    # As it comes from a worker; two copies, since the order of a set may be another one than in the original.
+    sent = pickle.dumps(answer)
+    return pickle.loads(sent), pickle.loads(sent)

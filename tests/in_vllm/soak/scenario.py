@@ -15,7 +15,7 @@ from vllm.v1.kv_cache_interface import (
     MLAAttentionSpec,
 )
 
-TYPICAL_TOKENS = 170
+TYPICAL_TOKENS = 120
 """Of a request, with its answer."""
 
 METHODS = ("eagle", "draft_model", "dflash", "ngram")
@@ -144,14 +144,19 @@ def draw_scenario(seed: int, number: int, length: int, lead: str | None = None) 
     rng = random.Random(f"{seed} {number}")
     layout, features = draw_features(rng, lead or NAMES[number % len(NAMES)])
     size = rng.choice([4, 8, 16, 16, 32])
-    most_running = rng.choice([10, 16, 24, 32, 48, 64])
-    longest = rng.choice([256, 384] if "preemption" in features else [256, 512, 1024])
+    most_running = rng.choice([8, 16, 16, 24, 24, 32, 32, 48, 64])
+    is_small = "preemption" in features
+    longest = rng.choice([256, 384] if is_small else [256, 512, 1024])
     num_drafts = rng.randint(1, 4) if "spec_decode" in features else 0
     num_groups = {"full": 1, "mla": 1, "window": 1, "three_groups": 3}.get(layout, 2)
-    share = rng.uniform(0.3, 0.6) if "preemption" in features else rng.uniform(1.2, 2.5)
-    typical = most_running * math.ceil(TYPICAL_TOKENS / size)
+    share = rng.uniform(0.35, 0.7) if is_small else rng.uniform(1.2, 1.8)
+    width = rng.choice([1, size, size + 1, 2 * size, 3 * size - 1, 5 * size])
+    # Outside full attention a request holds few blocks.
+    held = math.ceil(TYPICAL_TOKENS / size) * (layout != "window") + (num_groups - (layout != "window")) * (
+        2 + math.ceil(min(width, TYPICAL_TOKENS) / size)
+    )
     # One request must be able to run alone.
-    least = math.ceil(longest / size) + num_drafts + 4
+    least = num_groups * (math.ceil(longest / size) + num_drafts + 4)
     budget = most_running * (1 + num_drafts) + (rng.choice([16, 48]) if "chunked_prefill" in features else 1024)
     return Scenario(
         seed=seed,
@@ -160,15 +165,15 @@ def draw_scenario(seed: int, number: int, length: int, lead: str | None = None) 
         layout=layout,
         features=features,
         block_size=size,
-        window=rng.choice([1, size, size + 1, 2 * size, 3 * size - 1, 5 * size]),
+        window=width,
         chunk=size * rng.choice([1, 2, 4]),
         most_running=most_running,
-        load=rng.uniform(0.7, 1.4),
+        load=rng.uniform(1.2, 1.6) if is_small else rng.uniform(0.9, 1.4),
         # Mamba that is cached at block boundaries computes at least a block of the prompt in a step.
         budget=max(budget, 4 * size),
         threshold=max(rng.choice([16, 40]), 2 * size) if "long_prefill_threshold" in features else 0,
         longest=longest,
-        num_blocks=num_groups * max(int(typical * share), least),
+        num_blocks=max(int(most_running * held * share), least),
         num_drafts=num_drafts,
         method="eagle" if "eagle" in features else rng.choice(METHODS[1:]),
         eagle_group=rng.choice([None, *range(num_groups)]) if "eagle" in features and num_groups > 1 else None,
@@ -178,7 +183,7 @@ def draw_scenario(seed: int, number: int, length: int, lead: str | None = None) 
         reserves_prompts=rng.random() < 0.5,
         max_loras=rng.choice([None, 2]) if "lora" in features else None,
         recomputes=rng.random() < 0.5,
-        grows_too_long=rng.random() < 0.15,
+        grows_too_long=rng.random() < 0.1,
         sample_rate=rng.choice([1.0, 0.3]),
         counts_nans="logprobs" in features and rng.random() < 0.3,
     )

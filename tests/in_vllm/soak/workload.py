@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from in_vllm.soak.drawn_requests import Prompts, draw_request, make_request
 from in_vllm.soak.grammar import compile_grammar
-from in_vllm.soak.requests import Prompts, draw_request, make_request
 from in_vllm.soak.scenario import Scenario
 from in_vllm.soak.sides import Side
 from vllm.v1.core.sched.interface import PauseState
@@ -54,7 +54,7 @@ class Workload:
         if "resets" in scenario and rng.random() < 0.05:
             reset_connector = rng.random() < 0.2
             yield Action("reset", lambda side: side.scheduler.reset_prefix_cache(reset_connector=reset_connector))
-        if "resets_of_running" in scenario and rng.random() < 0.03 and not _is_loading(scheduler):
+        if "resets_of_running" in scenario and rng.random() < 0.03 and not _holds_blocks(scheduler):
             yield Action(
                 "reset of running", lambda side: side.scheduler.reset_prefix_cache(reset_running_requests=True)
             )
@@ -99,8 +99,12 @@ class Workload:
             return
         session = rng.choice(sessions)
         tokens = self._prompts.words(rng.choice([1, 5, 20]))
-        queued = sum(len(each.prompt_token_ids) for each in session.streaming_queue)
-        fits = session.num_tokens + queued + len(tokens) + 2 < self._scenario.longest
+        # The longest that it can be when its turn comes.
+        reached = session.num_tokens
+        if session.status is not RequestStatus.WAITING_FOR_STREAMING_REQ:
+            reached = session.num_prompt_tokens + session.max_tokens
+        queued = sum(len(each.prompt_token_ids) + session.max_tokens for each in session.streaming_queue)
+        fits = reached + queued + len(tokens) < self._scenario.longest
         if rng.random() < 0.1 or not (fits or self._scenario.grows_too_long):
             yield self._close_session(session.request_id)
             return
@@ -136,6 +140,9 @@ def _pausing(state: str) -> Action:
     return Action("pause", lambda side: side.scheduler.set_pause_state(PauseState[state]))
 
 
-def _is_loading(scheduler: Any) -> bool:
-    """Whether blocks are held for a load, which vLLM cannot reset."""
-    return scheduler.connector is not None and bool(scheduler.connector.loading or scheduler.connector.sending)
+def _holds_blocks(scheduler: Any) -> bool:
+    """Whether a request that does not run holds blocks, which vLLM cannot reset."""
+    return any(
+        request.num_computed_tokens and request.status is not RequestStatus.RUNNING
+        for request in scheduler.requests.values()
+    )

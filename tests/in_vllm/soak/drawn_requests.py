@@ -63,7 +63,8 @@ def draw_request(
     if now_and_then("stop_tokens", 0.5):
         params["stop_token_ids"] = list(STOPS[: rng.randint(1, 2)])
     if now_and_then("min_tokens", 0.5):
-        params["min_tokens"] = rng.randint(1, params["max_tokens"])
+        # vLLM would never end an answer that cannot become so long.
+        params["min_tokens"] = rng.randint(1, min(params["max_tokens"], scenario.longest - len(prompt)))
     if now_and_then("repetition_detection", 0.3):
         params["repetition_detection"] = RepetitionDetectionParams(max_pattern_size=3, min_pattern_size=1, min_count=6)
     if now_and_then("structured_output", 0.4):

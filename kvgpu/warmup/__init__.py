@@ -1,0 +1,1 @@
+"""Compiles, before anything is served, what a process would else compile at its first calls."""

@@ -1,0 +1,48 @@
+"""Compiles parts in processes beside each other: a process can only compile one function at a time."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+
+from kvgpu.compiled.cache import code_folder
+from kvgpu.errors import WarmupError
+
+
+def is_cold() -> bool:
+    """Whether the single calls have never been compiled for this version, or never been kept. O(files of the cache)."""
+    folder = code_folder().path
+    return folder is None or not any(folder.glob("kvgpu.allocation.single_call.allocate_one*"))
+
+
+def compile_parts(parts: Sequence[str], jobs: int | None = None) -> Iterator[str]:
+    """Compile parts into the cache of compiled code; yield the name of each that is done.
+
+    Args:
+        parts: Names of `kvgpu.warmup.parts.PARTS`.
+        jobs: Processes at once; the number of processors if None.
+
+    Raises:
+        WarmupError: A process failed. The others are ended.
+    """
+    waiting = list(parts)
+    running: dict[str, subprocess.Popen[str]] = {}
+    jobs = jobs or os.cpu_count() or 1
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                name = waiting.pop(0)
+                command = [sys.executable, "-m", "kvgpu", "warmup", "--part", name]
+                running[name] = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+            name = next(iter(running))
+            for each, process in running.items():
+                if process.poll() is not None:
+                    name = each
+            _, told = running[name].communicate()
+            if running.pop(name).returncode:
+                raise WarmupError(f"compiling {name} failed: {told.strip()[-500:]}")
+            yield name
+    finally:
+        for process in running.values():
+            process.kill()
+            process.wait()
