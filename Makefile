@@ -1,4 +1,4 @@
-# make replay | test | test-pythons | lint | bench | bench-peers | gpu | plots | tables | conformance | aot | fuzz | clean.
+# make replay | test | test-pythons | lint | bench | bench-peers | vllm | gpu | plots | tables | conformance | aot | fuzz | clean.
 # TRACE=, ARGS=, SUITE=, BACKENDS=, PYTHON=, PYTHONS=, WORKERS= are optional.
 
 PYTHON ?= python3
@@ -9,13 +9,17 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check install -q -c constra
 INTERPRET ?= 1
 SUITE  ?= ../shared/seed/test_prefix_caching.py
 N ?= 100000
+STEPS ?= 200000
 # Processes that run tests.
 WORKERS ?= auto
 BACKENDS ?= reference host triton cuda auto
 # Interpreters of test-pythons.
 PYTHONS ?= python3.11 python3.12 python3.13
 
-.PHONY: replay test test-pythons lint bench bench-peers gpu plots tables conformance aot fuzz clean venv
+VLLM    := build/vllm
+IN_VLLM := PYTHONPATH=$(CURDIR)/$(VLLM)/vllm-0.23.0 $(VLLM)/bin/python
+
+.PHONY: replay test test-pythons lint bench bench-peers vllm gpu plots tables conformance aot fuzz clean venv
 
 # Benchmarks one after the other; status 1 says that a goal is missed, more than 1 that something is wrong.
 in-turn = for name in $(1); do \
@@ -67,6 +71,14 @@ conformance: $(VENV)/.kernels
 	  TRITON_INTERPRET=$(INTERPRET) $(BIN)/python tests/conformance/run.py $(SUITE) --backend $$backend -- $(ARGS) || exit 1; \
 	done
 
+# Inside vLLM 0.23.0, in a virtual environment of its own: the tests of the plug-in, vLLM's own tests in each mode, and
+# STEPS request-steps of two schedulers side by side, each with kvgpu's scheduler class and with its manager only.
+vllm: $(VLLM)/.ready
+	$(IN_VLLM) -m pytest -q tests/in_vllm $(ARGS)
+	$(IN_VLLM) tests/in_vllm/suites/run.py $(VLLM)/vllm-0.23.0
+	$(IN_VLLM) tests/in_vllm/soak/run.py --request-steps $(STEPS)
+	$(IN_VLLM) tests/in_vllm/soak/run.py --request-steps $(STEPS) --manager-only
+
 # On a machine with a GPU: what has goals, checks, the rest. The system's own Python with torch and Triton; rows go to
 # --out in ARGS, else to the folder named OUT in the environment, else to bench/data.
 gpu:
@@ -101,4 +113,17 @@ $(VENV)/.dev: $(VENV)/.base
 
 $(VENV)/.kernels: $(VENV)/.dev
 	$(PIP) torch triton
+	touch $@
+
+# The source distribution has the tests, and is used as it is: nothing of vLLM is built. Of torchvision, which the
+# processors of images import, only what is written in Python is used.
+$(VLLM)/.ready: tests/in_vllm/requirements.txt setup.py
+	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip --disable-pip-version-check install -q -r tests/in_vllm/requirements.txt
+	$(VLLM)/bin/python -m pip --disable-pip-version-check install -q --no-deps xgrammar apache-tvm-ffi torchvision==0.28.0
+	: > $$($(VLLM)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/torchvision/_meta_registrations.py
+	$(VLLM)/bin/python -m pip --disable-pip-version-check install -q -e .
+	VLLM_TARGET_DEVICE=empty VLLM_VERSION_OVERRIDE=0.23.0 $(VLLM)/bin/python -m pip --disable-pip-version-check \
+	  download -q --no-deps --no-binary :all: --no-build-isolation -d $(VLLM) vllm==0.23.0
+	tar -xzf $(VLLM)/vllm-0.23.0.tar.gz -C $(VLLM)
 	touch $@

@@ -1,7 +1,7 @@
 """`RunningSlots`: slots for the running requests of an engine, all in one call."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -31,15 +31,13 @@ from kvgpu.allocation.running_call import (
     allocate_running,
 )
 from kvgpu.allocation.single_call import SHORT
+from kvgpu.allocation.slots import SlotAllocator
 from kvgpu.block_tables.request_blocks import RequestBlocks
 from kvgpu.block_tables.store import SERIAL
 from kvgpu.compiled.handle import Handle
 from kvgpu.compiled.list_items import KNOWN_LAYOUT
 from kvgpu.errors import ArgumentError
 from kvgpu.exclusive import Exclusive, exclusive
-
-if TYPE_CHECKING:
-    from kvgpu.manager import KVCacheManager
 
 Counts = npt.NDArray[np.int64]
 NewBlocks = list[tuple[int, tuple[list[int], ...]]]
@@ -61,19 +59,19 @@ class RunningSlots(Exclusive):
     is remembered of a request is where its block tables lie.
 
     Args:
-        manager: Whose blocks are handed out.
+        slots: Of the manager whose blocks are handed out; it serves single calls beside this.
 
     ::
 
-        slots = RunningSlots(manager)
+        slots = RunningSlots(manager.slots)
         count = slots.enter(running)  # once, and whenever other requests run
         served = slots.allocate(num_computed, num_tokens, np.ones(count, np.int64))
     """
 
-    def __init__(self, manager: "KVCacheManager") -> None:
-        super().__init__(manager.turn)
-        self._manager = manager
-        self._groups = manager.coordinator.single_type_managers
+    def __init__(self, slots: SlotAllocator) -> None:
+        super().__init__(slots.turn)
+        self._single = slots
+        self._groups = slots.coordinator.single_type_managers
         self._smallest_block = min((group.block_size for group in self._groups), default=1)
         self._held: list[RequestBlocks] = []
         self._lists: list[list[Any]] = []
@@ -83,15 +81,15 @@ class RunningSlots(Exclusive):
         self._new_ids = np.zeros(0, np.int32)
         self._report = np.zeros(REPORT_WORDS, np.int64)
         self._arguments: Any = np.zeros(1, ARGUMENT_RECORD)
-        self._arguments["max_model_len"] = manager.max_model_len
-        self._arguments["hash_block_size"] = manager.coordinator.hash_block_size
-        self._arguments["caches"] = self._arguments["caching"] = manager.enable_caching
+        self._arguments["max_model_len"] = slots.max_model_len
+        self._arguments["hash_block_size"] = slots.coordinator.hash_block_size
+        self._arguments["caches"] = self._arguments["caching"] = slots.enable_caching
         self._arguments["bytes_type"] = id(bytes)
         self._handle: Handle | None = None
 
     def serves(self) -> bool:
         """Whether all that calls touch lies in arrays now; if not, `allocate` must not be called. O(1)."""
-        arrays, pool = self._manager.slots.arrays, self._manager.block_pool
+        arrays, pool = self._single.arrays, self._single.block_pool
         return (
             arrays is not None
             and KNOWN_LAYOUT
@@ -126,7 +124,7 @@ class RunningSlots(Exclusive):
             facts.append((0, id(hashes), request.num_prompt_tokens, *(each.table_id for each in blocks)))  # type: ignore[union-attr]
         self._held, self._lists = held, lists
         self._facts = np.array(facts, np.int64).reshape(-1, FACTS + len(tables))
-        serials = self._manager.block_pool.block_tables.tables[:, SERIAL]
+        serials = self._single.block_pool.block_tables.tables[:, SERIAL]
         self._facts[:, SERIAL_NUMBER] = serials[self._facts[:, FACTS]]
         self._point(FACT_TABLES, self._facts)
         self._counts = np.zeros((len(held), COUNTS), np.int64)
@@ -154,14 +152,14 @@ class RunningSlots(Exclusive):
 
         O(requests), and expected O(blocks that change). Never waits for a device.
         """
-        count, arrays, pool = len(num_computed), self._manager.slots.arrays, self._manager.block_pool
+        count, arrays, pool = len(num_computed), self._single.arrays, self._single.block_pool
         assert arrays is not None
         if count > len(self._held):
             raise ArgumentError(f"numbers of {count} requests, but {len(self._held)} were entered")
         self._counts[:count, NUM_COMPUTED] = num_computed
         self._counts[:count, NUM_TOKENS] = num_tokens
         self._counts[:count, NUM_NEW] = num_new
-        num_slots = int(np.clip(num_new, 0, self._manager.max_model_len).sum()) + count * num_lookahead
+        num_slots = int(np.clip(num_new, 0, self._single.max_model_len).sum()) + count * num_lookahead
         handle = self._ready_handle(num_slots, count)
         self._arguments["num_lookahead"] = num_lookahead
         self._arguments["hash_width"] = pool.state.width or 0
@@ -210,7 +208,7 @@ class RunningSlots(Exclusive):
             self._new_ids = np.zeros(2 * most, np.int32)
             self._point(NEW_IDS, self._new_ids)
         if self._handle is None:
-            arrays = self._manager.slots.arrays
+            arrays = self._single.arrays
             assert arrays is not None
             shared = (arrays.index.handle(), arrays.store.handle.words, arrays.groups, self._arguments)
             own = (self._facts, self._counts, self._busy, self._new_ids, self._report)

@@ -48,7 +48,7 @@ class RunningRows:
     """
 
     def __init__(self, manager: KVCacheManager, max_model_len: int) -> None:
-        self.slots = RunningSlots(manager)
+        self.slots = RunningSlots(manager.slots)
         self._hash_block_size = manager.coordinator.hash_block_size
         self._max_model_len = max_model_len
         self._known: dict[str, tuple[Any, Answered | None]] = {}

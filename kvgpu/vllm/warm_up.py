@@ -77,7 +77,7 @@ def _serve_two(config: KVCacheConfig, *args: Any, **options: Any) -> None:
 
 def _serve_running(manager: KVCacheManager, request: PlainRequest) -> None:
     """One call for all running requests, which need nothing."""
-    slots = RunningSlots(manager)
+    slots = RunningSlots(manager.slots)
     if slots.serves() and slots.enter([request]):
         numbers = [[request.num_computed_tokens], [request.num_tokens], [1]]
         num_computed, num_tokens, num_new = np.array(numbers, np.int64)

@@ -60,7 +60,7 @@ def compile_lookups() -> None:
 def compile_running() -> None:
     """Slots for all running requests of an engine."""
     manager, request = _without_compiled_calls()
-    slots = RunningSlots(manager)
+    slots = RunningSlots(manager.slots)
     slots.enter([request])
     num_computed, num_tokens, num_new = np.array([[PROMPT], [PROMPT + 1], [1]], np.int64)
     slots.allocate(num_computed, num_tokens, num_new)

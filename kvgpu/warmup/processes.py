@@ -3,10 +3,14 @@
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 
 from kvgpu.compiled.cache import code_folder
 from kvgpu.errors import WarmupError
+
+LOOK_S = 0.05
+"""Seconds between looks at the processes."""
 
 
 def is_cold() -> bool:
@@ -31,13 +35,14 @@ def compile_parts(parts: Sequence[str], jobs: int | None = None) -> Iterator[str
     try:
         while waiting or running:
             while waiting and len(running) < jobs:
-                name = waiting.pop(0)
-                command = [sys.executable, "-m", "kvgpu", "warmup", "--part", name]
-                running[name] = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-            name = next(iter(running))
-            for each, process in running.items():
-                if process.poll() is not None:
-                    name = each
+                command = [sys.executable, "-m", "kvgpu", "warmup", "--part", waiting[0]]
+                running[waiting.pop(0)] = subprocess.Popen(
+                    command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+                )
+            name = next((name for name, process in running.items() if process.poll() is not None), None)
+            if name is None:
+                time.sleep(LOOK_S)
+                continue
             _, told = running[name].communicate()
             if running.pop(name).returncode:
                 raise WarmupError(f"compiling {name} failed: {told.strip()[-500:]}")
@@ -45,4 +50,4 @@ def compile_parts(parts: Sequence[str], jobs: int | None = None) -> Iterator[str
     finally:
         for process in running.values():
             process.kill()
-            process.wait()
+            process.communicate()

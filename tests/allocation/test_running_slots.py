@@ -44,7 +44,7 @@ class Twins:
         self.managers = [
             make_manager(*specs, num_blocks=blocks * len(specs), max_model_len=90, **options) for _ in range(2)
         ]
-        self.slots = RunningSlots(self.managers[0])
+        self.slots = RunningSlots(self.managers[0].slots)
         self.running = [[], []]
 
     def admit(self, name):
@@ -156,10 +156,10 @@ class TestWhoIsServed:
             twins.slots.allocate(*self.ones(twins, 3))
 
     def test_a_manager_with_states_outside_arrays_is_not_served(self):
-        assert not RunningSlots(make_manager(mamba(4, "align", spare=1))).serves()
+        assert not RunningSlots(make_manager(mamba(4, "align", spare=1)).slots).serves()
 
     def test_nor_is_one_that_has_cached_nothing_yet(self, twins):
-        assert not RunningSlots(make_manager(full(4))).serves()
+        assert not RunningSlots(make_manager(full(4)).slots).serves()
         assert twins.slots.serves()
 
 

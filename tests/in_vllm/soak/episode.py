@@ -16,7 +16,7 @@ from in_vllm.soak.model_runner import ModelRunner, copies
 from in_vllm.soak.scenario import Scenario
 from in_vllm.soak.sides import Side, make_sides
 from in_vllm.soak.states import same_managers, same_requests
-from in_vllm.soak.workload import Action, Workload
+from in_vllm.soak.workload import ABORT_ALL, Action, Workload
 from vllm.v1.core import kv_cache_metrics
 
 MANAGERS_EVERY = 15
@@ -83,7 +83,7 @@ class Episode:
         return self._clock.step
 
     def run(self) -> None:
-        """Serve until so many requests were scheduled as the scenario wants, and all that are left then.
+        """Serve until so many requests were scheduled as the scenario wants, and then all that are left.
 
         Raises:
             Difference: The sides differ, in a manner that is not listed.
@@ -106,7 +106,9 @@ class Episode:
         most = self.step + MOST_STEPS_TO_END
         while (scheduler.requests or self._in_flight) and self.step < most:
             self._advance(workload.ending(scheduler))
+        # Sessions that hold blocks and wait for more may block each other for ever.
         self.counts["requests left at the end"] += len(scheduler.requests)
+        self._advance([ABORT_ALL])
         same_managers(*self.sides)
 
     def _both(self, what: str, run: Callable[[Side], Any]) -> tuple[Any, Any]:

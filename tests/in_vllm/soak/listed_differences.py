@@ -23,8 +23,8 @@ def session_too_long(difference: Difference, sides: Any, longest: int) -> bool:
 def block_for_two_groups(difference: Difference, sides: Any, longest: int) -> bool:
     """vLLM holds one block for two groups, and kvgpu does not.
 
-    With external tokens each group of vLLM takes its hits and its new blocks before the next group does. A new block of
-    one group can so be the hit of a later one, which is overwritten. In kvgpu all groups take their hits first.
+    With external tokens each group of vLLM takes its hits and its new blocks before the next group does, so that a new
+    block of one group can be the hit of a later one. In kvgpu all groups take their hits first.
     """
     theirs, ours = (held_for_two_groups(side.manager) for side in sides)
     return bool(theirs) and not ours

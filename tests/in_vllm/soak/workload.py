@@ -67,8 +67,7 @@ class Workload:
         if "aborts" not in self._scenario or rng.random() >= chance or not scheduler.requests:
             return
         names = [*rng.choices(list(scheduler.requests), k=rng.choice([1, 1, 1, 2, 4])), "unknown"]
-        picked = None if rng.random() < 0.01 else names
-        yield Action("abort", lambda side: side.scheduler.finish_requests(picked, RequestStatus.FINISHED_ABORTED))
+        yield ABORT_ALL if rng.random() < 0.01 else _aborting(names)
 
     def ending(self, scheduler: Any) -> Iterator[Action]:
         """Actions that let everything come to its end."""
@@ -134,6 +133,13 @@ class Workload:
         is_paused = scheduler.pause_state is not PauseState.UNPAUSED
         if self._rng.random() < (0.5 if is_paused else 0.05):
             yield _pausing("UNPAUSED" if is_paused else self._rng.choice(["PAUSED_NEW", "PAUSED_ALL"]))
+
+
+def _aborting(names: list[str] | None) -> Action:
+    return Action("abort", lambda side: side.scheduler.finish_requests(names, RequestStatus.FINISHED_ABORTED))
+
+
+ABORT_ALL = _aborting(None)
 
 
 def _pausing(state: str) -> Action:

@@ -1,0 +1,71 @@
+"""`kvgpu warmup` compiles every part into the cache of compiled code, and says what went wrong."""
+
+import json
+import sys
+
+import pytest
+
+from kvgpu.cli import main
+from kvgpu.errors import WarmupError
+from kvgpu.hashing import functions as hashing
+from kvgpu.warmup import command
+from kvgpu.warmup.parts import FOR_VLLM, PARTS
+from kvgpu.warmup.processes import compile_parts, is_cold
+
+
+@pytest.fixture
+def interpreter(monkeypatch, tmp_path):
+    """Puts a script in the place of the interpreter that compiles; it notes what it was told."""
+
+    def put(body):
+        script = tmp_path / "python"
+        script.write_text(f'#!/bin/sh\necho "$*" >> {tmp_path}/told\n{body}\n')
+        script.chmod(0o755)
+        monkeypatch.setattr(sys, "executable", str(script))
+        return tmp_path / "told"
+
+    return put
+
+
+class TestProcesses:
+    def test_every_part_gets_a_process(self, interpreter):
+        told = interpreter("exit 0")
+        assert sorted(compile_parts(["calls", "hashes"], jobs=1)) == ["calls", "hashes"]
+        assert told.read_text().splitlines() == ["-m kvgpu warmup --part calls", "-m kvgpu warmup --part hashes"]
+
+    def test_a_part_that_fails_is_an_error_with_its_last_words(self, interpreter):
+        interpreter("echo no room >&2; exit 3")
+        with pytest.raises(WarmupError, match="compiling calls failed: no room"):
+            list(compile_parts(["calls", "hashes"], jobs=1))
+
+    def test_no_process_outlives_an_error(self, interpreter):
+        interpreter('case "$*" in *calls) sleep 0.2; exit 1;; *) exec sleep 60;; esac')
+        with pytest.raises(WarmupError):
+            list(compile_parts(["calls", "hashes"], jobs=2))
+
+    def test_code_that_was_compiled_is_there(self):
+        PARTS["calls"]()
+        assert not is_cold()
+
+
+class TestCommand:
+    @pytest.mark.parametrize("part", PARTS)
+    def test_each_part_runs(self, part, monkeypatch):
+        monkeypatch.setattr(hashing, "NONE_HASH", hashing.BlockHash(bytes(32)), raising=False)  # a part makes it anew
+        assert main(["warmup", "--part", part]) == 0
+
+    def test_it_says_when_which_part_was_done(self, interpreter, capsys):
+        interpreter("exit 0")
+        assert main(["warmup", "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["done_after_seconds"].keys() == PARTS.keys()
+
+    def test_without_a_folder_nothing_is_compiled(self, monkeypatch, capsys):
+        class Nowhere:
+            path, problem = None, "read-only"
+
+        monkeypatch.setattr(command, "code_folder", Nowhere)
+        assert main(["warmup"]) == 2
+        assert "compiled code cannot be kept: read-only" in capsys.readouterr().err
+
+    def test_vllm_needs_no_batches(self):
+        assert set(PARTS) - set(FOR_VLLM) == {"batches"}
