@@ -22,7 +22,7 @@ def is_usual(answer: Any) -> bool:
         and not answer.pooler_output
         and not answer.prompt_logprobs_dict
         and answer.kv_connector_output is None
-        and answer.num_nans_in_logits is None
+        and not answer.num_nans_in_logits
         and answer.routed_experts is None
     )
 
@@ -60,6 +60,7 @@ def append_tokens(step: ArrayStep, answer: Any, hash_block_size: int, cache: Cal
             or request.status is not RUNNING
             or request.events
             or request.prefill_stats is not None
+            or request.num_nans_in_logits
             # Blocks are cached in the order of the requests.
             or not (in_order or cache is None or (num_tokens - 1) % hash_block_size)
         ):

@@ -94,7 +94,6 @@ class RunningRows:
             or request.mm_features
             or request.trace_headers is not None
             or request.stop_reason is not None
-            or request.num_nans_in_logits
             or len(request.block_hashes) != (len(tokens) // self._hash_block_size if request._block_hasher else 0)
         ):
             return None

@@ -148,6 +148,8 @@ def output_of(scheduler: Any, scheduled: Any, step: int) -> ModelRunnerOutput:
         logprobs=None,
         prompt_logprobs_dict={},
         pooler_output=None,
+        # As the runner of a GPU does where they are not counted.
+        num_nans_in_logits={},
     )
 
 

@@ -133,6 +133,14 @@ class TestWhoServes:
         scheduler.update_from_output(outputs[1], engines.output_of(scheduler, outputs[1], 1))
         assert scheduler.served.array_answers == before + 4
 
+    def test_counts_of_nans_are_told_in_later_answers_too(self):
+        scheduler = running(make())
+        output = scheduler.schedule()
+        answer = engines.output_of(scheduler, output, 0)
+        answer.num_nans_in_logits = {"r1": 3}
+        told = [scheduler.update_from_output(output, answer), step(scheduler)[1]]
+        assert [[each.num_nans_in_logits for each in answers[0].outputs] for answers in told] == [[0, 3, 0, 0]] * 2
+
     def test_it_says_at_the_end_who_has_served(self, caplog):
         scheduler = running(make())
         with caplog.at_level(logging.INFO, "kvgpu"):

@@ -6,6 +6,7 @@ from typing import Any
 
 from vllm.distributed.kv_transfer.kv_connector.factory import KVConnectorFactory
 from vllm.distributed.kv_transfer.kv_connector.v1.base import KVConnectorBase_V1, KVConnectorMetadata, SupportsHMA
+from vllm.v1.request import RequestStatus
 
 NAME = "SoakConnector"
 KVConnectorFactory.register_connector(NAME, __name__, "Connector")
@@ -85,7 +86,8 @@ class Connector(KVConnectorBase_V1, SupportsHMA):
         name = request.request_id
         self.calls.append(("finished", name, block_ids, request.num_computed_tokens))
         self.loaded.pop(name, None)
-        if name in self.loading or self._rng.random() >= 0.25 or not any(block_ids):
+        has_failed = request.status is RequestStatus.FINISHED_ERROR
+        if name in self.loading or has_failed or self._rng.random() >= 0.25 or not any(block_ids):
             return False, None
         self.sending[name] = None
         return True, {"block_ids": [list(ids) for ids in block_ids]}
