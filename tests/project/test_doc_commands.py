@@ -16,6 +16,8 @@ VENV = sys.prefix
 STAMPS = [word for name in (".base", ".report", ".dev", ".kernels") for word in ("-o", f"{VENV}/{name}")]
 IN_CI = {"lint", "aot", "conformance", "test"}
 """Targets that .ci/run calls: not again from a test."""
+CALLED = {"test-pythons": "make", "fuzz": "tests/fuzz/run.py", "vllm": "tests/in_vllm/suites/run.py"}
+"""What other targets call."""
 
 
 def shown_commands():
@@ -48,9 +50,9 @@ def of_make(rest, tmp_path):
         called = set(re.findall(r"for name in ([^;]*);", words))
         assert called
         assert {name for names in called for name in names.split()} <= SMALL.keys()
-    elif target in ("test-pythons", "fuzz"):
+    elif target in CALLED:
         # What they call is run by other tests, on this interpreter.
-        assert {"test-pythons": "make", "fuzz": "tests/fuzz/run.py"}[target] in run("make", "-n", target).stdout
+        assert CALLED[target] in run("make", "-n", target).stdout
     elif target == "gpu":
         # Rehearsed by tests/bench/test_gpu.py.
         assert "bench/gpu.py" in run("make", "-n", "gpu").stdout
@@ -69,7 +71,10 @@ def of_make(rest, tmp_path):
 def of_python(rest, tmp_path):
     script = rest.split()[0]
     name = Path(script).stem
-    if script == "tests/differential/run.py":
+    if script == "examples/vllm_cpu.py":
+        # Run by tests/in_vllm/test_example.py.
+        assert "--window" in run(sys.executable, script, "--help").stdout
+    elif script == "tests/differential/run.py":
         assert "--calls" in run(sys.executable, script, "--help").stdout
     else:
         # Run by tests/bench/test_commands.py, and by tests/in_vllm/test_benchmarks.py.
@@ -80,6 +85,7 @@ def of_python(rest, tmp_path):
 def of_kvgpu(rest, tmp_path):
     small = {
         "replay": ["--limit", "8", "--num-blocks", "2000"],
+        "warmup": ["--json"],
         "doctor": ["--backend", "host", "--json", str(tmp_path / "doctor.json")],
     }
     name = rest.split()[0]

@@ -19,6 +19,8 @@ from in_vllm.soak.states import same_managers, same_requests
 from in_vllm.soak.workload import ABORT_ALL, Action, Workload
 from vllm.v1.core import kv_cache_metrics
 
+from kvgpu.vllm import scheduler as array_scheduler
+
 MANAGERS_EVERY = 15
 """Steps after which the managers are compared."""
 
@@ -88,8 +90,12 @@ class Episode:
         Raises:
             Difference: The sides differ, in a manner that is not listed.
         """
+        few_rows = self.scenario.few_rows or array_scheduler.FEW_ROWS
         try:
-            with mock.patch.object(kv_cache_metrics, "time", self._clock):
+            with (
+                mock.patch.object(kv_cache_metrics, "time", self._clock),
+                mock.patch.object(array_scheduler, "FEW_ROWS", few_rows),
+            ):
                 self._run()
         except Ended as ended:
             self.ending = str(ended)

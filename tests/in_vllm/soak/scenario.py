@@ -52,6 +52,7 @@ class Scenario:
         grows_too_long: Whether sessions may become longer than `longest`.
         sample_rate: Of the collector of cache metrics.
         counts_nans: Whether the model counts NaNs in logits.
+        few_rows: Running requests from which on arrays serve; None for kvgpu's own number, which is a matter of speed.
     """
 
     seed: int
@@ -80,6 +81,7 @@ class Scenario:
     grows_too_long: bool
     sample_rate: float
     counts_nans: bool
+    few_rows: int | None
 
     def __contains__(self, feature: str) -> bool:
         return feature in self.features
@@ -144,7 +146,7 @@ def draw_scenario(seed: int, number: int, length: int, lead: str | None = None) 
     rng = random.Random(f"{seed} {number}")
     layout, features = draw_features(rng, lead or NAMES[number % len(NAMES)])
     size = rng.choice([4, 8, 16, 16, 32])
-    most_running = rng.choice([8, 16, 16, 24, 24, 32, 32, 48, 64])
+    most_running = rng.choice([8, 16, 24, 32, 32, 48, 48, 64])
     is_small = "preemption" in features
     longest = rng.choice([256, 384] if is_small else [256, 512, 1024])
     num_drafts = rng.randint(1, 4) if "spec_decode" in features else 0
@@ -186,4 +188,5 @@ def draw_scenario(seed: int, number: int, length: int, lead: str | None = None) 
         grows_too_long=rng.random() < 0.1,
         sample_rate=rng.choice([1.0, 0.3]),
         counts_nans="logprobs" in features and rng.random() < 0.3,
+        few_rows=rng.choice([None, None, 8, 8, 2]),
     )
