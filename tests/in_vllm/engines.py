@@ -1,6 +1,7 @@
 """Real schedulers of vLLM without a GPU and without weights, and requests for them."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import mkdtemp
@@ -66,6 +67,8 @@ class Options:
     longest: int = 1000
     scheduler: Any = None
     """A class; None for vLLM's own."""
+    prepare: Callable[[VllmConfig], None] = lambda config: None
+    """Changes the configuration of the engine."""
 
 
 _model: list[ModelConfig] = []
@@ -97,6 +100,7 @@ def make_scheduler(options: Options) -> Any:
     config.model_config.max_model_len = options.longest
     config.cache_config.num_gpu_blocks = options.num_blocks
     config.scheduler_config.async_scheduling = options.is_async
+    options.prepare(config)
     return (options.scheduler or (AsyncScheduler if options.is_async else Scheduler))(
         vllm_config=config,
         kv_cache_config=config_of(*options.specs, num_blocks=options.num_blocks),

@@ -151,3 +151,13 @@ def test_every_cuda_source_that_the_package_finds_is_compiled(installed):
         pytest.skip("there is no C++ compiler")
     done = installed.run("python", "-c", COMPILE_KERNELS, PYTHONPATH=str(ROOT / "tests"))
     assert done.stdout.split() == ["lookup", "sha256", "update"]
+
+
+def test_vllm_finds_the_plug_in(installed):
+    code = (
+        "from importlib.metadata import entry_points\n"
+        "(plugin,) = entry_points(group='vllm.general_plugins')\n"
+        "print(plugin.name, plugin.load().__module__, plugin.load()())\n"
+    )
+    done = installed.run("python", "-c", code, KVGPU_VLLM="0")
+    assert done.stdout.split() == ["kvgpu", "kvgpu.vllm.plugin", "None"]

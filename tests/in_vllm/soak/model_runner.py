@@ -73,14 +73,11 @@ class ModelRunner:
         return tokens
 
     def _nan_counts(self, names: list[str]) -> dict[str, int] | None:
-        """Counts of all requests, if vLLM's variable for that is set; else nothing, which may be an empty dict.
-
-        TODO: counts in some answers of an episode only, once kvgpu repeats the last count of a request as vLLM does.
-        """
+        """Counts of all requests in some steps, if the model makes them; else nothing, which may be an empty dict."""
         rng = self._rng
-        if self._scenario.counts_nans:
+        if self._scenario.counts_nans and rng.random() < 0.3:
             return {name: rng.choice([0, 0, 1]) for name in names}
-        return {} if rng.random() < 0.08 else None
+        return {} if rng.random() < 0.5 else None
 
     def _logprobs(self, tokens: list[list[int]]) -> LogprobsLists:
         """Rows of which each is different, for all requests one after the other."""
