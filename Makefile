@@ -93,12 +93,12 @@ fuzz: $(VENV)/.kernels
 	$(BIN)/python tests/fuzz/run.py --count $(N) $(ARGS)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist kvgpu/native/*.so *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 venv: $(VENV)/.dev
 
-$(VENV)/.base: setup.py constraints.txt
+$(VENV)/.base: setup.py constraints.txt $(wildcard kvgpu/native/*.[ch])
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) -e .
 	touch $@

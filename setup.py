@@ -2,9 +2,19 @@
 
 from pathlib import Path
 
-from setuptools import find_packages, setup
+import numpy
+from setuptools import Extension, find_packages, setup
 
 HERE = Path(__file__).parent
+
+# Without a C compiler kvgpu is built without it, and serves single calls more slowly.
+CALLS = Extension(
+    "kvgpu.native._calls",
+    [f"kvgpu/native/{name}.c" for name in ("module", "shared", "lookups", "slots", "tables")],
+    depends=["kvgpu/native/calls.h"],
+    include_dirs=[numpy.get_include()],
+    optional=True,
+)
 
 # torch and triton come as a pair (torch pins the Triton it was built for).
 GPU = ["torch>=2.8", "triton>=3.5"]
@@ -18,8 +28,13 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.11",
+    ext_modules=[CALLS],
     packages=find_packages(include=["kvgpu", "kvgpu.*"]),
-    package_data={"kvgpu": ["py.typed"], "kvgpu.kernels": ["cuda/*.cu", "cuda/*.cuh"]},
+    package_data={
+        "kvgpu": ["py.typed"],
+        "kvgpu.native": ["*.c", "*.h", "*.pyi"],
+        "kvgpu.kernels": ["cuda/*.cu", "cuda/*.cuh"],
+    },
     install_requires=["numpy>=1.26", "numba>=0.60", "xxhash>=3.4", "cbor2>=5.6", "msgspec>=0.18", "tqdm>=4.66"],
     extras_require={
         "gpu": GPU,

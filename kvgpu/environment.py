@@ -48,6 +48,18 @@ def crossover_blocks() -> int | None:
     return _integer("KVGPU_CROSSOVER_BLOCKS", os.environ.get("KVGPU_CROSSOVER_BLOCKS"), "blocks", 1)
 
 
+def uses_native_calls() -> bool:
+    """Return whether the extension in C is used, if it was built: unless `KVGPU_NATIVE` is 0.
+
+    Raises:
+        ConfigError: The value is neither 0 nor 1.
+    """
+    value = os.environ.get("KVGPU_NATIVE") or "1"
+    if value not in ("0", "1"):
+        raise ConfigError(f"KVGPU_NATIVE must be 0 or 1, got {value!r:.100}")
+    return value == "1"
+
+
 def hash_threads() -> int:
     """Return `KVGPU_HASH_THREADS`, the number of threads that hash the requests of one call; 1 if unset.
 

@@ -2,18 +2,20 @@
 
 import logging
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from kvgpu.allocation.lookups import PrefixLookups
+from kvgpu.allocation.native_calls import native_calls
 from kvgpu.allocation.slots import SlotAllocator
 from kvgpu.arguments import checked_name, name_of
-from kvgpu.block_tables.request_blocks import RequestBlocks
 from kvgpu.blocks.kv_cache_blocks import KVCacheBlocks
 from kvgpu.blocks.state import KVCacheBlock
 from kvgpu.coordinators.registry import get_kv_cache_coordinator
 from kvgpu.exclusive import Exclusive, exclusive
 from kvgpu.integers import as_integer, as_option
 from kvgpu.metrics import KVCacheMetricsCollector, PrefixCacheStats
+from kvgpu.native import Calls
 from kvgpu.request import Request
 from kvgpu.specs import KVCacheConfig
 
@@ -96,8 +98,14 @@ class KVCacheManager(Exclusive):
         self.lookups = PrefixLookups(self.coordinator, self.log_stats, counts_admissions)
         self.slots = SlotAllocator(self.coordinator, self.lookups)
         self.empty_kv_cache_blocks = self.lookups.empty
-        # `allocate_slots` looks here first, so that most calls need not go through the groups.
-        self.first_tables = self.slots.first_tables
+
+    @cached_property
+    def native(self) -> Calls | None:
+        """Serves usual calls of requests whose hashes lie in a list; None if Python serves all. O(groups)."""
+        return native_calls(self.coordinator, self.slots, self.lookups)
+
+    def __getstate__(self) -> dict[str, Any]:  # a copy makes its own
+        return {name: value for name, value in self.__dict__.items() if name != "native"}
 
     @property
     def prefix_cache_stats(self) -> PrefixCacheStats | None:
@@ -114,7 +122,6 @@ class KVCacheManager(Exclusive):
         """Return the counts since the last call, or None without `log_stats`. O(1)."""
         return self.lookups.take_stats()
 
-    @exclusive
     def get_computed_blocks(self, request: Any) -> tuple[KVCacheBlocks, int]:
         """Find the longest cached prefix of a request, without taking its blocks (fact 52).
 
@@ -133,7 +140,10 @@ class KVCacheManager(Exclusive):
         this for each pass (fact 46). A list of hashes is converted first, O(hashes). A device looks up all hashes in
         all groups, and the call waits for it.
         """
-        return self.lookups.find(request)
+        calls = self.native
+        if calls is not None and (found := calls.get_computed_blocks(request)) is not NotImplemented:
+            return found
+        return self.lookups.get_computed_blocks(request)
 
     def allocate_slots(
         self,
@@ -178,30 +188,7 @@ class KVCacheManager(Exclusive):
         O(1) while the request stays inside its blocks, otherwise expected O(blocks that change). Never waits for a
         device. A quirk of vLLM's (fact 53d): blocks outside the window are given back even if new ones do not fit.
         """
-        try:
-            if (
-                new_computed_blocks is None
-                and num_new_tokens > 0
-                and not num_new_computed_tokens
-                and not num_external_computed_tokens
-                and not full_sequence_must_fit
-                and not reserved_blocks
-            ):
-                table = None if self.first_tables is None else dict.get(self.first_tables, request.request_id)
-                num_computed = request.num_computed_tokens
-                num_slots = num_computed + num_new_tokens + num_lookahead_tokens
-                # A request that only a batch has served is a number here. A sum is an int only if all its terms are.
-                if (
-                    type(table) is RequestBlocks
-                    and num_slots <= table.covered_until
-                    and num_slots.__class__ is int
-                    and num_computed >= 0 <= num_lookahead_tokens
-                ):
-                    return self.empty_kv_cache_blocks
-        except (AttributeError, TypeError, ValueError, OverflowError):
-            pass  # the code below checks the arguments one by one, and refuses them
-        # The fields of a SlotsCall, which takes half a microsecond to make.
-        given = (
+        given = (  # the fields of a SlotsCall, which takes half a microsecond to make
             num_new_tokens,
             num_new_computed_tokens,
             None if new_computed_blocks is self.empty_kv_cache_blocks else new_computed_blocks,
@@ -212,12 +199,16 @@ class KVCacheManager(Exclusive):
             full_sequence_must_fit,
             reserved_blocks,
         )
-        return self.slots.allocate_slots(request, given)
+        calls = self.native
+        if calls is not None and (new := calls.allocate_slots(request, *given)) is not NotImplemented:
+            return new
+        return self.slots.empty if self.slots.covers(request, given) else self.slots.allocate_slots(request, given)
 
-    @exclusive
     def free(self, request: Any) -> None:
         """Give back all blocks of a request; does nothing for an unknown request. O(blocks)."""
-        self.slots.free(name_of(request))
+        calls = self.native
+        if calls is None or calls.free(request) is NotImplemented:
+            self.slots.free(name_of(request))
 
     @exclusive
     def remove_skipped_blocks(self, request_id: str, total_computed_tokens: int) -> None:
@@ -244,10 +235,15 @@ class KVCacheManager(Exclusive):
             self.prefix_cache_stats.reset = True
         return reset
 
-    @exclusive
     def get_num_common_prefix_blocks(self, running_request_id: str) -> list[int]:
         """Return how many leading blocks all requests share, per group, for cascade attention (fact 51). O(blocks)."""
-        return self.coordinator.get_num_common_prefix_blocks(checked_name(running_request_id))
+        calls = self.native
+        if (
+            calls is not None
+            and (counts := calls.get_num_common_prefix_blocks(running_request_id)) is not NotImplemented
+        ):
+            return counts
+        return self.slots.get_num_common_prefix_blocks(checked_name(running_request_id))
 
     def take_events(self) -> "list[KVCacheEvent]":
         """Return the events since the last call, in order, with kind and window of each group (fact 59). O(events)."""
@@ -262,11 +258,15 @@ class KVCacheManager(Exclusive):
 
     def get_blocks(self, request_id: str) -> KVCacheBlocks:
         """Return the blocks that a request holds, none if it is unknown; they change with the next call. O(groups)."""
-        is_known = self.first_tables is not None and checked_name(request_id) in self.first_tables
+        tables = self.slots.first_tables
+        is_known = tables is not None and checked_name(request_id) in tables
         return KVCacheBlocks(self.coordinator.get_blocks(request_id)) if is_known else self.empty_kv_cache_blocks
 
     def get_block_ids(self, request_id: str) -> tuple[list[int], ...]:
         """Return a copy of the ids of the blocks that a request holds, per group. O(blocks)."""
+        calls = self.native
+        if calls is not None and (ids := calls.get_block_ids(request_id)) is not NotImplemented:
+            return ids
         return self.get_blocks(request_id).get_block_ids()
 
     def cache_blocks(self, request: Any, num_computed_tokens: int) -> None:

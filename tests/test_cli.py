@@ -37,7 +37,7 @@ REPLAY_OPTIONS = [
     "--report",
     "--events",
 ]
-OPTIONS = {"replay": REPLAY_OPTIONS, "doctor": ["--backend", "--json"]}
+OPTIONS = {"replay": REPLAY_OPTIONS, "doctor": ["--backend", "--json"], "warmup": ["--part", "--jobs", "--json"]}
 
 
 def run_module(*arguments):

@@ -4,6 +4,22 @@ from typing import NamedTuple
 
 import numpy as np
 
+from kvgpu.blocks.kv_cache_blocks import KVCacheBlocks
+
+
+class SlotsCall(NamedTuple):
+    """The arguments of `KVCacheManager.allocate_slots`, except the request: as they came, nothing is checked."""
+
+    num_new: int
+    num_hit_tokens: int
+    computed: KVCacheBlocks | None
+    num_lookahead: int
+    num_external: int
+    delays: bool
+    num_encoder: int
+    must_fit: bool
+    reserved_blocks: int
+
 
 class AllocationArguments(NamedTuple):
     """Numbers of tokens but where said; the arguments of `KVCacheManager.allocate_slots`, and what the request says."""

@@ -3,28 +3,39 @@
 from functools import partial
 from struct import Struct
 from struct import error as StructError
-from typing import Any, NamedTuple
+from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 
 from kvgpu.allocation.arguments import ARGUMENT_RECORD
-from kvgpu.allocation.compiled import FITS, REFUSED, START_WORDS
+from kvgpu.allocation.compiled import FITS, REFUSED
 from kvgpu.allocation.single_call import (
+    ARGUMENTS,
     CHANGES,
     COVERED_UNTIL,
+    DISAGREES,
+    HASHES,
+    HIT_ENDS,
+    HITS,
+    NO_KEYS,
     NUM_NEW,
     NUM_TAKEN,
+    OUT,
     PLACES,
     SEGMENTS,
     SHORT,
+    TABLE_IDS,
     allocate_one,
     free_one,
+    new_handle,
 )
 from kvgpu.block_tables.request_blocks import RequestBlocks
 from kvgpu.blocks.block_list import BlockList
-from kvgpu.blocks.kv_cache_blocks import KVCacheBlocks
+from kvgpu.blocks.index_meta import refuse_broken
 from kvgpu.blocks.record import NO_IDS, Ids
 from kvgpu.compiled.handle import Handle
+from kvgpu.compiled.jit import python_of
 from kvgpu.compiled.list_items import KNOWN_LAYOUT
 from kvgpu.coordinators.base import KVCacheCoordinator
 from kvgpu.groups.base import SingleTypeKVCacheManager
@@ -37,7 +48,6 @@ from kvgpu.hashing.block_hashes import BlockHashes
 from kvgpu.hashing.functions import HASH_WIDTHS
 from kvgpu.index.base import Keys
 from kvgpu.index.host.index import HostIndex
-from kvgpu.layout import KEY_WORDS
 
 COMPILED = (FullAttentionManager, SinkFullAttentionManager, SlidingWindowManager, ChunkedLocalAttentionManager)
 """Kinds of groups whose rules compiled code knows; exactly these, since a subclass may differ."""
@@ -45,24 +55,9 @@ COMPILED = (FullAttentionManager, SinkFullAttentionManager, SlidingWindowManager
 PLAIN_IDS: tuple[type, ...] = (str, int)
 """Kinds of request ids that are looked up without code of others, which might call the manager in the middle."""
 
-NO_KEYS: Keys = np.empty((0, KEY_WORDS), np.int64)
-
 _BYTES = id(bytes)
+_refuse_broken = python_of(refuse_broken)
 _pack = Struct(f"{len(ARGUMENT_RECORD.names or ())}q").pack_into
-
-
-class SlotsCall(NamedTuple):
-    """The arguments of `KVCacheManager.allocate_slots`, except the request: as they came, nothing is checked."""
-
-    num_new: int
-    num_hit_tokens: int
-    computed: KVCacheBlocks | None
-    num_lookahead: int
-    num_external: int
-    delays: bool
-    num_encoder: int
-    must_fit: bool
-    reserved_blocks: int
 
 
 class ArrayAllocator:
@@ -89,19 +84,18 @@ class ArrayAllocator:
         self.groups = coordinator.group_records
         self._tables = [manager.req_to_blocks for manager in self.managers]
         self._max_model_len = coordinator.max_model_len
-        # Written anew by every call: to make an array takes longer than to fill it.
-        num_groups = len(self.managers)
-        self.arguments: Any = np.zeros(1, ARGUMENT_RECORD)
-        self._table_ids = np.zeros(num_groups, np.int64)
-        self._no_ends = np.zeros(num_groups + 1, np.int64)
-        self._ends = np.zeros(num_groups + 1, np.int64)
-        out: Any = np.zeros(PLACES + 3 * num_groups, np.int64)
-        starts = np.zeros((START_WORDS, num_groups), np.int64)
-        pool_words, store_words = index.handle(), self.store.handle.words
-        self._handle = Handle((pool_words, store_words, self.groups, self.arguments, self._table_ids, starts, out))
-        self._words = self._handle.words
+        self._ends = np.zeros(len(self.managers) + 1, np.int64)
+        self._handle = self.new_handle()
+        self.arguments: Any = self._handle.array(ARGUMENTS)
+        self._table_ids, self._no_ends = self._handle.array(TABLE_IDS), self._handle.array(HIT_ENDS)
+        self._given_now: tuple[Any, Any] = (NO_IDS, NO_KEYS)
+        out = self._handle.array(OUT)
         self._places = list(zip(self.managers, range(PLACES, len(out), 3), strict=True))
-        self._read = partial(Struct(f"{len(out)}q").unpack_from, out)
+        self._read = partial(Struct(f"{len(out)}q").unpack_from, cast(Any, out))
+
+    def new_handle(self) -> Handle:
+        """Make a handle for one who calls compiled code. O(groups)."""
+        return new_handle(self.index.handle(), self.store.handle.words, self.groups)
 
     @staticmethod
     def serves(coordinator: KVCacheCoordinator) -> bool:
@@ -147,6 +141,16 @@ class ArrayAllocator:
             ends[place + 1] = end
         return listed[0] if len(listed) == 1 else np.concatenate(listed)
 
+    def _point(self, hits: Ids, ends: npt.NDArray[np.int64], keys: Keys) -> None:
+        """Tell compiled code where hits and hashes are."""
+        (hits_now, keys_now), self._given_now = self._given_now, (None, None)
+        if hits is not hits_now:
+            self._handle.point(HITS, hits)
+            self._handle.point(HIT_ENDS, ends)
+        if keys is not keys_now:
+            self._handle.point(HASHES, keys)
+        self._given_now = hits, keys
+
     def allocate(self, request: Any, request_id: Any, given: tuple[Any, ...]) -> tuple[int, tuple[BlockList, ...]]:
         """Give one request its slots; neither it nor `given`, the fields of a `SlotsCall`, has been checked.
 
@@ -156,17 +160,7 @@ class ArrayAllocator:
         """
         if type(request_id) not in PLAIN_IDS or not self.ready():
             return REFUSED, ()
-        (
-            num_new,
-            num_hit_tokens,
-            computed,
-            num_lookahead,
-            num_external,
-            delays,
-            num_encoder,
-            must_fit,
-            reserved_blocks,
-        ) = given
+        num_new, num_hit_tokens, computed, num_lookahead, num_external, delays, num_encoder, must_fit, reserved = given
         pool, store, tables = self.pool, self.store, self._tables
         state, caching = pool.state, pool.enable_caching
         known: list[Any] = [dict.get(table, request_id) for table in tables]
@@ -214,7 +208,7 @@ class ArrayAllocator:
                 num_tokens,
                 -1 if num_prompt is None else num_prompt,
                 self._max_model_len,
-                reserved_blocks,
+                reserved,
                 0,
                 must_fit,
                 computed is not None,
@@ -241,14 +235,17 @@ class ArrayAllocator:
                     table_ids[again] = opened.table_id
                 break
             table_ids[place] = blocks.table_id
+        self._point(hits, ends, keys)
         self.index.handle()
         while True:
-            status = allocate_one(self._words, hits, ends, keys)
+            status = allocate_one(self._handle.address)
             if status != SHORT:
                 break
             answer = self._read()
             store.reserve(answer[SEGMENTS])
             self.index.handle(answer[CHANGES])
+        if status == DISAGREES:
+            _refuse_broken(pool.state.meta)
         if status != FITS:
             for blocks, table in zip(known, tables, strict=True):
                 if blocks is None:
@@ -290,7 +287,7 @@ class ArrayAllocator:
         for place, table in enumerate(tables):
             table_ids[place] = table.leave(request_id)
         self.index.handle()
-        free_one(self._words)
+        free_one(self._handle.address)
         self.store.note_closed(table_ids.tolist())
         return True
 

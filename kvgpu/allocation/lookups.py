@@ -8,12 +8,13 @@ from kvgpu.blocks.kv_cache_blocks import KVCacheBlocks
 from kvgpu.blocks.state import KVCacheBlock
 from kvgpu.coordinators.base import KVCacheCoordinator
 from kvgpu.errors import ArgumentTypeError
+from kvgpu.exclusive import Exclusive, exclusive
 from kvgpu.hashing.block_hashes import BlockHashes
 from kvgpu.integers import as_integer, as_option
 from kvgpu.metrics import PrefixCacheStats
 
 
-class PrefixLookups:
+class PrefixLookups(Exclusive):
     """Lookups of requests in all groups of a coordinator.
 
     Args:
@@ -31,6 +32,7 @@ class PrefixLookups:
     """
 
     def __init__(self, coordinator: KVCacheCoordinator, log_stats: bool, counts_admissions: bool) -> None:
+        super().__init__(coordinator.block_pool.turn)
         self._coordinator = coordinator
         self._enable_caching = coordinator.block_pool.enable_caching
         self.stats = PrefixCacheStats() if log_stats else None
@@ -41,7 +43,8 @@ class PrefixLookups:
         """Blocks of each group; all empty ones are one shared object. O(groups)."""
         return KVCacheBlocks(blocks) if any(map(len, blocks)) else self.empty
 
-    def find(self, request: Any) -> tuple[KVCacheBlocks, int]:
+    @exclusive
+    def get_computed_blocks(self, request: Any) -> tuple[KVCacheBlocks, int]:
         """Do what `KVCacheManager.get_computed_blocks` does."""
         try:
             if not self._enable_caching or request.skip_reading_prefix_cache:

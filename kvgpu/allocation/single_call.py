@@ -6,6 +6,7 @@ Names are those of `kvgpu.allocation.compiled`.
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from kvgpu.allocation.arguments import ARGUMENT_RECORD
 from kvgpu.allocation.compiled import (
@@ -13,31 +14,35 @@ from kvgpu.allocation.compiled import (
     HELD,
     HELD_BEFORE_EXTERNAL,
     REFUSED,
+    START_WORDS,
     CallArrays,
     allocate_request,
     free_request,
 )
 from kvgpu.block_tables.store import BEGIN, COVERED, LENGTH, LIMIT, NUM_CACHED, TOP, segment_class, store_at
-from kvgpu.blocks.index_meta import refuse_broken
-from kvgpu.compiled.handle import WORDS, array_at, lines_at
+from kvgpu.blocks.index_meta import BROKEN, is_settled
+from kvgpu.blocks.record import NO_IDS
+from kvgpu.compiled.handle import IDS, WORDS, Handle, array_at, handle_at, lines_at
 from kvgpu.compiled.jit import inline, jit, leaf
 from kvgpu.compiled.list_items import copy_bytes, length_of
 from kvgpu.groups.compiled import TALLY_WORDS, hit_fault
+from kvgpu.index.base import Keys
 from kvgpu.index.host.pool_arrays import pool_at
 from kvgpu.integers import MOST_TOKENS
 from kvgpu.layout import KEY_WORDS
 from kvgpu.rules.allocation import GROUP_RECORD, blocks_beyond, tokens_to_cache
 from kvgpu.rules.plan_words import FULL
 
-SHORT = 3
-"""Besides FITS, NO_ROOM and REFUSED: nothing was done, since the store has too little memory, or the log."""
+SHORT, DISAGREES = 3, 4
+"""Besides FITS, NO_ROOM and REFUSED. SHORT: nothing was done, since the store has too little memory, or the log.
+DISAGREES: `refuse_broken` says what is wrong."""
 
-POOL, STORE, GROUPS, ARGUMENTS, TABLE_IDS, STARTS, OUT = range(7)
+POOL, STORE, GROUPS, ARGUMENTS, TABLE_IDS, STARTS, OUT, HITS, HIT_ENDS, HASHES, NUM_ARRAYS = range(11)
 """Arrays of the handle of an `ArrayAllocator`, in order.
 
 POOL, STORE: the words of the handles of pool and store. GROUPS: GROUP_RECORD [groups]. ARGUMENTS: ARGUMENT_RECORD [1].
 TABLE_IDS: int64 [groups], the block tables of the request. STARTS: int64 [START_WORDS, groups], scratch. OUT: int64
-[PLACES + 3 * groups], the answer.
+[PLACES + 3 * groups], the answer. HITS, HIT_ENDS, HASHES: as in `CallArrays`.
 """
 
 GROUP, ARGUMENT = np.empty(0, GROUP_RECORD), np.empty(0, ARGUMENT_RECORD)
@@ -53,6 +58,17 @@ NUM_NEW: those of them that are not for external tokens.
 PLACES: from here on, three words for each group: where in the store its blocks for external tokens begin, where its
 other new blocks begin, and where they end.
 """
+
+
+NO_KEYS: Keys = np.empty((0, KEY_WORDS), np.int64)
+
+
+def new_handle(pool: Keys, store: Keys, groups: npt.NDArray[np.void]) -> Handle:
+    """Make a handle for `allocate_one` and `free_one`; `pool` and `store` are words of handles. O(groups)."""
+    arguments, starts = np.zeros(1, ARGUMENT_RECORD), np.zeros((START_WORDS, len(groups)), np.int64)
+    table_ids, ends = np.zeros(len(groups), np.int64), np.zeros(len(groups) + 1, np.int64)
+    out = np.zeros(PLACES + 3 * len(groups), np.int64)
+    return Handle((pool, store, groups, arguments, table_ids, starts, out, NO_IDS, ends, NO_KEYS))
 
 
 @leaf
@@ -141,6 +157,8 @@ def serve_call(pool: Any, store: Any, groups: Any, call: Any, args: Any, starts:
     """
     hashes = call.hashes
     if args.listed != 0:
+        if not is_settled(pool.meta):
+            return REFUSED
         first, stop = listed_range(store, groups, call, args)
         hashes = np.zeros((stop - first, KEY_WORDS), np.int64)
         if copy_bytes(args.listed, first, stop - first, args.bytes_type, args.hash_width // 8, hashes) < stop - first:
@@ -170,27 +188,29 @@ def serve_call(pool: Any, store: Any, groups: Any, call: Any, args: Any, starts:
 
 
 @jit
-def allocate_one(handle: Any, hits: Any, hit_ends: Any, hashes: Any) -> int:
-    """`serve_call` for Python.
-
-    Args:
-        handle: Of the allocator.
-        hits, hit_ends, hashes: As in `CallArrays`.
-    """
+def allocate_one(address: int) -> int:
+    """`serve_call` for Python and C; at the address are the words of the handle of an allocator."""
+    handle = handle_at(address, 2 * NUM_ARRAYS)
     pool, store = pool_at(array_at(handle, 2 * POOL, WORDS)), store_at(array_at(handle, 2 * STORE, WORDS))
     groups, args = array_at(handle, 2 * GROUPS, GROUP), array_at(handle, 2 * ARGUMENTS, ARGUMENT)[0]
-    call = CallArrays(array_at(handle, 2 * TABLE_IDS, WORDS), hits, hit_ends, hashes)
+    call = CallArrays(
+        array_at(handle, 2 * TABLE_IDS, WORDS),
+        array_at(handle, 2 * HITS, IDS),
+        array_at(handle, 2 * HIT_ENDS, WORDS),
+        lines_at(handle, 2 * HASHES, WORDS, KEY_WORDS),
+    )
     starts, out = lines_at(handle, 2 * STARTS, WORDS, len(groups)), array_at(handle, 2 * OUT, WORDS)
     status = serve_call(pool, store, groups, call, args, starts, out)
-    refuse_broken(pool.meta)
-    return status
+    return DISAGREES if pool.meta[BROKEN] != 0 else status
 
 
 @jit
-def free_one(handle: Any) -> None:
-    """`free_request` for Python, which also clears the block tables; `handle` as in `allocate_one`."""
+def free_one(address: int) -> int:
+    """`free_request` for Python and C, which also clears the block tables; `address` as in `allocate_one`."""
+    handle = handle_at(address, 2 * NUM_ARRAYS)
     pool, store = pool_at(array_at(handle, 2 * POOL, WORDS)), store_at(array_at(handle, 2 * STORE, WORDS))
     groups, table_ids = array_at(handle, 2 * GROUPS, GROUP), array_at(handle, 2 * TABLE_IDS, WORDS)
     free_request(pool.records, pool.null_id, store, groups, table_ids)
     for g in range(len(groups)):
         store.tables[table_ids[g]] = 0
+    return FITS

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from kvgpu.allocation.array_allocator import ArrayAllocator, SlotsCall
+from kvgpu.allocation.arguments import SlotsCall
+from kvgpu.allocation.array_allocator import ArrayAllocator
 from kvgpu.allocation.call_checks import NO_HITS, CallChecks, SlotNumbers, are_distinct
 from kvgpu.allocation.compiled import FITS, NO_ROOM
 from kvgpu.allocation.lookups import PrefixLookups
@@ -53,7 +54,36 @@ class SlotAllocator(Exclusive):
         self.arrays = ArrayAllocator(coordinator) if ArrayAllocator.serves(coordinator) else None
         self.first_tables = groups[0].req_to_blocks if groups else None
         self.checks = CallChecks(coordinator)
+        self.empty = lookups.empty
         self._lookups = lookups
+
+    def covers(self, request: Any, given: tuple[Any, ...]) -> bool:
+        """Whether a request stays inside its blocks and needs nothing, so that most calls need not go through the
+        groups; False if anything is odd. `given` as in `allocate_slots`. O(1)."""
+        num_new, num_hit_tokens, computed, num_lookahead, num_external, _, _, must_fit, reserved_blocks = given
+        try:
+            if (
+                self.first_tables is None
+                or computed is not None
+                or not num_new > 0
+                or num_hit_tokens
+                or num_external
+                or must_fit
+                or reserved_blocks
+            ):
+                return False
+            table = dict.get(self.first_tables, request.request_id)
+            num_computed = request.num_computed_tokens
+            num_slots = num_computed + num_new + num_lookahead
+            # A request that only a batch has served is a number here. A sum is an int only if all its terms are.
+            return (
+                type(table) is RequestBlocks
+                and num_slots <= table.covered_until
+                and num_slots.__class__ is int
+                and num_computed >= 0 <= num_lookahead
+            )
+        except (AttributeError, TypeError, ValueError, OverflowError):
+            return False  # what follows checks the arguments one by one, and refuses them
 
     @exclusive
     def allocate_slots(self, request: Any, given: tuple[Any, ...]) -> KVCacheBlocks | None:
@@ -171,6 +201,12 @@ class SlotAllocator(Exclusive):
         reads = self.enable_caching and not getattr(request, "skip_reading_prefix_cache", False)
         return bool(reads and tables is not None and not len(tables.get(request_id, ())))
 
+    @exclusive
+    def get_num_common_prefix_blocks(self, request_id: Any) -> list[int]:
+        """Do what `KVCacheManager.get_num_common_prefix_blocks` does."""
+        return self.coordinator.get_num_common_prefix_blocks(request_id)
+
+    @exclusive
     def free(self, request_id: Any) -> None:
         """Give back all blocks of a request; nothing for an unknown one. O(blocks)."""
         arrays = self.arrays

@@ -15,6 +15,7 @@ from kvgpu.batch.row_blocks import RowBlocks
 from kvgpu.batch.rows.record import REPEATED, UNTRACKED, RowIds, row_error
 from kvgpu.batch.single_calls import SingleCalls
 from kvgpu.batch.step import allocate as step
+from kvgpu.batch.step.arrays import ARENA, REQUESTS, TABLE_IDS
 from kvgpu.batch.step.options import NUM_WRITTEN, STEP_OPTIONS, StepOptions
 from kvgpu.batch.step.report import (
     DONE,
@@ -29,6 +30,7 @@ from kvgpu.batch.step.report import (
     UNPREPARED,
     StepReport,
 )
+from kvgpu.compiled.handle import Handle
 from kvgpu.errors import ArgumentError, BlockStateError
 from kvgpu.index.host.index import HostIndex
 from kvgpu.index.journal import NO_LOG
@@ -81,6 +83,22 @@ class BatchSteps:
             for line, group in enumerate(plan.groups):
                 query = next(q for q, part in enumerate(plan.lines) if part.start <= line < part.stop)
                 self._lines[:, group] = line, query
+        state = manager.block_pool.state
+        # What only checks rows needs no table.
+        pool = Handle((state.records, NO_TABLE, NO_LOG, state.meta), more=2).words
+        self._growing = (self.rows.records, blocks.table_ids, self.rows.hashes.arena.words)
+        self._handle = Handle(
+            (
+                pool if self._index is None else self._index.handle(),
+                blocks.store.handle.words,
+                manager.coordinator.group_records,
+                *self._growing,
+                self._plan_words,
+                self._lines,
+                self._options,
+                self._report,
+            )
+        )
 
     def counts(self, num_new_tokens: npt.ArrayLike, count: int) -> npt.NDArray[np.int64]:
         """Return numbers of new tokens as a step takes them, int64 [count] or [1], valid until the next call. O(count).
@@ -117,11 +135,11 @@ class BatchSteps:
         if arrays is not None and not hashes.linked:
             arrays.index.settle_for_good()
         adopts = pool.state.width is None and hashes.width > 0 and StepOptions(*options).caches
-        log = NO_LOG if arrays is None else arrays.index.log_for(0)
-        log_room = -1 if adopts else NO_LIMIT if log is NO_LOG else 0
+        has_log = self._index is not None and arrays is not None and self._index.log_for(0) is not NO_LOG
+        log_room = -1 if adopts else 0 if has_log else NO_LIMIT
         trusts = self._num_closed == pool.block_tables.num_closed or self._trusts()
         _pack_options(self._options, 0, *options, arrays is not None, False, log_room, trusts)
-        found, report = self._step(rows, given, widths, log)
+        found, report = self._step(rows, given, widths, 0)
         if report.status not in (DONE, UNPREPARED):
             raise self._error(report.status, int(rows[report.place]))
         waiting = NO_ROWS
@@ -139,9 +157,8 @@ class BatchSteps:
                 pool.state.adopt_width(hashes.width)
             self._blocks.open(waiting)
             pool.block_tables.reserve(report.segments)
-            log = arrays.index.log_for(report.changes)
             self._options["checked"] = True
-            found, report = self._step(rows, given, widths, log)
+            found, report = self._step(rows, given, widths, report.changes)
         if names:
             self._admit(waiting, names, report)
             self._count_lookups(report)
@@ -177,21 +194,18 @@ class BatchSteps:
             self._num_closed = store.num_closed
 
     def _step(
-        self, rows: RowIds, given: npt.NDArray[np.int64], widths: npt.NDArray[np.int64], log: npt.NDArray[np.int64]
+        self, rows: RowIds, given: npt.NDArray[np.int64], widths: npt.NDArray[np.int64], changes: int
     ) -> tuple[tuple[Any, ...], StepReport]:
-        """Call `take_step`; return its result and its report."""
-        pool, index, report = self.manager.block_pool, self._index, self._report
-        state = pool.state
-        table, seed = (NO_TABLE, 0) if index is None else (index.table, index.seed)
-        found = step.take_step(
-            (state.records, table, seed, log, state.null_id, state.meta),
-            pool.block_tables.arrays(),
-            self.manager.coordinator.group_records,
-            (self.rows.records, rows, self._blocks.table_ids, self.rows.hashes.arena.words, given, widths),
-            (self._plan_words, self._lines),
-            self._options,
-            report,
-        )
+        """Call `take_step` with room in the log for `changes` notes; return its result and its report."""
+        if self._index is not None:
+            self._index.handle(changes)
+        # These grow.
+        now = (self.rows.records, self._blocks.table_ids, self.rows.hashes.arena.words)
+        for place, array, before in zip((REQUESTS, TABLE_IDS, ARENA), now, self._growing, strict=True):
+            if array is not before:
+                self._handle.point(place, array)
+        self._growing = now
+        found = step.take_step(self._handle.words, rows, given, widths)
         return found, StepReport._make(self._report_words.tolist())
 
     def _admit(self, waiting: RowIds, names: list[str], report: StepReport) -> None:

@@ -37,6 +37,8 @@ class StoreArrays(NamedTuple):
 
 _TABLES, _IDS, _FREE_SEGMENTS = 0, 1, 2
 """Arrays of a store's handle, in order."""
+STORE_WORDS = 6
+"""Words of the handle."""
 
 
 @inline

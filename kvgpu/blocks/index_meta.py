@@ -69,6 +69,12 @@ def refuse_broken(meta: IndexMeta) -> None:
 
 
 @leaf
+def is_settled(meta: IndexMeta) -> bool:
+    """Return whether no block is led, now or later."""
+    return bool(meta[EAGER] >= FOR_GOOD and meta[NUM_LED] == 0)
+
+
+@leaf
 def region_of(meta: IndexMeta, block_id: int) -> int:
     """Return the region of a block, a number below REGIONS."""
     return int(block_id >> meta[REGION_SHIFT])

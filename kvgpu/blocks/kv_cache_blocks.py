@@ -8,6 +8,7 @@ from kvgpu.blocks.block_list import BlockList
 from kvgpu.blocks.state import KVCacheBlock
 from kvgpu.errors import ArgumentTypeError, GroupCountError
 from kvgpu.integers import as_switch, shown
+from kvgpu.native import block_ids
 
 
 def _ids(blocks: Sequence[KVCacheBlock]) -> list[int]:
@@ -73,7 +74,10 @@ class KVCacheBlocks:
         Raises:
             ArgumentTypeError: An item is not a block, or `allow_none` is not a truth value.
         """
-        ids = tuple(map(_ids, self.blocks if self.blocks.__class__ is tuple else self._groups()))
+        if block_ids is None or (ids := block_ids(BlockList, self.blocks)) is NotImplemented:
+            ids = tuple(map(_ids, self.blocks if self.blocks.__class__ is tuple else self._groups()))
+        if allow_none is False:
+            return ids
         return None if as_switch("allow_none", allow_none) and not any(ids) else ids
 
     def get_unhashed_block_ids(self) -> list[int]:

@@ -1,11 +1,12 @@
-"""Addresses of the data of NumPy arrays, for compiled code that reads many arrays in one call."""
+"""Addresses of the data of NumPy arrays, for compiled code that reads many arrays in one call, and of compiled code."""
 
 import ctypes
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
+from numba.core import types
 
 from kvgpu.compiled.jit import jit, word_from
 
@@ -39,3 +40,14 @@ def addresses_of(arrays: Sequence[npt.NDArray[Any]]) -> npt.NDArray[np.int64]:
         return np.array([array.ctypes.data for array in arrays], np.int64)
     found: npt.NDArray[np.int64] = _read(np.fromiter(map(id, arrays), np.int64, len(arrays)))
     return found
+
+
+def address_of_code(function: Any, num_words: int) -> int:
+    """Compile an entry point that takes so many int64 and returns one; return its address as a function of C.
+
+    What it raises there is lost, so it must raise nothing. The code lives as long as the entry point.
+    """
+    signature = (cast(Any, types).int64,) * num_words
+    function.compile(signature)
+    result = function.overloads[signature]
+    return int(result.library.get_pointer_to_function(result.fndesc.llvm_cfunc_wrapper_name))

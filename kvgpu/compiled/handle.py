@@ -32,6 +32,12 @@ def lines_at(handle: Any, place: int, like: Any, width: int) -> Any:
     return carray(pointer(handle[place], like), (handle[place + 1], np.int64(width)))
 
 
+@inline
+def handle_at(address: int, num_words: int) -> Any:
+    """Return the handle whose words are at an address."""
+    return carray(pointer(address, WORDS), (np.int64(num_words),))
+
+
 class Handle:
     """Addresses and lengths of arrays for compiled code.
 
@@ -41,13 +47,15 @@ class Handle:
 
     Attributes:
         words: int64, what compiled code is given, and calls a handle.
+        address: Where the words are.
     """
 
-    __slots__ = ("_arrays", "words")
+    __slots__ = ("_arrays", "address", "words")
 
     def __init__(self, arrays: Sequence[npt.NDArray[Any]], more: int = 0) -> None:
         self._arrays = list(arrays)
         self.words: npt.NDArray[np.int64] = np.zeros(2 * len(self._arrays) + more, np.int64)
+        self.address = self.words.ctypes.data
         for place, array in enumerate(self._arrays):
             self.point(place, array)
 
@@ -59,12 +67,17 @@ class Handle:
         self.words[2 * place : 2 * place + 2] = array.ctypes.data, len(array)
         self._arrays[place] = array
 
+    def array(self, place: int) -> npt.NDArray[Any]:
+        """Return array number `place`. O(1)."""
+        return self._arrays[place]
+
     def __deepcopy__(self, memo: dict[int, Any]) -> "Handle":
         """Return a handle of the copies of its arrays."""
         made = Handle.__new__(Handle)
         memo[id(self)] = made
         # Another handle may name these words, so whoever comes second takes the copy that there is.
         made.words, made._arrays = deepcopy(self.words, memo), deepcopy(self._arrays, memo)
+        made.address = made.words.ctypes.data
         for place, array in enumerate(made._arrays):
             made.point(place, array)
         return made

@@ -2,10 +2,12 @@
 
 from typing import Any
 
-from kvgpu.block_tables.store import store_at
+from kvgpu.block_tables.store import STORE_WORDS, store_at
+from kvgpu.compiled.handle import handle_at
 from kvgpu.compiled.jit import jit, leaf
 from kvgpu.groups.base import SingleTypeKVCacheManager
 from kvgpu.groups.compiled import ids_of_table
+from kvgpu.index.host.pool_arrays import POOL_WORDS, pool_at
 
 
 @leaf
@@ -22,6 +24,13 @@ def leading_with(records: Any, store: Any, table_id: int, users: int) -> int:
 def count_shared(records: Any, handle: Any, table_id: int, users: int) -> int:
     """`leading_with` for Python; `handle` is that of the store."""
     return leading_with(records, store_at(handle), table_id, users)
+
+
+@jit
+def count_shared_at(pool_address: int, store_address: int, table_id: int, users: int) -> int:
+    """`leading_with` for C; at the addresses are the words of the handles of the pool and of the store."""
+    pool, store = handle_at(pool_address, POOL_WORDS), handle_at(store_address, STORE_WORDS)
+    return leading_with(pool_at(pool).records, store_at(store), table_id, users)
 
 
 class FullAttentionManager(SingleTypeKVCacheManager):

@@ -1,6 +1,7 @@
 """A ZeroMQ socket of one thread."""
 
 import logging
+from threading import Thread
 from typing import Any
 
 import zmq
@@ -16,6 +17,8 @@ SHARED = ("inproc://",)
 """Transports that connect only sockets of the same context."""
 LINGER_MS = 1000
 """How long a closed socket goes on sending to slow peers, in milliseconds."""
+PATIENCE_S = 5.0
+"""How long closing waits beyond that, in seconds: ZeroMQ has been seen to end a context never, for want of a peer."""
 LARGEST_FRAME = 1 << 16
 """Most bytes of a frame that a peer may send (a subscription or a request). A larger frame ends its connection."""
 
@@ -71,8 +74,20 @@ class Channel:
         self.socket.getsockopt(zmq.EVENTS)
 
     def close(self, linger_ms: int = LINGER_MS) -> None:
-        """Close the socket, wait at most `linger_ms` until pending messages are sent, and free the port."""
+        """Close the socket, wait at most `linger_ms` until pending messages are sent, and free the port.
+
+        A context that does not end within `PATIENCE_S` more is left to itself, with a warning.
+        """
         if hasattr(self, "socket"):
             self.socket.close(linger=linger_ms)
-        if not self.is_shared:
+        if self.is_shared:
+            return
+        ending = Thread(target=self._context.term, name="kvgpu-close", daemon=True)
+        try:
+            ending.start()
+        except RuntimeError:  # the interpreter ends, and starts no thread
             self._context.term()
+            return
+        ending.join(linger_ms / 1000 + PATIENCE_S)
+        if ending.is_alive():
+            logger.warning("A socket for events was closed, but ZeroMQ has not ended: a thread of it stays")

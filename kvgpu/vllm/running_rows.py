@@ -65,6 +65,7 @@ class RunningRows:
     def forget(self) -> None:
         """Look at all requests anew the next time. O(1)."""
         self.running = []
+        self._known = {}
 
     def _set(self, requests: list[Any]) -> None:
         self.requests = requests
@@ -93,7 +94,8 @@ class RunningRows:
             or params.repetition_detection is not None
             or request.mm_features
             or request.trace_headers is not None
-            or request.stop_reason is not None
+            # A session stops, and goes on with other limits as the same request.
+            or request.resumable
             or len(request.block_hashes) != (len(tokens) // self._hash_block_size if request._block_hasher else 0)
         ):
             return None

@@ -148,14 +148,16 @@ class Scheduler(scheduler.Scheduler):  # type: ignore[misc]  # vLLM is not there
     def _take_step(self) -> ArrayStep | None:
         """Give running requests their slots, if this can be done in one call."""
         rows, num_free = self._rows, None
+        if rows is None:
+            return None
         if (
-            rows is None
-            or len(self.running) < FEW_ROWS
+            len(self.running) < FEW_ROWS
             or self._pause_state is PauseState.PAUSED_ALL
             # The adapters of running requests limit which of the others may run: vLLM has to see all of them.
             or (self.lora_config and (self.waiting or self.skipped_waiting))
             or not rows.slots.serves()
         ):
+            rows.forget()  # a session may leave and come back, with a new end, before the next look
             return None
         rows.enter(self.running)
         if len(rows.requests) < FEW_ROWS:

@@ -44,6 +44,7 @@ def compile_calls() -> None:
 def _without_compiled_calls() -> tuple[KVCacheManager, PlainRequest]:
     """A manager that holds blocks of a request, which the groups gave it one by one: no code of other parts is used."""
     manager, request = _manager(), _request()
+    manager.native = None
     arrays, manager.slots.arrays = manager.slots.arrays, None
     manager.allocate_slots(request, PROMPT)
     manager.slots.arrays = arrays

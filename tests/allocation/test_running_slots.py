@@ -80,7 +80,7 @@ class Twins:
         assert served.num_served == num_served
         assert served.new_blocks == expected
         assert snapshot(self.managers[0]) == snapshot(self.managers[1])
-        quiet = [[blocks.covered_until for blocks in m.first_tables.values()] for m in self.managers]
+        quiet = [[blocks.covered_until for blocks in m.slots.first_tables.values()] for m in self.managers]
         assert quiet[0] == quiet[1]
         for running in self.running:
             for request, number in zip(running[:num_served], new.tolist(), strict=False):

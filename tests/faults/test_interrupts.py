@@ -170,6 +170,7 @@ def test_an_interrupt_that_compiled_code_was_busy_for_comes_out_as_itself():
     def interrupted(name):
         raise SystemError("returned a result with an exception set") from Interrupt()
 
+    served.manager.native = None
     served.manager.slots.arrays.free = interrupted
     with pytest.raises(Interrupt):
         served.manager.free(served.running)

@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FLOORS = [
     {"errors", "layout"},
     {"environment", "console", "exclusive", "integers"},
-    {"compiled", "metrics", "specs"},
+    {"compiled", "metrics", "native", "specs"},
     {"block_sizes", "hashing.inputs", "rules"},
     {"hashing.bulk", "kernels.primitives"},
     {"hashing.kvgpu128", "hashing.serialised"},

@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import zipfile
 from pathlib import Path
@@ -59,7 +60,7 @@ def built(tmp_path_factory):
     """A folder with a wheel and an sdist, made from a copy: builds leave things behind."""
     copy, out = tmp_path_factory.mktemp("checkout"), tmp_path_factory.mktemp("built")
     for name in BUILT_FROM:
-        ignored = shutil.ignore_patterns("__pycache__", "data")
+        ignored = shutil.ignore_patterns("__pycache__", "data", "*.so")
         shutil.copytree(ROOT / name, copy / name, symlinks=True, ignore=ignored)
     for name in BUILT_WITH:
         shutil.copy(ROOT / name, copy)
@@ -85,7 +86,7 @@ def test_a_wheel_holds_every_file_of_the_package_and_none_beside_it(built):
 def test_an_sdist_holds_every_file_of_the_package_and_no_tests_or_benchmarks(built):
     with tarfile.open(sdist_in(built)) as archive:
         names = {member.name.partition("/")[2] for member in archive if member.isfile()}
-    assert names >= PACKAGE_FILES
+    assert names >= {name for name in PACKAGE_FILES if not name.endswith(".so")}
     assert {name for name in names if name.startswith(("tests", "bench"))} == set()
 
 
@@ -144,6 +145,13 @@ def test_the_doctor_passes(installed):
 def test_a_replay_runs(installed):
     done = installed.run("kvgpu", "replay", "--limit", "20", "--num-blocks", "500")
     assert "hit rate" in done.stdout
+
+
+def test_the_extension_in_c_is_there_if_there_is_a_compiler(installed):
+    if shutil.which(sysconfig.get_config_var("CC").split()[0]) is None:
+        pytest.skip("there is no C compiler")
+    done = installed.run("python", "-c", "from kvgpu import native; print(native.Calls.__name__)", KVGPU_NATIVE="1")
+    assert done.stdout.split() == ["Calls"]
 
 
 def test_every_cuda_source_that_the_package_finds_is_compiled(installed):

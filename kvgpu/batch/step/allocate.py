@@ -7,16 +7,31 @@ import numpy as np
 from kvgpu.allocation.arguments import AllocationArguments
 from kvgpu.allocation.compiled import FITS, HELD, START_WORDS, CallArrays, allocate_request, free_request
 from kvgpu.batch.rows.record import longest_hit
-from kvgpu.batch.step.arrays import BatchArrays, Step, given_at
+from kvgpu.batch.step.arrays import (
+    GROUP,
+    GROUPS,
+    LINES,
+    OPTION,
+    OPTIONS,
+    PLAN,
+    POOL,
+    REPORT,
+    REPORTED,
+    STORE,
+    Step,
+    batch_at,
+    given_at,
+)
 from kvgpu.batch.step.check import check_step, is_covered
 from kvgpu.batch.step.report import DONE, clear_report
-from kvgpu.block_tables.store import BEGIN, COVERED, LENGTH, SERIAL, StoreArrays
+from kvgpu.block_tables.store import BEGIN, COVERED, LENGTH, SERIAL, StoreArrays, store_at
 from kvgpu.blocks.index_meta import refuse_broken
+from kvgpu.compiled.handle import WORDS, array_at, lines_at
 from kvgpu.compiled.jit import inline, jit, leaf
 from kvgpu.groups.compiled import EVICTED, KEYS, TALLY_WORDS
 from kvgpu.hashing.hash_arena import hashes_at
 from kvgpu.index.host.memo import MEMO_WORDS
-from kvgpu.index.host.pool_arrays import PoolArrays
+from kvgpu.index.host.pool_arrays import pool_at
 from kvgpu.index.host.prefix_match import longest_prefix, lookup_in, num_lines_of
 from kvgpu.rules.hits import FIRST_NEEDED, NUM_HIT
 from kvgpu.rules.plan_words import PLAN_NUM_QUERIES
@@ -212,22 +227,27 @@ def collect_new(step: Any, results: Any, kept: Any, offsets: Any) -> Any:
 
 
 @jit
-def take_step(pool: Any, store: Any, groups: Any, batch: Any, plan: Any, options: Any, report: Any) -> Any:
+def take_step(handle: Any, rows: Any, given: Any, widths: Any) -> Any:
     """Take a whole step: everything is checked, then each row gets its slots.
 
     Args:
-        pool, store, batch: Plain tuples of the fields of `PoolArrays`, `StoreArrays` and `BatchArrays`.
-        groups: GROUP_RECORD [groups].
-        plan: The first two fields of `Lookups`.
-        options: STEP_OPTIONS [1].
-        report: STEP_REPORT [1], filled. Unless its status is DONE, nothing was changed.
+        handle: See `kvgpu.batch.step.arrays`. The report is filled; unless its status is DONE, nothing was changed.
+        rows, given, widths: Fields of `BatchArrays`.
 
     Returns:
         `fits` of `StepResults`; `num_new` and `num_hit_tokens`, int64 [2, n]; `changed`, and the places of those rows
         of it that got slots, int64 [2, busy]; `starts`; where the new blocks of each of these rows begin, int64
         [groups, busy + 1]; and the new blocks, int32. Each array costs half a microsecond to return.
     """
-    step = Step(PoolArrays(*pool), StoreArrays(*store), groups, BatchArrays(*batch), options[0], report[0])
+    groups = array_at(handle, 2 * GROUPS, GROUP)
+    step = Step(
+        pool_at(array_at(handle, 2 * POOL, WORDS)),
+        store_at(array_at(handle, 2 * STORE, WORDS)),
+        groups,
+        batch_at(handle, rows, given, widths),
+        array_at(handle, 2 * OPTIONS, OPTION)[0],
+        array_at(handle, 2 * REPORT, REPORTED)[0],
+    )
     if step.options.checked:
         step.report.status = DONE
     else:
@@ -242,7 +262,8 @@ def take_step(pool: Any, store: Any, groups: Any, batch: Any, plan: Any, options
     offsets = np.zeros((len(groups), num_busy + 1), np.int64)
     tally = np.zeros(TALLY_WORDS, np.int64)
     if count > 0:
-        allocate_rows(step, make_lookups(plan[0], plan[1], step.report.longest), results, tally)
+        plan, lines = array_at(handle, 2 * PLAN, WORDS), lines_at(handle, 2 * LINES, WORDS, len(groups))
+        allocate_rows(step, make_lookups(plan, lines, step.report.longest), results, tally)
     step.report.new_keys = tally[KEYS]
     step.report.num_evicted = tally[EVICTED]
     ids = collect_new(step, results, places[1], offsets)

@@ -2,11 +2,30 @@
 
 from typing import Any, NamedTuple
 
-from kvgpu.compiled.jit import leaf
+import numpy as np
+
+from kvgpu.batch.rows.record import REQUEST_RECORD
+from kvgpu.batch.step.options import STEP_OPTIONS
+from kvgpu.batch.step.report import STEP_REPORT
+from kvgpu.compiled.handle import WORDS, array_at, lines_at
+from kvgpu.compiled.jit import inline, leaf
+from kvgpu.layout import KEY_WORDS
+from kvgpu.rules.allocation import GROUP_RECORD
+
+POOL, STORE, GROUPS, REQUESTS, TABLE_IDS, ARENA, PLAN, LINES, OPTIONS, REPORT = range(10)
+"""Arrays of the handle of a step, in order.
+
+POOL, STORE: the words of the handles of pool and store. PLAN, LINES: the first two fields of `Lookups`.
+OPTIONS, REPORT: STEP_OPTIONS and STEP_REPORT [1]. The others are fields of `BatchArrays` and `Step`.
+"""
+
+GROUP, OPTION, REPORTED = np.empty(0, GROUP_RECORD), np.empty(0, STEP_OPTIONS), np.empty(0, STEP_REPORT)
+_REQUEST = np.empty(0, REQUEST_RECORD)
+"""Arrays that stand for the type of others."""
 
 
 class BatchArrays(NamedTuple):
-    """The rows of a step and what is known of them; Python passes a plain tuple (see `PoolArrays`)."""
+    """The rows of a step and what is known of them."""
 
     requests: Any
     """REQUEST_RECORD [max_requests], of `RequestRows`."""
@@ -37,6 +56,19 @@ class Step(NamedTuple):
     """A STEP_OPTIONS record."""
     report: Any
     """A STEP_REPORT record."""
+
+
+@inline
+def batch_at(handle: Any, rows: Any, given: Any, widths: Any) -> BatchArrays:
+    """Return the rows of the step that a handle stands for; the other arguments are fields of the result."""
+    return BatchArrays(
+        array_at(handle, 2 * REQUESTS, _REQUEST),
+        rows,
+        lines_at(handle, 2 * TABLE_IDS, WORDS, handle[2 * GROUPS + 1]),
+        lines_at(handle, 2 * ARENA, WORDS, KEY_WORDS),
+        given,
+        widths,
+    )
 
 
 @leaf

@@ -13,7 +13,7 @@ from kvgpu.blocks.index_meta import BROKEN, CELLS, DEPARTURES, EAGER, FOR_GOOD, 
 from kvgpu.blocks.invariants import led_violations
 from kvgpu.blocks.record import FIRST, LED, Ids
 from kvgpu.blocks.state import BlockState
-from kvgpu.compiled.handle import Handle
+from kvgpu.compiled.handle import WORDS, Handle
 from kvgpu.compiled.list_items import KNOWN_LAYOUT
 from kvgpu.hashing.functions import BlockHash
 from kvgpu.hashing.hash_arena import HashArena
@@ -21,7 +21,7 @@ from kvgpu.index.base import BatchHits, BlockIndex, Keys, Memo, PrefixHits, Span
 from kvgpu.index.host.batch_match import match_many
 from kvgpu.index.host.insert_erase import enter_one, erase_blocks, insert_blocks
 from kvgpu.index.host.insert_runs import settle
-from kvgpu.index.host.list_match import match_list
+from kvgpu.index.host.list_match import FOUND, PLAN, QUESTION_WORDS, match_list
 from kvgpu.index.host.memo import MEMO_WORDS
 from kvgpu.index.host.pool_arrays import LOG, NULL_ID, SEED
 from kvgpu.index.host.prefix_match import match_one
@@ -52,6 +52,10 @@ class HostIndex(BlockIndex):
         self._handle = Handle((state.records, self.table, self._log, state.meta), more=2)
         self.seed = secrets.randbits(63)
         self._num_keys = 0
+        # Of lookups of lists.
+        self._asked, self._found = np.zeros(QUESTION_WORDS, np.int64), np.zeros(64, np.int32)
+        self._plan_words = WORDS
+        self._question = Handle((self._handle.words, WORDS, self._asked, self._found))
 
     def __len__(self) -> int:
         return self._num_keys
@@ -111,8 +115,20 @@ class HostIndex(BlockIndex):
     ) -> PrefixHits | None:
         if not KNOWN_LAYOUT:
             return super().match_list(plan, hashes, count, width, max_length)
-        found = match_list(self.handle(), id(hashes), count, id(bytes), width, plan.words, max_length)
-        return None if found.item(0) < 0 else self._hits(plan, found)
+        asked = self._asked
+        asked[:] = id(hashes), count, id(bytes), width, max_length
+        self.handle()
+        if plan.words is not self._plan_words:
+            self._plan_words = WORDS  # whenever this is interrupted
+            self._question.point(PLAN, plan.words)
+            self._plan_words = plan.words
+        while True:
+            size = match_list(self._question.address)
+            if size <= len(self._found):
+                break
+            self._found = np.empty(2 * size, np.int32)
+            self._question.point(FOUND, self._found)
+        return None if size < 0 else self._hits(plan, self._found[:size].copy())
 
     def match(self, plan: PrefixPlan, keys: Keys, max_length: int) -> PrefixHits:
         return self._hits(plan, match_one(self.handle(), keys, plan.words, max_length))

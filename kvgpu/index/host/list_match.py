@@ -7,13 +7,38 @@ from typing import Any
 
 import numpy as np
 
+from kvgpu.blocks.index_meta import is_settled
+from kvgpu.compiled.handle import IDS, WORDS, array_at, handle_at
 from kvgpu.compiled.jit import inline, jit, leaf
 from kvgpu.compiled.list_items import copy_bytes, length_of
 from kvgpu.index.host.memo import MEMO_WORDS
 from kvgpu.index.host.pool_arrays import pool_at
-from kvgpu.index.host.prefix_match import Lookup, bind_query, match_one, num_lines_of, probe_run
+from kvgpu.index.host.prefix_match import Lookup, bind_query, find_prefix, num_lines_of, probe_run, write_hits
+from kvgpu.index.host.table import find_first
+from kvgpu.index.key import key_at
+from kvgpu.index.slot_hash import slot_hash
 from kvgpu.layout import KEY_WORDS
-from kvgpu.rules.plan_words import FULL, PLAN_HEADER, PLAN_NUM_QUERIES, QUERY_KIND, QUERY_STRIDE, QUERY_WORDS
+from kvgpu.rules.plan_words import (
+    FULL,
+    PLAN_HEADER,
+    PLAN_NUM_QUERIES,
+    QUERY_DROP,
+    QUERY_FIRST_LINE,
+    QUERY_KIND,
+    QUERY_STRIDE,
+    QUERY_WORDS,
+)
+
+POOL, PLAN, QUESTION, FOUND, NUM_ARRAYS = range(5)
+"""Arrays of the handle of a lookup, in order.
+
+POOL: the words of the handle of the pool. PLAN: `PrefixPlan.words`. QUESTION: int64 [QUESTION_WORDS]. FOUND: int32, see
+`write_hits`.
+"""
+
+LISTED, NUM_HASHES, KIND, WIDTH, MAX_LENGTH, QUESTION_WORDS = range(6)
+"""LISTED: address of a list. NUM_HASHES: those of its hashes that count. KIND: address of the type `bytes`. WIDTH:
+bytes of a hash. MAX_LENGTH: tokens of the longest hit allowed."""
 
 PIECE = 16
 """Hashes of a list that a lookup reads first, and by which factor it reads more."""
@@ -34,13 +59,42 @@ def leading_run(lookup: Any, num_blocks: int) -> int:
     return int(probe_run(bind_query(lookup, 0), 0, num_blocks))
 
 
+@leaf
+def begins_full(words: Any) -> bool:
+    """Return whether the first query of a plan is full attention, and no query looks beyond a hit."""
+    if words[PLAN_HEADER + QUERY_KIND] != FULL:
+        return False
+    looks_beyond = False
+    for q in range(words[PLAN_NUM_QUERIES]):
+        looks_beyond |= words[PLAN_HEADER + q * QUERY_WORDS + QUERY_DROP] != 0
+    return bool(words[PLAN_NUM_QUERIES] == 1 or not looks_beyond)
+
+
 @inline
-def keys_that_matter(handle: Any, listed: int, count: int, kind: int, width: int, words: Any) -> Any:
+def is_first_missing(pool: Any, asked: Any, words: Any) -> bool:
+    """Return whether it is certain that nothing is hit, since the first block of full attention is not cached.
+
+    Most lookups that hit nothing end here, before they touch much else: what they touch is in no cache of the
+    processor.
+    """
+    stride = words[PLAN_HEADER + QUERY_STRIDE]
+    if not begins_full(words) or asked[NUM_HASHES] < stride or length_of(asked[LISTED]) < stride:
+        return False
+    keys = np.zeros((1, KEY_WORDS), np.int64)
+    if copy_bytes(asked[LISTED], stride - 1, 1, asked[KIND], asked[WIDTH] // 8, keys) < 1:
+        return False
+    group = words[PLAN_HEADER + words[PLAN_NUM_QUERIES] * QUERY_WORDS + words[PLAN_HEADER + QUERY_FIRST_LINE]]
+    key = key_at(keys, 0, group)
+    return bool(find_first(pool.records, pool.table, key, slot_hash(key, pool.seed)) < 0)
+
+
+@inline
+def keys_that_matter(pool: Any, listed: int, count: int, kind: int, width: int, words: Any) -> Any:
     """Read those hashes of a list that decide a lookup: where the plan begins with full attention, no block after the
     first that is not cached can be hit, and only the one after it may be looked at.
 
     Args:
-        handle: For `pool_at`.
+        pool: `PoolArrays`.
         listed: Address of the list.
         count: Its length as the caller knows it, or less.
         kind: Address of the type `bytes`.
@@ -51,11 +105,10 @@ def keys_that_matter(handle: Any, listed: int, count: int, kind: int, width: int
         int64 [n, KEY_WORDS] and True; or anything and False if the list is shorter, or a hash that was read has another
         type or width.
     """
-    pool = pool_at(handle)
     keys = np.zeros((min(count, PIECE), KEY_WORDS), np.int64)
     if length_of(listed) < count:
         return keys, False
-    begins_full = words[PLAN_HEADER + QUERY_KIND] == FULL
+    is_full = words[PLAN_HEADER + QUERY_KIND] == FULL
     stride = words[PLAN_HEADER + QUERY_STRIDE]
     margin = 1 + longest_stride(words)
     num_lines = num_lines_of(words)
@@ -66,7 +119,7 @@ def keys_that_matter(handle: Any, listed: int, count: int, kind: int, width: int
             return keys, False
         if num_keys == count:
             return keys, True
-        if begins_full:
+        if is_full:
             scratch = np.zeros(2 * num_lines + MEMO_WORDS * words[PLAN_NUM_QUERIES], np.int64)
             last = scratch[: 2 * num_lines].reshape((num_lines, 2))
             last[:] = -2
@@ -76,15 +129,35 @@ def keys_that_matter(handle: Any, listed: int, count: int, kind: int, width: int
             if leading_run(lookup, num_keys // stride) * stride + margin <= num_keys:
                 return keys, True
         done = num_keys
-        longer = np.zeros((min(count, PIECE * num_keys) if begins_full else count, KEY_WORDS), np.int64)
+        longer = np.zeros((min(count, PIECE * num_keys) if is_full else count, KEY_WORDS), np.int64)
         longer[:done] = keys
         keys = longer
 
 
 @jit
-def match_list(handle: Any, listed: int, count: int, kind: int, width: int, words: Any, max_length: int) -> Any:
-    """`match_one` for the hashes of a list; see `keys_that_matter`. The length is -1 if they cannot be read."""
-    keys, are_read = keys_that_matter(handle, listed, count, kind, width, words)
+def match_list(address: int) -> int:
+    """`match_one` for the hashes of a list, for Python and C; see `keys_that_matter`.
+
+    Args:
+        address: Of the words of a handle with `POOL` to `FOUND`. FOUND is written if it is long enough.
+
+    Returns:
+        How long FOUND must be; -1 if the hashes cannot be read, or blocks are led.
+    """
+    handle = handle_at(address, 2 * NUM_ARRAYS)
+    pool_words, words = array_at(handle, 2 * POOL, WORDS), array_at(handle, 2 * PLAN, WORDS)
+    asked, found = array_at(handle, 2 * QUESTION, WORDS), array_at(handle, 2 * FOUND, IDS)
+    pool = pool_at(pool_words)
+    if not is_settled(pool.meta):
+        return -1
+    if is_first_missing(pool, asked, words):
+        size = 1 + words[PLAN_NUM_QUERIES]
+        found[: min(size, len(found))] = 0
+        return int(size)
+    keys, are_read = keys_that_matter(pool, asked[LISTED], asked[NUM_HASHES], asked[KIND], asked[WIDTH], words)
     if not are_read:
-        return np.full(1, -1, np.int32)
-    return match_one(handle, keys, words, max_length)
+        return -1
+    answer, ids = find_prefix(pool, keys, words, asked[MAX_LENGTH])
+    if answer[1] <= len(found):
+        write_hits(pool.null_id, words, answer, ids, found)
+    return int(answer[1])

@@ -12,8 +12,8 @@ from kvgpu.layout import BUCKET_WORDS
 
 RECORDS, TABLE, LOG, META = 0, 1, 2, 3
 """Arrays of the handle of a pool, in order."""
-SEED, NULL_ID = 8, 9
-"""Its numbers: words."""
+SEED, NULL_ID, POOL_WORDS = 8, 9, 10
+"""Its numbers: words. POOL_WORDS: of the handle."""
 
 _RECORD = np.empty(0, BLOCK_RECORD)
 

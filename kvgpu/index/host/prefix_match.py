@@ -9,7 +9,7 @@ import numpy as np
 
 from kvgpu.blocks.index_meta import region_of
 from kvgpu.blocks.record import FIRST, LEADS
-from kvgpu.compiled.jit import jit, leaf, prefetch
+from kvgpu.compiled.jit import inline, jit, leaf, prefetch
 from kvgpu.index.host.memo import KNOWN, MEMO_WORDS, REGIONS_OF
 from kvgpu.index.host.pool_arrays import pool_at
 from kvgpu.index.host.table import find_first
@@ -194,31 +194,41 @@ def longest_prefix(lookup: Any, max_length: int, hits: Any) -> int:
     return int(common_hit(probes, lookup, lookup.words, len(lookup.hashes), max_length, hits))
 
 
-@jit
-def match_one(handle: Any, hashes: Any, words: Any, max_length: int) -> Any:
-    """`BlockIndex.match`; `handle` is one for `pool_at`.
+@inline
+def find_prefix(pool: Any, hashes: Any, words: Any, max_length: int) -> tuple[Any, Any]:
+    """Look up one request.
 
-    Returns int32: the length in tokens, the blocks hit per query, then the ids of each line, one after the
-    other: a copy, since a request may be long and its hit short.
+    Returns:
+        int64 [2 + 2 * queries]: the length of the hit in tokens, the number of ids that `write_hits` needs room for,
+        then `hits` of `common_hit`; and the ids of each line, int32 [lines, blocks], of which those that a hit needs
+        are set.
     """
-    pool = pool_at(handle)
     num_queries = words[PLAN_NUM_QUERIES]
     num_lines = num_lines_of(words)
     ids = np.empty((num_lines, len(hashes)), np.int32)
     # One allocation for all small arrays: each costs as much as ten hits.
-    scratch = np.empty(2 * (num_queries + num_lines) + num_queries * MEMO_WORDS, np.int64)
-    hits = scratch[: 2 * num_queries].reshape((2, num_queries))
-    last = scratch[2 * num_queries : 2 * (num_queries + num_lines)].reshape((num_lines, 2))
+    scratch = np.empty(2 + 2 * (num_queries + num_lines) + num_queries * MEMO_WORDS, np.int64)
+    answer, rest = scratch[: 2 + 2 * num_queries], scratch[2 + 2 * num_queries :]
+    hits = answer[2:].reshape((2, num_queries))
+    last = rest[: 2 * num_lines].reshape((num_lines, 2))
     last[:] = -2
-    memo = scratch[2 * (num_queries + num_lines) :].reshape((num_queries, MEMO_WORDS))
+    memo = rest[2 * num_lines :].reshape((num_queries, MEMO_WORDS))
     memo[:] = 0
     lookup = Lookup(pool.records, pool.table, pool.seed, pool.meta, hashes, words, ids, last, memo)
-    num_tokens = longest_prefix(lookup, max_length, hits)
-    size = 1 + num_queries
+    answer[0] = longest_prefix(lookup, max_length, hits)
+    answer[1] = 1 + num_queries
     for q in range(num_queries):
-        size += hits[NUM_HIT, q] * words[PLAN_HEADER + q * QUERY_WORDS + QUERY_NUM_LINES]
-    found = np.empty(size, np.int32)
-    found[0] = num_tokens
+        answer[1] += hits[NUM_HIT, q] * words[PLAN_HEADER + q * QUERY_WORDS + QUERY_NUM_LINES]
+    return answer, ids
+
+
+@leaf
+def write_hits(null_id: int, words: Any, answer: Any, ids: Any, found: Any) -> None:
+    """Write what `find_prefix` found to int32 [`answer[1]`]: the length in tokens, the blocks hit per query, then the
+    ids of each line, one after the other."""
+    num_queries = words[PLAN_NUM_QUERIES]
+    hits = answer[2:].reshape((2, num_queries))
+    found[0] = answer[0]
     place = 1 + num_queries
     for q in range(num_queries):
         first, length = hits[FIRST_NEEDED, q], hits[NUM_HIT, q]
@@ -227,6 +237,16 @@ def match_one(handle: Any, hashes: Any, words: Any, max_length: int) -> Any:
         begin = words[base + QUERY_FIRST_LINE]
         for line in range(begin, begin + words[base + QUERY_NUM_LINES]):
             for i in range(length):
-                found[place + i] = pool.null_id if i < first else ids[line, i]
+                found[place + i] = null_id if i < first else ids[line, i]
             place += length
+
+
+@jit
+def match_one(handle: Any, hashes: Any, words: Any, max_length: int) -> Any:
+    """`BlockIndex.match`; `handle` is one for `pool_at`. Returns what `write_hits` writes: a copy, since a request may
+    be long and its hit short."""
+    pool = pool_at(handle)
+    answer, ids = find_prefix(pool, hashes, words, max_length)
+    found = np.empty(answer[1], np.int32)
+    write_hits(pool.null_id, words, answer, ids, found)
     return found

@@ -77,12 +77,12 @@ def difference(theirs: Any, ours: Any, path: str) -> tuple[str, Any, Any] | None
         same = theirs == ours and SCALARS.issuperset(map(type, ours))
         return None if same else (path, theirs, ours)
     if kind is dict:
-        return difference(list(theirs), list(ours), f"keys of {path}") or _among(
+        return difference(list(theirs), list(ours), f"{path} (keys)") or _among(
             theirs.values(), ours.values(), lambda place: f"{path}[{list(theirs)[place]!r}]"
         )
     if issubclass(kind, list | tuple):
         if len(theirs) != len(ours):
-            return f"length of {path}", theirs, ours
+            return f"{path} (length)", theirs, ours
         types = list(map(type, theirs))
         if SCALARS.issuperset(types) and theirs == ours and types == list(map(type, ours)):
             return None
@@ -120,4 +120,4 @@ def same(what: str, theirs: Any, ours: Any) -> None:
     found = difference(theirs, ours, "")
     if found is not None:
         path, first, second = found
-        raise Difference(f"{what}{path if path.startswith(('.', '[')) or not path else ': ' + path}", first, second)
+        raise Difference(what + path, first, second)

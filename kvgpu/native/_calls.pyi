@@ -1,0 +1,68 @@
+from collections.abc import Callable
+from typing import Any
+
+from kvgpu.blocks.kv_cache_blocks import KVCacheBlocks
+
+LAYOUT: dict[str, tuple[int, ...]]
+"""Numbers that the extension and Python's modules must agree on, by what they are about."""
+
+def block_ids(block_list: type, blocks: Any, /) -> tuple[list[int], ...]:
+    """Return the ids of the blocks in each list of a tuple; NotImplemented unless all are of a type or its subtypes."""
+
+class Calls:
+    """Calls of a `KVCacheManager`, served by compiled code without Python around it.
+
+    Each method may also return NotImplemented, with nothing changed, if the call is not a usual one: Python then serves
+    it, or says what is wrong with it. A call runs no code of Python's once it has read its request, so that no other
+    thread comes in between; while one is inside the manager, it is left to Python, which refuses it.
+    """
+
+    def __new__(
+        cls,
+        *,
+        turn: object,
+        state: object,
+        extras: dict[Any, Any],
+        foreign: list[Any],
+        events: object,
+        store: object,
+        index: object,
+        allocator: object,
+        lookups: object,
+        empty: object,
+        no_ids: object,
+        request_blocks: type,
+        block_list: type,
+        cache_blocks: type,
+        allocate: Callable[[], int],
+        free: Callable[[], int],
+        match: Callable[[], int],
+        shared: Callable[[], int],
+        slots: int,
+        question: int,
+        room_for_hits: int,
+        max_model_len: int,
+        hash_block_size: int,
+        caching: bool,
+        num_queries: int,
+        groups: tuple[tuple[dict[Any, Any], object, bool, int, int], ...],
+        owners: object,
+    ) -> Calls: ...
+    def allocate_slots(
+        self,
+        request: Any,
+        num_new_tokens: Any,
+        num_new_computed_tokens: Any,
+        new_computed_blocks: Any,
+        num_lookahead_tokens: Any,
+        num_external_computed_tokens: Any,
+        delay_cache_blocks: Any,
+        num_encoder_tokens: Any,
+        full_sequence_must_fit: Any,
+        reserved_blocks: Any,
+        /,
+    ) -> KVCacheBlocks | None: ...
+    def free(self, request: Any, /) -> Any: ...
+    def get_computed_blocks(self, request: Any, /) -> tuple[KVCacheBlocks, int]: ...
+    def get_block_ids(self, request_id: Any, /) -> tuple[list[int], ...]: ...
+    def get_num_common_prefix_blocks(self, request_id: Any, /) -> list[int]: ...

@@ -1,0 +1,219 @@
+/* Methods of `Calls` that change nothing. */
+
+#include "calls.h"
+
+typedef int64_t (*Match)(int64_t);
+typedef int64_t (*Shared)(int64_t, int64_t, int64_t, int64_t);
+
+/* The blocks of a hit per group; `found` is what `write_hits` wrote. */
+static PyObject *hits_of(Calls *self, const int32_t *found) {
+    int64_t begin = 1 + self->num_queries, total = 0;
+    PyObject *lists = PyTuple_New(self->num_groups);
+    if (lists == NULL)
+        return NULL;
+    /* Lines come query by query, and a query has the same number of blocks in each of its lines. */
+    for (int line = 0; line < self->num_groups; line++) {
+        int place = 0;
+        while (self->groups[place].line != line)
+            place++;
+        int64_t count = found[1 + self->groups[place].query];
+        PyObject *blocks = new_block_list(self, new_ids(found + begin, count));
+        if (blocks == NULL) {
+            Py_DECREF(lists);
+            return NULL;
+        }
+        PyTuple_SET_ITEM(lists, place, blocks);
+        begin += count;
+        total += count;
+    }
+    if (total)
+        return new_cache_blocks(self, lists);
+    Py_DECREF(lists);
+    return Py_NewRef(self->empty);
+}
+
+/* Look up a request; its hits per group, and their number of tokens in `num_hits`. */
+static PyObject *look_up(Calls *self, PyObject *hashes, int64_t num_tokens, PyObject **num_hits) {
+    int64_t width;
+    if (is_usual(self, &width) != 1 || !width)
+        return odd();
+    int64_t longest = num_tokens ? num_tokens - 1 : 0, *asked = words_at(self->question, QUESTION);
+    int64_t count = longest / self->hash_block_size;
+    asked[LISTED] = (intptr_t)hashes;
+    asked[NUM_HASHES] = count < PyList_GET_SIZE(hashes) ? count : PyList_GET_SIZE(hashes);
+    asked[KIND] = (intptr_t)&PyBytes_Type;
+    asked[WIDTH] = width;
+    asked[MAX_LENGTH] = longest;
+    int64_t size = ((Match)(intptr_t)self->match.address)((intptr_t)self->question);
+    if (size < 0 || size > self->question[2 * FOUND + 1])
+        return odd();
+    const int32_t *found = (int32_t *)words_at(self->question, FOUND);
+    *num_hits = PyLong_FromLong(found[0]);
+    return *num_hits == NULL ? NULL : hits_of(self, found);
+}
+
+/* Look up a request whose attributes have been read, and count the lookup. */
+static PyObject *find_read(Calls *self, PyObject *request, PyObject *hashes, PyObject *num_tokens, PyObject *stats) {
+    int64_t tokens, preemptions = 0;
+    PyObject *num_hits = NULL, *counted = NULL;
+    if (!PyList_CheckExact(hashes) || !as_int(num_tokens, &tokens) || tokens < 0 || !is_ready(&self->match))
+        return odd();
+    if (stats != Py_None && read_int(request, name_num_preemptions, &preemptions) != 1)
+        return odd();
+    int collects = PyGC_Disable();
+    PyObject *blocks = look_up(self, hashes, tokens, &num_hits);
+    if (collects)
+        PyGC_Enable();
+    if (num_hits == NULL || blocks == NULL) {
+        Py_XDECREF(num_hits);
+        return blocks;
+    }
+    PyObject *again = preemptions > 0 ? Py_True : Py_False;
+    if (stats != Py_None)
+        counted = PyObject_CallMethodObjArgs(stats, name_add, num_tokens, num_hits, again, NULL);
+    PyObject *answer = stats != Py_None && counted == NULL ? NULL : PyTuple_Pack(2, blocks, num_hits);
+    Py_XDECREF(counted);
+    Py_DECREF(blocks);
+    Py_DECREF(num_hits);
+    return answer;
+}
+
+/* `KVCacheManager.get_computed_blocks`. */
+PyObject *get_computed_blocks(Calls *self, PyObject *request) {
+    PyObject *skips = PyObject_GetAttr(request, name_skip_reading_prefix_cache), *answer;
+    PyObject *hashes = NULL, *num_tokens = NULL, *stats = NULL;
+    if (skips == Py_False && (hashes = PyObject_GetAttr(request, name_block_hashes)) != NULL
+        && (num_tokens = PyObject_GetAttr(request, name_num_tokens)) != NULL
+        && (stats = PyObject_GetAttr(self->lookups, name_stats)) != NULL)
+        answer = find_read(self, request, hashes, num_tokens, stats);
+    else
+        answer = odd();
+    Py_XDECREF(skips);
+    Py_XDECREF(hashes);
+    Py_XDECREF(num_tokens);
+    Py_XDECREF(stats);
+    return answer;
+}
+
+static PyObject *list_of(const int32_t *ids, int64_t count) {
+    PyObject *listed = PyList_New(count);
+    for (int64_t i = 0; listed != NULL && i < count; i++) {
+        PyObject *id = PyLong_FromLong(ids[i]);
+        if (id == NULL)
+            Py_CLEAR(listed);
+        else
+            PyList_SET_ITEM(listed, i, id);
+    }
+    return listed;
+}
+
+/* The ids of a list of blocks; NULL, with or without an exception, if Python must say what they are. */
+static PyObject *ids_of(PyTypeObject *block_list, PyObject *blocks) {
+    int64_t table_id = -1;
+    PyObject *listed = NULL, *foreign = NULL, *ids = NULL, *tables = NULL, *store = NULL;
+    PyObject *state = PyType_IsSubtype(Py_TYPE(blocks), block_list) ? PyObject_GetAttr(blocks, name_state) : NULL;
+    if (state == NULL || (foreign = PyObject_GetAttr(state, name_foreign)) == NULL || PyObject_Size(foreign) != 0)
+        goto done;
+    if (!Py_IS_TYPE(blocks, block_list) && read_int(blocks, name_table_id, &table_id) != 1)
+        goto done;
+    if (table_id < 0) {
+        ids = PyObject_GetAttr(blocks, name__ids);
+        if (ids != NULL && PyArray_Check(ids) && PyArray_TYPE((PyArrayObject *)ids) == NPY_INT32
+            && PyArray_ISCARRAY((PyArrayObject *)ids))
+            listed = list_of(PyArray_DATA((PyArrayObject *)ids), PyArray_SIZE((PyArrayObject *)ids));
+    } else if ((store = PyObject_GetAttr(blocks, name__store)) != NULL
+               && (tables = PyObject_GetAttr(store, name_tables)) != NULL
+               && (ids = PyObject_GetAttr(store, name_ids)) != NULL
+               && table_id < PyArray_DIM((PyArrayObject *)tables, 0)) {
+        const int64_t *table = (int64_t *)PyArray_DATA((PyArrayObject *)tables) + TABLE_WORDS * table_id;
+        listed = list_of((int32_t *)PyArray_DATA((PyArrayObject *)ids) + table[BEGIN], table[LENGTH]);
+    }
+done:
+    Py_XDECREF(state);
+    Py_XDECREF(foreign);
+    Py_XDECREF(store);
+    Py_XDECREF(tables);
+    Py_XDECREF(ids);
+    return listed;
+}
+
+/* `KVCacheBlocks.get_block_ids`, of the type of its lists and its tuple of them. */
+PyObject *block_ids(PyObject *module, PyObject *const *arguments, Py_ssize_t count) {
+    (void)module;
+    if (count != 2 || !PyType_Check(arguments[0]) || !PyTuple_CheckExact(arguments[1]))
+        return odd();
+    Py_ssize_t num_groups = PyTuple_GET_SIZE(arguments[1]);
+    PyObject *lists = PyTuple_New(num_groups);
+    for (Py_ssize_t place = 0; lists != NULL && place < num_groups; place++) {
+        PyObject *listed = ids_of((PyTypeObject *)arguments[0], PyTuple_GET_ITEM(arguments[1], place));
+        if (listed == NULL) {
+            Py_DECREF(lists);
+            return odd();
+        }
+        PyTuple_SET_ITEM(lists, place, listed);
+    }
+    return lists;
+}
+
+static PyObject *lists_of(Calls *self, PyObject *request_id) {
+    int64_t width;
+    if (is_usual(self, &width) != 1)
+        return odd();
+    PyObject *lists = PyTuple_New(self->num_groups);
+    for (int place = 0; lists != NULL && place < self->num_groups; place++) {
+        int64_t table_id = table_id_of(self, place, request_id);
+        if (table_id < 0) {
+            Py_DECREF(lists);
+            return odd();
+        }
+        const int64_t *table = table_at(self, table_id);
+        const int32_t *ids = (int32_t *)words_at(words_at(self->slots, STORE), IDS) + table[BEGIN];
+        PyObject *listed = list_of(ids, table[LENGTH]);
+        if (listed == NULL)
+            Py_CLEAR(lists);
+        else
+            PyTuple_SET_ITEM(lists, place, listed);
+    }
+    return lists;
+}
+
+/* `KVCacheManager.get_block_ids` of a request that holds blocks in all groups. */
+PyObject *get_block_ids(Calls *self, PyObject *request_id) {
+    if (!PyUnicode_CheckExact(request_id))
+        return odd();
+    int collects = PyGC_Disable();
+    PyObject *lists = lists_of(self, request_id);
+    if (collects)
+        PyGC_Enable();
+    return lists;
+}
+
+static PyObject *shared_of(Calls *self, PyObject *request_id) {
+    int64_t width;
+    if (is_usual(self, &width) != 1)
+        return odd();
+    PyObject *counts = PyList_New(self->num_groups);
+    for (int place = 0; counts != NULL && place < self->num_groups; place++) {
+        int64_t count = 0, table_id = self->groups[place].shares ? table_id_of(self, place, request_id) : -1;
+        if (table_id >= 0)
+            count = ((Shared)(intptr_t)self->shared.address)(
+                self->slots[2 * POOL], self->slots[2 * STORE], table_id, PyDict_GET_SIZE(self->groups[place].tables));
+        PyObject *number = PyLong_FromLongLong(count);
+        if (number == NULL)
+            Py_CLEAR(counts);
+        else
+            PyList_SET_ITEM(counts, place, number);
+    }
+    return counts;
+}
+
+/* `KVCacheManager.get_num_common_prefix_blocks`. */
+PyObject *get_num_common_prefix_blocks(Calls *self, PyObject *request_id) {
+    if (!PyUnicode_CheckExact(request_id) || !is_ready(&self->shared))
+        return odd();
+    int collects = PyGC_Disable();
+    PyObject *counts = shared_of(self, request_id);
+    if (collects)
+        PyGC_Enable();
+    return counts;
+}
