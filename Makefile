@@ -74,7 +74,7 @@ conformance: $(VENV)/.kernels
 # Inside vLLM 0.23.0, in a virtual environment of its own: the tests of the plug-in, vLLM's own tests in each mode, and
 # STEPS request-steps of two schedulers side by side, each with kvgpu's scheduler class and with its manager only.
 vllm: $(VLLM)/.ready
-	$(IN_VLLM) -m pytest -q tests/in_vllm $(ARGS)
+	$(IN_VLLM) -m pytest -q -p no:asyncio tests/in_vllm $(ARGS)
 	$(IN_VLLM) tests/in_vllm/suites/run.py $(VLLM)/vllm-0.23.0
 	$(IN_VLLM) tests/in_vllm/soak/run.py --request-steps $(STEPS)
 	$(IN_VLLM) tests/in_vllm/soak/run.py --request-steps $(STEPS) --manager-only

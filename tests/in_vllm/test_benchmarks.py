@@ -10,7 +10,7 @@ from in_vllm.oracle import require_vllm
 from support.benchmarks import SMALL_IN_VLLM
 
 ROOT = Path(__file__).resolve().parents[2]
-STEPS = ["16 running, sync", "16 running, async", "16 running, sync, full + window"]
+STEPS = ["32 running, sync", "32 running, async", "32 running, sync, full + window"]
 CASES = {
     "vllm_calls": {"full", "full + window"},
     "vllm_steps": {*STEPS, *(f"{case}, 100 % from arrays" for case in STEPS)},

@@ -14,5 +14,5 @@ SMALL = {
     "table": ["--most", "2000", "--rounds", "1"],
 }
 
-SMALL_IN_VLLM = {"vllm_calls": ["--most", "32", "--rounds", "1"], "vllm_steps": ["--most", "16", "--rounds", "1"]}
+SMALL_IN_VLLM = {"vllm_calls": ["--most", "32", "--rounds", "1"], "vllm_steps": ["--most", "32", "--rounds", "1"]}
 """Those that need vLLM."""

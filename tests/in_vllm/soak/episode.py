@@ -164,6 +164,8 @@ class Episode:
             self._answer()
 
     def _schedule(self) -> None:
+        served = getattr(self.schedulers[1], "served", None)
+        before = 0 if served is None else served.array_rows
         outputs = self._both("schedule", lambda side: side.scheduler.schedule())
         same("SchedulerOutput", *outputs)
         self._same_states()
@@ -173,6 +175,10 @@ class Episode:
         counts["request-steps"] += len(output.num_scheduled_tokens)
         counts["preemptions"] += len(output.preempted_req_ids)
         counts["draft tokens"] += sum(map(len, output.scheduled_spec_decode_tokens.values()))
+        # What arrays have served comes first.
+        decodes = [count > 0 for count in output.scheduled_cached_reqs.num_output_tokens]
+        counts["decode rows"] += sum(decodes)
+        counts["decode rows from arrays"] += sum(decodes[: 0 if served is None else served.array_rows - before])
         counts["steps with 8 requests or more"] += len(output.num_scheduled_tokens) >= 8
         generating = {name for name in output.num_scheduled_tokens if not scheduler.requests[name].is_prefill_chunk}
         if "structured_output" in self.scenario:
