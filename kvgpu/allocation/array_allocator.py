@@ -30,6 +30,7 @@ from kvgpu.allocation.single_call import (
     free_one,
     new_handle,
 )
+from kvgpu.block_tables.by_request import PLAIN_NAMES
 from kvgpu.block_tables.request_blocks import RequestBlocks
 from kvgpu.blocks.block_list import BlockList
 from kvgpu.blocks.index_meta import refuse_broken
@@ -51,9 +52,6 @@ from kvgpu.index.host.index import HostIndex
 
 COMPILED = (FullAttentionManager, SinkFullAttentionManager, SlidingWindowManager, ChunkedLocalAttentionManager)
 """Kinds of groups whose rules compiled code knows; exactly these, since a subclass may differ."""
-
-PLAIN_IDS: tuple[type, ...] = (str, int)
-"""Kinds of request ids that are looked up without code of others, which might call the manager in the middle."""
 
 _BYTES = id(bytes)
 _refuse_broken = python_of(refuse_broken)
@@ -158,7 +156,7 @@ class ArrayAllocator:
             FITS, and the new blocks per group, or () if there are none at all; NO_ROOM and (); or REFUSED and (), with
             nothing changed, if the call is not a usual one.
         """
-        if type(request_id) not in PLAIN_IDS or not self.ready():
+        if type(request_id) not in PLAIN_NAMES or not self.ready():
             return REFUSED, ()
         num_new, num_hit_tokens, computed, num_lookahead, num_external, delays, num_encoder, must_fit, reserved = given
         pool, store, tables = self.pool, self.store, self._tables
@@ -278,7 +276,7 @@ class ArrayAllocator:
         Returns:
             False, with nothing changed, unless all groups know the request and its blocks lie in the arrays.
         """
-        if type(request_id) not in PLAIN_IDS or not self.ready():
+        if type(request_id) not in PLAIN_NAMES or not self.ready():
             return False
         tables, table_ids = self._tables, self._table_ids
         for table in tables:

@@ -7,6 +7,9 @@ from kvgpu.block_tables.request_blocks import RequestBlocks
 from kvgpu.block_tables.store import BlockTableStore
 from kvgpu.blocks.state import BlockState, KVCacheBlock
 
+PLAIN_NAMES: frozenset[type] = frozenset((str, int))
+"""Types of names that are compared without code of others."""
+
 
 class BlockTables(dict[str, Any]):
     """Request id -> its `RequestBlocks`; a missing request gets an empty list, as in a defaultdict.
@@ -25,6 +28,8 @@ class BlockTables(dict[str, Any]):
     def __getitem__(self, request_id: str) -> RequestBlocks:
         blocks = dict.get(self, request_id)
         if blocks.__class__ is not RequestBlocks:
+            if request_id.__class__ not in PLAIN_NAMES:
+                self._store.has_odd_names = True
             blocks = RequestBlocks(self._state, self._store, blocks)
             super().__setitem__(request_id, blocks)
         return blocks
@@ -70,6 +75,8 @@ class BlockTables(dict[str, Any]):
         if not self.keys().isdisjoint(names):
             for name in names:
                 self.pop(name, None)
+        if not PLAIN_NAMES.issuperset(map(type, names)):
+            self._store.has_odd_names = True
         self.update(zip(names, table_ids, strict=True))
 
     def leave(self, request_id: str) -> int:

@@ -55,6 +55,7 @@ class BlockHolders:
         store: Memory of the block tables.
         of_groups: Block tables of each group.
         handed_out: int32 [num_blocks]: uses that callers have to give back.
+        last_hand_out: int64 [1], number of the call that last handed out blocks; 0 once they stay with their caller.
     """
 
     def __init__(self, state: BlockState, turn: Turn) -> None:
@@ -64,12 +65,12 @@ class BlockHolders:
         self._state = state
         self._turn = turn
         self._in_transit = NO_IDS
-        self._last_hand_out: npt.NDArray[np.int64] = np.zeros(1, np.int64)
+        self.last_hand_out: npt.NDArray[np.int64] = np.zeros(1, np.int64)
 
     def hand_out(self, ids: Ids) -> None:
         """Count one use by the caller for each id; an interrupt of the call takes it back. O(ids)."""
         self._in_transit = ids
-        hand_out(self.handed_out, ids, self._state.null_id, self._last_hand_out, self._turn.number)
+        hand_out(self.handed_out, ids, self._state.null_id, self.last_hand_out, self._turn.number)
 
     def hand_back(self, ids: Ids) -> None:
         """Take back one use by the caller for each id. O(ids).
@@ -94,9 +95,9 @@ class BlockHolders:
         Memory of tables that belong to no request is given back, and so are blocks that were on their way to the
         caller. A block that nobody holds is free.
         """
-        if self._last_hand_out[0] == self._turn.number:
+        if self.last_hand_out[0] == self._turn.number:
             hand_back(self.handed_out, self._in_transit, self._state.null_id)
-            self._last_hand_out[0] = 0
+            self.last_hand_out[0] = 0
         self.store.close_all_but({table_id for tables in self.of_groups for table_id in tables.table_ids()})
         held = np.concatenate([NO_IDS, *self._held()])
         users = np.bincount(held[held >= 0], minlength=self._state.num_blocks) + self.handed_out

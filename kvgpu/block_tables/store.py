@@ -35,7 +35,7 @@ class StoreArrays(NamedTuple):
     """int64, see TOP."""
 
 
-_TABLES, _IDS, _FREE_SEGMENTS = 0, 1, 2
+TABLES, ID_MEMORY, _FREE_SEGMENTS = 0, 1, 2
 """Arrays of a store's handle, in order."""
 STORE_WORDS = 6
 """Words of the handle."""
@@ -45,8 +45,8 @@ STORE_WORDS = 6
 def store_at(handle: Any) -> StoreArrays:
     """Return the arrays that the handle of a store stands for."""
     return StoreArrays(
-        lines_at(handle, 2 * _TABLES, WORDS, TABLE_WORDS),
-        array_at(handle, 2 * _IDS, IDS),
+        lines_at(handle, 2 * TABLES, WORDS, TABLE_WORDS),
+        array_at(handle, 2 * ID_MEMORY, IDS),
         array_at(handle, 2 * _FREE_SEGMENTS, WORDS),
     )
 
@@ -138,6 +138,8 @@ class BlockTableStore:
         free_segments: int64, end of the used part and free segments by size.
         num_closed: Block tables that were closed: whoever keeps ids of some looks whether they are among them.
         mirrors: Block tables that are written back to lists of others after every change.
+        has_odd_names: Whether a request ever had a name that is neither a str nor an int, and so may run any code when
+            it is compared.
         handle: Of the three arrays, for compiled code.
     """
 
@@ -148,6 +150,7 @@ class BlockTableStore:
         self.free_segments[TOP] = 0
         self.handle = Handle(self.arrays())
         self.mirrors = 0
+        self.has_odd_names = False
         self.num_closed = 0
         self._idle = list(range(len(self.tables) - 1, -1, -1))
         self._serial = 0
@@ -171,7 +174,7 @@ class BlockTableStore:
         while len(self._idle) < count:
             length = len(self.tables)
             self.tables = np.concatenate([self.tables, np.zeros_like(self.tables)])
-            self.handle.point(_TABLES, self.tables)
+            self.handle.point(TABLES, self.tables)
             self._idle[:0] = range(2 * length - 1, length - 1, -1)
         opened = np.array(self._idle[len(self._idle) - count :], np.int64)
         del self._idle[len(self._idle) - count :]
@@ -197,8 +200,8 @@ class BlockTableStore:
     def close_all_but(self, used: set[int]) -> None:
         """Give back all block tables but those in use, as after a call that was cut short. O(tables)."""
         # The call may have been cut short between an array and its handle.
-        self.handle.point(_TABLES, self.tables)
-        self.handle.point(_IDS, self.ids)
+        self.handle.point(TABLES, self.tables)
+        self.handle.point(ID_MEMORY, self.ids)
         unused = set(range(len(self.tables))) - used
         for table_id in unused.difference(self._idle):
             _close(self.arrays(), table_id)
@@ -217,7 +220,7 @@ class BlockTableStore:
             grown = np.empty(max(needed, 2 * len(self.ids)), np.int32)
             grown[: len(self.ids)] = self.ids
             self.ids = grown
-            self.handle.point(_IDS, self.ids)
+            self.handle.point(ID_MEMORY, self.ids)
 
     def of(self, table_id: int) -> Ids:
         """Return the ids of a block table, int32 [length]: a live view until anything is appended to any of them."""

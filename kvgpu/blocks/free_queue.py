@@ -63,7 +63,6 @@ class FreeKVCacheBlockQueue:
 
     def _attach(self, state: BlockState) -> None:
         self._state = state
-        self._users = state.records["ref_cnt"]
         head, tail = KVCacheBlock.__new__(KVCacheBlock), KVCacheBlock.__new__(KVCacheBlock)
         for end in (head, tail):
             end._state, end._row, end._standalone_id = state, state.num_blocks, -1
@@ -82,7 +81,7 @@ class FreeKVCacheBlockQueue:
     @property
     def num_free_blocks(self) -> int:
         """Number of members. O(1)."""
-        count: int = self._users.item(-1)
+        count: int = self._state.records["ref_cnt"].item(-1)
         return count
 
     @num_free_blocks.setter
@@ -95,7 +94,7 @@ class FreeKVCacheBlockQueue:
         """
         members = int(np.count_nonzero(self._state.records["next"][:-1] >= 0))
         # With a larger count, compiled code would walk beyond the last member.
-        self._users[-1] = as_integer("the number of free blocks", count, 0, members)
+        self._state.records["ref_cnt"][-1] = as_integer("the number of free blocks", count, 0, members)
 
     def popleft(self) -> KVCacheBlock:
         """Take the first member; its reference count becomes 0. O(1).
@@ -201,4 +200,3 @@ class FreeKVCacheBlockQueue:
                 state.set_key(block_id, key)
         for end in self.ends:
             end._row = state.num_blocks
-        self._users = state.records["ref_cnt"]

@@ -74,7 +74,7 @@ class KVCacheBlocks:
         Raises:
             ArgumentTypeError: An item is not a block, or `allow_none` is not a truth value.
         """
-        if block_ids is None or (ids := block_ids(BlockList, self.blocks)) is NotImplemented:
+        if block_ids is None or (ids := block_ids(self.blocks)) is NotImplemented:
             ids = tuple(map(_ids, self.blocks if self.blocks.__class__ is tuple else self._groups()))
         if allow_none is False:
             return ids

@@ -43,11 +43,12 @@ def addresses_of(arrays: Sequence[npt.NDArray[Any]]) -> npt.NDArray[np.int64]:
 
 
 def address_of_code(function: Any, num_words: int) -> int:
-    """Compile an entry point that takes so many int64 and returns one; return its address as a function of C.
+    """Compile an entry point that takes so many int64 and returns one; return the address of its machine code.
 
-    What it raises there is lost, so it must raise nothing. The code lives as long as the entry point.
+    In C its type is ``int32_t (*)(int64_t *result, void **error, int64_t ...)``: it returns 0, or something else if it
+    has raised, as it does when there is no memory (Numba's CPUCallConv). The code lives as long as the entry point.
     """
     signature = (cast(Any, types).int64,) * num_words
     function.compile(signature)
     result = function.overloads[signature]
-    return int(result.library.get_pointer_to_function(result.fndesc.llvm_cfunc_wrapper_name))
+    return int(result.library.get_pointer_to_function(result.fndesc.llvm_func_name))

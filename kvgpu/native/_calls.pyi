@@ -6,8 +6,8 @@ from kvgpu.blocks.kv_cache_blocks import KVCacheBlocks
 LAYOUT: dict[str, tuple[int, ...]]
 """Numbers that the extension and Python's modules must agree on, by what they are about."""
 
-def block_ids(block_list: type, blocks: Any, /) -> tuple[list[int], ...]:
-    """Return the ids of the blocks in each list of a tuple; NotImplemented unless all are of a type or its subtypes."""
+def block_ids(blocks: Any, /) -> tuple[list[int], ...]:
+    """Return the ids of the blocks in each list of a tuple; NotImplemented unless all lists are kvgpu's own."""
 
 class Calls:
     """Calls of a `KVCacheManager`, served by compiled code without Python around it.
@@ -31,6 +31,7 @@ class Calls:
         lookups: object,
         empty: object,
         no_ids: object,
+        refuse: Callable[[], None],
         request_blocks: type,
         block_list: type,
         cache_blocks: type,
@@ -46,6 +47,7 @@ class Calls:
         caching: bool,
         num_queries: int,
         groups: tuple[tuple[dict[Any, Any], object, bool, int, int], ...],
+        last_hand_out: int,
         owners: object,
     ) -> Calls: ...
     def allocate_slots(

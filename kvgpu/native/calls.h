@@ -17,7 +17,8 @@
 
 /* What Python's modules name the same; `LAYOUT` in module.c tells Python, which compares. */
 enum { POOL, STORE, GROUPS, ARGUMENTS, TABLE_IDS, STARTS, OUT, HITS, HIT_ENDS, HASHES };
-enum { FITS, NO_ROOM };
+enum { FITS, NO_ROOM, REFUSED, SHORT };
+enum { MOST_TOKENS = 2147483647 };
 enum { KEYS, EVICTED, COVERED_UNTIL, NUM_TAKEN, NUM_NEW, PLACES };
 enum { TABLES = 0, IDS = 1 };
 enum { BEGIN, LENGTH, LIMIT, NUM_CACHED, COVERED, SERIAL, TABLE_WORDS = 8 };
@@ -32,6 +33,10 @@ typedef struct {
     int64_t reserved_blocks, first_hash, whole, takes_hits, caches, caching, num_encoder, hash_block_size, num_hashes;
     int64_t distinct, listed, bytes_type, hash_width;
 } Arguments;
+
+/* Compiled code returns 0, or something else if it has raised an error, which can only be that there is no memory. */
+typedef int32_t (*Code)(int64_t *result, void **error, int64_t handle);
+typedef int32_t (*CodeOfFour)(int64_t *result, void **error, int64_t, int64_t, int64_t, int64_t);
 
 /* Compiled code: a Python function makes it, and returns its address, when it is first needed. */
 typedef struct {
@@ -50,10 +55,11 @@ typedef struct {
     PyObject_HEAD
     PyObject *parts;   /* holds a reference to everything below */
     PyObject *turn, *state, *extras, *foreign, *events, *store, *index, *allocator, *lookups;
-    PyObject *empty, *no_ids;
+    PyObject *empty, *no_ids, *refuse;
     PyTypeObject *request_blocks, *block_list, *cache_blocks;
     Entry allocate, free, match, shared;
     int64_t *slots, *question;
+    int64_t *last_hand_out; /* number of the call that last handed out blocks to its caller */
     int64_t *ends;     /* where the hits of each group end, and as many zeros */
     int32_t *hits;     /* hits of all groups, if there are several */
     int64_t room_for_hits;
@@ -66,9 +72,12 @@ typedef struct {
 /* Names of attributes, made once. */
 #define NAMES(_)                                                                                                      \
     _(_count) _(_idle) _(_ids) _(_mirror) _(_most) _(_num_keys) _(_parts) _(_serial) _(_store) _(_whole) _(add)       \
-    _(block_hashes) _(blocks) _(close) _(covered_until) _(enabled) _(foreign) _(holders) _(ids) _(mirrors) _(null_id) _(num_closed)     \
-    _(num_computed_tokens) _(num_evictions) _(num_preemptions) _(num_prompt_tokens) _(num_tokens) _(number)           \
+    _(block_hashes) _(blocks) _(close) _(covered_until) _(enabled) _(foreign) _(has_odd_names) _(holders) _(ids) _(mirrors) _(null_id) _(num_closed)     \
+    _(num_computed_tokens) _(num_evictions) _(num_preemptions) _(num_prompt_tokens) _(num_tokens)                     \
     _(request_id) _(skip_reading_prefix_cache) _(state) _(stats) _(table_id) _(tables) _(torn) _(width)
+/* The types of lists of blocks, once a manager has been made. */
+extern PyTypeObject *block_list_type, *request_blocks_type;
+
 #define DECLARE(name) extern PyObject *name_##name;
 NAMES(DECLARE)
 
@@ -92,6 +101,7 @@ int add_to(PyObject *to, PyObject *name, int64_t more);
 int is_usual(Calls *self, int64_t *width);
 int is_ready(Entry *entry);
 int64_t table_id_of(const Calls *self, int place, PyObject *request_id);
+int run(const Entry *entry, int64_t handle, int64_t *result);
 PyObject *torn(Calls *self);
 PyObject *odd(void);
 PyObject *new_ids(const int32_t *ids, int64_t count);
@@ -106,7 +116,7 @@ int detach(Calls *self, PyObject *blocks, int64_t table_id);
 PyObject *allocate_slots(Calls *self, PyObject *const *arguments, Py_ssize_t count);
 PyObject *free_request(Calls *self, PyObject *request);
 PyObject *get_computed_blocks(Calls *self, PyObject *request);
-PyObject *block_ids(PyObject *module, PyObject *const *arguments, Py_ssize_t count);
+PyObject *block_ids(PyObject *module, PyObject *blocks);
 PyObject *get_block_ids(Calls *self, PyObject *request_id);
 PyObject *get_num_common_prefix_blocks(Calls *self, PyObject *request_id);
 

@@ -2,9 +2,6 @@
 
 #include "calls.h"
 
-typedef int64_t (*Match)(int64_t);
-typedef int64_t (*Shared)(int64_t, int64_t, int64_t, int64_t);
-
 /* The blocks of a hit per group; `found` is what `write_hits` wrote. */
 static PyObject *hits_of(Calls *self, const int32_t *found) {
     int64_t begin = 1 + self->num_queries, total = 0;
@@ -44,7 +41,9 @@ static PyObject *look_up(Calls *self, PyObject *hashes, int64_t num_tokens, PyOb
     asked[KIND] = (intptr_t)&PyBytes_Type;
     asked[WIDTH] = width;
     asked[MAX_LENGTH] = longest;
-    int64_t size = ((Match)(intptr_t)self->match.address)((intptr_t)self->question);
+    int64_t size;
+    if (run(&self->match, (intptr_t)self->question, &size) < 0)
+        return NULL;
     if (size < 0 || size > self->question[2 * FOUND + 1])
         return odd();
     const int32_t *found = (int32_t *)words_at(self->question, FOUND);
@@ -56,7 +55,7 @@ static PyObject *look_up(Calls *self, PyObject *hashes, int64_t num_tokens, PyOb
 static PyObject *find_read(Calls *self, PyObject *request, PyObject *hashes, PyObject *num_tokens, PyObject *stats) {
     int64_t tokens, preemptions = 0;
     PyObject *num_hits = NULL, *counted = NULL;
-    if (!PyList_CheckExact(hashes) || !as_int(num_tokens, &tokens) || tokens < 0 || !is_ready(&self->match))
+    if (!PyList_CheckExact(hashes) || !as_int(num_tokens, &tokens) || tokens < 0 || tokens > MOST_TOKENS || !is_ready(&self->match))
         return odd();
     if (stats != Py_None && read_int(request, name_num_preemptions, &preemptions) != 1)
         return odd();
@@ -107,51 +106,76 @@ static PyObject *list_of(const int32_t *ids, int64_t count) {
     return listed;
 }
 
-/* The ids of a list of blocks; NULL, with or without an exception, if Python must say what they are. */
-static PyObject *ids_of(PyTypeObject *block_list, PyObject *blocks) {
-    int64_t table_id = -1;
-    PyObject *listed = NULL, *foreign = NULL, *ids = NULL, *tables = NULL, *store = NULL;
-    PyObject *state = PyType_IsSubtype(Py_TYPE(blocks), block_list) ? PyObject_GetAttr(blocks, name_state) : NULL;
-    if (state == NULL || (foreign = PyObject_GetAttr(state, name_foreign)) == NULL || PyObject_Size(foreign) != 0)
-        goto done;
-    if (!Py_IS_TYPE(blocks, block_list) && read_int(blocks, name_table_id, &table_id) != 1)
-        goto done;
-    if (table_id < 0) {
-        ids = PyObject_GetAttr(blocks, name__ids);
-        if (ids != NULL && PyArray_Check(ids) && PyArray_TYPE((PyArrayObject *)ids) == NPY_INT32
-            && PyArray_ISCARRAY((PyArrayObject *)ids))
-            listed = list_of(PyArray_DATA((PyArrayObject *)ids), PyArray_SIZE((PyArrayObject *)ids));
-    } else if ((store = PyObject_GetAttr(blocks, name__store)) != NULL
-               && (tables = PyObject_GetAttr(store, name_tables)) != NULL
-               && (ids = PyObject_GetAttr(store, name_ids)) != NULL
-               && table_id < PyArray_DIM((PyArrayObject *)tables, 0)) {
-        const int64_t *table = (int64_t *)PyArray_DATA((PyArrayObject *)tables) + TABLE_WORDS * table_id;
-        listed = list_of((int32_t *)PyArray_DATA((PyArrayObject *)ids) + table[BEGIN], table[LENGTH]);
+/* The data of an array of so many dimensions and of a type, as compiled code takes it; NULL if it is another object. */
+static void *data_of(PyObject *array, int dimensions, int type) {
+    if (array == NULL || !PyArray_CheckExact(array) || PyArray_NDIM((PyArrayObject *)array) != dimensions
+        || PyArray_TYPE((PyArrayObject *)array) != type || !PyArray_ISCARRAY_RO((PyArrayObject *)array))
+        return NULL;
+    return PyArray_DATA((PyArrayObject *)array);
+}
+
+/* The ids of a block table of a store; NULL, with or without an exception, if Python must say what they are. */
+static PyObject *ids_of_table(PyObject *store, int64_t table_id) {
+    PyObject *tables = PyObject_GetAttr(store, name_tables), *ids = NULL, *listed = NULL;
+    const int64_t *table = data_of(tables, 2, NPY_INT64);
+    if (table != NULL && table_id < PyArray_DIM((PyArrayObject *)tables, 0)
+        && PyArray_DIM((PyArrayObject *)tables, 1) == TABLE_WORDS) {
+        table += TABLE_WORDS * table_id;
+        ids = PyObject_GetAttr(store, name_ids);
+        const int32_t *all = data_of(ids, 1, NPY_INT32);
+        if (all != NULL && table[BEGIN] >= 0 && table[LENGTH] >= 0
+            && table[BEGIN] + table[LENGTH] <= PyArray_SIZE((PyArrayObject *)ids))
+            listed = list_of(all + table[BEGIN], table[LENGTH]);
     }
-done:
-    Py_XDECREF(state);
-    Py_XDECREF(foreign);
-    Py_XDECREF(store);
     Py_XDECREF(tables);
     Py_XDECREF(ids);
     return listed;
 }
 
-/* `KVCacheBlocks.get_block_ids`, of the type of its lists and its tuple of them. */
-PyObject *block_ids(PyObject *module, PyObject *const *arguments, Py_ssize_t count) {
-    (void)module;
-    if (count != 2 || !PyType_Check(arguments[0]) || !PyTuple_CheckExact(arguments[1]))
-        return odd();
-    Py_ssize_t num_groups = PyTuple_GET_SIZE(arguments[1]);
-    PyObject *lists = PyTuple_New(num_groups);
-    for (Py_ssize_t place = 0; lists != NULL && place < num_groups; place++) {
-        PyObject *listed = ids_of((PyTypeObject *)arguments[0], PyTuple_GET_ITEM(arguments[1], place));
+/* The same of a list of blocks. */
+static PyObject *ids_of(PyObject *blocks) {
+    int64_t table_id = -1;
+    if (!Py_IS_TYPE(blocks, block_list_type)
+        && (!Py_IS_TYPE(blocks, request_blocks_type) || read_int(blocks, name_table_id, &table_id) != 1))
+        return NULL;
+    PyObject *state = PyObject_GetAttr(blocks, name_state);
+    PyObject *foreign = state == NULL ? NULL : PyObject_GetAttr(state, name_foreign), *from = NULL, *listed = NULL;
+    if (foreign != NULL && PyList_CheckExact(foreign) && PyList_GET_SIZE(foreign) == 0
+        && (from = PyObject_GetAttr(blocks, table_id < 0 ? name__ids : name__store)) != NULL) {
+        const int32_t *ids = table_id < 0 ? data_of(from, 1, NPY_INT32) : NULL;
+        if (table_id >= 0)
+            listed = ids_of_table(from, table_id);
+        else if (ids != NULL)
+            listed = list_of(ids, PyArray_SIZE((PyArrayObject *)from));
+    }
+    Py_XDECREF(state);
+    Py_XDECREF(foreign);
+    Py_XDECREF(from);
+    return listed;
+}
+
+static PyObject *all_ids_of(PyObject *blocks) {
+    PyObject *lists = PyTuple_New(PyTuple_GET_SIZE(blocks));
+    for (Py_ssize_t place = 0; lists != NULL && place < PyTuple_GET_SIZE(blocks); place++) {
+        PyObject *listed = ids_of(PyTuple_GET_ITEM(blocks, place));
         if (listed == NULL) {
             Py_DECREF(lists);
             return odd();
         }
         PyTuple_SET_ITEM(lists, place, listed);
     }
+    return lists;
+}
+
+/* `KVCacheBlocks.get_block_ids`, of its tuple of lists. */
+PyObject *block_ids(PyObject *module, PyObject *blocks) {
+    (void)module;
+    if (!PyTuple_CheckExact(blocks) || block_list_type == NULL)
+        return odd();
+    int collects = PyGC_Disable();
+    PyObject *lists = all_ids_of(blocks);
+    if (collects)
+        PyGC_Enable();
     return lists;
 }
 
@@ -195,10 +219,12 @@ static PyObject *shared_of(Calls *self, PyObject *request_id) {
     PyObject *counts = PyList_New(self->num_groups);
     for (int place = 0; counts != NULL && place < self->num_groups; place++) {
         int64_t count = 0, table_id = self->groups[place].shares ? table_id_of(self, place, request_id) : -1;
-        if (table_id >= 0)
-            count = ((Shared)(intptr_t)self->shared.address)(
-                self->slots[2 * POOL], self->slots[2 * STORE], table_id, PyDict_GET_SIZE(self->groups[place].tables));
-        PyObject *number = PyLong_FromLongLong(count);
+        void *error;
+        if (table_id >= 0
+            && ((CodeOfFour)(intptr_t)self->shared.address)(&count, &error, self->slots[2 * POOL], self->slots[2 * STORE],
+                                                            table_id, PyDict_GET_SIZE(self->groups[place].tables)))
+            PyErr_NoMemory();
+        PyObject *number = PyErr_Occurred() ? NULL : PyLong_FromLongLong(count);
         if (number == NULL)
             Py_CLEAR(counts);
         else

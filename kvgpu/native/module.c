@@ -9,15 +9,10 @@ static int traverse(Calls *self, visitproc visit, void *arg) {
     return 0;
 }
 
-static int clear(Calls *self) {
-    Py_CLEAR(self->parts);
-    return 0;
-}
-
 static void dealloc(Calls *self) {
     PyTypeObject *type = Py_TYPE(self);
     PyObject_GC_UnTrack(self);
-    clear(self);
+    Py_XDECREF(self->parts);
     PyMem_Free(self->groups);
     PyMem_Free(self->ends);
     PyMem_Free(self->hits);
@@ -48,25 +43,35 @@ static int read_groups(Calls *self, PyObject *groups) {
 
 static PyObject *make(PyTypeObject *type, PyObject *args, PyObject *options) {
     static char *names[] = {"turn", "state", "extras", "foreign", "events", "store", "index", "allocator", "lookups",
-                            "empty", "no_ids", "request_blocks", "block_list", "cache_blocks", "allocate", "free",
+                            "empty", "no_ids", "refuse", "request_blocks", "block_list", "cache_blocks", "allocate", "free",
                             "match", "shared", "slots", "question", "room_for_hits", "max_model_len",
-                            "hash_block_size", "caching", "num_queries", "groups", "owners", NULL};
-    long long slots, question, room, longest, size;
+                            "hash_block_size", "caching", "num_queries", "groups", "last_hand_out", "owners", NULL};
+    long long slots, question, room, longest, size, last_hand_out;
     PyObject *groups, *owners;
     Calls *self = (Calls *)type->tp_alloc(type, 0);
     if (self == NULL)
         return NULL;
     if (!PyArg_ParseTupleAndKeywords(
-            args, options, "$OOO!O!OOOOOOOO!O!O!OOOOLLLLLpiO!O", names, &self->turn, &self->state, &PyDict_Type,
+            args, options, "$OOO!O!OOOOOOOOO!O!O!OOOOLLLLLpiO!LO", names, &self->turn, &self->state, &PyDict_Type,
             &self->extras, &PyList_Type, &self->foreign, &self->events, &self->store, &self->index, &self->allocator,
-            &self->lookups, &self->empty, &self->no_ids, &PyType_Type, &self->request_blocks, &PyType_Type,
+            &self->lookups, &self->empty, &self->no_ids, &self->refuse, &PyType_Type, &self->request_blocks, &PyType_Type,
             &self->block_list, &PyType_Type, &self->cache_blocks, &self->allocate.make, &self->free.make,
             &self->match.make, &self->shared.make, &slots, &question, &room, &longest, &size, &self->caching,
-            &self->num_queries, &PyTuple_Type, &groups, &owners)) {
+            &self->num_queries, &PyTuple_Type, &groups, &last_hand_out, &owners)) {
         Py_DECREF(self);
         return NULL;
     }
-    self->parts = Py_NewRef(options); /* a dict of this call only */
+    /* A tuple, so that nothing is released before this object is. */
+    PyObject *values = PyDict_Values(options);
+    self->parts = values == NULL ? NULL : PySequence_Tuple(values);
+    Py_XDECREF(values);
+    if (self->parts == NULL) {
+        Py_DECREF(self);
+        return NULL;
+    }
+    Py_XSETREF(block_list_type, (PyTypeObject *)Py_NewRef(self->block_list));
+    Py_XSETREF(request_blocks_type, (PyTypeObject *)Py_NewRef(self->request_blocks));
+    self->last_hand_out = (int64_t *)(intptr_t)last_hand_out;
     self->slots = (int64_t *)(intptr_t)slots;
     self->question = (int64_t *)(intptr_t)question;
     self->room_for_hits = room;
@@ -87,13 +92,13 @@ static PyMethodDef methods[] = {
 };
 
 static PyMethodDef functions[] = {
-    {"block_ids", (PyCFunction)(void (*)(void))block_ids, METH_FASTCALL, NULL},
+    {"block_ids", block_ids, METH_O, NULL},
     {NULL},
 };
 
 static PyType_Slot slots[] = {
     {Py_tp_new, make},         {Py_tp_dealloc, dealloc}, {Py_tp_traverse, traverse},
-    {Py_tp_clear, clear},      {Py_tp_methods, methods}, {0, NULL},
+    {Py_tp_methods, methods},  {0, NULL},
 };
 
 static PyType_Spec spec = {
@@ -105,11 +110,11 @@ static PyType_Spec spec = {
 
 static int add_layout(PyObject *module) {
     PyObject *layout = Py_BuildValue(
-        "{s(iiiiiiiiii)s(ii)s(iiiiii)s(ii)s(iiiiiii)s(i)s(ii)s(iiiii)s(i)s(n)}", "slots", POOL, STORE, GROUPS, ARGUMENTS,
-        TABLE_IDS, STARTS, OUT, HITS, HIT_ENDS, HASHES, "status", FITS, NO_ROOM, "answer", KEYS, EVICTED, COVERED_UNTIL,
+        "{s(iiiiiiiiii)s(iiii)s(iiiiii)s(ii)s(iiiiiii)s(i)s(ii)s(iiiii)s(i)s(i)s(n)}", "slots", POOL, STORE, GROUPS, ARGUMENTS,
+        TABLE_IDS, STARTS, OUT, HITS, HIT_ENDS, HASHES, "status", FITS, NO_ROOM, REFUSED, SHORT, "answer", KEYS, EVICTED, COVERED_UNTIL,
         NUM_TAKEN, NUM_NEW, PLACES, "store", TABLES, IDS, "table", BEGIN, LENGTH, LIMIT, NUM_CACHED, COVERED, SERIAL,
         TABLE_WORDS, "pool", NULL_ID, "lookup", QUESTION, FOUND, "question", LISTED, NUM_HASHES, KIND, WIDTH, MAX_LENGTH,
-        "parts", MOST_PARTS, "arguments", (Py_ssize_t)sizeof(Arguments));
+        "parts", MOST_PARTS, "most", MOST_TOKENS, "arguments", (Py_ssize_t)sizeof(Arguments));
     return PyModule_AddObject(module, "LAYOUT", layout);
 }
 

@@ -4,6 +4,7 @@
 
 #define DEFINE(name) PyObject *name_##name;
 NAMES(DEFINE)
+PyTypeObject *block_list_type, *request_blocks_type;
 
 /* Read an attribute that is an int: 1; 0 if it is not; -1 with an exception. */
 int read_int(PyObject *from, PyObject *name, int64_t *number) {
@@ -48,6 +49,9 @@ int is_usual(Calls *self, int64_t *width) {
     int status = is_false(self->turn, name_torn);
     if (status == 1)
         status = is_false(self->events, name_enabled);
+    /* Ids that are no strings or ints may compare themselves with those in the tables by any code. */
+    if (status == 1)
+        status = is_false(self->store, name_has_odd_names);
     if (status == 1)
         status = read_int(self->store, name_mirrors, &mirrors);
     if (status == 1)
@@ -82,13 +86,21 @@ int64_t table_id_of(const Calls *self, int place, PyObject *request_id) {
     return table_id < words_at(self->slots, STORE)[2 * TABLES + 1] ? table_id : -1;
 }
 
-/* Note that a change is half made, so that the next call restores the state; returns NULL. */
+/* Run compiled code; -1 with an exception if it has raised. */
+int run(const Entry *entry, int64_t handle, int64_t *result) {
+    void *error = NULL;
+    if (((Code)(intptr_t)entry->address)(result, &error, handle) == 0)
+        return 0;
+    PyErr_NoMemory();
+    return -1;
+}
+
+/* Note that a change is half made, so that the next call restores the state; returns NULL. Takes no memory. */
 PyObject *torn(Calls *self) {
     PyObject *type, *value, *trace;
     PyErr_Fetch(&type, &value, &trace);
-    /* What the call before this one handed out stays with its caller. */
-    if (add_to(self->turn, name_number, 1) < 0)
-        PyErr_Clear();
+    /* What an earlier call has handed out stays with its caller. */
+    *self->last_hand_out = 0;
     if (PyObject_SetAttr(self->turn, name_torn, Py_True) < 0)
         PyErr_Clear();
     PyErr_Restore(type, value, trace);
@@ -98,8 +110,9 @@ PyObject *torn(Calls *self) {
 /* What a method returns, with nothing changed, if Python has to serve the call, and says what is wrong with it. */
 PyObject *odd(void) {
     if (PyErr_Occurred()) {
-        if (!PyErr_ExceptionMatches(PyExc_Exception))
-            return NULL; /* an interrupt */
+        if (!PyErr_ExceptionMatches(PyExc_AttributeError) && !PyErr_ExceptionMatches(PyExc_TypeError)
+            && !PyErr_ExceptionMatches(PyExc_ValueError) && !PyErr_ExceptionMatches(PyExc_OverflowError))
+            return NULL; /* an interrupt, or no memory */
         PyErr_Clear();
     }
     Py_RETURN_NOTIMPLEMENTED;

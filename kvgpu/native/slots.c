@@ -2,8 +2,6 @@
 
 #include "calls.h"
 
-typedef int64_t (*Serve)(int64_t);
-
 /* The arguments of `KVCacheManager.allocate_slots`, in order, after the request. */
 enum { NEW_TOKENS, HIT_TOKENS, COMPUTED, LOOKAHEAD, EXTERNAL, DELAYS, ENCODER, MUST_FIT, RESERVED, NUM_ARGUMENTS };
 
@@ -188,7 +186,15 @@ static PyObject *serve(Calls *self, const Call *call) {
     if (status != 1)
         return status < 0 ? torn(self) : odd();
     pack(self, call, width);
-    int64_t served = ((Serve)(intptr_t)self->allocate.address)((intptr_t)self->slots);
+    int64_t served;
+    if (run(&self->allocate, (intptr_t)self->slots, &served) < 0)
+        return torn(self);
+    if (served > SHORT) {
+        torn(self); /* records and table disagree */
+        PyObject *raised = PyObject_CallNoArgs(self->refuse);
+        Py_XDECREF(raised);
+        return raised == NULL ? NULL : odd();
+    }
     if (served == FITS) {
         PyObject *answer = take_over(self, call->request_id);
         return answer == NULL ? torn(self) : answer;
@@ -241,13 +247,17 @@ static PyObject *release(Calls *self, PyObject *request_id) {
             return odd();
     for (int place = 0; place < self->num_groups; place++) {
         PyObject *held = PyDict_GetItemWithError(self->groups[place].tables, request_id);
+        if (held == NULL)
+            return torn(self);
         int is_seen = Py_IS_TYPE(held, self->request_blocks) && Py_REFCNT(held) > 1;
         if ((is_seen && detach(self, held, table_ids[place]) < 0)
             || PyDict_DelItem(self->groups[place].tables, request_id) < 0)
             return torn(self);
     }
-    ((Serve)(intptr_t)self->free.address)((intptr_t)self->slots);
-    return note_closed(self, table_ids, self->num_groups) < 0 ? torn(self) : Py_NewRef(Py_None);
+    int64_t done;
+    if (run(&self->free, (intptr_t)self->slots, &done) < 0 || note_closed(self, table_ids, self->num_groups) < 0)
+        return torn(self);
+    return Py_NewRef(Py_None);
 }
 
 /* `KVCacheManager.free` of a request that holds blocks in all groups. */

@@ -6,7 +6,7 @@
 static int64_t open_table(Calls *self, int place, PyObject *request_id, PyObject *idle) {
     Py_ssize_t last = PyList_GET_SIZE(idle) - 1;
     int64_t table_id, serial;
-    if (!as_int(PyList_GET_ITEM(idle, last), &table_id) || add_to(self->store, name__serial, 1) < 0
+    if (last < 0 || !as_int(PyList_GET_ITEM(idle, last), &table_id) || add_to(self->store, name__serial, 1) < 0
         || read_int(self->store, name__serial, &serial) != 1 || PyList_SetSlice(idle, last, last + 1, NULL) < 0)
         return -1;
     int64_t *table = table_at(self, table_id);
@@ -86,10 +86,15 @@ int close_tables(Calls *self, PyObject *request_id) {
 int detach(Calls *self, PyObject *blocks, int64_t table_id) {
     const int64_t *table = table_at(self, table_id);
     const int32_t *ids = (int32_t *)words_at(words_at(self->slots, STORE), IDS) + table[BEGIN];
-    PyObject *copy = new_ids(ids, table[LENGTH]), *gone = PyLong_FromLong(-1);
-    int failed = copy == NULL || gone == NULL || PyObject_SetAttr(blocks, name__ids, copy) < 0
+    PyObject *copy = new_ids(ids, table[LENGTH]);
+    if (copy == NULL) { /* who still looks at them sees none; giving them back goes on */
+        PyErr_Clear();
+        copy = Py_NewRef(self->no_ids);
+    }
+    PyObject *gone = PyLong_FromLong(-1);
+    int failed = gone == NULL || PyObject_SetAttr(blocks, name__ids, copy) < 0
                  || PyObject_SetAttr(blocks, name_table_id, gone) < 0;
-    Py_XDECREF(copy);
+    Py_DECREF(copy);
     Py_XDECREF(gone);
     return failed ? -1 : 0;
 }

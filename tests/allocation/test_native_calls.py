@@ -12,13 +12,7 @@ import pytest
 from support.managers import admit, chunked, decode, full, make_manager, make_request, snapshot, window
 
 from kvgpu import native
-from kvgpu.allocation import single_call
-from kvgpu.allocation.arguments import ARGUMENT_RECORD
-from kvgpu.allocation.compiled import FITS, NO_ROOM
-from kvgpu.block_tables import store
-from kvgpu.groups import compiled as groups
-from kvgpu.groups import new_ids
-from kvgpu.index.host import list_match, pool_arrays
+from kvgpu.allocation import native_calls
 
 pytestmark = pytest.mark.skipif(native.Calls is None, reason="the extension was not built, or is switched off")
 
@@ -91,23 +85,15 @@ def test_usual_calls_never_come_to_python(model, monkeypatch):
     assert without.make_prefix_cache_stats() == manager.make_prefix_cache_stats()
 
 
-def test_both_sides_agree_on_where_everything_lies():
-    from kvgpu.native import _calls
-
-    c, s, q = single_call, store, list_match
-    expected = {
-        "slots": (c.POOL, c.STORE, c.GROUPS, c.ARGUMENTS, c.TABLE_IDS, c.STARTS, c.OUT, c.HITS, c.HIT_ENDS, c.HASHES),
-        "status": (FITS, NO_ROOM),
-        "answer": (groups.KEYS, groups.EVICTED, c.COVERED_UNTIL, c.NUM_TAKEN, c.NUM_NEW, c.PLACES),
-        "store": (s._TABLES, s._IDS),
-        "table": (s.BEGIN, s.LENGTH, s.LIMIT, s.NUM_CACHED, s.COVERED, s.SERIAL, s.TABLE_WORDS),
-        "pool": (pool_arrays.NULL_ID,),
-        "lookup": (q.QUESTION, q.FOUND),
-        "question": (q.LISTED, q.NUM_HASHES, q.KIND, q.WIDTH, q.MAX_LENGTH),
-        "parts": (new_ids.PARTS,),
-        "arguments": (ARGUMENT_RECORD.itemsize,),
-    }
-    assert expected == _calls.LAYOUT
+def test_an_extension_built_from_other_sources_is_not_used(monkeypatch, caplog):
+    assert native_calls.agrees()
+    native_calls.agrees.cache_clear()
+    monkeypatch.setitem(native_calls.LAYOUT, "slots", (0, 1))
+    try:
+        assert make_manager(full(4)).native is None
+        assert "install kvgpu again" in caplog.text
+    finally:
+        native_calls.agrees.cache_clear()
 
 
 @pytest.mark.parametrize("state", ["inside", "torn", "events", "foreign"])
