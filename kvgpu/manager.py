@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Iterable, Sequence
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from kvgpu.allocation.lookups import PrefixLookups
@@ -98,14 +97,14 @@ class KVCacheManager(Exclusive):
         self.lookups = PrefixLookups(self.coordinator, self.log_stats, counts_admissions)
         self.slots = SlotAllocator(self.coordinator, self.lookups)
         self.empty_kv_cache_blocks = self.lookups.empty
+        # Serves usual calls of requests whose hashes lie in a list; None if Python serves all.
+        self.native: Calls | None = native_calls(self.coordinator, self.slots, self.lookups)
 
-    @cached_property
-    def native(self) -> Calls | None:
-        """Serves usual calls of requests whose hashes lie in a list; None if Python serves all. O(groups)."""
-        return native_calls(self.coordinator, self.slots, self.lookups)
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "native": None}
 
-    def __getstate__(self) -> dict[str, Any]:  # a copy makes its own
-        return {name: value for name, value in self.__dict__.items() if name != "native"}
+    def __setstate__(self, state: dict[str, Any]) -> None:  # a copy makes its own calls
+        self.__dict__.update(state, native=native_calls(state["coordinator"], state["slots"], state["lookups"]))
 
     @property
     def prefix_cache_stats(self) -> PrefixCacheStats | None:
@@ -200,7 +199,7 @@ class KVCacheManager(Exclusive):
             reserved_blocks,
         )
         calls = self.native
-        if calls is not None and (new := calls.allocate_slots(request, *given)) is not NotImplemented:
+        if calls is not None and (new := calls.allocate_slots(request, given)) is not NotImplemented:
             return new
         return self.slots.empty if self.slots.covers(request, given) else self.slots.allocate_slots(request, given)
 
@@ -278,7 +277,9 @@ class KVCacheManager(Exclusive):
             BlockStateError: A block already has a hash. None of these errors changes anything.
             Exception: The code that makes events raised it. The blocks are cached, without an event.
         """
-        self.slots.cache_blocks(request, num_computed_tokens)
+        calls = self.native
+        if calls is None or calls.cache_blocks(request, num_computed_tokens) is NotImplemented:
+            self.slots.cache_blocks(request, num_computed_tokens)
 
     def create_kv_cache_blocks(self, blocks: tuple[Sequence[KVCacheBlock], ...]) -> KVCacheBlocks:
         """Wrap block lists, one per group; if all are empty, the result is a shared object. O(groups)."""

@@ -1,6 +1,9 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from kvgpu.blocks.kv_cache_blocks import KVCacheBlocks
 
 LAYOUT: dict[str, tuple[int, ...]]
@@ -8,6 +11,16 @@ LAYOUT: dict[str, tuple[int, ...]]
 
 def block_ids(blocks: Any, /) -> tuple[list[int], ...]:
     """Return the ids of the blocks in each list of a tuple; NotImplemented unless all lists are kvgpu's own."""
+
+def read_ints(objects: list[Any], name: str, out: npt.NDArray[np.int64], /) -> None:
+    """Write an int attribute of each object into an array, int64 [>= len(objects)].
+
+    Raises:
+        TypeError, AttributeError: It is not an int of 64 bits everywhere, or not there.
+    """
+
+def add_to_ints(objects: list[Any], name: str, step: int, /) -> None:
+    """Add to an int attribute of each object; raises what `+` and setting it raise."""
 
 class Calls:
     """Calls of a `KVCacheManager`, served by compiled code without Python around it.
@@ -50,20 +63,8 @@ class Calls:
         last_hand_out: int,
         owners: object,
     ) -> Calls: ...
-    def allocate_slots(
-        self,
-        request: Any,
-        num_new_tokens: Any,
-        num_new_computed_tokens: Any,
-        new_computed_blocks: Any,
-        num_lookahead_tokens: Any,
-        num_external_computed_tokens: Any,
-        delay_cache_blocks: Any,
-        num_encoder_tokens: Any,
-        full_sequence_must_fit: Any,
-        reserved_blocks: Any,
-        /,
-    ) -> KVCacheBlocks | None: ...
+    def allocate_slots(self, request: Any, given: tuple[Any, ...], /) -> KVCacheBlocks | None: ...
+    def cache_blocks(self, request: Any, num_computed_tokens: Any, /) -> Any: ...
     def free(self, request: Any, /) -> Any: ...
     def get_computed_blocks(self, request: Any, /) -> tuple[KVCacheBlocks, int]: ...
     def get_block_ids(self, request_id: Any, /) -> tuple[list[int], ...]: ...

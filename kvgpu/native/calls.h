@@ -114,8 +114,11 @@ int note_closed(Calls *self, const int64_t *table_ids, int count);
 int detach(Calls *self, PyObject *blocks, int64_t table_id);
 
 PyObject *allocate_slots(Calls *self, PyObject *const *arguments, Py_ssize_t count);
+PyObject *cache_blocks(Calls *self, PyObject *const *arguments, Py_ssize_t count);
 PyObject *free_request(Calls *self, PyObject *request);
 PyObject *get_computed_blocks(Calls *self, PyObject *request);
+PyObject *read_ints(PyObject *module, PyObject *const *arguments, Py_ssize_t count);
+PyObject *add_to_ints(PyObject *module, PyObject *const *arguments, Py_ssize_t count);
 PyObject *block_ids(PyObject *module, PyObject *blocks);
 PyObject *get_block_ids(Calls *self, PyObject *request_id);
 PyObject *get_num_common_prefix_blocks(Calls *self, PyObject *request_id);

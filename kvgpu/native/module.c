@@ -84,6 +84,7 @@ static PyObject *make(PyTypeObject *type, PyObject *args, PyObject *options) {
 
 static PyMethodDef methods[] = {
     {"allocate_slots", (PyCFunction)(void (*)(void))allocate_slots, METH_FASTCALL, NULL},
+    {"cache_blocks", (PyCFunction)(void (*)(void))cache_blocks, METH_FASTCALL, NULL},
     {"free", (PyCFunction)free_request, METH_O, NULL},
     {"get_computed_blocks", (PyCFunction)get_computed_blocks, METH_O, NULL},
     {"get_block_ids", (PyCFunction)get_block_ids, METH_O, NULL},
@@ -93,6 +94,8 @@ static PyMethodDef methods[] = {
 
 static PyMethodDef functions[] = {
     {"block_ids", block_ids, METH_O, NULL},
+    {"read_ints", (PyCFunction)(void (*)(void))read_ints, METH_FASTCALL, NULL},
+    {"add_to_ints", (PyCFunction)(void (*)(void))add_to_ints, METH_FASTCALL, NULL},
     {NULL},
 };
 

@@ -2,7 +2,7 @@
 
 #include "calls.h"
 
-/* The arguments of `KVCacheManager.allocate_slots`, in order, after the request. */
+/* The fields of a `SlotsCall`, in order. */
 enum { NEW_TOKENS, HIT_TOKENS, COMPUTED, LOOKAHEAD, EXTERNAL, DELAYS, ENCODER, MUST_FIT, RESERVED, NUM_ARGUMENTS };
 
 /* What was read of a call: no code of Python's runs after that. */
@@ -19,8 +19,8 @@ static int as_switch(PyObject *value, int *flag) {
     return value == Py_True || value == Py_False;
 }
 
-static int read_arguments(Calls *self, PyObject *const *given, Call *call) {
-    PyObject *computed = given[COMPUTED];
+static int read_arguments(Calls *self, PyObject *fields, Call *call) {
+    PyObject *const *given = &PyTuple_GET_ITEM(fields, 0), *computed = given[COMPUTED];
     call->computed = computed == Py_None || computed == self->empty ? NULL : computed;
     return as_int(given[NEW_TOKENS], &call->num_new) && as_int(given[HIT_TOKENS], &call->num_hit_tokens)
            && as_int(given[LOOKAHEAD], &call->num_lookahead) && as_int(given[EXTERNAL], &call->num_external)
@@ -42,6 +42,21 @@ static int is_covered(Calls *self, const Call *call) {
     return status != 1 ? status
                        : call->num_computed <= until && call->num_new <= until - call->num_computed
                              && call->num_lookahead <= until - call->num_computed - call->num_new;
+}
+
+/* `KVCacheManager.cache_blocks` where no block has become full: an asynchronous scheduler asks in every step. */
+PyObject *cache_blocks(Calls *self, PyObject *const *arguments, Py_ssize_t count) {
+    int64_t num_computed, until;
+    if (count != 2 || !as_int(arguments[1], &num_computed) || num_computed < 0)
+        return odd();
+    PyObject *request_id = PyObject_GetAttr(arguments[0], name_request_id);
+    PyObject *blocks = request_id != NULL && PyUnicode_CheckExact(request_id)
+                           ? PyDict_GetItemWithError(self->groups[0].tables, request_id)
+                           : NULL;
+    int is_covered = blocks != NULL && Py_IS_TYPE(blocks, self->request_blocks)
+                     && read_int(blocks, name_covered_until, &until) == 1 && num_computed <= until;
+    Py_XDECREF(request_id);
+    return is_covered ? Py_NewRef(Py_None) : odd();
 }
 
 /* Point compiled code to the hits of a call; 0 if they are not all lists of this pool. */
@@ -217,15 +232,15 @@ static PyObject *allocate_for(Calls *self, PyObject *request, Call *call) {
     return answer;
 }
 
-/* `KVCacheManager.allocate_slots`, with all its arguments. */
+/* `KVCacheManager.allocate_slots`. */
 PyObject *allocate_slots(Calls *self, PyObject *const *arguments, Py_ssize_t count) {
     Call call = {0};
-    if (count != 1 + NUM_ARGUMENTS) {
-        PyErr_SetString(PyExc_TypeError, "allocate_slots takes a request and nine further arguments");
+    if (count != 2 || !PyTuple_CheckExact(arguments[1]) || PyTuple_GET_SIZE(arguments[1]) != NUM_ARGUMENTS) {
+        PyErr_SetString(PyExc_TypeError, "allocate_slots takes a request, and a tuple with the fields of a SlotsCall");
         return NULL;
     }
     PyObject *request = arguments[0], *answer;
-    if (!read_arguments(self, arguments + 1, &call) || read_int(request, name_num_computed_tokens, &call.num_computed) != 1
+    if (!read_arguments(self, arguments[1], &call) || read_int(request, name_num_computed_tokens, &call.num_computed) != 1
         || (call.request_id = PyObject_GetAttr(request, name_request_id)) == NULL)
         return odd();
     int covered = PyUnicode_CheckExact(call.request_id) ? is_covered(self, &call) : -1;

@@ -6,7 +6,26 @@ from typing import Any
 
 import numpy as np
 
+from kvgpu.native import add_to_ints, read_ints
 from kvgpu.vllm.running_rows import Answered, Counts, RunningRows
+
+
+def ints_of(requests: list[Any], name: str) -> Counts:
+    """Return an attribute of each request, int64 [n]. O(requests)."""
+    if read_ints is None:
+        return np.array([getattr(request, name) for request in requests], np.int64)
+    ints = np.empty(len(requests), np.int64)
+    read_ints(requests, name, ints)
+    return ints
+
+
+def add_one(requests: list[Any], name: str) -> None:
+    """Count an attribute of each request up. O(requests)."""
+    if add_to_ints is None:
+        for request in requests:
+            setattr(request, name, getattr(request, name) + 1)
+    else:
+        add_to_ints(requests, name, 1)
 
 
 @dataclass
@@ -108,12 +127,11 @@ class ArrayStep:
 
     def advance(self, has_placeholders: bool) -> None:
         """Count the token of each request as computed, and as one to come if requests have such. O(requests)."""
-        for request in self.requests:
-            request.num_computed_tokens += 1
-            request.is_prefill_chunk = False
+        add_one(self.requests, "num_computed_tokens")
         if has_placeholders:
-            for request in self.requests:
-                request.num_output_placeholders += 1
+            add_one(self.requests, "num_output_placeholders")
+        for request in self.requests:
+            request.is_prefill_chunk = False
 
 
 def take_step(rows: RunningRows, limits: StepLimits, num_free: int | None = None) -> ArrayStep | None:
@@ -131,11 +149,11 @@ def take_step(rows: RunningRows, limits: StepLimits, num_free: int | None = None
     """
     count, is_decode, has_drafts = len(rows.requests), True, False
     num_tokens = np.array(list(map(len, rows.token_ids)), np.int64)
-    num_computed = np.array([request.num_computed_tokens for request in rows.requests], np.int64)
+    num_computed = ints_of(rows.requests, "num_computed_tokens")
     outputs = list(map(len, rows.output_ids))
     expected, ended = num_tokens, None
     if limits.has_placeholders:
-        holders = np.array([request.num_output_placeholders for request in rows.requests], np.int64)
+        holders = ints_of(rows.requests, "num_output_placeholders")
         outputs = (np.array(outputs, np.int64) + holders).tolist()
         expected = num_tokens + holders
         ended = (holders > 0) & (num_computed + 2 - holders >= rows.ends)

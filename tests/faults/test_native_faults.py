@@ -60,8 +60,8 @@ def test_a_call_without_memory_is_done_or_undone(manager, call):
         calls = twin.native
         serve = {
             "look up": lambda c=calls, r=new: c.get_computed_blocks(r),
-            "allocate": lambda c=calls, r=new: c.allocate_slots(r, 22, *REST),
-            "go on": lambda c=calls, r=running: c.allocate_slots(r, 4, *REST),
+            "allocate": lambda c=calls, r=new: c.allocate_slots(r, (22, *REST)),
+            "go on": lambda c=calls, r=running: c.allocate_slots(r, (4, *REST)),
             "ids": lambda c=calls: c.get_block_ids("running"),
             "common": lambda c=calls: c.get_num_common_prefix_blocks("running"),
         }.get(call, lambda c=calls, r=running: c.free(r))
@@ -90,7 +90,7 @@ def test_compiled_code_without_memory_is_an_error_and_never_an_answer(manager, c
     monkeypatch.setattr(native_calls, "address_of_code", lambda *_: address_of_code(_without_memory, 1))
     running = plain_request("running", 22)
     admit(manager, running)
-    del manager.native
+    manager.native = native_calls.native_calls(manager.coordinator, manager.slots, manager.lookups)
     before = snapshot(manager)
     arguments = (plain_request("new", 22), 22) if call == "allocate_slots" else (running,)
     with pytest.raises(MemoryError):
@@ -124,10 +124,10 @@ def test_names_that_run_code_are_left_to_python(manager):
     odd.request_id = Name("a", do)
     assert admit(manager, odd) is not None
     assert manager.native.free(request) is NotImplemented
-    assert manager.native.allocate_slots(request, 22, *REST) is NotImplemented
+    assert manager.native.allocate_slots(request, (22, *REST)) is NotImplemented
     interrupts.append(True)
     with pytest.raises(KeyboardInterrupt):
-        manager.native.allocate_slots(request, 22, *REST)
+        manager.native.allocate_slots(request, (22, *REST))
     manager.free(odd)
     manager.check()
 

@@ -13,7 +13,12 @@ ROOT = Path(__file__).resolve().parents[2]
 STEPS = ["32 running, sync", "32 running, async", "32 running, sync, full + window"]
 CASES = {
     "vllm_calls": {"full", "full + window"},
-    "vllm_steps": {*STEPS, *(f"{case}, 100 % from arrays" for case in STEPS)},
+    "vllm_steps": {
+        "20 x 32k, 24k shared",
+        "20 x 32k, nothing shared",
+        *STEPS,
+        *(f"{case}, 100 % from arrays" for case in STEPS),
+    },
 }
 NO_HITS = (
     "from kvgpu.manager import KVCacheManager as M\n"
