@@ -11,6 +11,7 @@ from support.benchmarks import SMALL_IN_VLLM
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = ["32 running, sync", "32 running, async", "32 running, sync, full + window"]
+PREFILLS = ["20 x 32k, 24k shared", "20 x 32k, nothing shared"]
 CASES = {
     "vllm_calls": {"full", "full + window"},
     "vllm_steps": {
