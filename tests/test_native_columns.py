@@ -23,9 +23,20 @@ def test_ints_are_read_in_order_and_no_more_than_there_is_room_for():
 
 
 def test_ints_are_counted_up():
-    counted = objects(3, -1, 2**80)
+    counted = objects(3, -1, 2**63 - 1, 2**80)
     native.add_to_ints(counted, "count", 1)
-    assert [each.count for each in counted] == [4, 0, 2**80 + 1]
+    assert [each.count for each in counted] == [4, 0, 2**63, 2**80 + 1]
+
+
+def test_lengths_are_those_of_the_lists():
+    out = np.full(4, -1, np.int64)
+    native.read_lengths([[], [1], [1] * 1000], out)
+    assert out.tolist() == [0, 1, 1000, -1]
+    native.read_lengths([[1]] * 9, out)
+    assert out.tolist() == [1] * 4
+    for odd in ((None, out), ([None], out), ([[1]], [0]), ([[1]], out[::2]), ()):
+        with pytest.raises(TypeError):
+            native.read_lengths(*odd)
 
 
 @pytest.mark.parametrize("odd", [1.5, None, 2**63, "1", np.int64(1)])

@@ -76,9 +76,8 @@ class KVCacheBlocks:
         """
         if block_ids is None or (ids := block_ids(self.blocks)) is NotImplemented:
             ids = tuple(map(_ids, self.blocks if self.blocks.__class__ is tuple else self._groups()))
-        if allow_none is False:
-            return ids
-        return None if as_switch("allow_none", allow_none) and not any(ids) else ids
+        is_wanted = allow_none if allow_none.__class__ is bool else as_switch("allow_none", allow_none)
+        return None if is_wanted and not any(ids) else ids
 
     def get_unhashed_block_ids(self) -> list[int]:
         """Return the ids of the blocks without a hash, if there is a single group. O(blocks).

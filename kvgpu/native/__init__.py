@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 from kvgpu.environment import uses_native_calls
 
 if TYPE_CHECKING:
-    from kvgpu.native._calls import Calls, add_to_ints, block_ids, read_ints
+    from kvgpu.native._calls import Calls, add_to_ints, block_ids, read_ints, read_lengths
 else:
-    Calls = add_to_ints = block_ids = read_ints = None
+    Calls = add_to_ints = block_ids = read_ints = read_lengths = None
     if uses_native_calls():
         with suppress(ImportError):
-            from kvgpu.native._calls import Calls, add_to_ints, block_ids, read_ints
+            from kvgpu.native._calls import Calls, add_to_ints, block_ids, read_ints, read_lengths
 
-__all__ = ["Calls", "add_to_ints", "block_ids", "read_ints"]
+__all__ = ["Calls", "add_to_ints", "block_ids", "read_ints", "read_lengths"]

@@ -19,6 +19,9 @@ def read_ints(objects: list[Any], name: str, out: npt.NDArray[np.int64], /) -> N
         TypeError, AttributeError: It is not an int of 64 bits everywhere, or not there.
     """
 
+def read_lengths(lists: list[list[Any]], out: npt.NDArray[np.int64], /) -> None:
+    """Write the length of each list into an array, int64 [>= len(lists)]; raises a TypeError if an item is no list."""
+
 def add_to_ints(objects: list[Any], name: str, step: int, /) -> None:
     """Add to an int attribute of each object; raises what `+` and setting it raise."""
 

@@ -118,6 +118,7 @@ PyObject *cache_blocks(Calls *self, PyObject *const *arguments, Py_ssize_t count
 PyObject *free_request(Calls *self, PyObject *request);
 PyObject *get_computed_blocks(Calls *self, PyObject *request);
 PyObject *read_ints(PyObject *module, PyObject *const *arguments, Py_ssize_t count);
+PyObject *read_lengths(PyObject *module, PyObject *const *arguments, Py_ssize_t count);
 PyObject *add_to_ints(PyObject *module, PyObject *const *arguments, Py_ssize_t count);
 PyObject *block_ids(PyObject *module, PyObject *blocks);
 PyObject *get_block_ids(Calls *self, PyObject *request_id);

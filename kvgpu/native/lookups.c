@@ -135,6 +135,8 @@ static PyObject *ids_of_table(PyObject *store, int64_t table_id) {
 /* The same of a list of blocks. */
 static PyObject *ids_of(PyObject *blocks) {
     int64_t table_id = -1;
+    if (PyTuple_CheckExact(blocks) && PyTuple_GET_SIZE(blocks) == 0)
+        return PyList_New(0);
     if (!Py_IS_TYPE(blocks, block_list_type)
         && (!Py_IS_TYPE(blocks, request_blocks_type) || read_int(blocks, name_table_id, &table_id) != 1))
         return NULL;

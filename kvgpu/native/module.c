@@ -95,6 +95,7 @@ static PyMethodDef methods[] = {
 static PyMethodDef functions[] = {
     {"block_ids", block_ids, METH_O, NULL},
     {"read_ints", (PyCFunction)(void (*)(void))read_ints, METH_FASTCALL, NULL},
+    {"read_lengths", (PyCFunction)(void (*)(void))read_lengths, METH_FASTCALL, NULL},
     {"add_to_ints", (PyCFunction)(void (*)(void))add_to_ints, METH_FASTCALL, NULL},
     {NULL},
 };

@@ -6,17 +6,37 @@ from typing import Any
 
 import numpy as np
 
-from kvgpu.native import add_to_ints, read_ints
+from kvgpu.allocation.running_tokens import (
+    BUDGET,
+    COMPUTED,
+    DRAFTS,
+    LIMITS,
+    LONGEST,
+    LONGEST_CHUNK,
+    NUM_NEW,
+    PLACEHOLDERS,
+    TOKENS,
+    plan_tokens,
+)
+from kvgpu.native import add_to_ints, read_ints, read_lengths
 from kvgpu.vllm.running_rows import Answered, Counts, RunningRows
 
 
-def ints_of(requests: list[Any], name: str) -> Counts:
-    """Return an attribute of each request, int64 [n]. O(requests)."""
+def ints_of(requests: list[Any], name: str, out: Counts) -> None:
+    """Write an attribute of each request to int64 [n]. O(requests)."""
     if read_ints is None:
-        return np.array([getattr(request, name) for request in requests], np.int64)
-    ints = np.empty(len(requests), np.int64)
-    read_ints(requests, name, ints)
-    return ints
+        out[:] = [getattr(request, name) for request in requests]
+    else:
+        read_ints(requests, name, out)
+
+
+def lengths_of(lists: list[list[int]], out: Counts) -> Counts:
+    """Write the length of each list to int64 [n], and return it. O(lists)."""
+    if read_lengths is None:
+        out[:] = list(map(len, lists))
+    else:
+        read_lengths(lists, out)
+    return out
 
 
 def add_one(requests: list[Any], name: str) -> None:
@@ -39,6 +59,7 @@ class StepLimits:
         num_lookahead: Slots of each request for drafts.
         has_placeholders: Whether requests have tokens that are sampled but not known yet.
         has_drafts: Whether requests have draft tokens.
+        words: The first three for compiled code.
     """
 
     budget: int
@@ -47,6 +68,10 @@ class StepLimits:
     num_lookahead: int
     has_placeholders: bool
     has_drafts: bool
+
+    def __post_init__(self) -> None:
+        self.words = np.zeros(LIMITS, np.int64)
+        self.words[[BUDGET, LONGEST_CHUNK, LONGEST]] = self.budget, self.longest_chunk, self.max_model_len
 
 
 class ArrayStep:
@@ -147,31 +172,16 @@ def take_step(rows: RunningRows, limits: StepLimits, num_free: int | None = None
 
     O(requests).
     """
-    count, is_decode, has_drafts = len(rows.requests), True, False
-    num_tokens = np.array(list(map(len, rows.token_ids)), np.int64)
-    num_computed = ints_of(rows.requests, "num_computed_tokens")
-    outputs = list(map(len, rows.output_ids))
-    expected, ended = num_tokens, None
+    columns, has_drafts = rows.columns, False
+    lengths_of(rows.token_ids, columns[TOKENS])
+    ints_of(rows.requests, "num_computed_tokens", columns[COMPUTED])
     if limits.has_placeholders:
-        holders = ints_of(rows.requests, "num_output_placeholders")
-        outputs = (np.array(outputs, np.int64) + holders).tolist()
-        expected = num_tokens + holders
-        ended = (holders > 0) & (num_computed + 2 - holders >= rows.ends)
-    missing = expected - num_computed
+        ints_of(rows.requests, "num_output_placeholders", columns[PLACEHOLDERS])
     if limits.has_drafts:
-        num_drafts = np.array([len(request.spec_token_ids) for request in rows.requests], np.int64)
-        has_drafts = bool(num_drafts.any())
-        missing += num_drafts
-    if ended is not None:
-        missing[ended] = 0
-    num_new = np.minimum(missing, limits.longest_chunk) if limits.longest_chunk > 0 else missing
-    num_new = np.minimum(num_new, limits.max_model_len - 1 - num_computed)
-    odd = (num_new < 0) | (num_computed < rows.after_inputs)
-    if odd.any():
-        count = int(odd.argmax())
-        num_new = num_new[:count]
-    if int(num_new.sum()) > limits.budget:
-        num_new = np.clip(np.minimum(num_new, limits.budget - (np.cumsum(num_new) - num_new)), 0, None)
+        columns[DRAFTS] = [len(request.spec_token_ids) for request in rows.requests]
+        has_drafts = bool(columns[DRAFTS].any())
+    count, first_other = plan_tokens(columns, limits.words)
+    num_tokens, num_computed, num_new = columns[TOKENS], columns[COMPUTED], columns[NUM_NEW, :count]
     if num_free is not None and (
         count < len(rows.running) or rows.slots.most_blocks(num_computed, num_new, limits.num_lookahead) > num_free
     ):
@@ -180,10 +190,11 @@ def take_step(rows: RunningRows, limits: StepLimits, num_free: int | None = None
     count = served.num_served
     if count == 0:
         return None
-    num_new = num_new[:count]
-    is_decode = not has_drafts and bool(((missing[:count] == 1) | (num_new == 0)).all())
-    step = ArrayStep(rows, num_computed[:count], num_new, outputs[:count], is_decode)
+    num_new, num_computed = num_new[:count], num_computed[:count]
+    outputs = columns[PLACEHOLDERS, :count] + lengths_of(rows.output_ids[:count], np.empty(count, np.int64))
+    step = ArrayStep(rows, num_computed, num_new, outputs.tolist(), not has_drafts and first_other >= count)
     step.note_blocks(served.new_blocks)
     if has_drafts:
-        step.note_drafts((num_computed[:count] + num_new - expected[:count]).tolist())
+        expected = num_tokens[:count] + columns[PLACEHOLDERS, :count]
+        step.note_drafts((num_computed + num_new - expected).tolist())
     return step

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kvgpu.allocation.running_slots import RunningSlots
+from kvgpu.allocation.running_tokens import AFTER_INPUTS, COLUMNS, ENDS
 from kvgpu.manager import KVCacheManager
 
 Counts = npt.NDArray[np.int64]
@@ -41,8 +42,7 @@ class RunningRows:
         ids: Their names.
         token_ids: Their tokens; a list of a request is always the same.
         output_ids: Those of them that were generated.
-        ends: int64, tokens of prompt and answer.
-        after_inputs: int64, tokens from which on no input of an encoder is missing.
+        columns: int64 [COLUMNS, n], numbers of all of them; a step writes those that change.
         has_structured: Whether the answer of any must follow a grammar.
         answered: For each, how it is served when it has a new token; None if it is not as usual.
     """
@@ -72,8 +72,9 @@ class RunningRows:
         self.ids: list[str] = [request.request_id for request in requests]
         self.token_ids: list[list[int]] = [request._all_token_ids for request in requests]
         self.output_ids: list[list[int]] = [request._output_token_ids for request in requests]
-        self.ends = np.array([request.num_prompt_tokens + request.max_tokens for request in requests], np.int64)
-        self.after_inputs = np.array([_after_inputs(request) for request in requests], np.int64)
+        self.columns: Counts = np.zeros((COLUMNS, len(requests)), np.int64)
+        self.columns[ENDS] = [request.num_prompt_tokens + request.max_tokens for request in requests]
+        self.columns[AFTER_INPUTS] = [_after_inputs(request) for request in requests]
         self.has_structured = any(request.structured_output_request is not None for request in requests)
         known = self._known
         self._known = {}

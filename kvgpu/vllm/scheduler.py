@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 register(is_named=True)
 
-FEW_ROWS = 24
+FEW_ROWS = 16
 """With fewer running requests, arrays cost more than they save."""
 
 IN_FLIGHT = 8

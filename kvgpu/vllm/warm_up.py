@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from kvgpu.allocation.running_slots import RunningSlots
+from kvgpu.allocation.running_tokens import COLUMNS, LIMITS, plan_tokens
 from kvgpu.compiled.cache import code_folder
 from kvgpu.errors import KVGPUError
 from kvgpu.manager import KVCacheManager
@@ -82,3 +83,4 @@ def _serve_running(manager: KVCacheManager, request: PlainRequest) -> None:
         numbers = [[request.num_computed_tokens], [request.num_tokens], [1]]
         num_computed, num_tokens, num_new = np.array(numbers, np.int64)
         slots.allocate(num_computed, num_tokens, num_new)
+        plan_tokens(np.zeros((COLUMNS, 1), np.int64), np.zeros(LIMITS, np.int64))

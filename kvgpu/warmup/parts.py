@@ -9,6 +9,7 @@ from collections.abc import Callable
 import numpy as np
 
 from kvgpu.allocation.running_slots import RunningSlots
+from kvgpu.allocation.running_tokens import COLUMNS, LIMITS, plan_tokens
 from kvgpu.batch.manager import BatchManager
 from kvgpu.hashing import functions as hashing
 from kvgpu.hashing.request_hasher import RequestBlockHasher
@@ -65,6 +66,7 @@ def compile_running() -> None:
     slots.enter([request])
     num_computed, num_tokens, num_new = np.array([[PROMPT], [PROMPT + 1], [1]], np.int64)
     slots.allocate(num_computed, num_tokens, num_new)
+    plan_tokens(np.zeros((COLUMNS, 1), np.int64), np.zeros(LIMITS, np.int64))
 
 
 def compile_hashes() -> None:

@@ -68,7 +68,7 @@ def test_every_step_is_that_of_vllm(kind, seed, threshold, monkeypatch):
     for each in schedulers:
         each.scheduler_config.long_prefill_token_threshold = threshold
     ours = schedulers[1]
-    ours._limits.longest_chunk = threshold
+    ours._limits = replace(ours._limits, longest_chunk=threshold)
     assert serve(ours, seed, steps=120) == serve(schedulers[0], seed, steps=120)
     assert type(ours.kv_cache_manager) is KVCacheManager
     ours.kv_cache_manager.check()

@@ -7,16 +7,16 @@ SINGLE = ("full", "mla", "window")
 WINDOWS = ("window", "full_window", "full_window_uneven", "three_groups")
 MAMBA = ("mamba_align", "mamba_all", "mamba_none")
 LAYOUTS = {
-    "full": 45,
+    "full": 51,
     "mla": 5,
     "window": 6,
     "full_window": 8,
     "full_window_uneven": 6,
     "three_groups": 6,
     "chunked_local": 6,
-    "mamba_align": 6,
-    "mamba_all": 6,
-    "mamba_none": 6,
+    "mamba_align": 4,
+    "mamba_all": 4,
+    "mamba_none": 4,
 }
 """Kinds of cache groups, of which an episode has one, with weights."""
 
@@ -58,8 +58,8 @@ FEATURES = {
     "async_loads": Feature(0.04, needs=("connector",), layouts=WITHOUT_MAMBA),
     "invalid_blocks": Feature(0.06, needs=("connector",), layouts=SINGLE),
     "streaming": Feature(0.06, excludes=("structured_output",)),
-    "kv_events": Feature(0.12),
-    "cache_metrics": Feature(0.05),
+    "kv_events": Feature(0.03),
+    "cache_metrics": Feature(0.02),
     "no_caching": Feature(0.06, excludes=("retention",)),
     "context_parallel": Feature(0.06, layouts=("full",)),
     "retention": Feature(0.06, layouts=WINDOWS),

@@ -188,5 +188,5 @@ def draw_scenario(seed: int, number: int, length: int, lead: str | None = None) 
         grows_too_long=rng.random() < 0.1,
         sample_rate=rng.choice([1.0, 0.3]),
         counts_nans="logprobs" in features and rng.random() < 0.3,
-        few_rows=rng.choice([None, 8, 4, 2, 2]),
+        few_rows=rng.choice([None, 4, 2, 2, 2]),
     )
