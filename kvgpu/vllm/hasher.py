@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 Hasher = Callable[[Any], list[bytes]]
 
-FEW_BLOCKS = 64
+FEW_BLOCKS = 48
 """Up to so many new blocks, arrays cost more than they save."""
 
 
