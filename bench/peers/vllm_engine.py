@@ -24,6 +24,7 @@ class Engine:
     Attributes:
         engines: The module that makes schedulers, configurations and requests.
         makers: Make vLLM's manager, and kvgpu's through the plug-in.
+        hashers: Functions that hash requests, vLLM's and that of the plug-in.
         specs: Specs of vLLM, by kind of model.
 
     Raises:
@@ -32,14 +33,18 @@ class Engine:
 
     def __init__(self) -> None:
         from in_vllm import engines
+        from vllm.utils.hashing import sha256
+        from vllm.v1.core import kv_cache_utils
         from vllm.v1.core.kv_cache_manager import KVCacheManager
 
+        from kvgpu.vllm import hasher
         from kvgpu.vllm.manager import make_manager
 
         self.engines = engines
         self.makers = (KVCacheManager, make_manager)
         self.specs = {"full": (engines.full(),), "full + window": (engines.full(), engines.window(tokens=WINDOW))}
         self._hasher = engines.hasher_of_vllm()
+        self.hashers = tuple(module.get_request_block_hasher(SIZE, sha256) for module in (kv_cache_utils, hasher))
 
     def request(self, name: str, prompt: list[int], max_tokens: int) -> Any:
         """A request of vLLM that generates as long as it is asked to."""

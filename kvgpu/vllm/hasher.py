@@ -53,22 +53,25 @@ def get_request_block_hasher(block_size: int, caching_hash_fn: Any) -> Hasher:
     in_bulk(SimpleNamespace(block_hashes=[], all_token_ids=[0] * many, num_tokens=many))
 
     def hashes(request: Any) -> list[bytes]:
-        known = request.block_hashes
-        start = len(known) * block_size
-        num_tokens = request.num_tokens
+        known, tokens = request.block_hashes, request._all_token_ids
+        start, num_tokens = len(known) * block_size, len(tokens)
         if start + block_size > num_tokens:
             return []
         num_new = (num_tokens - start) // block_size
         if num_new > FEW_BLOCKS:
             # vLLM chooses it when an engine starts, perhaps after this function was made.
             hashing.NONE_HASH = kv_cache_utils.NONE_HASH
+            # The list itself: a slice of what vLLM wraps it in is a copy of all tokens.
+            plain = SimpleNamespace(
+                request_id=request.request_id, block_hashes=known, all_token_ids=tokens, num_tokens=num_tokens
+            )
             try:
-                return cast(list[bytes], in_bulk(request))
+                return cast(list[bytes], in_bulk(request if need_extra_keys(request) else plain))
             except KVGPUError:  # vLLM hashes more than kvgpu accepts, for example half a surrogate pair
                 return theirs(request)
         if need_extra_keys(request):
             return theirs(request)
-        parent, tokens, new = known[-1] if known else kv_cache_utils.NONE_HASH, request.all_token_ids, []
+        parent, new = known[-1] if known else kv_cache_utils.NONE_HASH, []
         for begin in range(start, start + num_new * block_size, block_size):
             parent = caching_hash_fn((parent, tuple(tokens[begin : begin + block_size]), None))
             new.append(parent)

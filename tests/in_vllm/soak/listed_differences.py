@@ -5,6 +5,8 @@ from typing import Any
 from in_vllm.soak.comparison import Difference
 from in_vllm.soak.states import held_for_two_groups
 
+from kvgpu.errors import ArgumentError
+
 
 def session_too_long(difference: Difference, sides: Any, longest: int) -> bool:
     """A streaming session has grown beyond the length of the model.
@@ -30,7 +32,22 @@ def block_for_two_groups(difference: Difference, sides: Any, longest: int) -> bo
     return bool(theirs) and not ours
 
 
-LISTED = {"a session longer than the model": session_too_long, "one block for two groups": block_for_two_groups}
+def negative_tokens(difference: Difference, sides: Any, longest: int) -> bool:
+    """vLLM has scheduled less than no tokens of a session, whose count of tokens to come is wrong after its input grew.
+
+    No worker can compute that. kvgpu refuses to give slots for it.
+    """
+    scheduled = getattr(difference.theirs, "num_scheduled_tokens", {})
+    return isinstance(difference.ours, ArgumentError) and any(
+        count < 0 and sides[0].scheduler.requests[name].resumable for name, count in scheduled.items()
+    )
+
+
+LISTED = {
+    "a session longer than the model": session_too_long,
+    "one block for two groups": block_for_two_groups,
+    "a session of less than no tokens": negative_tokens,
+}
 
 
 def name_of(difference: Difference, sides: Any, longest: int) -> str | None:
