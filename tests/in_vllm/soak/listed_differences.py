@@ -43,10 +43,23 @@ def negative_tokens(difference: Difference, sides: Any, longest: int) -> bool:
     )
 
 
+def negative_computed(difference: Difference, sides: Any, longest: int) -> bool:
+    """vLLM counts less than no tokens of a request as computed, after blocks could not be loaded while drafts were on
+    their way.
+
+    It caches nothing then. kvgpu refuses the number.
+    """
+    return isinstance(difference.ours, ArgumentError) and any(
+        request.num_computed_tokens < request.num_output_placeholders
+        for request in sides[0].scheduler.requests.values()
+    )
+
+
 LISTED = {
     "a session longer than the model": session_too_long,
     "one block for two groups": block_for_two_groups,
     "a session of less than no tokens": negative_tokens,
+    "less than no tokens are computed": negative_computed,
 }
 
 
