@@ -136,8 +136,8 @@ class KVCacheManager(Exclusive):
             DeviceError: The index is on a device that failed, or that another process has opened (not with `auto`).
 
         Expected O(blocks hit) for full attention and O(blocks) for a window without a hit; a hybrid model takes
-        this for each pass (fact 46). A list of hashes is converted first, O(hashes). A device looks up all hashes in
-        all groups, and the call waits for it.
+        this for each pass (fact 46). Of a list of hashes, only those are read that decide. A device looks up all hashes
+        in all groups, and the call waits for it.
         """
         calls = self.native
         if calls is not None and (found := calls.get_computed_blocks(request)) is not NotImplemented:

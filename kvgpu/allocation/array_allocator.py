@@ -35,7 +35,6 @@ from kvgpu.block_tables.request_blocks import RequestBlocks
 from kvgpu.blocks.block_list import BlockList
 from kvgpu.blocks.index_meta import refuse_broken
 from kvgpu.blocks.record import NO_IDS, Ids
-from kvgpu.compiled.handle import Handle
 from kvgpu.compiled.jit import python_of
 from kvgpu.compiled.list_items import KNOWN_LAYOUT
 from kvgpu.coordinators.base import KVCacheCoordinator
@@ -83,17 +82,13 @@ class ArrayAllocator:
         self._tables = [manager.req_to_blocks for manager in self.managers]
         self._max_model_len = coordinator.max_model_len
         self._ends = np.zeros(len(self.managers) + 1, np.int64)
-        self._handle = self.new_handle()
+        self._handle = new_handle(index.handle(), self.store.handle.words, self.groups)
         self.arguments: Any = self._handle.array(ARGUMENTS)
         self._table_ids, self._no_ends = self._handle.array(TABLE_IDS), self._handle.array(HIT_ENDS)
         self._given_now: tuple[Any, Any] = (NO_IDS, NO_KEYS)
         out = self._handle.array(OUT)
         self._places = list(zip(self.managers, range(PLACES, len(out), 3), strict=True))
         self._read = partial(Struct(f"{len(out)}q").unpack_from, cast(Any, out))
-
-    def new_handle(self) -> Handle:
-        """Make a handle for one who calls compiled code. O(groups)."""
-        return new_handle(self.index.handle(), self.store.handle.words, self.groups)
 
     @staticmethod
     def serves(coordinator: KVCacheCoordinator) -> bool:

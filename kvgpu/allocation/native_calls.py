@@ -69,7 +69,7 @@ def agrees() -> bool:
     return built == LAYOUT
 
 
-def native_calls(coordinator: KVCacheCoordinator, slots: SlotAllocator, lookups: PrefixLookups) -> Calls | None:
+def native_calls(coordinator: KVCacheCoordinator, slots: SlotAllocator, lookups: PrefixLookups) -> "Calls | None":
     """Make the `Calls` of a manager.
 
     Args:
@@ -92,7 +92,7 @@ def native_calls(coordinator: KVCacheCoordinator, slots: SlotAllocator, lookups:
         return None
     pool, managers = coordinator.block_pool, coordinator.single_type_managers
     caching = pool.enable_caching
-    slots_handle = arrays.new_handle()
+    slots_handle = call.new_handle(arrays.index.handle(), arrays.store.handle.words, arrays.groups)
     plan = coordinator.plan if caching else None  # type: ignore[attr-defined]
     num_blocks = coordinator.max_model_len // min(manager.block_size for manager in managers) + 2
     room = min(len(managers) * num_blocks, MOST_FOUND)

@@ -50,5 +50,5 @@ def address_of_code(function: Any, num_words: int) -> int:
     """
     signature = (cast(Any, types).int64,) * num_words
     function.compile(signature)
-    result = function.overloads[signature]
-    return int(result.library.get_pointer_to_function(result.fndesc.llvm_func_name))
+    result = function.overloads[signature]._asdict()
+    return int(result["library"].get_pointer_to_function(result["fndesc"].llvm_func_name))

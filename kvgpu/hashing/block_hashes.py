@@ -209,7 +209,7 @@ class BlockHashes(Sequence[BlockHash]):
     def __getitem__(self, index: slice) -> list[BlockHash]: ...
     def __getitem__(self, index: int | slice) -> BlockHash | list[BlockHash]:
         if isinstance(index, slice):
-            # One copy of all: a call of NumPy for each hash takes ten times as long as a slice of bytes.
+            # One copy of all: a call of NumPy for each hash takes several times as long as a slice of bytes.
             data, width = self.keys[index].tobytes(), self.width
             return cast(list[BlockHash], [data[at : at + width] for at in range(0, len(data), _KEY_BYTES)])
         return BlockHash(self.keys[index].tobytes()[: self.width])

@@ -96,6 +96,15 @@ static inline int64_t *table_at(const Calls *self, int64_t table_id) {
     return words_at(words_at(self->slots, STORE), TABLES) + TABLE_WORDS * table_id;
 }
 
+/* Evaluate something while the collector is stopped, since it may run finalizers: any code of Python's. */
+#define UNDISTURBED(answer, expression)                                                                               \
+    do {                                                                                                              \
+        int collects = PyGC_Disable();                                                                                \
+        answer = (expression);                                                                                        \
+        if (collects)                                                                                                 \
+            PyGC_Enable();                                                                                            \
+    } while (0)
+
 int read_int(PyObject *from, PyObject *name, int64_t *number);
 int add_to(PyObject *to, PyObject *name, int64_t more);
 int is_usual(Calls *self, int64_t *width);

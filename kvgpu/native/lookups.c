@@ -59,10 +59,8 @@ static PyObject *find_read(Calls *self, PyObject *request, PyObject *hashes, PyO
         return odd();
     if (stats != Py_None && read_int(request, name_num_preemptions, &preemptions) != 1)
         return odd();
-    int collects = PyGC_Disable();
-    PyObject *blocks = look_up(self, hashes, tokens, &num_hits);
-    if (collects)
-        PyGC_Enable();
+    PyObject *blocks;
+    UNDISTURBED(blocks, look_up(self, hashes, tokens, &num_hits));
     if (num_hits == NULL || blocks == NULL) {
         Py_XDECREF(num_hits);
         return blocks;
@@ -174,10 +172,8 @@ PyObject *block_ids(PyObject *module, PyObject *blocks) {
     (void)module;
     if (!PyTuple_CheckExact(blocks) || block_list_type == NULL)
         return odd();
-    int collects = PyGC_Disable();
-    PyObject *lists = all_ids_of(blocks);
-    if (collects)
-        PyGC_Enable();
+    PyObject *lists;
+    UNDISTURBED(lists, all_ids_of(blocks));
     return lists;
 }
 
@@ -207,10 +203,8 @@ static PyObject *lists_of(Calls *self, PyObject *request_id) {
 PyObject *get_block_ids(Calls *self, PyObject *request_id) {
     if (!PyUnicode_CheckExact(request_id))
         return odd();
-    int collects = PyGC_Disable();
-    PyObject *lists = lists_of(self, request_id);
-    if (collects)
-        PyGC_Enable();
+    PyObject *lists;
+    UNDISTURBED(lists, lists_of(self, request_id));
     return lists;
 }
 
@@ -239,9 +233,7 @@ static PyObject *shared_of(Calls *self, PyObject *request_id) {
 PyObject *get_num_common_prefix_blocks(Calls *self, PyObject *request_id) {
     if (!PyUnicode_CheckExact(request_id) || !is_ready(&self->shared))
         return odd();
-    int collects = PyGC_Disable();
-    PyObject *counts = shared_of(self, request_id);
-    if (collects)
-        PyGC_Enable();
+    PyObject *counts;
+    UNDISTURBED(counts, shared_of(self, request_id));
     return counts;
 }

@@ -225,10 +225,8 @@ static PyObject *allocate_for(Calls *self, PyObject *request, Call *call) {
         || read_int(request, name_num_tokens, &call->num_tokens) != 1
         || read_int(request, name_num_prompt_tokens, &call->num_prompt) != 1 || !is_ready(&self->allocate))
         return odd();
-    int collects = PyGC_Disable();
-    PyObject *answer = serve(self, call);
-    if (collects)
-        PyGC_Enable();
+    PyObject *answer;
+    UNDISTURBED(answer, serve(self, call));
     return answer;
 }
 
@@ -282,10 +280,7 @@ PyObject *free_request(Calls *self, PyObject *request) {
         Py_XDECREF(request_id);
         return odd();
     }
-    int collects = PyGC_Disable();
-    answer = release(self, request_id);
-    if (collects)
-        PyGC_Enable();
+    UNDISTURBED(answer, release(self, request_id));
     Py_DECREF(request_id);
     return answer;
 }

@@ -18,7 +18,7 @@ SHARED = ("inproc://",)
 LINGER_MS = 1000
 """How long a closed socket goes on sending to slow peers, in milliseconds."""
 PATIENCE_S = 5.0
-"""How long closing waits beyond that, in seconds: ZeroMQ has been seen to end a context never, for want of a peer."""
+"""How long closing waits beyond that, in seconds: a context of ZeroMQ was once seen not to end at all."""
 LARGEST_FRAME = 1 << 16
 """Most bytes of a frame that a peer may send (a subscription or a request). A larger frame ends its connection."""
 

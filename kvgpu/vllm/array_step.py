@@ -1,6 +1,7 @@
 """`ArrayStep`: the part of a scheduler step that is served from arrays."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import compress
 from typing import Any
 
@@ -48,7 +49,7 @@ def add_one(requests: list[Any], name: str) -> None:
         add_to_ints(requests, name, 1)
 
 
-@dataclass
+@dataclass(frozen=True)
 class StepLimits:
     """What a scheduler allows in a step.
 
@@ -59,7 +60,6 @@ class StepLimits:
         num_lookahead: Slots of each request for drafts.
         has_placeholders: Whether requests have tokens that are sampled but not known yet.
         has_drafts: Whether requests have draft tokens.
-        words: The first three for compiled code.
     """
 
     budget: int
@@ -69,9 +69,12 @@ class StepLimits:
     has_placeholders: bool
     has_drafts: bool
 
-    def __post_init__(self) -> None:
-        self.words = np.zeros(LIMITS, np.int64)
-        self.words[[BUDGET, LONGEST_CHUNK, LONGEST]] = self.budget, self.longest_chunk, self.max_model_len
+    @cached_property
+    def words(self) -> Counts:
+        """The first three for compiled code, int64 [LIMITS]. O(1)."""
+        words = np.zeros(LIMITS, np.int64)
+        words[[BUDGET, LONGEST_CHUNK, LONGEST]] = self.budget, self.longest_chunk, self.max_model_len
+        return words
 
 
 class ArrayStep:

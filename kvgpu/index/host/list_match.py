@@ -60,8 +60,9 @@ def leading_run(lookup: Any, num_blocks: int) -> int:
 
 
 @leaf
-def begins_full(words: Any) -> bool:
-    """Return whether the first query of a plan is full attention, and no query looks beyond a hit."""
+def is_decided_by_first(words: Any) -> bool:
+    """Return whether nothing is hit unless the first block of the first query is: that query is full attention, and no
+    query looks beyond a hit of the others."""
     if words[PLAN_HEADER + QUERY_KIND] != FULL:
         return False
     looks_beyond = False
@@ -78,7 +79,7 @@ def is_first_missing(pool: Any, asked: Any, words: Any) -> bool:
     processor.
     """
     stride = words[PLAN_HEADER + QUERY_STRIDE]
-    if not begins_full(words) or asked[NUM_HASHES] < stride or length_of(asked[LISTED]) < stride:
+    if not is_decided_by_first(words) or asked[NUM_HASHES] < stride or length_of(asked[LISTED]) < stride:
         return False
     keys = np.zeros((1, KEY_WORDS), np.int64)
     if copy_bytes(asked[LISTED], stride - 1, 1, asked[KIND], asked[WIDTH] // 8, keys) < 1:
