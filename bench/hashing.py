@@ -27,7 +27,7 @@ import numpy as np  # noqa: E402
 from harness import Row, beside_limit, compared, finish  # noqa: E402
 from limits import ns_per_byte, sha256_ns  # noqa: E402
 from peers.sglang_cache import NAME, sglang_cache  # noqa: E402
-from serving import replay_batched, replay_single, settle, turns  # noqa: E402
+from served.trace import replay_batched, replay_single, settle, turns  # noqa: E402
 from sides import BLOCK, Side, Workload, make_requests, trace_options, two_sides, workload  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 

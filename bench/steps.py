@@ -6,7 +6,7 @@ The replay: the requests of the trace in order, 16 at a time; each is looked up,
 and its full blocks are cached; the oldest leave when more than 32 hold blocks. vLLM does the same with one call
 a request, in the same order; SGLang matches each prompt, makes slots for it (torch.arange) and inserts it, and
 frees nothing. No hashing anywhere.
-The same in a pool that has served twelve times as many requests before.
+The same in a pool that has served 1,000,000 requests with decode before.
 The decode step: a slot for one token of each running request. Hit lengths, block ids and the order of the free
 queue are compared before a time is printed. Where vLLM is not installed they are compared with kvgpu's reference,
 one call a request; without SGLang its rows are left out. The output says so; `--peers` makes it an error.
@@ -29,7 +29,8 @@ import numpy as np  # noqa: E402
 from harness import Row, beside_limit, compared, finish  # noqa: E402
 from limits import ns_per_byte  # noqa: E402
 from peers.sglang_cache import NAME, RadixCache, sglang_cache  # noqa: E402
-from serving import ALL_BUT_FREE, AT_ONCE, POOLS, WHOLE, free_order, replay_batched, replay_single, settle  # noqa: E402
+from served.pool import ServedPool, Traffic  # noqa: E402
+from served.trace import ALL_BUT_FREE, AT_ONCE, POOLS, WHOLE, free_order, replay_batched, replay_single, settle  # noqa: E402
 from sides import BLOCK, Side, Workload, make_requests, trace_options, two_sides, workload  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
@@ -37,8 +38,10 @@ RUNNING = (1, 16, 128, 1024, 8192)
 IN_STEP = 1024
 ASKED = 200
 STEPS, WARM = 5 * BLOCK, 2
-AGE = 12
-"""Replays that a pool has seen before its cost is measured."""
+AGE = 1_000_000
+"""Requests that an old pool has served."""
+WARM_TURNS = 1
+"""Replays in an old pool before its cost is measured: they fill it again."""
 NEW_TOKEN = 1 << 20
 GOALS = {("full", ALL_BUT_FREE): 25, ("full", "free"): 10, ("full", "whole replay"): 15, ("hybrid", ALL_BUT_FREE): 20}
 
@@ -77,28 +80,62 @@ def replay(sides: list[Side], case: str, load: Workload, rounds: int) -> list[Ro
     return [*rows, beside_limit(rows[1], *cheapest())] if case == "full" else rows
 
 
-def long_life(sides: list[Side], load: Workload, rounds: int) -> list[Row]:
-    """The replay in a pool that has served many requests: its free blocks lie in short runs."""
+def age(manager: Any, num_requests: int) -> None:
+    """Let a manager of kvgpu serve many requests that decode in step, and forget what it has cached."""
+    pool, traffic = ServedPool(manager, 0), Traffic(1)
+    with tqdm(total=num_requests, disable=None, unit="request") as progress:
+        for _ in range(0, num_requests, AT_ONCE):
+            pool.serve(traffic.take(AT_ONCE))
+            progress.update(AT_ONCE)
+    pool.leave()
+    assert manager.reset_prefix_cache()
+
+
+def shuffle_alike(manager: Any, order: list[int]) -> None:
+    """Put the free queue of a manager of any side into an order."""
+    queue = manager.block_pool.free_block_queue
+    blocks = {block.block_id: block for block in queue.popleft_n(len(order))}
+    queue.append_n([blocks[block_id] for block_id in order])
+
+
+def long_life(sides: list[Side], load: Workload, rounds: int, num_requests: int) -> list[Row]:
+    """The replay in a pool that has served many requests: its free blocks are shuffled.
+
+    The other side's are put into the same order, since to serve so many would take it an hour.
+    """
     managers = [side.manager("full", POOLS["full"]) for side in sides]
-    times: list[list[float]] = [[], []]
+    age(managers[0], num_requests)
+    shuffle_alike(managers[1], free_order(managers[0]))
+    times: list[dict[str, list[float]]] = [{}, {}]
     ways = (replay_batched, replay_single)
-    for turn in tqdm(range(AGE + rounds), disable=None, unit="replay"):
+    for turn in tqdm(range(WARM_TURNS + rounds), disable=None, unit="replay"):
         # Nothing of the turns before is hit.
         prompts = [[NEW_TOKEN + turn, *prompt[1:]] for prompt in load.prompts]
-        timed, results = turn >= AGE, []
+        timed, results = turn >= WARM_TURNS, []
         for side, way, manager, taken in zip(sides, ways, managers, times, strict=True):
             requests = make_requests(side, prompts, f"{turn}-")
             num_blocks = sum(len(request.block_hashes) for request in requests)
-            seconds, found, _ = way(side, "full", requests, keep=timed, aged=manager)
+            seconds, found, _ = way(side, "full", requests, keep=True, aged=manager)
             results.append(found)
-            if timed:
-                taken.append(seconds[ALL_BUT_FREE] / num_blocks * 1e9)
+            seconds["whole replay"] = sum(seconds.values())
+            for name, spent in seconds.items() if timed else ():
+                taken.setdefault(name, []).append(spent / num_blocks * 1e9)
         if results[0] != results[1] or free_order(managers[0]) != free_order(managers[1]):
-            raise AssertionError(f"replay {turn} in one pool: hits, blocks or the free queue differ")
+            raise AssertionError(f"replay {turn} in an old pool: hits, blocks or the free queue differ")
     managers[0].check()
-    case = f"full, after {AGE * len(load.prompts):,} requests, {load}, {AT_ONCE} at once"
-    peer = times[1] if sides[1].timed else ()
-    return [compared(ALL_BUT_FREE, case, "ns/block", times[0], peer, sides[1].name)]
+    case = f"full, after {num_requests:,} requests, {load}, {AT_ONCE} at once"
+    return [
+        compared(
+            name,
+            case,
+            "ns/block",
+            taken,
+            times[1].get(name, ()) if sides[1].timed else (),
+            sides[1].name,
+            GOALS.get(("full", name)),
+        )
+        for name, taken in times[0].items()
+    ]
 
 
 def cheapest() -> tuple[float, str]:
@@ -233,7 +270,7 @@ def made(options: argparse.Namespace) -> Iterator[Row]:
     sides = two_sides("sha256", options.peers)
     for case in POOLS:
         yield from replay(sides, case, load, options.rounds)
-    yield from long_life(sides, load, min(options.rounds, 3))
+    yield from long_life(sides, load, min(options.rounds, 3), options.age)
     for running in tqdm([n for n in RUNNING if n <= options.most], disable=None, unit="decode"):
         yield from decode(sides, running, spread=True)
     yield from decode(sides, min(IN_STEP, options.most), spread=False)
@@ -246,6 +283,7 @@ def main() -> int:
     """Compare, measure, print, save."""
     parser = trace_options(__doc__, rounds=5)
     parser.add_argument("--most", type=int, default=max(RUNNING), help="requests that decode")
+    parser.add_argument("--age", type=int, default=AGE, help="requests that an old pool has served")
     options = parser.parse_args()
     os.environ["PYTHONHASHSEED"] = "0"
     return finish("steps", made(options), options)

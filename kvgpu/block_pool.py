@@ -273,8 +273,9 @@ class BlockPool(Exclusive):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the records and of the table, including its copy on a device. O(1)."""
-        return int(self.state.records.nbytes) + self.index.nbytes
+        """Bytes of the records, of the free queue and of the table, including its copy on a device. O(1)."""
+        state = self.state
+        return sum(array.nbytes for array in (state.records, *state.free)) + self.index.nbytes
 
     def check(self) -> None:
         """Check that queue, reference counts, records and table agree. O(num_gpu_blocks).

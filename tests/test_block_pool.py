@@ -7,6 +7,7 @@ from support.managers import make_request, per_backend
 from support.pools import NUM_BLOCKS, SIZE, cache, found, ids, kinds, order, state_of
 
 from kvgpu.block_pool import BlockPool
+from kvgpu.blocks.free_order import GAP, HEAD, NUM_FREE, TAIL
 from kvgpu.blocks.state import KVCacheBlock
 from kvgpu.errors import (
     ArgumentError,
@@ -236,21 +237,26 @@ class TestCheck:
         pool.check()
 
     @pytest.mark.parametrize(
-        ("name", "block", "value"),
+        ("name", "place", "value"),
         [
-            pytest.param("ref_cnt", 5, 1, id="a free block with a user"),
-            pytest.param("ref_cnt", 1, 0, id="a block without users that is not free"),
-            pytest.param("next", 4, 6, id="a chain that leaves a block out"),
-            pytest.param("next", 6, 4, id="a chain that does not end"),
-            pytest.param("prev", 6, 3, id="another chain backwards"),
-            pytest.param("prev", -1, 5, id="another tail"),
-            pytest.param("ref_cnt", -1, 9, id="a count that is too high"),
-            pytest.param("ref_cnt", -1, 7, id="a count that is too low"),
+            pytest.param("users", 5, 1, id="a free block with a user"),
+            pytest.param("users", 1, 0, id="a block without users that is not free"),
+            pytest.param("order", 4, GAP, id="an order that leaves a block out"),
+            pytest.param("order", 4, 6, id="a block twice in the order"),
+            pytest.param("order", 4, 2**30, id="an order that leads out of the pool"),
+            pytest.param("places", 4, 3, id="another place"),
+            pytest.param("places", 1, 0, id="a place of a block that is in use"),
+            pytest.param("words", HEAD, 3, id="another head"),
+            pytest.param("words", TAIL, 5, id="another tail"),
+            pytest.param("words", TAIL, 2**62, id="a tail beyond all slots"),
+            pytest.param("words", NUM_FREE, 9, id="a count that is too high"),
+            pytest.param("words", NUM_FREE, 7, id="a count that is too low"),
         ],
     )
-    def test_a_broken_queue_is_found(self, pool, name, block, value):
+    def test_a_broken_queue_is_found(self, pool, name, place, value):
         pool.get_new_blocks(1)
-        pool.state.records[name][block] = value
+        uses, order, words = pool.state.free
+        {"users": uses["ref_cnt"], "places": uses["place"], "order": order, "words": words}[name][place] = value
         with pytest.raises(InvariantError):
             pool.check()
 

@@ -19,6 +19,7 @@ from support.managers import (
 )
 
 from kvgpu.batch.manager import BatchManager
+from kvgpu.blocks.free_order import NUM_FREE
 from kvgpu.blocks.kv_cache_blocks import KVCacheBlocks
 from kvgpu.blocks.state import KVCacheBlock
 from kvgpu.errors import ArgumentError, ArgumentTypeError, BlockIdError, BlockStateError, InvariantError, KVGPUError
@@ -148,6 +149,18 @@ def test_a_walk_beyond_the_free_queue_stops_before_its_first_step():
     take_free(pool, out, np.zeros(TALLY_WORDS, np.int64))
     assert out.tolist() == [state.null_id] * 4
     assert free_order(manager) == [1, 2, 3]
+    with pytest.raises(InvariantError):
+        manager.allocate_slots(make_request("a", 4, 4), 4)
+
+
+def test_a_walk_of_a_free_queue_that_has_miscounted_itself_stops_at_its_end():
+    manager = make_manager(full(4), num_blocks=4)
+    state, index = manager.block_pool.state, manager.block_pool.index
+    state.free.queue_words[NUM_FREE] = 9
+    out = np.full(5, 77, np.int32)
+    take_free(PoolArrays(*index.arrays()), out, np.zeros(TALLY_WORDS, np.int64))
+    assert out.tolist() == [1, 2, 3, state.null_id, state.null_id]
+    assert free_order(manager) == []
     with pytest.raises(InvariantError):
         manager.allocate_slots(make_request("a", 4, 4), 4)
 

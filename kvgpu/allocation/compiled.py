@@ -11,6 +11,7 @@ Everything else goes through the managers of the groups, with the same rules.
 from typing import Any, NamedTuple
 
 from kvgpu.block_tables.store import COVERED, LENGTH, LIMIT, NUM_CACHED, make_room, release_segment
+from kvgpu.blocks.free_order import NUM_FREE
 from kvgpu.blocks.lru_release import release_all, release_split
 from kvgpu.compiled.jit import inline, leaf
 from kvgpu.groups.compiled import (
@@ -115,7 +116,7 @@ def allocate_request(pool: Any, store: Any, groups: Any, call: Any, args: Any, s
         store and in the log.
     """
     tables, table_ids = store.tables, call.table_ids
-    num_free = pool.records[len(pool.records) - 1].ref_cnt
+    num_free = pool.queue_words[NUM_FREE]
     num_groups = len(groups)
     # The tokens of the request: [0, num_local) have slots or are hits, [num_local, num_elsewhere) are external,
     # [num_elsewhere, num_main) are new, and [num_main, num_slots) are drafts. The model's length cuts the last two.
@@ -136,7 +137,7 @@ def allocate_request(pool: Any, store: Any, groups: Any, call: Any, args: Any, s
     for g in range(num_groups):
         if groups[g].kind != FULL:
             starts[DROPPED, g] = drop_skipped(pool, store, groups[g], table_ids[g], total)
-    num_free = pool.records[len(pool.records) - 1].ref_cnt
+    num_free = pool.queue_words[NUM_FREE]
     # Blocks for external tokens are not cut to the length of the model, so they are counted.
     longest = max(num_slots, num_elsewhere)
     if needed(pool, store, groups, call, longest, total, False) > num_free - args.reserved_blocks:
@@ -171,12 +172,12 @@ def allocate_request(pool: Any, store: Any, groups: Any, call: Any, args: Any, s
 
 
 @inline
-def free_request(records: Any, null_id: int, store: Any, groups: Any, table_ids: Any) -> None:
-    """`KVCacheManager.free`: blocks go back group by group, the last of each first."""
+def free_request(free: Any, records: Any, null_id: int, store: Any, groups: Any, table_ids: Any) -> None:
+    """`KVCacheManager.free`: blocks go back group by group, the last of each first; `free` is a `FreeQueue`."""
     for g in range(len(groups)):
         held = ids_of_table(store, table_ids[g])
         if groups[g].kind == SLIDING_WINDOW:
-            release_split(records, held, null_id)
+            release_split(free, records, held, null_id)
         else:
-            release_all(records, held, null_id, True, False)
+            release_all(free, held, null_id, True, False)
         release_segment(store, table_ids[g])

@@ -210,7 +210,7 @@ def free_one(address: int) -> int:
     handle = handle_at(address, 2 * NUM_ARRAYS)
     pool, store = pool_at(array_at(handle, 2 * POOL, WORDS)), store_at(array_at(handle, 2 * STORE, WORDS))
     groups, table_ids = array_at(handle, 2 * GROUPS, GROUP), array_at(handle, 2 * TABLE_IDS, WORDS)
-    free_request(pool.records, pool.null_id, store, groups, table_ids)
+    free_request(pool, pool.records, pool.null_id, store, groups, table_ids)
     for g in range(len(groups)):
         store.tables[table_ids[g]] = 0
     return FITS

@@ -6,7 +6,13 @@ import numpy as np
 import numpy.typing as npt
 
 from kvgpu.batch.growth import Growth
-from kvgpu.batch.rows.full_blocks import FullBlockHashes, append_made, hashes_of_full_blocks, unhashed_tail
+from kvgpu.batch.rows.full_blocks import (
+    FullBlockHashes,
+    append_made,
+    hashes_of_full_blocks,
+    kind_of_hasher,
+    unhashed_tail,
+)
 from kvgpu.batch.rows.pending_tokens import Appended, NewTokens, PendingTokens
 from kvgpu.batch.rows.record import UNDECIDED, RowIds
 from kvgpu.batch.rows.requests import RequestRows
@@ -89,7 +95,8 @@ class Appending:
         again = np.concatenate([got.refused[undecided], without_room])
         for row in chosen[again].tolist():
             if records["mode"][row] == UNDECIDED:
-                self._pending.decide(records, row, unhashed_tail(self._rows, row, self._pending.block_size))
+                tail = unhashed_tail(self._rows, row, self._pending.block_size)
+                self._pending.decide(records, row, tail, 0 if tail is None else kind_of_hasher(self._rows, row))
         more = self._pending.append(records, again, *self._new)
         self._refused = np.concatenate([foreign, more.refused])
         return np.concatenate([got.full, more.full]), np.concatenate([got.for_request, more.for_request])

@@ -6,18 +6,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from kvgpu.arguments import integers
 from kvgpu.batch.attention_tables import check_tables
 from kvgpu.batch.queries import BatchQueries
 from kvgpu.batch.result import BatchAllocation
 from kvgpu.batch.row_blocks import RowBlocks
+from kvgpu.batch.row_counters import RowCounters
 from kvgpu.batch.rows.record import RowIds
 from kvgpu.batch.single_calls import SingleCalls
 from kvgpu.batch.steps import BatchSteps
 from kvgpu.batch.tracked_requests import TrackedRequests
-from kvgpu.exclusive import Exclusive, exclusive
+from kvgpu.exclusive import exclusive
 from kvgpu.index.base import BatchHits
 from kvgpu.integers import as_integer, as_switch
+from kvgpu.native import append_tokens, cover_rows
 
 if TYPE_CHECKING:
     from kvgpu.kernels.longest_prefix import PrefixBuffers
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 NO_WIDTHS = np.zeros(0, np.int64)
 
 
-class BatchManager(Exclusive):
+class BatchManager(RowCounters):
     """Serves many requests of a `KVCacheManager` at once.
 
     Results and state are those of the manager's own calls, one request after the other in the order of the
@@ -67,7 +68,8 @@ class BatchManager(Exclusive):
         self.manager = manager
         self.rows = self.queries.rows
         self.blocks = RowBlocks(manager, self.rows)
-        self.requests = TrackedRequests(self.rows, manager.coordinator.hash_block_size, manager.turn)
+        hash_block_size = manager.coordinator.hash_block_size
+        self.requests = TrackedRequests(self.rows, hash_block_size, manager.max_model_len, manager.turn)
         single_calls = SingleCalls(manager, self.blocks, self.requests)
         self._steps = BatchSteps(manager, self.blocks, single_calls, self.queries.plan)
 
@@ -130,7 +132,6 @@ class BatchManager(Exclusive):
         """Start `match` on a device without waiting; see `BatchQueries.match_async`. O(rows + changes) on the CPU."""
         return self.queries.match_async(rows, out=out)
 
-    @exclusive
     def allocate_batch(
         self,
         rows: RowIds,
@@ -177,16 +178,35 @@ class BatchManager(Exclusive):
         `kvgpu.batch.single_calls`) and their lookups ask one. Requests with tokens computed elsewhere go through
         `KVCacheManager.allocate_slots`.
         """
+        usual = self.requests.usual.prepared
+        switches = (delay_cache_blocks, full_sequence_must_fit, stop_when_full)
+        if out is None and usual is not None:
+            done = cover_rows(usual, rows, num_new_tokens, num_lookahead_tokens, reserved_blocks, *switches)
+            if done is not None:
+                return BatchAllocation(self.blocks, rows, *done, self._steps.no_new_blocks)
+        return self._allocate(rows, num_new_tokens, num_lookahead_tokens, reserved_blocks, switches, out)
+
+    @exclusive
+    def _allocate(
+        self,
+        rows: RowIds,
+        num_new_tokens: npt.ArrayLike,
+        num_lookahead_tokens: int,
+        reserved_blocks: int,
+        switches: tuple[bool, bool, bool],
+        out: Sequence[Any] | None,
+    ) -> BatchAllocation:
         rows, stamp = self.rows.as_rows(rows)
         given = self._steps.counts(num_new_tokens, len(rows))
         widths = NO_WIDTHS if out is None else check_tables(out, *self.blocks.table_ids.shape)
+        delays, whole, stops = switches
         # In the order of StepOptions, which takes half a microsecond to make.
         options = (
             as_integer("num_lookahead_tokens", num_lookahead_tokens),
             as_integer("reserved_blocks", reserved_blocks),
-            as_switch("full_sequence_must_fit", full_sequence_must_fit),
-            self.manager.enable_caching and not as_switch("delay_cache_blocks", delay_cache_blocks),
-            as_switch("stop_when_full", stop_when_full),
+            as_switch("full_sequence_must_fit", whole),
+            self.manager.enable_caching and not as_switch("delay_cache_blocks", delays),
+            as_switch("stop_when_full", stops),
             stamp,
         )
         result = self._steps.allocate(rows, given, options, widths, out)
@@ -218,7 +238,6 @@ class BatchManager(Exclusive):
         if preempt:
             self.requests.set_preemptions(holding, [count + 1 for count in preemptions])
 
-    @exclusive
     def append_batch(self, rows: RowIds, tokens: npt.ArrayLike, counts: npt.ArrayLike | None = None) -> None:
         """Append generated tokens; blocks that become full are hashed.
 
@@ -244,54 +263,13 @@ class BatchManager(Exclusive):
 
         One pass over all rows, and O(block) for those that fill a block.
         """
-        self.requests.append(self.rows.valid(rows), tokens, counts)
+        usual = self.requests.usual.prepared
+        if counts is not None or usual is None or not append_tokens(usual, rows, tokens):
+            self._append(rows, tokens, counts)
 
     @exclusive
-    def rewind(self, rows: RowIds, num_tokens: npt.ArrayLike) -> None:
-        """Take back computed tokens, as when drafts are rejected; their slots stay.
-
-        Args:
-            rows: int64 [n].
-            num_tokens: Integers [n] or one for all.
-
-        Raises:
-            ArgumentError: A row that is not tracked or comes twice, or more tokens than it has computed.
-            ArgumentTypeError: Numbers of another kind or shape. Nothing is changed.
-
-        O(rows).
-        """
-        rows = self.rows.valid(rows)
-        given = integers("num_tokens", num_tokens, len(rows), one_for_all=True)
-        self.blocks.rewind(rows, given)
-
-    @exclusive
-    def set_computed(self, rows: RowIds, num_tokens: npt.ArrayLike) -> None:
-        """Set the number of computed tokens of rows, as when keys and values have arrived from elsewhere.
-
-        Args:
-            rows: int64 [n], of requests that hold blocks.
-            num_tokens: Integers [n] or one for all: at most the tokens of the request, and those that have slots.
-
-        Raises:
-            ArgumentError: A row that is not tracked or comes twice, or more tokens than it has.
-            ArgumentTypeError: Numbers of another kind or shape. Nothing is changed.
-
-        O(rows).
-        """
-        rows = self.rows.valid(rows)
-        given = integers("num_tokens", num_tokens, len(rows), one_for_all=True)
-        self.blocks.set_computed(rows, np.broadcast_to(given, rows.shape))
-
-    @exclusive
-    def sync(self, rows: RowIds | None = None) -> None:
-        """Bring the request objects of rows (all if None) up to date: tokens, hashes, `num_computed_tokens`.
-
-        Raises:
-            ArgumentError: A row that is not tracked, or comes twice. Nothing is changed.
-
-        If a request of another engine raises, its error is raised after all others are up to date; it keeps waiting for
-        its tokens.
-
-        O(rows). For callers that read the objects; the batched calls do not need it.
-        """
-        self.requests.sync(self.rows.valid(rows))
+    def _append(self, rows: RowIds, tokens: npt.ArrayLike, counts: npt.ArrayLike | None) -> None:
+        usual = self.requests.usual
+        usual.prepare(self.turn, self.blocks, self.blocks.store, self._steps)
+        if counts is not None or not usual.append(rows, tokens):
+            self.requests.append(self.rows.valid(rows), tokens, counts)

@@ -30,6 +30,7 @@ from kvgpu.batch.step.report import (
     UNPREPARED,
     StepReport,
 )
+from kvgpu.blocks.record import NO_IDS
 from kvgpu.compiled.handle import Handle
 from kvgpu.errors import ArgumentError, BlockStateError
 from kvgpu.index.host.index import HostIndex
@@ -57,6 +58,10 @@ class BatchSteps:
         blocks: Where the blocks of rows lie.
         single_calls: Serve a batch when compiled code cannot.
         plan: How prefixes are looked up; None for no lookups.
+
+    Attributes:
+        num_closed: Block tables that were closed when no tracked request had lost its blocks to single calls.
+        no_new_blocks: `NewBlocks` of a step that changes no blocks.
     """
 
     def __init__(
@@ -64,7 +69,8 @@ class BatchSteps:
     ) -> None:
         self.manager, self.rows = manager, blocks.rows
         self._blocks, self._single_calls = blocks, single_calls
-        self._num_closed = blocks.store.num_closed
+        self.num_closed = blocks.store.num_closed
+        self.no_new_blocks = np.zeros(0, np.int64), NO_IDS, np.zeros((len(blocks.single_managers), 1), np.int64)
         index = manager.block_pool.index
         self._index = index if isinstance(index, HostIndex) else None
         # Written anew by every call: making an array costs more than filling it, above all when none of the code is in
@@ -85,7 +91,7 @@ class BatchSteps:
                 self._lines[:, group] = line, query
         state = manager.block_pool.state
         # What only checks rows needs no table.
-        pool = Handle((state.records, NO_TABLE, NO_LOG, state.meta), more=2).words
+        pool = Handle((state.records, *state.free, NO_TABLE, NO_LOG, state.meta), more=2).words
         self._growing = (self.rows.records, blocks.table_ids, self.rows.hashes.arena.words)
         self._handle = Handle(
             (
@@ -137,7 +143,7 @@ class BatchSteps:
         adopts = pool.state.width is None and hashes.width > 0 and StepOptions(*options).caches
         has_log = self._index is not None and arrays is not None and self._index.log_for(0) is not NO_LOG
         log_room = -1 if adopts else 0 if has_log else NO_LIMIT
-        trusts = self._num_closed == pool.block_tables.num_closed or self._trusts()
+        trusts = self.num_closed == pool.block_tables.num_closed or self._trusts()
         _pack_options(self._options, 0, *options, arrays is not None, False, log_room, trusts)
         found, report = self._step(rows, given, widths, 0)
         if report.status not in (DONE, UNPREPARED):
@@ -178,20 +184,20 @@ class BatchSteps:
     def _trusts(self) -> bool:
         """Return whether no tracked request can have lost its blocks to single calls."""
         store = self.manager.block_pool.block_tables
-        if self._num_closed != store.num_closed:
+        if self.num_closed != store.num_closed:
             rows = self.rows.all()
             if step.foreign_row(store.tables, self.rows.records, rows, self._blocks.table_ids) >= 0:
                 return False
-            self._num_closed = store.num_closed
+            self.num_closed = store.num_closed
         return True
 
     def _close(self, opened: npt.NDArray[np.int64]) -> None:
         """Give back block tables that hold no memory and belong to no tracked request."""
         store = self.manager.block_pool.block_tables
-        known = self._num_closed == store.num_closed
+        known = self.num_closed == store.num_closed
         store.close_many(opened.reshape(-1))
         if known:
-            self._num_closed = store.num_closed
+            self.num_closed = store.num_closed
 
     def _step(
         self, rows: RowIds, given: npt.NDArray[np.int64], widths: npt.NDArray[np.int64], changes: int
@@ -270,7 +276,7 @@ class BatchSteps:
             self._blocks.leave(names)
             state, store, groups = pool.state, pool.block_tables.arrays(), manager.slots.arrays.groups
             table_ids = self._blocks.table_ids
-            step.free_rows(state.records, state.null_id, store, groups, records, rows, table_ids)
+            step.free_rows(tuple(state.free), state.records, state.null_id, store, groups, records, rows, table_ids)
             self._close(table_ids[holding])
 
     def _error(self, status: int, row: int) -> ArgumentError | BlockStateError:

@@ -8,6 +8,7 @@ from kvgpu.batch.rows.full_blocks import hash_full_blocks
 from kvgpu.batch.rows.pending_tokens import NewTokens, PendingTokens
 from kvgpu.batch.rows.record import RowIds
 from kvgpu.batch.rows.requests import RequestRows
+from kvgpu.batch.rows.usual_rows import UsualRows
 from kvgpu.batch.token_delivery import TokenDelivery
 from kvgpu.errors import ArgumentError
 from kvgpu.exclusive import Turn
@@ -21,17 +22,23 @@ class TrackedRequests:
     Args:
         rows: The rows.
         hash_block_size: Tokens per block hash.
+        max_model_len: Most tokens of a request.
         turn: Calls code of others, such as the setter of an attribute.
+
+    Attributes:
+        usual: Serves usual calls.
     """
 
-    def __init__(self, rows: RequestRows, hash_block_size: int, turn: Turn) -> None:
+    def __init__(self, rows: RequestRows, hash_block_size: int, max_model_len: int, turn: Turn) -> None:
         self._rows = rows
         self._turn = turn
         self._pending = PendingTokens(len(rows.records), hash_block_size)
         self._delivery = TokenDelivery(rows, self._pending)
+        self.usual = UsualRows(rows, self._pending, max_model_len)
 
     def grow(self, max_requests: int) -> None:
         """Reserve more rows. O(capacity)."""
+        self.usual.forget()
         self._pending.grow(max_requests)
 
     def append(self, rows: RowIds, tokens: npt.ArrayLike, counts: npt.ArrayLike | None) -> None:

@@ -2,6 +2,8 @@
 
 import logging
 
+import numpy as np
+
 from kvgpu.blocks.block_list import BlockList
 from kvgpu.blocks.lru import pop_free, touch
 from kvgpu.blocks.lru_release import release, release_by_hash
@@ -57,19 +59,18 @@ class BlockAllocator:
         """
         if num_blocks <= 0:
             return NO_IDS
-        records, num_free = self._state.records, self._state.queue.num_free_blocks
+        num_free = self._state.queue.num_free_blocks
         if num_blocks > num_free:
             raise NotEnoughBlocksError(f"{num_blocks} blocks were requested, but {num_free} are free")
-        ids: Ids
-        ids, num_cached = pop_free(records, num_blocks, 1)
-        if not self._enable_caching:
-            num_cached = 0
+        ids: Ids = pop_free(*self._state.free, num_blocks, 1)
+        cached = self._state.records["flags"][ids] & IN_TABLE != 0
+        num_cached = int(np.count_nonzero(cached)) if self._enable_caching else 0
         if self.metrics_collector is not None or self._map.extras:
             self._evict_one_by_one(ids)
         elif num_cached:
             self.num_evictions += num_cached
             if self._events.enabled:
-                for block_id in ids[records["flags"][ids] & IN_TABLE != 0].tolist():
+                for block_id in ids[cached].tolist():
                     self._note_removed(block_id)
             self._index.erase(ids)
         return ids
@@ -122,7 +123,7 @@ class BlockAllocator:
 
     def take_hits(self, ids: Ids) -> None:
         """Add one user to each cached block, int32 [n]; free ones leave the free queue. O(n)."""
-        touch(self._state.records, ids, self._state.null_id)
+        touch(*self._state.free, ids, self._state.null_id)
         if self.metrics_collector is not None:
             for block in BlockList(self._state, ids):
                 self._turn.tell(self.metrics_collector.on_block_accessed, block)
@@ -137,14 +138,14 @@ class BlockAllocator:
 
         O(n), without memory.
         """
-        release(self._state.records, self._own(ids), self._state.null_id, backwards, prepend)
+        release(*self._state.free, self._own(ids), self._state.null_id, backwards, prepend)
 
     def give_back_by_hash(self, ids: Ids) -> None:
         """Give back blocks, last block first: those without a hash are evicted before all others, the rest last.
 
         See fact 27. O(n), without memory.
         """
-        release_by_hash(self._state.records, self._own(ids), self._state.null_id)
+        release_by_hash(*self._state.free, self._state.records, self._own(ids), self._state.null_id)
 
     def _own(self, ids: Ids) -> Ids:
         """Return the blocks of this pool; remove a user from blocks of other pools.

@@ -101,7 +101,7 @@ class BlockHolders:
         self.store.close_all_but({table_id for tables in self.of_groups for table_id in tables.table_ids()})
         held = np.concatenate([NO_IDS, *self._held()])
         users = np.bincount(held[held >= 0], minlength=self._state.num_blocks) + self.handed_out
-        recount(self._state.records, users, self._state.null_id)
+        recount(*self._state.free, users, self._state.null_id)
 
     def _held(self) -> list[Ids]:
         """Ids of all block tables."""

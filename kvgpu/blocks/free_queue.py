@@ -6,7 +6,10 @@ from typing import Any
 import numpy as np
 
 from kvgpu.blocks.block_list import BlockList
-from kvgpu.blocks.lru import free_ids, link_all, link_many, pop_free, unlink_one
+from kvgpu.blocks.free_order import NUM_FREE, OUTSIDE
+from kvgpu.blocks.lru import free_ids, link_all, pop_free, unlink_one
+from kvgpu.blocks.lru_release import link_many
+from kvgpu.blocks.record import NO_IDS
 from kvgpu.blocks.state import BlockState, KVCacheBlock
 from kvgpu.errors import ArgumentError, ArgumentTypeError, FreeQueueError, NotEnoughBlocksError
 from kvgpu.integers import as_integer, shown
@@ -48,7 +51,7 @@ class FreeKVCacheBlockQueue:
         self._state = BlockState(0)
         self._state.queue = self
         self._attach(self._state)
-        link_all(self._state.records, 0)
+        link_all(*self._state.free, NO_IDS)
         self._put(blocks, prepend=False)
 
     @classmethod
@@ -58,7 +61,7 @@ class FreeKVCacheBlockQueue:
         queue._attach(state)
         queue._owns_records = False
         state.queue = queue
-        link_all(state.records, 0)
+        link_all(*state.free, np.arange(state.num_blocks, dtype=np.int32))
         return queue
 
     def _attach(self, state: BlockState) -> None:
@@ -81,7 +84,7 @@ class FreeKVCacheBlockQueue:
     @property
     def num_free_blocks(self) -> int:
         """Number of members. O(1)."""
-        count: int = self._state.records["ref_cnt"].item(-1)
+        count: int = self._state.free.queue_words.item(NUM_FREE)
         return count
 
     @num_free_blocks.setter
@@ -92,9 +95,9 @@ class FreeKVCacheBlockQueue:
             ArgumentError: The count is greater than the number of members, or below 0.
             ArgumentTypeError: The count is not an integer.
         """
-        members = int(np.count_nonzero(self._state.records["next"][:-1] >= 0))
+        members = int(np.count_nonzero(self._state.free.uses["place"][:-1] != OUTSIDE))
         # With a larger count, compiled code would walk beyond the last member.
-        self._state.records["ref_cnt"][-1] = as_integer("the number of free blocks", count, 0, members)
+        self._state.free.queue_words[NUM_FREE] = as_integer("the number of free blocks", count, 0, members)
 
     def popleft(self) -> KVCacheBlock:
         """Take the first member; its reference count becomes 0. O(1).
@@ -114,8 +117,7 @@ class FreeKVCacheBlockQueue:
         n = as_integer("n", n)
         if n > self.num_free_blocks:
             raise NotEnoughBlocksError(f"{n} blocks were requested, but {self.num_free_blocks} are free")
-        ids, _ = pop_free(self._state.records, n, 0)
-        return list(BlockList(self._state, ids))
+        return list(BlockList(self._state, pop_free(*self._state.free, n, 0)))
 
     def remove(self, block: KVCacheBlock) -> None:
         """Remove a member, wherever it is in the queue. O(1).
@@ -125,9 +127,9 @@ class FreeKVCacheBlockQueue:
             FreeQueueError: The block is not in this queue.
         """
         _refuse_others([block])
-        if block._state is not self._state or self._state.records[block._row]["next"] < 0:
+        if block._state is not self._state or self._state.free.uses[block._row]["place"] == OUTSIDE:
             raise FreeQueueError(f"block {block.block_id} is not in the free queue")
-        unlink_one(self._state.records, block._row)
+        unlink_one(*self._state.free, block._row)
 
     def append(self, block: KVCacheBlock) -> None:
         """Put a block after the last member; raises what `append_n` raises.
@@ -154,7 +156,7 @@ class FreeKVCacheBlockQueue:
 
     def get_all_free_blocks(self) -> list[KVCacheBlock]:
         """Return all members in the order of eviction. O(n)."""
-        return list(BlockList(self._state, free_ids(self._state.records)))
+        return list(BlockList(self._state, free_ids(self._state.free.order, self._state.free.queue_words)))
 
     def _put(self, blocks: Iterable[KVCacheBlock], prepend: bool) -> None:
         """Link blocks in; all of them are checked before anything is changed."""
@@ -164,38 +166,34 @@ class FreeKVCacheBlockQueue:
             state = block._state
             if state is not self._state and state.queue is not None and not state.queue._owns_records:
                 raise ArgumentError(f"block {block.block_id} belongs to a pool, which has its own free queue")
-            if (state, block._row) in seen or state.records[block._row]["next"] >= 0:
+            if (state, block._row) in seen or state.free.uses[block._row]["place"] != OUTSIDE:
                 raise FreeQueueError(f"block {block.block_id} is already in a free queue, or occurs twice")
             if not self._owns_records and (block.ref_cnt > 0 or block.is_null):
                 raise ArgumentError(f"block {block.block_id} is in use: give it back with free_blocks()")
             seen.add((state, block._row))
         self._adopt([block for block in listed if block._state is not self._state])
-        link_many(self._state.records, self._state.ids_of(listed), prepend)
+        link_many(*self._state.free, self._state.ids_of(listed), prepend)
 
     def _adopt(self, strangers: Sequence[KVCacheBlock]) -> None:
         """Move the records of blocks made by hand into the records of this queue."""
         if not strangers:
             return
         state = self._state
-        old, old_sentinel = state.records, state.num_blocks
-        grown = BlockState(old_sentinel + len(strangers))
-        state.records, state.num_blocks = grown.records, grown.num_blocks
-        state.records[:old_sentinel] = old[:old_sentinel]
-        state.records[-1] = old[old_sentinel]
-        for side in ("prev", "next"):
-            column = state.records[side][: old_sentinel + 1]
-            column[column == old_sentinel] = state.num_blocks
-            if state.records[-1][side] == old_sentinel:
-                state.records[-1][side] = state.num_blocks
-        for block_id, block in enumerate(strangers, old_sentinel):
+        old, old_uses, old_count = state.records, state.free.uses, state.num_blocks
+        members = free_ids(state.free.order, state.free.queue_words)
+        grown = BlockState(old_count + len(strangers))
+        state.records, state.free, state.num_blocks = grown.records, grown.free, grown.num_blocks
+        state.records[:old_count] = old[:old_count]
+        state.free.uses[:old_count] = old_uses[:old_count]
+        link_all(*state.free, members)
+        for block_id, block in enumerate(strangers, old_count):
             if block.is_null:
                 state.null_id = block_id
-            key, record = block.block_hash, block._state.records[block._row].copy()
+            key, users = block.block_hash, block.ref_cnt
             block._standalone_id = block.block_id
             block._state, block._row = state, block_id
             state.views[block_id] = block
-            state.records[block_id]["prev"] = state.records[block_id]["next"] = -1
-            state.records[block_id]["ref_cnt"] = record["ref_cnt"]
+            state.free.uses[block_id]["ref_cnt"] = users
             if key is not None:
                 state.set_key(block_id, key)
         for end in self.ends:

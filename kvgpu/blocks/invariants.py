@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kvgpu.blocks.free_order import GAP, HEAD, NUM_FREE, OUTSIDE, TAIL
 from kvgpu.blocks.index_meta import CELL_MASK, CELLS, FULL_CELL, NUM_LED, cell_of
-from kvgpu.blocks.lru import free_ids
 from kvgpu.blocks.record import COUNTED, FIRST, HAS_HASH, IN_TABLE, LEADS, LED, NO_IDS, Ids
 from kvgpu.blocks.state import BlockState
 from kvgpu.compiled.jit import jit
@@ -21,24 +21,27 @@ def _cell_of(meta: Any, k0: int, group: int) -> int:
 
 def queue_violations(state: BlockState) -> list[str]:
     """Check that a block is in the free queue, once, exactly if it has no users. O(num_blocks)."""
-    records = state.records[:-1]
-    count, after = int(state.records["ref_cnt"][-1]), state.records["next"]
-    if not 0 <= count <= state.num_blocks:
-        return [f"the free queue counts {count} blocks of {state.num_blocks}"]
-    if ((after < -1) | (after > state.num_blocks)).any() or after[-1] < 0:
+    uses, order, words = state.free
+    first, end, slots = int(words[HEAD]), int(words[TAIL]), len(order)
+    if not 0 <= end - first <= slots:
+        return [f"the free queue uses {end - first} of {slots} slots"]
+    used = np.arange(first, end) % slots
+    used = used[order[used] != GAP]
+    queued, users, places = order[used], uses["ref_cnt"][:-1], uses["place"][:-1]
+    if ((queued < 0) | (queued >= state.num_blocks)).any():
         return ["the free queue leads out of the pool"]
-    queued = free_ids(state.records)
     in_queue = np.zeros(state.num_blocks, np.bool_)
-    in_queue[queued[queued < state.num_blocks]] = True
-    unused = records["ref_cnt"] == 0
+    in_queue[queued] = True
+    unused = users == 0
     unused[state.null_id] = False
     found = []
-    ring = np.concatenate([[state.num_blocks], queued, [state.num_blocks]])
-    if (state.records["prev"][ring[1:]] != ring[:-1]).any():
-        found.append("the free queue reads differently from its two ends, or its count is wrong")
+    if len(queued) != words[NUM_FREE]:
+        found.append(f"the free queue holds {len(queued)} blocks, and counts {words[NUM_FREE]}")
+    if (places[queued] != used).any() or (places[~in_queue] != OUTSIDE).any():
+        found.append("blocks do not know their places in the free queue")
     if len(np.unique(queued)) != len(queued):
         found.append("the free queue holds a block twice")
-    found += [f"block {bad} is free with {records['ref_cnt'][bad]} users" for bad in np.flatnonzero(in_queue & ~unused)]
+    found += [f"block {bad} is free with {users[bad]} users" for bad in np.flatnonzero(in_queue & ~unused)]
     found += [f"block {bad} has no users and is not free" for bad in np.flatnonzero(unused & ~in_queue)]
     return found
 
@@ -99,7 +102,7 @@ def use_violations(state: BlockState, tables: Sequence[Ids], handed_out: npt.NDA
     held = np.concatenate([NO_IDS, *tables])
     users = np.bincount(held[held >= 0], minlength=state.num_blocks)
     users[state.null_id] = 0
-    count = state.records["ref_cnt"][:-1].copy()
+    count = state.free.uses["ref_cnt"][:-1].copy()
     count[state.null_id] = 0
     return [
         f"block {bad} is in {users[bad]} block tables, but counts {count[bad]} users"

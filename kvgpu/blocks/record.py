@@ -5,6 +5,8 @@ import numpy.typing as npt
 
 Ids = npt.NDArray[np.int32]
 
+CACHE_LINE = 64
+
 BLOCK_RECORD = np.dtype(
     [
         ("k0", "<i8"),
@@ -13,19 +15,20 @@ BLOCK_RECORD = np.dtype(
         ("k3", "<i8"),
         ("group", "<i4"),
         ("flags", "<i4"),
-        ("ref_cnt", "<i4"),
-        ("prev", "<i4"),
-        ("next", "<i4"),
         ("same_prev", "<i4"),
         ("same_next", "<i4"),
         ("successor", "<i4"),
+        ("further", "<i4"),
+        ("unused", "<i8"),
     ]
 )
-"""k0..k3: block hash; 16-byte hashes are padded with 0. prev, next: neighbours in the free queue, -1
-outside it. same_prev, same_next: ring of the blocks with the same key; same_prev of a LED block is the
-block that leads to it. successor: the block that was cached after this one, a hint that must be verified."""
+"""What the index knows of a block.
 
-CACHE_LINE = 64
+k0..k3: block hash; 16-byte hashes are padded with 0. same_prev, same_next: ring of the blocks with the same key;
+same_prev of a LED block is the block that leads to it. successor: the block that was cached after this one, a hint that
+must be verified. further: the one that was cached FURTHER blocks after this one, of no meaning but that it may be
+loaded."""
+
 assert BLOCK_RECORD.itemsize == CACHE_LINE
 
 HAS_HASH = 1
@@ -49,6 +52,9 @@ COARSE = 32
 LED, LEADS = 64, 128
 """LED: the index holds the block without a word in its table, because a block that LEADS has it as its successor. See
 `kvgpu.index.host.insert_runs`."""
+
+FURTHER = 24
+"""Blocks of a request between a block and the one that `further` of its record names."""
 
 COUNTED = 256
 """The filter of the table counts the key of this block, which is the first block with this key."""

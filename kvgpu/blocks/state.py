@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kvgpu.blocks.free_order import make_queue
 from kvgpu.blocks.index_meta import make_meta
+from kvgpu.blocks.lru import neighbour
 from kvgpu.blocks.record import COARSE, ENTERED, HAS_HASH, IN_TABLE, ODD, Ids, make_records
-from kvgpu.errors import ArgumentTypeError, BlockIdError, BlockStateError
+from kvgpu.errors import BlockIdError, BlockStateError
 from kvgpu.hashing.functions import GROUP_ID_BYTES, HASH_WIDTHS, BlockHashWithGroupId, get_block_hash, get_group_id
-from kvgpu.integers import MOST_TOKENS, as_integer, as_switch, shown
+from kvgpu.integers import MOST_TOKENS, as_integer, as_switch
 from kvgpu.layout import KEY_WORDS, MAX_GROUP_ID
 
 LOWEST, HIGHEST = -(1 << 63), (1 << 63) - 1
@@ -32,8 +34,7 @@ def _in_no_index(block_id: int) -> None:
 class BlockState:
     """Records of blocks 0 to num_blocks-1, one extra record for the free queue, and the side stores.
 
-    The extra record (`records[num_blocks]`) is the sentinel of the circular free queue: it precedes the first member
-    and follows the last. Its `ref_cnt` counts the free blocks.
+    The extra record is that of the placeholders at both ends of the queue of free blocks.
 
     The index sets `take_out`, which takes a block out of the index before its hash is changed by hand.
     """
@@ -41,6 +42,7 @@ class BlockState:
     def __init__(self, num_blocks: int) -> None:
         self.num_blocks = num_blocks
         self.records = make_records(num_blocks + 1)
+        self.free = make_queue(num_blocks)
         self.meta = make_meta(num_blocks)
         self.null_id = -1
         self.width: int | None = None
@@ -187,9 +189,7 @@ class KVCacheBlock:
     def __init__(self, block_id: int, ref_cnt: int = 0) -> None:
         self._standalone_id = as_integer("block_id", block_id, LOWEST, HIGHEST)
         self._state, self._row = BlockState(1), 0
-        record = self._state.records[0]
-        record["prev"] = record["next"] = -1
-        record["ref_cnt"] = _counted(ref_cnt)
+        self._state.free.uses[0]["ref_cnt"] = _counted(ref_cnt)
         self._state.views[0] = self
 
     @property
@@ -203,11 +203,11 @@ class KVCacheBlock:
     @property
     def ref_cnt(self) -> int:
         """Number of requests that use the block. Setting it moves nothing into or out of the free queue."""
-        return int(self._state.records[self._row]["ref_cnt"])
+        return int(self._state.free.uses[self._row]["ref_cnt"])
 
     @ref_cnt.setter
     def ref_cnt(self, value: int) -> None:
-        self._state.records[self._row]["ref_cnt"] = _counted(value)
+        self._state.free.uses[self._row]["ref_cnt"] = _counted(value)
 
     def incr_ref(self) -> None:
         """Add one user. The caller is responsible for the free queue; see `BlockPool.touch`. O(1)."""
@@ -262,34 +262,22 @@ class KVCacheBlock:
     @property
     def prev_free_block(self) -> "KVCacheBlock | None":
         """The block before this one in the free queue; for the first, a placeholder; None outside the queue."""
-        return self._neighbour("prev")
-
-    @prev_free_block.setter
-    def prev_free_block(self, block: "KVCacheBlock | None") -> None:
-        self._set_neighbour("prev", block)
+        return self._neighbour(-1)
 
     @property
     def next_free_block(self) -> "KVCacheBlock | None":
         """The block after this one in the free queue; for the last, a placeholder; None outside the queue."""
-        return self._neighbour("next")
+        return self._neighbour(1)
 
-    @next_free_block.setter
-    def next_free_block(self, block: "KVCacheBlock | None") -> None:
-        self._set_neighbour("next", block)
-
-    def _neighbour(self, side: str) -> "KVCacheBlock | None":
-        block_id = int(self._state.records[self._row][side])
+    def _neighbour(self, step: int) -> "KVCacheBlock | None":
+        state = self._state
+        block_id = neighbour(*state.free, self._row, step)
         if block_id < 0:
             return None
-        if block_id == self._state.num_blocks:
-            ends: tuple[KVCacheBlock, KVCacheBlock] = self._state.queue.ends
-            return ends[0] if side == "prev" else ends[1]
-        return self._state.view(block_id)
-
-    def _set_neighbour(self, side: str, block: "KVCacheBlock | None") -> None:
-        if block is not None and (not isinstance(block, KVCacheBlock) or block._state is not self._state):
-            raise ArgumentTypeError(f"a neighbour is a block of the same pool or queue, or None; got {shown(block)}")
-        self._state.records[self._row][side] = -1 if block is None else block._row
+        if block_id == state.num_blocks:
+            ends: tuple[KVCacheBlock, KVCacheBlock] = state.queue.ends
+            return ends[0] if step < 0 else ends[1]
+        return state.view(block_id)
 
     def __repr__(self) -> str:
         return (

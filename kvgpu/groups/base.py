@@ -284,7 +284,7 @@ class SingleTypeKVCacheManager(GroupHits):
         ids = self._ids(blocks)[start:]
         if self.block_pool.state.foreign:
             return sum(block.ref_cnt == 0 and not block.is_null for block in BlockList(self.block_pool.state, ids))
-        return int(count_unused(self.block_pool.state.records, ids, self._null_id))
+        return int(count_unused(self.block_pool.state.free.uses, ids, self._null_id))
 
     def _extend(self, blocks: RequestBlocks, count: int) -> Ids:
         """Append `count` new blocks from the pool; return their ids."""

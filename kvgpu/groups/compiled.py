@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from kvgpu.block_tables.store import BEGIN, LENGTH, NUM_CACHED, make_room
+from kvgpu.blocks.free_order import HEAD, NUM_FREE, TAIL, next_member
 from kvgpu.blocks.index_meta import BROKEN, RING, RING_MASK
-from kvgpu.blocks.lru import count_free, cut, leave, load_ahead, touch_all
+from kvgpu.blocks.lru import count_free, cut, leave, load_later, touch_all
 from kvgpu.blocks.lru_release import release_split
 from kvgpu.blocks.record import HAS_HASH, IN_TABLE, LEADS, LED, SEEN
 from kvgpu.compiled.jit import inline, jit, leaf
@@ -39,17 +40,23 @@ def take_free(pool: Any, out: Any, tally: Any) -> None:
     Led blocks are evicted at once; a few others one by one; many together, which loads their buckets ahead.
     """
     records, meta = pool.records, pool.meta
-    block_id, stride, step = records[len(records) - 1].next, 0, 0
-    if len(out) > records[len(records) - 1].ref_cnt:
-        # The caller has counted the free blocks. If they disagree, the walk would never reach the sentinel.
+    if len(out) > pool.queue_words[NUM_FREE]:
+        # The caller has counted the free blocks, and has miscounted.
         meta[BROKEN] = 1
         out[:] = pool.null_id
         return
-    num_led = 0
-    num_others = 0
-    for i in range(len(out)):
-        after = leave(records, block_id, 1)
-        stride, step = load_ahead(records, block_id, after, stride, step, len(out) - i)
+    number, end = pool.queue_words[HEAD], pool.queue_words[TAIL]
+    num_led = num_others = taken = 0
+    while taken < len(out):
+        number = next_member(pool.order, number, end)
+        if number == end:
+            # The queue has miscounted itself.
+            meta[BROKEN] = 1
+            out[taken:] = pool.null_id
+            break
+        load_later(pool, records, number)
+        block_id = leave(pool, number, 1)
+        number += 1
         record = records[np.uint64(block_id)]
         flags = record.flags
         if flags & (LED | LEADS) == LED:
@@ -59,9 +66,9 @@ def take_free(pool: Any, out: Any, tally: Any) -> None:
         elif flags & IN_TABLE:
             meta[num_others & RING_MASK] = block_id
             num_others += 1
-        out[np.uint64(i)] = block_id
-        block_id = after
-    cut(records, block_id, len(out))
+        out[np.uint64(taken)] = block_id
+        taken += 1
+    cut(pool.queue_words, number, taken)
     tally[EVICTED] += num_led + num_others
     tally[KEYS] -= num_led
     if num_others > RING:
@@ -100,7 +107,7 @@ def needed_in_group(
         skipped //= size
     needed = blocks_missing(required, held, running, skipped, len(hits))
     if not running and len(hits) > 0:
-        needed += count_free(pool.records, hits[max(0, skipped - held) :], pool.null_id)
+        needed += count_free(pool.uses, hits[max(0, skipped - held) :], pool.null_id)
     return needed
 
 
@@ -117,7 +124,7 @@ def drop_skipped(pool: Any, store: Any, group: Any, table_id: int, total: int) -
     first = end - 1
     while first > 0 and ids[begin + first - 1] != null_id:
         first -= 1
-    release_split(pool.records, ids[begin + first : begin + end], null_id)
+    release_split(pool, pool.records, ids[begin + first : begin + end], null_id)
     ids[begin + first : begin + end] = null_id
     return int(first)
 
@@ -175,7 +182,7 @@ def take_hits(pool: Any, store: Any, group: Any, table_id: int, hits: Any, num_e
     begin = table[BEGIN] + length
     # [begin, begin + skipped) become null blocks, and the hits follow.
     store.ids[begin : begin + skipped] = pool.null_id
-    touch_all(pool.records, hits, pool.null_id)
+    touch_all(pool, hits, pool.null_id)
     for i in range(len(hits)):
         store.ids[begin + skipped + i] = hits[i]
     length += skipped + len(hits)

@@ -11,26 +11,26 @@ from kvgpu.index.host.pool_arrays import POOL_WORDS, pool_at
 
 
 @leaf
-def leading_with(records: Any, store: Any, table_id: int, users: int) -> int:
+def leading_with(uses: Any, store: Any, table_id: int, users: int) -> int:
     """Count the leading blocks of a block table that have so many users."""
     ids = ids_of_table(store, table_id)
     for i in range(len(ids)):
-        if records[ids[i]].ref_cnt != users:
+        if uses[ids[i]].ref_cnt != users:
             return i
     return len(ids)
 
 
 @jit
-def count_shared(records: Any, handle: Any, table_id: int, users: int) -> int:
+def count_shared(uses: Any, handle: Any, table_id: int, users: int) -> int:
     """`leading_with` for Python; `handle` is that of the store."""
-    return leading_with(records, store_at(handle), table_id, users)
+    return leading_with(uses, store_at(handle), table_id, users)
 
 
 @jit
 def count_shared_at(pool_address: int, store_address: int, table_id: int, users: int) -> int:
     """`leading_with` for C; at the addresses are the words of the handles of the pool and of the store."""
     pool, store = handle_at(pool_address, POOL_WORDS), handle_at(store_address, STORE_WORDS)
-    return leading_with(pool_at(pool).records, store_at(store), table_id, users)
+    return leading_with(pool_at(pool).uses, store_at(store), table_id, users)
 
 
 class FullAttentionManager(SingleTypeKVCacheManager):
@@ -45,4 +45,4 @@ class FullAttentionManager(SingleTypeKVCacheManager):
             return 0
         pool = self.block_pool
         words, table_id = pool.block_tables.handle.words, tables.table_id_of(running_request_id)
-        return count_shared(pool.state.records, words, table_id, len(tables))
+        return count_shared(pool.state.free.uses, words, table_id, len(tables))

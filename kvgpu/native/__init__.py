@@ -4,7 +4,7 @@ What surrounds the compiled code of a call (reading the request, finding its blo
 returned) takes several times as long in Python as that code itself. The extension states no rule: it runs the same
 compiled code. What is odd about a call it leaves to Python.
 
-All names are None where there was no compiler, and with `KVGPU_NATIVE=0`.
+Where there was no compiler, and with `KVGPU_NATIVE=0`, all names are None.
 """
 
 from contextlib import suppress
@@ -13,11 +13,19 @@ from typing import TYPE_CHECKING
 from kvgpu.environment import uses_native_calls
 
 if TYPE_CHECKING:
-    from kvgpu.native._calls import Calls, add_to_ints, block_ids, read_ints, read_lengths
+    from kvgpu.native._calls import Calls, add_to_ints, append_tokens, block_ids, cover_rows, read_ints, read_lengths
 else:
-    Calls = add_to_ints = block_ids = read_ints = read_lengths = None
+    Calls = add_to_ints = append_tokens = block_ids = cover_rows = read_ints = read_lengths = None
     if uses_native_calls():
         with suppress(ImportError):
-            from kvgpu.native._calls import Calls, add_to_ints, block_ids, read_ints, read_lengths
+            from kvgpu.native._calls import (
+                Calls,
+                add_to_ints,
+                append_tokens,
+                block_ids,
+                cover_rows,
+                read_ints,
+                read_lengths,
+            )
 
-__all__ = ["Calls", "add_to_ints", "block_ids", "read_ints", "read_lengths"]
+__all__ = ["Calls", "add_to_ints", "append_tokens", "block_ids", "cover_rows", "read_ints", "read_lengths"]

@@ -25,6 +25,33 @@ def read_lengths(lists: list[list[Any]], out: npt.NDArray[np.int64], /) -> None:
 def add_to_ints(objects: list[Any], name: str, step: int, /) -> None:
     """Add to an int attribute of each object; raises what `+` and setting it raise."""
 
+def append_tokens(usual: tuple[Any, ...], rows: Any, tokens: Any, /) -> bool:
+    """Append tokens[i] to rows[i] and return True; return False, with nothing changed, if the call is not a usual one.
+
+    Args:
+        usual: `UsualRows.prepared`.
+    """
+
+def cover_rows(
+    usual: tuple[Any, ...],
+    rows: Any,
+    num_new_tokens: Any,
+    num_lookahead_tokens: Any,
+    reserved_blocks: Any,
+    delay_cache_blocks: Any,
+    full_sequence_must_fit: Any,
+    stop_when_full: Any,
+    /,
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int64], npt.NDArray[np.int64], int] | None:
+    """Give each row its slots, if all stay inside their blocks; else return None, with nothing changed.
+
+    Args:
+        usual: `UsualRows.prepared`.
+
+    Returns:
+        `fits`, `num_hit_tokens`, `num_new_tokens` and `num_tried` of a `BatchAllocation`.
+    """
+
 class Calls:
     """Calls of a `KVCacheManager`, served by compiled code without Python around it.
 

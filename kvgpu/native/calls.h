@@ -22,7 +22,7 @@ enum { MOST_TOKENS = 2147483647 };
 enum { KEYS, EVICTED, COVERED_UNTIL, NUM_TAKEN, NUM_NEW, PLACES };
 enum { TABLES = 0, IDS = 1 };
 enum { BEGIN, LENGTH, LIMIT, NUM_CACHED, COVERED, SERIAL, TABLE_WORDS = 8 };
-enum { NULL_ID = 9 };
+enum { NULL_ID = 15 };
 enum { QUESTION = 2, FOUND = 3 };
 enum { LISTED, NUM_HASHES, KIND, WIDTH, MAX_LENGTH };
 enum { MOST_PARTS = 256 };
@@ -37,6 +37,7 @@ typedef struct {
 /* Compiled code returns 0, or something else if it has raised an error, which can only be that there is no memory. */
 typedef int32_t (*Code)(int64_t *result, void **error, int64_t handle);
 typedef int32_t (*CodeOfFour)(int64_t *result, void **error, int64_t, int64_t, int64_t, int64_t);
+typedef int32_t (*CodeOfFive)(int64_t *result, void **error, int64_t, int64_t, int64_t, int64_t, int64_t);
 
 /* Compiled code: a Python function makes it, and returns its address, when it is first needed. */
 typedef struct {
@@ -72,7 +73,7 @@ typedef struct {
 /* Names of attributes, made once. */
 #define NAMES(_)                                                                                                      \
     _(_count) _(_idle) _(_ids) _(_mirror) _(_most) _(_num_keys) _(_parts) _(_serial) _(_store) _(_whole) _(add)       \
-    _(block_hashes) _(blocks) _(close) _(covered_until) _(enabled) _(foreign) _(has_odd_names) _(holders) _(ids) _(mirrors) _(null_id) _(num_closed)     \
+    _(block_hashes) _(blocks) _(close) _(copy) _(covered_until) _(enabled) _(foreign) _(has_odd_names) _(holders) _(ids) _(mirrors) _(null_id) _(num_changes) _(num_closed)     \
     _(num_computed_tokens) _(num_evictions) _(num_preemptions) _(num_prompt_tokens) _(num_tokens)                     \
     _(request_id) _(skip_reading_prefix_cache) _(state) _(stats) _(table_id) _(tables) _(torn) _(width)
 /* The types of lists of blocks, once a manager has been made. */
@@ -107,6 +108,7 @@ static inline int64_t *table_at(const Calls *self, int64_t table_id) {
 
 int read_int(PyObject *from, PyObject *name, int64_t *number);
 int add_to(PyObject *to, PyObject *name, int64_t more);
+int is_nobody_inside(PyObject *turn);
 int is_usual(Calls *self, int64_t *width);
 int is_ready(Entry *entry);
 int64_t table_id_of(const Calls *self, int place, PyObject *request_id);
@@ -129,6 +131,9 @@ PyObject *get_computed_blocks(Calls *self, PyObject *request);
 PyObject *read_ints(PyObject *module, PyObject *const *arguments, Py_ssize_t count);
 PyObject *read_lengths(PyObject *module, PyObject *const *arguments, Py_ssize_t count);
 PyObject *add_to_ints(PyObject *module, PyObject *const *arguments, Py_ssize_t count);
+int64_t *ints_in(PyObject *array);
+PyObject *append_tokens(PyObject *module, PyObject *const *arguments, Py_ssize_t count);
+PyObject *cover_rows(PyObject *module, PyObject *const *arguments, Py_ssize_t count);
 PyObject *block_ids(PyObject *module, PyObject *blocks);
 PyObject *get_block_ids(Calls *self, PyObject *request_id);
 PyObject *get_num_common_prefix_blocks(Calls *self, PyObject *request_id);

@@ -11,7 +11,7 @@ static int are_objects(PyObject *const *arguments, Py_ssize_t count) {
 }
 
 /* The items of an int64 array of one dimension; NULL without an exception if it is another object. */
-static int64_t *ints_in(PyObject *array) {
+int64_t *ints_in(PyObject *array) {
     PyArrayObject *out = (PyArrayObject *)array;
     if (!PyArray_CheckExact(array) || PyArray_NDIM(out) != 1 || PyArray_TYPE(out) != NPY_INT64 || !PyArray_ISCARRAY(out))
         return NULL;

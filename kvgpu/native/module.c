@@ -96,6 +96,8 @@ static PyMethodDef functions[] = {
     {"block_ids", block_ids, METH_O, NULL},
     {"read_ints", (PyCFunction)(void (*)(void))read_ints, METH_FASTCALL, NULL},
     {"read_lengths", (PyCFunction)(void (*)(void))read_lengths, METH_FASTCALL, NULL},
+    {"append_tokens", (PyCFunction)(void (*)(void))append_tokens, METH_FASTCALL, NULL},
+    {"cover_rows", (PyCFunction)(void (*)(void))cover_rows, METH_FASTCALL, NULL},
     {"add_to_ints", (PyCFunction)(void (*)(void))add_to_ints, METH_FASTCALL, NULL},
     {NULL},
 };

@@ -33,20 +33,25 @@ static int is_false(PyObject *from, PyObject *name) {
     return value == NULL ? -1 : value == Py_False;
 }
 
+/* Whether no thread is inside the manager, and no call has left a change half made: 1, 0, or -1 with an exception. */
+int is_nobody_inside(PyObject *turn) {
+    PyObject *holders = PyObject_GetAttr(turn, name_holders);
+    if (holders == NULL)
+        return -1;
+    int free = PyDict_CheckExact(holders) && PyDict_GET_SIZE(holders) == 0;
+    Py_DECREF(holders);
+    return free ? is_false(turn, name_torn) : 0;
+}
+
 /* Whether all that a call touches lies in arrays, and nobody is inside: 1, 0, or -1 with an exception.
 
    From here on, a call runs no code of Python's until it is done, so no other thread and no signal can come in between;
    its caller has stopped the collector, which may run finalizers. */
 int is_usual(Calls *self, int64_t *width) {
     int64_t mirrors = 0, null_id = 0;
-    PyObject *holders = PyObject_GetAttr(self->turn, name_holders);
-    if (holders == NULL)
-        return -1;
-    int free = PyDict_CheckExact(holders) && PyDict_GET_SIZE(holders) == 0;
-    Py_DECREF(holders);
-    if (!free || PyDict_GET_SIZE(self->extras) || PyList_GET_SIZE(self->foreign))
+    if (PyDict_GET_SIZE(self->extras) || PyList_GET_SIZE(self->foreign))
         return 0;
-    int status = is_false(self->turn, name_torn);
+    int status = is_nobody_inside(self->turn);
     if (status == 1)
         status = is_false(self->events, name_enabled);
     /* Ids that are no strings or ints may compare themselves with those in the tables by any code. */

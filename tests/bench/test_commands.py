@@ -24,6 +24,12 @@ PLANTED = {
     "    return made\n"
     "sides.Reference.manager = manager\n",
     "limits": "import limits\nlimits._change = limits.KINDS['change'] = limits._read\n",
+    "old_pool": "import old_pool\n"
+    "real = old_pool.ServedPool.serve\n"
+    "def serve(self, requests):\n"
+    "    self.manager.block_pool.state.free.uses['ref_cnt'][5] = 7\n"
+    "    return real(self, requests)\n"
+    "old_pool.ServedPool.serve = serve\n",
     "pool": "import pool\npool.ONE = pool.ONE.replace('range(1, count)', 'range(2, count)')\n",
     "publisher": "import kvgpu.publishing.replies as r\n"
     "begin = r.Replies._begin\n"

@@ -230,7 +230,7 @@ class TestBlocksMadeByHand:
         with pytest.raises(ArgumentError, match="belongs to a pool"):
             FreeKVCacheBlockQueue(blocks)
         pool.touch(blocks)
-        assert pool.state.records["ref_cnt"][1:3].tolist() == [2, 2]
+        assert pool.state.free.uses["ref_cnt"][1:3].tolist() == [2, 2]
 
 
 @pytest.mark.parametrize("stride", [1, 3, 9, 64, 0], ids=str)

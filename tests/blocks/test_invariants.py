@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from support.managers import admit, full, held, make_manager, make_request, per_backend, window
 
+from kvgpu.blocks.free_order import GAP, HEAD, NUM_FREE, TAIL
 from kvgpu.blocks.record import COARSE, FIRST, HAS_HASH, ODD
 from kvgpu.errors import InvariantError
 from kvgpu.layout import OVERFLOW_WORD, SLOTS_PER_BUCKET, TAG_SHIFT
@@ -33,30 +34,28 @@ def records(manager):
     return manager.block_pool.state.records
 
 
-def unlink(manager, block_id):
-    """Take a block out of the free queue behind its back."""
-    rows = records(manager)
-    before, after = rows[block_id]["prev"], rows[block_id]["next"]
-    rows[before]["next"], rows[after]["prev"] = after, before
+def uses(manager):
+    return manager.block_pool.state.free.uses
 
 
-# Records and queue
+# Uses and queue
 
 
 def lose_a_free_block(manager):
-    unlink(manager, 10)
+    free = manager.block_pool.state.free
+    free.order[uses(manager)[10]["place"]] = GAP
 
 
 def free_a_used_block(manager):
-    records(manager)[10]["ref_cnt"] = 1
+    uses(manager)[10]["ref_cnt"] = 1
 
 
 def forget_a_user(manager):
-    records(manager)[1]["ref_cnt"] = 0
+    uses(manager)[1]["ref_cnt"] = 0
 
 
 def count_a_user_too_many(manager):
-    records(manager)[2]["ref_cnt"] = 5
+    uses(manager)[2]["ref_cnt"] = 5
 
 
 def hold_a_block_twice(manager):
@@ -127,13 +126,10 @@ def test_damage_is_reported(manager, damage, words):
 
 @per_backend
 def test_a_block_that_is_queued_twice_is_reported(manager):
-    """The queue runs over block 10 a second time after its last block."""
-    rows = records(manager)
-    head = manager.block_pool.num_gpu_blocks
-    queue = manager.block_pool.free_block_queue
-    order = [block.block_id for block in queue.get_all_free_blocks()]
-    rows[head]["ref_cnt"] += 1
-    rows[order[-1]]["next"] = order[0]
+    _, order, words = manager.block_pool.state.free
+    order[words[TAIL]] = order[words[HEAD]]
+    words[TAIL] += 1
+    words[NUM_FREE] += 1
     with pytest.raises(InvariantError, match="the free queue holds a block twice"):
         manager.check()
 

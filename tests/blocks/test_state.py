@@ -42,8 +42,8 @@ def test_a_new_block_has_no_users_and_no_hash(state):
     assert (block.block_id, block.ref_cnt, block.block_hash, block.is_null) == (3, 0, None, False)
 
 
-def test_a_view_shows_what_is_written_to_the_record(state):
-    state.records["ref_cnt"][1] = 5
+def test_a_view_shows_the_count_of_users(state):
+    state.free.uses["ref_cnt"][1] = 5
     assert state.view(1).ref_cnt == 5
 
 
@@ -53,7 +53,7 @@ def test_users_are_counted_up_and_down(state):
     block.incr_ref()
     block.decr_ref()
     assert block.ref_cnt == 1
-    assert state.records["ref_cnt"].tolist() == [0, 1, 0, 0, 0]
+    assert state.free.uses["ref_cnt"].tolist() == [0, 1, 0, 0, 0]
 
 
 @pytest.mark.parametrize("group", [0, 1, MAX_GROUP])
@@ -200,16 +200,19 @@ def test_a_block_made_by_hand_has_an_integer_as_its_id(block_id):
         ("is_null", np.zeros(2)),
         ("block_hash", 5),
         ("block_hash", [1, 2]),
-        ("prev_free_block", 3),
-        ("next_free_block", KVCacheBlock(3)),
-        ("next_free_block", BlockState(9).view(8)),
     ],
 )
 def test_what_an_attribute_does_not_take_is_refused(state, name, value):
-    before = state.records.tobytes()
+    before = state.records.tobytes(), state.free.uses.tobytes()
     with pytest.raises(ArgumentError):
         setattr(state.view(1), name, value)
-    assert state.records.tobytes() == before
+    assert (state.records.tobytes(), state.free.uses.tobytes()) == before
+
+
+@pytest.mark.parametrize("name", ["prev_free_block", "next_free_block"])
+def test_neighbours_in_the_queue_follow_from_its_order(state, name):
+    with pytest.raises(AttributeError):
+        setattr(state.view(1), name, state.view(2))
 
 
 def test_a_block_made_by_hand_can_be_marked_null():

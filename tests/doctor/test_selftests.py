@@ -163,7 +163,7 @@ def test_auto_says_from_how_many_blocks_on_it_asks_the_gpu(gpu_for_auto, monkeyp
 
 def test_a_broken_manager_is_found_though_its_answers_are_right():
     side = ManagerSide("host", 20)
-    side.manager.block_pool.state.records[3]["ref_cnt"] += 1
+    side.manager.block_pool.state.free.uses[3]["ref_cnt"] += 1
     with pytest.raises(InvariantError):
         side.check()
 

@@ -219,8 +219,6 @@ BLOCKS: dict[str, Callable[[], Case]] = {
     "block.ref_cnt": lambda: setting(pool().blocks[3], "ref_cnt", 1),
     "block.is_null": lambda: setting(KVCacheBlock(3), "is_null", False),
     "block.block_hash": lambda: setting(pool().blocks[3], "block_hash", bytes(36)),
-    "block.prev_free_block": lambda: setting(pool().blocks[3], "prev_free_block", None),
-    "block.next_free_block": lambda: setting(KVCacheBlock(3), "next_free_block", None),
     "map.get_one_block": lambda: with_map("get_one_block"),
     "map.insert": lambda: with_map("insert", block=KVCacheBlock(3)),
     "map.pop": lambda: with_map("pop", block_id=1),

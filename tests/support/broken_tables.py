@@ -6,6 +6,7 @@ import numpy as np
 from support.managers import admit, full, make_manager, make_request
 
 import kvgpu
+from kvgpu.blocks.free_order import HEAD, NUM_FREE, TAIL
 from kvgpu.blocks.state import BlockState
 from kvgpu.errors import InvariantError
 from kvgpu.index.host.index import HostIndex
@@ -154,30 +155,31 @@ def checking_many_rings_that_never_come_back():
 
 
 @scene
-def checking_a_free_list_that_goes_round():
+def checking_a_free_queue_that_uses_more_slots_than_there_are():
     manager, _ = make_led()
-    manager.block_pool.state.records["next"][20] = 15
+    manager.block_pool.state.free.queue_words[TAIL] = 2**62
     manager.check()
 
 
 @scene
-def checking_a_free_list_that_leads_out_of_the_pool():
+def checking_a_free_queue_that_leads_out_of_the_pool():
     manager, _ = make_led()
-    manager.block_pool.state.records["next"][20] = 2**30
+    _, order, words = manager.block_pool.state.free
+    order[words[HEAD]] = 2**30
     manager.check()
 
 
 @scene
-def checking_a_free_list_that_counts_too_many():
+def checking_a_free_queue_that_counts_too_many():
     manager, _ = make_led()
-    manager.block_pool.state.records["ref_cnt"][-1] = 2**31 - 1
+    manager.block_pool.state.free.queue_words[NUM_FREE] = 2**31 - 1
     manager.check()
 
 
 @scene
-def checking_a_free_list_that_counts_less_than_none():
+def checking_a_free_queue_that_counts_less_than_none():
     manager, _ = make_led()
-    manager.block_pool.state.records["ref_cnt"][-1] = -1
+    manager.block_pool.state.free.queue_words[NUM_FREE] = -1
     manager.check()
 
 

@@ -10,10 +10,14 @@ from kvgpu.batch.rows.pending_tokens import PendingTokens
 from kvgpu.batch.rows.record import RowIds
 from kvgpu.batch.rows.requests import RequestRows
 from kvgpu.hashing.block_hashes import BlockHashes
+from kvgpu.hashing.capabilities import chains_of
 from kvgpu.hashing.inputs.extra_keys import need_extra_keys
 from kvgpu.hashing.inputs.token_arrays import Tokens, token_array
 from kvgpu.hashing.inputs.token_ids import TokenIds
 from kvgpu.hashing.request_hasher import RequestBlockHasher
+from kvgpu.hashing.serialised.chains import Sha256Chains
+from kvgpu.hashing.serialised.libcrypto import DIGEST_BYTES
+from kvgpu.hashing.serialised.messages import MAX_FRAME_BYTES, OVERHEAD_BYTES, longest_message
 from kvgpu.request import Request
 
 
@@ -38,6 +42,15 @@ def unhashed_tail(rows: RequestRows, row: int, block_size: int) -> Tokens | None
         return None
     tokens, first = request.all_token_ids, num_hashes * block_size
     return tokens.part(first, num_tokens) if isinstance(tokens, TokenIds) else token_array(tokens[first:])
+
+
+def kind_of_hasher(rows: RequestRows, row: int) -> int:
+    """Return how a row that an `unhashed_tail` was found for is hashed; see `PendingTokens.kinds`. O(1)."""
+    hasher = rows.requests[row].block_hasher
+    chains = chains_of(hasher.hash_fn)
+    short = longest_message(DIGEST_BYTES, hasher.block_size, OVERHEAD_BYTES) <= MAX_FRAME_BYTES
+    same = rows.hashes.width in (0, DIGEST_BYTES)
+    return chains.kind + 1 if isinstance(chains, Sha256Chains) and short and same else 0
 
 
 class FullBlockHashes(NamedTuple):

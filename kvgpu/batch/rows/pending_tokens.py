@@ -138,15 +138,19 @@ class PendingTokens:
 
     Attributes:
         block_size: The same.
+        tokens: int64 [rows, any].
+        kinds: int8 [rows], how the blocks of a row are hashed if that is FROM_ROW: 0 by its hasher, k by SHA-256 of
+            a message of kind k - 1 (see `kvgpu.hashing.serialised.messages`).
     """
 
     def __init__(self, max_requests: int, block_size: int) -> None:
-        self._tokens: npt.NDArray[np.int64] = np.full((max_requests, block_size + SPARE), 0, np.int64)
+        self.tokens: npt.NDArray[np.int64] = np.full((max_requests, block_size + SPARE), 0, np.int64)
+        self.kinds: npt.NDArray[np.int8] = np.zeros(max_requests, np.int8)
         self.block_size = block_size
 
     def grow(self, max_requests: int) -> None:
         """Reserve more rows. O(capacity)."""
-        self._tokens = longer(self._tokens, max_requests)
+        self.tokens, self.kinds = longer(self.tokens, max_requests), longer(self.kinds, max_requests)
 
     @staticmethod
     def checked(
@@ -177,7 +181,7 @@ class PendingTokens:
             )
         return ready(given, np.int64), starts
 
-    def decide(self, records: Any, row: int, tail: Tokens | None) -> None:
+    def decide(self, records: Any, row: int, tail: Tokens | None, kind: int) -> None:
         """Decide how the blocks of a row with nothing pending are hashed.
 
         Args:
@@ -185,13 +189,15 @@ class PendingTokens:
             row: The row.
             tail: Tokens after its last hash, fewer than a block, with which it hashes from here on; None to leave that
                 to its request object.
+            kind: How, if it does: see `kinds`.
 
         O(block size).
         """
+        self.kinds[row] = kind
         records["mode"][row] = BY_REQUEST if tail is None else FROM_ROW
         records["num_kept"][row] = 0 if tail is None else len(tail)
         if tail is not None:
-            self._tokens[row, : len(tail)] = tail
+            self.tokens[row, : len(tail)] = tail
 
     @staticmethod
     def forget(records: Any, rows: RowIds | list[int]) -> None:
@@ -211,7 +217,7 @@ class PendingTokens:
 
         O(tokens + places).
         """
-        return Appended(*_append(records, places, self._tokens, rows, tokens, starts, self.block_size))
+        return Appended(*_append(records, places, self.tokens, rows, tokens, starts, self.block_size))
 
     @staticmethod
     def take_back(records: Any, rows: RowIds, counts: npt.NDArray[np.int64]) -> None:
@@ -221,13 +227,13 @@ class PendingTokens:
 
     def saved(self, records: Any, rows: RowIds) -> tuple[RowIds, Any, npt.NDArray[np.int64]]:
         """Copy what `restore` needs to undo changes of rows. O(rows)."""
-        return rows, records[rows], self._tokens[rows]
+        return rows, records[rows], self.tokens[rows]
 
     def restore(self, records: Any, saved: tuple[RowIds, Any, npt.NDArray[np.int64]]) -> None:
         """Bring rows back to where they were when they were `saved`. O(rows)."""
         rows, saved_records, tokens = saved
         records[rows] = saved_records
-        self._tokens[rows] = tokens
+        self.tokens[rows] = tokens
 
     def full_blocks(self, records: Any, rows: RowIds) -> tuple[npt.NDArray[np.int64], Tokens]:
         """Return how many full blocks without a hash each row has, which is at least one, and their tokens.
@@ -235,15 +241,15 @@ class PendingTokens:
         The numbers are int64 [n]. The tokens are int32 if they all fit, else int64, [n, longest row]; shorter rows end
         in zeros. O(tokens).
         """
-        counts, tokens, fit = _full_blocks(records, rows, self._tokens, self.block_size)
+        counts, tokens, fit = _full_blocks(records, rows, self.tokens, self.block_size)
         return counts, tokens.astype(np.int32) if fit else tokens
 
     def confirm(self, records: Any, rows: RowIds) -> None:
         """Note that the request objects of rows were given their tokens and hashes. O(tokens)."""
-        _confirm(records, rows, self._tokens, self.block_size)
+        _confirm(records, rows, self.tokens, self.block_size)
 
     def of(self, records: Any, rows: RowIds) -> list[list[int]]:
         """Return the tokens that the request objects of rows do not have. O(tokens)."""
-        counts, tokens = _pending(records, rows, self._tokens)
+        counts, tokens = _pending(records, rows, self.tokens)
         listed, ends = tokens.tolist(), counts.cumsum().tolist()
         return [listed[end - count : end] for end, count in zip(ends, counts.tolist(), strict=True)]

@@ -95,6 +95,12 @@ def check_rows(requests: Any, rows: Any, stamp: int) -> Any:
 
 
 @leaf
+def stays_inside(record: Any, num_main: int, num_lookahead: int) -> bool:
+    """Return whether a row that holds blocks needs nothing of any group for `num_main` tokens and drafts after them."""
+    return bool(num_main + num_lookahead <= record.covered)
+
+
+@leaf
 def longest_hit(record: Any) -> int:
     """Return the longest hit allowed, in tokens: at least one token must remain to be computed (fact 52)."""
     return int(record.num_tokens - 1) if record.reads and record.num_tokens > 0 else 0

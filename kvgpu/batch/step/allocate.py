@@ -25,6 +25,7 @@ from kvgpu.batch.step.arrays import (
 from kvgpu.batch.step.check import check_step, is_covered
 from kvgpu.batch.step.report import DONE, clear_report
 from kvgpu.block_tables.store import BEGIN, COVERED, LENGTH, SERIAL, StoreArrays, store_at
+from kvgpu.blocks.free_order import FreeQueue
 from kvgpu.blocks.index_meta import refuse_broken
 from kvgpu.compiled.handle import WORDS, array_at, lines_at
 from kvgpu.compiled.jit import inline, jit, leaf
@@ -272,13 +273,15 @@ def take_step(handle: Any, rows: Any, given: Any, widths: Any) -> Any:
 
 
 @jit
-def free_rows(records: Any, null_id: int, store: Any, groups: Any, requests: Any, rows: Any, table_ids: Any) -> None:
-    """Give back the blocks of each row that holds some, in order; `store` is a plain tuple."""
-    store = StoreArrays(*store)
+def free_rows(
+    free: Any, records: Any, null_id: int, store: Any, groups: Any, requests: Any, rows: Any, table_ids: Any
+) -> None:
+    """Give back the blocks of each row that holds some, in order; `free` and `store` are plain tuples."""
+    free, store = FreeQueue(*free), StoreArrays(*store)
     for i in range(len(rows)):
         request = requests[rows[i]]
         if request.serial != 0:
-            free_request(records, null_id, store, groups, table_ids[rows[i]])
+            free_request(free, records, null_id, store, groups, table_ids[rows[i]])
         request.serial = 0
         request.num_computed = 0
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from kvgpu.batch.rows.record import check_row
+from kvgpu.batch.rows.record import check_row, stays_inside
 from kvgpu.batch.step.arrays import given_at
 from kvgpu.batch.step.report import DONE, FREED, HASHED, NO_HASHES, NO_TOKENS, TOO_LONG, TOO_NARROW, UNHELD, UNPREPARED
 from kvgpu.block_tables.store import BEGIN, LENGTH, LIMIT, NUM_CACHED, SERIAL, TOP, segment_class
@@ -31,7 +31,7 @@ def is_covered(request: Any, num_main: int, options: Any) -> bool:
     """
     if options.whole or options.reserved_blocks:
         return False
-    return bool(num_main + options.num_lookahead <= request.covered)
+    return stays_inside(request, num_main, options.num_lookahead)
 
 
 @leaf

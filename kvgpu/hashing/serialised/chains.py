@@ -97,12 +97,15 @@ class Sha256Chains:
 
     Args:
         kind: PICKLE or CBOR.
+
+    Attributes:
+        kind: The same.
     """
 
     width = DIGEST_BYTES
 
     def __init__(self, kind: int) -> None:
-        self._kind = kind
+        self.kind = kind
 
     def pays(self, counts: Sequence[int]) -> bool:
         """See `Chains`: a call costs as much as a few blocks."""
@@ -111,7 +114,7 @@ class Sha256Chains:
     def hashes(self, blocks: Blocks, threads: int = 1) -> Keys | None:
         """See `Chains`."""
         owners, chains = located(blocks)
-        parts = message_parts(self._kind, blocks)
+        parts = message_parts(self.kind, blocks)
         if parts is None:
             return None
         parents, endings, longest = parts
@@ -121,7 +124,7 @@ class Sha256Chains:
 
         def hash_part(first: int, last: int, base: int, _owners: Any = owners) -> None:
             part = first, last, base
-            _hash_messages(self._kind, chains, part, parents, plain_endings, np.empty(room, np.uint8), digests)
+            _hash_messages(self.kind, chains, part, parents, plain_endings, np.empty(room, np.uint8), digests)
 
         in_threads(blocks.counts, threads, MIN_BLOCKS_PER_THREAD, hash_part)
         return keys

@@ -30,7 +30,7 @@ from kvgpu.index.journal import NO_LOG, Journal
 from kvgpu.layout import BUCKET_WORDS, EMPTY_WORD, LOW_32, OVERFLOW_WORD, SLOTS_PER_BUCKET, TAG_SHIFT, num_buckets_for
 from kvgpu.rules.plan import PrefixPlan
 
-PoolTuple = tuple[Any, Any, int, Any, int, Any]
+PoolTuple = tuple[Any, Any, Any, Any, Any, int, Any, int, Any]
 
 
 class HostIndex(BlockIndex):
@@ -49,7 +49,7 @@ class HostIndex(BlockIndex):
         buckets = num_buckets_for(state.num_blocks)
         self.table = np.full((buckets, BUCKET_WORDS), EMPTY_WORD, np.int64)
         self._log = NO_LOG
-        self._handle = Handle((state.records, self.table, self._log, state.meta), more=2)
+        self._handle = Handle((state.records, *state.free, self.table, self._log, state.meta), more=2)
         self.seed = secrets.randbits(63)
         self._num_keys = 0
         # Of lookups of lists.
@@ -90,7 +90,7 @@ class HostIndex(BlockIndex):
     def arrays(self, changes: int = 0) -> PoolTuple:
         """Return `PoolArrays` as a plain tuple for compiled code, with room in the log for `changes` notes. O(1)."""
         state = self.state
-        return state.records, self.table, self.seed, self.log_for(changes), state.null_id, state.meta
+        return state.records, *state.free, self.table, self.seed, self.log_for(changes), state.null_id, state.meta
 
     def insert(self, ids: Ids, keys: Keys, stride: int, group: int, flags: int) -> None:
         self.settle()

@@ -4,18 +4,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from kvgpu.blocks.free_order import USE
 from kvgpu.blocks.record import BLOCK_RECORD
-from kvgpu.compiled.handle import WORDS, array_at, lines_at
+from kvgpu.compiled.handle import IDS, WORDS, array_at, lines_at
 from kvgpu.compiled.jit import inline
 from kvgpu.index.journal import LOG_WORDS
 from kvgpu.layout import BUCKET_WORDS
 
-RECORDS, TABLE, LOG, META = 0, 1, 2, 3
+RECORDS, USES, ORDER, QUEUE, TABLE, LOG, META = range(7)
 """Arrays of the handle of a pool, in order."""
-SEED, NULL_ID, POOL_WORDS = 8, 9, 10
+SEED, NULL_ID, POOL_WORDS = 14, 15, 16
 """Its numbers: words. POOL_WORDS: of the handle."""
 
-_RECORD = np.empty(0, BLOCK_RECORD)
+_RECORD, _USE = np.empty(0, BLOCK_RECORD), np.empty(0, USE)
 
 
 class PoolArrays(NamedTuple):
@@ -28,6 +29,10 @@ class PoolArrays(NamedTuple):
 
     records: Any
     """BLOCK_RECORD [blocks + 1]."""
+    uses: Any
+    order: Any
+    queue_words: Any
+    """As in `FreeQueue`."""
     table: Any
     """int64 [buckets, BUCKET_WORDS]."""
     seed: int
@@ -45,6 +50,9 @@ def pool_at(handle: Any) -> PoolArrays:
     """Return the arrays that the handle of a pool stands for."""
     return PoolArrays(
         array_at(handle, 2 * RECORDS, _RECORD),
+        array_at(handle, 2 * USES, _USE),
+        array_at(handle, 2 * ORDER, IDS),
+        array_at(handle, 2 * QUEUE, WORDS),
         lines_at(handle, 2 * TABLE, WORDS, BUCKET_WORDS),
         handle[SEED],
         lines_at(handle, 2 * LOG, WORDS, LOG_WORDS),

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kvgpu.blocks.index_meta import region_of
-from kvgpu.blocks.record import FIRST, LEADS
+from kvgpu.blocks.record import FIRST, FURTHER, LEADS
 from kvgpu.compiled.jit import inline, jit, leaf, prefetch
 from kvgpu.index.host.memo import KNOWN, MEMO_WORDS, REGIONS_OF
 from kvgpu.index.host.pool_arrays import pool_at
@@ -110,22 +110,22 @@ def probe(query: Any, block: int) -> bool:
 def follow(query: Any, line: int, block_id: int, block: int, end: int) -> int:
     """Follow successors from `block_id`, which precedes `block`; return the first of [block, end) that is not one.
 
-    Blocks that were handed out together lie side by side, so the record some steps further on is guessed
-    and loaded.
+    A walk from one to the next would wait for each record, so the one that was found some blocks further on the last
+    time is loaded.
     """
     records, hashes, stride = query.records, query.hashes, query.stride
     group = query.groups[line]
-    regions = 0
+    regions, first = 0, block
     while block < end:
         hint = records[block_id].successor
-        guess = hint + FAR * (hint - block_id)
-        if 0 <= guess < len(records):
-            prefetch(records, guess)
+        prefetch(records, records[hint].further)
         place = (block + 1) * stride - 1
         prefetch(hashes, place + FAR)
         if not (records[hint].flags & FIRST and has_key(records[hint], key_at(hashes, place, group))):
             break
         query.ids[line, block] = hint
+        if block - first >= FURTHER:
+            records[query.ids[line, block - FURTHER]].further = hint
         regions |= 1 << region_of(query.meta, hint)
         block_id = hint
         block += 1
