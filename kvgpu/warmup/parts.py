@@ -87,7 +87,7 @@ def compile_batches() -> None:
     batch.match(rows)
     batch.allocate_batch(rows, PROMPT)
     for _ in range(SIZE):
-        batch.append_batch(rows, [0, 0])
+        batch.append_batch(rows, np.zeros(2, np.int64))
         batch.allocate_batch(rows, 1)
     batch.sync(rows)
     batch.free_batch(rows)

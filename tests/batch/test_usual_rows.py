@@ -1,5 +1,6 @@
 """Usual calls, which one compiled pass serves, beside the same calls served by the code for all others."""
 
+import copy
 import threading
 
 import numpy as np
@@ -179,7 +180,43 @@ class TestOdd:
         assert batch.rows.records["num_tokens"].sum() == before + 3
 
 
+@needs_extension
+@pytest.mark.parametrize("call", ["append", "allocate"])
+def test_without_memory_nothing_is_changed_or_all(batch, call):
+    """Each allocation of CPython fails in turn."""
+    memory = pytest.importorskip("_testcapi")
+    rows, tokens, failures = batch.rows.all(), np.full(3, 7), 0
+    batch.append_batch(rows, tokens)
+    for nth in range(20):
+        before = state_of(batch)["rows"]
+        memory.set_nomemory(nth, nth + 1)
+        try:
+            batch.append_batch(rows, tokens) if call == "append" else batch.allocate_batch(rows, 1)
+        except (MemoryError, SystemError):  # NumPy confuses the two
+            failures += 1
+        finally:
+            memory.remove_mem_hooks()
+        after = state_of(batch)["rows"]
+        assert after["num_tokens"] in (before["num_tokens"], [n + 1 for n in before["num_tokens"]])
+        assert after["num_computed"] in (before["num_computed"], [n + 1 for n in before["num_computed"]])
+        batch.sync(rows)
+        batch.rewind(rows, after["num_computed"][0] - before["num_computed"][0])
+        batch.manager.check()
+    assert failures > 0
+
+
 class TestAround:
+    def test_a_copy_appends_to_its_own_rows(self, batch):
+        twin, rows = copy.deepcopy(batch), batch.rows.all()
+        before = state_of(batch)
+        for _ in range(30):
+            twin.append_batch(rows, np.full(3, 7))
+        assert state_of(batch) == before
+        for _ in range(30):
+            batch.append_batch(rows, np.full(3, 7))
+        assert hashes(batch, rows) == hashes(twin, rows)
+        assert state_of(batch)["rows"] == state_of(twin)["rows"]
+
     def test_rows_that_were_reserved_later_are_served(self, batch):
         batch.grow(20, 1000)
         new = batch.track([make_request("late", 9, SIZE)])

@@ -21,6 +21,7 @@ from kvgpu.hashing.serialised.libcrypto import CONTEXT_WORDS, DIGEST_BYTES, avai
 from kvgpu.hashing.serialised.messages import NO_EXTRA, Message, Span, longest_message, put_message, readable
 from kvgpu.integers import MOST_TOKENS
 from kvgpu.layout import KEY_WORDS
+from kvgpu.native import append_tokens
 
 REQUESTS, BUFFER, LIMITS, KINDS, ARENA, CONTEXT, DATA, ENDINGS, NUM_ARRAYS = range(9)
 """Arrays of the handle, in order.
@@ -177,7 +178,7 @@ class UsualRows:
         max_model_len: Most tokens of a request.
 
     Attributes:
-        prepared: What the extension in C takes, see `kvgpu/native/rows.c`; None until it can be called.
+        prepared: What the extension in C takes, see `kvgpu/native/rows.c`; None until it can be called, and without it.
     """
 
     def __init__(self, rows: RequestRows, pending: PendingTokens, max_model_len: int) -> None:
@@ -189,6 +190,14 @@ class UsualRows:
         self._handle = Handle((*self._now(), *scratch), more=NUM_WORDS - 2 * NUM_ARRAYS)
         self._handle.words[BLOCK_SIZE], self._handle.words[MAX_MODEL_LEN] = size, max_model_len
         self.prepared: tuple[Any, ...] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy takes over: all but addresses in the memory of this object."""
+        return {**self.__dict__, "prepared": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.forget()
 
     def _now(self) -> tuple[npt.NDArray[Any], ...]:
         """The first arrays of the handle, which grow."""
@@ -212,8 +221,9 @@ class UsualRows:
         for place, array in enumerate(self._now()):
             self._handle.point(place, array)
         self._handle.words[ROOM] = self._pending.tokens.shape[1]
-        codes = address_of_code(append_at, 4), address_of_code(cover_at, 5)
-        self.prepared = (turn, self._rows.hashes.arena, blocks, store, steps, self._handle.address, *codes)
+        if append_tokens is not None:
+            codes = address_of_code(append_at, 4), address_of_code(cover_at, 5)
+            self.prepared = (turn, self._rows.hashes.arena, blocks, store, steps, self._handle.address, *codes)
         self._handle.words[READY] = 1
 
     def append(self, rows: RowIds, tokens: npt.ArrayLike) -> bool:
