@@ -10,7 +10,10 @@ HERE = Path(__file__).parent
 # Without a C compiler kvgpu is built without it, and serves single calls more slowly.
 CALLS = Extension(
     "kvgpu.native._calls",
-    [f"kvgpu/native/{name}.c" for name in ("module", "shared", "lookups", "slots", "tables", "columns", "rows")],
+    [
+        f"kvgpu/native/{name}.c"
+        for name in ("module", "shared", "lookups", "slots", "tables", "columns", "rows", "hashes")
+    ],
     depends=["kvgpu/native/calls.h"],
     include_dirs=[numpy.get_include()],
     optional=True,

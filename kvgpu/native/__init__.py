@@ -13,9 +13,18 @@ from typing import TYPE_CHECKING
 from kvgpu.environment import uses_native_calls
 
 if TYPE_CHECKING:
-    from kvgpu.native._calls import Calls, add_to_ints, append_tokens, block_ids, cover_rows, read_ints, read_lengths
+    from kvgpu.native._calls import (
+        Calls,
+        add_to_ints,
+        append_tokens,
+        block_ids,
+        cover_rows,
+        hash_blocks,
+        read_ints,
+        read_lengths,
+    )
 else:
-    Calls = add_to_ints = append_tokens = block_ids = cover_rows = read_ints = read_lengths = None
+    Calls = add_to_ints = append_tokens = block_ids = cover_rows = hash_blocks = read_ints = read_lengths = None
     if uses_native_calls():
         with suppress(ImportError):
             from kvgpu.native._calls import (
@@ -24,8 +33,18 @@ else:
                 append_tokens,
                 block_ids,
                 cover_rows,
+                hash_blocks,
                 read_ints,
                 read_lengths,
             )
 
-__all__ = ["Calls", "add_to_ints", "append_tokens", "block_ids", "cover_rows", "read_ints", "read_lengths"]
+__all__ = [
+    "Calls",
+    "add_to_ints",
+    "append_tokens",
+    "block_ids",
+    "cover_rows",
+    "hash_blocks",
+    "read_ints",
+    "read_lengths",
+]

@@ -25,6 +25,17 @@ def read_lengths(lists: list[list[Any]], out: npt.NDArray[np.int64], /) -> None:
 def add_to_ints(objects: list[Any], name: str, step: int, /) -> None:
     """Add to an int attribute of each object; raises what `+` and setting it raise."""
 
+def hash_blocks(prepared: tuple[Any, ...], tokens: Any, first: int, count: int, parent: Any, /) -> list[bytes]:
+    """Return the hashes of blocks of a list of tokens; NotImplemented if tokens or parent are not usual ones.
+
+    Args:
+        prepared: `OneChain.prepared`.
+        tokens: A list.
+        first: Place of the first token of the first block.
+        count: Number of blocks.
+        parent: Hash of the block before the first.
+    """
+
 def append_tokens(usual: tuple[Any, ...], rows: Any, tokens: Any, /) -> bool:
     """Append tokens[i] to rows[i] and return True; return False, with nothing changed, if the call is not a usual one.
 

@@ -26,6 +26,8 @@ enum { NULL_ID = 15 };
 enum { QUESTION = 2, FOUND = 3 };
 enum { LISTED, NUM_HASHES, KIND, WIDTH, MAX_LENGTH };
 enum { MOST_PARTS = 256 };
+enum { CHAIN_TOKENS, CHAIN_DIGESTS, CHAIN_SIZE = 11, CHAIN_BLOCKS };
+enum { DIGEST_BYTES = 32 };
 
 /* The fields of ARGUMENT_RECORD, in order. */
 typedef struct {
@@ -132,6 +134,7 @@ PyObject *read_ints(PyObject *module, PyObject *const *arguments, Py_ssize_t cou
 PyObject *read_lengths(PyObject *module, PyObject *const *arguments, Py_ssize_t count);
 PyObject *add_to_ints(PyObject *module, PyObject *const *arguments, Py_ssize_t count);
 int64_t *ints_in(PyObject *array);
+PyObject *hash_blocks(PyObject *module, PyObject *const *arguments, Py_ssize_t count);
 PyObject *append_tokens(PyObject *module, PyObject *const *arguments, Py_ssize_t count);
 PyObject *cover_rows(PyObject *module, PyObject *const *arguments, Py_ssize_t count);
 PyObject *block_ids(PyObject *module, PyObject *blocks);

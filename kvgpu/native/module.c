@@ -96,6 +96,7 @@ static PyMethodDef functions[] = {
     {"block_ids", block_ids, METH_O, NULL},
     {"read_ints", (PyCFunction)(void (*)(void))read_ints, METH_FASTCALL, NULL},
     {"read_lengths", (PyCFunction)(void (*)(void))read_lengths, METH_FASTCALL, NULL},
+    {"hash_blocks", (PyCFunction)(void (*)(void))hash_blocks, METH_FASTCALL, NULL},
     {"append_tokens", (PyCFunction)(void (*)(void))append_tokens, METH_FASTCALL, NULL},
     {"cover_rows", (PyCFunction)(void (*)(void))cover_rows, METH_FASTCALL, NULL},
     {"add_to_ints", (PyCFunction)(void (*)(void))add_to_ints, METH_FASTCALL, NULL},
@@ -116,11 +117,12 @@ static PyType_Spec spec = {
 
 static int add_layout(PyObject *module) {
     PyObject *layout = Py_BuildValue(
-        "{s(iiiiiiiiii)s(iiii)s(iiiiii)s(ii)s(iiiiiii)s(i)s(ii)s(iiiii)s(i)s(i)s(n)}", "slots", POOL, STORE, GROUPS, ARGUMENTS,
+        "{s(iiiiiiiiii)s(iiii)s(iiiiii)s(ii)s(iiiiiii)s(i)s(ii)s(iiiii)s(i)s(i)s(n)s(iiiii)}", "slots", POOL, STORE, GROUPS, ARGUMENTS,
         TABLE_IDS, STARTS, OUT, HITS, HIT_ENDS, HASHES, "status", FITS, NO_ROOM, REFUSED, SHORT, "answer", KEYS, EVICTED, COVERED_UNTIL,
         NUM_TAKEN, NUM_NEW, PLACES, "store", TABLES, IDS, "table", BEGIN, LENGTH, LIMIT, NUM_CACHED, COVERED, SERIAL,
         TABLE_WORDS, "pool", NULL_ID, "lookup", QUESTION, FOUND, "question", LISTED, NUM_HASHES, KIND, WIDTH, MAX_LENGTH,
-        "parts", MOST_PARTS, "most", MOST_TOKENS, "arguments", (Py_ssize_t)sizeof(Arguments));
+        "parts", MOST_PARTS, "most", MOST_TOKENS, "arguments", (Py_ssize_t)sizeof(Arguments),
+        "chain", CHAIN_TOKENS, CHAIN_DIGESTS, CHAIN_SIZE, CHAIN_BLOCKS, DIGEST_BYTES);
     return PyModule_AddObject(module, "LAYOUT", layout);
 }
 

@@ -11,9 +11,13 @@ from vllm.v1.core import kv_cache_utils
 from kvgpu.environment import vllm_mode
 from kvgpu.errors import KVGPUError
 from kvgpu.hashing import functions as hashing
+from kvgpu.hashing.capabilities import chains_of
 from kvgpu.hashing.inputs.extra_keys import need_extra_keys
 from kvgpu.hashing.request_hasher import RequestBlockHasher
+from kvgpu.hashing.serialised.chains import Sha256Chains
+from kvgpu.hashing.serialised.one_chain import OneChain
 from kvgpu.integers import shown
+from kvgpu.native import hash_blocks
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +51,8 @@ def get_request_block_hasher(block_size: int, caching_hash_fn: Any) -> Hasher:
         logger.warning("vLLM hashes blocks, since kvgpu does not know the function %s", shown(caching_hash_fn))
         return theirs
     in_bulk = RequestBlockHasher(block_size, own)
+    chains = chains_of(own)
+    chain = OneChain(chains, block_size).prepared if isinstance(chains, Sha256Chains) else None
     # Compiled, or loaded from the cache of compiled code, before the first prompt is there.
     many = 2 * FEW_BLOCKS * block_size
     hashing.NONE_HASH = getattr(kv_cache_utils, "NONE_HASH", hashing.BlockHash(bytes(32)))
@@ -58,6 +64,10 @@ def get_request_block_hasher(block_size: int, caching_hash_fn: Any) -> Hasher:
         if start + block_size > num_tokens:
             return []
         num_new = (num_tokens - start) // block_size
+        if chain is not None and not need_extra_keys(request):
+            made = hash_blocks(chain, tokens, start, num_new, known[-1] if known else kv_cache_utils.NONE_HASH)
+            if made is not NotImplemented:
+                return made
         if num_new > FEW_BLOCKS:
             # vLLM chooses it when an engine starts, perhaps after this function was made.
             hashing.NONE_HASH = kv_cache_utils.NONE_HASH
