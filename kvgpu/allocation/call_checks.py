@@ -10,10 +10,13 @@ from kvgpu.coordinators.base import KVCacheCoordinator
 from kvgpu.errors import ArgumentError, ArgumentTypeError, GroupCountError, RunningRequestError
 from kvgpu.groups.compiled import find_hit_fault
 from kvgpu.hashing.block_hashes import BlockHashes
-from kvgpu.integers import as_integers, shown
+from kvgpu.integers import as_integer, as_integers, shown
 from kvgpu.rules.plan_words import FULL
 
 NO_HITS: tuple[Ids, ...] = ()
+
+SIGNED = ("num_computed_tokens", "num_new_tokens")
+"""Numbers that an engine may let fall below 0, see `SlotAllocator.lowest`."""
 
 
 class SlotNumbers(NamedTuple):
@@ -32,8 +35,13 @@ class SlotNumbers(NamedTuple):
     reserved_blocks: int
 
     @classmethod
-    def checked(cls, request: Any, *given: Any) -> "SlotNumbers":
+    def checked(cls, request: Any, lowest: int, *given: Any) -> "SlotNumbers":
         """Return the numbers of a request and those given to the call, checked. O(1).
+
+        Args:
+            request: The request.
+            lowest: Least value of those that are SIGNED.
+            given: The fields from `num_new_tokens` on.
 
         Raises:
             ArgumentTypeError: The request has no such number, or one is no integer.
@@ -44,7 +52,11 @@ class SlotNumbers(NamedTuple):
             values = (request.num_computed_tokens, request.num_tokens, 0 if prompt is None else prompt, *given)
         except AttributeError as error:
             raise ArgumentTypeError(f"request {name_of(request)} cannot be served: {error}") from None
-        made = cls._make(as_integers(cls._fields, values))
+        try:
+            made = cls._make(as_integers(cls._fields, values))
+        except ArgumentError:
+            lows = (lowest if name in SIGNED else 0 for name in cls._fields)
+            made = cls._make(map(as_integer, cls._fields, values, lows))
         return made._replace(num_prompt_tokens=-1) if prompt is None else made
 
 

@@ -42,6 +42,8 @@ class SlotAllocator(Exclusive):
         arrays: Serves usual calls in one compiled call; None where something does not lie in arrays.
         checks: Says what is wrong with calls.
         first_tables: Block tables of the first group; None without groups.
+        lowest: Least number of computed tokens, and of new ones, that a call may name: 0. Below 0 for an engine that
+            now and then counts less than none of a request, and expects that nothing happens.
     """
 
     def __init__(self, coordinator: KVCacheCoordinator, lookups: PrefixLookups) -> None:
@@ -54,6 +56,7 @@ class SlotAllocator(Exclusive):
         self.arrays = ArrayAllocator(coordinator) if ArrayAllocator.serves(coordinator) else None
         self.first_tables = groups[0].req_to_blocks if groups else None
         self.checks = CallChecks(coordinator)
+        self.lowest = 0
         self.empty = lookups.empty
         self._lookups = lookups
 
@@ -110,6 +113,7 @@ class SlotAllocator(Exclusive):
         call = SlotsCall(*given)
         numbers = SlotNumbers.checked(
             request,
+            self.lowest,
             call.num_new,
             call.num_hit_tokens,
             call.num_lookahead,
@@ -126,13 +130,14 @@ class SlotAllocator(Exclusive):
         num_local = numbers.num_computed_tokens + numbers.num_new_computed_tokens
         total_computed = num_local + numbers.num_external_computed_tokens
         num_main = total_computed + numbers.num_new_tokens
+        total_computed, num_local = max(0, total_computed), max(0, num_local)
         if num_main > longest:
             raise ArgumentError(
                 f"request {request_id} would have {num_main} tokens, max_model_len is {longest}: "
                 "tokens beyond it have no slots"
             )
         caches = self.enable_caching and not as_switch("delay_cache_blocks", call.delays)
-        num_cacheable = _tokens_to_cache(num_main, numbers.num_tokens) if caches else 0
+        num_cacheable = max(0, _tokens_to_cache(num_main, numbers.num_tokens)) if caches else 0
         hashes = hashes_of(request, request_id, num_cacheable // coordinator.hash_block_size)
         computed = checks.computed_of(request_id, call.computed, numbers.num_new_computed_tokens)
         takes_hits = computed is not NO_HITS
@@ -151,7 +156,7 @@ class SlotAllocator(Exclusive):
             if needed > num_free:
                 return None
         coordinator.remove_skipped_blocks(request_id, total_computed)
-        num_slots = min(num_main + numbers.num_lookahead_tokens, longest)
+        num_slots = max(0, min(num_main + numbers.num_lookahead_tokens, longest))
         needed = coordinator.get_num_blocks_to_allocate(
             request_id, num_slots, hits, numbers.num_encoder_tokens, total_computed, num_main
         )
@@ -185,7 +190,7 @@ class SlotAllocator(Exclusive):
 
     @exclusive
     def _cache_full(self, request: Any, num_computed_tokens: int) -> None:
-        num_tokens = as_integer("num_computed_tokens", num_computed_tokens)
+        num_tokens = max(0, as_integer("num_computed_tokens", num_computed_tokens, self.lowest))
         request_id, coordinator = name_of(request), self.coordinator
         tables = [manager.req_to_blocks for manager in coordinator.single_type_managers]
         if not self.enable_caching or not any(request_id in table for table in tables):

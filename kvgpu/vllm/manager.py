@@ -14,6 +14,7 @@ from kvgpu.coordinators.unitary import KVCacheCoordinatorNoPrefixCache, UnitaryK
 from kvgpu.environment import vllm_mode
 from kvgpu.errors import ConfigError
 from kvgpu.groups.registry import spec_manager_map
+from kvgpu.integers import MOST_TOKENS
 from kvgpu.manager import KVCacheManager
 from kvgpu.vllm.checked_manager import CheckedManager
 from kvgpu.vllm.config import config_of
@@ -55,6 +56,7 @@ def make_manager(kv_cache_config: Any, *args: Any, **options: Any) -> Any:
         config = config_of(kv_cache_config)
         # A collector must not hear of every block twice.
         ours = KVCacheManager(config, *args, **{**options, "metrics_collector": None} if checks else options)
+        ours.slots.lowest = -MOST_TOKENS  # of a session, or after blocks could not be loaded
         warm_up(config, *args, **options)
     except ConfigError as reason:
         theirs = manager_of_vllm.KVCacheManager(kv_cache_config, *args, **options)

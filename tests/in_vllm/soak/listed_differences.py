@@ -5,8 +5,6 @@ from typing import Any
 from in_vllm.soak.comparison import Difference
 from in_vllm.soak.states import held_for_two_groups
 
-from kvgpu.errors import ArgumentError
-
 
 def session_too_long(difference: Difference, sides: Any, longest: int) -> bool:
     """A streaming session has grown beyond the length of the model.
@@ -32,35 +30,7 @@ def block_for_two_groups(difference: Difference, sides: Any, longest: int) -> bo
     return bool(theirs) and not ours
 
 
-def negative_tokens(difference: Difference, sides: Any, longest: int) -> bool:
-    """vLLM has scheduled less than no tokens of a session, whose count of tokens to come is wrong after its input grew.
-
-    No worker can compute that. kvgpu refuses to give slots for it.
-    """
-    scheduled = getattr(difference.theirs, "num_scheduled_tokens", {})
-    return isinstance(difference.ours, ArgumentError) and any(
-        count < 0 and sides[0].scheduler.requests[name].resumable for name, count in scheduled.items()
-    )
-
-
-def negative_computed(difference: Difference, sides: Any, longest: int) -> bool:
-    """vLLM counts less than no tokens of a request as computed, after blocks could not be loaded while drafts were on
-    their way.
-
-    It caches nothing then. kvgpu refuses the number.
-    """
-    return isinstance(difference.ours, ArgumentError) and any(
-        request.num_computed_tokens < request.num_output_placeholders
-        for request in sides[0].scheduler.requests.values()
-    )
-
-
-LISTED = {
-    "a session longer than the model": session_too_long,
-    "one block for two groups": block_for_two_groups,
-    "a session of less than no tokens": negative_tokens,
-    "less than no tokens are computed": negative_computed,
-}
+LISTED = {"a session longer than the model": session_too_long, "one block for two groups": block_for_two_groups}
 
 
 def name_of(difference: Difference, sides: Any, longest: int) -> str | None:
