@@ -36,6 +36,8 @@ from tqdm import tqdm  # noqa: E402
 
 RUNNING = (1, 16, 128, 1024, 8192)
 IN_STEP = 1024
+FEW = 128
+"""Up to so many running requests a step is at least as fast as the other side's loop."""
 ASKED = 200
 STEPS, WARM = 5 * BLOCK, 2
 AGE = 1_000_000
@@ -242,7 +244,7 @@ def decode(sides: list[Side], running: int, spread: bool) -> list[Row]:
     found = []
     for name, (mine, others) in times.items():
         case = f"{running:,} running, {'spread' if spread else 'in step'}"
-        goal = 50 if name == "allocate" and running == IN_STEP else None
+        goal = 50 if name == "allocate" and running == IN_STEP else 1 if running <= FEW else None
         found.append(decode_row(name, case, sides[1], mine[WARM:], others[WARM:], goal))
         if not spread:
             # Whole blocks: fifteen steps that need none and the one that needs one for everybody.
