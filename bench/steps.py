@@ -241,6 +241,8 @@ def decode(sides: list[Side], running: int, spread: bool) -> list[Row]:
             request.num_computed_tokens += 1
         if [given.get_block_ids(i) for i in range(running)] != [b.get_block_ids() for b in new]:
             raise AssertionError("decode: block ids differ")
+    both = ([sum(pair) for pair in zip(*(times[name][side] for name in times), strict=True)] for side in range(2))
+    times["append + hash + allocate"] = list(both)
     found = []
     for name, (mine, others) in times.items():
         case = f"{running:,} running, {'spread' if spread else 'in step'}"

@@ -39,7 +39,7 @@ typedef struct {
 /* Compiled code returns 0, or something else if it has raised an error, which can only be that there is no memory. */
 typedef int32_t (*Code)(int64_t *result, void **error, int64_t handle);
 typedef int32_t (*CodeOfFour)(int64_t *result, void **error, int64_t, int64_t, int64_t, int64_t);
-typedef int32_t (*CodeOfFive)(int64_t *result, void **error, int64_t, int64_t, int64_t, int64_t, int64_t);
+typedef int32_t (*CodeOfSix)(int64_t *result, void **error, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t);
 
 /* Compiled code: a Python function makes it, and returns its address, when it is first needed. */
 typedef struct {

@@ -59,6 +59,33 @@ static PyObject *filled(int64_t length, int type, int64_t number) {
     return array;
 }
 
+/* Arguments of `cover_rows`, as numbers. */
+typedef struct {
+    int64_t *rows;
+    int64_t length, num_new, num_lookahead;
+} Step;
+
+/* Whether all rows stay inside their blocks: 1, 0, or -1 with an exception; with `gives` they get their slots if so. */
+static int cover(PyObject *usual, const Step *step, int gives) {
+    int64_t done = 0;
+    void *error = NULL;
+    int status = is_nobody_inside(item(usual, TURN));
+    if (status == 1)
+        status = trusts(usual);
+    if (status != 1)
+        return status;
+    if (gives && add_to(item(usual, ROW_BLOCKS), name_num_changes, 1) < 0)
+        return -1;
+    if (((CodeOfSix)(intptr_t)address_in(usual, COVER))(&done, &error, address_in(usual, HANDLE), (intptr_t)step->rows,
+                                                        step->length, step->num_new, step->num_lookahead, gives)) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    if (gives && !done && add_to(item(usual, ROW_BLOCKS), name_num_changes, -1) < 0)
+        return -1;
+    return done != 0;
+}
+
 PyObject *cover_rows(PyObject *module, PyObject *const *arguments, Py_ssize_t count) {
     (void)module;
     if (count != NUM_ARGUMENTS || !PyTuple_CheckExact(arguments[USUAL])
@@ -67,33 +94,25 @@ PyObject *cover_rows(PyObject *module, PyObject *const *arguments, Py_ssize_t co
         return NULL;
     }
     PyObject *usual = arguments[USUAL];
-    int64_t *rows = ints_in(arguments[ROWS]), num_new, num_lookahead, reserved, done = 0;
-    if (rows == NULL || !as_int(arguments[NUM_NEW_TOKENS], &num_new) || !as_int(arguments[NUM_LOOKAHEAD], &num_lookahead)
-        || !as_int(arguments[RESERVED_BLOCKS], &reserved) || reserved != 0 || !PyBool_Check(arguments[DELAYS])
-        || arguments[MUST_FIT] != Py_False || !PyBool_Check(arguments[STOPS]))
+    int64_t reserved;
+    Step step = {.rows = ints_in(arguments[ROWS])};
+    if (step.rows == NULL || !as_int(arguments[NUM_NEW_TOKENS], &step.num_new)
+        || !as_int(arguments[NUM_LOOKAHEAD], &step.num_lookahead) || !as_int(arguments[RESERVED_BLOCKS], &reserved)
+        || reserved != 0 || !PyBool_Check(arguments[DELAYS]) || arguments[MUST_FIT] != Py_False
+        || !PyBool_Check(arguments[STOPS]))
         Py_RETURN_NONE;
-    int64_t length = length_of(arguments[ROWS]);
-    /* Everything that takes memory comes before the change. */
-    PyObject *answer = Py_BuildValue("(NNNL)", filled(length, NPY_BOOL, 1), filled(length, NPY_INT64, 0),
-                                     filled(length, NPY_INT64, num_new), (long long)length);
+    step.length = length_of(arguments[ROWS]);
+    int status = cover(usual, &step, 0);
+    if (status != 1)
+        return status < 0 ? NULL : Py_NewRef(Py_None);
+    /* Everything that takes memory comes before the change. It may also run a finalizer, so all is looked at again. */
+    PyObject *answer = Py_BuildValue("(NNNL)", filled(step.length, NPY_BOOL, 1), filled(step.length, NPY_INT64, 0),
+                                     filled(step.length, NPY_INT64, step.num_new), (long long)step.length);
     if (answer == NULL)
         return NULL;
-    int status = is_nobody_inside(item(usual, TURN));
+    status = cover(usual, &step, 1);
     if (status == 1)
-        status = trusts(usual);
-    if (status == 1)
-        status = add_to(item(usual, ROW_BLOCKS), name_num_changes, 1) < 0 ? -1 : 1;
-    void *error = NULL;
-    if (status == 1
-        && ((CodeOfFive)(intptr_t)address_in(usual, COVER))(&done, &error, address_in(usual, HANDLE), (intptr_t)rows, length,
-                                                            num_new, num_lookahead)) {
-        PyErr_NoMemory();
-        status = -1;
-    }
-    if (status == 1 && done)
         return answer;
-    if (status == 1 && add_to(item(usual, ROW_BLOCKS), name_num_changes, -1) < 0)
-        status = -1;
     Py_DECREF(answer);
     return status < 0 ? NULL : Py_NewRef(Py_None);
 }

@@ -140,16 +140,17 @@ def append_at(address: int, rows_at: int, tokens_at: int, count: int) -> int:
 
 
 @jit
-def cover_at(address: int, rows_at: int, count: int, new: int, num_lookahead: int) -> int:
+def cover_at(address: int, rows_at: int, count: int, new: int, num_lookahead: int, gives: int) -> int:
     """Give each row slots for `new` tokens inside its blocks, or none; for C.
 
     Args:
         address, rows_at, count: As in `append_at`.
         new: Tokens of each row.
         num_lookahead: Draft tokens of each row.
+        gives: 0 to ask only whether all rows would get theirs.
 
     Returns:
-        1, or 0 if nothing was changed.
+        1 if all rows get their slots, else 0.
     """
     handle = handle_at(address, NUM_WORDS)
     if handle[READY] == 0 or new <= 0 or new > MOST_TOKENS or num_lookahead < 0 or num_lookahead > MOST_TOKENS:
@@ -165,7 +166,7 @@ def cover_at(address: int, rows_at: int, count: int, new: int, num_lookahead: in
         if not (inside and stays_inside(record, num_main, num_lookahead)):
             return 0
     for i in range(count):
-        requests[rows[i]].num_computed += new
+        requests[rows[i]].num_computed += new if gives else 0
     return 1
 
 
@@ -222,7 +223,7 @@ class UsualRows:
             self._handle.point(place, array)
         self._handle.words[ROOM] = self._pending.tokens.shape[1]
         if append_tokens is not None:
-            codes = address_of_code(append_at, 4), address_of_code(cover_at, 5)
+            codes = address_of_code(append_at, 4), address_of_code(cover_at, 6)
             self.prepared = (turn, self._rows.hashes.arena, blocks, store, steps, self._handle.address, *codes)
         self._handle.words[READY] = 1
 
