@@ -180,7 +180,8 @@ class BatchManager(RowCounters):
         """
         usual = self.requests.usual.prepared
         switches = (delay_cache_blocks, full_sequence_must_fit, stop_when_full)
-        if out is None and usual is not None:
+        arrays = self.manager.slots.arrays
+        if out is None and usual is not None and arrays is not None and arrays.ready():
             done = cover_rows(usual, rows, num_new_tokens, num_lookahead_tokens, reserved_blocks, *switches)
             if done is not None:
                 return BatchAllocation(self.blocks, rows, *done, self._steps.no_new_blocks)
@@ -249,6 +250,8 @@ class BatchManager(RowCounters):
         All rows get their tokens, or none does. The exception are requests that append by code of another engine:
         they come last, each by itself. If one of them raises, its error is raised after all others have been served,
         with a note that says so.
+
+        A tracked request keeps its `block_hasher`.
 
         Args:
             rows: int64 [n].

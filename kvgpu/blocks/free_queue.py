@@ -156,7 +156,8 @@ class FreeKVCacheBlockQueue:
 
     def get_all_free_blocks(self) -> list[KVCacheBlock]:
         """Return all members in the order of eviction. O(n)."""
-        return list(BlockList(self._state, free_ids(self._state.free.order, self._state.free.queue_words)))
+        _, order, words = self._state.free
+        return list(BlockList(self._state, free_ids(order, words, words.item(NUM_FREE))))
 
     def _put(self, blocks: Iterable[KVCacheBlock], prepend: bool) -> None:
         """Link blocks in; all of them are checked before anything is changed."""
@@ -180,12 +181,15 @@ class FreeKVCacheBlockQueue:
             return
         state = self._state
         old, old_uses, old_count = state.records, state.free.uses, state.num_blocks
-        members = free_ids(state.free.order, state.free.queue_words)
+        _, order, words = state.free
+        # It may pretend to have fewer.
+        members, count = free_ids(order, words, len(order)), words.item(NUM_FREE)
         grown = BlockState(old_count + len(strangers))
         state.records, state.free, state.num_blocks = grown.records, grown.free, grown.num_blocks
         state.records[:old_count] = old[:old_count]
         state.free.uses[:old_count] = old_uses[:old_count]
         link_all(*state.free, members)
+        state.free.queue_words[NUM_FREE] = count
         for block_id, block in enumerate(strangers, old_count):
             if block.is_null:
                 state.null_id = block_id

@@ -151,9 +151,9 @@ def count_unused(uses: Any, ids: Any, null_id: int) -> int:
 
 
 @jit
-def free_ids(order: Any, words: Any) -> Any:
-    """Return the ids in the queue, first member first: as many as it counts, or fewer if it has fewer."""
-    ids = np.empty(max(0, min(words[NUM_FREE], len(order))), np.int32)
+def free_ids(order: Any, words: Any, most: int) -> Any:
+    """Return the ids in the queue, first member first: at most so many."""
+    ids = np.empty(max(0, min(most, words[TAIL] - words[HEAD], len(order))), np.int32)
     number = words[HEAD]
     for i in range(len(ids)):
         number = next_member(order, number, words[TAIL])

@@ -235,6 +235,16 @@ class TestAround:
         with refused(batch, ArgumentError, "has lost its blocks"):
             batch.allocate_batch(row, 1)
 
+    def test_with_events_every_step_is_served_by_single_calls(self, batch):
+        """They look at the request objects, and find that one has another name."""
+        batch.manager.block_pool.enable_kv_cache_events = True
+        rows = batch.rows.all()
+        batch.rows.requests[int(rows[1])].request_id = "other"
+        for _ in range(SIZE):
+            batch.append_batch(rows, np.full(3, 7))
+            with pytest.raises(ArgumentError, match="is now called other"):
+                batch.allocate_batch(rows, 1)
+
     def test_slots_of_an_earlier_step_cannot_be_asked_for(self, batch):
         rows = batch.rows.all()
         batch.append_batch(rows, np.full(3, 7))

@@ -217,6 +217,14 @@ class TestBlocksMadeByHand:
         assert queue_order(queue) == ([*old, 70, 60] if put == "append_n" else [70, 60, *old])
         assert backwards(queue) == queue_order(queue)[::-1]
 
+    def test_strangers_join_a_queue_that_pretends_to_have_fewer(self):
+        queue = FreeKVCacheBlockQueue([KVCacheBlock(i) for i in range(4)])
+        queue.num_free_blocks = 1
+        queue.append(KVCacheBlock(9))
+        assert queue.num_free_blocks == 2
+        queue.num_free_blocks = 5
+        assert queue_order(queue) == [0, 1, 2, 3, 9]
+
     def test_strangers_join_while_members_are_out(self):
         queue = FreeKVCacheBlockQueue([KVCacheBlock(i) for i in range(4)])
         taken = queue.popleft_n(2)

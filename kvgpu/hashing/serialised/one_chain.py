@@ -53,6 +53,13 @@ def hash_chain_at(address: int) -> int:
     return 0
 
 
+def _agrees() -> bool:
+    """Whether the extension was built from sources that agree with this module."""
+    from kvgpu.native._calls import LAYOUT
+
+    return LAYOUT.get("chain") == (TOKENS, DIGESTS, SIZE, NUM_BLOCKS, DIGEST_BYTES)
+
+
 class OneChain:
     """Memory of a hasher for one call at a time.
 
@@ -69,7 +76,7 @@ class OneChain:
         ending = NO_EXTRA[chains.kind]
         longest = longest_message(DIGEST_BYTES, block_size, len(ending))
         self.prepared: tuple[Any, ...] | None = None
-        if hash_blocks is None or longest > MAX_FRAME_BYTES:
+        if hash_blocks is None or longest > MAX_FRAME_BYTES or not _agrees():
             return
         tokens = np.zeros(PIECE * block_size, np.int64)
         # `put_message` reads whole words.

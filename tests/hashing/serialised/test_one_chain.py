@@ -92,6 +92,13 @@ def test_places_are_counts(first):
         hash_blocks(chain(), [0, 1, 2, 3], first, 1, PARENT)
 
 
+def test_an_extension_built_from_other_sources_is_not_used(monkeypatch):
+    from kvgpu.native import _calls
+
+    monkeypatch.setattr(_calls, "LAYOUT", {**_calls.LAYOUT, "chain": (0, 1, 2, 3, 32)})
+    assert chain() is None
+
+
 def test_messages_that_are_too_long_are_not_prepared():
     assert chain(block_size=6_000) is None
 
