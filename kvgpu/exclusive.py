@@ -128,3 +128,13 @@ def exclusive(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S,
             holders.pop(me, None)
 
     return cast(Callable[Concatenate[S, P], R], guarded)
+
+
+def exclusive_part(name: str) -> Callable[[Callable[Concatenate[S, P], R]], Callable[Concatenate[S, P], R]]:
+    """Do what `exclusive` does for the part of the method `name` that others must not run beside; errors name that."""
+
+    def decorate(part: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
+        part.__name__ = name
+        return exclusive(part)
+
+    return decorate

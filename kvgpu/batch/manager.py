@@ -15,7 +15,7 @@ from kvgpu.batch.rows.record import RowIds
 from kvgpu.batch.single_calls import SingleCalls
 from kvgpu.batch.steps import BatchSteps
 from kvgpu.batch.tracked_requests import TrackedRequests
-from kvgpu.exclusive import exclusive
+from kvgpu.exclusive import exclusive, exclusive_part
 from kvgpu.index.base import BatchHits
 from kvgpu.integers import as_integer, as_switch
 from kvgpu.native import append_tokens, cover_rows
@@ -187,7 +187,7 @@ class BatchManager(RowCounters):
                 return BatchAllocation(self.blocks, rows, *done, self._steps.no_new_blocks)
         return self._allocate(rows, num_new_tokens, num_lookahead_tokens, reserved_blocks, switches, out)
 
-    @exclusive
+    @exclusive_part("allocate_batch")
     def _allocate(
         self,
         rows: RowIds,
@@ -270,7 +270,7 @@ class BatchManager(RowCounters):
         if counts is not None or usual is None or not append_tokens(usual, rows, tokens):
             self._append(rows, tokens, counts)
 
-    @exclusive
+    @exclusive_part("append_batch")
     def _append(self, rows: RowIds, tokens: npt.ArrayLike, counts: npt.ArrayLike | None) -> None:
         usual = self.requests.usual
         usual.prepare(self.turn, self.blocks, self.blocks.store, self._steps)

@@ -44,7 +44,7 @@ class TestProcesses:
             list(compile_parts(["calls", "hashes"], jobs=2))
 
     def test_code_that_was_compiled_is_there(self):
-        PARTS["calls"]()
+        assert list(compile_parts(["calls"])) == ["calls"]
         assert not is_cold()
 
 
