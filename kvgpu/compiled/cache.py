@@ -73,7 +73,7 @@ def code_folder() -> CodeFolder:
 def _sources_of(module: Path) -> Iterable[Path]:
     """Return the file of a module, or, for a package whose modules are imported by name, the files in its folder."""
     file = module.with_suffix(".py")
-    return [file] if file.exists() else module.glob("*.py")
+    return [file] if file.exists() else list(module.glob("*.py"))
 
 
 def source_digest() -> str:

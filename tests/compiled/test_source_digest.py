@@ -8,6 +8,7 @@ import numba
 import pytest
 
 import kvgpu
+from kvgpu.compiled.cache import source_digest
 
 PACKAGE = Path(kvgpu.__file__).resolve().parent
 
@@ -84,3 +85,7 @@ def test_another_numba_has_another_digest(monkeypatch):
     before = digest()
     monkeypatch.setattr(numba, "__version__", "0.0.0")
     assert digest() != before
+
+
+def test_a_second_digest_of_the_same_sources_is_the_same():
+    assert source_digest() == source_digest()
