@@ -83,6 +83,7 @@ def test_a_function_that_kvgpu_does_not_know_is_left_to_vllm(caplog):
 def test_check_returns_hashes_of_vllm_and_tells_the_first_difference(monkeypatch, caplog):
     monkeypatch.setenv("KVGPU_VLLM", "check")
     monkeypatch.setattr(hasher_module.RequestBlockHasher, "__call__", lambda self, request: [b"wrong"])
+    monkeypatch.setattr(hasher_module, "hash_blocks", lambda *given: [b"wrong"])
     theirs, ours = engines.hasher_of_vllm(hashing.sha256, 4), get_request_block_hasher(4, hashing.sha256)
     tokens = list(range(400))
     with caplog.at_level(logging.ERROR, "kvgpu"):
