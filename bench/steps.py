@@ -103,7 +103,7 @@ def shuffle_alike(manager: Any, order: list[int]) -> None:
 def long_life(sides: list[Side], load: Workload, rounds: int, num_requests: int) -> list[Row]:
     """The replay in a pool that has served many requests: its free blocks are shuffled.
 
-    The other side's are put into the same order, since to serve so many would take it an hour.
+    The other side's are put into the same order: to serve as many would take it too long.
     """
     managers = [side.manager("full", POOLS["full"]) for side in sides]
     age(managers[0], num_requests)

@@ -7,7 +7,7 @@ compiled code.
 
 from collections.abc import Iterable, Sequence
 from operator import index
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,8 @@ from kvgpu.errors import ArgumentError, ArgumentTypeError, BlockIdError
 from kvgpu.hashing.block_hashes import BlockHashes
 from kvgpu.hashing.block_range import BlockRange
 from kvgpu.integers import shown
+
+_INT64 = np.dtype(np.int64)
 
 
 def name_of(request: Any) -> Any:
@@ -45,6 +47,11 @@ def checked_name(request_id: Any) -> Any:
         except TypeError:
             raise ArgumentTypeError(f"a request_id must be a string, got {type(request_id).__name__}") from None
     return request_id
+
+
+def is_plain(array: Any) -> TypeGuard[npt.NDArray[np.int64]]:
+    """Whether compiled code can read an array as it is, as int64 [n]. O(1)."""
+    return array.__class__ is np.ndarray and array.dtype is _INT64 and array.ndim == 1 and array.flags.carray
 
 
 def integers(name: str, values: Any, count: int | None = None, *, one_for_all: bool = False) -> npt.NDArray[np.int64]:

@@ -11,12 +11,12 @@ from sides import BLOCK
 
 from kvgpu.batch.manager import BatchManager
 from kvgpu.hashing.block_hashes import BlockHashes
-from kvgpu.layout import HASH_MULTIPLIER
+from kvgpu.layout import HASH_MULTIPLIER, KEY_WORDS
 
 AT_ONCE, KEPT, ROWS = 16, 48, 96
 NUM_DOCUMENTS, SHORTEST, LONGEST = 1500, 200, 1500
 OWN_LEAST, OWN_MOST = 10, 900
-HASH_BYTES, KEY_WORDS = 32, 4
+HASH_BYTES = 8 * KEY_WORDS
 DECODE = 3
 """Steps of a block each between the arrival of requests."""
 

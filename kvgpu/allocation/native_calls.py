@@ -26,8 +26,6 @@ from kvgpu.coordinators.base import KVCacheCoordinator
 from kvgpu.groups.compiled import EVICTED, KEYS
 from kvgpu.groups.full import FullAttentionManager, count_shared_at
 from kvgpu.groups.new_ids import PARTS
-from kvgpu.hashing.serialised import one_chain as chain
-from kvgpu.hashing.serialised.libcrypto import DIGEST_BYTES
 from kvgpu.index.host import list_match as lookup
 from kvgpu.index.host.pool_arrays import NULL_ID
 from kvgpu.integers import MOST_TOKENS
@@ -57,7 +55,6 @@ LAYOUT = {
     "parts": (PARTS,),
     "most": (MOST_TOKENS,),
     "arguments": (ARGUMENT_RECORD.itemsize,),
-    "chain": (chain.TOKENS, chain.DIGESTS, chain.SIZE, chain.NUM_BLOCKS, DIGEST_BYTES),
 }
 """What the extension must have been built with."""
 

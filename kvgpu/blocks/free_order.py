@@ -41,7 +41,6 @@ ref_cnt: number of users. place: slot in the queue of free blocks, or OUTSIDE.
 """
 
 Order = npt.NDArray[np.int32]
-Uses = npt.NDArray[np.void]
 QueueWords = npt.NDArray[np.int64]
 
 

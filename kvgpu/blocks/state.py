@@ -1,6 +1,6 @@
-"""State of the blocks of a pool: one packed 64-byte record for each block, and views of the records.
+"""State of the blocks of a pool: for each block a packed record of 64 bytes and a use of 8, and views of both.
 
-The records are the state. A `KVCacheBlock` is a view of one record, made on demand.
+The two are the state. A `KVCacheBlock` is a view of them, made on demand.
 """
 
 from collections.abc import Callable, Iterable
@@ -32,9 +32,9 @@ def _in_no_index(block_id: int) -> None:
 
 
 class BlockState:
-    """Records of blocks 0 to num_blocks-1, one extra record for the free queue, and the side stores.
+    """Records and uses of blocks 0 to num_blocks-1, the queue of the free ones, and the side stores.
 
-    The extra record is that of the placeholders at both ends of the queue of free blocks.
+    The record and the use after the last block's are those of the placeholders at both ends of the queue.
 
     The index sets `take_out`, which takes a block out of the index before its hash is changed by hand.
     """

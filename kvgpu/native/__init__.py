@@ -8,9 +8,21 @@ Where there was no compiler, and with `KVGPU_NATIVE=0`, all names are None.
 """
 
 from contextlib import suppress
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from kvgpu.environment import uses_native_calls
+
+__all__ = [
+    "Calls",
+    "add_to_ints",
+    "append_tokens",
+    "block_ids",
+    "cover_rows",
+    "hash_blocks",
+    "read_ints",
+    "read_lengths",
+]
 
 if TYPE_CHECKING:
     from kvgpu.native._calls import (
@@ -24,27 +36,8 @@ if TYPE_CHECKING:
         read_lengths,
     )
 else:
-    Calls = add_to_ints = append_tokens = block_ids = cover_rows = hash_blocks = read_ints = read_lengths = None
+    extension = None
     if uses_native_calls():
         with suppress(ImportError):
-            from kvgpu.native._calls import (
-                Calls,
-                add_to_ints,
-                append_tokens,
-                block_ids,
-                cover_rows,
-                hash_blocks,
-                read_ints,
-                read_lengths,
-            )
-
-__all__ = [
-    "Calls",
-    "add_to_ints",
-    "append_tokens",
-    "block_ids",
-    "cover_rows",
-    "hash_blocks",
-    "read_ints",
-    "read_lengths",
-]
+            extension = import_module("kvgpu.native._calls")
+    globals().update({name: getattr(extension, name, None) for name in __all__})

@@ -9,6 +9,9 @@ from kvgpu.blocks.kv_cache_blocks import KVCacheBlocks
 LAYOUT: dict[str, tuple[int, ...]]
 """Numbers that the extension and Python's modules must agree on, by what they are about."""
 
+CHAIN_LAYOUT: tuple[int, ...]
+"""The same for `kvgpu.hashing.one_chain`."""
+
 def block_ids(blocks: Any, /) -> tuple[list[int], ...]:
     """Return the ids of the blocks in each list of a tuple; NotImplemented unless all lists are kvgpu's own."""
 
@@ -29,7 +32,7 @@ def hash_blocks(prepared: tuple[Any, ...], tokens: Any, first: int, count: int, 
     """Return the hashes of blocks of a list of tokens; NotImplemented if tokens or parent are not usual ones.
 
     Args:
-        prepared: `OneChain.prepared`.
+        prepared: What `prepare_chain` returned.
         tokens: A list.
         first: Place of the first token of the first block.
         count: Number of blocks.

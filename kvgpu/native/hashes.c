@@ -1,8 +1,8 @@
-/* Hashes of the blocks of one request: compiled code of `kvgpu/hashing/serialised/one_chain.py` makes them. */
+/* Hashes of the blocks of one request: compiled code of `kvgpu/hashing/one_chain.py` makes them. */
 
 #include "calls.h"
 
-/* Items of `OneChain.prepared`. */
+/* What `prepare_chain` returns. */
 enum { OWNER, HANDLE_AT, CODE, NUM_PREPARED };
 
 /* Arguments of `hash_blocks`. */

@@ -117,13 +117,15 @@ static PyType_Spec spec = {
 
 static int add_layout(PyObject *module) {
     PyObject *layout = Py_BuildValue(
-        "{s(iiiiiiiiii)s(iiii)s(iiiiii)s(ii)s(iiiiiii)s(i)s(ii)s(iiiii)s(i)s(i)s(n)s(iiiii)}", "slots", POOL, STORE, GROUPS, ARGUMENTS,
+        "{s(iiiiiiiiii)s(iiii)s(iiiiii)s(ii)s(iiiiiii)s(i)s(ii)s(iiiii)s(i)s(i)s(n)}", "slots", POOL, STORE, GROUPS, ARGUMENTS,
         TABLE_IDS, STARTS, OUT, HITS, HIT_ENDS, HASHES, "status", FITS, NO_ROOM, REFUSED, SHORT, "answer", KEYS, EVICTED, COVERED_UNTIL,
         NUM_TAKEN, NUM_NEW, PLACES, "store", TABLES, IDS, "table", BEGIN, LENGTH, LIMIT, NUM_CACHED, COVERED, SERIAL,
         TABLE_WORDS, "pool", NULL_ID, "lookup", QUESTION, FOUND, "question", LISTED, NUM_HASHES, KIND, WIDTH, MAX_LENGTH,
-        "parts", MOST_PARTS, "most", MOST_TOKENS, "arguments", (Py_ssize_t)sizeof(Arguments),
-        "chain", CHAIN_TOKENS, CHAIN_DIGESTS, CHAIN_SIZE, CHAIN_BLOCKS, DIGEST_BYTES);
-    return PyModule_AddObject(module, "LAYOUT", layout);
+        "parts", MOST_PARTS, "most", MOST_TOKENS, "arguments", (Py_ssize_t)sizeof(Arguments));
+    if (PyModule_AddObject(module, "LAYOUT", layout) < 0)
+        return -1;
+    PyObject *chain = Py_BuildValue("(iiiii)", CHAIN_TOKENS, CHAIN_DIGESTS, CHAIN_SIZE, CHAIN_BLOCKS, DIGEST_BYTES);
+    return PyModule_AddObject(module, "CHAIN_LAYOUT", chain);
 }
 
 static int start(PyObject *module) {

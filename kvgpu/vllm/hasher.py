@@ -11,11 +11,9 @@ from vllm.v1.core import kv_cache_utils
 from kvgpu.environment import vllm_mode
 from kvgpu.errors import KVGPUError
 from kvgpu.hashing import functions as hashing
-from kvgpu.hashing.capabilities import chains_of
 from kvgpu.hashing.inputs.extra_keys import need_extra_keys
+from kvgpu.hashing.one_chain import prepare_chain
 from kvgpu.hashing.request_hasher import RequestBlockHasher
-from kvgpu.hashing.serialised.chains import Sha256Chains
-from kvgpu.hashing.serialised.one_chain import OneChain
 from kvgpu.integers import shown
 from kvgpu.native import hash_blocks
 
@@ -51,8 +49,7 @@ def get_request_block_hasher(block_size: int, caching_hash_fn: Any) -> Hasher:
         logger.warning("vLLM hashes blocks, since kvgpu does not know the function %s", shown(caching_hash_fn))
         return theirs
     in_bulk = RequestBlockHasher(block_size, own)
-    chains = chains_of(own)
-    chain = OneChain(chains, block_size).prepared if isinstance(chains, Sha256Chains) else None
+    chain = prepare_chain(own, block_size)
     # Compiled, or loaded from the cache of compiled code, before the first prompt is there.
     many = 2 * FEW_BLOCKS * block_size
     hashing.NONE_HASH = getattr(kv_cache_utils, "NONE_HASH", hashing.BlockHash(bytes(32)))
@@ -64,8 +61,10 @@ def get_request_block_hasher(block_size: int, caching_hash_fn: Any) -> Hasher:
         if start + block_size > num_tokens:
             return []
         num_new = (num_tokens - start) // block_size
-        if chain is not None and not need_extra_keys(request):
-            made = hash_blocks(chain, tokens, start, num_new, known[-1] if known else kv_cache_utils.NONE_HASH)
+        has_extra = need_extra_keys(request)
+        parent, new = known[-1] if known else kv_cache_utils.NONE_HASH, []
+        if chain is not None and not has_extra:
+            made = hash_blocks(chain, tokens, start, num_new, parent)
             if made is not NotImplemented:
                 return made
         if num_new > FEW_BLOCKS:
@@ -76,12 +75,11 @@ def get_request_block_hasher(block_size: int, caching_hash_fn: Any) -> Hasher:
                 request_id=request.request_id, block_hashes=known, all_token_ids=tokens, num_tokens=num_tokens
             )
             try:
-                return cast(list[bytes], in_bulk(request if need_extra_keys(request) else plain))
+                return cast(list[bytes], in_bulk(request if has_extra else plain))
             except KVGPUError:  # vLLM hashes more than kvgpu accepts, for example half a surrogate pair
                 return theirs(request)
-        if need_extra_keys(request):
+        if has_extra:
             return theirs(request)
-        parent, new = known[-1] if known else kv_cache_utils.NONE_HASH, []
         for begin in range(start, start + num_new * block_size, block_size):
             parent = caching_hash_fn((parent, tuple(tokens[begin : begin + block_size]), None))
             new.append(parent)

@@ -12,10 +12,8 @@ from kvgpu.allocation.running_slots import RunningSlots
 from kvgpu.allocation.running_tokens import COLUMNS, LIMITS, plan_tokens
 from kvgpu.batch.manager import BatchManager
 from kvgpu.hashing import functions as hashing
-from kvgpu.hashing.capabilities import chains_of
+from kvgpu.hashing.one_chain import prepare_chain
 from kvgpu.hashing.request_hasher import RequestBlockHasher
-from kvgpu.hashing.serialised.chains import Sha256Chains
-from kvgpu.hashing.serialised.one_chain import OneChain
 from kvgpu.manager import KVCacheManager
 from kvgpu.request import Request
 from kvgpu.specs import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
@@ -78,9 +76,7 @@ def compile_hashes() -> None:
         hashing.init_none_hash(hashing.get_hash_fn_by_name(name))
         hasher = RequestBlockHasher(SIZE, hashing.get_hash_fn_by_name(name))
         Request("request", [0] * 100 * SIZE, block_hasher=hasher)
-    chains = chains_of(hashing.sha256)
-    if isinstance(chains, Sha256Chains):
-        OneChain(chains, SIZE)
+    prepare_chain(hashing.sha256, SIZE)
 
 
 def compile_batches() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kvgpu.arguments import integers, name_of, refuse_odd_hashes
+from kvgpu.arguments import integers, is_plain, name_of, refuse_odd_hashes
 from kvgpu.batch.rows.hashes import RowHashes
 from kvgpu.batch.rows.record import (
     NUM_COMPUTED,
@@ -29,7 +29,6 @@ from kvgpu.index.base import Spans
 from kvgpu.index.host.memo import MEMO_WORDS
 from kvgpu.integers import as_integer, as_size
 
-INT64 = np.dtype(np.int64)
 NO_ROW = np.zeros(1, REQUEST_RECORD)
 NOT_BORROWED = np.empty(0, np.int64)
 """Its address stands for hashes that the row copies."""
@@ -220,7 +219,7 @@ class RequestRows:
             ArgumentTypeError: Not integers [n].
         """
         self._stamp += 1
-        if rows.__class__ is np.ndarray and rows.dtype is INT64 and rows.ndim == 1 and rows.flags.carray:
+        if is_plain(rows):
             return rows, self._stamp
         return integers("rows", rows), self._stamp
 

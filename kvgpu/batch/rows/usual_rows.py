@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kvgpu.arguments import is_plain
 from kvgpu.batch.rows.hash_moves import count_hashes
 from kvgpu.batch.rows.pending_tokens import PendingTokens
 from kvgpu.batch.rows.record import FROM_ROW, REQUEST_RECORD, RowIds, check_row, stays_inside
-from kvgpu.batch.rows.requests import INT64, RequestRows
+from kvgpu.batch.rows.requests import RequestRows
 from kvgpu.compiled.addresses import address_of_code
 from kvgpu.compiled.handle import IDS, WORDS, Handle, array_at, handle_at, lines_at
 from kvgpu.compiled.jit import carray, inline, jit, leaf, pointer
@@ -64,7 +65,7 @@ def can_hash(record: Any, kind: int, limit: int, block_size: int) -> bool:
 
 
 @inline
-def hash_block(handle: Any, row: int, line: Any, record: Any, arena: Any, kind: int) -> None:
+def hash_block(handle: Any, line: Any, record: Any, arena: Any, kind: int) -> None:
     """Hash the block that a row has filled, and append the hash."""
     size = handle[BLOCK_SIZE]
     hashes = hashes_at(arena, record.borrowed, record.begin, record.end + 1)
@@ -111,13 +112,8 @@ def append_each(handle: Any, rows: Any, tokens: Any) -> bool:
         record.num_pending += 1
         record.num_tokens += 1
         if full:
-            hash_block(handle, row, line, record, arena, kinds[row])
+            hash_block(handle, line, record, arena, kinds[row])
     return True
-
-
-def _is_plain(array: Any) -> bool:
-    """Whether compiled code can read an array as int64 [n]."""
-    return array.__class__ is np.ndarray and array.dtype is INT64 and array.ndim == 1 and array.flags.carray
 
 
 @jit
@@ -237,9 +233,6 @@ class UsualRows:
         O(rows), and O(block) for those that fill a block. If one does: O(capacity).
         """
         is_ready = self._handle.words[READY] and self._rows.hashes.arena.copy is None
-        if not (is_ready and _is_plain(rows) and _is_plain(tokens)):
+        if not (is_ready and is_plain(rows) and is_plain(tokens) and len(rows) == len(tokens)):
             return False
-        given = np.asarray(tokens)
-        if len(rows) != len(given):
-            return False
-        return bool(append_at(self._handle.address, rows.ctypes.data, given.ctypes.data, len(rows)))
+        return bool(append_at(self._handle.address, rows.ctypes.data, tokens.ctypes.data, len(rows)))

@@ -1,4 +1,4 @@
-"""`OneChain`: SHA-256 of the blocks of one request whose tokens are a list, for the extension in C.
+"""SHA-256 of the blocks of one request whose tokens are a list, for the extension in C.
 
 A prompt of a few blocks is hashed before Python could have made arrays of its tokens.
 """
@@ -10,6 +10,8 @@ import numpy as np
 from kvgpu.compiled.addresses import address_of_code
 from kvgpu.compiled.handle import WORDS, Handle, array_at, handle_at
 from kvgpu.compiled.jit import jit
+from kvgpu.hashing.capabilities import chains_of
+from kvgpu.hashing.functions import HashFunction
 from kvgpu.hashing.serialised.chains import Sha256Chains
 from kvgpu.hashing.serialised.libcrypto import CONTEXT_WORDS, DIGEST_BYTES, digest, padded
 from kvgpu.hashing.serialised.messages import (
@@ -53,37 +55,35 @@ def hash_chain_at(address: int) -> int:
     return 0
 
 
-def _agrees() -> bool:
-    """Whether the extension was built from sources that agree with this module."""
-    from kvgpu.native._calls import LAYOUT
-
-    return LAYOUT.get("chain") == (TOKENS, DIGESTS, SIZE, NUM_BLOCKS, DIGEST_BYTES)
-
-
-class OneChain:
-    """Memory of a hasher for one call at a time.
+def prepare_chain(hash_fn: HashFunction, block_size: int) -> tuple[Any, ...] | None:
+    """Compile the hashing of blocks, and make memory for one call at a time.
 
     Args:
-        chains: Says which kind of message is hashed.
+        hash_fn: Hash function of blocks.
         block_size: Tokens of a block.
 
-    Attributes:
-        prepared: What `kvgpu.native.hash_blocks` takes; None without the extension, or if a message would be longer
-            than can be written.
+    Returns:
+        What `kvgpu.native.hash_blocks` takes. None without the extension (or with one that was built from other
+        sources), if the function is not SHA-256 of a known message, or if a message would be too long.
     """
+    chains = chains_of(hash_fn)
+    if hash_blocks is None or not isinstance(chains, Sha256Chains) or not _agrees():
+        return None
+    ending = NO_EXTRA[chains.kind]
+    longest = longest_message(DIGEST_BYTES, block_size, len(ending))
+    if longest > MAX_FRAME_BYTES:
+        return None
+    tokens = np.zeros(PIECE * block_size, np.int64)
+    # `put_message` reads whole words.
+    digests, data = np.zeros((PIECE + 2) * DIGEST_BYTES, np.uint8), np.zeros(padded(longest), np.uint8)
+    end = np.frombuffer(bytearray(readable(ending)), np.uint8)
+    handle = Handle((tokens, digests, np.zeros(CONTEXT_WORDS, np.uint32), data, end), more=NUM_WORDS - 2 * NUM_ARRAYS)
+    handle.words[KIND], handle.words[SIZE], handle.words[ENDING_LENGTH] = chains.kind, block_size, len(ending)
+    return handle, handle.address, address_of_code(hash_chain_at, 1)
 
-    def __init__(self, chains: Sha256Chains, block_size: int) -> None:
-        ending = NO_EXTRA[chains.kind]
-        longest = longest_message(DIGEST_BYTES, block_size, len(ending))
-        self.prepared: tuple[Any, ...] | None = None
-        if hash_blocks is None or longest > MAX_FRAME_BYTES or not _agrees():
-            return
-        tokens = np.zeros(PIECE * block_size, np.int64)
-        # `put_message` reads whole words.
-        digests, data = np.zeros((PIECE + 2) * DIGEST_BYTES, np.uint8), np.zeros(padded(longest), np.uint8)
-        end = np.frombuffer(bytearray(readable(ending)), np.uint8)
-        handle = Handle(
-            (tokens, digests, np.zeros(CONTEXT_WORDS, np.uint32), data, end), more=NUM_WORDS - 2 * NUM_ARRAYS
-        )
-        handle.words[KIND], handle.words[SIZE], handle.words[ENDING_LENGTH] = chains.kind, block_size, len(ending)
-        self.prepared = handle, handle.address, address_of_code(hash_chain_at, 1)
+
+def _agrees() -> bool:
+    """Whether the extension was built from sources that agree with this module."""
+    from kvgpu.native._calls import CHAIN_LAYOUT
+
+    return (TOKENS, DIGESTS, SIZE, NUM_BLOCKS, DIGEST_BYTES) == CHAIN_LAYOUT

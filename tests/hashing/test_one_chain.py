@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvgpu.hashing import functions as hashing
-from kvgpu.hashing.capabilities import chains_of
-from kvgpu.hashing.serialised.one_chain import PIECE, OneChain
+from kvgpu.hashing.one_chain import PIECE, prepare_chain
 from kvgpu.native import hash_blocks
 
 pytestmark = pytest.mark.skipif(hash_blocks is None, reason="kvgpu was built without the extension in C")
@@ -20,7 +19,7 @@ FUNCTIONS = {"sha256": hashing.sha256, "sha256_cbor": hashing.sha256_cbor}
 
 
 def chain(name="sha256", block_size=4):
-    return OneChain(chains_of(FUNCTIONS[name]), block_size).prepared
+    return prepare_chain(FUNCTIONS[name], block_size)
 
 
 def one_by_one(name, tokens, first, count, size, parent):
@@ -95,8 +94,12 @@ def test_places_are_counts(first):
 def test_an_extension_built_from_other_sources_is_not_used(monkeypatch):
     from kvgpu.native import _calls
 
-    monkeypatch.setattr(_calls, "LAYOUT", {**_calls.LAYOUT, "chain": (0, 1, 2, 3, 32)})
+    monkeypatch.setattr(_calls, "CHAIN_LAYOUT", (0, 1, 2, 3, 32))
     assert chain() is None
+
+
+def test_other_functions_are_not_prepared():
+    assert prepare_chain(hashing.xxhash, 4) is prepare_chain(hashing.kvgpu128, 4) is None
 
 
 def test_messages_that_are_too_long_are_not_prepared():
