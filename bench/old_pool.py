@@ -2,6 +2,7 @@
 
     python bench/old_pool.py [--requests 1000000] [--rounds 7] [--json -]
 
+It is asked in batches, with hashes in arrays, and as an engine asks, one call a request, with hashes in lists of bytes.
 Requests share prefixes, decode in step and leave in no order, so that the free blocks of a pool are shuffled after
 some thousand of them. Both pools are checked, and must hit about as often, or nothing is printed. They take turns, as
 long as it takes to fill the caches of the processor again. Exit status: 0 all goals met, 1 a goal missed, 2 the checks
@@ -17,7 +18,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]
 
 from harness import Row, benchmark_options, compared, finish  # noqa: E402
-from served.pool import AT_ONCE, ServedPool, Traffic, ns_per_block  # noqa: E402
+from served.pool import AT_ONCE, BatchedPool, EnginePool, ServedPool, Traffic, ns_per_block  # noqa: E402
 from served.trace import ALL_BUT_FREE, POOLS, settle  # noqa: E402
 from sides import Kvgpu  # noqa: E402
 from tqdm import tqdm  # noqa: E402
@@ -34,7 +35,7 @@ def beside_fresh(old: ServedPool, traffic: Traffic, age: int, rounds: int) -> li
     Raises:
         AssertionError, InvariantError: A pool is not as it should be.
     """
-    fresh = ServedPool(Kvgpu("sha256").manager("full", POOLS["full"]), age)
+    fresh = type(old)(Kvgpu("sha256").manager("full", POOLS["full"]), age)
     ns_per_block(fresh, traffic, FRESH_STEPS)
     settle()
     turns = [[ns_per_block(pool, traffic, STEPS) for pool in (old, fresh)] for _ in range(rounds)]
@@ -44,7 +45,7 @@ def beside_fresh(old: ServedPool, traffic: Traffic, age: int, rounds: int) -> li
         stats = pool.manager.make_prefix_cache_stats()
         hits.append(stats.hits / stats.queries)
     assert abs(hits[0] - hits[1]) < 0.05, f"the pools hit {hits[0]:.1%} and {hits[1]:.1%}"
-    case = f"full, after {age:,} requests with decode, {AT_ONCE} at once"
+    case = f"full, after {age:,} requests with decode, {old.case}"
     rows = []
     for name in (ALL_BUT_FREE, "free"):
         mine, others = ([turn[place][name] for turn in turns] for place in range(2))
@@ -52,10 +53,10 @@ def beside_fresh(old: ServedPool, traffic: Traffic, age: int, rounds: int) -> li
     return rows
 
 
-def made(options: argparse.Namespace) -> Iterator[Row]:
-    """All rows."""
+def ages(kind: type[ServedPool], options: argparse.Namespace) -> Iterator[Row]:
+    """Rows of all ages of a pool."""
     served = 0
-    old, traffic = ServedPool(Kvgpu("sha256").manager("full", POOLS["full"]), 0), Traffic(1)
+    old, traffic = kind(Kvgpu("sha256").manager("full", POOLS["full"]), 0), Traffic(1)
     with tqdm(total=options.requests, disable=None, unit="request") as progress:
         for age in (age for age in AGES if age <= options.requests):
             # A bar that is not shown does not count.
@@ -65,6 +66,12 @@ def made(options: argparse.Namespace) -> Iterator[Row]:
                 progress.update(AT_ONCE)
             old.manager.make_prefix_cache_stats()
             yield from beside_fresh(old, traffic, age, options.rounds)
+
+
+def made(options: argparse.Namespace) -> Iterator[Row]:
+    """All rows."""
+    for kind in (BatchedPool, EnginePool):
+        yield from ages(kind, options)
 
 
 def main() -> int:

@@ -29,7 +29,7 @@ import numpy as np  # noqa: E402
 from harness import Row, beside_limit, compared, finish  # noqa: E402
 from limits import ns_per_byte  # noqa: E402
 from peers.sglang_cache import NAME, RadixCache, sglang_cache  # noqa: E402
-from served.pool import ServedPool, Traffic  # noqa: E402
+from served.pool import BatchedPool, Traffic  # noqa: E402
 from served.trace import ALL_BUT_FREE, AT_ONCE, POOLS, WHOLE, free_order, replay_batched, replay_single, settle  # noqa: E402
 from sides import BLOCK, Side, Workload, make_requests, trace_options, two_sides, workload  # noqa: E402
 from tqdm import tqdm  # noqa: E402
@@ -84,7 +84,7 @@ def replay(sides: list[Side], case: str, load: Workload, rounds: int) -> list[Ro
 
 def age(manager: Any, num_requests: int) -> None:
     """Let a manager of kvgpu serve many requests that decode in step, and forget what it has cached."""
-    pool, traffic = ServedPool(manager, 0), Traffic(1)
+    pool, traffic = BatchedPool(manager, 0), Traffic(1)
     with tqdm(total=num_requests, disable=None, unit="request") as progress:
         for _ in range(0, num_requests, AT_ONCE):
             pool.serve(traffic.take(AT_ONCE))

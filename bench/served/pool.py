@@ -61,14 +61,12 @@ class Traffic:
 
 
 class ServedPool:
-    """A pool whose requests decode in step and leave in no order."""
+    """A pool whose requests decode in step and leave in no order. Subclasses say how it is asked."""
 
     def __init__(self, manager: Any, seed: int) -> None:
         self.manager = manager
-        self.batch = BatchManager(manager, ROWS, ROWS * (LONGEST + OWN_MOST))
         self._random = np.random.default_rng(seed)
-        self._num_blocks = np.zeros(ROWS, np.int64)
-        self._live = np.empty(0, np.int64)
+        self._live: list[Any] = []
 
     def serve(self, requests: list[Any]) -> Counter[str]:
         """Admit requests, let all decode, and let some leave; returns ns and blocks, by operation.
@@ -77,34 +75,93 @@ class ServedPool:
             AssertionError: The pool is too small.
         """
         done: Counter[str] = Counter()
-        rows = self.batch.track(requests)
-        self._num_blocks[rows] = [len(request.block_hashes) for request in requests]
-        self._time(done, ALL_BUT_FREE, rows, self._admit)
-        self._live = np.concatenate([self._live, rows])
+        new = self._enter(requests)
+        self._time(done, ALL_BUT_FREE, new, self._admit)
+        self._live += new
         for _ in range(DECODE):
-            assert self.batch.allocate_batch(self._live, BLOCK, delay_cache_blocks=True).fits.all()
-        self._num_blocks[self._live] += DECODE
-        leaving = self._random.permutation(len(self._live))[KEPT:]
-        if len(leaving):
-            gone, self._live = self._live[leaving], np.delete(self._live, leaving)
-            self._time(done, "free", gone, self.batch.free_batch)
-            self.batch.untrack(gone)
+            self._decode(self._live)
+        order = self._random.permutation(len(self._live)).tolist()
+        gone = [self._live[place] for place in order[KEPT:]]
+        self._live = [self._live[place] for place in order[:KEPT]]
+        if gone:
+            self._time(done, "free", gone, self._free)
+            self._forget(gone)
         return done
-
-    def _admit(self, rows: Any) -> None:
-        assert self.batch.allocate_batch(rows, WHOLE).fits.all()
-
-    def _time(self, done: Counter[str], name: str, rows: Any, operation: Any) -> None:
-        start = now()
-        operation(rows)
-        done[f"{name}, ns"] += int((now() - start) * 1e9)
-        done[f"{name}, blocks"] += int(self._num_blocks[rows].sum())
 
     def leave(self) -> None:
         """Let all requests leave."""
-        self.batch.free_batch(self._live)
-        self.batch.untrack(self._live)
-        self._live = self._live[:0]
+        self._free(self._live)
+        self._forget(self._live)
+        self._live = []
+
+    def _time(self, done: Counter[str], name: str, live: list[Any], operation: Any) -> None:
+        num_blocks = sum(map(self._blocks_of, live))
+        start = now()
+        operation(live)
+        done[f"{name}, ns"] += int((now() - start) * 1e9)
+        done[f"{name}, blocks"] += num_blocks
+
+
+class BatchedPool(ServedPool):
+    """Asked for many requests at once, with their hashes in arrays; what lives is rows."""
+
+    case = f"{AT_ONCE} at once"
+
+    def __init__(self, manager: Any, seed: int) -> None:
+        super().__init__(manager, seed)
+        self._batch = BatchManager(manager, ROWS, ROWS * (LONGEST + OWN_MOST))
+
+    def _enter(self, requests: list[Any]) -> list[Any]:
+        return self._batch.track(requests).tolist()
+
+    def _blocks_of(self, row: int) -> int:
+        # Before the prompt has slots, and after it and the decoded tokens have.
+        record = self._batch.rows.records[row]
+        return max(int(record["num_tokens"]), int(record["num_computed"])) // BLOCK
+
+    def _admit(self, rows: list[Any]) -> None:
+        assert self._batch.allocate_batch(np.array(rows), WHOLE).fits.all()
+
+    def _decode(self, rows: list[Any]) -> None:
+        assert self._batch.allocate_batch(np.array(rows), BLOCK, delay_cache_blocks=True).fits.all()
+
+    def _free(self, rows: list[Any]) -> None:
+        self._batch.free_batch(np.array(rows, np.int64))
+
+    def _forget(self, rows: list[Any]) -> None:
+        self._batch.untrack(np.array(rows, np.int64))
+
+
+class EnginePool(ServedPool):
+    """Asked as an engine asks: one call a request, with its hashes in a list of bytes; what lives is requests."""
+
+    case = "one call a request, hashes in lists"
+
+    def _enter(self, requests: list[Any]) -> list[Any]:
+        for request in requests:
+            request.block_hashes = list(request.block_hashes)
+        return requests
+
+    def _blocks_of(self, request: Any) -> int:
+        return max(request.num_tokens, request.num_computed_tokens) // BLOCK
+
+    def _admit(self, requests: list[Any]) -> None:
+        for request in requests:
+            blocks, hit = self.manager.get_computed_blocks(request)
+            assert self.manager.allocate_slots(request, request.num_tokens - hit, hit, blocks) is not None
+            request.num_computed_tokens = request.num_tokens
+
+    def _decode(self, requests: list[Any]) -> None:
+        for request in requests:
+            assert self.manager.allocate_slots(request, BLOCK, delay_cache_blocks=True) is not None
+            request.num_computed_tokens += BLOCK
+
+    def _free(self, requests: list[Any]) -> None:
+        for request in requests:
+            self.manager.free(request)
+
+    def _forget(self, requests: list[Any]) -> None:
+        """The manager remembers nothing."""
 
 
 def ns_per_block(pool: ServedPool, traffic: Traffic, steps: int) -> dict[str, float]:
