@@ -18,7 +18,7 @@ from kvgpu.blocks.index_meta import (
     refuse_broken,
     region_of,
 )
-from kvgpu.blocks.record import COUNTED, FIRST, HAS_HASH, IN_TABLE, LEADS, LED, SHARED
+from kvgpu.blocks.record import COUNTED, FIRST, FURTHER, HAS_HASH, IN_TABLE, LEADS, LED, SHARED
 from kvgpu.compiled.jit import AHEAD, jit, leaf, prefetch
 from kvgpu.index.host.pool_arrays import PoolArrays
 from kvgpu.index.host.table import bucket_of, find_first, hash_of_record, put_word, swap_word, word_of
@@ -85,6 +85,13 @@ def enter_one(pool: Any, block_id: int) -> int:
 
 
 @leaf
+def name_further(records: Any, ids: Any, place: int) -> None:
+    """Have the block `FURTHER` before a place of a run name the one at the place: lookups load it ahead."""
+    if place >= FURTHER and ids[place - FURTHER] >= 0:
+        records[ids[place - FURTHER]].further = ids[place]
+
+
+@leaf
 def insert_all(pool: Any, ids: Any, hashes: Any, stride: int, group: int, flags: int, counted: bool) -> int:
     """Write the keys of blocks and enter them in order; returns the number of keys that are new to the index.
 
@@ -122,6 +129,7 @@ def insert_all(pool: Any, ids: Any, hashes: Any, stride: int, group: int, flags:
             new_keys += enter_block(pool, block_id, key, meta[i & RING_MASK], counted)
             if before >= 0:
                 records[before].successor = block_id
+            name_further(records, ids, i)
         before = block_id
     return new_keys
 

@@ -16,9 +16,9 @@ block is given a word: otherwise each cell in use would draw every new block tha
 from typing import Any
 
 from kvgpu.blocks.index_meta import BROKEN, EAGER, NEXT_EAGER, NUM_LED, RING_MASK, may_hold, refuse_broken
-from kvgpu.blocks.record import FIRST, FURTHER, HAS_HASH, IN_TABLE, LEADS, LED
+from kvgpu.blocks.record import FIRST, HAS_HASH, IN_TABLE, LEADS, LED
 from kvgpu.compiled.jit import AHEAD, jit, leaf, prefetch
-from kvgpu.index.host.insert_erase import enter_block, insert_all, settle_block
+from kvgpu.index.host.insert_erase import enter_block, insert_all, name_further, settle_block
 from kvgpu.index.host.pool_arrays import PoolArrays
 from kvgpu.index.host.table import bucket_of, find_first, hash_of_record
 from kvgpu.index.journal import note
@@ -127,7 +127,6 @@ def insert_run(pool: Any, ids: Any, hashes: Any, before: int, group: int) -> int
             new_keys += is_new
             if before >= 0 and not records[before].flags & LEADS:
                 records[before].successor = leader
-        if i >= FURTHER:
-            records[ids[i - FURTHER]].further = block_id
+        name_further(records, ids, i)
         before = block_id
     return new_keys
