@@ -12,6 +12,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from kvgpu.compiled.cache import cache_of
+from kvgpu.compiled.helpers import helper
 from kvgpu.errors import ConfigError
 
 if cast(Any, numba).config.DISABLE_JIT:
@@ -47,8 +48,7 @@ def inline(function: F) -> F:
     Inlining is forced: a call that is not inlined copies the headers of its arrays and counts references, which
     makes a probe three times as slow (measured: 31 ns instead of 11 ns a hit).
     """
-    compiler: Any = numba.njit
-    return cast(F, compiler(error_model="numpy", forceinline=True, _nrt=True)(function))
+    return helper(function, counts_references=True)
 
 
 def _address(context: Any, builder: Any, array_type: Any, array: Any, index_type: Any, index: Any) -> Any:
@@ -70,8 +70,7 @@ def leaf(function: F) -> F:
     with several exits, this costs two locked instructions per array and call: half of the time of an insert. A leaf
     that returns arrays returns them without an owner, so only leaves may call it.
     """
-    compiler: Any = numba.njit  # its stubs do not know the option
-    return cast(F, compiler(error_model="numpy", forceinline=True, _nrt=False)(function))
+    return helper(function, counts_references=False)
 
 
 def _load_ahead(builder: Any, address: Any) -> None:

@@ -4,7 +4,12 @@
 
 /* The blocks of a hit per group; `found` is what `write_hits` wrote. */
 static PyObject *hits_of(Calls *self, const int32_t *found) {
-    int64_t begin = 1 + self->num_queries, total = 0;
+    int64_t begin = 1 + self->num_queries;
+    int hit = 0;
+    for (int query = 0; query < self->num_queries; query++)
+        hit |= found[1 + query] != 0;
+    if (!hit)
+        return Py_NewRef(self->empty);
     PyObject *lists = PyTuple_New(self->num_groups);
     if (lists == NULL)
         return NULL;
@@ -21,12 +26,8 @@ static PyObject *hits_of(Calls *self, const int32_t *found) {
         }
         PyTuple_SET_ITEM(lists, place, blocks);
         begin += count;
-        total += count;
     }
-    if (total)
-        return new_cache_blocks(self, lists);
-    Py_DECREF(lists);
-    return Py_NewRef(self->empty);
+    return new_cache_blocks(self, lists);
 }
 
 /* Look up a request; its hits per group, and their number of tokens in `num_hits`. */
