@@ -111,6 +111,7 @@ static inline int64_t *table_at(const Calls *self, int64_t table_id) {
 int read_int(PyObject *from, PyObject *name, int64_t *number);
 int add_to(PyObject *to, PyObject *name, int64_t more);
 int is_nobody_inside(PyObject *turn);
+int is_quiet(Calls *self, int64_t *width);
 int is_usual(Calls *self, int64_t *width);
 int is_ready(Entry *entry);
 int64_t table_id_of(const Calls *self, int place, PyObject *request_id);

@@ -33,7 +33,7 @@ static PyObject *hits_of(Calls *self, const int32_t *found) {
 /* Look up a request; its hits per group, and their number of tokens in `num_hits`. */
 static PyObject *look_up(Calls *self, PyObject *hashes, int64_t num_tokens, PyObject **num_hits) {
     int64_t width;
-    if (is_usual(self, &width) != 1 || !width)
+    if (is_quiet(self, &width) != 1 || !width)
         return odd();
     int64_t longest = num_tokens ? num_tokens - 1 : 0, *asked = words_at(self->question, QUESTION);
     int64_t count = longest / self->hash_block_size;

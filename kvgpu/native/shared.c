@@ -43,29 +43,36 @@ int is_nobody_inside(PyObject *turn) {
     return free ? is_false(turn, name_torn) : 0;
 }
 
-/* Whether all that a call touches lies in arrays, and nobody is inside: 1, 0, or -1 with an exception.
+/* Whether all cached blocks lie in arrays, and nobody is inside: 1, 0, or -1 with an exception.
 
    From here on, a call runs no code of Python's until it is done, so no other thread and no signal can come in between;
    its caller has stopped the collector, which may run finalizers. */
-int is_usual(Calls *self, int64_t *width) {
-    int64_t mirrors = 0, null_id = 0;
+int is_quiet(Calls *self, int64_t *width) {
+    int64_t null_id = 0;
     if (PyDict_GET_SIZE(self->extras) || PyList_GET_SIZE(self->foreign))
         return 0;
     int status = is_nobody_inside(self->turn);
     if (status == 1)
-        status = is_false(self->events, name_enabled);
+        status = read_int(self->state, name_null_id, &null_id);
+    if (status != 1)
+        return status;
+    words_at(self->slots, POOL)[NULL_ID] = null_id;
+    *width = 0; /* None until the first block is cached */
+    return read_int(self->state, name_width, width) < 0 ? -1 : 1;
+}
+
+/* The same, and whether block tables lie in arrays and changes tell nobody. */
+int is_usual(Calls *self, int64_t *width) {
+    int64_t mirrors = 0;
+    int status = is_false(self->events, name_enabled);
     /* Ids that are no strings or ints may compare themselves with those in the tables by any code. */
     if (status == 1)
         status = is_false(self->store, name_has_odd_names);
     if (status == 1)
         status = read_int(self->store, name_mirrors, &mirrors);
-    if (status == 1)
-        status = read_int(self->state, name_null_id, &null_id);
     if (status != 1 || mirrors)
         return status < 0 ? -1 : 0;
-    words_at(self->slots, POOL)[NULL_ID] = null_id;
-    *width = 0; /* None until the first block is cached */
-    return read_int(self->state, name_width, width) < 0 ? -1 : 1;
+    return is_quiet(self, width);
 }
 
 /* Whether compiled code can be called: 1, or 0 with an exception. */
