@@ -1,9 +1,14 @@
 """Package metadata. `kvgpu/kernels` is a link to the top-level `kernels/` and is packaged with it."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
+from typing import ClassVar
 
 import numpy
-from setuptools import Extension, find_packages, setup
+from setuptools import Command, Extension, find_packages, setup
+from setuptools.command.build import build
 
 HERE = Path(__file__).parent
 
@@ -19,6 +24,32 @@ CALLS = Extension(
     optional=True,
 )
 
+
+class BuildCode(Command):
+    """Compiles all of kvgpu's Python code that Numba compiles, for the wheel. A minute; needs kvgpu's dependencies."""
+
+    description = "compile what Numba compiles"
+    user_options: ClassVar = []
+
+    def initialize_options(self):
+        self.build_lib = None
+
+    def finalize_options(self):
+        self.set_undefined_options("build", ("build_lib", "build_lib"))
+
+    def run(self):
+        folder = Path(self.build_lib).resolve()
+        command = [sys.executable, "-m", "kvgpu", "warmup", "--for-wheel", str(folder / "kvgpu" / "compiled" / "code")]
+        subprocess.run(command, cwd=folder, env={**os.environ, "PYTHONPATH": str(folder)}, check=True)
+
+
+class Build(build):
+    sub_commands: ClassVar = [
+        *build.sub_commands,
+        ("build_code", lambda self: os.environ.get("KVGPU_BUILD_CODE") == "1"),
+    ]
+
+
 # torch and triton come as a pair (torch pins the Triton it was built for).
 GPU = ["torch>=2.8", "triton>=3.5"]
 
@@ -32,6 +63,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     ext_modules=[CALLS],
+    cmdclass={"build": Build, "build_code": BuildCode},
     packages=find_packages(include=["kvgpu", "kvgpu.*"]),
     package_data={
         "kvgpu": ["py.typed"],

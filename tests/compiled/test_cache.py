@@ -17,6 +17,7 @@ from support.compiled_code import files_below
 
 import kvgpu
 from kvgpu.compiled import cache as compiled_cache
+from kvgpu.compiled import code_files
 from kvgpu.compiled import jit as _jit
 
 
@@ -101,7 +102,7 @@ def test_on_a_full_disk_code_is_used_and_not_kept(start, monkeypatch, call):
         return full() if flags & os.O_CREAT else real_open(path, flags, *mode)
 
     if call == "write":
-        monkeypatch.setattr(compiled_cache, "write_whole", full)
+        monkeypatch.setattr(code_files, "write_whole", full)
     else:
         monkeypatch.setattr(os, call, open_to_read if call == "open" else full)
     run = start(floats=True)

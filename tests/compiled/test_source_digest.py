@@ -8,13 +8,14 @@ import numba
 import pytest
 
 import kvgpu
-from kvgpu.compiled.cache import source_digest
+from kvgpu.compiled.source_digest import source_digest
 
 PACKAGE = Path(kvgpu.__file__).resolve().parent
 
 COMPILED_FROM = [
     "blocks/lru.py",
     "blocks/record.py",
+    "compiled/helpers.py",
     "compiled/jit.py",
     "groups/compiled.py",
     "index/host/table.py",
@@ -38,7 +39,7 @@ def copy(tmp_path):
 
 def digest(package=PACKAGE):
     """Of the sources of a package, as another process would find it."""
-    spec = importlib.util.spec_from_file_location("fresh", package / "compiled" / "cache.py")
+    spec = importlib.util.spec_from_file_location("fresh", package / "compiled" / "source_digest.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.source_digest()

@@ -9,7 +9,8 @@ import tempfile
 import pytest
 from support.compiled_code import FILES, files_below
 
-from kvgpu.compiled import cache as compiled_cache
+from kvgpu.compiled import code_files
+from kvgpu.compiled.trusted_files import read_trusted
 
 # Whom the folder is believed
 
@@ -64,7 +65,7 @@ class Payload:
 def test_only_files_that_nobody_else_can_have_written_are_unpickled(start, tmp_path, stranger, whose, file):
     path = FILES[file](start().folder)
     payload = pickle.dumps(Payload(tmp_path / "executed"))
-    path.write_bytes(compiled_cache._checksum(payload) + payload)
+    path.write_bytes(code_files.checksum_of(payload) + payload)
     if whose == "foreign":
         stranger.take(path)
     elif whose == "writable by the group":
@@ -82,7 +83,7 @@ DAMAGE = {
     "junk": lambda path, stranger: path.write_bytes(b"\xa5" * 5000),
     "zeros": lambda path, stranger: path.write_bytes(bytes(path.stat().st_size)),
     "another pickle": lambda path, stranger: path.write_bytes(pickle.dumps({"a": 1})),
-    "a checked pickle of something else": lambda path, stranger: compiled_cache._write(path, 7),
+    "a checked pickle of something else": lambda path, stranger: code_files.write_object(path, 7),
     "one byte changed": lambda path, stranger: change_last_byte(path),
     "foreign": lambda path, stranger: stranger.take(path),
     "writable by the group": lambda path, stranger: path.chmod(0o660),
@@ -114,13 +115,13 @@ def test_a_file_that_cannot_be_used_is_replaced_with_one_warning(start, stranger
 def test_code_in_which_a_page_was_lost_is_damaged_although_it_can_be_unpickled(tmp_path):
     """LLVM would run it."""
     path = tmp_path / "code"
-    compiled_cache._write(str(path), b"code" * 5000)
+    code_files.write_object(str(path), b"code" * 5000)
     content = bytearray(path.read_bytes())
     content[8192:12288] = bytes(4096)
     path.write_bytes(content)
-    pickle.loads(content[compiled_cache.CHECKSUM_BYTES :])
+    pickle.loads(content[code_files.CHECKSUM_BYTES :])
     with pytest.raises(ValueError, match="damaged"):
-        compiled_cache._read(str(path))
+        code_files.read_object(str(path), read_trusted)
 
 
 @pytest.mark.parametrize("file", FILES)

@@ -2,14 +2,16 @@
 
 import json
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 from kvgpu.cli import main
 from kvgpu.compiled.cache import code_folder
+from kvgpu.compiled.shipped import LEVEL
 from kvgpu.errors import WarmupError
 from kvgpu.hashing import functions as hashing
-from kvgpu.warmup import command
+from kvgpu.warmup import command, processes
 from kvgpu.warmup.parts import FOR_VLLM, PARTS
 from kvgpu.warmup.processes import compile_parts, is_cold
 
@@ -49,6 +51,13 @@ class TestProcesses:
         assert list(compile_parts(["calls"])) == ["calls"]
         assert not is_cold()
 
+    def test_code_that_came_with_kvgpu_is_enough(self, monkeypatch, tmp_path):
+        monkeypatch.setattr(processes, "code_folder", lambda: SimpleNamespace(path=None))
+        monkeypatch.setattr(processes, "shipped_folder", lambda: tmp_path)
+        assert is_cold()
+        (tmp_path / "kvgpu.allocation.single_call.allocate_one-1.py311.nbi").touch()
+        assert not is_cold()
+
 
 class TestCommand:
     @pytest.mark.parametrize("part", PARTS)
@@ -60,6 +69,26 @@ class TestCommand:
         interpreter("exit 0")
         assert main(["warmup", "--json"]) == 0
         assert json.loads(capsys.readouterr().out)["done_after_seconds"].keys() == PARTS.keys()
+
+    def test_code_for_a_wheel_is_compiled_for_every_processor_of_the_level(self, interpreter, tmp_path, monkeypatch):
+        monkeypatch.setattr(command, "has_level", lambda: True)
+        keeps = 'mkdir -p "$KVGPU_CACHE_DIR/numba-1"; touch "$KVGPU_CACHE_DIR/numba-1/a.nbc"'
+        told = interpreter(f'echo "$NUMBA_CPU_NAME $KVGPU_CACHE_DIR" >> "$0.told"; {keeps}')
+        assert main(["warmup", "--for-wheel", str(tmp_path / "code")]) == 0
+        assert told.with_name("python.told").read_text().splitlines() == [f"{LEVEL} {tmp_path}/code"] * len(PARTS)
+
+    def test_code_for_a_wheel_that_was_not_kept_is_an_error(self, interpreter, tmp_path, monkeypatch, capsys):
+        monkeypatch.setattr(command, "has_level", lambda: True)
+        interpreter("exit 0")
+        assert main(["warmup", "--for-wheel", str(tmp_path / "code")]) == 2
+        assert "nothing could be kept" in capsys.readouterr().err
+
+    def test_code_for_a_wheel_needs_a_processor_that_can_run_it(self, interpreter, tmp_path, monkeypatch, capsys):
+        monkeypatch.setattr(command, "has_level", lambda: False)
+        told = interpreter("exit 0")
+        assert main(["warmup", "--for-wheel", str(tmp_path / "code")]) == 2
+        assert LEVEL in capsys.readouterr().err
+        assert not told.exists()
 
     def test_without_a_folder_nothing_is_compiled(self, monkeypatch, capsys):
         class Nowhere:
