@@ -34,40 +34,30 @@ def _request(name: str = "request") -> PlainRequest:
 
 
 def compile_calls() -> None:
-    """Slots for one request, with its hashes in a list, and their return."""
+    """Slots for one request, with its hashes in a list, their return, and slots for all running requests of an engine.
+
+    One part, since these share most of their code: apart, the second would take three times as long.
+    """
     manager, request = _manager(), _request()
     manager.allocate_slots(request, PROMPT)
     manager.get_num_common_prefix_blocks(request.request_id)
-    manager.free(request)
-    manager.evict_blocks({1})
-    manager.reset_prefix_cache()
-
-
-def _without_compiled_calls() -> tuple[KVCacheManager, PlainRequest]:
-    """A manager that holds blocks of a request, which the groups gave it one by one: no code of other parts is used."""
-    manager, request = _manager(), _request()
-    manager.native = None
-    arrays, manager.slots.arrays = manager.slots.arrays, None
-    manager.allocate_slots(request, PROMPT)
-    manager.slots.arrays = arrays
-    request.num_computed_tokens = PROMPT
-    return manager, request
-
-
-def compile_lookups() -> None:
-    """The lookup of one request, with its hashes in a list."""
-    manager, request = _without_compiled_calls()
-    manager.get_computed_blocks(PlainRequest("other", request.block_hashes, PROMPT, PROMPT))
-
-
-def compile_running() -> None:
-    """Slots for all running requests of an engine."""
-    manager, request = _without_compiled_calls()
     slots = RunningSlots(manager.slots)
     slots.enter([request])
     num_computed, num_tokens, num_new = np.array([[PROMPT], [PROMPT + 1], [1]], np.int64)
     slots.allocate(num_computed, num_tokens, num_new)
     plan_tokens(np.zeros((COLUMNS, 1), np.int64), np.zeros(LIMITS, np.int64))
+    manager.free(request)
+    manager.evict_blocks({1})
+    manager.reset_prefix_cache()
+
+
+def compile_lookups() -> None:
+    """The lookup of one request, with its hashes in a list."""
+    manager, request = _manager(), _request()
+    # The groups give it its blocks, one by one: no code of other parts is used.
+    manager.native = manager.slots.arrays = None
+    manager.allocate_slots(request, PROMPT)
+    manager.get_computed_blocks(PlainRequest("other", request.block_hashes, PROMPT, PROMPT))
 
 
 def compile_hashes() -> None:
@@ -100,10 +90,9 @@ PARTS: dict[str, Callable[[], None]] = {
     "batches": compile_batches,
     "calls": compile_calls,
     "lookups": compile_lookups,
-    "running": compile_running,
     "hashes": compile_hashes,
 }
 """Name of a part -> what compiles it, the slowest first."""
 
-FOR_VLLM = ("calls", "lookups", "running", "hashes")
+FOR_VLLM = ("calls", "lookups", "hashes")
 """What the plug-in for vLLM uses."""

@@ -131,7 +131,9 @@ def keys_that_matter(pool: Any, listed: int, count: int, kind: int, width: int, 
                 return keys, True
         done = num_keys
         longer = np.zeros((min(count, PIECE * num_keys) if is_full else count, KEY_WORDS), np.int64)
-        longer[:done] = keys
+        for place in range(done):  # an assignment of arrays can fail, and its message takes seconds to compile
+            for word in range(KEY_WORDS):
+                longer[place, word] = keys[place, word]
         keys = longer
 
 
