@@ -1,4 +1,4 @@
-# make replay | test | test-pythons | lint | bench | bench-peers | vllm | gpu | plots | tables | conformance | aot | fuzz | clean.
+# make replay | test | test-pythons | lint | wheel | bench | bench-peers | vllm | gpu | plots | tables | conformance | aot | fuzz | clean.
 # TRACE=, ARGS=, SUITE=, BACKENDS=, PYTHON=, PYTHONS=, WORKERS= are optional.
 
 PYTHON ?= python3
@@ -19,7 +19,7 @@ PYTHONS ?= python3.11 python3.12 python3.13
 VLLM    := build/vllm
 IN_VLLM := PYTHONPATH=$(CURDIR)/$(VLLM)/vllm-0.23.0 $(VLLM)/bin/python
 
-.PHONY: replay test test-pythons lint bench bench-peers vllm gpu plots tables conformance aot fuzz clean venv
+.PHONY: replay test test-pythons lint wheel bench bench-peers vllm gpu plots tables conformance aot fuzz clean venv
 
 # Benchmarks one after the other; status 1 says that a goal is missed, more than 1 that something is wrong.
 in-turn = for name in $(1); do \
@@ -48,6 +48,11 @@ test-pythons:
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+# With compiled code in it, for every processor of x86-64-v3.
+wheel: $(VENV)/.dev
+	rm -rf build/lib*  # with code of other sources
+	KVGPU_BUILD_CODE=1 $(BIN)/python -m pip wheel -q --no-deps --no-build-isolation --wheel-dir dist .
 
 # On the CPU, without peers, in under ten minutes. Rows go to bench/data; missed goals are shown and are no failure.
 bench: $(VENV)/.dev

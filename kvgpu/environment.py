@@ -3,6 +3,7 @@
 import os
 import re
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
 
 from kvgpu.errors import ConfigError, UnknownNameError
@@ -27,6 +28,11 @@ def cache_dir() -> Path | None:
         return Path.home() / ".cache" / "kvgpu"
     except RuntimeError:  # no HOME, and no entry for the user
         return None
+
+
+def environment_with(variables: Mapping[str, str]) -> dict[str, str]:
+    """Return all variables of this process, for another one, with some set to other values."""
+    return {**os.environ, **variables}
 
 
 def chosen_backend() -> str | None:

@@ -9,13 +9,19 @@ from typing import Any, TypeVar, cast
 
 import numba
 from numba import _dynfunc  # type: ignore[attr-defined]
+from numba.core import types
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
 from numba.core.compiler_machinery import register_pass
 from numba.core.registry import CPUDispatcher
-from numba.core.typed_passes import NativeLowering
+from numba.core.typed_passes import InlineOverloads, NativeLowering, NopythonRewrites
+from numba.core.untyped_passes import InlineClosureLikes
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+NEEDLESS = (InlineClosureLikes, InlineOverloads, NopythonRewrites)
+"""Passes for what no helper has: closures, overloads that are inlined before LLVM, arithmetic of whole arrays."""
 
 
 class _LinkedCode(JITCodeLibrary):
@@ -56,13 +62,19 @@ class _Pipeline(CompilerBase):
     def define_pipelines(self) -> list[Any]:
         """Return the passes."""
         passes = DefaultPassBuilder.define_nopython_pipeline(self.state)
-        passes.passes = [(_Lowering if one is NativeLowering else one, why) for one, why in passes.passes]
+        passes.passes = [
+            (_Lowering if one is NativeLowering else one, why) for one, why in passes.passes if one not in NEEDLESS
+        ]
         passes.finalize()
         return [passes]
 
 
 class _Helper(CPUDispatcher):
     """A helper; a rule that Python reads, too, runs there as plain Python."""
+
+    def get_call_template(self, args: Any, kws: Any) -> Any:
+        """Compile one function for all constants that it is given: as a part of its caller it knows them anyway."""
+        return super().get_call_template(tuple(map(types.unliteral, args)), kws)
 
     def __call__(self, *arguments: Any) -> Any:
         """Call the Python function: there is no compiled one that Python could call."""

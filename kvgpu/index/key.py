@@ -24,7 +24,7 @@ def key_at(hashes: Any, place: int, group: int) -> Key:
 @leaf
 def key_of(record: Any) -> Key:
     """Return the key that a block record holds."""
-    return Key(record.k0, record.k1, record.k2, record.k3, record.group)
+    return Key(record.k0, record.k1, record.k2, record.k3, int(record.group))
 
 
 @leaf

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from kvgpu.compiled.cache import code_folder
 from kvgpu.compiled.shipped import shipped_folder
+from kvgpu.environment import environment_with
 from kvgpu.errors import WarmupError
 
 LOOK_S = 0.05
@@ -36,7 +37,7 @@ def compile_parts(
     waiting = list(parts)
     running: dict[str, subprocess.Popen[str]] = {}
     jobs = jobs or os.cpu_count() or 1
-    environment = {**os.environ, **(variables or {})}
+    environment = environment_with(variables or {})
     try:
         while waiting or running:
             while waiting and len(running) < jobs:
