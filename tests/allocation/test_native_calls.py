@@ -108,16 +108,28 @@ def test_calls_are_left_to_python_while_something_is_not_usual(state):
         "events": lambda: manager.block_pool.events.switch(True),
         "foreign": lambda: manager.block_pool.state.id_of(other),
     }[state]()
-    found = (
-        calls.get_computed_blocks(request),
-        calls.free(request),
-        calls.get_num_common_prefix_blocks("a"),
-        calls.get_block_ids("a"),
-    )
-    assert found == (NotImplemented,) * 4
+    found = (calls.free(request), calls.get_num_common_prefix_blocks("a"), calls.get_block_ids("a"))
+    assert found == (NotImplemented,) * 3
+    looked_up = calls.get_computed_blocks(request)
+    if state == "events":  # which a lookup never causes
+        assert looked_up[1] == 20
+    else:
+        assert looked_up is NotImplemented
     request.append_output_token_ids([7] * 4)
     assert calls.allocate_slots(request, (4, 0, None, 0, 0, False, 0, False, 0)) is NotImplemented
     assert snapshot(manager) == before
+
+
+@pytest.mark.parametrize("state", ["events", "mirrors", "has_odd_names"])
+def test_lookups_do_not_mind_what_is_no_business_of_theirs(state):
+    manager, request = used_manager(), plain_request("a", 22)
+    admit(manager, request)
+    if state == "events":
+        manager.block_pool.events.switch(True)
+    else:
+        setattr(manager.block_pool.block_tables, state, 1)
+    answers = [find(request) for find in (manager.native.get_computed_blocks, manager.lookups.get_computed_blocks)]
+    assert [(blocks.get_block_ids(), num_hits) for blocks, num_hits in answers] == [(([1, 2, 3, 4, 5],), 20)] * 2
 
 
 ODD = [None, -1, 0, 2**31, 2**63, -(2**70), True, 1.5, "4", b"", [], [b"x"], (), np.int64(4), np.arange(3), object()]

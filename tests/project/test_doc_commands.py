@@ -53,6 +53,9 @@ def of_make(rest, tmp_path):
     elif target in CALLED:
         # What they call is run by other tests, on this interpreter.
         assert CALLED[target] in run("make", "-n", target).stdout
+    elif target == "wheel":
+        # What it sets makes the wheel of tests/project/test_installed.py, too.
+        assert "KVGPU_BUILD_CODE=1" in run("make", "-n", "wheel", f"VENV={VENV}", *STAMPS).stdout
     elif target == "gpu":
         # Rehearsed by tests/bench/test_gpu.py.
         assert "bench/gpu.py" in run("make", "-n", "gpu").stdout
