@@ -1,9 +1,11 @@
 """Package metadata. `kvgpu/kernels` is a link to the top-level `kernels/` and is packaged with it."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import ClassVar
 
 import numpy
@@ -33,14 +35,33 @@ class BuildCode(Command):
 
     def initialize_options(self):
         self.build_lib = None
+        self.editable_mode = False
 
     def finalize_options(self):
         self.set_undefined_options("build", ("build_lib", "build_lib"))
 
     def run(self):
-        folder = Path(self.build_lib).resolve()
-        command = [sys.executable, "-m", "kvgpu", "warmup", "--for-wheel", str(folder / "kvgpu" / "compiled" / "code")]
-        subprocess.run(command, cwd=folder, env={**os.environ, "PYTHONPATH": str(folder)}, check=True)
+        if self.editable_mode:
+            return
+        package = Path(self.build_lib).resolve()
+        # What is set here must not get into everybody's code.
+        variables = {name: value for name, value in os.environ.items() if not name.startswith(("NUMBA_", "KVGPU_"))}
+        variables |= {"PYTHONPATH": str(package), "PYTHONDONTWRITEBYTECODE": "1"}
+        # Code is kept only where nobody else may write, as they may in many a build folder.
+        with TemporaryDirectory() as folder:
+            command = [sys.executable, "-m", "kvgpu", "warmup", "--for-wheel", folder]
+            subprocess.run(command, cwd=package, env=variables, check=True)
+            shutil.rmtree(package / "kvgpu" / "compiled" / "code", ignore_errors=True)
+            shutil.copytree(folder, package / "kvgpu" / "compiled" / "code", copy_function=shutil.copyfile)
+
+    def get_source_files(self):
+        return []
+
+    def get_outputs(self):
+        return []
+
+    def get_output_mapping(self):
+        return {}
 
 
 class Build(build):

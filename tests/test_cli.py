@@ -37,7 +37,11 @@ REPLAY_OPTIONS = [
     "--report",
     "--events",
 ]
-OPTIONS = {"replay": REPLAY_OPTIONS, "doctor": ["--backend", "--json"], "warmup": ["--part", "--jobs", "--json"]}
+OPTIONS = {
+    "replay": REPLAY_OPTIONS,
+    "doctor": ["--backend", "--json"],
+    "warmup": ["--for-wheel", "--jobs", "--json", "--part"],
+}
 
 
 def run_module(*arguments):

@@ -22,9 +22,13 @@ from kvgpu.batch.manager import BatchManager
 from kvgpu.blocks.free_order import NUM_FREE
 from kvgpu.blocks.kv_cache_blocks import KVCacheBlocks
 from kvgpu.blocks.state import KVCacheBlock
+from kvgpu.compiled.jit import jit, python_of
 from kvgpu.errors import ArgumentError, ArgumentTypeError, BlockIdError, BlockStateError, InvariantError, KVGPUError
 from kvgpu.groups.compiled import TALLY_WORDS, take_free
 from kvgpu.index.host.pool_arrays import PoolArrays
+
+TAKE_FREE = jit(python_of(take_free))
+"""As compiled code runs it, which checks no bounds."""
 
 NUMBERS = (
     "num_new_tokens",
@@ -146,7 +150,7 @@ def test_a_walk_beyond_the_free_queue_stops_before_its_first_step():
     state, index = manager.block_pool.state, manager.block_pool.index
     pool = PoolArrays(*index.arrays())
     out = np.full(4, 77, np.int32)
-    take_free(pool, out, np.zeros(TALLY_WORDS, np.int64))
+    TAKE_FREE(pool, out, np.zeros(TALLY_WORDS, np.int64))
     assert out.tolist() == [state.null_id] * 4
     assert free_order(manager) == [1, 2, 3]
     with pytest.raises(InvariantError):
@@ -158,7 +162,7 @@ def test_a_walk_of_a_free_queue_that_has_miscounted_itself_stops_at_its_end():
     state, index = manager.block_pool.state, manager.block_pool.index
     state.free.queue_words[NUM_FREE] = 9
     out = np.full(5, 77, np.int32)
-    take_free(PoolArrays(*index.arrays()), out, np.zeros(TALLY_WORDS, np.int64))
+    TAKE_FREE(PoolArrays(*index.arrays()), out, np.zeros(TALLY_WORDS, np.int64))
     assert out.tolist() == [1, 2, 3, state.null_id, state.null_id]
     assert free_order(manager) == []
     with pytest.raises(InvariantError):

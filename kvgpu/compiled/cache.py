@@ -92,11 +92,11 @@ class CompiledCode(caching.FunctionCache):
         """Return the code that was compiled for a signature and for this processor, or None."""
         target_context.refresh()
         key = self._index_key(sig, target_context.codegen())
-        for files, wanted in ((self._own, key), (self._shipped, key_of_shipped(key))):
+        for files in (self._own, self._shipped):
             if not files:
                 continue
             try:
-                if (data := files.load(wanted)) is not None:
+                if (data := files.load(key if files is self._own else key_of_shipped(key))) is not None:
                     return self._impl.rebuild(target_context, data)
             except Exception as error:  # a damaged pickle may raise anything
                 self._folder.tell(
@@ -114,6 +114,7 @@ class CompiledCode(caching.FunctionCache):
     def save_overload(self, sig: Any, data: Any) -> None:
         """Store compiled code, if that is possible."""
         if not self._own:
+            self._folder.tell("compiled code is not kept: %s. Set KVGPU_CACHE_DIR.", self._folder.problem)
             return
         try:
             if self._impl.check_cachable(data):

@@ -70,7 +70,7 @@ class _Pipeline(CompilerBase):
 
 
 class _Helper(CPUDispatcher):
-    """A helper; a rule that Python reads, too, runs there as plain Python."""
+    """A helper. Called from Python, it runs as plain Python: so do rules that are stated once for both."""
 
     def get_call_template(self, args: Any, kws: Any) -> Any:
         """Compile one function for all constants that it is given: as a part of its caller it knows them anyway."""

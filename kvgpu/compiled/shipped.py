@@ -28,11 +28,16 @@ _LISTED = ",".join(f"+{feature}" for feature in FEATURES)
 
 @cache
 def shipped_folder() -> Path | None:
-    """Return the folder of code that came with kvgpu and can be used here; None if there is none."""
-    folder = SHIPPED / f"numba-{source_digest()}"
-    if cast(Any, numba).config.CPU_NAME is not None or not folder.is_dir() or not has_level():
+    """Return the folder of code that came with kvgpu and can be used here; None if there is none.
+
+    Who tells Numba for which processor to compile, or without which instructions, gets what was asked for.
+    """
+    config: Any = cast(Any, numba).config
+    asked = config.CPU_NAME is not None or config.CPU_FEATURES is not None or not config.ENABLE_AVX
+    if asked or not SHIPPED.is_dir() or not has_level():
         return None
-    return folder
+    folder = SHIPPED / f"numba-{source_digest()}"
+    return folder if folder.is_dir() else None
 
 
 def has_level() -> bool:

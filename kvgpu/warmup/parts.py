@@ -58,6 +58,7 @@ def compile_lookups() -> None:
     manager.native = manager.slots.arrays = None
     manager.allocate_slots(request, PROMPT)
     manager.get_computed_blocks(PlainRequest("other", request.block_hashes, PROMPT, PROMPT))
+    manager.free(request)
 
 
 def compile_hashes() -> None:
@@ -70,10 +71,15 @@ def compile_hashes() -> None:
 
 
 def compile_batches() -> None:
-    """Lookups, slots and tokens of many tracked requests at once."""
+    """Lookups, slots and tokens of many tracked requests at once, and of one whose hashes are in an array."""
     manager = _manager()
     hashing.init_none_hash(hashing.sha256)
     hasher = RequestBlockHasher(SIZE, hashing.sha256)
+    alone = Request("alone", [0] * PROMPT, block_hasher=hasher)
+    manager.allocate_slots(alone, PROMPT)
+    manager.get_computed_blocks(alone)
+    manager.get_num_common_prefix_blocks("alone")
+    manager.free(alone)
     batch = BatchManager(manager, 4, 100)
     rows = batch.track([Request(name, [0] * PROMPT, block_hasher=hasher) for name in ("first", "second")])
     batch.match(rows)

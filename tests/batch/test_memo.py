@@ -10,6 +10,7 @@ from support.managers import admit, chunked, full, make_manager, make_request, m
 from kvgpu.batch.manager import BatchManager
 from kvgpu.batch.queries import BatchQueries
 from kvgpu.blocks.index_meta import REGIONS, make_meta, region_of
+from kvgpu.compiled.jit import jit, python_of
 from kvgpu.hashing.functions import BlockHash, make_block_hash_with_group_id
 from kvgpu.index.host.memo import KNOWN
 
@@ -121,7 +122,8 @@ def test_they_are_not_after_a_block_of_another_region_has_left(asked):
     manager = asked.manager
     admitted(manager, "other", [7] * 200)
     meta = manager.block_pool.state.meta
-    assert region_of(meta, 40) != region_of(meta, 9)
+    region = jit(python_of(region_of))
+    assert region(meta, 40) != region(meta, 9)
     manager.evict_blocks({40})
     spoil(asked)
     assert asked.match().num_tokens.tolist() == [36]
@@ -172,7 +174,8 @@ def test_growing_keeps_what_is_known(asked):
 @pytest.mark.parametrize("num_blocks", [1, 2, 63, 64, 65, 100, 1000, 4096, 4097, 200_000])
 def test_every_block_has_a_region(num_blocks):
     meta = make_meta(num_blocks)
-    regions = [region_of(meta, row) for row in range(num_blocks)]
+    region = jit(python_of(region_of))
+    regions = [region(meta, row) for row in range(num_blocks)]
     assert regions == sorted(regions)
     assert regions[0] == 0
     assert regions[-1] < REGIONS

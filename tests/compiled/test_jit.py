@@ -60,6 +60,28 @@ def test_compiled_functions_call_inlined_ones():
     assert _jit.jit(four_times)(3) == 12
 
 
+def test_a_helper_that_python_calls_runs_as_plain_python():
+    assert twice("ab") == "abab"
+    assert twice(2**70) == 2**71
+
+
+def test_a_helper_is_compiled_once_for_all_constants():
+    helper = _jit.inline(lambda a, b: a + b)
+    assert _jit.jit(lambda a: helper(a, 1) + helper(a, 2) + helper(3, 4))(5) == 20
+    assert len(helper.overloads) == 1
+
+
+@pytest.mark.parametrize("kind", [_jit.inline, _jit.leaf])
+def test_no_machine_code_is_made_of_a_helper(kind):
+    helper = kind(lambda a: 3 * a)
+    caller = _jit.jit(lambda a: helper(a))
+    assert caller(2) == 6
+    (lone,), (whole,) = helper.overloads.values(), caller.overloads.values()
+    names = [compiled.fndesc.llvm_func_name for compiled in (lone, whole)]
+    engine = whole.library.codegen._engine
+    assert [bool(engine.is_symbol_defined(name)) for name in names] == [False, True]
+
+
 def test_loading_ahead_changes_no_result():
     assert _jit.jit(total_with_prefetch)(np.arange(100)) == 4950
 

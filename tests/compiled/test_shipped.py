@@ -11,6 +11,7 @@ import support.compiled_code
 from support.compiled_code import FILES, files_below
 
 import kvgpu
+from kvgpu.compiled import cache as compiled_cache
 from kvgpu.compiled import shipped
 from kvgpu.compiled.cache import code_folder
 
@@ -82,10 +83,26 @@ def test_a_processor_of_another_kind_compiles(start, built, came_with, monkeypat
     assert start().hits == 0
 
 
-def test_who_names_a_processor_gets_code_for_it(built, came_with, monkeypatch):
-    monkeypatch.setattr(numba.config, "CPU_NAME", "generic")
+@pytest.mark.parametrize(("name", "value"), [("CPU_NAME", "generic"), ("CPU_FEATURES", "-avx2"), ("ENABLE_AVX", 0)])
+def test_who_asks_for_a_processor_gets_code_for_it(built, came_with, monkeypatch, name, value):
+    monkeypatch.setattr(numba.config, name, value)
     came_with(built)
     assert shipped.shipped_folder() is None
+
+
+def test_where_no_code_can_be_kept_what_did_not_come_is_said_once(start, kept_in, built, came_with):
+    kept_in.write_text("a file")
+    came_with(built)
+    run = start(floats=True)
+    (warning,) = run.warnings
+    assert "compiled code is not kept" in warning
+
+
+def test_a_numba_with_other_keys_compiles(start, built, came_with, monkeypatch):
+    came_with(built)
+    key_of = compiled_cache.CompiledCode._index_key
+    monkeypatch.setattr(compiled_cache.CompiledCode, "_index_key", lambda *given: (*key_of(*given), "more"))
+    assert start().hits == 0
 
 
 @pytest.mark.parametrize("file", FILES)

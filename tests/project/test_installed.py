@@ -146,10 +146,11 @@ def test_the_doctor_passes(installed):
 
 @pytest.mark.skipif(not has_level(), reason=f"the processor is no {LEVEL}")
 def test_a_wheel_with_code_compiles_nothing_on_a_fresh_machine(built, tmp_path):
-    """Whatever `kvgpu warmup` compiles: all that an engine calls."""
+    """Neither what `kvgpu warmup` calls, of which the wheel was made, nor what serves a trace."""
     installed, folder = Installation(tmp_path / "environment", wheel_in(built)), tmp_path / "cache"
     done = installed.run("kvgpu", "warmup", "--json", KVGPU_CACHE_DIR=str(folder))
     assert json.loads(done.stdout)["folder"].startswith(str(folder))
+    installed.run("kvgpu", "replay", "--limit", "20", "--num-blocks", "500", KVGPU_CACHE_DIR=str(folder))
     assert [path for path in folder.rglob("*") if path.is_file()] == []
 
 

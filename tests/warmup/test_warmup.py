@@ -9,6 +9,7 @@ import pytest
 from kvgpu.cli import main
 from kvgpu.compiled.cache import code_folder
 from kvgpu.compiled.shipped import LEVEL
+from kvgpu.compiled.source_digest import source_digest
 from kvgpu.errors import WarmupError
 from kvgpu.hashing import functions as hashing
 from kvgpu.warmup import command, processes
@@ -72,7 +73,8 @@ class TestCommand:
 
     def test_code_for_a_wheel_is_compiled_for_every_processor_of_the_level(self, interpreter, tmp_path, monkeypatch):
         monkeypatch.setattr(command, "has_level", lambda: True)
-        keeps = 'mkdir -p "$KVGPU_CACHE_DIR/numba-1"; touch "$KVGPU_CACHE_DIR/numba-1/a.nbc"'
+        place = f"$KVGPU_CACHE_DIR/numba-{source_digest()}"
+        keeps = f'mkdir -p "{place}"; touch "{place}/a.nbc"'
         told = interpreter(f'echo "$NUMBA_CPU_NAME $KVGPU_CACHE_DIR" >> "$0.told"; {keeps}')
         assert main(["warmup", "--for-wheel", str(tmp_path / "code")]) == 0
         assert told.with_name("python.told").read_text().splitlines() == [f"{LEVEL} {tmp_path}/code"] * len(PARTS)
@@ -82,6 +84,23 @@ class TestCommand:
         interpreter("exit 0")
         assert main(["warmup", "--for-wheel", str(tmp_path / "code")]) == 2
         assert "nothing could be kept" in capsys.readouterr().err
+
+    def test_code_for_a_wheel_goes_into_an_empty_folder(self, interpreter, tmp_path, monkeypatch, capsys):
+        monkeypatch.setattr(command, "has_level", lambda: True)
+        told = interpreter("exit 0")
+        (tmp_path / "code" / "numba-0").mkdir(parents=True)
+        assert main(["warmup", "--for-wheel", str(tmp_path / "code")]) == 2
+        assert "is not empty" in capsys.readouterr().err
+        assert not told.exists()
+
+    def test_code_for_a_wheel_goes_where_nobody_else_writes(self, interpreter, tmp_path, monkeypatch, capsys):
+        monkeypatch.setattr(command, "has_level", lambda: True)
+        told = interpreter("exit 0")
+        (tmp_path / "code").mkdir()
+        (tmp_path / "code").chmod(0o777)
+        assert main(["warmup", "--for-wheel", str(tmp_path / "code")]) == 2
+        assert "cannot be kept" in capsys.readouterr().err
+        assert not told.exists()
 
     def test_code_for_a_wheel_needs_a_processor_that_can_run_it(self, interpreter, tmp_path, monkeypatch, capsys):
         monkeypatch.setattr(command, "has_level", lambda: False)
@@ -97,6 +116,13 @@ class TestCommand:
         monkeypatch.setattr(command, "code_folder", Nowhere)
         assert main(["warmup"]) == 2
         assert "compiled code cannot be kept: read-only" in capsys.readouterr().err
+
+    def test_without_a_folder_code_that_came_with_kvgpu_is_loaded(self, interpreter, tmp_path, monkeypatch, capsys):
+        interpreter("exit 0")
+        monkeypatch.setattr(command, "code_folder", lambda: SimpleNamespace(path=None))
+        monkeypatch.setattr(command, "shipped_folder", lambda: tmp_path)
+        assert main(["warmup"]) == 0
+        assert str(tmp_path) in capsys.readouterr().out
 
     def test_vllm_needs_no_batches(self):
         assert set(PARTS) - set(FOR_VLLM) == {"batches"}
