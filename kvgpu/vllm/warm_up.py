@@ -31,9 +31,9 @@ def warm_up(config: KVCacheConfig, *args: Any, **options: Any) -> None:
         config: Of the engine's manager.
         args, options: Its other arguments; a metrics collector is not told of this.
 
-    A second where the code is in the cache. Where it must be compiled, processes beside each other do it, in 15 s on
-    two processors, and the log says so. If something goes wrong, the log says so too: the engine then compiles the rest as it
-    serves.
+    A second where the code is in the cache, or came with kvgpu. Where it must be compiled, processes beside each other
+    do it, in 15 s on two processors, and the log says so. If something goes wrong, the log says so too: the engine then
+    compiles the rest as it serves.
     """
     try:
         if is_cold() and code_folder().path is not None:
