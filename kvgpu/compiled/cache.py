@@ -45,7 +45,7 @@ class CodeFolder:
             self.problem = str(error)
             if shipped_folder() is None:
                 self.tell(
-                    "compiled code is not kept%s, so every process compiles anew, for minutes: %s. "
+                    "compiled code is not kept%s, so every process compiles anew: %s. "
                     "Set KVGPU_CACHE_DIR to a folder that only you can write.",
                     "" if configured is None else f" in {configured}",
                     error,
@@ -86,7 +86,6 @@ class CompiledCode(caching.FunctionCache):
         self._own = folder.path and CodeFiles(folder.path / base, stamp, read_trusted)
         # Whoever may write there may write the sources as well.
         self._shipped = shipped and CodeFiles(shipped / base, stamp, lambda path: Path(path).read_bytes())
-        self.enable()
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """Return the code that was compiled for a signature and for this processor, or None."""
@@ -136,7 +135,7 @@ class _Locator(caching._CacheLocator):
         self._py_file, self._line = source, line
 
     def ensure_cache_path(self) -> None:
-        """Do nothing: the folder exists."""
+        """Do nothing: nothing calls this, and the folder exists."""
 
     def get_cache_path(self) -> str:
         """Raise an error: nothing calls this, because `CompiledCode` knows the path."""

@@ -43,7 +43,8 @@ class _Lowering(NativeLowering):
 
     def run_pass(self, state: Any) -> bool:
         """Compile the function and tell Numba where its callers find it."""
-        state.library = code = _LinkedCode(state.targetctx.codegen(), state.func_id.func_qualname)
+        code = _LinkedCode(state.targetctx.codegen(), state.func_id.func_qualname)
+        state["library"] = code
         state.flags.no_compile = True
         done: bool = super().run_pass(state)
         code.finalize()

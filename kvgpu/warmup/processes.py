@@ -18,7 +18,7 @@ LOOK_S = 0.05
 def is_cold() -> bool:
     """Whether the single calls have never been compiled for this version, or never been kept. O(files of the cache)."""
     folders = [folder for folder in (code_folder().path, shipped_folder()) if folder is not None]
-    return not any(True for folder in folders for _ in folder.glob("kvgpu.allocation.single_call.allocate_one*"))
+    return not any(any(folder.glob("kvgpu.allocation.single_call.allocate_one*")) for folder in folders)
 
 
 def compile_parts(

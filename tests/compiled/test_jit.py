@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numba.core.registry import cpu_target
 
 from kvgpu.compiled import jit as _jit
 from kvgpu.compiled.cache import code_folder
@@ -78,7 +79,7 @@ def test_no_machine_code_is_made_of_a_helper(kind):
     assert caller(2) == 6
     (lone,), (whole,) = helper.overloads.values(), caller.overloads.values()
     names = [compiled.fndesc.llvm_func_name for compiled in (lone, whole)]
-    engine = whole.library.codegen._engine
+    engine = cpu_target.target_context.codegen()._engine
     assert [bool(engine.is_symbol_defined(name)) for name in names] == [False, True]
 
 

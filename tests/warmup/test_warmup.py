@@ -85,21 +85,23 @@ class TestCommand:
         assert main(["warmup", "--for-wheel", str(tmp_path / "code")]) == 2
         assert "nothing could be kept" in capsys.readouterr().err
 
-    def test_code_for_a_wheel_goes_into_an_empty_folder(self, interpreter, tmp_path, monkeypatch, capsys):
-        monkeypatch.setattr(command, "has_level", lambda: True)
-        told = interpreter("exit 0")
-        (tmp_path / "code" / "numba-0").mkdir(parents=True)
-        assert main(["warmup", "--for-wheel", str(tmp_path / "code")]) == 2
-        assert "is not empty" in capsys.readouterr().err
-        assert not told.exists()
-
-    def test_code_for_a_wheel_goes_where_nobody_else_writes(self, interpreter, tmp_path, monkeypatch, capsys):
+    @pytest.mark.parametrize(
+        ("spoil", "words"),
+        [
+            (lambda folder: (folder / "numba-0").mkdir(), "is not empty"),
+            (lambda folder: folder.chmod(0o777), "others may"),
+        ],
+        ids=["code of other sources", "others may write"],
+    )
+    def test_code_for_a_wheel_goes_into_an_empty_folder_of_nobody_elses(
+        self, interpreter, tmp_path, monkeypatch, capsys, spoil, words
+    ):
         monkeypatch.setattr(command, "has_level", lambda: True)
         told = interpreter("exit 0")
         (tmp_path / "code").mkdir()
-        (tmp_path / "code").chmod(0o777)
+        spoil(tmp_path / "code")
         assert main(["warmup", "--for-wheel", str(tmp_path / "code")]) == 2
-        assert "cannot be kept" in capsys.readouterr().err
+        assert words in capsys.readouterr().err
         assert not told.exists()
 
     def test_code_for_a_wheel_needs_a_processor_that_can_run_it(self, interpreter, tmp_path, monkeypatch, capsys):
