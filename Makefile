@@ -1,4 +1,4 @@
-# make replay | test | test-pythons | lint | wheel | bench | bench-peers | vllm | gpu | plots | tables | conformance | aot | fuzz | clean.
+# make replay | test | test-compiled | races | test-pythons | lint | wheel | bench | bench-peers | vllm | gpu | plots | tables | conformance | aot | fuzz | clean.
 # TRACE=, ARGS=, SUITE=, BACKENDS=, PYTHON=, PYTHONS=, WORKERS= are optional.
 
 PYTHON ?= python3
@@ -9,6 +9,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check install -q -c constra
 INTERPRET ?= 1
 SUITE  ?= ../shared/seed/test_prefix_caching.py
 N ?= 100000
+TABLES ?= 2000
 STEPS ?= 200000
 # Processes that run tests.
 WORKERS ?= auto
@@ -16,10 +17,13 @@ BACKENDS ?= reference host triton cuda auto
 # Interpreters of test-pythons.
 PYTHONS ?= python3.11 python3.12 python3.13
 
+ON_KERNELS := tests/ptx tests/device tests/index tests/batch/test_queries.py \
+              $(patsubst %,tests/kernels/test_%.py,cuda_engine decide prefix_hash sha256 view)
+
 VLLM    := build/vllm
 IN_VLLM := PYTHONPATH=$(CURDIR)/$(VLLM)/vllm-0.23.0 $(VLLM)/bin/python
 
-.PHONY: replay test test-pythons lint wheel bench bench-peers vllm gpu plots tables conformance aot fuzz clean venv
+.PHONY: replay test test-compiled races test-pythons lint wheel bench bench-peers vllm gpu plots tables conformance aot fuzz clean venv
 
 # Benchmarks one after the other; status 1 says that a goal is missed, more than 1 that something is wrong.
 in-turn = for name in $(1); do \
@@ -32,6 +36,18 @@ replay: $(VENV)/.report
 # With PyTorch and Triton: the kernels run on a GPU, or else in Triton's interpreter.
 test: $(VENV)/.kernels
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+
+# What runs kernels, with kernels as they are compiled for a GPU (tests/support/ptx), and the suite on them. Needs g++; the
+# CUDA kernels need nvcc.
+test-compiled: $(VENV)/.kernels
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --kernels compiled $(ON_KERNELS) $(ARGS)
+	test ! -f $(SUITE) || for backend in triton cuda; do \
+	  $(BIN)/python tests/conformance/run.py $(SUITE) --backend $$backend --kernels compiled || exit 1; \
+	done
+
+# TABLES tables, each flushed under contention by kernels as they are compiled for a GPU.
+races: $(VENV)/.kernels
+	$(BIN)/python tests/ptx/races.py --tables $(TABLES) $(ARGS)
 
 # The tests on each interpreter of PYTHONS, each in its own virtual environment below build/, which is named by its version. All
 # interpreters must be there before the first test runs: a missing one is an error, not a skip.

@@ -148,6 +148,7 @@ def common_hit(ids, line_words, words, num_hashes, max_length, firsts, lengths, 
     num_queries = tl.load(words + NUM_QUERIES).to(tl.int32)
     one_pass = tl.load(words + ONE_PASS).to(tl.int32)
     found = max_length
+    head_length = max_length * 0
     verified = tl.cast(0, tl.int64)
     first_pass = num_queries > 0
     going = num_queries > 0
@@ -185,6 +186,7 @@ def common_hit(ids, line_words, words, num_hashes, max_length, firsts, lengths, 
                 )
                 tl.store(firsts + q, first)
                 tl.store(lengths + q, length)
+                head_length = tl.where(q == 0, length, head_length)
                 shorter = tl.where(length * size < current, tl.cast(0, tl.int64), verified)
                 verified = tl.where(drop > 0, verified | bit, shorter)
                 current = length * size
@@ -192,7 +194,5 @@ def common_hit(ids, line_words, words, num_hashes, max_length, firsts, lengths, 
         found = tl.minimum(found, current)
         first_pass = num_queries < 0
     if query_word(words, HEADER, KIND) == FULL:
-        tl.debug_barrier()
-        size = query_word(words, HEADER, BLOCK_SIZE)
-        tl.store(lengths, tl.minimum(tl.load(lengths), found // size))
+        tl.store(lengths, tl.minimum(head_length, found // query_word(words, HEADER, BLOCK_SIZE)))
     return found

@@ -1,6 +1,6 @@
 """Run a vLLM test file, unmodified, against kvgpu.
 
-    python tests/conformance/run.py SUITE.py [--backend NAME] [-- pytest arguments]
+    python tests/conformance/run.py SUITE.py [--backend NAME] [--kernels compiled] [-- pytest arguments]
 
 Exit status: that of pytest; 2 for a bad command line.
 """
@@ -29,10 +29,16 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("suite", type=Path, help="a test file written for vLLM")
     parser.add_argument("--backend", help="index backend (default: KVGPU_BACKEND, else host)")
+    parser.add_argument("--kernels", choices=("interpreted", "compiled"), default="interpreted", help="without a GPU")
     options = parser.parse_args(own)
     if not options.suite.is_file():
         parser.error(f"no such file: {options.suite}")
-    sys.path[:0] = [str(ROOT), str(HERE)]
+    sys.path[:0] = [str(ROOT), str(HERE), str(HERE.parent)]
+    if options.kernels == "compiled":
+        os.environ.pop("TRITON_INTERPRET", None)
+        from support.ptx import triton_driver
+
+        triton_driver.install()
     from kvgpu.errors import KVGPUError
     from kvgpu.index.registry import backend_by_name
 
@@ -43,8 +49,7 @@ def main(argv: list[str]) -> int:
             parser.error(str(error))
         os.environ["KVGPU_BACKEND"] = options.backend
     if options.backend == "cuda":
-        # Without a GPU the twins run compiled as C++, in Triton's interpreter's company.
-        sys.path.insert(0, str(HERE.parent))
+        # Without a GPU the CUDA kernels run on the CPU, beside the Triton kernels.
         from support.device.tables import why_not_cuda
 
         reason = why_not_cuda()

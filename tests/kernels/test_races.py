@@ -1,6 +1,5 @@
-"""The races of an update, searched with threads: the CUDA twins' device functions as C++ under
-ThreadSanitizer. What this covers is the algorithm and the twins; the Triton kernels' own races can
-be searched only on a card.
+"""The races of an update, searched with real threads: the CUDA twins' device functions as C++ under
+ThreadSanitizer. What is compiled for a GPU, Triton kernels too, is searched in tests/ptx.
 """
 
 import shutil

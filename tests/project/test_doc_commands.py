@@ -14,9 +14,14 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 VENV = sys.prefix
 STAMPS = [word for name in (".base", ".report", ".dev", ".kernels") for word in ("-o", f"{VENV}/{name}")]
-IN_CI = {"lint", "aot", "conformance", "test"}
+IN_CI = {"lint", "aot", "conformance", "test", "test-compiled"}
 """Targets that .ci/run calls: not again from a test."""
-CALLED = {"test-pythons": "make", "fuzz": "tests/fuzz/run.py", "vllm": "tests/in_vllm/suites/run.py"}
+CALLED = {
+    "test-pythons": "make",
+    "fuzz": "tests/fuzz/run.py",
+    "races": "tests/ptx/races.py",
+    "vllm": "tests/in_vllm/suites/run.py",
+}
 """What other targets call."""
 
 

@@ -1,7 +1,7 @@
 """The CUDA twins without a GPU: their sources compiled as C++, launched by a stand-in for CuPy.
 
 A launch runs one thread after the other, so this proves logic and the packing of arguments, never the
-absence of races (tests/races does that for the device functions).
+absence of races (tests/ptx does that where there is nvcc, tests/kernels/test_races.py for the device functions).
 """
 
 import ctypes
@@ -80,14 +80,17 @@ class RawModule:
         return launch
 
 
-def stand_in() -> ModuleType | None:
-    """A module to be found as `cupy`, or None where there is no compiler."""
-    if shutil.which("g++") is None:
-        return None
+def cupy_with(raw_module: type) -> ModuleType:
+    """A module to be found as `cupy`, whose kernels are compiled by a stand-in for `RawModule`."""
     cupy = ModuleType("cupy")
     runtime = SimpleNamespace(getDeviceCount=lambda: 1, CUDARuntimeError=RuntimeError)
-    cupy.RawModule = RawModule  # type: ignore[attr-defined]
+    cupy.RawModule = raw_module  # type: ignore[attr-defined]
     cupy.cuda = SimpleNamespace(  # type: ignore[attr-defined]
         runtime=runtime, Stream=SimpleNamespace(from_external=lambda stream: nullcontext())
     )
     return cupy
+
+
+def stand_in() -> ModuleType | None:
+    """A module to be found as `cupy`, or None where there is no compiler."""
+    return None if shutil.which("g++") is None else cupy_with(RawModule)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: no kernel can run")
-pytest.importorskip("triton", reason="Triton is not installed: no kernel can run")
+triton = pytest.importorskip("triton", reason="Triton is not installed: no kernel can run")
 
 from kvgpu.device.block_hash_table import BlockHashTable  # noqa: E402
 from kvgpu.device.tensors import resolve_device  # noqa: E402
@@ -28,15 +28,19 @@ POISON = -77
 
 DEVICE = resolve_device()
 
+COMPILED = DEVICE.type == "cpu" and not triton.knobs.runtime.interpret
+"""Whether kernels are compiled for a GPU and run on the CPU: `pytest --kernels compiled`."""
+
 
 def why_not_cuda() -> str | None:
-    """Why the CUDA twins cannot run here, or None: on a GPU, else compiled as C++ on the CPU."""
+    """Why the CUDA twins cannot run here, or None: on a GPU, else on the CPU, as C++ or as compiled for a GPU."""
     if DEVICE.type == "cpu" and "cupy" not in sys.modules:
         from support.device import cuda_on_cpu
+        from support.ptx import cuda_driver
 
-        cupy = cuda_on_cpu.stand_in()
+        cupy = cuda_driver.stand_in() if COMPILED else cuda_on_cpu.stand_in()
         if cupy is None:
-            return "the CUDA twins were not run: there is neither a GPU nor g++"
+            return f"the CUDA twins were not run: there is neither a GPU nor {'nvcc' if COMPILED else 'g++'}"
         sys.modules["cupy"] = cupy
         torch.cuda.current_stream = lambda: SimpleNamespace(cuda_stream=0)
     try:
