@@ -18,7 +18,7 @@ BACKENDS ?= reference host triton cuda auto
 PYTHONS ?= python3.11 python3.12 python3.13
 
 ON_KERNELS := tests/ptx tests/device tests/index tests/batch/test_queries.py \
-              $(patsubst %,tests/kernels/test_%.py,cuda_engine decide prefix_hash sha256 view)
+              $(patsubst %,tests/kernels/test_%.py,cuda_engine decide leading_run prefix_hash sha256 view)
 
 VLLM    := build/vllm
 IN_VLLM := PYTHONPATH=$(CURDIR)/$(VLLM)/vllm-0.23.0 $(VLLM)/bin/python

@@ -21,7 +21,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from kvgpu.hashing.kvgpu128.speck import ROUNDS
-from kvgpu.kernels import find, invariants, longest_prefix, prefix_hash, update, validate
+from kvgpu.kernels import find, invariants, leading_run, longest_prefix, prefix_hash, update, validate
 from kvgpu.layout import SUM_WORDS, TOKEN_WORDS
 
 TARGETS = (80, 90, 100, 120)
@@ -89,26 +89,30 @@ class Build:
     code_bytes: int
 
 
-def variants() -> list[tuple[str, Any, dict[str, Any]]]:
-    """Return (name, kernel, constants) for everything that is launched."""
-    found: list[tuple[str, Any, dict[str, Any]]] = []
+def variants() -> list[tuple[str, Any, dict[str, Any], int]]:
+    """Return (name, kernel, constants, warps) for everything that is launched."""
+    found: list[tuple[str, Any, dict[str, Any], int]] = []
     for words in (2, 4):
         width = f"{8 * words}B"
+        lane_a_key = {
+            "find": find.find_kernel,
+            "probe": longest_prefix.probe_kernel,
+            "invariants": invariants.entries_kernel,
+            "update": update.update_kernel,
+            "validate": validate.validate_kernel,
+            "homes": validate.homes_kernel,
+        }
         found += [
-            (f"find {width}", find.find_kernel, {"KEY_WORDS": words, "BLOCK": 32}),
-            (f"probe {width}", longest_prefix.probe_kernel, {"KEY_WORDS": words, "BLOCK": 32}),
-            (f"invariants {width}", invariants.entries_kernel, {"KEY_WORDS": words, "BLOCK": 32}),
-            (f"update {width}", update.update_kernel, {"KEY_WORDS": words, "BLOCK": 32}),
-            (f"validate {width}", validate.validate_kernel, {"KEY_WORDS": words, "BLOCK": 32}),
-            (f"homes {width}", validate.homes_kernel, {"KEY_WORDS": words, "BLOCK": 32}),
+            (f"{name} {width}", kernel, {"KEY_WORDS": words, "BLOCK": 32}, 1) for name, kernel in lane_a_key.items()
         ]
-    found.append(("decide", longest_prefix.decide_kernel, {"TILE": longest_prefix.DECIDE_TILE}))
+        constants = {"KEY_WORDS": words, "BLOCK": leading_run.TILE}
+        found.append((f"leading run {width}", leading_run.leading_run_kernel, constants, leading_run.WARPS))
+    found.append(("decide", longest_prefix.decide_kernel, {"TILE": longest_prefix.DECIDE_TILE}, 1))
     lanes = {"LANES": prefix_hash.TILE}
-    found.append(
-        ("values", prefix_hash.values_kernel, lanes | {"SIZE": 16, "SUM": SUM_WORDS, "TOKENS_FROM": TOKEN_WORDS})
-    )
-    found.append(("carries", prefix_hash.carries_kernel, lanes))
-    found.append(("mix", prefix_hash.mix_kernel, lanes | {"NUM_ROUNDS": ROUNDS}))
+    sizes = {"SIZE": 16, "SUM": SUM_WORDS, "TOKENS_FROM": TOKEN_WORDS}
+    found.append(("values", prefix_hash.values_kernel, lanes | sizes, prefix_hash.WARPS))
+    found.append(("carries", prefix_hash.carries_kernel, lanes, prefix_hash.WARPS))
+    found.append(("mix", prefix_hash.mix_kernel, lanes | {"NUM_ROUNDS": ROUNDS}, prefix_hash.WARPS))
     return found
 
 
@@ -119,7 +123,7 @@ def ptxas(capability: int) -> str:
     return str((newer if capability >= 100 else tools.ptxas).path)
 
 
-def build(name: str, kernel: Any, constants: dict[str, Any], capability: int) -> Build:
+def build(name: str, kernel: Any, constants: dict[str, Any], warps: int, capability: int) -> Build:
     """Compile one kernel for one compute capability, for example 90."""
     kinds = POINTERS | NUMBERS
     signature = {arg: kinds.get(arg, "constexpr") for arg in kernel.arg_names}
@@ -129,8 +133,7 @@ def build(name: str, kernel: Any, constants: dict[str, Any], capability: int) ->
         if param.name in POINTERS and not param.do_not_specialize
     }
     source = ASTSource(kernel, signature, constants, aligned)
-    options = {"num_warps": prefix_hash.WARPS if "LANES" in constants else 1}
-    compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": warps})
     ptx = compiled.asm["ptx"]
     target = re.search(r"\.target (sm_\w+)", ptx)
     assert target is not None
@@ -164,10 +167,10 @@ def main() -> int:
     parser.add_argument("--json", type=Path, help="write the rows as JSON ('-': standard output)")
     options = parser.parse_args()
     rows, failed = [], 0
-    for name, kernel, constants in variants():
+    for name, kernel, constants, warps in variants():
         for capability in map(int, options.targets.split(",")):
             try:
-                row = build(name, kernel, constants, capability)
+                row = build(name, kernel, constants, warps, capability)
             except Exception as error:
                 failed += 1
                 print(f"{name} for sm_{capability} does not compile: {error}", file=sys.stderr)

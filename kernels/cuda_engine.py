@@ -29,8 +29,10 @@ DEFINED = {
         "META_SIZE",
         "META_STATUS",
         "META_GATE",
+        "MAX_TOKENS",
         "STATUS_BAD_BLOCK_ID",
         "STATUS_BAD_GROUP",
+        "STATUS_BAD_OFFSETS",
         "STATUS_TABLE_FULL",
         "STATUS_WORD_NOT_FOUND",
     ),
@@ -38,6 +40,9 @@ DEFINED = {
         "PLAN_HEADER",
         "PLAN_NUM_QUERIES",
         "QUERY_WORDS",
+        "QUERY_BLOCK_SIZE",
+        "QUERY_DROP",
+        "QUERY_STEP",
         "QUERY_STRIDE",
         "QUERY_FIRST_LINE",
         "QUERY_NUM_LINES",
@@ -92,7 +97,7 @@ def launch(file: str, kernel: str, grid: tuple[int, ...], arguments: tuple[Any, 
 
 
 class CudaEngine:
-    """Launches the CUDA kernels: `launch_find`, `launch_update` and `launch_probe`.
+    """Launches the CUDA kernels: `launch_find`, `launch_update`, `launch_probe` and `launch_leading_run`.
 
     Raises:
         MissingPackageError: CuPy is not installed.
@@ -157,3 +162,24 @@ class CudaEngine:
                 np.int64(longest),
             )
             launch("lookup", f"probe_{table.key_words}", (programs,), arguments)
+
+    def launch_leading_run(
+        self, table: TableView, plan: Any, keys: Any, begins: Any, ends: Any, max_lengths: Any, out: Any, longest: int
+    ) -> None:
+        """Do what `kvgpu.kernels.leading_run.launch_leading_run` does."""
+        from kvgpu.kernels.leading_run import TILE
+
+        if len(begins):
+            spans = (pointer(begins), pointer(ends), pointer(max_lengths))
+            results = (pointer(out.num_tokens), pointer(out.firsts), pointer(out.lengths))
+            arguments = (
+                table.as_struct(),
+                pointer(plan),
+                pointer(keys),
+                *spans,
+                *results,
+                np.uint64(0) if out.ids is None else pointer(out.ids),
+                np.int64(len(keys)),
+                np.int64(longest),
+            )
+            launch("lookup", f"leading_run_{table.key_words}", (len(begins),), arguments, TILE)

@@ -74,7 +74,12 @@ STEPS = (
         of_engines("contended updates", "on_gpu.checks:contended", 90, True),
         [PytestOnDevice(), *(Sanitizer(e, check) for e in ENGINES for check in ("memcheck", "initcheck"))],
     ),
-    Step(of_engines("more prefixes", "on_gpu.prefix:more_prefixes")),
+    Step(
+        [
+            *of_engines("more prefixes", "on_gpu.prefix:more_prefixes"),
+            *of_engines("prefixes by two launches", "on_gpu.prefix:two_launches"),
+        ]
+    ),
     Step(
         [
             *of_engines("calls from Python", "on_gpu.table:launches"),

@@ -16,7 +16,7 @@ from kvgpu.batch.queries import BatchQueries
 from kvgpu.index.device.auto import measured_crossover
 from kvgpu.request import Request
 
-GOALS = {Queue(64, 64): 25.0, Queue(1000, 8192): 1500.0}
+GOALS = {Queue(64, 64): 25.0, Queue(1000, 8192): 1200.0}
 """At most, in us, from the call to the lengths on the CPU."""
 DISCARDED = 3
 

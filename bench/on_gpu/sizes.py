@@ -30,6 +30,7 @@ class Sizes:
     goal_prefixes: tuple[Prefix, ...] = GOAL_PREFIXES
     prefixes: tuple[Prefix, ...] = (
         Prefix(64, 64),
+        Prefix(64, 8192),
         Prefix(256, 128, 2),
         Prefix(256, 128, 4),
         Prefix(256, 128, 1, 0.5),

@@ -144,6 +144,63 @@ KVGPU_DEVICE int find_block(const TableView& table, const Key& key) {
     return -1;
 }
 
+// Threads that look up one request together: `rank` of `size`, and what is the least of their numbers.
+struct OneThread {
+    KVGPU_DEVICE word rank() const { return 0; }
+    KVGPU_DEVICE word size() const { return 1; }
+    KVGPU_DEVICE word least(word number) const { return number; }
+};
+
+#ifdef __CUDACC__
+struct OneWarp {
+    KVGPU_DEVICE word rank() const { return threadIdx.x % 32; }
+    KVGPU_DEVICE word size() const { return 32; }
+    KVGPU_DEVICE word least(word number) const {
+        return __reduce_min_sync(0xFFFFFFFFu, static_cast<unsigned>(number));
+    }
+};
+
+// All threads of a block, which share `number`.
+struct OneBlock {
+    unsigned* number;
+    KVGPU_DEVICE word rank() const { return threadIdx.x; }
+    KVGPU_DEVICE word size() const { return blockDim.x; }
+    KVGPU_DEVICE word least(word mine) const {
+        if (threadIdx.x == 0) *number = 0xFFFFFFFFu;
+        __syncthreads();
+        const word of_warp = OneWarp().least(mine);
+        if (threadIdx.x % 32 == 0) atomicMin(number, static_cast<unsigned>(of_warp));
+        __syncthreads();
+        const word least = *number;
+        __syncthreads();
+        return least;
+    }
+};
+#endif
+
+// How many of a request's first blocks, of at most `limit` (below 2^31), are cached in all of some groups. All threads of
+// a team call this for the same request, and get the same answer. Looks up the keys of one step beyond the first miss at
+// most. keys: the request's first hash; the last of every `stride` hashes is looked up. ids: null, or block 0 of the
+// request in the first group's line, `line_words` before the next group's: ids of the run, and any value behind it in the
+// step where it ends.
+template <int KEY_WORDS, class Team>
+KVGPU_DEVICE word find_leading_run(const TableView& table, const Team& team, const word* keys, word stride,
+                                   word limit, const word* groups, word num_groups, int* ids, word line_words) {
+    word end = limit;
+    for (word step = 0; step < end; step += team.size()) {
+        const word block = step + team.rank();
+        word missed = end;
+        for (word line = 0; line < num_groups && missed == end && block < end; ++line) {
+            const word* key = keys + ((block + 1) * stride - 1) * KEY_WORDS;
+            const int found = find_block<KEY_WORDS>(table, load_key<KEY_WORDS>(key, groups[line]));
+            if (ids != nullptr) ids[line * line_words + block] = found;
+            if (found < 0) missed = block;
+        }
+        end = team.least(missed);
+    }
+    return end;
+}
+
 // Exchange an exact word for another, from the primary bucket on. Returns the number of buckets
 // passed before, or -1 when the word is nowhere.
 KVGPU_DEVICE word swap_word(const TableView& table, uword h, word expected, word desired) {

@@ -239,8 +239,9 @@ class BlockHashTable:
             ArgumentError, ArgumentTypeError: Shapes, dtypes, devices or numbers that do not fit, too many keys for
                 one launch, or `out` shares memory with what is read.
 
-        Two launches; O(n * groups) lookups, all independent. Does not synchronise, except for a plan that the
-        table has not had yet.
+        A plan of one query, for full attention, takes one launch, in which each request stops at its first miss;
+        other plans take two, and O(n * groups) lookups, all independent. Does not synchronise, except for a plan that
+        the table has not had yet.
         """
         query = PrefixQuery(keys, offsets, longest, max_lengths, null_id)
         with on_stream(stream, self.device):

@@ -82,6 +82,7 @@ def start_longest_prefix(
     memory: TableMemory, query: PrefixQuery, plan: PrefixPlan, out: "PrefixBuffers | None"
 ) -> "PrefixBuffers":
     """Start to look prefixes up on the current stream; see `BlockHashTable.longest_prefix_async`."""
+    from kvgpu.kernels.leading_run import suits
     from kvgpu.kernels.longest_prefix import launch_decide
 
     torch = memory.torch
@@ -99,6 +100,10 @@ def start_longest_prefix(
         out = empty_buffers(memory, len(begins), len(words), plan, True)
     read = {"keys": words, "offsets": begins, "ends": ends, "max_lengths": limits}
     buffers = output_buffers(memory, out, len(begins), len(words), plan, read)
-    memory.engine.launch_probe(memory.view, plan_words, words, begins, ends, buffers.hits, longest, len(plan.queries))
-    launch_decide(memory.view, plan_words, begins, ends, limits, buffers, longest, null_id)
+    view = memory.view
+    if suits(plan):
+        memory.engine.launch_leading_run(view, plan_words, words, begins, ends, limits, buffers, longest)
+        return out
+    memory.engine.launch_probe(view, plan_words, words, begins, ends, buffers.hits, longest, len(plan.queries))
+    launch_decide(view, plan_words, begins, ends, limits, buffers, longest, null_id)
     return out

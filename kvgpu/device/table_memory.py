@@ -39,7 +39,7 @@ WRONG_BATCHES = {
 
 
 def engine_by_name(name: str) -> Any:
-    """The module whose `launch_find`, `launch_update` and `launch_probe` a table calls.
+    """What has the functions `launch_find`, `launch_update`, `launch_probe` and `launch_leading_run`.
 
     Raises:
         UnknownNameError: No such engine.

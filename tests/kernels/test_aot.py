@@ -19,7 +19,7 @@ def test_every_kernel_is_compiled():
         if "_kernel(" in path.read_text():
             module = importlib.import_module(f"kvgpu.kernels.{path.stem}")
             defined |= {name for name in vars(module) if name.endswith("_kernel")}
-    compiled = {kernel.fn.__name__ for _, kernel, _ in aot.variants()}
+    compiled = {kernel.fn.__name__ for _, kernel, _, _ in aot.variants()}
     assert defined == compiled
 
 
@@ -38,5 +38,5 @@ def test_kernels_compile_without_a_gpu_and_spill_nothing():
     )
     assert done.returncode == 0, done.stdout + done.stderr
     rows = json.loads(done.stdout)
-    assert {row["kernel"] for row in rows} == {name for name, _, _ in aot.variants()}
+    assert {row["kernel"] for row in rows} == {name for name, _, _, _ in aot.variants()}
     assert all(row["spill_bytes"] == 0 and row["registers"] > 0 for row in rows)

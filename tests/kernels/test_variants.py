@@ -29,7 +29,8 @@ def wanted():
 
 
 def test_every_kernel_has_one_variant_for_a_width_of_keys(wanted):
-    by_width = {"find_kernel", "probe_kernel", "update_kernel", "validate_kernel", "homes_kernel", "entries_kernel"}
+    lookups = {"find_kernel", "probe_kernel", "leading_run_kernel"}
+    by_width = lookups | {"update_kernel", "validate_kernel", "homes_kernel", "entries_kernel"}
     others = {"decide_kernel", "values_kernel", "carries_kernel", "mix_kernel"}
     assert wanted["warm"] == dict.fromkeys(by_width, 2) | dict.fromkeys(others, 1)
 

@@ -63,6 +63,12 @@ def test_the_snippets_of_a_page_run_in_order_and_print_what_their_comments_say(s
         assert output.getvalue().splitlines() == expected
 
 
+@pytest.mark.parametrize(("page", "kernel"), found_in(r"^```py\n(.*?)^```"))
+def test_a_kernel_that_a_page_shows_is_part_of_an_example(page, kernel):
+    """Triton reads a kernel from its file, so that pages cannot define one."""
+    assert any(kernel in example.read_text() for example in (ROOT / "examples").glob("*.py"))
+
+
 def test_there_is_a_snippet_with_output_to_check():
     text = (ROOT / "README.md").read_text()
     assert sum(printed_by(line) is not None for line in text.splitlines()) >= 2

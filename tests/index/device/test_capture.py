@@ -21,6 +21,7 @@ OTHER_PLAN = PrefixPlan((HitQuery(HitRule(FULL, 2, 2), (0,)),))
 LAUNCHERS = [
     (triton_engine, "launch_find"),
     (triton_engine, "launch_update"),
+    (triton_engine, "launch_leading_run"),
     (triton_engine, "launch_probe"),
     (longest_prefix, "launch_decide"),
 ]
@@ -38,8 +39,8 @@ def capture():
 
 def asked(*limits):
     """Spans of requests that have three hashes each, with these limits."""
-    count = len(limits)
-    return np.zeros(count, np.int64), np.full(count, 3), np.array(limits, np.int64)
+    begins = 3 * np.arange(len(limits))
+    return begins, begins + 3, np.array(limits, np.int64)
 
 
 ONE = asked(3)
@@ -47,8 +48,9 @@ ONE = asked(3)
 
 @pytest.fixture
 def arena():
-    arena = HashArena(3)
-    arena.words[:] = random_rows(3)
+    """The hashes of two requests that are equal."""
+    arena = HashArena(6)
+    arena.words[:] = np.tile(random_rows(3), (2, 1))
     return arena
 
 
@@ -102,7 +104,7 @@ def test_a_plan_or_more_requests_than_the_call_before_had_are_refused(index, are
 
 
 def test_an_arena_that_was_never_sent_is_refused(index, arena):
-    other = arena.grown(4)
+    other = arena.grown(7)
     with capture(), pytest.raises(ArgumentError, match="hashes"):
         index.start_batch(PLAN, other, *ONE)
     assert hits(index, other) == [3]
@@ -135,13 +137,13 @@ def test_the_results_own_the_spans_that_a_replay_reads(index, arena):
     index.start_batch(PLAN, arena, *asked(7, 7))
     with capture():
         other = index.start_batch(PLAN, arena, *asked(5, 5))
-    assert source.tolist() == [[0, 0], [3, 3], [2, 1]]
+    assert source.tolist() == [[0, 3], [3, 6], [2, 1]]
     assert other.num_tokens.kvgpu_inputs[0].data_ptr() != source.data_ptr()
 
 
 def test_the_results_own_the_table_and_the_hashes_too(index, arena):
     copy, table = arena.copy, index.flush()
-    out = table.prefix_buffers(1, 3)
+    out = table.prefix_buffers(1, 6)
     with capture():
         assert index.start_batch(PLAN, arena, *ONE, out=out) is out
     assert any(kept is copy for kept in out.num_tokens.kvgpu_inputs)

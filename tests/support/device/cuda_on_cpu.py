@@ -57,14 +57,14 @@ class RawModule:
     def __init__(self, code: str, options: tuple[str, ...]) -> None:
         flags = [option for option in options if not option.startswith("-std")]
         name = hashlib.sha256((SHIM + code + str(flags)).encode()).hexdigest()[:16]
-        self._folder = tempfile.TemporaryDirectory()
-        source = Path(self._folder.name, f"{name}.cpp")
-        source.write_text(SHIM + code)
-        library = source.with_suffix(".so")
-        subprocess.run(
-            ["g++", "-std=c++20", "-O1", "-shared", "-fPIC", *flags, str(source), "-o", str(library)], check=True
-        )
-        self._library = ctypes.CDLL(str(library))
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder, f"{name}.cpp")
+            source.write_text(SHIM + code)
+            library = source.with_suffix(".so")
+            subprocess.run(
+                ["g++", "-std=c++20", "-O1", "-shared", "-fPIC", *flags, str(source), "-o", str(library)], check=True
+            )
+            self._library = ctypes.CDLL(str(library))
 
     def get_function(self, name: str) -> Any:
         """A launcher: called with grid, block and arguments."""
