@@ -69,6 +69,7 @@ NUMBERS = {
     "out_stride": "i64",
     "one_group": "i32",
     "write_ids": "i32",
+    "at_once": "i32",
     "phases": "i32",
     "size": "i64",
     "verifies_old": "i32",

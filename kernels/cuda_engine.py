@@ -149,8 +149,8 @@ class CudaEngine:
         """Do what `kvgpu.kernels.longest_prefix.launch_probe` does."""
         from kvgpu.kernels.longest_prefix import programs_of
 
-        programs = programs_of(len(begins), longest, num_queries, THREADS)
-        if programs:
+        at_once = programs_of(len(begins), longest, num_queries, THREADS)
+        if at_once and len(begins):
             arguments = (
                 table.as_struct(),
                 pointer(plan),
@@ -160,8 +160,9 @@ class CudaEngine:
                 pointer(hits),
                 np.int64(len(keys)),
                 np.int64(longest),
+                np.int32(at_once),
             )
-            launch("lookup", f"probe_{table.key_words}", (programs,), arguments)
+            launch("lookup", f"probe_{table.key_words}", (len(begins) * num_queries * at_once,), arguments)
 
     def launch_leading_run(
         self, table: TableView, plan: Any, keys: Any, begins: Any, ends: Any, max_lengths: Any, out: Any, longest: int

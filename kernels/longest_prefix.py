@@ -24,6 +24,8 @@ BAD_OFFSETS = tl.constexpr(layout.STATUS_BAD_OFFSETS)
 LONGEST = tl.constexpr(layout.MAX_TOKENS)
 
 DECIDE_TILE = 128
+MAX_PROGRAMS = 65_536
+"""Of one probe, unless there are more requests: some fifteen for each that an H100 runs at a time."""
 
 
 @triton.jit
@@ -47,20 +49,20 @@ def probe_kernel(
     hits,
     num_keys: tl.int64,
     longest: tl.int64,
+    at_once: tl.int32,
     num_buckets: tl.int64,
     seed: tl.int64,
     KEY_WORDS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Set `hits[line, k]` to the first block under key `k` in the line's group, or to -1; one program per tile.
+    """Set `hits[line, k]` to the first block under key `k` in the line's group, or to -1.
 
-    Grid: requests x queries x tiles of the longest request, in one dimension. keys int64 [num_keys, KEY_WORDS];
-    begins, ends int64 [requests]: span of a request's keys; hits int32 [lines, num_keys]. Only the last
-    hash of a block is looked up.
+    Grid: requests x queries x `at_once`, in one dimension; so many programs share the tiles of a request. keys int64
+    [num_keys, KEY_WORDS]; begins, ends int64 [requests]: span of a request's keys; hits int32 [lines, num_keys]. Only
+    the last hash of a block is looked up.
     """
-    tiles = (longest + BLOCK - 1) // BLOCK
-    tile = tl.program_id(0) % tiles
-    rest = tl.program_id(0) // tiles
+    tile = (tl.program_id(0) % at_once).to(tl.int64)
+    rest = tl.program_id(0) // at_once
     num_queries = tl.load(plan + NUM_QUERIES)
     begin, length, _ = request_bounds(begins, ends, rest // num_queries, num_keys, longest)
     base = HEADER + rest % num_queries * QUERY_WORDS
@@ -68,11 +70,11 @@ def probe_kernel(
     groups = plan + HEADER + num_queries * QUERY_WORDS
     line = query_word(plan, base, FIRST_LINE)
     end_line = line + query_word(plan, base, NUM_LINES)
-    block = (tile * BLOCK).to(tl.int32) + tl.arange(0, BLOCK)
-    place = (block.to(tl.int64) + 1) * stride - 1
-    active = place < length
-    key = begin + place
-    if tile * BLOCK * stride < length:
+    while tile * BLOCK * stride < length:
+        block = tile * BLOCK + tl.arange(0, BLOCK)
+        place = (block.to(tl.int64) + 1) * stride - 1
+        active = place < length
+        key = begin + place
         k0, k1, k2, k3 = load_key(keys + key * KEY_WORDS, active, KEY_WORDS)
         for at in range(line, end_line):
             group = tl.load(groups + at) + tl.zeros_like(k0)
@@ -80,6 +82,7 @@ def probe_kernel(
                 words, records, k0, k1, k2, k3, group, active, num_buckets, tl.cast(seed, tl.int64), KEY_WORDS
             )
             tl.store(hits + at * tl.cast(num_keys, tl.int64) + key, found, mask=active)
+        tile += at_once
 
 
 @kernel()
@@ -163,18 +166,20 @@ class PrefixBuffers(NamedTuple):
 
 
 def programs_of(requests: int, longest: int, num_queries: int, block: int) -> int:
-    """Return the number of programs of one probe, each of which handles `block` keys.
+    """Return how many programs of one probe share the tiles of a request; each handles `block` keys at a time.
+
+    One for each tile of the longest request, unless that makes so many programs that most of them, which belong to
+    shorter requests and have nothing to do, take longer to start than the others to work.
 
     Raises:
         ArgumentError: There are more programs than a grid can have.
     """
-    programs = requests * num_queries * -(-longest // block)
-    if programs >= 2**31:
+    rows = requests * num_queries
+    if rows >= 2**31:
         raise ArgumentError(
-            f"{requests} requests of up to {longest} keys are too many for one launch: give a smaller "
-            "`longest`, or split the batch"
+            f"{requests} requests and {num_queries} queries are too many for one launch: split the batch"
         )
-    return programs
+    return min(-(-longest // block), max(1, MAX_PROGRAMS // max(1, rows)))
 
 
 def launch_probe(
@@ -183,11 +188,11 @@ def launch_probe(
     """Start `probe_kernel` for requests of at most `longest` keys on the current stream.
 
     Raises:
-        ArgumentError: There are too many programs for one launch.
+        ArgumentError: There are too many requests for one launch.
     """
-    programs = programs_of(len(begins), longest, num_queries, LANES)
-    if programs:
-        probe_kernel[(programs,)](
+    at_once = programs_of(len(begins), longest, num_queries, LANES)
+    if at_once and len(begins):
+        probe_kernel[(len(begins) * num_queries * at_once,)](
             table.words,
             table.records,
             plan,
@@ -197,6 +202,7 @@ def launch_probe(
             hits,
             len(keys),
             longest,
+            at_once,
             table.num_buckets,
             table.seed,
             KEY_WORDS=table.key_words,

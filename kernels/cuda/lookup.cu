@@ -24,43 +24,42 @@ extern "C" __global__ void find_4(TableView table, const word* keys, const int* 
     find_one<4>(table, keys, groups, one_group, ids, count);
 }
 
-// Grid: requests x queries x tiles of the longest request, in one dimension. A request whose keys are out of range
-// has none here; the kernel that decides reports it.
+// Grid: requests x queries x `at_once`, in one dimension: so many blocks of threads share the tiles of a request. A
+// request whose keys are out of range has none here; the kernel that decides reports it.
 template <int KEY_WORDS>
 __device__ void probe_one(const TableView& table, const word* plan, const word* keys,
                           const word* begins, const word* ends, int* hits, word num_keys,
-                          word longest) {
-    const word tiles = (longest + blockDim.x - 1) / blockDim.x;
+                          word longest, int at_once) {
     const word num_queries = plan[KVGPU_PLAN_NUM_QUERIES];
-    const word tile = blockIdx.x % tiles, rest = blockIdx.x / tiles;
-    const word request = rest / num_queries;
+    const word rest = blockIdx.x / at_once, request = rest / num_queries;
     const word begin = begins[request];
     word length = ends[request] - begin;
     if (begin < 0 || length < 0 || begin + length > num_keys) return;
     length = length < longest ? length : longest;
     const word* query = plan + KVGPU_PLAN_HEADER + rest % num_queries * KVGPU_QUERY_WORDS;
     const word* groups = plan + KVGPU_PLAN_HEADER + num_queries * KVGPU_QUERY_WORDS;
-    const word block = tile * blockDim.x + threadIdx.x;
-    const word place = (block + 1) * query[KVGPU_QUERY_STRIDE] - 1;
-    if (place >= length) return;
-    const word first_line = query[KVGPU_QUERY_FIRST_LINE];
-    for (word line = first_line; line < first_line + query[KVGPU_QUERY_NUM_LINES]; ++line) {
-        const kvgpu::Key key =
-            kvgpu::load_key<KEY_WORDS>(keys + (begin + place) * KEY_WORDS, groups[line]);
-        hits[line * num_keys + begin + place] = kvgpu::find_block<KEY_WORDS>(table, key);
+    const word stride = query[KVGPU_QUERY_STRIDE], first_line = query[KVGPU_QUERY_FIRST_LINE];
+    const word end_line = first_line + query[KVGPU_QUERY_NUM_LINES];
+    for (word tile = blockIdx.x % at_once;; tile += at_once) {
+        const word place = (tile * blockDim.x + threadIdx.x + 1) * stride - 1;
+        if (place >= length) return;
+        for (word line = first_line; line < end_line; ++line) {
+            const kvgpu::Key key = kvgpu::load_key<KEY_WORDS>(keys + (begin + place) * KEY_WORDS, groups[line]);
+            hits[line * num_keys + begin + place] = kvgpu::find_block<KEY_WORDS>(table, key);
+        }
     }
 }
 
 extern "C" __global__ void probe_2(TableView table, const word* plan, const word* keys,
                                    const word* begins, const word* ends, int* hits, word num_keys,
-                                   word longest) {
-    probe_one<2>(table, plan, keys, begins, ends, hits, num_keys, longest);
+                                   word longest, int at_once) {
+    probe_one<2>(table, plan, keys, begins, ends, hits, num_keys, longest, at_once);
 }
 
 extern "C" __global__ void probe_4(TableView table, const word* plan, const word* keys,
                                    const word* begins, const word* ends, int* hits, word num_keys,
-                                   word longest) {
-    probe_one<4>(table, plan, keys, begins, ends, hits, num_keys, longest);
+                                   word longest, int at_once) {
+    probe_one<4>(table, plan, keys, begins, ends, hits, num_keys, longest, at_once);
 }
 
 // A plan of one query, with full attention: one block of threads for each request, which stops at the first miss.

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from support.device.tables import DEVICE, ids, make_table, random_keys, to_device, torch
+from support.device.tables import DEVICE, every_engine, ids, make_table, random_keys, to_device, torch
 
 from kvgpu.device.block_hash_table import BlockHashTable
 from kvgpu.errors import (
@@ -14,10 +14,11 @@ from kvgpu.errors import (
     InvariantError,
     UnknownNameError,
 )
+from kvgpu.kernels import longest_prefix
 from kvgpu.kernels.longest_prefix import programs_of
 from kvgpu.layout import META_SIZE, META_STATUS, OVERFLOW_WORD
 from kvgpu.rules.plan import HitQuery, HitRule, PrefixPlan
-from kvgpu.rules.plan_words import CHUNKED_LOCAL, FULL
+from kvgpu.rules.plan_words import CHUNKED_LOCAL, FULL, SLIDING_WINDOW
 
 
 @pytest.fixture
@@ -161,10 +162,28 @@ def test_results_are_not_written_into_a_copy_of_a_numpy_array(table):
         table.find(random_keys(2), out=np.zeros(2, np.int32))
 
 
-def test_more_programs_than_a_grid_has_are_refused():
-    with pytest.raises(ArgumentError, match="split the batch"):
-        programs_of(2**16, 2**20, 1, 32)
-    assert programs_of(3, 33, 2, 32) == 12
+def test_more_requests_than_a_grid_has_programs_are_refused():
+    with pytest.raises(ArgumentError, match="split"):
+        programs_of(2**30, 1, 2, 32)
+
+
+def test_a_request_has_a_program_for_each_tile_unless_there_are_many_requests():
+    assert programs_of(3, 33, 2, 32) == 2
+    assert programs_of(3, 0, 2, 32) == 0
+    assert programs_of(1, 10**6, 1, 32) == 31_250
+    assert programs_of(1000, 8192, 1, 32) == 65
+    assert programs_of(10**6, 8192, 1, 32) == 1
+
+
+@every_engine
+def test_programs_that_take_several_tiles_find_every_key(engine, monkeypatch):
+    monkeypatch.setattr(longest_prefix, "MAX_PROGRAMS", 4)
+    table, keys = make_table(1200, engine=engine), random_keys(1200)
+    table.update(keys, ids(*range(1200)))
+    plan = PrefixPlan((HitQuery(HitRule(SLIDING_WINDOW, 1, 1, extent=2), (0,)),))
+    found = table.longest_prefix(keys, to_device([0, 1100, 1103, 1200]), plan)
+    assert found.num_tokens.tolist() == [1100, 3, 97]
+    assert found.hits[0].tolist() == list(range(1200))
 
 
 @pytest.mark.parametrize(
