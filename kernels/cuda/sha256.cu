@@ -1,9 +1,13 @@
 // SHA-256 of serialised blocks, one chain per thread: the twin of kvgpu.hashing.serialised.messages and .digests.
 //
-// A message is hashed while it is written, byte by byte, so that no thread needs memory for it.
+// The threads of a warp hash one block each, and do so together: each writes its message into a ring of words in shared
+// memory, and when some ring is nearly full, or all messages are complete, those who have a piece of 64 bytes compress it
+// at once. A thread that compressed whenever its own piece was full would keep the other 31 waiting, because tokens take
+// 2, 3 or 5 bytes: nine times a block where two or three are needed.
 
 typedef long long word;
 typedef unsigned int u32;
+typedef unsigned long long u64;
 typedef unsigned char u8;
 
 namespace kvgpu {
@@ -13,7 +17,7 @@ enum { PROTOCOL = 0x80, FRAME = 0x95, SHORT_BINBYTES = 0x43, MEMOIZE = 0x94, MAR
 enum { TUPLE = 0x74, TUPLE1 = 0x85, EMPTY_TUPLE = 0x29 };
 enum { BININT = 0x4A, BININT1 = 0x4B, BININT2 = 0x4D, LONG1 = 0x8A };
 enum { UNSIGNED = 0x00, NEGATIVE = 0x20, BYTES = 0x40, ARRAY = 0x80 };
-enum { DIGEST_BYTES = 32, PIECE_BYTES = 64, FRAME_HEAD = 11 };
+enum { DIGEST_BYTES = 32 };
 
 // FIPS 180-4, sections 4.2.2 and 5.3.3.
 static __device__ const u32 ROUND_CONSTANTS[64] = {
@@ -28,30 +32,31 @@ static __device__ const u32 ROUND_CONSTANTS[64] = {
 
 __device__ inline u32 rotated(u32 x, int count) { return (x >> count) | (x << (32 - count)); }
 
+#ifdef __CUDACC__
+enum { WARP = 32 };
+__device__ inline bool any(bool mine) { return __any_sync(0xFFFFFFFFu, mine); }
+#else
+enum { WARP = 1 };  // threads run one after the other
+__device__ inline bool any(bool mine) { return mine; }
+#endif
+
+enum { RING = 64, PIECE = 16, STEP_WORDS = 24 };  // words; a step of a message writes at most STEP_WORDS
+
 struct Sha256 {
     u32 state[8];
-    u32 piece[16];
-    u32 last;    // up to four bytes that are not in `piece` yet
-    u32 length;  // bytes so far
 
     __device__ void begin() {
         const u32 start[8] = {0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a,
                               0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19};
+#pragma unroll
         for (int i = 0; i < 8; ++i) state[i] = start[i];
-        last = length = 0;
     }
 
-    __device__ void put(u32 byte) {
-        last = (last << 8) | (byte & 0xFF);
-        ++length;
-        if (length % 4 == 0) piece[(length / 4 - 1) % 16] = last;
-        if (length % PIECE_BYTES == 0) compress();
-    }
-
-    __device__ __noinline__ void compress() {
+    // All threads of the warp run this; the state of those that are not `active` stays.
+    __device__ __forceinline__ void compress(const u32* ring, u32 first, bool active) {
         u32 w[16], s[8];
 #pragma unroll
-        for (int i = 0; i < 16; ++i) w[i] = piece[i];
+        for (int i = 0; i < 16; ++i) w[i] = ring[(first + i) % RING * WARP];
 #pragma unroll
         for (int i = 0; i < 8; ++i) s[i] = state[i];
 #pragma unroll
@@ -69,16 +74,41 @@ struct Sha256 {
             s[3] = s[2], s[2] = s[1], s[1] = s[0], s[0] = t + u;
         }
 #pragma unroll
-        for (int i = 0; i < 8; ++i) state[i] += s[i];
+        for (int i = 0; i < 8; ++i) state[i] += active ? s[i] : 0;
+    }
+};
+
+// A message as words in a ring, whose neighbours in memory belong to the neighbours in the warp.
+struct Message {
+    u32* ring;
+    u64 bits = 0;     // the last `pending` bytes, at most 3 between calls
+    int pending = 0;
+    u32 length = 0;   // bytes
+    u32 written = 0, hashed = 0;  // words
+
+    // Append the lowest `count` bytes, at most 5, the highest first.
+    __device__ void put(u64 bytes, int count) {
+        bits = bits << (8 * count) | (bytes & ((u64{1} << (8 * count)) - 1));
+        pending += count;
+        length += count;
+        while (pending >= 4) {
+            pending -= 4;
+            ring[written % RING * WARP] = static_cast<u32>(bits >> (8 * pending));
+            ++written;
+        }
     }
 
-    __device__ void finish(u8* out) {
-        const u32 bits = 8 * length;  // messages are far below 2**29 bytes
-        put(0x80);
-        while (length % PIECE_BYTES != PIECE_BYTES - 8) put(0);
-        for (int i = 0; i < 4; ++i) put(0);
-        for (int shift = 24; shift >= 0; shift -= 8) put(bits >> shift);
-        for (int i = 0; i < DIGEST_BYTES; ++i) out[i] = state[i / 4] >> (24 - i % 4 * 8);
+    // Append `count` bytes, the lowest first.
+    __device__ void put_little(u64 value, int count) {
+        for (int byte = 0; byte < count; ++byte) put(value >> (8 * byte), 1);
+    }
+
+    __device__ void finish() {
+        const u32 bits_in_all = 8 * length;  // messages are far below 2**29 bytes
+        put(0x80, 1);
+        while (length % 64 != 56) put(0, 1);
+        put(0, 4);
+        put(bits_in_all, 4);
     }
 };
 
@@ -93,74 +123,121 @@ __device__ inline int pickled_bytes(word value) {
     return value == static_cast<int>(value) ? 5 : 2 + long_bytes(value);
 }
 
-__device__ inline void put_pickled(Sha256& sha, word value) {
-    int count = pickled_bytes(value) - 1;
-    sha.put(count == 1 ? BININT1 : count == 2 ? BININT2 : count == 4 ? BININT : LONG1);
-    if (count > 4) sha.put(--count);
-    for (int byte = 0; byte < count; ++byte) sha.put(static_cast<u32>(value >> (8 * byte)));
+__device__ inline u32 swapped(u32 x) { return x >> 24 | (x >> 8 & 0xFF00) | (x << 8 & 0xFF0000) | x << 24; }
+
+__device__ inline void put_pickled(Message& message, word value) {
+    const int count = pickled_bytes(value) - 1;
+    if (count == 1) return message.put(BININT1 << 8 | value, 2);
+    if (count == 2) return message.put(u64{BININT2} << 16 | (value & 0xFF) << 8 | value >> 8, 3);
+    if (count == 4) return message.put(u64{BININT} << 32 | swapped(static_cast<u32>(value)), 5);
+    message.put(LONG1 << 8 | (count - 1), 2);
+    message.put_little(value, count - 1);
 }
 
 // A CBOR head in its shortest form; value >= 0.
-__device__ inline void put_head(Sha256& sha, u32 major, word value) {
-    if (value < 24) return sha.put(major + static_cast<u32>(value));
+__device__ inline void put_head(Message& message, u32 major, word value) {
+    if (value < 24) return message.put(major + value, 1);
     int code = 24;
     while (code < 27 && value >> (8 << (code - 24)) != 0) ++code;
-    sha.put(major + code);
-    for (int byte = (1 << (code - 24)) - 1; byte >= 0; --byte)
-        sha.put(static_cast<u32>(value >> (8 * byte)));
+    const int count = 1 << (code - 24);
+    message.put(major + code, 1);
+    if (count == 8) message.put(value >> 32, 4);
+    message.put(value, count < 4 ? count : 4);
 }
 
+// A chain, and the block of it that is being hashed.
 template <typename Token>
-__device__ void hash_block(int kind, const u8* parent, int parent_bytes, const Token* tokens, word size,
-                           const u8* ending, word ending_bytes, u8* out) {
-    Sha256 sha;
-    sha.begin();
-    if (kind == PICKLE) {
-        word length = 2 + parent_bytes + 1 + (size > 3) + (size ? 2 : 1) + ending_bytes;
-        for (word i = 0; i < size; ++i) length += pickled_bytes(tokens[i]);
-        sha.put(PROTOCOL), sha.put(5), sha.put(FRAME);
-        for (int byte = 0; byte < 8; ++byte) sha.put(static_cast<u32>(length >> (8 * byte)));
-        sha.put(SHORT_BINBYTES), sha.put(parent_bytes);
-        for (int i = 0; i < parent_bytes; ++i) sha.put(parent[i]);
-        sha.put(MEMOIZE);
-        if (size > 3) sha.put(MARK);
-        for (word i = 0; i < size; ++i) put_pickled(sha, tokens[i]);
-        if (size > 3) sha.put(TUPLE);
-        else if (size > 0) sha.put(TUPLE1 + static_cast<u32>(size) - 1);
-        else sha.put(EMPTY_TUPLE);
-        if (size > 0) sha.put(MEMOIZE);
-    } else {
-        put_head(sha, ARRAY, 3);
-        put_head(sha, BYTES, parent_bytes);
-        for (int i = 0; i < parent_bytes; ++i) sha.put(parent[i]);
-        put_head(sha, ARRAY, size);
-        for (word i = 0; i < size; ++i) {
-            const word value = tokens[i];
-            put_head(sha, value < 0 ? NEGATIVE : UNSIGNED, value < 0 ? ~value : value);
-        }
-    }
-    for (word i = 0; i < ending_bytes; ++i) sha.put(ending[i]);
-    sha.finish(out);
-}
+struct Chain {
+    int kind;
+    const Token* tokens;  // of this block
+    word size;
+    const u8* parent;
+    int parent_bytes;
+    const u8* ending;
+    word ending_bytes;
 
-// One thread per chain. parents u8 [chains, parent_stride]; spans word [1 or blocks, 2]; out u8 [blocks, out_stride].
+    __device__ word steps() const { return 1 + size + (ending_bytes + 15) / 16 + 1; }
+
+    __device__ void put_step(Message& message, word step) const {
+        if (step == 0) return put_front(message);
+        if (step <= size) return put_token(message, tokens[step - 1], step);
+        const word from = 16 * (step - 1 - size);
+        if (from >= ending_bytes) return message.finish();
+        for (word i = from; i < ending_bytes && i < from + 16; ++i) message.put(ending[i], 1);
+    }
+
+    __device__ void put_front(Message& message) const {
+        if (kind == PICKLE) {
+            word length = 2 + parent_bytes + 1 + (size > 3) + (size ? 2 : 1) + ending_bytes;
+            for (word i = 0; i < size; ++i) length += pickled_bytes(tokens[i]);
+            message.put(PROTOCOL << 16 | 5 << 8 | FRAME, 3);
+            message.put_little(length, 8);
+            message.put(SHORT_BINBYTES << 8 | parent_bytes, 2);
+        } else {
+            put_head(message, ARRAY, 3);
+            put_head(message, BYTES, parent_bytes);
+        }
+        for (int i = 0; i < parent_bytes; ++i) message.put(parent[i], 1);
+        if (kind != PICKLE) return put_head(message, ARRAY, size);
+        message.put(MEMOIZE, 1);
+        if (size > 3) message.put(MARK, 1);
+        if (size == 0) message.put(EMPTY_TUPLE, 1);
+    }
+
+    __device__ void put_token(Message& message, word value, word number) const {
+        if (kind != PICKLE) return put_head(message, value < 0 ? NEGATIVE : UNSIGNED, value < 0 ? ~value : value);
+        put_pickled(message, value);
+        if (number < size) return;
+        message.put(size > 3 ? TUPLE : TUPLE1 + size - 1, 1);
+        message.put(MEMOIZE, 1);
+    }
+};
+
+// One thread per chain. parents u8 [chains, parent_stride]; spans word [1 or blocks, 2]; out u8 [blocks, out_stride], in
+// rows that begin at multiples of 8.
 template <typename Token>
 __device__ void hash_chain(int kind, const Token* tokens, const word* starts, const word* counts,
                            const word* bases, word chains, word size, const u8* parents,
                            word parent_stride, const int* parent_bytes, const u8* endings,
                            const word* spans, word num_spans, u8* out, word out_stride) {
+#ifdef __CUDACC__
+    __shared__ u32 rings[RING * WARP];
+    u32* ring = rings + threadIdx.x % WARP;
+#else
+    u32 ring[RING];
+#endif
     const word chain = static_cast<word>(blockIdx.x) * blockDim.x + threadIdx.x;
-    if (chain >= chains) return;
-    const u8* parent = parents + chain * parent_stride;
-    int length = parent_bytes[chain];
-    for (word block = 0; block < counts[chain]; ++block) {
-        const word place = bases[chain] + block;
+    const bool exists = chain < chains;
+    const word count = exists ? counts[chain] : 0;
+    Chain<Token> it{kind, nullptr, size, exists ? parents + chain * parent_stride : nullptr,
+                    exists ? parent_bytes[chain] : 0, nullptr, 0};
+    for (word block = 0; any(block < count); ++block) {
+        const bool hashes = block < count;
+        const word place = hashes ? bases[chain] + block : 0;
         const word* span = spans + (num_spans == 1 ? 0 : 2 * place);
-        u8* row = out + place * out_stride;
-        hash_block(kind, parent, length, tokens + starts[chain] + block * size, size,
-                   endings + span[0], span[1] - span[0], row);
-        parent = row;
-        length = DIGEST_BYTES;
+        if (hashes) {
+            it.tokens = tokens + starts[chain] + block * size;
+            it.ending = endings + span[0];
+            it.ending_bytes = span[1] - span[0];
+        }
+        Sha256 sha;
+        sha.begin();
+        Message message{ring};
+        const word steps = hashes ? it.steps() : 0;
+        for (word step = 0; any(step < steps || message.hashed < message.written); ++step) {
+            if (step < steps) it.put_step(message, step);
+            const bool ends = !any(step + 1 < steps), full = any(message.written - message.hashed > RING - STEP_WORDS);
+            if (!ends && !full) continue;
+            const bool active = message.written - message.hashed >= PIECE;
+            sha.compress(ring, message.hashed, active);
+            if (active) message.hashed += PIECE;
+        }
+        if (!hashes) continue;
+        u32* row = reinterpret_cast<u32*>(out + place * out_stride);
+#pragma unroll
+        for (int i = 0; i < 8; ++i) row[i] = swapped(sha.state[i]);
+        it.parent = out + place * out_stride;
+        it.parent_bytes = DIGEST_BYTES;
     }
 }
 

@@ -26,7 +26,8 @@ extern "C" void set_place(unsigned bx, unsigned by, unsigned bz, unsigned tx, un
 }
 #define __global__
 #define __device__
-#define __noinline__ __attribute__((noinline))
+#define __shared__ static
+#define __forceinline__ inline
 """
 
 
