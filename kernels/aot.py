@@ -74,6 +74,7 @@ NUMBERS = {
     "size": "i64",
     "verifies_old": "i32",
     "has_extras": "i32",
+    "aligned": "i32",
 }
 
 
@@ -112,7 +113,7 @@ def variants() -> list[tuple[str, Any, dict[str, Any], int]]:
     lanes = {"LANES": prefix_hash.TILE}
     sizes = {"SIZE": 16, "SUM": SUM_WORDS, "TOKENS_FROM": TOKEN_WORDS}
     found.append(("values", prefix_hash.values_kernel, lanes | sizes, prefix_hash.WARPS))
-    found.append(("carries", prefix_hash.carries_kernel, lanes, prefix_hash.WARPS))
+    found.append(("carries", prefix_hash.carries_kernel, {"LANES": prefix_hash.CARRIED}, prefix_hash.CARRIED_WARPS))
     found.append(("mix", prefix_hash.mix_kernel, lanes | {"NUM_ROUNDS": ROUNDS}, prefix_hash.WARPS))
     return found
 

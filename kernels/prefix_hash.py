@@ -4,7 +4,7 @@ Within a tile of TILE blocks, s of prefix i is r**i times the sum of v[j] * r**-
 same method, applied to the last prefixes of the tiles of a prompt (`carries_kernel`), gives what precedes each
 tile. docs/hashing.md says what is computed and why; `kvgpu.hashing.kvgpu128.universal` computes the same on the CPU.
 
-`powers` are uint64 bits in int64 [2, TILE + 1, 2]: powers of a point from 0 on, and of its inverse, low word first.
+`powers` are uint64 bits in int64 [2, lanes + 1, 2]: powers of a point from 0 on, and of its inverse, low word first.
 """
 
 from typing import Any
@@ -18,6 +18,8 @@ from kvgpu.layout import SUM_WORDS, TOKEN_WORDS
 
 TILE = 256
 WARPS = 4
+CARRIED, CARRIED_WARPS = 1024, 16
+"""Tiles of a prompt that `carries_kernel` handles at a time: few rounds, because each waits for the one before."""
 
 
 @triton.jit
@@ -40,8 +42,33 @@ def store_element(pointer, high, low, mask):
 
 
 @triton.jit
+def load_words(place, left, aligned, active):
+    """Load two words of two tokens each, the first one low; tokens from number `left` on are 0.
+
+    If `aligned` is not 0, every place is a multiple of 16 bytes, and `left` is at least 4: one load for all four.
+    """
+    each = tl.arange(0, 4)[None, :]
+    if aligned != 0:
+        four = tl.load(tl.multiple_of(place[:, None] + each, [16, 16]), mask=active[:, None] & (each >= 0), other=0)
+    else:
+        four = tl.load(place[:, None] + each, mask=active[:, None] & (each < left), other=0)
+    halves = tl.reshape(four.to(tl.uint32, bitcast=True).to(tl.uint64), [four.shape[0], 2, 2])
+    low, high = tl.split(halves)
+    return tl.split(low | (high << 32))
+
+
+@triton.jit
 def block_values(
-    tokens, first, extras, has_extras, active, keys, SIZE: tl.constexpr, SUM: tl.constexpr, TOKENS_FROM: tl.constexpr
+    tokens,
+    first,
+    extras,
+    has_extras,
+    aligned,
+    active,
+    keys,
+    SIZE: tl.constexpr,
+    SUM: tl.constexpr,
+    TOKENS_FROM: tl.constexpr,
 ):
     """Compute v of each lane's block, which begins at `first`; `extras` points to its digest and flag, if any."""
     zero = (first ^ first).to(tl.uint64, bitcast=True)
@@ -59,20 +86,20 @@ def block_values(
             high_high, high_low = add_product(high_high, high_low, digest, load_word(limb + 1, True))
     v_high, v_low = zero, zero
     used = TOKENS_FROM
-    for pair in range((SIZE + 1) // 2):
-        if used == SUM:
-            part_high, part_low = reduced(low_high, low_low, high_high, high_low)
-            v_high, v_low = plus(v_high, v_low, part_high, part_low)
-            low_high, low_low, high_high, high_low = zero, zero, zero, zero
-            used = 0
-        place = tokens + first + 2 * pair
-        both = tl.load(place, mask=active, other=0).to(tl.uint32, bitcast=True).to(tl.uint64)
-        second = tl.load(place + 1, mask=active & (2 * pair + 1 < SIZE), other=0)
-        both = both | (second.to(tl.uint32, bitcast=True).to(tl.uint64) << 32)
-        limb = keys + 2 * (TOKENS_FROM + pair)
-        low_high, low_low = add_product(low_high, low_low, both, load_word(limb, True))
-        high_high, high_low = add_product(high_high, high_low, both, load_word(limb + 1, True))
-        used += 1
+    for four in range(0, SIZE, 4):
+        even, odd = load_words(tokens + first + four, SIZE - four, aligned, active)
+        for pair in tl.static_range(2):
+            both = odd if pair else even
+            if used == SUM:
+                part_high, part_low = reduced(low_high, low_low, high_high, high_low)
+                v_high, v_low = plus(v_high, v_low, part_high, part_low)
+                low_high, low_low, high_high, high_low = zero, zero, zero, zero
+                used = 0
+            limb = keys + 2 * (TOKENS_FROM + four // 2 + pair)
+            inside = four + 2 * pair < SIZE
+            low_high, low_low = add_product(low_high, low_low, both, load_word(limb, inside))
+            high_high, high_low = add_product(high_high, high_low, both, load_word(limb + 1, inside))
+            used += 1
     part_high, part_low = reduced(low_high, low_low, high_high, high_low)
     return plus(v_high, v_low, part_high, part_low)
 
@@ -100,6 +127,7 @@ def values_kernel(
     sums,
     out_stride: tl.int64,
     has_extras: tl.int32,
+    aligned: tl.int32,
     SIZE: tl.constexpr,
     SUM: tl.constexpr,
     TOKENS_FROM: tl.constexpr,
@@ -116,7 +144,9 @@ def values_kernel(
     block = tl.load(tile_blocks + tile) + lane
     active = lane < count
     first = tl.load(tile_tokens + tile) + lane.to(tl.int64) * SIZE
-    v_high, v_low = block_values(tokens, first, extras + 3 * block, has_extras, active, keys, SIZE, SUM, TOKENS_FROM)
+    v_high, v_low = block_values(
+        tokens, first, extras + 3 * block, has_extras, aligned, active, keys, SIZE, SUM, TOKENS_FROM
+    )
     high, low = prefixes_of(v_high, v_low, powers, lane, LANES)
     store_element(out + block * out_stride, high, low, active)
     store_element(sums + 2 * tile + lane * 0, high, low, lane == count - 1)
@@ -194,6 +224,7 @@ def launch_prefix_hash(
     sums: Any,
     out: Any,
     size: int,
+    aligned: bool,
 ) -> None:
     """Start the three kernels on the current stream; if there are no tiles, launch nothing.
 
@@ -209,6 +240,7 @@ def launch_prefix_hash(
         sums: int64 [tiles, 2], scratch memory.
         out: int64 [blocks, >= 2], written.
         size: Tokens of a block; the kernels are compiled for each size.
+        aligned: Whether every block begins at a multiple of 16 bytes and has a multiple of 4 tokens.
     """
     first_tokens, first_blocks, counts = tiles
     if not len(counts):
@@ -226,13 +258,16 @@ def launch_prefix_hash(
         sums,
         out.stride(0),
         int(extras is not None),
+        int(aligned),
         SIZE=size,
         SUM=SUM_WORDS,
         TOKENS_FROM=TOKEN_WORDS,
         LANES=TILE,
         num_warps=WARPS,
     )
-    carries_kernel[(len(states),)](sums, states, spans[0], spans[1], tile_powers, LANES=TILE, num_warps=WARPS)
+    carries_kernel[(len(states),)](
+        sums, states, spans[0], spans[1], tile_powers, LANES=CARRIED, num_warps=CARRIED_WARPS
+    )
     mix_kernel[grid](
         first_blocks,
         counts,

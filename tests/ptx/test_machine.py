@@ -128,6 +128,27 @@ def test_a_block_exchanges_through_shared_memory_behind_a_barrier():
     assert found == [*range(63, -1, -1), *range(127, 63, -1)]
 
 
+def test_a_warp_loads_matrices_from_shared_memory():
+    """Row r of matrix m lies at 128 m + 16 r, and words are numbered: each lane gets the word of its number of each."""
+    body = """
+mov.b32 %r5, words;
+shl.b32 %r6, %r2, 2;
+add.s32 %r6, %r5, %r6;
+st.shared.b32 [%r6], %r2;
+add.s32 %r7, %r2, 32;
+st.shared.b32 [%r6+128], %r7;
+bar.sync 0;
+shl.b32 %r8, %r2, 4;
+and.b32 %r8, %r8, 255;
+add.s32 %r8, %r5, %r8;
+ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%r9, %r10}, [%r8];
+shl.b32 %r10, %r10, 8;
+or.b32 %r9, %r9, %r10;
+st.global.b32 [%rd2], %r9;
+"""
+    assert run(body, shared=SHARED) == [(lane + 32) << 8 | lane for lane in range(32)]
+
+
 def test_without_a_barrier_it_races():
     with pytest.raises(LaunchError, match="races"):
         run(TURNED.replace("BARRIER", ""), threads=64, shared=SHARED)

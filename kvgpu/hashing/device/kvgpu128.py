@@ -46,7 +46,7 @@ class DeviceKvgpu128(DeviceHasher):
         self._function = hash_fn
         point = int(hash_fn.point[1]) << 64 | int(hash_fn.point[0])
         self._powers = self._to_device(powers_of(point, self._tile))
-        self._tile_powers = self._to_device(powers_of(pow(point, self._tile, PRIME), self._tile))
+        self._tile_powers = self._to_device(powers_of(pow(point, self._tile, PRIME), prefix_hash.CARRIED))
         self._mix_keys = self._to_device(hash_fn.mix_keys.view(np.int64))
         self._word_keys: dict[int, Any] = {}
 
@@ -59,6 +59,7 @@ class DeviceKvgpu128(DeviceHasher):
         if prompts.extras is not None:
             extras = self._to_device(self._function.extra_words(prompts.extras).view(np.int64))
         tiles, spans = self._tiles(prompts)
+        aligned = size % 4 == 0 and prompts.tokens.data_ptr() % 16 == 0 and not (prompts.starts % 4).any()
         sums = import_torch().empty((len(tiles[2]), 2), dtype=prompts.out.dtype, device=self.device)
         return partial(
             self._launch,
@@ -74,6 +75,7 @@ class DeviceKvgpu128(DeviceHasher):
             sums,
             prompts.out,
             size,
+            aligned,
         )
 
     def _tiles(self, prompts: Prompts) -> tuple[tuple[Any, Any, Any], tuple[Any, Any]]:

@@ -57,6 +57,7 @@ struct Thread {
     Together together;
     u32 mask, barrier;
     u64 operands[3], result;
+    u32 pieces[4];  // further results
     bool flag;
     u32 calls[MAX_CALLS], depth = 0;
 };

@@ -80,6 +80,21 @@ template <Direction D> void shfl(Warp& warp, u32 mask) {
     }
 }
 
+// Matrices of 8 rows of 16 bytes in shared memory: lane 8m + r has the address of row r of matrix m, and lane 4r + c gets
+// its 4 bytes from 4c on (PTX ISA, 9.7.14.5.15).
+template <int MATRICES> void ldmatrix(Warp& warp, u32 mask) {
+    for (int lane = 0; lane < WARP; ++lane) {
+        if (!(mask >> lane & 1)) continue;
+        Thread& thread = *warp.lanes[lane];
+        for (int matrix = 0; matrix < MATRICES; ++matrix) {
+            const u64 row = warp.lanes[8 * matrix + lane / 4]->operands[0];
+            u32 piece[1];
+            read(thread, shared_place(thread, row + 4 * (lane % 4), 4), PLAIN_READ, piece);
+            thread.pieces[matrix] = piece[0];
+        }
+    }
+}
+
 inline u32 ballot(Warp& warp, u32 mask) {
     u32 found = 0;
     for (int lane = 0; lane < WARP; ++lane)

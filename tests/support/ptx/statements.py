@@ -87,6 +87,7 @@ class Statements:
             "red": self._atomic,
             "shfl": self._shuffle,
             "redux": self._reduce,
+            "ldmatrix": self._load_matrices,
             "vote": self._vote,
             "bar": self._barrier,
             "barrier": self._barrier,
@@ -238,6 +239,14 @@ class Statements:
         target, value, mask = it.operands
         self._together(it, f"redux<{kind}, ptx::{fold}<{kind}>>", mask, f"static_cast<{kind}>({self._value(value)})")
         self._emit(f"{self._guard}{self._value(target)} = static_cast<{kind}>(R.result);")
+
+    def _load_matrices(self, it: Instruction) -> None:
+        if not {"m8n8", "b16"} <= set(it.opcode) or "trans" in it.opcode:
+            raise UnknownInstruction("only matrices as they lie are known")
+        targets = parts(it.operands[0])
+        self._together(it, f"ldmatrix<{len(targets)}>", "-1", self._operands.address(it.operands[1]))
+        for i, target in enumerate(targets):
+            self._emit(f"{self._guard}{self._value(target)} = R.pieces[{i}];")
 
     def _vote(self, it: Instruction) -> None:
         target, value, mask = it.operands
