@@ -29,7 +29,7 @@ from kvgpu.blocks.record import CACHE_LINE  # noqa: E402
 from kvgpu.blocks.state import BlockState  # noqa: E402
 from kvgpu.hashing.hash_arena import HashArena  # noqa: E402
 from kvgpu.index.host.index import HostIndex  # noqa: E402
-from kvgpu.index.host.table import bucket_of, find_first  # noqa: E402
+from kvgpu.index.host.table import bucket_of, find_first, has_overflowed  # noqa: E402
 from kvgpu.index.key import key_at  # noqa: E402
 from kvgpu.index.slot_hash import slot_hash  # noqa: E402
 from kvgpu.layout import BUCKET_WORDS, KEY_WORDS, OVERFLOW_WORD, num_buckets_for  # noqa: E402
@@ -80,7 +80,7 @@ def _buckets_read(table: Any, keys: Any, words: Any, seed: int) -> int:
         looking = True
         while looking:
             total += 1
-            looking = table[bucket, OVERFLOW_WORD] != 0
+            looking = has_overflowed(table, bucket, h)
             if words[i] != 0:
                 looking = not (table[bucket, :OVERFLOW_WORD] & 0xFFFFFFFF == words[i]).any()
             bucket = (bucket + 1) % len(table)

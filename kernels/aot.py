@@ -35,7 +35,6 @@ POINTERS = {
     "ends": "*i64",
     "max_lengths": "*i64",
     "num_tokens": "*i64",
-    "overflow": "*i64",
     "violations": "*i64",
     "groups": "*i32",
     "old": "*i32",
@@ -55,6 +54,7 @@ POINTERS = {
     "firsts": "*i32",
     "lengths": "*i32",
     "uses": "*i32",
+    "overflow": "*i32",
     "sets": "*i32",
     "leaving": "*i32",
 }

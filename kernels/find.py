@@ -7,7 +7,7 @@ import triton.language as tl
 
 from kvgpu.kernels.primitives.kernel import kernel
 from kvgpu.kernels.primitives.records import LANES, load_bucket, load_key, record_equals
-from kvgpu.kernels.primitives.slot_hash import bucket_of, slot_hash, upper_half
+from kvgpu.kernels.primitives.slot_hash import COUNTER_FULL, bucket_of, counter_unit, slot_hash, upper_half
 from kvgpu.kernels.view import TableView
 from kvgpu.layout import LOW_32
 
@@ -25,7 +25,8 @@ def find_blocks(words, records, k0, k1, k2, k3, group, active, num_buckets, seed
     """Return the id of the first block under each lane's key, or -1; int32 [BLOCK].
 
     A tag is only a hint: a block is a hit if all bytes of its key and its group are equal. Reads one
-    bucket and one record for a hit and one bucket for a miss, more if buckets have overflowed.
+    bucket and one record for a hit and one bucket for a miss, more if buckets have overflowed with keys whose tags
+    are counted together with that of this key.
 
     Args:
         words: int64 [num_buckets, 8], the table.
@@ -36,12 +37,13 @@ def find_blocks(words, records, k0, k1, k2, k3, group, active, num_buckets, seed
     """
     h = slot_hash(k0, k1, k2, k3, group, seed)
     tag = h & LOW
+    counter = counter_unit(h) * COUNTER_FULL
     bucket = bucket_of(h, num_buckets)
     found = tl.full(k0.shape, -1, tl.int32)
     looking = active
     steps = 0
     while tl.max(looking.to(tl.int32)) > 0:
-        w0, w1, w2, w3, w4, w5, w6, overflow = load_bucket(words, bucket, looking, False)
+        w0, w1, w2, w3, w4, w5, w6, header = load_bucket(words, bucket, looking, False)
         candidates = tag_bit(w0, tag, 1) | tag_bit(w1, tag, 2) | tag_bit(w2, tag, 4)
         candidates |= tag_bit(w3, tag, 8) | tag_bit(w4, tag, 16) | tag_bit(w5, tag, 32)
         candidates |= tag_bit(w6, tag, 64)
@@ -56,7 +58,7 @@ def find_blocks(words, records, k0, k1, k2, k3, group, active, num_buckets, seed
             found = tl.where(equal, row, found)
             candidates = tl.where(equal, 0, candidates ^ lowest)
         steps += 1
-        looking = looking & (found < 0) & (overflow != 0) & (steps < num_buckets)
+        looking = looking & (found < 0) & (header & counter != 0) & (steps < num_buckets)
         bucket = tl.where(bucket + 1 == num_buckets, 0, bucket + 1)
     return found
 

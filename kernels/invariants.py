@@ -9,7 +9,7 @@ from kvgpu import layout
 from kvgpu.kernels.find import find_blocks
 from kvgpu.kernels.primitives.kernel import kernel
 from kvgpu.kernels.primitives.records import BUCKET, LANES, load_key
-from kvgpu.kernels.primitives.slot_hash import LOW, bucket_of, slot_hash, upper_half
+from kvgpu.kernels.primitives.slot_hash import COUNTERS, LOW, bucket_of, counter_of, slot_hash, upper_half
 from kvgpu.kernels.update import SLOTS
 from kvgpu.kernels.view import TableView
 
@@ -36,10 +36,10 @@ def entries_kernel(
 ):
     """Check every slot of the table.
 
-    The caller zeroes overflow, uses and violations before. overflow int64 [num_buckets]: for each bucket, the number
-    of entries that passed it. uses int32 [num_blocks]: for each block, the number of words that name it. violations
-    int64 [8]: words that name no block, wrong tags, entries that a lookup cannot reach, keys that lead to another
-    entry, number of entries.
+    The caller zeroes overflow, uses and violations before. overflow int32 [num_buckets, 8]: for each counter of each
+    bucket, the number of entries that it has to count. uses int32 [num_blocks]: for each block, the number of words
+    that name it. violations int64 [8]: words that name no block, wrong tags, entries that a lookup cannot reach, keys
+    that lead to another entry, number of entries.
     """
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     inside = i < num_buckets * SLOTS
@@ -62,7 +62,7 @@ def entries_kernel(
     at = bucket_of(h, num_buckets)
     walking = live & (at != bucket)
     while tl.max(walking.to(tl.int32)) > 0:
-        tl.atomic_add(overflow + at, tl.full(at.shape, 1, tl.int64), mask=walking, sem="relaxed")
+        tl.atomic_add(overflow + at * COUNTERS + counter_of(h), 1, mask=walking, sem="relaxed")
         at = tl.where(at + 1 == num_buckets, 0, at + 1)
         walking = walking & (at != bucket)
     tl.atomic_add(violations + 0, tl.sum(bad.to(tl.int64)), sem="relaxed")

@@ -3,9 +3,9 @@
 An entry is a word (tag and block id). All three changes exchange one word for another by
 compare-and-swap: EMPTY for the entry's word (enter), one word for another (replace), or the word for
 EMPTY (erase). The kernel searches for the exact word and reads no key, so that a block which is erased and entered
-again under another key in one flush cannot confuse it. The buckets that an entry passes are counted
-in the overflow counts afterwards; nothing reads these counts in the same launch. Relaxed atomics are enough:
-each word is independent of the others, and the end of the launch publishes all of them.
+again under another key in one flush cannot confuse it. An entry is counted in the headers of the buckets that
+it passes afterwards; nothing else reads these counters in the same launch. Relaxed atomics are enough: each word
+is independent of the others, and the end of the launch publishes all of them.
 """
 
 from typing import Any
@@ -16,11 +16,10 @@ import triton.language as tl
 from kvgpu import layout
 from kvgpu.kernels.primitives.kernel import kernel
 from kvgpu.kernels.primitives.records import BUCKET, LANES, load_bucket, load_key, store_record
-from kvgpu.kernels.primitives.slot_hash import bucket_of, slot_hash, word_of
+from kvgpu.kernels.primitives.slot_hash import COUNTER_FULL, bucket_of, counter_unit, slot_hash, word_of
 from kvgpu.kernels.view import TableView
 
 EMPTY = tl.constexpr(layout.EMPTY_WORD)
-NEVER = tl.constexpr(layout.NEVER)
 SLOTS = tl.constexpr(layout.SLOTS_PER_BUCKET)
 OVERFLOW = tl.constexpr(layout.OVERFLOW_WORD)
 SIZE = tl.constexpr(layout.META_SIZE)
@@ -58,9 +57,10 @@ def swap_words(words, h, expected, desired, todo, num_buckets):
         slot = tl.where(w1 == expected, 1, slot)
         slot = tl.where(w0 == expected, 0, slot)
         ready = todo & (slot < SLOTS)
-        # atomic_cas takes no mask, so idle lanes compare the count of their bucket with a value that never occurs.
-        compare = tl.where(ready, expected, NEVER)
-        seen = tl.atomic_cas(words + bucket * BUCKET + slot, compare, desired, sem="relaxed")
+        # atomic_cas takes no mask, so idle lanes exchange a word for itself: a header may have any value.
+        compare = tl.where(ready, expected, EMPTY)
+        replacement = tl.where(ready, desired, EMPTY)
+        seen = tl.atomic_cas(words + bucket * BUCKET + slot, compare, replacement, sem="relaxed")
         swapped = ready & (seen == expected)
         done = done | swapped
         absent = todo & (slot == SLOTS)
@@ -73,13 +73,23 @@ def swap_words(words, h, expected, desired, todo, num_buckets):
 
 @triton.jit
 def count_overflow(words, h, delta, passed, num_buckets):
-    """Add `delta` to the overflow counts of the first `passed` buckets that each lane visited."""
+    """Add `delta` to each lane's counter in the first `passed` buckets that it visited; a full one stays full."""
     bucket = bucket_of(h, num_buckets)
+    unit = counter_unit(h)
+    full = unit * COUNTER_FULL
     left = tl.where(delta != 0, passed, 0)
+    # What a lane takes its header to be: at first 0, and then what the exchange before has seen.
+    header = tl.zeros_like(h)
     while tl.max(left) > 0:
-        tl.atomic_add(words + bucket * BUCKET + OVERFLOW, delta, mask=left > 0, sem="relaxed")
-        bucket = tl.where(bucket + 1 == num_buckets, 0, bucket + 1)
-        left -= 1
+        todo = left > 0
+        # Idle lanes exchange a word for itself.
+        changed = tl.where(todo, header + delta * unit, header)
+        seen = tl.atomic_cas(words + bucket * BUCKET + OVERFLOW, header, changed, sem="relaxed")
+        counted = todo & ((seen == header) | (seen & full == full))
+        header = tl.where(counted, 0, seen)
+        bucket = tl.where(counted, bucket + 1, bucket)
+        bucket = tl.where(bucket == num_buckets, 0, bucket)
+        left -= counted.to(tl.int64)
 
 
 @kernel("words", "records", "keys")

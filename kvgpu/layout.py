@@ -1,9 +1,11 @@
 """The byte layout of the block-hash table: one statement for every target that reads or writes it.
 
 A bucket is one 64-byte line of eight 64-bit words: seven slots and a header. A slot holds
-``tag << 32 | block_id + 1``; the word 0 is an empty slot. The header counts the entries whose
-probe went past this bucket because it was full when they entered, so a probe may stop at the
-first bucket whose header is 0. An entry leaves no tombstone.
+``tag << 32 | block_id + 1``; the word 0 is an empty slot. The header is eight overflow counters.
+They count the entries whose probe went past this bucket because it was full when they entered;
+three bits of an entry's tag say which counter counts it. So a probe may stop at the first bucket
+whose counter for its own tag is 0, and an entry leaves no tombstone. A counter that is full stays
+so until the table is cleared or rebuilt, since it no longer says how many entries there are.
 
 All constants fit a signed 64-bit integer, because Triton and Numba mix signed and unsigned
 64-bit arithmetic badly; every target computes with wrapping signed words and logical shifts.
@@ -12,6 +14,12 @@ All constants fit a signed 64-bit integer, because Triton and Numba mix signed a
 BUCKET_WORDS = 8
 SLOTS_PER_BUCKET = 7
 OVERFLOW_WORD = 7
+OVERFLOW_COUNTERS = 8
+OVERFLOW_BITS = 8
+OVERFLOW_FULL = 2**OVERFLOW_BITS - 1
+OVERFLOW_SHIFT = 29
+"""Counter ``slot_hash >> OVERFLOW_SHIFT & OVERFLOW_COUNTERS - 1`` counts an entry; counter 0 is the lowest bits of the
+header. These are the highest bits of the tag: the lowest ones are less random, and the last is always 1."""
 EMPTY_WORD = 0
 
 LOW_32 = 0xFFFFFFFF
@@ -34,8 +42,9 @@ FACTOR_LOW, FACTOR_HIGH = 5, 6
 """Places of these words: 1 to KEY_WORDS are added to the words of a key, the last two are a factor of 128 bits."""
 
 DEFAULT_LOAD_FACTOR = 0.5
-"""At 0.5 one bucket in thirty overflows and 18 bytes serve a block; at 0.7 one in three does, 13 bytes, and
-entering a block takes half as long again: a processor cannot guess which search goes on (bench/table.py)."""
+"""At 0.5 one bucket in thirty overflows and 18 bytes serve a block; at 0.7 one in three does, and 13 bytes. Entering a
+block took half as long again at 0.7 while a bucket had one counter, and takes up to a tenth longer with eight
+(bench/table.py)."""
 
 
 def num_buckets_for(capacity: int, load_factor: float = DEFAULT_LOAD_FACTOR) -> int:
@@ -46,7 +55,7 @@ def num_buckets_for(capacity: int, load_factor: float = DEFAULT_LOAD_FACTOR) -> 
 # Device memory beside the table.
 
 NEVER = -1
-"""A word that no entry has: its lower half is no block id. Idle lanes compare with it."""
+"""A value that is in no set of a batch (kernels/validate.py): idle lanes compare with it. A header can be -1."""
 
 META_SIZE = 0
 META_STATUS = 1

@@ -69,7 +69,7 @@ def table_layout(axes: Any) -> None:
 
     axes.text(0.1, 5.65, "buckets: 64 bytes each, the upper half of the slot hash chooses one", fontsize=9)
     slots = [(1.05, f"slot {i}", CPU) for i in range(SLOTS_PER_BUCKET)]
-    cells(0.1, 4.7, [*slots, (2.3, "overflow count: entries\nthat had to go on", PLAIN)])
+    cells(0.1, 4.7, [*slots, (2.3, "8 overflow counters:\nentries that had to go on", PLAIN)])
     axes.text(0.1, 3.75, "a slot: one 64-bit word, exchanged by one compare-and-swap", fontsize=9)
     cells(
         0.1,

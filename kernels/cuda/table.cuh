@@ -19,7 +19,7 @@ using uword = unsigned long long;
 
 // What a kernel takes of a table, owning nothing: VIEW_STRUCT of kernels/view.py.
 struct TableView {
-    word* words;    // [num_buckets][8]: seven slots and an overflow count
+    word* words;    // [num_buckets][8]: seven slots and a header
     word* records;  // [num_blocks][2 * KEY_WORDS]: key, group
     word* meta;     // [8]: KVGPU_META_*
     word num_buckets;
@@ -112,6 +112,11 @@ KVGPU_DEVICE word word_of(uword h, word block) {
     return static_cast<word>((h << KVGPU_TAG_SHIFT) | static_cast<uword>(block + 1));
 }
 
+// A header in which the counter of a slot hash is 1, and the others are 0.
+KVGPU_DEVICE uword counter_unit(uword h) {
+    return uword{1} << (KVGPU_OVERFLOW_BITS * ((h >> KVGPU_OVERFLOW_SHIFT) & (KVGPU_OVERFLOW_COUNTERS - 1)));
+}
+
 KVGPU_DEVICE word next_bucket(word bucket, word num_buckets) {
     return bucket + 1 == num_buckets ? 0 : bucket + 1;
 }
@@ -129,6 +134,7 @@ template <int KEY_WORDS>
 KVGPU_DEVICE int find_block(const TableView& table, const Key& key) {
     const uword h = slot_hash(key, table.seed);
     const uword tag = h & 0xFFFFFFFFull;
+    const uword counter = KVGPU_OVERFLOW_FULL * counter_unit(h);
     word bucket = bucket_of(h, table.num_buckets);
     for (word step = 0; step < table.num_buckets; ++step) {
         const word* line = table.words + bucket * KVGPU_BUCKET_WORDS;
@@ -138,7 +144,7 @@ KVGPU_DEVICE int find_block(const TableView& table, const Key& key) {
             const word block = static_cast<word>(entry & 0xFFFFFFFFull) - 1;
             if (record_equals<KEY_WORDS>(table, block, key)) return static_cast<int>(block);
         }
-        if (line[KVGPU_OVERFLOW_WORD] == 0) return -1;
+        if ((static_cast<uword>(line[KVGPU_OVERFLOW_WORD]) & counter) == 0) return -1;
         bucket = next_bucket(bucket, table.num_buckets);
     }
     return -1;
@@ -218,6 +224,21 @@ KVGPU_DEVICE word swap_word(const TableView& table, uword h, word expected, word
     return -1;
 }
 
+// Add to one counter of a header; a full one stays full. The header is taken to be 0 at first, and then what the
+// exchange before has seen.
+KVGPU_DEVICE void count_overflow(word* header, uword unit, word delta) {
+    const uword full = KVGPU_OVERFLOW_FULL * unit;
+    uword expected = 0;
+    while (true) {
+        const uword changed = expected + static_cast<uword>(delta) * unit;
+        const uword seen = static_cast<uword>(
+            compare_and_swap(header, static_cast<word>(expected), static_cast<word>(changed)));
+        if (seen == expected) return;
+        if ((seen & full) == full) return;
+        expected = seen;
+    }
+}
+
 // Is the change of the first block under a key part of the phase (1: leave, 2: enter, 3: both)?
 KVGPU_DEVICE bool in_phase(int phases, word before, word after) {
     const bool entering = before < 0 && after >= 0;
@@ -246,10 +267,10 @@ KVGPU_DEVICE void apply_change(const TableView& table, const Key& key, word befo
     }
     const word delta = (after >= 0) - (before >= 0);
     if (delta == 0) return;
-    // Nobody reads overflow counts in the same launch, so they may follow.
+    // Nobody else reads counters in the same launch, so they may follow.
     word bucket = bucket_of(h, table.num_buckets);
     for (word step = 0; step < passed; ++step) {
-        add(table.words + bucket * KVGPU_BUCKET_WORDS + KVGPU_OVERFLOW_WORD, delta);
+        count_overflow(table.words + bucket * KVGPU_BUCKET_WORDS + KVGPU_OVERFLOW_WORD, counter_unit(h), delta);
         bucket = next_bucket(bucket, table.num_buckets);
     }
     add(table.meta + KVGPU_META_SIZE, delta);

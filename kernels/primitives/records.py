@@ -37,7 +37,7 @@ def load_key(base, active, KEY_WORDS: tl.constexpr):
 
 @triton.jit
 def load_bucket(words, bucket, active, VOLATILE: tl.constexpr):
-    """Load the eight words of each lane's bucket: seven slots and the overflow count."""
+    """Load the eight words of each lane's bucket: seven slots and the header."""
     base = words + bucket * BUCKET
     w0, w1 = load_pair(base, active, VOLATILE)
     w2, w3 = load_pair(base + 2, active, VOLATILE)

@@ -17,6 +17,10 @@ FACTOR_LOW = tl.constexpr(layout.FACTOR_LOW)
 FACTOR_HIGH = tl.constexpr(layout.FACTOR_HIGH)
 LOW = tl.constexpr(layout.LOW_32)
 TAG_BITS = tl.constexpr(layout.TAG_SHIFT)
+COUNTERS = tl.constexpr(layout.OVERFLOW_COUNTERS)
+COUNTER_BITS = tl.constexpr(layout.OVERFLOW_BITS)
+COUNTER_SHIFT = tl.constexpr(layout.OVERFLOW_SHIFT)
+COUNTER_FULL = tl.constexpr(layout.OVERFLOW_FULL)
 
 
 @triton.jit
@@ -63,3 +67,15 @@ def bucket_of(h, num_buckets):
 def word_of(h, block_id):
     """Return the word of an entry: tag and block id."""
     return ((h & LOW) << TAG_BITS) | (block_id.to(tl.int64) + 1)
+
+
+@triton.jit
+def counter_of(h):
+    """Return which counter of a header counts entries of this slot hash."""
+    return (h >> COUNTER_SHIFT) & (COUNTERS - 1)
+
+
+@triton.jit
+def counter_unit(h):
+    """Return a header in which the counter of this slot hash is 1, and the others are 0."""
+    return tl.full(h.shape, 1, tl.int64) << (counter_of(h) * COUNTER_BITS)

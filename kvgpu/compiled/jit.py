@@ -56,6 +56,11 @@ def _address(context: Any, builder: Any, array_type: Any, array: Any, index_type
     lowering: Any = cgutils
     header = context.make_array(array_type)(context, builder, array)
     index = context.cast(builder, index, index_type, types.intp)
+    if array_type.layout == "C":
+        # From the shape, as Numba indexes such an array: then compiled code computes the place once for both.
+        for length in lowering.unpack_tuple(builder, header.shape)[1:]:
+            index = builder.mul(index, length)
+        return lowering.gep(builder, header.data, index)
     stride = lowering.unpack_tuple(builder, header.strides)[0]
     return lowering.pointer_add(builder, header.data, builder.mul(index, stride))
 

@@ -30,10 +30,13 @@ def violations(memory: TableMemory, size: int) -> list[str]:
     from kvgpu.kernels.invariants import VIOLATION_WORDS, launch_entries, violations_in_words
 
     torch = memory.torch
-    overflow = torch.zeros_like(memory.view.words[:, 0])
+    shape = memory.view.num_buckets, layout.OVERFLOW_COUNTERS
+    overflow = torch.zeros(shape, dtype=torch.int32, device=memory.device)
     uses = torch.zeros(memory.num_blocks, dtype=torch.int32, device=memory.device)
     counts = torch.zeros(VIOLATION_WORDS, dtype=torch.int64, device=memory.device)
     launch_entries(memory.view, overflow, uses, counts)
-    miscounted = (overflow != memory.view.words[:, layout.OVERFLOW_WORD]).sum()
+    places = layout.OVERFLOW_BITS * torch.arange(layout.OVERFLOW_COUNTERS, device=memory.device)
+    counted = memory.view.words[:, layout.OVERFLOW_WORD, None] >> places & layout.OVERFLOW_FULL
+    miscounted = ((counted != overflow) & (counted != layout.OVERFLOW_FULL)).any(1).sum()
     found: list[str] = violations_in_words(counts.tolist(), size, int(miscounted), int((uses > 1).sum()))
     return found

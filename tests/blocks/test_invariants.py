@@ -185,7 +185,7 @@ def miscount_keys(manager):
         (erase_a_word, "4 words in the table and 0 led blocks, but 5 keys are counted"),
         (change_a_tag, "the word of block 1 has the tag of another key"),
         (name_another_block, "the key of block 1 leads to 4"),
-        (count_an_overflow, "bucket 0 counts 1 overflows, has 0"),
+        (count_an_overflow, "counter 0 of bucket 0 counts 1 overflows, has 0"),
         (miscount_keys, "5 words in the table and 0 led blocks, but 6 keys are counted"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),

@@ -5,6 +5,7 @@ import pytest
 from support.device.tables import DEVICE, POISON, every_engine, ids, make_table, poisoned, random_keys, to_device, torch
 from support.slot_hashes import key_of_hash, twin_keys
 
+from kvgpu.index.host.table import counters
 from kvgpu.layout import MAX_GROUP_ID, OVERFLOW_WORD
 from kvgpu.rules.plan import HitQuery, HitRule, PrefixPlan
 from kvgpu.rules.plan_words import FULL, SLIDING_WINDOW
@@ -20,7 +21,7 @@ def crowd(table, count):
 
 
 def overflows(table):
-    return int(table.view.words[:, OVERFLOW_WORD].sum())
+    return int(counters(table.view.words[:, OVERFLOW_WORD].cpu().numpy()).sum())
 
 
 @every_engine

@@ -190,7 +190,7 @@ def test_an_overflow_that_was_not_counted_is_found():
     index = make_index("host", 30)
     insert(index, range(30), rows_of_hash(index, range(1, 31)))
     index.table[1, OVERFLOW_WORD] -= 1
-    with pytest.raises(InvariantError, match="bucket 1 counts 15 overflows, has 16"):
+    with pytest.raises(InvariantError, match="counter 0 of bucket 1 counts 15 overflows, has 16"):
         index.check()
 
 

@@ -22,6 +22,7 @@ using kvgpu::word;
 namespace {
 
 constexpr int KEY_WORDS = 2;
+constexpr word COUNTERS = KVGPU_OVERFLOW_COUNTERS;
 
 struct Change {
     Key key;
@@ -37,7 +38,12 @@ struct Pool {
         : words(num_buckets * KVGPU_BUCKET_WORDS),
           records(num_blocks * 2 * KEY_WORDS, -1),
           meta(8),
-          table{words.data(), records.data(), meta.data(), num_buckets, num_blocks, seed} {}
+          table{words.data(), records.data(), meta.data(), num_buckets, num_blocks, seed} {
+        // As after a crowd that has left: every counter of one bucket is full, and has to stay so.
+        for (word i = 0; i < COUNTERS; ++i) {
+            words[KVGPU_OVERFLOW_WORD] |= KVGPU_OVERFLOW_FULL << KVGPU_OVERFLOW_BITS * i;
+        }
+    }
 };
 
 // A batch by threads that take every so-many-th row, as blocks of a launch would in any order.
@@ -75,6 +81,7 @@ int main(int argc, char** argv) {
     const word num_blocks = slots * 4 / 5;
     Pool pool(num_buckets, num_blocks, static_cast<word>(random() | 1));
     std::map<word, word> first;  // key number -> block
+    std::vector<bool> full(num_buckets * COUNTERS);
     std::vector<word> idle;
     for (word block = 0; block < num_blocks; ++block) idle.push_back(block);
     auto key_of = [](word number) { return Key{{number / 3, number, 0, 0}, number % 3}; };
@@ -131,8 +138,8 @@ int main(int argc, char** argv) {
             const word found = kvgpu::find_block<KEY_WORDS>(pool.table, change.key);
             if (change.after < 0 && found != -1) return fail("erased key", round, found, -1);
         }
-        // Every overflow count is the number of entries that passed the bucket.
-        std::vector<word> passed(num_buckets);
+        // A counter is the number of entries that passed its bucket and belong to it, or full for ever.
+        std::vector<word> passed(num_buckets * COUNTERS);
         word live = 0;
         for (word at = 0; at < slots; ++at) {
             const word bucket = at / KVGPU_SLOTS_PER_BUCKET;
@@ -141,13 +148,20 @@ int main(int argc, char** argv) {
             ++live;
             const word* record = &pool.records[((entry & 0xFFFFFFFF) - 1) * 2 * KEY_WORDS];
             const Key key = kvgpu::load_key<KEY_WORDS>(record, record[KEY_WORDS]);
-            word home = kvgpu::bucket_of(kvgpu::slot_hash(key, pool.table.seed), num_buckets);
-            for (; home != bucket; home = kvgpu::next_bucket(home, num_buckets)) ++passed[home];
+            const kvgpu::uword hash = kvgpu::slot_hash(key, pool.table.seed);
+            const word counter = hash >> KVGPU_OVERFLOW_SHIFT & (COUNTERS - 1);
+            word home = kvgpu::bucket_of(hash, num_buckets);
+            for (; home != bucket; home = kvgpu::next_bucket(home, num_buckets)) {
+                ++passed[home * COUNTERS + counter];
+            }
         }
         if (live != size) return fail("words", round, live, size);
-        for (word bucket = 0; bucket < num_buckets; ++bucket) {
-            const word count = pool.words[bucket * KVGPU_BUCKET_WORDS + KVGPU_OVERFLOW_WORD];
-            if (count != passed[bucket]) return fail("overflow", round, count, passed[bucket]);
+        for (word i = 0; i < num_buckets * COUNTERS; ++i) {
+            const word header = pool.words[i / COUNTERS * KVGPU_BUCKET_WORDS + KVGPU_OVERFLOW_WORD];
+            const word count = header >> KVGPU_OVERFLOW_BITS * (i % COUNTERS) & ((1 << KVGPU_OVERFLOW_BITS) - 1);
+            const bool exact = count == passed[i] && !full[i];
+            full[i] = count == KVGPU_OVERFLOW_FULL;
+            if (!exact && !full[i]) return fail("overflow", round, count, passed[i]);
         }
     }
     std::puts("ok");

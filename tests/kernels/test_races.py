@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from kvgpu.kernels.cuda_engine import SOURCES, defines
+from kvgpu.layout import OVERFLOW_FULL
 
 HERE = Path(__file__).resolve().parent
 COMPILER = shutil.which("g++")
@@ -24,19 +25,25 @@ MUTATIONS = {
         "std::this_thread::yield();\n    "
         "std::atomic_ref<word>(*at).store(desired, std::memory_order_relaxed);\n    return expected;",
     ),
-    "a count is not added atomically": (
+    "a number of keys is not added atomically": (
         "std::atomic_ref<word>(*at).fetch_add(amount, std::memory_order_relaxed);",
         "*at += amount;",
     ),
     "an erased entry is not uncounted": ("if (delta == 0) return;", "if (delta <= 0) return;"),
     "the way of an entry is not counted": (
-        "for (word step = 0; step < passed; ++step) {\n        add",
-        "for (word step = 0; step + 1 < passed; ++step) {\n        add",
+        "for (word step = 0; step < passed; ++step) {\n        count_overflow",
+        "for (word step = 0; step + 1 < passed; ++step) {\n        count_overflow",
+    ),
+    "a counter is changed once, whatever else changes in its header": ("if (seen == expected) return;", "return;"),
+    "a counter that is full is changed": ("if ((seen & full) == full) return;", "(void)full;"),
+    "an entry is counted in the counter of another": (
+        "count_overflow(table.words + bucket * KVGPU_BUCKET_WORDS + KVGPU_OVERFLOW_WORD, counter_unit(h), delta)",
+        "count_overflow(table.words + bucket * KVGPU_BUCKET_WORDS + KVGPU_OVERFLOW_WORD, counter_unit(h >> 1), delta)",
     ),
 }
 
 
-def compiled(directory, header):
+def compiled(directory, header, full=OVERFLOW_FULL):
     (directory / "table.cuh").write_text(header)
     program = directory / "stress"
     subprocess.run(
@@ -50,6 +57,8 @@ def compiled(directory, header):
             "-Werror",
             "-fsanitize=thread",
             *defines(),
+            "-UKVGPU_OVERFLOW_FULL",
+            f"-DKVGPU_OVERFLOW_FULL={full}LL",
             f"-I{directory}",
             str(HERE / "stress.cpp"),
             "-o",
@@ -68,9 +77,9 @@ def stress(program, seed, rounds, threads, buckets):
     )
 
 
-@pytest.fixture(scope="module")
-def program(tmp_path_factory):
-    return compiled(tmp_path_factory.mktemp("stress"), (SOURCES / "table.cuh").read_text())
+@pytest.fixture(scope="module", params=[OVERFLOW_FULL, 3], ids=["", "with counters that are soon full"])
+def program(tmp_path_factory, request):
+    return compiled(tmp_path_factory.mktemp("stress"), (SOURCES / "table.cuh").read_text(), request.param)
 
 
 @pytest.mark.parametrize("buckets", [2, 3, 8, 40])

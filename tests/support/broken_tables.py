@@ -84,7 +84,7 @@ def a_step_of_a_batch_into_a_full_table():
 @scene
 def looking_up_where_every_bucket_has_overflowed():
     index = make_index()
-    index.table[:, OVERFLOW_WORD] = 1
+    index.table[:, OVERFLOW_WORD] = -1
     assert index.first(ROWS[20], 0) == -1
 
 

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Sequence
+from functools import cache
 from math import gcd
 
 import numpy as np
@@ -89,3 +90,9 @@ def twin_groups(key: Sequence[int]) -> tuple[int, int, int]:
             steps = lower // upper
             lower, upper = upper, lower % upper
             before, distance = distance, before + steps * distance
+
+
+@cache
+def crowd(seed: int, slot_hash: int, count: int) -> npt.NDArray[np.int64]:
+    """So many keys with one slot hash."""
+    return np.array([key_of_hash(seed, slot_hash, [i, 0, 0, 0]) for i in range(count)])

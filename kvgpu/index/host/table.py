@@ -10,7 +10,18 @@ import numpy as np
 from kvgpu.compiled.jit import jit, lanes_equal, leaf, lowest_bit
 from kvgpu.index.key import Key, has_key, key_of
 from kvgpu.index.slot_hash import slot_hash
-from kvgpu.layout import BUCKET_WORDS, EMPTY_WORD, LOW_32, OVERFLOW_WORD, SLOTS_PER_BUCKET, TAG_SHIFT
+from kvgpu.layout import (
+    BUCKET_WORDS,
+    EMPTY_WORD,
+    LOW_32,
+    OVERFLOW_BITS,
+    OVERFLOW_COUNTERS,
+    OVERFLOW_FULL,
+    OVERFLOW_SHIFT,
+    OVERFLOW_WORD,
+    SLOTS_PER_BUCKET,
+    TAG_SHIFT,
+)
 
 ALL_SLOTS = (1 << SLOTS_PER_BUCKET) - 1
 assert BUCKET_WORDS == SLOTS_PER_BUCKET + 1 == 8  # the lanes that are compared at once
@@ -26,6 +37,30 @@ def bucket_of(h: int, num_buckets: int) -> int:
 def word_of(h: int, block_id: int) -> int:
     """The word of an entry: tag and block id in one."""
     return ((h & LOW_32) << TAG_SHIFT) | (block_id + 1)
+
+
+@leaf
+def counter_of(h: int) -> int:
+    """Return which counter of a header counts entries of this slot hash."""
+    return (h >> OVERFLOW_SHIFT) & (OVERFLOW_COUNTERS - 1)
+
+
+@leaf
+def has_overflowed(table: Any, bucket: int, h: int) -> bool:
+    """Whether a bucket counts entries that went past it and are counted together with slot hash `h`."""
+    # Unsigned, so that compiled code does not test whether the index counts from the end.
+    header = table[np.uint64(bucket), np.uint64(OVERFLOW_WORD)]
+    counter: int = (header >> (OVERFLOW_BITS * counter_of(h))) & OVERFLOW_FULL
+    return counter != 0
+
+
+@leaf
+def count_overflow(table: Any, bucket: int, h: int, change: int) -> None:
+    """Add `change` to the counter of slot hash `h` in the header of a bucket; one that is full stays full."""
+    header = table[np.uint64(bucket), np.uint64(OVERFLOW_WORD)]
+    place = OVERFLOW_BITS * counter_of(h)
+    if (header >> place) & OVERFLOW_FULL != OVERFLOW_FULL:
+        table[np.uint64(bucket), np.uint64(OVERFLOW_WORD)] = header + (change << place)
 
 
 @leaf
@@ -48,11 +83,11 @@ def find_first(records: Any, table: Any, key: Key, h: int) -> Any:
     for _ in range(num_buckets):
         found = slots_of_tag(table, bucket, h & LOW_32)
         while found:
-            block_id = (table[bucket, lowest_bit(found)] & LOW_32) - 1
-            if has_key(records[block_id], key):
+            block_id = (table[np.uint64(bucket), np.uint64(lowest_bit(found))] & LOW_32) - 1
+            if has_key(records[np.uint64(block_id)], key):
                 return block_id
             found &= found - 1
-        if table[bucket, OVERFLOW_WORD] == 0:
+        if not has_overflowed(table, bucket, h):
             return -1
         bucket += 1
         if bucket == num_buckets:
@@ -70,7 +105,7 @@ def put_word(table: Any, h: int, word: int) -> bool:
         if empty:
             table[bucket, lowest_bit(empty)] = word
             return True
-        table[bucket, OVERFLOW_WORD] += 1
+        count_overflow(table, bucket, h, 1)
         bucket += 1
         if bucket == num_buckets:
             bucket = 0
@@ -93,12 +128,17 @@ def swap_word(table: Any, h: int, word: int, replacement: int) -> bool:
             if replacement == EMPTY_WORD:
                 for _ in range(passed):
                     bucket = (bucket if bucket > 0 else num_buckets) - 1
-                    table[bucket, OVERFLOW_WORD] -= 1
+                    count_overflow(table, bucket, h, -1)
             return True
         bucket += 1
         if bucket == num_buckets:
             bucket = 0
     return False
+
+
+def counters(headers: Any) -> Any:
+    """Return the counters of headers, int64 [n, OVERFLOW_COUNTERS]."""
+    return headers[:, None] >> OVERFLOW_BITS * np.arange(OVERFLOW_COUNTERS) & OVERFLOW_FULL
 
 
 @leaf
