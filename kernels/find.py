@@ -16,8 +16,8 @@ LOW = tl.constexpr(LOW_32)
 
 @triton.jit
 def tag_bit(word, tag, bit: tl.constexpr):
-    """Return `bit` where the word is an entry with this tag, otherwise 0."""
-    return tl.where((upper_half(word) == tag) & (word != 0), bit, 0)
+    """Return `bit` where the word is an entry with this tag, otherwise 0. Tags are odd: no empty word has one."""
+    return tl.where(upper_half(word) == tag, bit, 0)
 
 
 @triton.jit

@@ -4,8 +4,8 @@ An entry is a word (tag and block id). All three changes exchange one word for a
 compare-and-swap: EMPTY for the entry's word (enter), one word for another (replace), or the word for
 EMPTY (erase). The kernel searches for the exact word and reads no key, so that a block which is erased and entered
 again under another key in one flush cannot confuse it. An entry is counted in the headers of the buckets that
-it passes afterwards; nothing else reads these counters in the same launch. Relaxed atomics are enough: each word
-is independent of the others, and the end of the launch publishes all of them.
+it passes afterwards: who reads these counters in the same launch looks only for what was counted before. Relaxed
+atomics are enough: each word is independent of the others, and the end of the launch publishes all of them.
 """
 
 from typing import Any
@@ -14,6 +14,7 @@ import triton
 import triton.language as tl
 
 from kvgpu import layout
+from kvgpu.kernels.primitives.atomics import compare_and_swap
 from kvgpu.kernels.primitives.kernel import kernel
 from kvgpu.kernels.primitives.records import BUCKET, LANES, load_bucket, load_key, store_record
 from kvgpu.kernels.primitives.slot_hash import COUNTER_FULL, bucket_of, counter_unit, slot_hash, word_of
@@ -32,6 +33,8 @@ LEAVE = 1
 """Phase: erase and replace."""
 ENTER = 2
 """Phase: enter."""
+MAX_PROGRAMS = 4096
+"""Of one launch: as many as an H100 runs at a time."""
 LEAVING = tl.constexpr(LEAVE)
 ENTERING = tl.constexpr(ENTER)
 
@@ -40,15 +43,16 @@ ENTERING = tl.constexpr(ENTER)
 def swap_words(words, h, expected, desired, todo, num_buckets):
     """Exchange each lane's exact word for another, searching from its primary bucket on.
 
-    Returns which lanes succeeded, and how many buckets each of them passed before. A lane that fails has
-    passed all buckets.
+    Returns which lanes succeeded, and how many buckets each of them passed before. A lane that fails has either
+    passed all buckets, or come to one that no entry with its counter has passed.
     """
     bucket = bucket_of(h, num_buckets)
+    counter = counter_unit(h) * COUNTER_FULL
     passed = tl.zeros_like(bucket)
     done = todo & (passed > 0)
     while tl.max(todo.to(tl.int32)) > 0:
         # Volatile: the first-level cache could hold words that other programs have changed since.
-        w0, w1, w2, w3, w4, w5, w6, _ = load_bucket(words, bucket, todo, True)
+        w0, w1, w2, w3, w4, w5, w6, header = load_bucket(words, bucket, todo, True)
         slot = tl.where(w6 == expected, 6, SLOTS)
         slot = tl.where(w5 == expected, 5, slot)
         slot = tl.where(w4 == expected, 4, slot)
@@ -57,17 +61,14 @@ def swap_words(words, h, expected, desired, todo, num_buckets):
         slot = tl.where(w1 == expected, 1, slot)
         slot = tl.where(w0 == expected, 0, slot)
         ready = todo & (slot < SLOTS)
-        # atomic_cas takes no mask, so idle lanes exchange a word for itself: a header may have any value.
-        compare = tl.where(ready, expected, EMPTY)
-        replacement = tl.where(ready, desired, EMPTY)
-        seen = tl.atomic_cas(words + bucket * BUCKET + slot, compare, replacement, sem="relaxed")
-        swapped = ready & (seen == expected)
-        done = done | swapped
-        absent = todo & (slot == SLOTS)
-        passed += absent.to(tl.int64)
-        bucket = tl.where(absent, bucket + 1, bucket)
+        seen = compare_and_swap(words + bucket * BUCKET + slot, expected, desired, ready)
+        done = done | (ready & (seen == expected))
+        # An entry is counted in all buckets that it has passed until it is taken out, whatever changes meanwhile.
+        further = todo & (slot == SLOTS) & ((expected == EMPTY) | (header & counter != 0))
+        passed += further.to(tl.int64)
+        bucket = tl.where(further, bucket + 1, bucket)
         bucket = tl.where(bucket == num_buckets, 0, bucket)
-        todo = (ready & (seen != expected)) | (absent & (passed < num_buckets))
+        todo = (ready & (seen != expected)) | (further & (passed < num_buckets))
     return done, passed
 
 
@@ -82,14 +83,37 @@ def count_overflow(words, h, delta, passed, num_buckets):
     header = tl.zeros_like(h)
     while tl.max(left) > 0:
         todo = left > 0
-        # Idle lanes exchange a word for itself.
-        changed = tl.where(todo, header + delta * unit, header)
-        seen = tl.atomic_cas(words + bucket * BUCKET + OVERFLOW, header, changed, sem="relaxed")
+        seen = compare_and_swap(words + bucket * BUCKET + OVERFLOW, header, header + delta * unit, todo)
         counted = todo & ((seen == header) | (seen & full == full))
         header = tl.where(counted, 0, seen)
         bucket = tl.where(counted, bucket + 1, bucket)
         bucket = tl.where(bucket == num_buckets, 0, bucket)
         left -= counted.to(tl.int64)
+
+
+@triton.jit
+def apply_changes(
+    words, records, keys, groups, old, new, i, active, num_buckets, seed, phases, KEY_WORDS: tl.constexpr
+):
+    """Apply change `i` of each active lane; return by how many keys it has grown the table, and a status."""
+    before = tl.load(old + i, mask=active, other=-1)
+    after = tl.load(new + i, mask=active, other=-1)
+    group = tl.load(groups + i, mask=active, other=0)
+    k0, k1, k2, k3 = load_key(keys + i * KEY_WORDS, active, KEY_WORDS)
+    entering = active & (before < 0) & (after >= 0)
+    leaving = active & (before >= 0) & (before != after)
+    todo = leaving & (phases & LEAVING != 0) | entering & (phases & ENTERING != 0)
+    store_record(records, after, k0, k1, k2, k3, group, todo & (after >= 0), KEY_WORDS)
+    h = slot_hash(k0, k1, k2, k3, group, seed)
+    expected = tl.where(before >= 0, word_of(h, before), EMPTY)
+    desired = tl.where(after >= 0, word_of(h, after), EMPTY)
+    done, passed = swap_words(words, h, expected, desired, todo, num_buckets)
+    delta = (desired != EMPTY).to(tl.int64) - (expected != EMPTY).to(tl.int64)
+    delta = tl.where(done, delta, 0)
+    count_overflow(words, h, delta, passed, num_buckets)
+    failed = todo & (done == 0)
+    status = tl.where(failed & entering, TABLE_FULL, 0) | tl.where(failed & leaving, WORD_NOT_FOUND, 0)
+    return delta, status
 
 
 @kernel("words", "records", "keys")
@@ -113,32 +137,26 @@ def update_kernel(
     keys int64 [count, KEY_WORDS], unique together with groups int32 [count]; old, new int32
     [count], -1 for none. phases: LEAVE, ENTER or both. Writes nothing if the gate is closed.
     """
-    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     gate = tl.load(meta + GATE)
-    active = (i < count) & (gate == 0)
-    before = tl.load(old + i, mask=active, other=-1)
-    after = tl.load(new + i, mask=active, other=-1)
-    group = tl.load(groups + i, mask=active, other=0)
-    k0, k1, k2, k3 = load_key(keys + i * KEY_WORDS, active, KEY_WORDS)
-    entering = active & (before < 0) & (after >= 0)
-    leaving = active & (before >= 0) & (before != after)
-    todo = leaving & (phases & LEAVING != 0) | entering & (phases & ENTERING != 0)
-    store_record(records, after, k0, k1, k2, k3, group, todo & (after >= 0), KEY_WORDS)
-    h = slot_hash(k0, k1, k2, k3, group, tl.cast(seed, tl.int64))
-    expected = tl.where(before >= 0, word_of(h, before), EMPTY)
-    desired = tl.where(after >= 0, word_of(h, after), EMPTY)
-    done, passed = swap_words(words, h, expected, desired, todo, num_buckets)
-    delta = (desired != EMPTY).to(tl.int64) - (expected != EMPTY).to(tl.int64)
-    delta = tl.where(done, delta, 0)
-    count_overflow(words, h, delta, passed, num_buckets)
-    grown = tl.sum(delta)
-    if grown != 0:
-        tl.atomic_add(meta + SIZE, grown, sem="relaxed")
-    failed = todo & (done == 0)
-    status = tl.max(tl.where(failed & entering, TABLE_FULL, 0))
-    status |= tl.max(tl.where(failed & leaving, WORD_NOT_FOUND, 0))
-    if status != 0:
-        tl.atomic_or(meta + STATUS, status.to(tl.int64), sem="relaxed")
+    first = tl.program_id(0).to(tl.int64) * BLOCK
+    grown = tl.zeros([BLOCK], tl.int64)
+    status = tl.zeros([BLOCK], tl.int32)
+    while first < count:
+        i = first + tl.arange(0, BLOCK)
+        active = (i < count) & (gate == 0)
+        delta, found = apply_changes(
+            words, records, keys, groups, old, new, i, active, num_buckets, tl.cast(seed, tl.int64), phases, KEY_WORDS
+        )
+        grown += delta
+        status |= found
+        first += tl.num_programs(0).to(tl.int64) * BLOCK
+    # One number for all programs: each adds to it once, however many changes it has made.
+    total = tl.sum(grown)
+    if total != 0:
+        tl.atomic_add(meta + SIZE, total, sem="relaxed")
+    failed = tl.max(status & TABLE_FULL) | tl.max(status & WORD_NOT_FOUND)
+    if failed != 0:
+        tl.atomic_or(meta + STATUS, failed.to(tl.int64), sem="relaxed")
 
 
 def phases_of(table: TableView, count: int) -> tuple[int, ...]:
@@ -164,7 +182,7 @@ def launch_update(table: TableView, keys: Any, groups: Any, old: Any, new: Any) 
     count = len(keys)
     if not count:
         return
-    grid = (triton.cdiv(count, LANES),)
+    grid = (min(triton.cdiv(count, LANES), MAX_PROGRAMS),)
     for phases in phases_of(table, count):
         update_kernel[grid](
             table.words,

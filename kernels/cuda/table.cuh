@@ -121,15 +121,35 @@ KVGPU_DEVICE word next_bucket(word bucket, word num_buckets) {
     return bucket + 1 == num_buckets ? 0 : bucket + 1;
 }
 
+// Two words that are read at once; all lines and records begin at multiples of 16 bytes.
+struct alignas(16) Pair {
+    word x, y;
+};
+
+KVGPU_DEVICE Pair load_pair(const word* at) { return *reinterpret_cast<const Pair*>(at); }
+
 template <int KEY_WORDS>
 KVGPU_DEVICE bool record_equals(const TableView& table, word block, const Key& key) {
     const word* record = table.records + block * (2 * KEY_WORDS);
-    bool same = record[KEY_WORDS] == key.group;
-    for (int i = 0; i < KEY_WORDS; ++i) same = same && record[i] == key.k[i];
+    const Pair low = load_pair(record), owner = load_pair(record + KEY_WORDS);
+    bool same = (low.x == key.k[0]) & (low.y == key.k[1]) & (owner.x == key.group);
+    if constexpr (KEY_WORDS == 4) {
+        const Pair high = load_pair(record + 2);
+        same &= (high.x == key.k[2]) & (high.y == key.k[3]);
+    }
     return same;
 }
 
-// Id of the first block under a key, or -1. Not beside an update.
+KVGPU_DEVICE int lowest_bit(unsigned bits) {
+#ifdef __CUDACC__
+    return __ffs(static_cast<int>(bits)) - 1;
+#else
+    return __builtin_ctz(bits);
+#endif
+}
+
+// Id of the first block under a key, or -1. Not beside an update. A line is read whole, in four loads that do not wait for
+// each other; then the slots with the tag, which is odd and so in no empty word, are compared one by one.
 template <int KEY_WORDS>
 KVGPU_DEVICE int find_block(const TableView& table, const Key& key) {
     const uword h = slot_hash(key, table.seed);
@@ -138,13 +158,22 @@ KVGPU_DEVICE int find_block(const TableView& table, const Key& key) {
     word bucket = bucket_of(h, table.num_buckets);
     for (word step = 0; step < table.num_buckets; ++step) {
         const word* line = table.words + bucket * KVGPU_BUCKET_WORDS;
-        for (int slot = 0; slot < KVGPU_SLOTS_PER_BUCKET; ++slot) {
-            const uword entry = static_cast<uword>(line[slot]);
-            if (entry == KVGPU_EMPTY_WORD || (entry >> KVGPU_TAG_SHIFT) != tag) continue;
-            const word block = static_cast<word>(entry & 0xFFFFFFFFull) - 1;
+        const Pair a = load_pair(line), b = load_pair(line + 2), c = load_pair(line + 4), d = load_pair(line + 6);
+        const word entries[KVGPU_SLOTS_PER_BUCKET] = {a.x, a.y, b.x, b.y, c.x, c.y, d.x};
+        unsigned candidates = 0;
+#pragma unroll
+        for (int slot = 0; slot < KVGPU_SLOTS_PER_BUCKET; ++slot)
+            candidates |= static_cast<unsigned>((static_cast<uword>(entries[slot]) >> KVGPU_TAG_SHIFT) == tag) << slot;
+        while (candidates != 0) {
+            const int chosen = lowest_bit(candidates);
+            word entry = 0;
+#pragma unroll
+            for (int slot = 0; slot < KVGPU_SLOTS_PER_BUCKET; ++slot) entry = slot == chosen ? entries[slot] : entry;
+            const word block = static_cast<word>(static_cast<uword>(entry) & 0xFFFFFFFFull) - 1;
             if (record_equals<KEY_WORDS>(table, block, key)) return static_cast<int>(block);
+            candidates &= candidates - 1;
         }
-        if ((static_cast<uword>(line[KVGPU_OVERFLOW_WORD]) & counter) == 0) return -1;
+        if ((static_cast<uword>(d.y) & counter) == 0) return -1;
         bucket = next_bucket(bucket, table.num_buckets);
     }
     return -1;
@@ -208,8 +237,10 @@ KVGPU_DEVICE word find_leading_run(const TableView& table, const Team& team, con
 }
 
 // Exchange an exact word for another, from the primary bucket on. Returns the number of buckets
-// passed before, or -1 when the word is nowhere.
+// passed before, or -1 when the word is nowhere. An entry is counted in all buckets that it has passed until it is taken
+// out, whatever else is changed meanwhile, so a search for one stops where nothing with its counter has passed.
 KVGPU_DEVICE word swap_word(const TableView& table, uword h, word expected, word desired) {
+    const uword counter = KVGPU_OVERFLOW_FULL * counter_unit(h);
     word bucket = bucket_of(h, table.num_buckets);
     for (word passed = 0; passed < table.num_buckets; ++passed) {
         word* line = table.words + bucket * KVGPU_BUCKET_WORDS;
@@ -218,6 +249,10 @@ KVGPU_DEVICE word swap_word(const TableView& table, uword h, word expected, word
                 compare_and_swap(line + slot, expected, desired) == expected) {
                 return passed;
             }
+        }
+        if (expected != KVGPU_EMPTY_WORD &&
+            (static_cast<uword>(load_shared_word(line + KVGPU_OVERFLOW_WORD)) & counter) == 0) {
+            return -1;
         }
         bucket = next_bucket(bucket, table.num_buckets);
     }
@@ -267,7 +302,7 @@ KVGPU_DEVICE void apply_change(const TableView& table, const Key& key, word befo
     }
     const word delta = (after >= 0) - (before >= 0);
     if (delta == 0) return;
-    // Nobody else reads counters in the same launch, so they may follow.
+    // Counters may follow: who reads them in the same launch looks only for what was counted before.
     word bucket = bucket_of(h, table.num_buckets);
     for (word step = 0; step < passed; ++step) {
         count_overflow(table.words + bucket * KVGPU_BUCKET_WORDS + KVGPU_OVERFLOW_WORD, counter_unit(h), delta);

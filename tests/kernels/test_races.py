@@ -55,6 +55,7 @@ def compiled(directory, header, full=OVERFLOW_FULL):
             "-Wall",
             "-Wextra",
             "-Werror",
+            "-Wno-unknown-pragmas",
             "-fsanitize=thread",
             *defines(),
             "-UKVGPU_OVERFLOW_FULL",

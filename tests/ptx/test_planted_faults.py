@@ -18,24 +18,40 @@ WRONG = (KVGPUError, None)
 TRITON = {
     "buckets are read as if nobody changed them": (
         update.swap_words,
-        [update.update_kernel],
+        [update.apply_changes, update.update_kernel],
         "load_bucket(words, bucket, todo, True)",
         "load_bucket(words, bucket, todo, False)",
         RACE,
     ),
     "a word is stored, not compared and swapped": (
         update.swap_words,
-        [update.update_kernel],
-        'seen = tl.atomic_cas(words + bucket * BUCKET + slot, compare, desired, sem="relaxed")',
+        [update.apply_changes, update.update_kernel],
+        "seen = compare_and_swap(words + bucket * BUCKET + slot, expected, desired, ready)",
         "tl.store(words + bucket * BUCKET + slot, desired, mask=ready)\n        seen = expected",
         RACE,
     ),
     "a lost swap is not tried again": (
         update.swap_words,
-        [update.update_kernel],
-        "todo = (ready & (seen != expected)) | (absent & (passed < num_buckets))",
-        "todo = absent & (passed < num_buckets)",
+        [update.apply_changes, update.update_kernel],
+        "todo = (ready & (seen != expected)) | (further & (passed < num_buckets))",
+        "todo = further & (passed < num_buckets)",
         WRONG,
+    ),
+    "a search stops where nothing with another counter has passed": (
+        update.swap_words,
+        [update.apply_changes, update.update_kernel],
+        "counter = counter_unit(h) * COUNTER_FULL",
+        "counter = counter_unit(h ^ (1 << 31)) * COUNTER_FULL",
+        WRONG,
+    ),
+    "a header is stored, not compared and swapped": (
+        update.count_overflow,
+        [update.apply_changes, update.update_kernel],
+        "seen = compare_and_swap(words + bucket * BUCKET + OVERFLOW, header, header + delta * unit, todo)",
+        "seen = tl.load(words + bucket * BUCKET + OVERFLOW, mask=todo, other=0)\n"
+        "        tl.store(words + bucket * BUCKET + OVERFLOW, seen + delta * unit, mask=todo)\n"
+        "        seen = header",
+        RACE,
     ),
     "keys are entered in their set without atomics": (
         validate.enter_key,
@@ -77,9 +93,9 @@ def search(engine, error, words):
 
 
 @pytest.mark.parametrize("fault", TRITON)
-def test_a_fault_of_a_triton_kernel_is_found(fault):
+def test_a_fault_of_a_triton_kernel_is_found(tmp_path, fault):
     *planted, found = TRITON[fault]
-    with triton_fault(*planted):
+    with triton_fault(*planted, tmp_path):
         search("triton", *found)
 
 

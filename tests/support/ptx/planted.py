@@ -6,28 +6,34 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import triton
 
 from kvgpu.kernels import cuda_engine
 
 
 @contextmanager
-def triton_fault(function: Any, kernels: list[Any], right: str, wrong: str) -> Iterator[None]:
-    """Replace a part of a Triton function; `kernels` are all that call it."""
+def triton_fault(function: Any, callers: list[Any], right: str, wrong: str, folder: Path) -> Iterator[None]:
+    """Replace a part of a Triton function; `callers` are all that call it, directly or not.
+
+    What is compiled meanwhile is kept in `folder`, not where other runs would find it.
+    """
     text = function.src
     assert text.count(right) == 1, right
 
     def change(source: str) -> None:
         function._unsafe_update_src(source)
-        for kernel in kernels:
+        for caller in callers:
             # Triton calls these fields private; its own way to change a function leaves them to the caller.
-            kernel.hash = None
-            kernel.device_caches.clear()
+            caller.hash = None
+            caller.device_caches.clear()
 
-    change(text.replace(right, wrong))
-    try:
-        yield
-    finally:
-        change(text)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(triton.knobs.cache, "dir", str(folder))
+        change(text.replace(right, wrong))
+        try:
+            yield
+        finally:
+            change(text)
 
 
 @contextmanager
