@@ -1,4 +1,4 @@
-# make replay | test | test-compiled | races | test-pythons | lint | wheel | bench | bench-peers | vllm | gpu | plots | tables | conformance | aot | fuzz | clean.
+# make replay | test | test-compiled | races | card | test-pythons | lint | wheel | bench | bench-peers | vllm | gpu | plots | tables | conformance | aot | fuzz | clean.
 # TRACE=, ARGS=, SUITE=, BACKENDS=, PYTHON=, PYTHONS=, WORKERS= are optional.
 
 PYTHON ?= python3
@@ -21,9 +21,10 @@ ON_KERNELS := tests/ptx tests/device tests/index tests/batch/test_queries.py \
               $(patsubst %,tests/kernels/test_%.py,cuda_engine decide leading_run prefix_hash sha256 view)
 
 VLLM    := build/vllm
+CARD    := build/card
 IN_VLLM := PYTHONPATH=$(CURDIR)/$(VLLM)/vllm-0.23.0 $(VLLM)/bin/python
 
-.PHONY: replay test test-compiled races test-pythons lint wheel bench bench-peers vllm gpu plots tables conformance aot fuzz clean venv
+.PHONY: replay test test-compiled races card test-pythons lint wheel bench bench-peers vllm gpu plots tables conformance aot fuzz clean venv
 
 # Benchmarks one after the other; status 1 says that a goal is missed, more than 1 that something is wrong.
 in-turn = for name in $(1); do \
@@ -48,6 +49,14 @@ test-compiled: $(VENV)/.kernels
 # TABLES tables, each flushed under contention by kernels as they are compiled for a GPU.
 races: $(VENV)/.kernels
 	$(BIN)/python tests/ptx/races.py --tables $(TABLES) $(ARGS)
+
+# The tests, and the suite, with the packages of a machine with a GPU, which has other versions of them and lacks some.
+# Kernels run as they are compiled for a GPU: beside that NumPy the interpreter of that Triton does not work.
+card: $(CARD)/.ready
+	$(CARD)/bin/python -m pytest -n $(WORKERS) --dist loadfile --kernels compiled $(ARGS)
+	test ! -f $(SUITE) || for backend in reference host triton cuda; do \
+	  $(CARD)/bin/python tests/conformance/run.py $(SUITE) --backend $$backend --kernels compiled || exit 1; \
+	done
 
 # The tests on each interpreter of PYTHONS, each in its own virtual environment below build/, which is named by its version. All
 # interpreters must be there before the first test runs: a missing one is an error, not a skip.
@@ -147,4 +156,13 @@ $(VLLM)/.ready: tests/in_vllm/requirements.txt setup.py
 	VLLM_TARGET_DEVICE=empty VLLM_VERSION_OVERRIDE=0.23.0 $(VLLM)/bin/python -m pip --disable-pip-version-check \
 	  download -q --no-deps --no-binary :all: --no-build-isolation -d $(VLLM) vllm==0.23.0
 	tar -xzf $(VLLM)/vllm-0.23.0.tar.gz -C $(VLLM)
+	touch $@
+
+# PyTorch's wheel for CUDA, without CUDA: libraries that do nothing stand for it. Needs gcc and binutils.
+$(CARD)/.ready: tests/ptx/card_requirements.txt tests/support/device/cuda_stubs.py setup.py $(wildcard kvgpu/native/*.[ch])
+	test -x $(CARD)/bin/python || $(PYTHON) -m venv $(CARD)
+	$(CARD)/bin/python -m pip --disable-pip-version-check install -q -r tests/ptx/card_requirements.txt
+	$(CARD)/bin/python -m pip --disable-pip-version-check install -q --no-deps torch==2.11.0 triton==3.6.0 cupy-cuda13x==14.2.0
+	$(CARD)/bin/python tests/support/device/cuda_stubs.py
+	$(CARD)/bin/python setup.py --quiet build_ext --inplace
 	touch $@

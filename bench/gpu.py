@@ -10,7 +10,8 @@ pytest, ncu, compute-sanitizer or another package that is missing is left out an
 Every row is a line of gpu.jsonl in `--out`, else in the folder that the environment names OUT, else in bench/data, on
 the disk before the next is measured. An error, a hang or a crash becomes such a row, and the rest runs. `--data` also
 inserts the rows into gpu.csv there, from which tables and pictures are made, if all that was checked passed.
-`--rehearse` runs it all small in Triton's interpreter; it takes no figure.
+`--rehearse` runs it all small on the CPU: in Triton's interpreter or, where that does not work, with kernels as they
+are compiled for a GPU. It takes no figure.
 Exit status: 0 all goals met; 1 a goal missed; 2 a check failed or was cut off, or a block failed.
 """
 
@@ -31,6 +32,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]
 
 from harness import DATA, Row, revision, save, table  # noqa: E402
+from on_gpu import rehearsal  # noqa: E402
 from on_gpu.outcome import CUT_OFF, FAILED, PASSED, Outcome  # noqa: E402
 from on_gpu.rows import Record, RowsFile, records  # noqa: E402
 from on_gpu.supervisor import Supervisor  # noqa: E402
@@ -44,12 +46,11 @@ SUMMARY = "gpu-summary.txt"
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
-def environment(rehearse: bool) -> dict[str, str]:
+def environment(rehearse: str) -> dict[str, str]:
     """Of everything that is started."""
-    found = {name: value for name, value in os.environ.items() if name not in UNWANTED}
+    found = {name: value for name, value in rehearsal.environment(rehearse).items() if name not in UNWANTED}
     if rehearse:
-        return found | {"TRITON_INTERPRET": "1"}
-    found.pop("TRITON_INTERPRET", None)
+        return found
     for variable, name in CACHES.items():
         folder = HERE.parent / "build" / "gpu-cache" / name
         if variable not in found:
@@ -72,7 +73,7 @@ def good(outcomes: Sequence[Outcome]) -> bool:
     return not bad and not [o for o in outcomes if o.is_check and o.status == CUT_OFF]
 
 
-def summary(rows: Sequence[Row], outcomes: Sequence[Outcome], rehearse: bool) -> str:
+def summary(rows: Sequence[Row], outcomes: Sequence[Outcome], rehearse: str) -> str:
     """Figures beside their goals, unless it was a rehearsal, and how everything went."""
     lines = [] if rehearse or not rows else [table(rows), ""]
     lines += [f"{outcome.name}: {outcome.status}" + (f": {outcome.why}" if outcome.why else "") for outcome in outcomes]
@@ -95,7 +96,7 @@ def finish(file: RowsFile, outcomes: Sequence[Outcome], options: argparse.Namesp
     except OSError as error:
         print(error, file=sys.stderr)
     if options.rehearse:
-        print(f"rehearsed {len(rows)} cases; no speed of an interpreter is worth printing")
+        print(f"rehearsed {len(rows)} cases; no speed of a rehearsal is worth printing")
     elif options.data is not None and good(outcomes) and rows:
         publish(rows, file.common, options.data)
     elif options.data is not None:
@@ -112,7 +113,14 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, help="folder of gpu.csv, written if all checks pass")
     parser.add_argument("--deadline", type=float, help=f"seconds from now, else {DEADLINE}")
     parser.add_argument("--revision", help="what was copied here, where git cannot say it")
-    parser.add_argument("--rehearse", action="store_true", help="small, in the interpreter")
+    parser.add_argument(
+        "--rehearse",
+        nargs="?",
+        choices=rehearsal.MODES,
+        const=rehearsal.usual_mode(),
+        default="",
+        help="small, on the CPU; else as works here: %(const)s",
+    )
     parser.add_argument("--blocks", default="on_gpu.blocks", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.deadline is None:
@@ -135,7 +143,7 @@ def main() -> int:
         return 2
     worker = [
         sys.executable,
-        str(HERE / "on_gpu" / "worker.py"),
+        str(rehearsal.WORKERS.get(options.rehearse, HERE / "on_gpu" / "worker.py")),
         "--blocks",
         options.blocks,
         "--out",
@@ -144,7 +152,7 @@ def main() -> int:
         json.dumps(common),
     ]
     if options.rehearse:
-        worker.append("--rehearse")
+        worker += ["--rehearse", options.rehearse]
     supervisor = Supervisor(file, worker, environment(options.rehearse), options.deadline, options.rehearse)
     for number in STOPPING:
         signal.signal(number, supervisor.stop)

@@ -4,6 +4,7 @@ import os
 from shutil import which
 
 import pytest
+from support.device import packages
 
 
 def _has_gpu() -> bool:
@@ -24,6 +25,7 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    config.pluginmanager.register(packages.Skips())
     if _has_gpu():
         return
     if config.getoption("--kernels") == "compiled":

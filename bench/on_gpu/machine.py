@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from harness import machine, versions
+from on_gpu.rehearsal import IN_WORDS
 
 DRIVER_FILE = Path("/proc/driver/nvidia/version")
-INTERPRETER = "Triton's interpreter"
 
 
 def driver() -> str:
@@ -30,10 +30,10 @@ def driver() -> str:
     return version[1] if version else "unknown"
 
 
-def described(rehearse: bool) -> dict[str, Any]:
+def described(rehearse: str) -> dict[str, Any]:
     """device: name of the GPU. machine: with driver, CUDA and CPU. versions: of packages."""
     if rehearse:
-        return {"device": INTERPRETER, "machine": machine(), "versions": versions()}
+        return {"device": IN_WORDS[rehearse], "machine": machine(), "versions": versions()}
     import torch
 
     name = torch.cuda.get_device_name(0)

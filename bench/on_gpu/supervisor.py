@@ -60,14 +60,14 @@ class Supervisor:
         worker: Command of a worker.
         environment: Of everything that is started.
         seconds: From now to the deadline.
-        rehearse: Whether tools are told that there is no GPU.
+        rehearse: How kernels run without a GPU, which tools are told; nothing: on one.
     """
 
     file: RowsFile
     worker: Sequence[str]
     environment: dict[str, str]
     seconds: float
-    rehearse: bool = False
+    rehearse: str = ""
     outcomes: list[Outcome] = field(default_factory=list)
     stopped: str = ""
     """By what, or nothing."""

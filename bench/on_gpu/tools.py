@@ -45,7 +45,7 @@ class Tool:
     is_check = False
     counts = True
 
-    def command(self, rehearse: bool) -> list[str]:
+    def command(self, rehearse: str) -> list[str]:
         """What to start.
 
         Raises:
@@ -73,7 +73,7 @@ class WarmUp(Tool):
     def __init__(self, name: str, blocks: Sequence[str]) -> None:
         self.name, self._blocks = name, list(blocks)
 
-    def command(self, rehearse: bool) -> list[str]:
+    def command(self, rehearse: str) -> list[str]:
         if rehearse:
             raise LeftOut("a rehearsal compiles nothing for a GPU")
         return [sys.executable, str(HERE / "worker.py"), "--warm", *self._blocks]
@@ -85,7 +85,7 @@ class PytestOnDevice(Tool):
     name = "tests on the device"
     is_check = True
 
-    def command(self, rehearse: bool) -> list[str]:
+    def command(self, rehearse: str) -> list[str]:
         need("pytest", "hypothesis")
         command = [
             sys.executable,
@@ -99,7 +99,7 @@ class PytestOnDevice(Tool):
             "filterwarnings=default",
         ]
         if rehearse:
-            return [*command, "tests/kernels/test_view.py"]
+            return [*command, "--kernels", rehearse, "tests/kernels/test_view.py"]
         if find_spec("xdist") is not None:
             command += ["-n", WORKERS]
         return [
@@ -127,7 +127,7 @@ class Sanitizer(Tool):
         self.name = f"compute-sanitizer {check}, {engine}"
         self._engine, self._check = engine, check
 
-    def command(self, rehearse: bool) -> list[str]:
+    def command(self, rehearse: str) -> list[str]:
         tool = shutil.which("compute-sanitizer")
         if tool is None:
             raise LeftOut("compute-sanitizer is not installed")
@@ -184,7 +184,7 @@ class Profile(Tool):
         self.name = f"profile, {engine}"
         self._engine = engine
 
-    def command(self, rehearse: bool) -> list[str]:
+    def command(self, rehearse: str) -> list[str]:
         tool = shutil.which("ncu")
         if tool is None:
             raise LeftOut("ncu is not installed")

@@ -1,6 +1,6 @@
 """The process that holds the GPU: runs blocks by name, one order a line, and writes each row at once.
 
-    python bench/on_gpu/worker.py --out FOLDER --common JSON [--blocks MODULE] [--rehearse]
+    python bench/on_gpu/worker.py --out FOLDER --common JSON [--blocks MODULE] [--rehearse MODE]
     python bench/on_gpu/worker.py --warm NAME...
 
 It says on its standard output when it is ready and when a block is done, in JSON; what anybody prints goes to
@@ -26,6 +26,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parents[1]), str(HERE.parent)]
 
 from harness import Row  # noqa: E402
+from on_gpu.rehearsal import MODES  # noqa: E402
 from on_gpu.rows import Record, RowsFile  # noqa: E402
 
 OPTIONAL = frozenset(("cbor2", "msgspec", "cupy", "cupy_backends", "xxhash", "tqdm", "matplotlib"))
@@ -169,14 +170,14 @@ def main() -> int:
     parser.add_argument("--blocks", default="on_gpu.blocks")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--common", default="{}")
-    parser.add_argument("--rehearse", action="store_true")
+    parser.add_argument("--rehearse", choices=MODES, default="")
     parser.add_argument("--warm", nargs="+", metavar="NAME")
     options = parser.parse_args()
     # Nothing may stay behind on the GPU if the supervisor is killed.
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    worker = Worker(options.blocks, options.rehearse or options.warm is not None)
+    worker = Worker(options.blocks, bool(options.rehearse) or options.warm is not None)
     if options.warm is not None:
         return warm_up(worker, options.warm)
     signal.signal(signal.SIGTERM, worker.stop)

@@ -15,7 +15,9 @@ def usable_hash(name: str) -> Usable:
     from kvgpu.hashing.capabilities import chains_of
 
     try:
-        chains = chains_of(get_hash_fn_by_name(name))
+        hash_fn = get_hash_fn_by_name(name)
+        chains = chains_of(hash_fn)
+        hash_block_tokens(hash_fn, PARENT, EDGES[:1], ("salt",))  # some need a package for extra keys only
     except ModuleNotFoundError as error:
         return False, f"{error.name} is not installed"
     if chains is None:

@@ -1,4 +1,4 @@
-"""The benchmark for machines with a GPU: rehearsed in the interpreter, without packages that such a machine lacks."""
+"""The benchmark for machines with a GPU: rehearsed on the CPU, without packages that such a machine lacks."""
 
 import json
 import os
@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 import support.device.tables  # noqa: F401 - skips where no kernel can run
+from support.benchmarks import bench_module
 
 ROOT = Path(__file__).resolve().parents[2]
+COMPILERS = ("g++", "as", "ld")
+"""What a rehearsal with compiled kernels starts."""
 
 BLOCKED = """
 import sys
@@ -47,7 +50,7 @@ def twins(sizes):
 
     reason = why_not_cuda()
     assert reason is None, reason
-    yield "the CUDA twins are compiled as C++"
+    yield "the CUDA twins can run"
 
 
 STEPS = [
@@ -57,6 +60,10 @@ STEPS = [
     ])
 ]
 """
+
+
+def rehearsal_module():
+    return bench_module("on_gpu.rehearsal")
 
 
 def rehearse(out, *arguments, **environment):
@@ -72,6 +79,13 @@ def rehearse(out, *arguments, **environment):
     return done, [json.loads(line) for line in lines]
 
 
+def skip_without_twins():
+    """Skip a test in which the CUDA twins run on the CPU."""
+    compiler = "nvcc" if rehearsal_module().usual_mode() == "compiled" else "g++"
+    if shutil.which(compiler) is None:
+        pytest.skip(f"{compiler} is not installed: the CUDA twins were not rehearsed")
+
+
 def ended(records):
     """Block -> how it went."""
     return {record["block"]: record["status"] for record in records if "status" in record}
@@ -79,8 +93,11 @@ def ended(records):
 
 @pytest.fixture(scope="module")
 def rehearsal(tmp_path_factory):
-    """A rehearsal without cbor2 and msgspec, and with no program on its path."""
+    """A rehearsal without cbor2 and msgspec, and with no program of a GPU's on its path."""
     folder = tmp_path_factory.mktemp("rehearsal")
+    for name in COMPILERS:
+        if (program := shutil.which(name)) is not None:
+            (folder / name).symlink_to(program)
     (folder / "sitecustomize.py").write_text(BLOCKED.format(names=("cbor2", "msgspec", "cupy")))
     home = {"HOME": str(Path.home()), "PYTHONHASHSEED": "7"}
     return rehearse(folder / "out", PYTHONPATH=str(folder), PATH=str(folder), **home)
@@ -135,8 +152,7 @@ def test_every_record_says_where_it_comes_from(rehearsal):
 
 
 def test_wrong_answers_have_no_row_and_the_next_block_runs(tmp_path):
-    if shutil.which("g++") is None:
-        pytest.skip("g++ is not installed: the CUDA twins were not rehearsed")
+    skip_without_twins()
     (tmp_path / "planted.py").write_text(PLANTED)
     path = os.pathsep.join([str(tmp_path), str(ROOT / "bench"), str(ROOT / "tests"), str(ROOT)])
     done, records = rehearse(tmp_path / "out", "--blocks", "planted", **os.environ | {"PYTHONPATH": path})
@@ -151,8 +167,7 @@ def test_wrong_answers_have_no_row_and_the_next_block_runs(tmp_path):
 
 def test_with_a_gpu_every_row_has_a_figure_and_its_peer(tmp_path):
     """A GPU that is only said to be there runs what a rehearsal leaves out."""
-    if shutil.which("g++") is None:
-        pytest.skip("g++ is not installed: the CUDA twins cannot run here")
+    skip_without_twins()
     blocks = (
         "ceilings",
         "finds with goals, triton",
@@ -169,7 +184,7 @@ def test_with_a_gpu_every_row_has_a_figure_and_its_peer(tmp_path):
         text=True,
         cwd=ROOT,
         check=False,
-        env=os.environ | {"TRITON_INTERPRET": "1"},
+        env=rehearsal_module().environment(rehearsal_module().usual_mode()),
     )
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in done.stdout.splitlines()]

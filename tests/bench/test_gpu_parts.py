@@ -1,26 +1,16 @@
 """Parts of the GPU's benchmark that need no GPU: how times are taken, and what tools are told and say."""
 
-import importlib
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from support.benchmarks import bench_module
 from support.device.tables import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 NVCC = shutil.which("nvcc")
-
-
-def bench_module(name):
-    """A module of bench/, whose others it imports."""
-    sys.path.insert(0, str(ROOT / "bench"))
-    try:
-        return importlib.import_module(name)
-    finally:
-        sys.path.remove(str(ROOT / "bench"))
 
 
 class FakeGPU:

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from support.device.packages import needs
 from support.other_owner import STRANGER
 
 import kvgpu
@@ -200,6 +201,7 @@ def test_without_compilation_what_needs_it_is_one_clear_error(name):
     assert len(done.stdout.splitlines()) == 1
 
 
+@needs("msgspec", "tqdm")
 def test_without_compilation_a_command_says_so_in_one_line():
     done = python("import sys; from kvgpu.cli import main; sys.exit(main(['replay']))")
     assert done.returncode == 2

@@ -7,9 +7,11 @@ to the module that holds it and not to a copy: reads and writes are passed on.
 import importlib
 import sys
 import types
+from functools import cache
 from typing import Any
 
 import stubs
+from support.device.packages import LACKED
 
 VLLM_NAMES: dict[str, list[str]] = {
     "vllm.utils.hashing": ["kvgpu.hashing.functions"],
@@ -51,13 +53,40 @@ VLLM_NAMES: dict[str, list[str]] = {
 }
 
 
+class Unimportable(types.ModuleType):
+    """A module that needs a package that is not installed: its classes can be named, and not called."""
+
+    def __init__(self, name: str, error: ModuleNotFoundError) -> None:
+        super().__init__(name)
+        self._error, self._classes = error, {}
+
+    def named(self, name: str) -> type:
+        """What stands for a class of this name."""
+
+        def make(*arguments: Any, **fields: Any) -> Any:
+            raise self._error
+
+        return self._classes.setdefault(name, type(name, (), {"__new__": make}))
+
+
+@cache
+def _imported(target: str) -> types.ModuleType:
+    if target == "stubs":
+        return stubs
+    try:
+        return importlib.import_module(target)
+    except ModuleNotFoundError as error:
+        if error.name not in LACKED:
+            raise
+        return Unimportable(target, error)
+
+
 class LiveModule(types.ModuleType):
     """A module whose attributes are those of other modules, at every moment."""
 
     def __init__(self, name: str, targets: list[str]) -> None:
         super().__init__(name)
-        modules = [stubs if t == "stubs" else importlib.import_module(t) for t in targets]
-        object.__setattr__(self, "_targets", modules)
+        object.__setattr__(self, "_targets", [_imported(target) for target in targets])
         object.__setattr__(self, "_deleted_from", {})
 
     @property
@@ -77,6 +106,9 @@ class LiveModule(types.ModuleType):
     def __getattr__(self, name: str) -> Any:
         owner = self._owner(name)
         if owner is None:
+            for module in self._targets:
+                if isinstance(module, Unimportable) and not name.startswith("_"):
+                    return module.named(name)
             raise AttributeError(f"kvgpu has no counterpart of {self.__name__}.{name}")
         return getattr(owner, name)
 

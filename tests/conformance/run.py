@@ -57,11 +57,12 @@ def main(argv: list[str]) -> int:
             parser.error(reason)
     import names
     import pytest
+    from support.device.packages import Skips
 
     names.install()
     # The suite's own directory may hold a conftest that needs the real engine.
     arguments = [str(options.suite), "--noconftest", "-p", "no:cacheprovider", "-q", *rest]
-    return int(pytest.main(arguments, plugins=[CpuTestMarker()]))
+    return int(pytest.main(arguments, plugins=[CpuTestMarker(), Skips()]))
 
 
 if __name__ == "__main__":

@@ -13,9 +13,9 @@ from names import VLLM_NAMES, LiveModule
 
 from kvgpu.environment import DEFAULT_BACKEND
 from kvgpu.hashing import functions as hashing
-from kvgpu.index.registry import BACKENDS
 
-OTHER_BACKEND = next(name for name in sorted(BACKENDS, reverse=True) if name != DEFAULT_BACKEND)
+OTHER_BACKEND = "reference"
+assert OTHER_BACKEND != DEFAULT_BACKEND
 RUNNER = Path(__file__).resolve().parent / "run.py"
 
 SUITE = """
@@ -151,7 +151,10 @@ def test_a_suite_that_passes_is_status_0(outcome):
 
 @pytest.mark.parametrize("case", CASES)
 def test_inside_a_suite(outcome, case):
-    assert [problem.get("message") for problem in outcome[1][case]] == []
+    problems = outcome[1][case]
+    if [problem.tag for problem in problems] == ["skipped"]:
+        pytest.skip(problems[0].get("message"))
+    assert [problem.get("message") for problem in problems] == []
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from comparison import Difference
 from episode import run_episode
+from support.device.packages import needs
 from systems import RETENTION, SEED, kvgpu_modules, vllm_modules
 
 from kvgpu.hashing import functions as hashing
@@ -146,7 +147,7 @@ def make_with(plant, *args, **kwargs):
         (forget_to_reverse, "free: ours"),
         (hit_one_block_less, "get_computed_blocks: ours"),
         (ignore_drafts, "allocate_slots: ours"),
-        (lose_an_event, "take_events: ours"),
+        pytest.param(lose_an_event, "take_events: ours", marks=needs("msgspec")),
         (count_no_preemptions, "make_prefix_cache_stats: ours"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from support.device.packages import needs
 from support.doctor_runs import doctor
 
 from kvgpu.cli import main
@@ -70,6 +71,11 @@ def blocked(*modules):
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
 
+def _hash(name):
+    needed = ("cbor2",) if name.endswith("_cbor") or name == "kvgpu128" else ()
+    return pytest.param(name, marks=needs(*needed))
+
+
 # All of it, here
 
 
@@ -84,7 +90,7 @@ def test_every_backend_and_hash_function_has_one_verdict(everything):
     assert [v["name"] for v in everything.report["hashes"]] == list(HASH_FUNCTIONS)
 
 
-@pytest.mark.parametrize("name", ["reference", "host", "auto", *HASH_FUNCTIONS])
+@pytest.mark.parametrize("name", ["reference", "host", "auto", *map(_hash, HASH_FUNCTIONS)])
 def test_what_needs_no_gpu_passes(everything, name):
     assert everything.verdict(name)["state"] == "passed"
 
@@ -131,6 +137,7 @@ def test_the_json_is_complete(everything):
 # Where things are missing or broken
 
 
+@needs("cbor2")
 def test_without_packages_for_a_gpu_the_rest_is_tested():
     done = blocked("torch", "triton", "cupy", "msgspec", "tqdm", "zmq", "xxhash")
     assert (done.returncode, done.stderr) == (0, "")

@@ -4,6 +4,7 @@ import logging
 
 import numpy as np
 import pytest
+from support.device.packages import needs
 from support.doctor_runs import doctor
 
 from kvgpu.doctor import command
@@ -60,7 +61,12 @@ def test_a_table_on_a_device_with_wrong_lookups_fails(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("chains", "name"), [("messages", "xxhash"), ("messages", "xxhash_cbor"), ("kvgpu128", "kvgpu128")]
+    ("chains", "name"),
+    [
+        ("messages", "xxhash"),
+        pytest.param("messages", "xxhash_cbor", marks=needs("cbor2")),
+        pytest.param("kvgpu128", "kvgpu128", marks=needs("cbor2")),
+    ],
 )
 def test_a_hash_function_that_differs_in_bulk_fails(monkeypatch, chains, name):
     from kvgpu.hashing.kvgpu128.function import Kvgpu128

@@ -1,6 +1,7 @@
 """What interrupts a call that the extension in C serves: no memory, a signal, code of names. No block is lost."""
 
 import copy
+import sys
 
 import numpy as np
 import pytest
@@ -43,6 +44,9 @@ def held_counts(manager):
     return snapshot(manager)
 
 
+@pytest.mark.skipif(
+    sys.version_info[:2] == (3, 12), reason="CPython 3.12 crashes after it had no memory to make a function"
+)
 @pytest.mark.parametrize("call", ["look up", "allocate", "go on", "free", "free what is looked at", "ids", "common"])
 def test_a_call_without_memory_is_done_or_undone(manager, call):
     """Each allocation of CPython fails in turn."""

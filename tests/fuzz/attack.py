@@ -160,8 +160,13 @@ def main() -> int:
     parser.add_argument("--only", default="host,reference", help="backends (%(default)s)")
     parser.add_argument("--without", help="a guard of tests/fuzz/guards.py")
     parser.add_argument("--keep-going", action="store_true", help="do not stop at the first fault")
+    parser.add_argument("--kernels", choices=("interpreted", "compiled"), default="interpreted", help="without a GPU")
     options = parser.parse_args()
-    if "triton" in options.only:
+    if options.kernels == "compiled":
+        from support.ptx import triton_driver
+
+        triton_driver.install()
+    elif "triton" in options.only:
         os.environ["TRITON_INTERPRET"] = "1"
     if options.without:
         without(options.without)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from guards import GUARDS
 from makers import BLOCKS, PARTS, SPECS
+from support.device.packages import needs
 
 ATTACK = Path(__file__).resolve().parent / "attack.py"
 CASES = SPECS | PARTS | BLOCKS
@@ -22,13 +23,16 @@ def attack(*options):
     return done.returncode, done.stdout, done.stderr.splitlines()[-3:]
 
 
+@needs("msgspec")
 def test_odd_arguments_are_refused_or_right():
     status, printed, last = attack("--seed", 1, "--count", 1900)
     assert status == 0, (printed, last)
 
 
-def test_a_device_is_asked_no_odd_questions():
-    status, printed, last = attack("--seed", 2, "--count", 100, "--only", "triton")
+@needs("msgspec")
+def test_a_device_is_asked_no_odd_questions(pytestconfig):
+    kernels = pytestconfig.getoption("--kernels")
+    status, printed, last = attack("--seed", 2, "--count", 100, "--only", "triton", "--kernels", kernels)
     assert status == 0, (printed, last)
 
 
@@ -38,6 +42,7 @@ def test_without_damage_a_call_is_answered(name):
     function(**arguments)
 
 
+@needs("msgspec")
 @pytest.mark.parametrize("guard", GUARDS)
 def test_a_guard_that_is_missing_is_noticed(guard):
     status, printed, last = attack("--seed", 3, "--count", 2000, "--without", guard)

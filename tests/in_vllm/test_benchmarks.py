@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from in_vllm.oracle import require_vllm
 from support.benchmarks import SMALL_IN_VLLM
+from support.device.packages import needs
 
 ROOT = Path(__file__).resolve().parents[2]
 STEPS = ["32 running, sync", "32 running, async", "32 running, sync, full + window"]
@@ -46,6 +47,7 @@ def run(name, tmp_path, before=""):
 
 
 @per_benchmark
+@needs("tqdm")
 def test_without_vllm_it_is_an_error(name, tmp_path):
     done = run(name, tmp_path, "sys.modules['vllm'] = None")
     assert (done.returncode, list(tmp_path.glob("*.csv"))) == (2, [])

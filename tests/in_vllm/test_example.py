@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from in_vllm.oracle import require_vllm
+from support.device.packages import needs
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["--requests", "24", "--blocks", "110", "--running", "24", "--budget", "128"]
@@ -26,6 +27,7 @@ def run(*args, first_on_path=None):
     ("text", "words"),
     [("raise ImportError('it is not there')", "it is not there"), ("__version__ = '0.33.0'", "this is vLLM 0.33.0")],
 )
+@needs("tqdm")
 def test_without_this_version_of_vllm_it_is_an_error(text, words, tmp_path):
     (tmp_path / "vllm").mkdir()
     (tmp_path / "vllm/__init__.py").write_text(text)

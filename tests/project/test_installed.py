@@ -16,9 +16,12 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from support.device.packages import needs
 
 import kvgpu
 from kvgpu.compiled.shipped import LEVEL, has_level
+
+pytestmark = needs("cbor2", "msgspec", "tqdm")
 
 ROOT = Path(kvgpu.__file__).resolve().parent.parent
 BUILT_FROM = ("kvgpu", "kernels", "bench", "tests")

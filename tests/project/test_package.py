@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.device.packages import needs
 
 import kvgpu
 
@@ -24,6 +25,7 @@ def test_importing_the_package_imports_none_of_what_it_needs():
     assert done.stdout == "[]\n"
 
 
+@needs("msgspec", "tqdm")
 def test_a_replay_needs_no_torch():
     code = (
         "import sys; sys.modules['torch'] = None; from kvgpu.cli import main; "

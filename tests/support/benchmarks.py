@@ -1,5 +1,11 @@
 """The benchmarks, and options with which each runs small."""
 
+import importlib
+import sys
+from pathlib import Path
+
+BENCH = Path(__file__).resolve().parents[2] / "bench"
+
 SMALL = {
     "calls": ["--requests", "6", "--rounds", "1"],
     "collisions": ["--blocks", "5000"],
@@ -17,3 +23,12 @@ SMALL = {
 
 SMALL_IN_VLLM = {"vllm_calls": ["--most", "32", "--rounds", "1"], "vllm_steps": ["--most", "32", "--rounds", "1"]}
 """Those that need vLLM."""
+
+
+def bench_module(name):
+    """A module of bench/, whose others it imports."""
+    sys.path.insert(0, str(BENCH))
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.path.remove(str(BENCH))

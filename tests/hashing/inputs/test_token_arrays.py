@@ -101,7 +101,7 @@ NO_INTEGERS = [
     object(),
     np.float32(1),
     np.bool_(True),
-    np.timedelta64(3),
+    np.timedelta64(3, "s"),
     np.array(3),
     np.array([3]),
 ]

@@ -16,6 +16,9 @@ from typing import Any
 
 import numpy as np
 
+STAND_IN = "cupy on the CPU"
+"""Name of the module that is found as `cupy`."""
+
 SHIM = """
 struct Place { unsigned x, y, z; };
 static Place blockIdx, threadIdx, blockDim;
@@ -83,7 +86,7 @@ class RawModule:
 
 def cupy_with(raw_module: type) -> ModuleType:
     """A module to be found as `cupy`, whose kernels are compiled by a stand-in for `RawModule`."""
-    cupy = ModuleType("cupy")
+    cupy = ModuleType(STAND_IN)
     runtime = SimpleNamespace(getDeviceCount=lambda: 1, CUDARuntimeError=RuntimeError)
     cupy.RawModule = raw_module  # type: ignore[attr-defined]
     cupy.cuda = SimpleNamespace(  # type: ignore[attr-defined]

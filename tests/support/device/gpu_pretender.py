@@ -1,7 +1,8 @@
-"""Blocks of the GPU's benchmark as on a GPU, which is the interpreter behind a torch.cuda that says it is there.
+"""Blocks of the GPU's benchmark as on a GPU, which is the CPU behind a torch.cuda that says it is there.
 
-    TRITON_INTERPRET=1 python tests/support/device/gpu_pretender.py BLOCK...
+    [TRITON_INTERPRET=1] python tests/support/device/gpu_pretender.py BLOCK...
 
+Without the interpreter kernels run as they are compiled for a GPU (tests/support/ptx).
 Prints the rows of the blocks, one a line, in JSON. Events tell Python's time, graphs call what they have captured, and
 the kernels that measure memory do nothing.
 """
@@ -18,6 +19,13 @@ ROOT = Path(__file__).resolve().parents[3]
 sys.path[:0] = [str(ROOT), str(ROOT / "bench"), str(ROOT / "tests")]
 
 import torch  # noqa: E402
+import triton  # noqa: E402
+
+if not triton.knobs.runtime.interpret:
+    from support.ptx import triton_driver
+
+    triton_driver.install()
+
 from support.device.tables import why_not_cuda  # noqa: E402
 from torch.overrides import TorchFunctionMode  # noqa: E402
 

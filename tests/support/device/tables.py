@@ -34,8 +34,9 @@ COMPILED = DEVICE.type == "cpu" and not triton.knobs.runtime.interpret
 
 def why_not_cuda() -> str | None:
     """Why the CUDA twins cannot run here, or None: on a GPU, else on the CPU, as C++ or as compiled for a GPU."""
-    if DEVICE.type == "cpu" and "cupy" not in sys.modules:
-        from support.device import cuda_on_cpu
+    from support.device import cuda_on_cpu
+
+    if DEVICE.type == "cpu" and getattr(sys.modules.get("cupy"), "__name__", "") != cuda_on_cpu.STAND_IN:
         from support.ptx import cuda_driver
 
         cupy = cuda_driver.stand_in() if COMPILED else cuda_on_cpu.stand_in()
