@@ -145,3 +145,12 @@ class HashArena:
         """Return the pieces that the copy has not received, and forget them."""
         pieces, self._written = self._written, []
         return pieces
+
+
+def rows_of(pieces: list[tuple[int, int]]) -> npt.NDArray[np.int64]:
+    """Return the rows of pieces, one after the other. O(rows)."""
+    begins, ends = np.array(pieces, np.int64).T
+    lengths = ends - begins
+    before = np.cumsum(lengths) - lengths
+    rows: npt.NDArray[np.int64] = np.repeat(begins - before, lengths) + np.arange(lengths.sum())
+    return rows

@@ -17,7 +17,7 @@ from kvgpu.blocks.state import BlockState
 from kvgpu.device.block_hash_table import BlockHashTable
 from kvgpu.device.tensors import import_torch, resolve_device
 from kvgpu.errors import ArgumentError, DeviceError, InvariantError, KVGPUError
-from kvgpu.hashing.hash_arena import HashArena
+from kvgpu.hashing.hash_arena import HashArena, rows_of
 from kvgpu.index.base import BatchHits, Keys, Memo, PrefixHits, Spans
 from kvgpu.index.device.capture import GraphCapture
 from kvgpu.index.device.comparison import differences
@@ -159,14 +159,14 @@ class DeviceIndex(HostIndex):
         """Bring the device's copy of the arena up to date, and return it."""
         fits = arena.copy is not None and arena.copy.shape == (len(arena), words)
         self._capture.refuse(not (fits and arena.is_copied), "hashes")
-        # The copy is lost unless all pieces arrive, so it is given up before they are taken.
+        # The copy is lost unless all pieces arrive, so it is given up first.
         copy, arena.copy = arena.copy, None
         pieces = arena.take_written()
         if not fits:
             copy = self._moved(arena.words[:, :words])
-        else:
-            for begin, end in pieces:
-                copy[begin:end] = self._moved(arena.words[begin:end, :words])
+        elif pieces:
+            places = rows_of(pieces)  # in one copy, which costs as much as that of each piece
+            copy.index_copy_(0, self._moved(places), self._moved(arena.words[places, :words]))
         arena.copy = copy
         return copy
 

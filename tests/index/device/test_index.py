@@ -155,6 +155,22 @@ def test_a_flush_that_fails_half_way_is_made_up_for(index, monkeypatch):
     assert index.match_batch(PLAN, queries, *spans).num_tokens.tolist() == [1]
 
 
+def test_hashes_written_here_and_there_arrive_in_one_copy(index, monkeypatch):
+    arena = HashArena(40)
+    arena.words[:] = random_rows(40)
+    plan = PrefixPlan((HitQuery(HitRule(FULL, 1, 1), (0,)),))
+    spans = np.array([0]), np.array([40]), np.array([40])
+    index.match_batch(plan, arena, *spans)
+    for begin, end in ((3, 5), (20, 21), (30, 34), (20, 22), (7, 7)):
+        arena.words[begin:end] += 1
+        arena.wrote(begin, end)
+    moved = []
+    monkeypatch.setattr(index, "_moved", lambda array, move=index._moved: moved.append(array.shape) or move(array))
+    index.match_batch(plan, arena, *spans)
+    assert arena.copy.numpy().tolist() == arena.words[:, : arena.copy.shape[1]].tolist()
+    assert moved == [(9,), (9, 4), (3, 1)]
+
+
 def test_auto_does_not_leave_results_on_a_device_that_it_does_not_ask():
     manager = make_manager(full(4), num_blocks=40, backend="auto")
     admit(manager, make_request("a", 30, 4))
