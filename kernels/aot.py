@@ -21,7 +21,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from kvgpu.hashing.kvgpu128.speck import ROUNDS
-from kvgpu.kernels import find, invariants, leading_run, longest_prefix, prefix_hash, update, validate
+from kvgpu.kernels import find, invariants, leading_run, longest_prefix, prefix_hash, publish, update, validate
 from kvgpu.layout import SUM_WORDS, TOKEN_WORDS
 
 TARGETS = (80, 90, 100, 120)
@@ -36,6 +36,8 @@ POINTERS = {
     "max_lengths": "*i64",
     "num_tokens": "*i64",
     "violations": "*i64",
+    "signal": "*i64",
+    "counter": "*i64",
     "groups": "*i32",
     "old": "*i32",
     "new": "*i32",
@@ -115,6 +117,7 @@ def variants() -> list[tuple[str, Any, dict[str, Any], int]]:
     found.append(("values", prefix_hash.values_kernel, lanes | sizes, prefix_hash.WARPS))
     found.append(("carries", prefix_hash.carries_kernel, {"LANES": prefix_hash.CARRIED}, prefix_hash.CARRIED_WARPS))
     found.append(("mix", prefix_hash.mix_kernel, lanes | {"NUM_ROUNDS": ROUNDS}, prefix_hash.WARPS))
+    found.append(("publish", publish.publish_kernel, {}, 1))
     return found
 
 

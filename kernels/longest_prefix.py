@@ -24,8 +24,8 @@ BAD_OFFSETS = tl.constexpr(layout.STATUS_BAD_OFFSETS)
 LONGEST = tl.constexpr(layout.MAX_TOKENS)
 
 DECIDE_TILE = 128
-MAX_PROGRAMS = 65_536
-"""Of one probe, unless there are more requests: some fifteen for each that an H100 runs at a time."""
+MAX_PROGRAMS = 16_384
+"""Of one probe, unless there are more requests: some four for each that an H100 runs at a time."""
 
 
 @triton.jit

@@ -28,3 +28,21 @@ def compare_and_swap(pointers, expected, desired, active):
             pack=1,
         )
     return seen
+
+
+@triton.jit
+def store_released(pointer, value):
+    """Store one 64-bit word so that whoever sees it, a CPU too, sees all that this program has stored before."""
+    if INTERPRETED:
+        tl.store(pointer, value)
+    else:
+        # All threads store, and each what it has waited for itself.
+        tl.debug_barrier()
+        tl.inline_asm_elementwise(
+            "st.release.sys.global.b64 [$1], $2; mov.b64 $0, $2;",
+            "=l,l,l",
+            [pointer.to(tl.int64), value],
+            dtype=tl.int64,
+            is_pure=False,
+            pack=1,
+        )

@@ -90,7 +90,8 @@ class BatchQueries(Exclusive):
             DeviceError: The index lies on a device that failed, or this process was forked from the one that
                 made it (not with `auto`, which goes on with the host).
 
-        One call of compiled code; on a device one flush, two launches and a copy, for which it waits.
+        One call of compiled code; on a device one flush, and launches that are prepared for each power of two of rows,
+        as a CUDA graph on a GPU (the first such call takes longer). They read and write pinned memory; it waits.
         Expected O(blocks hit) for full attention the first time; then O(new hits) for a request while no block was
         evicted from the regions that its hits lie in, each a 64th of the pool. On a device O(hashes * groups)
         lookups, all independent.

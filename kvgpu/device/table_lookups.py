@@ -82,9 +82,6 @@ def start_longest_prefix(
     memory: TableMemory, query: PrefixQuery, plan: PrefixPlan, out: "PrefixBuffers | None"
 ) -> "PrefixBuffers":
     """Start to look prefixes up on the current stream; see `BlockHashTable.longest_prefix_async`."""
-    from kvgpu.kernels.leading_run import suits
-    from kvgpu.kernels.longest_prefix import launch_decide
-
     torch = memory.torch
     longest = as_integer("longest", query.longest, 0, MAX_KEYS)
     null_id = as_integer("null_id", query.null_id, -(2**31), 2**31 - 1)
@@ -100,10 +97,30 @@ def start_longest_prefix(
         out = empty_buffers(memory, len(begins), len(words), plan, True)
     read = {"keys": words, "offsets": begins, "ends": ends, "max_lengths": limits}
     buffers = output_buffers(memory, out, len(begins), len(words), plan, read)
-    view = memory.view
-    if suits(plan):
-        memory.engine.launch_leading_run(view, plan_words, words, begins, ends, limits, buffers, longest)
-        return out
-    memory.engine.launch_probe(view, plan_words, words, begins, ends, buffers.hits, longest, len(plan.queries))
-    launch_decide(view, plan_words, begins, ends, limits, buffers, longest, null_id)
+    start_checked_prefix(memory, plan, plan_words, words, (begins, ends, limits), buffers, longest, null_id)
     return out
+
+
+def start_checked_prefix(
+    memory: TableMemory,
+    plan: PrefixPlan,
+    plan_words: Any,
+    keys: Any,
+    spans: tuple[Any, Any, Any],
+    out: "PrefixBuffers",
+    longest: int,
+    null_id: int,
+) -> None:
+    """Start the kernels of a lookup whose arguments are checked, in memory that the device can reach.
+
+    spans: int64 [requests] each: first key, key after the last, and longest hit in tokens.
+    """
+    from kvgpu.kernels.leading_run import suits
+    from kvgpu.kernels.longest_prefix import launch_decide
+
+    view, (begins, ends, limits) = memory.view, spans
+    if suits(plan):
+        memory.engine.launch_leading_run(view, plan_words, keys, begins, ends, limits, out, longest)
+        return
+    memory.engine.launch_probe(view, plan_words, keys, begins, ends, out.hits, longest, len(plan.queries))
+    launch_decide(view, plan_words, begins, ends, limits, out, longest, null_id)

@@ -6,8 +6,10 @@ from support.device.tables import POISON
 from support.indexes import device_backends, erase, insert, make_index, random_rows
 from support.managers import admit, full, make_manager, make_request
 from support.ptx import triton_driver
+from support.ptx.kernel import schedule
 
 from kvgpu.batch.queries import BatchQueries
+from kvgpu.device import graphs
 from kvgpu.hashing.hash_arena import HashArena
 from kvgpu.rules.plan import HitQuery, HitRule, PrefixPlan
 from kvgpu.rules.plan_words import FULL
@@ -41,6 +43,8 @@ def index(backend, arena):
 
 
 def hits(index, arena, *limits):
+    """What a lookup finds that waits, behind one that does not, which captures need before them."""
+    index.start_batch(PLAN, arena, *asked(*limits))
     return index.match_batch(PLAN, arena, *asked(*limits)).num_tokens.tolist()
 
 
@@ -117,3 +121,25 @@ def test_the_queries_of_a_manager_are_captured(backend):
     graph.replay()
     assert out.num_tokens.tolist() == queries.match(rows).num_tokens.tolist() == [28, 28]
     manager.reset_prefix_cache()
+
+
+def test_a_lookup_that_waits_is_a_graph_that_is_replayed(index, arena, monkeypatch):
+    def prepared(start, device):
+        with triton_driver.capture() as graph:
+            start()
+        return graph.replay
+
+    monkeypatch.setattr(graphs, "prepared", prepared)
+    index._lookups.clear()
+    launches = []
+    for limits, changed in [((3, 2), None), ((1, 3), erase), ((3, 3), insert), ((2, 0), None)]:
+        if changed is erase:
+            erase(index, 2)
+        elif changed is insert:
+            insert(index, [2], random_rows(3)[1])
+        found = index.match_batch(PLAN, arena, *asked(*limits)).num_tokens.tolist()
+        cached = 1 if changed is erase else 3
+        assert found == [min(limit, cached) for limit in limits]
+        launches.append(schedule.launches)
+    # The last batch changes nothing before it: what is replayed is a lookup and the number behind it.
+    assert launches[-1] - launches[-2] == 2

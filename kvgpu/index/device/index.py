@@ -21,6 +21,7 @@ from kvgpu.hashing.hash_arena import HashArena, rows_of
 from kvgpu.index.base import BatchHits, Keys, Memo, PrefixHits, Spans
 from kvgpu.index.device.capture import GraphCapture
 from kvgpu.index.device.comparison import differences
+from kvgpu.index.device.prepared_lookup import PreparedLookups
 from kvgpu.index.host.index import HostIndex
 from kvgpu.index.journal import NO_LOG, Journal
 from kvgpu.rules.plan import PrefixPlan
@@ -39,7 +40,7 @@ class DeviceIndex(HostIndex):
     Raises:
         DeviceError, MissingPackageError: The device cannot be used.
 
-    A lookup flushes the journal, starts two kernels and waits for the copy of the result.
+    A lookup flushes the journal, starts kernels and waits for their result.
     """
 
     engine: ClassVar[str]
@@ -51,6 +52,7 @@ class DeviceIndex(HostIndex):
         self._torch = import_torch()
         self.device = resolve_device()
         self._capture = GraphCapture(self.device)
+        self._lookups = PreparedLookups()
         self._process = os.getpid()
         self._stream: Any = None
 
@@ -103,12 +105,10 @@ class DeviceIndex(HostIndex):
         if self.state.width is None or not len(begins):
             return super().match_batch(plan, arena, begins, ends, max_lengths, memo, borrowed)
         self._capture.refuse_waiting()
-        out = self.start_batch(plan, arena, begins, ends, max_lengths, with_ids=False)
         with self._typed_errors():
-            found = self._torch.cat([out.num_tokens[:, None], out.lengths.to(self._torch.int64)], dim=1)
-            numbers = found.cpu().numpy()
-            self.flush().size()
-        return BatchHits(numbers[:, 0].copy(), np.ascontiguousarray(numbers[:, 1:].astype(np.int32)))
+            table = self.flush()
+            keys = self._resident(arena, table.view.key_words)
+            return self._lookups.match(table, keys, plan, begins, ends, max_lengths)
 
     def start_batch(
         self,
@@ -138,8 +138,7 @@ class DeviceIndex(HostIndex):
             keys = self._resident(arena, table.view.key_words)
             numbers = np.stack([begins, ends, max_lengths])
             self._capture.reserve(numbers.size)
-            if out is None:
-                out = table.prefix_buffers(len(begins), len(arena), plan, with_ids)
+            out = table.prefix_buffers(len(begins), len(arena), plan, with_ids) if out is None else out
             capturing = self._capture.is_active
             source, spans = self._capture.moved(numbers) if capturing else (None, self._moved(numbers))
             table.longest_prefix_async(
@@ -156,7 +155,7 @@ class DeviceIndex(HostIndex):
             return out
 
     def _resident(self, arena: HashArena, words: int) -> Any:
-        """Bring the device's copy of the arena up to date, and return it."""
+        """Bring the device's copy of the arena up to date, and return it. O(1) if it is."""
         fits = arena.copy is not None and arena.copy.shape == (len(arena), words)
         self._capture.refuse(not (fits and arena.is_copied), "hashes")
         # The copy is lost unless all pieces arrive, so it is given up first.
@@ -183,7 +182,7 @@ class DeviceIndex(HostIndex):
         except Exception as error:
             # Compilers, launchers and drivers each raise their own exceptions.
             self._copy = None
-            self._stale = True
+            self._start_anew()
             if isinstance(error, KVGPUError):
                 raise
             raise DeviceError(
@@ -191,9 +190,12 @@ class DeviceIndex(HostIndex):
                 "after an error that kills the CUDA context, start a new process or use 'host'"
             ) from error
         except BaseException:
-            # Interrupted between any two steps, perhaps in a launch.
-            self._stale = True
+            self._start_anew()  # interrupted between any two steps, perhaps in a launch
             raise
+
+    def _start_anew(self) -> None:
+        self._stale = True
+        self._lookups.clear()
 
     def _match(self, plan: PrefixPlan, keys: Keys, max_length: int) -> PrefixHits:
         table = self.flush()
@@ -203,9 +205,8 @@ class DeviceIndex(HostIndex):
         sent[:-3].reshape(len(keys), words)[:] = keys[:, :words]
         sent[-3:] = 0, len(keys), max_length
         arrived = self._moved(sent)
-        sent_keys = arrived[:-3].reshape(len(keys), words)
         out = table.longest_prefix_async(
-            sent_keys,
+            arrived[:-3].reshape(len(keys), words),
             (arrived[-3:-2], arrived[-2:-1]),
             plan,
             longest=len(keys),
@@ -278,9 +279,8 @@ class DeviceIndex(HostIndex):
     def _moved(self, array: np.ndarray) -> Any:
         """Copy an array to the device without waiting: torch keeps the pinned memory until it has been copied."""
         tensor = self._torch.from_numpy(np.ascontiguousarray(array))
-        if self.device.type != "cuda":
-            return tensor.clone()
-        return tensor.pin_memory().to(self.device, non_blocking=True)
+        on_gpu = self.device.type == "cuda"
+        return tensor.pin_memory().to(self.device, non_blocking=True) if on_gpu else tensor.clone()
 
     @property
     def answers(self) -> bool:

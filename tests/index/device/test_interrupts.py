@@ -8,6 +8,7 @@ from support.indexes import erase, insert, make_index, random_rows
 from kvgpu.device.block_hash_table import BlockHashTable
 from kvgpu.hashing.hash_arena import HashArena
 from kvgpu.index.device.index import DeviceIndex
+from kvgpu.index.device.prepared_lookup import PreparedLookup
 from kvgpu.index.host import index as host
 from kvgpu.index.journal import Journal
 from kvgpu.rules.plan import HitQuery, HitRule, PrefixPlan
@@ -20,7 +21,9 @@ STEPS = [
     (HashArena, "take_written"),
     (DeviceIndex, "_moved"),
     (BlockHashTable, "update_async"),
-    (BlockHashTable, "longest_prefix_async"),
+    (PreparedLookup, "ask"),
+    (PreparedLookup, "run"),
+    (PreparedLookup, "found"),
 ]
 
 

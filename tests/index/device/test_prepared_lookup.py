@@ -1,0 +1,113 @@
+"""Lookups that are prepared once: each asks for what it was given, in the table as it is, or says that it failed."""
+
+import numpy as np
+import pytest
+from support.device.tables import torch
+from support.indexes import device_backends, erase, insert, make_index, random_rows
+
+from kvgpu.errors import DeviceError, InvariantError
+from kvgpu.hashing.hash_arena import HashArena
+from kvgpu.index.device import prepared_lookup
+from kvgpu.layout import META_STATUS, STATUS_WORD_NOT_FOUND
+from kvgpu.rules.plan import HitQuery, HitRule, PrefixPlan
+from kvgpu.rules.plan_words import FULL, SLIDING_WINDOW
+
+PLAN = PrefixPlan((HitQuery(HitRule(FULL, 1, 1), (0,)),))
+TWO = PrefixPlan((HitQuery(HitRule(FULL, 1, 1), (0,)), HitQuery(HitRule(SLIDING_WINDOW, 1, 1, extent=2), (0,))))
+REQUESTS = 200
+
+pytestmark = device_backends
+
+
+@pytest.fixture
+def arena():
+    """The hashes of requests that have four each and are all equal."""
+    arena = HashArena(4 * REQUESTS)
+    arena.words[:] = np.tile(random_rows(4), (REQUESTS, 1))
+    return arena
+
+
+@pytest.fixture
+def index(backend):
+    index = make_index(backend, 8)
+    insert(index, [1, 2, 3], random_rows(3))
+    return index
+
+
+def hits(index, arena, limits, plan=PLAN):
+    begins = 4 * np.arange(len(limits))
+    found = index.match_batch(plan, arena, begins, begins + 4, np.array(limits))
+    assert found.lengths[:, 0].tolist() == found.num_tokens.tolist()
+    return found.num_tokens.tolist()
+
+
+@pytest.mark.parametrize("plan", [PLAN, TWO], ids=["one launch", "two"])
+def test_batches_of_all_sizes_are_answered_one_after_the_other(index, arena, plan):
+    rng = np.random.default_rng(0)
+    for count in (3, 70, 1, 64, 65, 200, 2, 128):
+        limits = rng.integers(0, 5, count)
+        assert hits(index, arena, limits, plan) == np.minimum(limits, 3).tolist()
+
+
+def test_requests_of_an_earlier_batch_are_not_looked_up_again(index, arena):
+    hits(index, arena, [4] * 60)
+    hits(index, arena, [4] * 2)
+    ((_, lookup),) = index._lookups._made.values()
+    assert lookup._num_tokens[:60].tolist() == [3, 3] + [0] * 58
+
+
+def test_results_stay_what_they_were(index, arena):
+    begins = 4 * np.arange(2)
+    first = index.match_batch(PLAN, arena, begins, begins + 4, np.array([2, 3]))
+    hits(index, arena, [0, 0])
+    assert first.num_tokens.tolist() == [2, 3]
+
+
+def test_changes_reach_a_prepared_lookup(index, arena):
+    assert hits(index, arena, [4, 4]) == [3, 3]
+    erase(index, 2)
+    assert hits(index, arena, [4, 4]) == [1, 1]
+    arena.words[1] = random_rows(9)[8]
+    arena.wrote(1, 2)
+    insert(index, [2], random_rows(3)[1])
+    assert hits(index, arena, [4, 4]) == [1, 3]
+
+
+def test_another_arena_and_another_table_are_prepared_for_anew(index, arena):
+    hits(index, arena, [4])
+    other = arena.grown(5 * REQUESTS)
+    assert hits(index, other, [4]) == [3]
+    index._copy, index._stale = None, True
+    assert hits(index, other, [4, 4]) == [3, 3]
+    assert len(index._lookups._made) == 1
+
+
+def test_only_so_many_lookups_are_kept(index, arena, monkeypatch):
+    monkeypatch.setattr(prepared_lookup, "MOST_PREPARED", 2)
+    for count in (64, 128, 200, 64):
+        assert hits(index, arena, [4] * count) == [3] * count
+        assert len(index._lookups._made) <= 2
+
+
+def test_what_the_device_has_noticed_is_reported_once(index, arena):
+    hits(index, arena, [4])
+    index._copy.view.meta[META_STATUS] = STATUS_WORD_NOT_FOUND
+    with pytest.raises(InvariantError):
+        hits(index, arena, [4])
+    assert hits(index, arena, [4]) == [3]
+
+
+def test_a_lookup_without_a_result_is_a_failure_and_the_next_one_answers(index, arena, monkeypatch):
+    hits(index, arena, [4])
+    monkeypatch.setattr(prepared_lookup, "PATIENCE", 0.01)
+    ((_, lookup),) = index._lookups._made.values()
+    lookup._replay = lambda: None
+    with pytest.raises(DeviceError, match="without a result"):
+        hits(index, arena, [4])
+    assert hits(index, arena, [4]) == [3]
+
+
+def test_nothing_is_prepared_for_no_requests(index, arena):
+    assert hits(index, arena, np.zeros(0, np.int64)) == []
+    assert torch.is_tensor(index.flush().view.words)
+    assert not index._lookups._made
