@@ -75,7 +75,7 @@ class PreparedLookup:
         self._replay = graphs.prepared(start, table.device)
         self._owned = spans, out, signal, count, words, keys
 
-    def ask(self, begins: Spans, ends: Spans, max_lengths: Spans) -> None:
+    def set_requests(self, begins: Spans, ends: Spans, max_lengths: Spans) -> None:
         """Write the spans and limits of requests; see `DeviceIndex.match_batch`. O(requests)."""
         count, spans = len(begins), self._spans
         spans[0, :count], spans[1, :count], spans[2, :count] = begins, ends, max_lengths
@@ -132,7 +132,7 @@ class PreparedLookups:
                 self._made.clear()
             kept = self._made[id(plan), capacity] = plan, PreparedLookup(table, keys, plan, capacity)
         lookup = kept[1]
-        lookup.ask(begins, ends, max_lengths)
+        lookup.set_requests(begins, ends, max_lengths)
         lookup.run()
         return lookup.found()
 

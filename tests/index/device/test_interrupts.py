@@ -21,7 +21,7 @@ STEPS = [
     (HashArena, "take_written"),
     (DeviceIndex, "_moved"),
     (BlockHashTable, "update_async"),
-    (PreparedLookup, "ask"),
+    (PreparedLookup, "set_requests"),
     (PreparedLookup, "run"),
     (PreparedLookup, "found"),
 ]
