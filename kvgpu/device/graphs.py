@@ -1,22 +1,37 @@
 """CUDA graphs: launches that are prepared once and started together."""
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
 from kvgpu.device.tensors import import_torch
+
+logger = logging.getLogger(__name__)
 
 
 def prepared(start: Callable[[], None], device: Any) -> Callable[[], None]:
     """Return what does the same as `start` on a device's current stream, for less time on the CPU.
 
     On a GPU this is the replay of a graph, so `start` may neither wait nor allocate, and must have run once before,
-    which compiles its kernels. Elsewhere it is `start`. Waits for the device.
+    which compiles its kernels. Elsewhere, and if nothing can be captured, which the log says, it is `start`.
     """
     if device.type != "cuda":
         return start
     torch = import_torch()
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.device(device), torch.cuda.graph(graph):
-        start()
+    with torch.cuda.device(device):
+        # Not torch.cuda.graph(), which also empties the allocator of everybody else.
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        try:
+            with torch.cuda.stream(stream):
+                graph.capture_begin(capture_error_mode="thread_local")
+                try:
+                    start()
+                finally:
+                    graph.capture_end()
+        except RuntimeError as error:
+            logger.warning("lookups are launched one by one, because no CUDA graph can be captured: %s", error)
+            return start
     replay: Callable[[], None] = graph.replay
     return replay

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from support.device.tables import POISON
-from support.indexes import device_backends, erase, insert, make_index, random_rows
+from support.indexes import asked, device_backends, erase, insert, make_index, random_rows
 from support.managers import admit, full, make_manager, make_request
 from support.ptx import triton_driver
 from support.ptx.kernel import schedule
@@ -17,12 +17,6 @@ from kvgpu.rules.plan_words import FULL
 PLAN = PrefixPlan((HitQuery(HitRule(FULL, 1, 1), (0,)),))
 
 pytestmark = device_backends
-
-
-def asked(*limits):
-    """Spans of requests that have three hashes each, with these limits."""
-    begins = 3 * np.arange(len(limits))
-    return begins, begins + 3, np.array(limits, np.int64)
 
 
 @pytest.fixture

@@ -122,3 +122,9 @@ def replay(copy: dict[tuple[bytes, int], int], flush: Flush) -> None:
             del copy[key]
         else:
             copy[key] = int(new)
+
+
+def asked(*limits: int) -> tuple[Any, Any, Any]:
+    """Spans of requests that have three hashes each, one behind the other, with these limits."""
+    begins = 3 * np.arange(len(limits))
+    return begins, begins + 3, np.array(limits, np.int64)

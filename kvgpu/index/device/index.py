@@ -118,7 +118,6 @@ class DeviceIndex(HostIndex):
         ends: Spans,
         max_lengths: Spans,
         *,
-        with_ids: bool = True,
         out: "PrefixBuffers | None" = None,
     ) -> "PrefixBuffers":
         """Do what `match_batch` does, without waiting: flush, copy new hashes of the arena, start two kernels.
@@ -138,7 +137,7 @@ class DeviceIndex(HostIndex):
             keys = self._resident(arena, table.view.key_words)
             numbers = np.stack([begins, ends, max_lengths])
             self._capture.reserve(numbers.size)
-            out = table.prefix_buffers(len(begins), len(arena), plan, with_ids) if out is None else out
+            out = table.prefix_buffers(len(begins), len(arena), plan) if out is None else out
             capturing = self._capture.is_active
             source, spans = self._capture.moved(numbers) if capturing else (None, self._moved(numbers))
             table.longest_prefix_async(

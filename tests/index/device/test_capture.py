@@ -5,7 +5,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 from support.device.tables import torch
-from support.indexes import erase, insert, make_index, random_rows
+from support.indexes import asked, erase, insert, make_index, random_rows
 from support.managers import admit, full, make_manager, make_request
 
 from kvgpu.batch.queries import BatchQueries
@@ -35,12 +35,6 @@ def capture():
         for module, name in LAUNCHERS:
             patch.setattr(module, name, lambda *arguments: None)
         yield
-
-
-def asked(*limits):
-    """Spans of requests that have three hashes each, with these limits."""
-    begins = 3 * np.arange(len(limits))
-    return begins, begins + 3, np.array(limits, np.int64)
 
 
 ONE = asked(3)

@@ -1,10 +1,13 @@
 """Lookups that are prepared once: each asks for what it was given, in the table as it is, or says that it failed."""
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 from support.device.tables import torch
 from support.indexes import device_backends, erase, insert, make_index, random_rows
 
+from kvgpu.device import graphs
 from kvgpu.errors import DeviceError, InvariantError
 from kvgpu.hashing.hash_arena import HashArena
 from kvgpu.index.device import prepared_lookup
@@ -111,3 +114,46 @@ def test_nothing_is_prepared_for_no_requests(index, arena):
     assert hits(index, arena, np.zeros(0, np.int64)) == []
     assert torch.is_tensor(index.flush().view.words)
     assert not index._lookups._made
+
+
+class Stream:
+    """A stream that does nothing."""
+
+    def wait_stream(self, other):
+        pass
+
+
+class Graph:
+    """A graph whose capture begins, or fails."""
+
+    def __init__(self, fails):
+        self.fails, self.replayed, self.open = fails, 0, False
+
+    def capture_begin(self, capture_error_mode):
+        assert capture_error_mode == "thread_local"
+        if self.fails:
+            raise RuntimeError("not permitted")
+        self.open = True
+
+    def capture_end(self):
+        self.open = False
+
+    def replay(self):
+        self.replayed += 1
+
+
+@pytest.mark.parametrize("fails", [False, True], ids=["captured", "not captured"])
+def test_launches_that_cannot_be_captured_are_started_one_by_one(monkeypatch, caplog, backend, fails):
+    graph, seen = Graph(fails), []
+    for name, value in {
+        "CUDAGraph": lambda: graph,
+        "Stream": Stream,
+        "current_stream": Stream,
+        "device": lambda device: nullcontext(),
+        "stream": lambda stream: nullcontext(),
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+    run = graphs.prepared(lambda: seen.append(graph.open), torch.device("cuda"))
+    run()
+    assert (seen, graph.replayed) == (([False], 0) if fails else ([True], 1))
+    assert ("one by one" in caplog.text) is fails
