@@ -31,6 +31,7 @@ from kvgpu.hashing.hash_arena import HashArena  # noqa: E402
 from kvgpu.index.host.index import HostIndex  # noqa: E402
 from kvgpu.index.host.table import bucket_of, find_first, has_overflowed  # noqa: E402
 from kvgpu.index.key import key_at  # noqa: E402
+from kvgpu.index.request_spans import RequestSpans  # noqa: E402
 from kvgpu.index.slot_hash import slot_hash  # noqa: E402
 from kvgpu.layout import BUCKET_WORDS, KEY_WORDS, OVERFLOW_WORD, num_buckets_for  # noqa: E402
 from kvgpu.rules.plan import HitQuery, HitRule, PrefixPlan  # noqa: E402
@@ -203,10 +204,10 @@ def prefixes(case: Prefix, rounds: int) -> Row:
             index.insert(ids[request, group, :cached], words, 1, group, 0)
     rule = HitRule(FULL, 1, 1)
     plan = PrefixPlan((HitQuery(rule, tuple(range(case.groups))),))
-    limits = np.full(case.requests, case.blocks)
+    spans = RequestSpans.in_arena(begins, begins + case.blocks, case.blocks)
 
     def run() -> Any:
-        return index.match_batch(plan, arena, begins, begins + case.blocks, limits).num_tokens
+        return index.match_batch(plan, arena, spans).num_tokens
 
     assert (run() == cached).all(), f"longest prefix: wrong lengths, {case}"
     # The first block that is missing is looked for, too.

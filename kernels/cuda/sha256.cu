@@ -193,11 +193,11 @@ struct Chain {
     }
 };
 
-// One thread per chain. parents u8 [chains, parent_stride]; spans word [1 or blocks, 2]; out u8 [blocks, out_stride], in
-// rows that begin at multiples of 8.
+// One thread per chain: each of the first `at_once` threads of a warp, which is a block. parents u8 [chains,
+// parent_stride]; spans word [1 or blocks, 2]; out u8 [blocks, out_stride], in rows that begin at multiples of 8.
 template <typename Token>
 __device__ void hash_chain(int kind, const Token* tokens, const word* starts, const word* counts,
-                           const word* bases, word chains, word size, const u8* parents,
+                           const word* bases, word chains, int at_once, word size, const u8* parents,
                            word parent_stride, const int* parent_bytes, const u8* endings,
                            const word* spans, word num_spans, u8* out, word out_stride) {
 #ifdef __CUDACC__
@@ -206,8 +206,8 @@ __device__ void hash_chain(int kind, const Token* tokens, const word* starts, co
 #else
     u32 ring[RING];
 #endif
-    const word chain = static_cast<word>(blockIdx.x) * blockDim.x + threadIdx.x;
-    const bool exists = chain < chains;
+    const word chain = static_cast<word>(blockIdx.x) * at_once + threadIdx.x;
+    const bool exists = static_cast<int>(threadIdx.x) < at_once && chain < chains;
     const word count = exists ? counts[chain] : 0;
     Chain<Token> it{kind, nullptr, size, exists ? parents + chain * parent_stride : nullptr,
                     exists ? parent_bytes[chain] : 0, nullptr, 0};
@@ -245,11 +245,11 @@ __device__ void hash_chain(int kind, const Token* tokens, const word* starts, co
 
 #define HASH_CHAINS(NAME, TOKEN)                                                             \
     extern "C" __global__ void NAME(int kind, const TOKEN* tokens, const word* starts,             \
-                                    const word* counts, const word* bases, word chains, word size, \
-                                    const u8* parents, word parent_stride, const int* parent_bytes, \
-                                    const u8* endings, const word* spans, word num_spans, u8* out, \
-                                    word out_stride) {                                             \
-        kvgpu::hash_chain(kind, tokens, starts, counts, bases, chains, size, parents,              \
+                                    const word* counts, const word* bases, word chains, int at_once, \
+                                    word size, const u8* parents, word parent_stride,              \
+                                    const int* parent_bytes, const u8* endings, const word* spans, \
+                                    word num_spans, u8* out, word out_stride) {                    \
+        kvgpu::hash_chain(kind, tokens, starts, counts, bases, chains, at_once, size, parents,     \
                           parent_stride, parent_bytes, endings, spans, num_spans, out, out_stride); \
     }
 

@@ -61,7 +61,7 @@ def num_that_fit(needed_blocks: npt.ArrayLike, free_blocks: int) -> int:
 @jit
 def _about_to_be_filled(arena: Any, spans: Any, missing: Any, may_wait: Any) -> Any:
     """Return, for each request, whether an earlier one is about to fill the first block that it misses."""
-    begins, ends, borrowed = spans[0], spans[1], spans[3]
+    begins, ends, borrowed = spans
     held = np.zeros(len(begins), np.bool_)
     for i in range(len(begins)):
         at = missing[i]
@@ -109,12 +109,14 @@ def held_back(
     """
     if not isinstance(rows, RequestRows):
         raise ArgumentTypeError(f"rows: RequestRows are expected, got {type(rows).__name__}")
-    spans = rows.spans(rows.valid(queue))
-    missing = integers("hit_hashes", hit_hashes, spans.shape[1])
+    spans = rows.spans(queue)
+    missing = integers("hit_hashes", hit_hashes, spans.count)
     if (missing < 0).any():
         raise ArgumentError("hit_hashes: numbers of 0 or more are expected")
     may = np.ones(len(missing), np.bool_)
     if may_wait is not None:
         may[:] = truths("may_wait", may_wait, len(missing))
-    held: npt.NDArray[np.bool_] = _about_to_be_filled(rows.hashes.arena.words, spans, missing, may)
+    held: npt.NDArray[np.bool_] = _about_to_be_filled(
+        rows.hashes.arena.words, (spans.begins, spans.ends, spans.borrowed), missing, may
+    )
     return held

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from kvgpu.batch.rows.record import RowIds
 from kvgpu.batch.rows.requests import RequestRows
@@ -11,7 +12,7 @@ from kvgpu.coordinators.hybrid import HybridKVCacheCoordinator
 from kvgpu.coordinators.unitary import UnitaryKVCacheCoordinator
 from kvgpu.errors import ArgumentError, ArgumentTypeError
 from kvgpu.exclusive import Exclusive, exclusive
-from kvgpu.index.base import BatchHits, Memo, Spans
+from kvgpu.index.base import BatchHits
 from kvgpu.rules.plan import PrefixPlan
 
 if TYPE_CHECKING:
@@ -96,27 +97,27 @@ class BatchQueries(Exclusive):
         evicted from the regions that its hits lie in, each a 64th of the pool. On a device O(hashes * groups)
         lookups, all independent.
         """
-        checked = self.rows.valid(rows)
+        given, stamp = self.rows.as_rows(rows)
         if out is not None:
-            self._check_hits(out, len(checked))
-        hits = self._match(checked)
+            self._check_hits(out, len(given))
+        hits = self._match(given, stamp)
         if out is None:
             return hits
         out.num_tokens[:] = hits.num_tokens
         out.lengths[:] = hits.lengths
         return out
 
-    def _match(self, rows: RowIds) -> BatchHits:
-        if self.plan is None:
+    def _match(self, rows: RowIds, stamp: int) -> BatchHits:
+        cache, tracked, plan = self.manager.block_pool.prefix_cache, self.rows, self.plan
+        index, hashes = cache.index, tracked.hashes
+        spans = tracked.write_spans(rows, stamp, index.spans_for(len(rows)))
+        if plan is None:
             return BatchHits(np.zeros(len(rows), np.int64), np.zeros((len(rows), 0), np.int32))
-        begins, ends, limits, borrowed = self.rows.spans(rows)
-        cache = self.manager.block_pool.prefix_cache
-        if cache.map.extras or not self.rows.hashes.fit(cache.state.width):
-            return self._match_one_by_one(self.plan, rows.tolist(), limits)
-        if not self.rows.hashes.linked:
-            cache.index.settle_for_good()
-        memo = Memo(self.rows.memo, rows)
-        return cache.index.match_batch(self.plan, self.rows.hashes.arena, begins, ends, limits, memo, borrowed)
+        if cache.map.extras or not hashes.fit(cache.state.width):
+            return self._match_one_by_one(plan, rows.tolist(), spans.max_lengths)
+        if not hashes.linked:
+            index.settle_for_good()
+        return index.match_batch(plan, hashes.arena, spans, (tracked.memo, rows))
 
     def _check_hits(self, out: BatchHits, count: int) -> None:
         expected = BatchHits.empty(count, 0 if self.plan is None else len(self.plan.queries))
@@ -165,7 +166,7 @@ class BatchQueries(Exclusive):
         """
         from kvgpu.index.device.index import DeviceIndex
 
-        begins, ends, limits, _ = self.rows.spans(self.rows.valid(rows))
+        spans = self.rows.spans(rows)
         plan, cache = self.plan, self.manager.block_pool.prefix_cache
         index = cache.index
         if plan is None or not isinstance(index, DeviceIndex) or not index.answers:
@@ -174,9 +175,9 @@ class BatchQueries(Exclusive):
             raise ArgumentError("keys are cached that a device does not hold: use match()")
         if cache.state.width is None or not self.rows.hashes.fit(cache.state.width):
             raise ArgumentError("no block of this width was cached yet: use match()")
-        return index.start_batch(plan, self.rows.hashes.arena, begins, ends, limits, out=out)
+        return index.start_batch(plan, self.rows.hashes.arena, spans, out=out)
 
-    def _match_one_by_one(self, plan: PrefixPlan, rows: Sequence[int], limits: Spans) -> BatchHits:
+    def _match_one_by_one(self, plan: PrefixPlan, rows: Sequence[int], limits: npt.NDArray[np.int64]) -> BatchHits:
         hits = BatchHits.empty(len(rows), len(plan.queries))
         cache = self.manager.block_pool.prefix_cache
         for place, (row, limit) in enumerate(zip(rows, limits, strict=True)):

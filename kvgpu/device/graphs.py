@@ -9,14 +9,14 @@ from kvgpu.device.tensors import import_torch
 logger = logging.getLogger(__name__)
 
 
-def prepared(start: Callable[[], None], device: Any) -> Callable[[], None]:
+def prepared(start: Callable[[], None], device: Any) -> Callable[[], None] | None:
     """Return what does the same as `start` on a device's current stream, for less time on the CPU.
 
-    On a GPU this is the replay of a graph, so `start` may neither wait nor allocate, and must have run once before,
-    which compiles its kernels. Elsewhere, and if nothing can be captured, which the log says, it is `start`.
+    That is the replay of a graph, so `start` may neither wait nor allocate, and its kernels must be compiled. None if
+    the device is no GPU, or if nothing can be captured, which the log says.
     """
     if device.type != "cuda":
-        return start
+        return None
     torch = import_torch()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.device(device):
@@ -32,6 +32,6 @@ def prepared(start: Callable[[], None], device: Any) -> Callable[[], None]:
                     graph.capture_end()
         except RuntimeError as error:
             logger.warning("lookups are launched one by one, because no CUDA graph can be captured: %s", error)
-            return start
+            return None
     replay: Callable[[], None] = graph.replay
     return replay

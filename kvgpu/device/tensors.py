@@ -1,7 +1,8 @@
 """Arguments of device calls, checked: torch tensors, CuPy arrays and anything else with DLPack; devices and streams."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -68,8 +69,24 @@ def is_capturing(device: "torch.device") -> bool:
     if device.type != "cuda":
         return False
     torch = import_torch()
+    if torch.cuda.current_device() == device.index:  # usually: to switch takes microseconds
+        return bool(torch.cuda.is_current_stream_capturing())
     with torch.cuda.device(device):
         return bool(torch.cuda.is_current_stream_capturing())
+
+
+def stream_of(device: "torch.device") -> Callable[[], int]:
+    """What returns the address of a device's current stream at the time; 0 for the default one, and on the CPU."""
+    if device.type != "cuda":
+        return int
+    # What Triton calls before each launch: making a torch.cuda.Stream takes over a microsecond.
+    return partial(import_torch()._C._cuda_getCurrentRawStream, device.index)
+
+
+def wait_for_stream(stream: int, device: "torch.device") -> None:
+    """Make the current stream of a device wait for what another one has been given; does not wait itself."""
+    cuda = import_torch().cuda
+    cuda.current_stream(device).wait_stream(cuda.ExternalStream(stream, device=device))
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from kvgpu.hashing.block_hashes import keys_if_of_width
 from kvgpu.hashing.functions import BlockHash
 from kvgpu.hashing.hash_arena import HashArena
 from kvgpu.index.journal import Journal
+from kvgpu.index.request_spans import RequestSpans
 from kvgpu.rules.hits import decide
 from kvgpu.rules.plan import PrefixPlan
 
@@ -33,17 +34,11 @@ because a named one takes 0.3 us to make, and a lookup that finds nothing takes 
 """
 
 
-Spans = npt.NDArray[np.int64]
+Memo = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
+"""What lookups have learnt about requests (see `kvgpu.index.host.prefix_match`); zeros mean that nothing is known.
 
-
-class Memo(NamedTuple):
-    """What lookups have learnt about requests (see `kvgpu.index.host.prefix_match`); zeros mean that nothing is known.
-
-    words: int64 [any, MEMO_WORDS]; places: int64 [requests], the row of each request in `words`.
-    """
-
-    words: npt.NDArray[np.int64]
-    places: npt.NDArray[np.int64]
+Words, int64 [any, MEMO_WORDS], and places, int64 [requests], the row of each request in them.
+"""
 
 
 class BatchHits(NamedTuple):
@@ -99,7 +94,7 @@ class BlockIndex(ABC):
 
     @property
     def reads_in_place(self) -> bool:
-        """Whether `match_batch` takes hashes that are `borrowed`, now and from now on."""
+        """Whether `match_batch` reads hashes that are borrowed, now and from now on."""
         return False
 
     @property
@@ -152,31 +147,25 @@ class BlockIndex(ABC):
         keys = keys_if_of_width(hashes[:count], width)
         return None if keys is None else self.match(plan, keys, max_length)
 
+    def spans_for(self, count: int) -> RequestSpans:
+        """Return spans to fill for the next `match_batch`, where this index reads them fastest; valid until then."""
+        return RequestSpans(count)
+
     def match_batch(
-        self,
-        plan: PrefixPlan,
-        arena: HashArena,
-        begins: Spans,
-        ends: Spans,
-        max_lengths: Spans,
-        memo: Memo | None = None,
-        borrowed: Spans | None = None,
+        self, plan: PrefixPlan, arena: HashArena, spans: RequestSpans, memo: Memo | None = None
     ) -> BatchHits:
         """Do what `match` does, for many requests in one call.
 
         Args:
             plan: Rules and groups.
             arena: Hashes of all requests.
-            begins, ends: int64 [requests]: request r has ``arena.words[begins[r]:ends[r]]``.
-            max_lengths: int64 [requests], longest hit allowed, in tokens.
+            spans: Where they lie, and how long each hit may be.
             memo: What is known from earlier calls; indexes that answer on the CPU use it and bring it up to date.
-            borrowed: int64 [requests], addresses of hashes that are not in the arena, which a `HostIndex` reads; 0 for
-                requests whose hashes are in the arena.
 
         Expected O(blocks hit) for full attention. Waits for the device if there is one.
         """
-        hits = BatchHits.empty(len(begins), len(plan.queries))
-        for r, (begin, end, longest) in enumerate(zip(begins, ends, max_lengths, strict=True)):
+        hits = BatchHits.empty(spans.count, len(plan.queries))
+        for r, (begin, end, longest) in enumerate(zip(spans.begins, spans.ends, spans.max_lengths, strict=True)):
             num_tokens, lines = self.match(plan, arena.words[begin:end], int(longest))
             hits.num_tokens[r] = num_tokens
             hits.lengths[r] = [len(lines[part.start]) for part in plan.lines]

@@ -11,6 +11,7 @@ from kvgpu.errors import ArgumentError, ArgumentTypeError, DeviceError, MissingP
 from kvgpu.hashing import functions as hashing
 from kvgpu.hashing.device.sha256 import DeviceSha256
 from kvgpu.hashing.serialised.messages import CBOR, PICKLE
+from kvgpu.kernels import sha256
 
 REASON = why_not_cuda()
 pytestmark = pytest.mark.skipif(REASON is not None, reason=str(REASON))
@@ -46,7 +47,9 @@ def test_tokens_of_64_bits(kind, function):
 
 
 @functions
-def test_many_prompts_with_parents_and_gaps(kind, function):
+@pytest.mark.parametrize("most_warps", [0, 528], ids=["full warps", "warps of few"])
+def test_many_prompts_with_parents_and_gaps(kind, function, most_warps, monkeypatch):
+    monkeypatch.setattr(sha256, "MOST_WARPS", most_warps)
     rng = np.random.default_rng(0)
     counts = rng.integers(0, 5, 70).tolist()
     starts = (np.cumsum([5 * 16] * 70) - 77).tolist()

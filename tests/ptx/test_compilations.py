@@ -6,6 +6,7 @@ from support.indexes import insert, make_index, random_rows
 from support.ptx import triton_driver
 
 from kvgpu.hashing.hash_arena import HashArena
+from kvgpu.index.request_spans import RequestSpans
 from kvgpu.rules.plan import HitQuery, HitRule, PrefixPlan
 from kvgpu.rules.plan_words import FULL, SLIDING_WINDOW
 
@@ -30,8 +31,8 @@ def test_batches_of_every_size_are_answered_by_what_the_first_one_compiled(width
         begins = np.arange(count) * 3
         ends = begins + np.arange(count) % 4
         for plan in (PLAN, TWO):
-            index.match_batch(plan, arena, begins, ends, np.full(count, 2**20))
-            index.start_batch(plan, arena, begins, ends, np.full(count, 2**20))
+            index.match_batch(plan, arena, RequestSpans.in_arena(begins, ends, 2**20))
+            index.start_batch(plan, arena, RequestSpans.in_arena(begins, ends, 2**20))
 
     look_up(2)
     before = triton_driver.compilations()

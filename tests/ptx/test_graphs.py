@@ -38,15 +38,15 @@ def index(backend, arena):
 
 def hits(index, arena, *limits):
     """What a lookup finds that waits, behind one that does not, which captures need before them."""
-    index.start_batch(PLAN, arena, *asked(*limits))
-    return index.match_batch(PLAN, arena, *asked(*limits)).num_tokens.tolist()
+    index.start_batch(PLAN, arena, asked(*limits))
+    return index.match_batch(PLAN, arena, asked(*limits)).num_tokens.tolist()
 
 
 def captured(index, arena, *limits):
     """A graph that looks up requests with these limits, and what its replay writes to."""
     hits(index, arena, *limits)
     with triton_driver.capture() as graph:
-        out = index.start_batch(PLAN, arena, *asked(*limits))
+        out = index.start_batch(PLAN, arena, asked(*limits))
     out.num_tokens.fill_(POISON)
     return graph, out
 
@@ -131,7 +131,7 @@ def test_a_lookup_that_waits_is_a_graph_that_is_replayed(index, arena, monkeypat
             erase(index, 2)
         elif changed is insert:
             insert(index, [2], random_rows(3)[1])
-        found = index.match_batch(PLAN, arena, *asked(*limits)).num_tokens.tolist()
+        found = index.match_batch(PLAN, arena, asked(*limits)).num_tokens.tolist()
         cached = 1 if changed is erase else 3
         assert found == [min(limit, cached) for limit in limits]
         launches.append(schedule.launches)

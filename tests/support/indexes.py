@@ -13,6 +13,7 @@ from kvgpu.blocks.state import BlockState
 from kvgpu.index.base import BlockIndex, Keys
 from kvgpu.index.journal import Flush, Journal
 from kvgpu.index.registry import BACKENDS, backend_by_name
+from kvgpu.index.request_spans import RequestSpans
 from kvgpu.layout import KEY_WORDS
 from kvgpu.rules.plan import HitQuery, HitRule, PrefixPlan
 
@@ -124,7 +125,7 @@ def replay(copy: dict[tuple[bytes, int], int], flush: Flush) -> None:
             copy[key] = int(new)
 
 
-def asked(*limits: int) -> tuple[Any, Any, Any]:
+def asked(*limits: int) -> RequestSpans:
     """Spans of requests that have three hashes each, one behind the other, with these limits."""
     begins = 3 * np.arange(len(limits))
-    return begins, begins + 3, np.array(limits, np.int64)
+    return RequestSpans.in_arena(begins, begins + 3, limits)

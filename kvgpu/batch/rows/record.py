@@ -107,16 +107,24 @@ def longest_hit(record: Any) -> int:
 
 
 @jit
-def spans_of(requests: Any, rows: Any) -> Any:
-    """Return first hash, hash after the last, longest hit allowed and `borrowed` of each row: int64 [4, n]."""
-    spans = np.empty((4, len(rows)), np.int64)
+def write_spans(requests: Any, rows: Any, stamp: int, spans: Any) -> int:
+    """Write the spans of rows until one is bad; return 0, or that row's status + 4 * its place.
+
+    Args:
+        stamp: See `check_row`.
+        spans: Words of a `RequestSpans`.
+    """
+    capacity = len(spans) // 4
     for i in range(len(rows)):
+        status = check_row(requests, rows[i], stamp)
+        if status != 0:
+            return status + 4 * i
         record = requests[rows[i]]
-        spans[0, i] = record.begin
-        spans[1, i] = record.end
-        spans[2, i] = longest_hit(record)
-        spans[3, i] = record.borrowed
-    return spans
+        spans[i] = record.begin
+        spans[capacity + i] = record.end
+        spans[2 * capacity + i] = longest_hit(record)
+        spans[3 * capacity + i] = record.borrowed
+    return 0
 
 
 NUM_HASHES, NUM_TOKENS, NUM_PROMPT, NUM_COMPUTED, NUM_PREEMPTIONS, READS, FACTS = range(7)

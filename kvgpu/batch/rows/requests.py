@@ -18,15 +18,15 @@ from kvgpu.batch.rows.record import (
     leave_rows,
     longer,
     row_error,
-    spans_of,
+    write_spans,
 )
 from kvgpu.batch.rows.request_facts import are_linked, facts_of, key_words, listed_requests, num_tokens_of, unfit_hashes
 from kvgpu.compiled.addresses import addresses_of
 from kvgpu.errors import ArgumentError
 from kvgpu.hashing.block_hashes import BlockHashes
 from kvgpu.hashing.functions import HASH_WIDTHS
-from kvgpu.index.base import Spans
 from kvgpu.index.host.memo import MEMO_WORDS
+from kvgpu.index.request_spans import RequestSpans
 from kvgpu.integers import as_integer, as_size
 
 NO_ROW = np.zeros(1, REQUEST_RECORD)
@@ -212,8 +212,8 @@ class RequestRows:
         self.hashes.release(listed, begins, limits)
         self._idle += listed
 
-    def as_rows(self, rows: RowIds) -> tuple[RowIds, int]:
-        """Return rows as int64 [n], which `check_row` has still to look at, and a new stamp for it. O(n).
+    def as_rows(self, rows: RowIds | None) -> tuple[RowIds, int]:
+        """Return rows, or all, as int64 [n], which `check_row` has still to look at, and a new stamp for it. O(n).
 
         Raises:
             ArgumentTypeError: Not integers [n].
@@ -221,7 +221,7 @@ class RequestRows:
         self._stamp += 1
         if is_plain(rows):
             return rows, self._stamp
-        return integers("rows", rows), self._stamp
+        return self.all() if rows is None else integers("rows", rows), self._stamp
 
     def valid(self, rows: RowIds | None) -> RowIds:
         """Return the rows, or all, as int64 [n], each of them tracked and none twice. O(n).
@@ -229,17 +229,33 @@ class RequestRows:
         Raises:
             ArgumentError: One is not tracked, or comes twice.
         """
-        if rows is None:
-            return self.all()
         given, stamp = self.as_rows(rows)
         status, place = check_rows(self.records, given, stamp)
         if status:
             raise row_error(status, int(given[place]))
         return given
 
-    def spans(self, rows: RowIds) -> Spans:
-        """Return first hash, hash after the last, longest hit and `borrowed` of valid rows, int64 [4, n]. O(n)."""
-        spans: Spans = spans_of(self.records, rows)
+    def spans(self, rows: RowIds | None) -> RequestSpans:
+        """Return where the hashes of the rows, or of all, lie. O(n).
+
+        Raises:
+            ArgumentError: One is not tracked, or comes twice.
+        """
+        given, stamp = self.as_rows(rows)
+        return self.write_spans(given, stamp, RequestSpans(len(given)))
+
+    def write_spans(self, rows: RowIds, stamp: int, spans: RequestSpans) -> RequestSpans:
+        """Write where the hashes of rows lie to spans of as many requests, and return these. O(n).
+
+        Args:
+            rows, stamp: From `as_rows`.
+
+        Raises:
+            ArgumentError: One is not tracked, or comes twice.
+        """
+        bad = write_spans(self.records, rows, stamp, spans.words)
+        if bad:
+            raise row_error(bad % 4, int(rows[bad // 4]))
         return spans
 
     def forget(self, rows: RowIds | list[int] | None = None) -> None:

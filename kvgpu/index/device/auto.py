@@ -9,10 +9,11 @@ from kvgpu.blocks.state import BlockState
 from kvgpu.environment import crossover_blocks
 from kvgpu.errors import DeviceError, MissingPackageError
 from kvgpu.hashing.hash_arena import HashArena
-from kvgpu.index.base import BatchHits, Keys, Memo, PrefixHits, Spans
+from kvgpu.index.base import BatchHits, Keys, Memo, PrefixHits
 from kvgpu.index.device.index import DeviceIndex
 from kvgpu.index.host.index import HostIndex
 from kvgpu.index.journal import Journal
+from kvgpu.index.request_spans import RequestSpans
 from kvgpu.layout import KEY_WORDS
 from kvgpu.rules.plan import HitQuery, HitRule, PrefixPlan
 from kvgpu.rules.plan_words import FULL
@@ -102,22 +103,23 @@ class AutoIndex(DeviceIndex):
                 self._give_up(error)
         return HostIndex.match(self, plan, keys, max_length)
 
-    def match_batch(
-        self,
-        plan: PrefixPlan,
-        arena: HashArena,
-        begins: Spans,
-        ends: Spans,
-        max_lengths: Spans,
-        memo: Memo | None = None,
-        borrowed: Spans | None = None,
-    ) -> BatchHits:
-        if self._asks_device(int((ends - begins).sum()) * len(plan.groups)):
+    def spans_for(self, count: int) -> RequestSpans:
+        if self.answers and not self._capture.is_active:
             try:
-                return super().match_batch(plan, arena, begins, ends, max_lengths, memo, borrowed)
+                return super().spans_for(count)
             except DeviceError as error:
                 self._give_up(error)
-        return HostIndex.match_batch(self, plan, arena, begins, ends, max_lengths, memo, borrowed)
+        return RequestSpans(count)
+
+    def match_batch(
+        self, plan: PrefixPlan, arena: HashArena, spans: RequestSpans, memo: Memo | None = None
+    ) -> BatchHits:
+        if self._asks_device(int((spans.ends - spans.begins).sum()) * len(plan.groups)):
+            try:
+                return super().match_batch(plan, arena, spans, memo)
+            except DeviceError as error:
+                self._give_up(error)
+        return HostIndex.match_batch(self, plan, arena, spans, memo)
 
     @property
     def answers(self) -> bool:

@@ -6,24 +6,23 @@ from the host's table at any time.
 """
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 
 from kvgpu.blocks.record import FIRST
 from kvgpu.blocks.state import BlockState
 from kvgpu.device.block_hash_table import BlockHashTable
-from kvgpu.device.tensors import import_torch, resolve_device
+from kvgpu.device.tensors import import_torch, resolve_device, stream_of, wait_for_stream
 from kvgpu.errors import ArgumentError, DeviceError, InvariantError, KVGPUError
 from kvgpu.hashing.hash_arena import HashArena, rows_of
-from kvgpu.index.base import BatchHits, Keys, Memo, PrefixHits, Spans
+from kvgpu.index.base import BatchHits, Keys, Memo, PrefixHits
 from kvgpu.index.device.capture import GraphCapture
 from kvgpu.index.device.comparison import differences
 from kvgpu.index.device.prepared_lookup import PreparedLookups
 from kvgpu.index.host.index import HostIndex
 from kvgpu.index.journal import NO_LOG, Journal
+from kvgpu.index.request_spans import RequestSpans
 from kvgpu.rules.plan import PrefixPlan
 
 if TYPE_CHECKING:
@@ -52,9 +51,12 @@ class DeviceIndex(HostIndex):
         self._torch = import_torch()
         self.device = resolve_device()
         self._capture = GraphCapture(self.device)
-        self._lookups = PreparedLookups()
+        self._lookups = PreparedLookups(self.device)
         self._process = os.getpid()
-        self._stream: Any = None
+        self._keys: Any = None
+        """The copy of the arena that was used last."""
+        self._current_stream = stream_of(self.device)
+        self._stream: int | None = None
 
     @property
     def reads_in_place(self) -> bool:
@@ -88,37 +90,32 @@ class DeviceIndex(HostIndex):
         if self.state.width is None:
             # No block was ever cached, so there is no table on the device.
             return super().match(plan, keys, max_length)
-        with self._typed_errors():
-            self._capture.refuse_waiting()
+        self._capture.refuse_waiting()
+        try:
             return self._match(plan, keys, max_length)
+        except BaseException as error:
+            self._recover(error)
+            raise
 
     def match_batch(
-        self,
-        plan: PrefixPlan,
-        arena: HashArena,
-        begins: Spans,
-        ends: Spans,
-        max_lengths: Spans,
-        memo: Memo | None = None,
-        borrowed: Spans | None = None,
+        self, plan: PrefixPlan, arena: HashArena, spans: RequestSpans, memo: Memo | None = None
     ) -> BatchHits:
-        if self.state.width is None or not len(begins):
-            return super().match_batch(plan, arena, begins, ends, max_lengths, memo, borrowed)
+        if self.state.width is None or not spans.count:
+            return super().match_batch(plan, arena, spans, memo)
         self._capture.refuse_waiting()
-        with self._typed_errors():
+        try:
             table = self.flush()
             keys = self._resident(arena, table.view.key_words)
-            return self._lookups.match(table, keys, plan, begins, ends, max_lengths)
+            return self._lookups.match(table, keys, plan, spans)
+        except BaseException as error:
+            self._recover(error)
+            raise
+
+    def spans_for(self, count: int) -> RequestSpans:
+        return self._lookups.spans_for(count)
 
     def start_batch(
-        self,
-        plan: PrefixPlan,
-        arena: HashArena,
-        begins: Spans,
-        ends: Spans,
-        max_lengths: Spans,
-        *,
-        out: "PrefixBuffers | None" = None,
+        self, plan: PrefixPlan, arena: HashArena, spans: RequestSpans, *, out: "PrefixBuffers | None" = None
     ) -> "PrefixBuffers":
         """Do what `match_batch` does, without waiting: flush, copy new hashes of the arena, start two kernels.
 
@@ -132,29 +129,34 @@ class DeviceIndex(HostIndex):
             ArgumentError: A graph is being captured, and something has yet to be copied to the device. Nothing is
                 changed.
         """
-        with self._typed_errors():
+        try:
             table = self.flush()
             keys = self._resident(arena, table.view.key_words)
-            numbers = np.stack([begins, ends, max_lengths])
+            numbers = np.stack([spans.begins, spans.ends, spans.max_lengths])
             self._capture.reserve(numbers.size)
-            out = table.prefix_buffers(len(begins), len(arena), plan) if out is None else out
+            out = table.prefix_buffers(spans.count, len(arena), plan) if out is None else out
             capturing = self._capture.is_active
-            source, spans = self._capture.moved(numbers) if capturing else (None, self._moved(numbers))
+            source, moved = self._capture.moved(numbers) if capturing else (None, self._moved(numbers))
             table.longest_prefix_async(
                 keys,
-                (spans[0], spans[1]),
+                (moved[0], moved[1]),
                 plan,
-                longest=int((ends - begins).max(initial=0)),
-                max_lengths=spans[2],
+                longest=int((spans.ends - spans.begins).max(initial=0)),
+                max_lengths=moved[2],
                 null_id=self.state.null_id,
                 out=out,
             )
             if capturing:
-                self._capture.hand_over(out.num_tokens, (source, spans, keys, table))
+                self._capture.hand_over(out.num_tokens, (source, moved, keys, table))
             return out
+        except BaseException as error:
+            self._recover(error)
+            raise
 
     def _resident(self, arena: HashArena, words: int) -> Any:
         """Bring the device's copy of the arena up to date, and return it. O(1) if it is."""
+        if arena.copy is self._keys and arena.is_copied:
+            return self._keys
         fits = arena.copy is not None and arena.copy.shape == (len(arena), words)
         self._capture.refuse(not (fits and arena.is_copied), "hashes")
         # The copy is lost unless all pieces arrive, so it is given up first.
@@ -165,36 +167,29 @@ class DeviceIndex(HostIndex):
         elif pieces:
             places = rows_of(pieces)  # in one copy, which costs as much as that of each piece
             copy.index_copy_(0, self._moved(places), self._moved(arena.words[places, :words]))
-        arena.copy = copy
+        arena.copy = self._keys = copy
         return copy
 
-    @contextmanager
-    def _typed_errors(self) -> Iterator[None]:
-        """Turn a failure of the device into a `DeviceError`; after any failure the copy is made again.
+    def _recover(self, error: BaseException) -> None:
+        """After any failure of a lookup, have the copy made again; the caller raises `error` again.
 
         Calls that were refused have changed nothing, or have recorded that their change is incomplete.
+
+        Raises:
+            DeviceError: `error` is a failure of the device.
         """
-        try:
-            yield
-        except ArgumentError:
-            raise
-        except Exception as error:
-            # Compilers, launchers and drivers each raise their own exceptions.
+        if isinstance(error, ArgumentError):
+            return
+        if isinstance(error, Exception):
             self._copy = None
-            self._start_anew()
-            if isinstance(error, KVGPUError):
-                raise
+        self._stale = True  # interrupted between any two steps, perhaps in a launch
+        self._lookups.clear()
+        # Compilers, launchers and drivers each raise their own exceptions.
+        if isinstance(error, Exception) and not isinstance(error, KVGPUError):
             raise DeviceError(
                 f"the device failed and its table is lost: {error}. The next lookup makes it again; "
                 "after an error that kills the CUDA context, start a new process or use 'host'"
             ) from error
-        except BaseException:
-            self._start_anew()  # interrupted between any two steps, perhaps in a launch
-            raise
-
-    def _start_anew(self) -> None:
-        self._stale = True
-        self._lookups.clear()
 
     def _match(self, plan: PrefixPlan, keys: Keys, max_length: int) -> PrefixHits:
         table = self.flush()
@@ -233,9 +228,11 @@ class DeviceIndex(HostIndex):
         assert width is not None
         self._follow()
         fits = self._copy is not None and self._copy.key_bytes == width
-        self._capture.refuse(not fits or self._stale or len(self.journal) > 0, "changed blocks")
+        if fits and not self._stale and not len(self.journal):
+            return cast(BlockHashTable, self._copy)
+        self._capture.refuse(True, "changed blocks")
         if not fits:
-            self._stale = True
+            self._stale, self._keys = True, None
             self._copy = BlockHashTable(self.state.num_blocks, width, device=self.device, engine=self.engine)
         assert self._copy is not None
         table, words = self._copy, self._copy.view.key_words
@@ -246,8 +243,7 @@ class DeviceIndex(HostIndex):
             keys = records.view(np.int64).reshape(len(records), -1)[ids, :words]
             groups = self._moved(records["group"][ids])
             table.rebuild_async(self._moved(keys), self._moved(ids), groups, validate=False)
-            self._stale = False
-        elif len(self.journal):
+        else:
             self._stale = True  # until all of it is on its way
             changes = self.journal.take()
             table.update_async(
@@ -257,7 +253,7 @@ class DeviceIndex(HostIndex):
                 old=self._moved(changes.old),
                 validate=False,
             )
-            self._stale = False
+        self._stale = False
         return table
 
     def _follow(self) -> None:
@@ -268,11 +264,11 @@ class DeviceIndex(HostIndex):
         """
         if os.getpid() != self._process:
             raise DeviceError("a device cannot be used in a forked process: start it with 'spawn', or use 'host'")
-        if self.device.type != "cuda" or self._capture.is_active:
+        stream = self._current_stream()
+        if stream == self._stream or self._capture.is_active:
             return  # a caller that captures a graph has synchronised before
-        stream = self._torch.cuda.current_stream(self.device)
-        if self._stream is not None and stream != self._stream:
-            stream.wait_stream(self._stream)
+        if self._stream is not None:
+            wait_for_stream(self._stream, self.device)
         self._stream = stream
 
     def _moved(self, array: np.ndarray) -> Any:

@@ -4,16 +4,19 @@ What a lookup asks and what it finds lie in pinned memory, which kernels read an
 and the CPU waits for a number to change there.
 """
 
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from time import monotonic
 from typing import Any
 
-from kvgpu.device import graphs
+from kvgpu.device import graphs, tensors
 from kvgpu.device.block_hash_table import BlockHashTable
 from kvgpu.device.table_lookups import start_checked_prefix
-from kvgpu.device.tensors import import_torch
-from kvgpu.errors import DeviceError
-from kvgpu.index.base import BatchHits, Spans
+from kvgpu.device.tensors import allocating, import_torch
+from kvgpu.errors import ArgumentError, DeviceError
+from kvgpu.index.base import BatchHits
+from kvgpu.index.request_spans import RequestSpans
 from kvgpu.rules.plan import PrefixPlan
 
 FEWEST = 64
@@ -29,6 +32,11 @@ def settle(device: Any) -> None:
         import_torch().cuda.current_stream(device).synchronize()
 
 
+def capacity_for(count: int) -> int:
+    """Return how many requests a lookup of `count` requests is prepared for."""
+    return max(FEWEST, 1 << (count - 1).bit_length())
+
+
 class PreparedLookup:
     """A lookup of up to so many requests by one plan, in one table and one copy of the arena.
 
@@ -36,20 +44,20 @@ class PreparedLookup:
         table: The table.
         keys: Hashes of all requests, int64 [n, key words], on its device.
         plan: What to look up.
+        spans: Where the hashes of requests lie, int64 [4, any], as `RequestSpans.words`, in memory that the device
+            reads; all zeros where there is no request.
         capacity: Most requests.
 
     Construction waits for the device, once for a graph.
     """
 
-    def __init__(self, table: BlockHashTable, keys: Any, plan: PrefixPlan, capacity: int) -> None:
+    def __init__(self, table: BlockHashTable, keys: Any, plan: PrefixPlan, spans: Any, capacity: int) -> None:
         from kvgpu.kernels.leading_run import suits
         from kvgpu.kernels.longest_prefix import PrefixBuffers
-        from kvgpu.kernels.publish import launch_publish
 
         torch = import_torch()
         pinned = {"pin_memory": table.device.type == "cuda"}
         queries = len(plan.queries)
-        spans = torch.zeros(3, capacity, dtype=torch.int64, **pinned)
         scratch = (len(plan.groups), 1 if suits(plan) else len(keys))
         out = PrefixBuffers(
             num_tokens=torch.zeros(capacity, dtype=torch.int64, **pinned),
@@ -60,38 +68,39 @@ class PreparedLookup:
         )
         signal = torch.zeros(2, dtype=torch.int64, **pinned)
         count = torch.zeros(1, dtype=torch.int64, device=table.device)
-        words, memory = table.memory.plan_words(plan), table.memory
+        self.plan = plan
+        self._table, self._keys, self._words = table, keys, table.memory.plan_words(plan)
+        self._spans, self._out, self._published = spans, out, (count, signal)
+        self._signal, self._num_tokens, self._lengths = (a.numpy() for a in (signal, out.num_tokens, out.lengths))
+        self._found = self._num_tokens, self._lengths
+        self._count = 0
+        self._graph: Callable[[], None] | None = None
+        self.run(1)  # compiles the kernels, which a capture cannot
+        self._graph = graphs.prepared(partial(self._start, capacity), table.device)
 
-        def start() -> None:
-            start_checked_prefix(memory, plan, words, keys, (spans[0], spans[1], spans[2]), out, len(keys), 0)
-            launch_publish(memory.view.meta, count, signal)
+    def _start(self, count: int) -> None:
+        """Launch the kernels for the first `count` requests."""
+        from kvgpu.kernels.publish import launch_publish
 
-        self._table = table
-        self._spans, self._signal = spans.numpy(), signal.numpy()
-        self._num_tokens, self._lengths = out.num_tokens.numpy(), out.lengths.numpy()
-        self._count = self._asked = 0
-        self._replay = start
-        self.run()
-        self._replay = graphs.prepared(start, table.device)
-        self._owned = spans, out, signal, count, words, keys
+        begins, ends, max_lengths, _ = self._spans[:, :count]
+        num_tokens, firsts, lengths = (a[:count] for a in self._out[:3])
+        out = self._out._replace(num_tokens=num_tokens, firsts=firsts, lengths=lengths)
+        spans = begins, ends, max_lengths
+        start_checked_prefix(self._table.memory, self.plan, self._words, self._keys, spans, out, len(self._keys), 0)
+        launch_publish(self._table.memory.view.meta, *self._published)
 
-    def set_requests(self, begins: Spans, ends: Spans, max_lengths: Spans) -> None:
-        """Write the spans and limits of requests; see `DeviceIndex.match_batch`. O(requests)."""
-        count, spans = len(begins), self._spans
-        spans[0, :count], spans[1, :count], spans[2, :count] = begins, ends, max_lengths
-        if count < self._asked:
-            spans[:2, count : self._asked] = 0
-        self._asked = count
-
-    def run(self) -> None:
-        """Look up, and wait.
+    def run(self, count: int) -> None:
+        """Look up the first `count` requests, and wait.
 
         Raises:
             BlockIdError, ArgumentError, InvariantError: See `BlockHashTable.size`.
             DeviceError: There is no result, though nothing has failed.
         """
         self._count += 1
-        self._replay()
+        if self._graph is None:
+            self._start(count)
+        else:
+            self._graph()
         if self._signal[0] != self._count:
             self._wait()
         if self._signal[1]:
@@ -106,35 +115,82 @@ class PreparedLookup:
                 if signal[0] != count:
                     raise DeviceError("a lookup has ended without a result")
 
-    def found(self) -> BatchHits:
-        """Copy the results for the requests that were asked for last. O(requests)."""
-        return BatchHits(self._num_tokens[: self._asked].copy(), self._lengths[: self._asked].copy())
+    def found(self, count: int) -> BatchHits:
+        """Copy the results of the first `count` requests. O(count)."""
+        if len(self._found[0]) != count:
+            self._found = self._num_tokens[:count], self._lengths[:count]
+        num_tokens, lengths = self._found
+        return BatchHits(num_tokens.copy(), lengths.copy())
 
 
 class PreparedLookups:
-    """Lookups by plan and capacity, for the table and the copy of the arena that were used last."""
+    """Lookups by plan and capacity, for the table and the copy of the arena that were used last.
 
-    def __init__(self) -> None:
+    Args:
+        device: Where the tables are.
+    """
+
+    def __init__(self, device: Any) -> None:
+        self._device = device
         self._of: tuple[BlockHashTable, Any] | None = None
-        self._made: dict[tuple[int, int], tuple[PrefixPlan, PreparedLookup]] = {}
+        self._made: dict[tuple[int, int], PreparedLookup] = {}
+        self._latest: PreparedLookup | None = None
+        self._read: Any = None
+        self._spans = RequestSpans(0)
 
-    def match(
-        self, table: BlockHashTable, keys: Any, plan: PrefixPlan, begins: Spans, ends: Spans, max_lengths: Spans
-    ) -> BatchHits:
+    def spans_for(self, count: int) -> RequestSpans:
+        """Return spans of `count` requests which the device reads, to be filled for the next `match`.
+
+        O(1); O(requests) if there were more of them before, or never so many.
+
+        Raises:
+            ArgumentError: A graph is being captured, in which no memory can be pinned.
+            DeviceError: No memory can be pinned.
+        """
+        asked = self._spans
+        if asked.count == count:
+            return asked
+        words = asked.words
+        if 4 * count > len(words):
+            words = self._pin(capacity_for(count))
+        else:
+            # What is not asked for any longer has no hashes.
+            asked.begins[count:] = asked.ends[count:] = 0
+        self._latest, self._spans = None, RequestSpans(count, words)
+        return self._spans
+
+    def _pin(self, capacity: int) -> Any:
+        """Return memory for the spans of so many requests, all zeros; no lookup is prepared for it."""
+        on_gpu = self._device.type == "cuda"
+        if tensors.is_capturing(self._device):
+            raise ArgumentError("memory for so many requests cannot be pinned in a capture: call match() before it")
+        self.clear()
+        with allocating(f"the spans of {capacity} requests"):
+            self._read = import_torch().zeros(4, capacity, dtype=import_torch().int64, pin_memory=on_gpu)
+        return self._read.numpy().reshape(-1)
+
+    def match(self, table: BlockHashTable, keys: Any, plan: PrefixPlan, spans: RequestSpans) -> BatchHits:
         """Look up a batch and wait; see `DeviceIndex.match_batch`. The first one of its kind prepares the lookup."""
+        count = spans.count
+        if spans is not self._spans:
+            given, spans = spans, self.spans_for(count)
+            spans.begins[:], spans.ends[:], spans.max_lengths[:] = given.begins, given.ends, given.max_lengths
         if self._of is None or self._of[0] is not table or self._of[1] is not keys:
             self._made.clear()
-            self._of = table, keys
-        capacity = max(FEWEST, 1 << (len(begins) - 1).bit_length())
-        kept = self._made.get((id(plan), capacity))
-        if kept is None:
+            self._latest, self._of = None, (table, keys)
+        lookup = self._latest
+        if lookup is None or lookup.plan is not plan:
+            lookup = self._latest = self._prepared(table, keys, plan, capacity_for(count))
+        lookup.run(count)
+        return lookup.found(count)
+
+    def _prepared(self, table: BlockHashTable, keys: Any, plan: PrefixPlan, capacity: int) -> PreparedLookup:
+        lookup = self._made.get((id(plan), capacity))  # it keeps its plan; to hash one takes microseconds
+        if lookup is None:
             if len(self._made) >= MOST_PREPARED:
                 self._made.clear()
-            kept = self._made[id(plan), capacity] = plan, PreparedLookup(table, keys, plan, capacity)
-        lookup = kept[1]
-        lookup.set_requests(begins, ends, max_lengths)
-        lookup.run()
-        return lookup.found()
+            lookup = self._made[id(plan), capacity] = PreparedLookup(table, keys, plan, self._read, capacity)
+        return lookup
 
     def clear(self) -> None:
         """Forget all, after a failure or an interruption; waits for what may still be running."""
@@ -142,4 +198,4 @@ class PreparedLookups:
             with suppress(RuntimeError):  # the failure itself
                 settle(self._of[0].device)
         self._made.clear()
-        self._of = None
+        self._latest = self._of = None

@@ -17,7 +17,7 @@ from kvgpu.compiled.handle import WORDS, Handle
 from kvgpu.compiled.list_items import KNOWN_LAYOUT
 from kvgpu.hashing.functions import BlockHash
 from kvgpu.hashing.hash_arena import HashArena
-from kvgpu.index.base import BatchHits, BlockIndex, Keys, Memo, PrefixHits, Spans
+from kvgpu.index.base import BatchHits, BlockIndex, Keys, Memo, PrefixHits
 from kvgpu.index.host.batch_match import match_many
 from kvgpu.index.host.insert_erase import enter_one, erase_blocks, insert_blocks
 from kvgpu.index.host.insert_runs import settle
@@ -27,6 +27,7 @@ from kvgpu.index.host.pool_arrays import LOG, NULL_ID, SEED
 from kvgpu.index.host.prefix_match import match_one
 from kvgpu.index.host.table import counter_of, counters, first_of, hash_of
 from kvgpu.index.journal import NO_LOG, Journal
+from kvgpu.index.request_spans import RequestSpans
 from kvgpu.layout import (
     BUCKET_WORDS,
     EMPTY_WORD,
@@ -158,22 +159,13 @@ class HostIndex(BlockIndex):
         return num_tokens, ids
 
     def match_batch(
-        self,
-        plan: PrefixPlan,
-        arena: HashArena,
-        begins: Spans,
-        ends: Spans,
-        max_lengths: Spans,
-        memo: Memo | None = None,
-        borrowed: Spans | None = None,
+        self, plan: PrefixPlan, arena: HashArena, spans: RequestSpans, memo: Memo | None = None
     ) -> BatchHits:
-        hits = BatchHits.empty(len(begins), len(plan.queries))
+        hits = BatchHits.empty(spans.count, len(plan.queries))
         if memo is None:
-            memo = Memo(np.zeros((len(begins), MEMO_WORDS), np.int64), np.arange(len(begins)))
-        if borrowed is None:
-            borrowed = np.zeros(len(begins), np.int64)
-        spans = (arena.words, borrowed, begins, ends)
-        match_many(self.arrays(), spans, plan.words, max_lengths, *memo, *hits)
+            memo = np.zeros((spans.count, MEMO_WORDS), np.int64), np.arange(spans.count)
+        hashes = (arena.words, spans.borrowed, spans.begins, spans.ends)
+        match_many(self.arrays(), hashes, plan.words, spans.max_lengths, *memo, *hits)
         return hits
 
     def clear(self) -> None:

@@ -59,8 +59,8 @@ def index(arena):
 
 def hits(index, arena, spans=ONE):
     """What a lookup finds that waits, behind one that does not, which captures need before them."""
-    index.start_batch(PLAN, arena, *spans)
-    return index.match_batch(PLAN, arena, *spans).num_tokens.tolist()
+    index.start_batch(PLAN, arena, spans)
+    return index.match_batch(PLAN, arena, spans).num_tokens.tolist()
 
 
 def evict(index, arena):
@@ -86,7 +86,7 @@ def test_a_capture_with_something_to_send_is_refused_and_loses_nothing(index, ar
     change(index, arena)
     pending = len(index.journal), arena.is_copied
     with capture(), pytest.raises(ArgumentError, match="once before the capture"):
-        index.start_batch(PLAN, arena, *ONE)
+        index.start_batch(PLAN, arena, ONE)
     assert (len(index.journal), arena.is_copied) == pending
     assert hits(index, arena) == [1]
     index.check()
@@ -95,14 +95,14 @@ def test_a_capture_with_something_to_send_is_refused_and_loses_nothing(index, ar
 @pytest.mark.parametrize(("plan", "spans"), [(OTHER_PLAN, ONE), (PLAN, asked(3, 3))], ids=["plan", "requests"])
 def test_a_plan_or_more_requests_than_the_call_before_had_are_refused(index, arena, plan, spans):
     with capture(), pytest.raises(ArgumentError, match="before the capture"):
-        index.start_batch(plan, arena, *spans)
-    assert hits(index, arena, spans) == [3] * len(spans[0])
+        index.start_batch(plan, arena, spans)
+    assert hits(index, arena, spans) == [3] * spans.count
 
 
 def test_an_arena_that_was_never_sent_is_refused(index, arena):
     other = arena.grown(7)
     with capture(), pytest.raises(ArgumentError, match="hashes"):
-        index.start_batch(PLAN, other, *ONE)
+        index.start_batch(PLAN, other, ONE)
     assert hits(index, other) == [3]
 
 
@@ -112,7 +112,7 @@ def test_a_refused_capture_does_not_cost_the_copy(index, arena):
     evict(index, arena)
     insert(index, [2], random_rows(3)[1])
     with capture(), pytest.raises(ArgumentError):
-        index.start_batch(PLAN, arena, *ONE)
+        index.start_batch(PLAN, arena, ONE)
     assert len(index.journal) == 1
     assert index.flush() is table
 
@@ -120,7 +120,7 @@ def test_a_refused_capture_does_not_cost_the_copy(index, arena):
 @pytest.mark.parametrize("change", [evict, write])
 def test_changes_after_a_capture_reach_the_next_lookup(index, arena, change):
     with capture():
-        index.start_batch(PLAN, arena, *ONE)
+        index.start_batch(PLAN, arena, ONE)
     change(index, arena)
     assert hits(index, arena) == [1]
 
@@ -128,11 +128,11 @@ def test_changes_after_a_capture_reach_the_next_lookup(index, arena, change):
 def test_the_results_own_the_spans_that_a_replay_reads(index, arena):
     hits(index, arena, asked(9, 8))
     with capture():
-        out = index.start_batch(PLAN, arena, *asked(2, 1))
+        out = index.start_batch(PLAN, arena, asked(2, 1))
     source = out.num_tokens.kvgpu_inputs[0]
-    index.start_batch(PLAN, arena, *asked(7, 7))
+    index.start_batch(PLAN, arena, asked(7, 7))
     with capture():
-        other = index.start_batch(PLAN, arena, *asked(5, 5))
+        other = index.start_batch(PLAN, arena, asked(5, 5))
     assert source.tolist() == [[0, 3], [3, 6], [2, 1]]
     assert other.num_tokens.kvgpu_inputs[0].data_ptr() != source.data_ptr()
 
@@ -141,22 +141,22 @@ def test_the_results_own_the_table_and_the_hashes_too(index, arena):
     copy, table = arena.copy, index.flush()
     out = table.prefix_buffers(1, 6)
     with capture():
-        assert index.start_batch(PLAN, arena, *ONE, out=out) is out
+        assert index.start_batch(PLAN, arena, ONE, out=out) is out
     assert any(kept is copy for kept in out.num_tokens.kvgpu_inputs)
     assert any(kept is table for kept in out.num_tokens.kvgpu_inputs)
 
 
 def test_each_capture_needs_a_call_before(index, arena):
     with capture():
-        index.start_batch(PLAN, arena, *ONE)
+        index.start_batch(PLAN, arena, ONE)
         with pytest.raises(ArgumentError, match="spans"):
-            index.start_batch(PLAN, arena, *ONE)
+            index.start_batch(PLAN, arena, ONE)
 
 
 @pytest.mark.parametrize(
     "wait",
     [
-        lambda index, arena: index.match_batch(PLAN, arena, *ONE),
+        lambda index, arena: index.match_batch(PLAN, arena, ONE),
         lambda index, arena: index.match(PLAN, arena.words, 3),
         lambda index, arena: index.check(),
     ],
@@ -175,9 +175,19 @@ def test_auto_answers_by_the_host_in_a_capture(arena, monkeypatch):
     monkeypatch.setattr(index, "crossover", 2)
     insert(index, [1, 2, 3], random_rows(3))
     with capture():
-        assert index.match_batch(PLAN, arena, *ONE).num_tokens.tolist() == [3]
+        spans = index.spans_for(100)
+        spans.begins[:], spans.ends[:], spans.max_lengths[:], spans.borrowed[:] = 0, 3, 3, 0
+        assert index.match_batch(PLAN, arena, spans).num_tokens.tolist() == [3] * 100
         assert index.match(PLAN, arena.words, 3)[0] == 3
     assert index.crossover == 2
+
+
+def test_memory_for_spans_is_pinned_before_a_capture_or_not_at_all(index):
+    with capture():
+        assert index.spans_for(64).count == 64
+        with pytest.raises(ArgumentError, match="before it"):
+            index.spans_for(65)
+    assert index.spans_for(65).count == 65
 
 
 def test_a_call_for_no_rows_brings_the_device_up_to_date():

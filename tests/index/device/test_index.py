@@ -3,7 +3,6 @@
 import logging
 import sys
 
-import numpy as np
 import pytest
 from support.device.tables import torch
 from support.indexes import erase, insert, make_index, match, random_rows
@@ -15,6 +14,7 @@ from kvgpu.errors import ArgumentError, DeviceError, InvariantError
 from kvgpu.hashing.hash_arena import HashArena
 from kvgpu.index.device import index as device
 from kvgpu.index.device.auto import AutoIndex, crossover_of
+from kvgpu.index.request_spans import RequestSpans
 from kvgpu.rules.plan import HitQuery, HitRule, PrefixPlan
 from kvgpu.rules.plan_words import FULL
 
@@ -149,24 +149,34 @@ def test_a_flush_that_fails_half_way_is_made_up_for(index, monkeypatch):
     monkeypatch.setattr(index, "_moved", fail_once)
     queries = HashArena(3)
     queries.words[:] = random_rows(3)
-    spans = [np.array([value]) for value in (0, 3, 3)]
+    spans = RequestSpans.in_arena([0], [3], [3])
     with pytest.raises(DeviceError, match="out of memory"):
-        index.match_batch(PLAN, queries, *spans)
-    assert index.match_batch(PLAN, queries, *spans).num_tokens.tolist() == [1]
+        index.match_batch(PLAN, queries, spans)
+    assert index.match_batch(PLAN, queries, spans).num_tokens.tolist() == [1]
+
+
+def test_a_lookup_on_another_stream_waits_for_the_one_before(index, monkeypatch):
+    waited, streams = [], iter([0, 0, 5, 5, 7])
+    monkeypatch.setattr(device, "wait_for_stream", lambda stream, _: waited.append(stream))
+    monkeypatch.setattr(index, "_current_stream", lambda: next(streams))
+    index._stream = None
+    for _ in range(5):
+        index.flush()
+    assert waited == [0, 5]
 
 
 def test_hashes_written_here_and_there_arrive_in_one_copy(index, monkeypatch):
     arena = HashArena(40)
     arena.words[:] = random_rows(40)
     plan = PrefixPlan((HitQuery(HitRule(FULL, 1, 1), (0,)),))
-    spans = np.array([0]), np.array([40]), np.array([40])
-    index.match_batch(plan, arena, *spans)
+    spans = RequestSpans.in_arena([0], [40], [40])
+    index.match_batch(plan, arena, spans)
     for begin, end in ((3, 5), (20, 21), (30, 34), (20, 22), (7, 7)):
         arena.words[begin:end] += 1
         arena.wrote(begin, end)
     moved = []
     monkeypatch.setattr(index, "_moved", lambda array, move=index._moved: moved.append(array.shape) or move(array))
-    index.match_batch(plan, arena, *spans)
+    index.match_batch(plan, arena, spans)
     assert arena.copy.numpy().tolist() == arena.words[:, : arena.copy.shape[1]].tolist()
     assert moved == [(9,), (9, 4)]
 

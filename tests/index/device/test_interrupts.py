@@ -1,6 +1,5 @@
 """An index on a device that is interrupted between any two steps of a lookup: nothing is taken for sent."""
 
-import numpy as np
 import pytest
 from support.device.tables import torch  # noqa: F401 - skips where PyTorch is missing
 from support.indexes import erase, insert, make_index, random_rows
@@ -8,20 +7,21 @@ from support.indexes import erase, insert, make_index, random_rows
 from kvgpu.device.block_hash_table import BlockHashTable
 from kvgpu.hashing.hash_arena import HashArena
 from kvgpu.index.device.index import DeviceIndex
-from kvgpu.index.device.prepared_lookup import PreparedLookup
+from kvgpu.index.device.prepared_lookup import PreparedLookup, PreparedLookups
 from kvgpu.index.host import index as host
 from kvgpu.index.journal import Journal
+from kvgpu.index.request_spans import RequestSpans
 from kvgpu.rules.plan import HitQuery, HitRule, PrefixPlan
 from kvgpu.rules.plan_words import FULL
 
 PLAN = PrefixPlan((HitQuery(HitRule(FULL, 1, 1), (0,)),))
-SPANS = [np.array([value]) for value in (0, 3, 3)]
+SPANS = RequestSpans.in_arena([0], [3], [3])
 STEPS = [
     (Journal, "take"),
     (HashArena, "take_written"),
     (DeviceIndex, "_moved"),
     (BlockHashTable, "update_async"),
-    (PreparedLookup, "set_requests"),
+    (PreparedLookups, "spans_for"),
     (PreparedLookup, "run"),
     (PreparedLookup, "found"),
 ]
@@ -58,7 +58,7 @@ def index(arena):
 
 
 def hits(index, arena):
-    return index.match_batch(PLAN, arena, *SPANS).num_tokens.tolist()
+    return index.match_batch(PLAN, arena, SPANS).num_tokens.tolist()
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(), MemoryError()], ids=repr)

@@ -11,6 +11,7 @@ from kvgpu.device import graphs
 from kvgpu.errors import DeviceError, InvariantError
 from kvgpu.hashing.hash_arena import HashArena
 from kvgpu.index.device import prepared_lookup
+from kvgpu.index.request_spans import RequestSpans
 from kvgpu.layout import META_STATUS, STATUS_WORD_NOT_FOUND
 from kvgpu.rules.plan import HitQuery, HitRule, PrefixPlan
 from kvgpu.rules.plan_words import FULL, SLIDING_WINDOW
@@ -39,7 +40,7 @@ def index(backend):
 
 def hits(index, arena, limits, plan=PLAN):
     begins = 4 * np.arange(len(limits))
-    found = index.match_batch(plan, arena, begins, begins + 4, np.array(limits))
+    found = index.match_batch(plan, arena, RequestSpans.in_arena(begins, begins + 4, limits))
     assert found.lengths[:, 0].tolist() == found.num_tokens.tolist()
     return found.num_tokens.tolist()
 
@@ -52,16 +53,43 @@ def test_batches_of_all_sizes_are_answered_one_after_the_other(index, arena, pla
         assert hits(index, arena, limits, plan) == np.minimum(limits, 3).tolist()
 
 
-def test_requests_of_an_earlier_batch_are_not_looked_up_again(index, arena):
+def test_requests_of_an_earlier_batch_have_no_hashes_any_longer(index, arena):
     hits(index, arena, [4] * 60)
+    words = index.spans_for(60).words.reshape(4, 64)
     hits(index, arena, [4] * 2)
-    ((_, lookup),) = index._lookups._made.values()
-    assert lookup._num_tokens[:60].tolist() == [3, 3] + [0] * 58
+    assert words[:2].tolist() == [[0, 4] + [0] * 62, [4, 8] + [0] * 62]
+
+
+def test_without_a_graph_only_the_requests_there_are_get_programs(index, arena, monkeypatch):
+    launched, start = [], prepared_lookup.start_checked_prefix
+
+    def noted(memory, plan, words, keys, spans, *others):
+        launched.append([len(numbers) for numbers in spans])
+        start(memory, plan, words, keys, spans, *others)
+
+    monkeypatch.setattr(prepared_lookup, "start_checked_prefix", noted)
+    assert hits(index, arena, [4, 1, 0]) == [3, 1, 0]
+    assert launched == [[1] * 3, [3] * 3]
+
+
+def test_spans_that_are_filled_in_place_are_what_is_looked_up(index, arena):
+    for limits in ([4, 2, 1], [0, 3, 2]):
+        spans = index.spans_for(3)
+        spans.begins[:], spans.ends[:], spans.max_lengths[:] = [0, 4, 8], [4, 8, 12], limits
+        assert index.match_batch(PLAN, arena, spans).num_tokens.tolist() == np.minimum(limits, 3).tolist()
+    assert index.spans_for(3) is spans
+
+
+def test_spans_of_the_caller_are_looked_up_too_and_stay_its_own(index, arena):
+    given = RequestSpans.in_arena([0, 4], [4, 8], [4, 2])
+    assert index.match_batch(PLAN, arena, given).num_tokens.tolist() == [3, 2]
+    index.spans_for(2).begins[:] = 7
+    assert given.begins.tolist() == [0, 4]
 
 
 def test_results_stay_what_they_were(index, arena):
     begins = 4 * np.arange(2)
-    first = index.match_batch(PLAN, arena, begins, begins + 4, np.array([2, 3]))
+    first = index.match_batch(PLAN, arena, RequestSpans.in_arena(begins, begins + 4, [2, 3]))
     hits(index, arena, [0, 0])
     assert first.num_tokens.tolist() == [2, 3]
 
@@ -103,8 +131,8 @@ def test_what_the_device_has_noticed_is_reported_once(index, arena):
 def test_a_lookup_without_a_result_is_a_failure_and_the_next_one_answers(index, arena, monkeypatch):
     hits(index, arena, [4])
     monkeypatch.setattr(prepared_lookup, "PATIENCE", 0.01)
-    ((_, lookup),) = index._lookups._made.values()
-    lookup._replay = lambda: None
+    (lookup,) = index._lookups._made.values()
+    lookup._graph = lambda: None
     with pytest.raises(DeviceError, match="without a result"):
         hits(index, arena, [4])
     assert hits(index, arena, [4]) == [3]
@@ -153,7 +181,10 @@ def test_launches_that_cannot_be_captured_are_started_one_by_one(monkeypatch, ca
         "stream": lambda stream: nullcontext(),
     }.items():
         monkeypatch.setattr(torch.cuda, name, value)
-    run = graphs.prepared(lambda: seen.append(graph.open), torch.device("cuda"))
-    run()
-    assert (seen, graph.replayed) == (([False], 0) if fails else ([True], 1))
+    replay = graphs.prepared(lambda: seen.append(graph.open), torch.device("cuda"))
+    if fails:
+        assert replay is None
+    else:
+        replay()
+    assert (seen, graph.replayed) == (([], 0) if fails else ([True], 1))
     assert ("one by one" in caplog.text) is fails
