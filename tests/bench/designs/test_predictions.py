@@ -77,7 +77,7 @@ def test_the_design_in_cuda_compiles_without_warnings(tmp_path, target):
 @pytest.mark.parametrize("load", [0.5, 0.8])
 def test_the_simulation_reads_as_many_buckets_as_lookups_of_a_table(load):
     count = 4_000
-    table, keys = make_table(count, 16, load_factor=load), random_keys(2 * count, 16)
+    table, keys = make_table(count, 16, load_factor=load, seed=7), random_keys(2 * count, 16)
     table.update_async(keys[:count], torch.arange(count, dtype=torch.int32, device=table.device), validate=False)
     words = table.view.words.cpu().numpy().view(np.uint64)
     reads = []
@@ -88,9 +88,10 @@ def test_the_simulation_reads_as_many_buckets_as_lookups_of_a_table(load):
         while tag not in (words[bucket, :7] >> 32) and int(words[bucket, 7]) & field:
             bucket = (bucket + 1) % len(words)
             reads[-1] += 1
-    simulated = rounds.lookups(load, len(words))
-    assert np.mean(reads[:count]) == pytest.approx(simulated["hit"].mean(), abs=0.08)
-    assert np.mean(reads[count:]) == pytest.approx(simulated["miss"].mean(), abs=0.15)
+    simulated = [rounds.lookups(load, len(words), seed) for seed in range(50)]
+    for kind, measured in (("hit", reads[:count]), ("miss", reads[count:])):
+        means = [lookups[kind].mean() for lookups in simulated]
+        assert min(means) <= np.mean(measured) <= max(means)
 
 
 def test_a_warp_needs_as_many_rounds_as_its_slowest_lane():
