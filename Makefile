@@ -17,7 +17,7 @@ BACKENDS ?= reference host triton cuda auto
 # Interpreters of test-pythons.
 PYTHONS ?= python3.11 python3.12 python3.13
 
-ON_KERNELS := tests/ptx tests/device tests/index tests/batch/test_queries.py \
+ON_KERNELS := tests/ptx tests/device tests/index tests/batch/test_queries.py tests/bench/designs/test_finds.py \
               $(patsubst %,tests/kernels/test_%.py,cuda_engine decide leading_run prefix_hash sha256 view)
 
 VLLM    := build/vllm

@@ -128,8 +128,8 @@ def ptxas(capability: int) -> str:
     return str((newer if capability >= 100 else tools.ptxas).path)
 
 
-def build(name: str, kernel: Any, constants: dict[str, Any], warps: int, capability: int) -> Build:
-    """Compile one kernel for one compute capability, for example 90."""
+def compiled_for(kernel: Any, constants: dict[str, Any], warps: int, capability: int) -> Any:
+    """Return what Triton makes of a kernel for one compute capability, for example 90."""
     kinds = POINTERS | NUMBERS
     signature = {arg: kinds.get(arg, "constexpr") for arg in kernel.arg_names}
     aligned = {
@@ -138,7 +138,12 @@ def build(name: str, kernel: Any, constants: dict[str, Any], warps: int, capabil
         if param.name in POINTERS and not param.do_not_specialize
     }
     source = ASTSource(kernel, signature, constants, aligned)
-    compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": warps})
+    return triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": warps})
+
+
+def build(name: str, kernel: Any, constants: dict[str, Any], warps: int, capability: int) -> Build:
+    """Compile one kernel for one compute capability, and say what ptxas says."""
+    compiled = compiled_for(kernel, constants, warps, capability)
     ptx = compiled.asm["ptx"]
     target = re.search(r"\.target (sm_\w+)", ptx)
     assert target is not None

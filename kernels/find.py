@@ -21,12 +21,70 @@ def tag_bit(word, tag, bit: tl.constexpr):
 
 
 @triton.jit
-def find_blocks(words, records, k0, k1, k2, k3, group, active, num_buckets, seed, KEY_WORDS: tl.constexpr):
+def find_in_bucket(
+    words,
+    records,
+    bucket,
+    tag,
+    k0,
+    k1,
+    k2,
+    k3,
+    group,
+    looking,
+    found,
+    KEY_WORDS: tl.constexpr,
+    EVICTION: tl.constexpr = "",
+):
+    """Look for each lane's key in one bucket; return what is found, int32 [BLOCK], and the header, int64 [BLOCK].
+
+    A tag is only a hint: a block is a hit if all bytes of its key and its group are equal. Reads the bucket, and one
+    record for each slot with the tag until one is a hit.
+
+    Args:
+        words, records, k0, k1, k2, k3, group: As of `find_blocks`.
+        bucket: int64 [BLOCK], index of a bucket.
+        tag: int64 [BLOCK], lower half of the slot hash.
+        looking: bool [BLOCK]; other lanes keep what is in `found`.
+        found: int32 [BLOCK], what is returned where there is no hit.
+        EVICTION: Eviction policy of the loads of a bucket.
+    """
+    w0, w1, w2, w3, w4, w5, w6, header = load_bucket(words, bucket, looking, False, EVICTION)
+    candidates = tag_bit(w0, tag, 1) | tag_bit(w1, tag, 2) | tag_bit(w2, tag, 4)
+    candidates |= tag_bit(w3, tag, 8) | tag_bit(w4, tag, 16) | tag_bit(w5, tag, 32)
+    candidates |= tag_bit(w6, tag, 64)
+    candidates = tl.where(looking, candidates, 0)
+    while tl.max(candidates) > 0:
+        lowest = candidates & -candidates
+        word = tl.where(lowest == 1, w0, tl.where(lowest == 2, w1, w2))
+        word = tl.where(lowest == 8, w3, tl.where(lowest == 16, w4, word))
+        word = tl.where(lowest == 32, w5, tl.where(lowest == 64, w6, word))
+        row = ((word & LOW) - 1).to(tl.int32)
+        equal = record_equals(records, row, k0, k1, k2, k3, group, candidates > 0, KEY_WORDS)
+        found = tl.where(equal, row, found)
+        candidates = tl.where(equal, 0, candidates ^ lowest)
+    return found, header
+
+
+@triton.jit
+def find_blocks(
+    words,
+    records,
+    k0,
+    k1,
+    k2,
+    k3,
+    group,
+    active,
+    num_buckets,
+    seed,
+    KEY_WORDS: tl.constexpr,
+    EVICTION: tl.constexpr = "",
+):
     """Return the id of the first block under each lane's key, or -1; int32 [BLOCK].
 
-    A tag is only a hint: a block is a hit if all bytes of its key and its group are equal. Reads one
-    bucket and one record for a hit and one bucket for a miss, more if buckets have overflowed with keys whose tags
-    are counted together with that of this key.
+    Reads one bucket and one record for a hit and one bucket for a miss, more if buckets have overflowed with keys
+    whose tags are counted together with that of this key.
 
     Args:
         words: int64 [num_buckets, 8], the table.
@@ -34,6 +92,7 @@ def find_blocks(words, records, k0, k1, k2, k3, group, active, num_buckets, seed
         k0, k1, k2, k3: int64 [BLOCK], key words.
         group: int32 or int64 [BLOCK].
         active: bool [BLOCK]; other lanes get -1.
+        EVICTION: Eviction policy of the loads of buckets.
     """
     h = slot_hash(k0, k1, k2, k3, group, seed)
     tag = h & LOW
@@ -43,20 +102,9 @@ def find_blocks(words, records, k0, k1, k2, k3, group, active, num_buckets, seed
     looking = active
     steps = 0
     while tl.max(looking.to(tl.int32)) > 0:
-        w0, w1, w2, w3, w4, w5, w6, header = load_bucket(words, bucket, looking, False)
-        candidates = tag_bit(w0, tag, 1) | tag_bit(w1, tag, 2) | tag_bit(w2, tag, 4)
-        candidates |= tag_bit(w3, tag, 8) | tag_bit(w4, tag, 16) | tag_bit(w5, tag, 32)
-        candidates |= tag_bit(w6, tag, 64)
-        candidates = tl.where(looking, candidates, 0)
-        while tl.max(candidates) > 0:
-            lowest = candidates & -candidates
-            word = tl.where(lowest == 1, w0, tl.where(lowest == 2, w1, w2))
-            word = tl.where(lowest == 8, w3, tl.where(lowest == 16, w4, word))
-            word = tl.where(lowest == 32, w5, tl.where(lowest == 64, w6, word))
-            row = ((word & LOW) - 1).to(tl.int32)
-            equal = record_equals(records, row, k0, k1, k2, k3, group, candidates > 0, KEY_WORDS)
-            found = tl.where(equal, row, found)
-            candidates = tl.where(equal, 0, candidates ^ lowest)
+        found, header = find_in_bucket(
+            words, records, bucket, tag, k0, k1, k2, k3, group, looking, found, KEY_WORDS, EVICTION
+        )
         steps += 1
         looking = looking & (found < 0) & (header & counter != 0) & (steps < num_buckets)
         bucket = tl.where(bucket + 1 == num_buckets, 0, bucket + 1)

@@ -52,6 +52,7 @@ GOAL_PREFIXES = of_engines("prefixes with goals", "on_gpu.prefix:goal_prefixes")
 HASHES = [Block("kvgpu128", "on_gpu.hashing:kvgpu128"), Block("sha256", "on_gpu.hashing:sha256")]
 GOAL_MATCHES = of_engines("matches with goals", "on_gpu.queues:goal_matches", 60)
 GRAPHS = of_engines("match_async in a graph", "on_gpu.queues:match_async")
+DESIGNS = of_engines("designs of finds", "on_gpu.designs.finds:designs", 60)
 GOALS = (*SELF_TESTS, *GOAL_FINDS, *UPDATES, *GOAL_PREFIXES, *HASHES)
 
 STEPS = (
@@ -62,11 +63,13 @@ STEPS = (
             WarmUp("warm-up of tables, triton", [b.name for b in GOALS if "triton" in b.name]),
             WarmUp("warm-up of tables, cuda", [b.name for b in GOALS if "cuda" in b.name]),
             WarmUp("warm-up of hashes", [b.name for b in HASHES]),
+            WarmUp("warm-up of designs", [b.name for b in DESIGNS]),
         ],
     ),
     Step(GOALS),
     Step(GOAL_MATCHES),
     Step(GRAPHS),
+    Step(DESIGNS),
     Step(of_engines("more matches", "on_gpu.queues:more_matches")),
     Step(of_engines("match under load", "on_gpu.queues:under_load")),
     *(Step(tools=[Profile(engine)]) for engine in ENGINES),

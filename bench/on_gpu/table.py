@@ -29,15 +29,20 @@ def filled(case: Find, engine: str) -> tuple[BlockHashTable, Any]:
     return table, keys
 
 
-def find(table: BlockHashTable, keys: Any, case: Find, sizes: Sizes) -> Row:
-    """One case of lookups. Groups are a tensor: one number for all would be a launch of its own."""
+def asked_of(table: BlockHashTable, keys: Any, case: Find) -> tuple[Any, Any, Any]:
+    """(keys asked for, their groups, ids that are right) of a case, whose table `filled` has made."""
     device = table.device
     order = torch.randint(case.entries, (case.batch,), device=device)
     missing = torch.rand(case.batch, device=device) >= case.match
     asked = torch.where(missing[:, None], random_keys(table, case.batch), keys[order])
     expected = torch.where(missing, -1, order).to(torch.int32)
-    groups = torch.zeros(case.batch, dtype=torch.int32, device=device)
-    out = torch.empty(case.batch, dtype=torch.int32, device=device)
+    return asked, torch.zeros(case.batch, dtype=torch.int32, device=device), expected
+
+
+def find(table: BlockHashTable, keys: Any, case: Find, sizes: Sizes) -> Row:
+    """One case of lookups. Groups are a tensor: one number for all would be a launch of its own."""
+    asked, groups, expected = asked_of(table, keys, case)
+    out = torch.empty_like(expected)
     table.find(asked, groups, out=out)
     assert torch.equal(out, expected), f"find: wrong answers, {case}"
     start = partial(table.find_async, asked, groups, out=out)

@@ -1,6 +1,7 @@
 """Access to device memory that the kernels share: key words, buckets, and the keys of blocks.
 
-Adjacent words are read by one 16-byte load (`tl.split` of a pair). A lane handles one key.
+Adjacent words are read by one 16-byte load (`tl.split` of a pair). A lane handles one key. EVICTION is the eviction
+policy of a load: "" for the usual one, "evict_first" or "evict_last".
 """
 
 import triton
@@ -16,19 +17,19 @@ takes as long for one lane as for many."""
 
 
 @triton.jit
-def load_pair(base, active, VOLATILE: tl.constexpr):
+def load_pair(base, active, VOLATILE: tl.constexpr, EVICTION: tl.constexpr = ""):
     """Load words 0 and 1 at each pointer of `base` [BLOCK]; 0 for idle lanes."""
     pointers = base[:, None] + tl.arange(0, 2)[None, :]
     mask = active[:, None] & (tl.arange(0, 2)[None, :] >= 0)
-    return tl.split(tl.load(pointers, mask=mask, other=0, volatile=VOLATILE))
+    return tl.split(tl.load(pointers, mask=mask, other=0, volatile=VOLATILE, eviction_policy=EVICTION))
 
 
 @triton.jit
-def load_key(base, active, KEY_WORDS: tl.constexpr):
+def load_key(base, active, KEY_WORDS: tl.constexpr, EVICTION: tl.constexpr = ""):
     """Load key words k0 to k3 at each pointer; keys of 16 bytes have k2 = k3 = 0."""
-    k0, k1 = load_pair(base, active, False)
+    k0, k1 = load_pair(base, active, False, EVICTION)
     if KEY_WORDS == 4:
-        k2, k3 = load_pair(base + 2, active, False)
+        k2, k3 = load_pair(base + 2, active, False, EVICTION)
     else:
         k2 = tl.zeros_like(k0)
         k3 = tl.zeros_like(k0)
@@ -36,13 +37,13 @@ def load_key(base, active, KEY_WORDS: tl.constexpr):
 
 
 @triton.jit
-def load_bucket(words, bucket, active, VOLATILE: tl.constexpr):
+def load_bucket(words, bucket, active, VOLATILE: tl.constexpr, EVICTION: tl.constexpr = ""):
     """Load the eight words of each lane's bucket: seven slots and the header."""
     base = words + bucket * BUCKET
-    w0, w1 = load_pair(base, active, VOLATILE)
-    w2, w3 = load_pair(base + 2, active, VOLATILE)
-    w4, w5 = load_pair(base + 4, active, VOLATILE)
-    w6, w7 = load_pair(base + 6, active, VOLATILE)
+    w0, w1 = load_pair(base, active, VOLATILE, EVICTION)
+    w2, w3 = load_pair(base + 2, active, VOLATILE, EVICTION)
+    w4, w5 = load_pair(base + 4, active, VOLATILE, EVICTION)
+    w6, w7 = load_pair(base + 6, active, VOLATILE, EVICTION)
     return w0, w1, w2, w3, w4, w5, w6, w7
 
 

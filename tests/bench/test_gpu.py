@@ -172,6 +172,7 @@ def test_with_a_gpu_every_row_has_a_figure_and_its_peer(tmp_path):
         "ceilings",
         "finds with goals, triton",
         "updates, cuda",
+        "designs of finds, triton",
         "more prefixes, cuda",
         "sha256",
         "match_async in a graph, triton",
@@ -191,6 +192,6 @@ def test_with_a_gpu_every_row_has_a_figure_and_its_peer(tmp_path):
     assert {row["block"] for row in rows} == set(blocks)
     assert all(row["kvgpu"] > 0 for row in rows)
     peers = {row["peer_name"] for row in rows if row["peer"] is not None}
-    assert {"2 random lines", "1 random compare-and-swap"} < peers
+    assert {"2 random lines", "1 random compare-and-swap", "find, triton"} < peers
     ways = {row["metric"] for row in rows}
     assert {"longest prefix, cuda, graph", "match_async, triton, graph from idle"} < ways

@@ -14,7 +14,16 @@ from support.ptx.operands import Operands, UnknownInstruction, c_name, parts
 
 HERE = Path(__file__).resolve().parent
 RESERVED = {"and", "or", "xor", "not"}
-NO_OPERATION = {"membar", "fence", "prefetch", "prefetchu", "nanosleep", "discard", "applypriority"}
+NO_OPERATION = {
+    "membar",
+    "fence",
+    "prefetch",
+    "prefetchu",
+    "nanosleep",
+    "discard",
+    "applypriority",
+    "createpolicy",  # of caches, which there are none of: no access reads it
+}
 STRONG = {"volatile", "relaxed", "acquire", "release"}
 PRIVATE = {"param", "local", "const"}
 
