@@ -67,6 +67,7 @@ STEPS = (
     Step(GOALS),
     Step(GOAL_MATCHES),
     Step(GRAPHS),
+    Step(of_engines("prefixes by two launches", "on_gpu.prefix:two_launches")),
     Step(of_engines("more matches", "on_gpu.queues:more_matches")),
     Step(of_engines("match under load", "on_gpu.queues:under_load")),
     *(Step(tools=[Profile(engine)]) for engine in ENGINES),
@@ -74,12 +75,7 @@ STEPS = (
         of_engines("contended updates", "on_gpu.checks:contended", 90, True),
         [PytestOnDevice(), *(Sanitizer(e, check) for e in ENGINES for check in ("memcheck", "initcheck"))],
     ),
-    Step(
-        [
-            *of_engines("more prefixes", "on_gpu.prefix:more_prefixes"),
-            *of_engines("prefixes by two launches", "on_gpu.prefix:two_launches"),
-        ]
-    ),
+    Step(of_engines("more prefixes", "on_gpu.prefix:more_prefixes")),
     Step(
         [
             *of_engines("calls from Python", "on_gpu.table:launches"),

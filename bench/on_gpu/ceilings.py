@@ -11,6 +11,8 @@ from harness import Row
 from on_gpu.sizes import Sizes
 from on_gpu.timing import captured, seconds, seconds_alone
 
+from kvgpu.device.tensors import resolve_device
+
 LINE = 64
 THREADS = 256
 BLOCKS_PER_PROCESSOR = 8
@@ -38,8 +40,9 @@ def _launch(kernel: str, blocks: int, arguments: tuple[Any, ...]) -> None:
 def seconds_of_kernels(kind: str, nbytes: int, accesses: int) -> dict[str, float]:
     """Seconds per random line of so many bytes, by kernel. kind: of `KERNELS`."""
     lines = max(1, nbytes // LINE)
-    table = torch.zeros(lines * 8, dtype=torch.int64, device="cuda")
-    sink = torch.zeros(1, dtype=torch.int64, device="cuda")
+    device = resolve_device()
+    table = torch.zeros(lines * 8, dtype=torch.int64, device=device)
+    sink = torch.zeros(1, dtype=torch.int64, device=device)
     blocks = BLOCKS_PER_PROCESSOR * torch.cuda.get_device_properties(0).multi_processor_count
     arguments = (np.uint64(table.data_ptr()), np.uint64(lines), np.uint64(accesses), np.uint64(sink.data_ptr()))
     return {

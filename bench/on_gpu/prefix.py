@@ -94,15 +94,14 @@ def timed(made: Case, start: Any, metric: str, sizes: Sizes) -> Iterator[Row]:
     reset = empty_cache if case.cold else None
     low, middle, high = seconds(start, sizes.rounds, reset) * 1e6
     yield Row(f"{metric}, eager", str(case), "us", middle, low=low, high=high)
-    if torch.cuda.is_available():
-        replay = captured(start)
-        made.check(replay, "as a graph")
-        low, middle, high = seconds(replay, sizes.rounds, reset) * 1e6
-        row = Row(f"{metric}, graph", str(case), "us", middle, low=low, high=high)
-        yield row.stay_below(GOALS[case]) if case in GOALS else row
-        if reset is None:
-            low, middle, high = seconds_alone(replay, sizes.rounds) * 1e6
-            yield Row(f"{metric}, graph from idle", str(case), "us", middle, low=low, high=high)
+    replay = captured(start)
+    made.check(replay, "as a graph")
+    low, middle, high = seconds(replay, sizes.rounds, reset) * 1e6
+    row = Row(f"{metric}, graph", str(case), "us", middle, low=low, high=high)
+    yield row.stay_below(GOALS[case]) if case in GOALS else row
+    if reset is None:
+        low, middle, high = seconds_alone(replay, sizes.rounds) * 1e6
+        yield Row(f"{metric}, graph from idle", str(case), "us", middle, low=low, high=high)
 
 
 def two_launches(engine: str, sizes: Sizes) -> Iterator[Row]:

@@ -40,7 +40,7 @@ class Sizes:
     goal_queues: tuple[Queue, ...] = GOAL_QUEUES
     queues: tuple[Queue, ...] = (Queue(1000, 16, longest=8192), Queue(64, 64, match=0.0), Queue(1000, 16))
     updates: Find = BASE
-    """The table that is changed; its batch is not used."""
+    """The table that is changed, whose batch is not used, and the one that is profiled."""
     changes: int = 2**20
     hashes: tuple[tuple[int, int], ...] = ((625_000, 1), (625_000, 1000))
     """Blocks and prompts of kvgpu128."""

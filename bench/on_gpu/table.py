@@ -68,8 +68,7 @@ def finds(engine: str, cases: Sequence[Find], sizes: Sizes) -> Iterator[Row]:
             table, keys = filled(case, engine)
         assert table is not None
         row = find(table, keys, case, sizes)
-        if torch.cuda.is_available():
-            row = with_goal(row, case, table, sizes)
+        row = with_goal(row, case, table, sizes)
         row.metric = f"find, {engine}"
         yield row
 
@@ -111,7 +110,7 @@ def updates(engine: str, sizes: Sizes) -> Iterator[Row]:
         row = Row(
             f"update, {engine}", f"{kind} {count:,} keys, {entries:,} entries", "ns/key", middle, low=low, high=high
         )
-        limit = ceiling("swap", table.nbytes, sizes) if torch.cuda.is_available() else None
+        limit = ceiling("swap", table.nbytes, sizes)
         if limit is not None:
             row.peer, row.peer_name = limit * 1e9, "1 random compare-and-swap"
         yield row.hold_against(0.5)
