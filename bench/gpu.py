@@ -10,8 +10,9 @@ pytest, ncu, compute-sanitizer or another package that is missing is left out an
 Every row is a line of gpu.jsonl in `--out`, else in the folder that the environment names OUT, else in bench/data, on
 the disk before the next is measured. An error, a hang or a crash becomes such a row, and the rest runs. `--data` also
 inserts the rows into gpu.csv there, from which tables and pictures are made, if all that was checked passed.
-`--rehearse` runs it all small on the CPU: in Triton's interpreter or, where that does not work, with kernels as they
-are compiled for a GPU. It takes no figure.
+In the end at most 60 lines say what failed and, last, which goals are met or MISSED; gpu-summary.txt has all rows, too.
+`--rehearse` runs it all small on the CPU, with a stand-in for the GPU: in Triton's interpreter or, where that does not
+work, with kernels as they are compiled for a GPU. It takes no figure.
 Exit status: 0 all goals met; 1 a goal missed; 2 a check failed or was cut off, or a block failed.
 """
 
@@ -30,6 +31,9 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
+CACHE = HERE.parent / "build" / "gpu-cache"
+if __name__ == "__main__":
+    sys.pycache_prefix = os.environ.get("PYTHONPYCACHEPREFIX", str(CACHE / "python"))
 sys.path[:0] = [str(HERE.parent), str(HERE)]
 
 from harness import DATA, Row, revision, save, table  # noqa: E402
@@ -48,7 +52,7 @@ CACHES = {
     "PYTHONPYCACHEPREFIX": "python",
     "HYPOTHESIS_STORAGE_DIRECTORY": "hypothesis",
 }
-"""Where compiled code and the like is kept, below build/, so that a second run on the same machine finds it."""
+"""Folders of `CACHE` for what is compiled and the like, so that a second run on the same machine finds it."""
 UNWANTED = ("PYTHONHASHSEED",)
 """Seeds the hashes of the first block, which needs cbor2."""
 SUMMARY = "gpu-summary.txt"
@@ -63,7 +67,7 @@ def environment(rehearse: str) -> dict[str, str]:
     if rehearse:
         return found
     for variable, name in CACHES.items():
-        folder = HERE.parent / "build" / "gpu-cache" / name
+        folder = CACHE / name
         if variable not in found:
             with suppress(OSError):  # what is to be kept there is made again
                 folder.mkdir(parents=True, exist_ok=True, mode=0o700)
