@@ -98,7 +98,7 @@ def summary(rows: Sequence[Row], outcomes: Sequence[Outcome]) -> list[str]:
     """How everything went, then the rows that have goals: met, or MISSED."""
     held = [row for row in rows if row.goal]
     met, missed = (sum(row.met is verdict for row in held) for verdict in (True, False))
-    goals = [f"goals: {met} met, {missed} MISSED; {len(rows)} rows in all", *table(held).splitlines()]
+    goals = [f"goals: {met} met, {missed} MISSED; {len(rows)} rows in all", *(table(held).splitlines() if held else [])]
     # What went wrong is short, unless everything did.
     words = shortened(described(outcomes), max(MOST_LINES // 2, MOST_LINES - len(goals)))
     return [*words, *shortened(goals, MOST_LINES - len(words))]

@@ -17,8 +17,8 @@ from kvgpu.device.tensors import resolve_device
 from kvgpu.index.device.auto import measured_crossover
 from kvgpu.request import Request
 
-GOALS = {Queue(64, 64): 25.0, Queue(1000, 8192): 1200.0}
-"""At most, in us, from the call to the lengths on the CPU."""
+GOALS = (25.0, 1200.0)
+"""Of `Sizes.goal_queues`: at most, in us, from the call to the lengths on the CPU."""
 DISCARDED = 3
 
 
@@ -71,25 +71,26 @@ def wall_times(run: Callable[[], Any], count: int) -> list[float]:
     return times
 
 
-def matches(engine: str, queues: Sequence[Queue], count: int) -> Iterator[Row]:
+def matches(engine: str, queues: Sequence[Queue], sizes: Sizes) -> Iterator[Row]:
     """Lengths of a whole queue on the CPU, from Python."""
+    goals = dict(zip(sizes.goal_queues, GOALS, strict=False))
     for queue in queues:
         waiting = Waiting(engine, queue)
         waiting.check(waiting.match().num_tokens, "once")
-        times = wall_times(waiting.match, count)
+        times = wall_times(waiting.match, sizes.matches)
         waiting.check(waiting.match().num_tokens, "after it was timed")
         row = compared(f"match from Python, {engine}", str(queue), "us", times)
-        yield row.stay_below(GOALS[queue]) if queue in GOALS else row
+        yield row.stay_below(goals[queue]) if queue in goals else row
 
 
 def goal_matches(engine: str, sizes: Sizes) -> Iterator[Row]:
     """Those with goals."""
-    yield from matches(engine, sizes.goal_queues, sizes.matches)
+    yield from matches(engine, sizes.goal_queues, sizes)
 
 
 def more_matches(engine: str, sizes: Sizes) -> Iterator[Row]:
     """One long request among short ones, and nothing cached."""
-    yield from matches(engine, sizes.queues, sizes.matches)
+    yield from matches(engine, sizes.queues, sizes)
 
 
 def match_async(engine: str, sizes: Sizes) -> Iterator[Row]:

@@ -26,6 +26,8 @@ class Sizes:
     """Cases by block; the small ones of a rehearsal and of a warm-up have the same kernels."""
 
     goal_finds: tuple[Find, ...] = GOAL_FINDS
+    inside_cache: Find = INSIDE_CACHE
+    """The one of them whose goal is a number of lookups, not a share of what the memory can do."""
     finds: tuple[Find, ...] = tuple(case for case in AXES.finds() if case not in GOAL_FINDS)
     goal_prefixes: tuple[Prefix, ...] = GOAL_PREFIXES
     prefixes: tuple[Prefix, ...] = (
@@ -62,8 +64,10 @@ class Sizes:
     """Blocks of the table, flushes, and requests of a lookup of prefixes."""
 
 
+SMALL_INSIDE_CACHE = Find(32, 48, load=0.5, match=0.5, key_bytes=16)
 SMALL = Sizes(
-    goal_finds=(Find(64, 48), Find(32, 48, load=0.5, match=0.5, key_bytes=16)),
+    goal_finds=(Find(64, 48), SMALL_INSIDE_CACHE),
+    inside_cache=SMALL_INSIDE_CACHE,
     finds=(Find(64, 48, load=0.9, match=0.5, cold=True),),
     goal_prefixes=(Prefix(2, 5, 1, 0.4),),
     prefixes=(Prefix(2, 5, 2, 0.4, True),),

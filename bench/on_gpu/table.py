@@ -8,7 +8,7 @@ import torch
 from axes import Find
 from harness import Row
 from on_gpu.ceilings import ceiling
-from on_gpu.sizes import GOAL_FINDS, INSIDE_CACHE, Sizes
+from on_gpu.sizes import Sizes
 from on_gpu.timing import empty_cache, seconds, seconds_of_launching
 
 from kvgpu.device.block_hash_table import BlockHashTable
@@ -53,9 +53,9 @@ def with_goal(row: Row, case: Find, table: BlockHashTable, sizes: Sizes) -> Row:
     limit = ceiling("read", table.nbytes, sizes)
     if limit is not None:
         row.peer, row.peer_name = lines * limit * 1e9, f"{lines:g} random lines"
-    if case == INSIDE_CACHE:
+    if case == sizes.inside_cache:
         return row.stay_below(1 / 30)
-    return row.hold_against(0.75) if case in GOAL_FINDS else row
+    return row.hold_against(0.75) if case in sizes.goal_finds else row
 
 
 def finds(engine: str, cases: Sequence[Find], sizes: Sizes) -> Iterator[Row]:
