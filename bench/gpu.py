@@ -32,8 +32,6 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 CACHE = HERE.parent / "build" / "gpu-cache"
-if __name__ == "__main__":
-    sys.pycache_prefix = os.environ.get("PYTHONPYCACHEPREFIX", str(CACHE / "python"))
 sys.path[:0] = [str(HERE.parent), str(HERE)]
 
 from harness import DATA, Row, revision, save, table  # noqa: E402
@@ -49,7 +47,6 @@ CACHES = {
     "KVGPU_CACHE_DIR": "kvgpu",
     "CUPY_CACHE_DIR": "cupy",
     "CUDA_CACHE_PATH": "cuda",
-    "PYTHONPYCACHEPREFIX": "python",
     "HYPOTHESIS_STORAGE_DIRECTORY": "hypothesis",
 }
 """Folders of `CACHE` for what is compiled and the like, so that a second run on the same machine finds it."""
