@@ -100,6 +100,7 @@ setup(
         "events": ["pyzmq>=26"],
         "vllm": ["vllm==0.23.0"],
         "dev": [
+            "coverage>=7.6",
             "hypothesis>=6.100",
             "matplotlib>=3.8",
             "mypy>=1.11",

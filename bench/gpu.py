@@ -10,8 +10,9 @@ pytest, ncu, compute-sanitizer or another package that is missing is left out an
 Every row is a line of gpu.jsonl in `--out`, else in the folder that the environment names OUT, else in bench/data, on
 the disk before the next is measured. An error, a hang or a crash becomes such a row, and the rest runs. `--data` also
 inserts the rows into gpu.csv there, from which tables and pictures are made, if all that was checked passed.
-`--rehearse` runs it all small on the CPU: in Triton's interpreter or, where that does not work, with kernels as they
-are compiled for a GPU. It takes no figure.
+In the end at most 60 lines say what failed and, last, which goals are met or MISSED; gpu-summary.txt has all rows, too.
+`--rehearse` runs it all small on the CPU, with a stand-in for the GPU: in Triton's interpreter or, where that does not
+work, with kernels as they are compiled for a GPU. It takes no figure.
 Exit status: 0 all goals met; 1 a goal missed; 2 a check failed or was cut off, or a block failed.
 """
 
@@ -23,26 +24,37 @@ import signal
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
+CACHE = HERE.parent / "build" / "gpu-cache"
 sys.path[:0] = [str(HERE.parent), str(HERE)]
 
 from harness import DATA, Row, revision, save, table  # noqa: E402
 from on_gpu import rehearsal  # noqa: E402
-from on_gpu.outcome import CUT_OFF, FAILED, PASSED, Outcome  # noqa: E402
+from on_gpu.outcome import CUT_OFF, FAILED, PASSED, Outcome, described  # noqa: E402
 from on_gpu.rows import Record, RowsFile, records  # noqa: E402
 from on_gpu.supervisor import Supervisor  # noqa: E402
 
-DEADLINE, REHEARSAL_DEADLINE = 270, 1200
-CACHES = {"TRITON_CACHE_DIR": "triton", "KVGPU_CACHE_DIR": "kvgpu", "CUPY_CACHE_DIR": "cupy"}
-"""Where compiled code is kept, below build/, so that a second run on the same machine finds it."""
+DEADLINE, REHEARSAL_DEADLINE = 480, 1200
+"""Ten minutes are often all that a command may take: two are left to start the machine and to copy what it wrote."""
+CACHES = {
+    "TRITON_CACHE_DIR": "triton",
+    "KVGPU_CACHE_DIR": "kvgpu",
+    "CUPY_CACHE_DIR": "cupy",
+    "CUDA_CACHE_PATH": "cuda",
+    "HYPOTHESIS_STORAGE_DIRECTORY": "hypothesis",
+}
+"""Folders of `CACHE` for what is compiled and the like, so that a second run on the same machine finds it."""
 UNWANTED = ("PYTHONHASHSEED",)
 """Seeds the hashes of the first block, which needs cbor2."""
 SUMMARY = "gpu-summary.txt"
+MOST_LINES = 60
+"""Of what is printed in the end."""
 STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -52,10 +64,11 @@ def environment(rehearse: str) -> dict[str, str]:
     if rehearse:
         return found
     for variable, name in CACHES.items():
-        folder = HERE.parent / "build" / "gpu-cache" / name
+        folder = CACHE / name
         if variable not in found:
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            found[variable] = str(folder)
+            with suppress(OSError):  # what is to be kept there is made again
+                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+                found[variable] = str(folder)
     return found
 
 
@@ -73,34 +86,37 @@ def good(outcomes: Sequence[Outcome]) -> bool:
     return not bad and not [o for o in outcomes if o.is_check and o.status == CUT_OFF]
 
 
-def summary(rows: Sequence[Row], outcomes: Sequence[Outcome], rehearse: str) -> str:
-    """Figures beside their goals, unless it was a rehearsal, and how everything went."""
-    lines = [] if rehearse or not rows else [table(rows), ""]
-    lines += [f"{outcome.name}: {outcome.status}" + (f": {outcome.why}" if outcome.why else "") for outcome in outcomes]
-    return "\n".join(lines)
+def shortened(lines: Sequence[str], most: int) -> list[str]:
+    """As many lines as may be, and how many more there are."""
+    return [*lines] if len(lines) <= most else [*lines[: most - 1], f"... and {len(lines) - most + 1} more: {SUMMARY}"]
 
 
-def publish(rows: Sequence[Row], common: Record, data: Path) -> None:
-    """Insert rows into gpu.csv."""
-    save(rows, data / "gpu.csv", common["machine"], common["revision"])
+def summary(rows: Sequence[Row], outcomes: Sequence[Outcome]) -> list[str]:
+    """How everything went, then the rows that have goals: met, or MISSED."""
+    held = [row for row in rows if row.goal]
+    met, missed = (sum(row.met is verdict for row in held) for verdict in (True, False))
+    goals = [f"goals: {met} met, {missed} MISSED; {len(rows)} rows in all", *(table(held).splitlines() if held else [])]
+    # What went wrong is short, unless everything did.
+    words = shortened(described(outcomes), max(MOST_LINES // 2, MOST_LINES - len(goals)))
+    return [*words, *shortened(goals, MOST_LINES - len(words))]
 
 
 def finish(file: RowsFile, outcomes: Sequence[Outcome], options: argparse.Namespace) -> int:
     """Print, publish what may be, and return the exit status."""
     checked = [outcome.name for outcome in outcomes if outcome.status == PASSED]
     rows = [as_row(record, checked) for record in records(file.path, file.common["run"]) if "metric" in record]
-    words = summary(rows, outcomes, options.rehearse)
-    print(words, flush=True)
+    lines = summary(rows, outcomes)
     try:
-        file.path.with_name(SUMMARY).write_text(words + "\n")
+        file.path.with_name(SUMMARY).write_text("\n".join([table(rows), "", *lines, ""]))
     except OSError as error:
         print(error, file=sys.stderr)
     if options.rehearse:
-        print(f"rehearsed {len(rows)} cases; no speed of a rehearsal is worth printing")
-    elif options.data is not None and good(outcomes) and rows:
-        publish(rows, file.common, options.data)
-    elif options.data is not None:
+        print(f"rehearsed {len(rows)} cases, none of which is published: no speed of a rehearsal is worth anything")
+    elif options.data is not None and not (good(outcomes) and rows):
         print("not published: a check failed, was cut off, or there are no rows", file=sys.stderr)
+    elif options.data is not None:
+        save(rows, options.data / "gpu.csv", file.common["machine"], file.common["revision"])
+    print("\n".join(lines), flush=True)
     if not good(outcomes):
         return 2
     return 1 if any(row.met is False for row in rows) else 0
@@ -141,18 +157,8 @@ def main() -> int:
     except OSError as error:
         print(f"no rows can be written to {options.out}: {error}", file=sys.stderr)
         return 2
-    worker = [
-        sys.executable,
-        str(rehearsal.WORKERS.get(options.rehearse, HERE / "on_gpu" / "worker.py")),
-        "--blocks",
-        options.blocks,
-        "--out",
-        str(options.out),
-        "--common",
-        json.dumps(common),
-    ]
-    if options.rehearse:
-        worker += ["--rehearse", options.rehearse]
+    told = ("--blocks", options.blocks, "--out", str(options.out), "--common", json.dumps(common))
+    worker = rehearsal.worker(options.rehearse, *told)
     supervisor = Supervisor(file, worker, environment(options.rehearse), options.deadline, options.rehearse)
     for number in STOPPING:
         signal.signal(number, supervisor.stop)

@@ -198,12 +198,12 @@ def save(rows: Iterable[Row], path: Path, machine_words: str | None = None, revi
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Rows as text, the goal beside each figure."""
+    """Rows as text, the goal beside each figure; rows of a rehearsal have none."""
     lines = [("", "kvgpu", "peer", "ratio", "goal", "")]
     lines += [
         (
             f"{row.metric}, {row.case}",
-            f"{row.kvgpu:.4g} {row.unit}",
+            "" if row.kvgpu is None else f"{row.kvgpu:.4g} {row.unit}",
             "" if row.peer is None else f"{row.peer:.4g} {row.peer_name}",
             "" if row.ratio is None else f"{row.ratio:.2f}x",
             row.goal,

@@ -51,6 +51,7 @@ UPDATES = of_engines("updates", "on_gpu.table:updates")
 GOAL_PREFIXES = of_engines("prefixes with goals", "on_gpu.prefix:goal_prefixes")
 HASHES = [Block("kvgpu128", "on_gpu.hashing:kvgpu128"), Block("sha256", "on_gpu.hashing:sha256")]
 GOAL_MATCHES = of_engines("matches with goals", "on_gpu.queues:goal_matches", 60)
+CPU_TIMES = of_engines("CPU time of match", "on_gpu.match_cpu:on_device")
 GRAPHS = of_engines("match_async in a graph", "on_gpu.queues:match_async")
 DESIGNS = of_engines("designs of finds", "on_gpu.designs.finds:designs", 60)
 GOALS = (*SELF_TESTS, *GOAL_FINDS, *UPDATES, *GOAL_PREFIXES, *HASHES)
@@ -67,9 +68,10 @@ STEPS = (
         ],
     ),
     Step(GOALS),
-    Step(GOAL_MATCHES),
+    Step((*GOAL_MATCHES, *CPU_TIMES)),
     Step(GRAPHS),
     Step(DESIGNS),
+    Step(of_engines("prefixes by two launches", "on_gpu.prefix:two_launches")),
     Step(of_engines("more matches", "on_gpu.queues:more_matches")),
     Step(of_engines("match under load", "on_gpu.queues:under_load")),
     *(Step(tools=[Profile(engine)]) for engine in ENGINES),
@@ -77,12 +79,7 @@ STEPS = (
         of_engines("contended updates", "on_gpu.checks:contended", 90, True),
         [PytestOnDevice(), *(Sanitizer(e, check) for e in ENGINES for check in ("memcheck", "initcheck"))],
     ),
-    Step(
-        [
-            *of_engines("more prefixes", "on_gpu.prefix:more_prefixes"),
-            *of_engines("prefixes by two launches", "on_gpu.prefix:two_launches"),
-        ]
-    ),
+    Step(of_engines("more prefixes", "on_gpu.prefix:more_prefixes")),
     Step(
         [
             *of_engines("calls from Python", "on_gpu.table:launches"),

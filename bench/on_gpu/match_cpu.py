@@ -26,8 +26,8 @@ from harness import Row, benchmark_options, compared, finish  # noqa: E402
 from on_gpu.queues import Waiting  # noqa: E402
 from on_gpu.sizes import Sizes  # noqa: E402
 
-GOALS = {Queue(64, 1): 5.0, Queue(1000, 1): 30.0}
-"""At most, in us. A block each: the number of blocks does not matter to the CPU."""
+GOALS = (5.0, 30.0)
+"""Of `Sizes.cpu_queues`: at most, in us."""
 CALLS = 300
 """In one time, so that the clock does not count."""
 
@@ -53,26 +53,25 @@ def us_of_calls(waiting: Waiting, calls: int) -> float:
 
 def rows(engine: str, queues: Sequence[Queue], rounds: int, calls: int = CALLS) -> Iterator[Row]:
     """A row for each queue."""
-    for queue in queues:
+    for queue, goal in zip(queues, GOALS, strict=False):
         waiting = Waiting(engine, queue)
         waiting.check(waiting.match().num_tokens, "once")
         without_launch(waiting)
         waiting.check(waiting.match().num_tokens, "without a launch")
         us_of_calls(waiting, calls)
         times = [us_of_calls(waiting, calls) for _ in range(rounds)]
-        row = compared(f"CPU time of match without its launch, {engine}", str(queue), "us", times)
-        yield row.stay_below(GOALS[queue]) if queue in GOALS else row
+        yield compared(f"CPU time of match without its launch, {engine}", str(queue), "us", times).stay_below(goal)
 
 
 def on_device(engine: str, sizes: Sizes) -> Iterator[Row]:
     """The same as a block of `bench/gpu.py`."""
-    yield from rows(engine, tuple(GOALS), sizes.rounds, sizes.matches)
+    yield from rows(engine, sizes.cpu_queues, sizes.rounds, sizes.matches)
 
 
 def main() -> int:
     """Check, measure, print, save."""
     options = benchmark_options(__doc__, rounds=20).parse_args()
-    return finish("match_cpu", rows("triton", tuple(GOALS), options.rounds), options)
+    return finish("match_cpu", rows("triton", Sizes.cpu_queues, options.rounds), options)
 
 
 if __name__ == "__main__":

@@ -20,8 +20,8 @@ from kvgpu.kernels.longest_prefix import launch_decide
 from kvgpu.rules.plan import HitQuery, HitRule, PrefixPlan
 from kvgpu.rules.plan_words import FULL
 
-GOALS = {Prefix(256, 128): 8.0, Prefix(1000, 8192): 800.0}
-"""At most, in us, as a graph."""
+GOALS = (8.0, 800.0)
+"""Of `Sizes.goal_prefixes`: at most, in us, as a graph."""
 
 
 class Case:
@@ -94,15 +94,15 @@ def timed(made: Case, start: Any, metric: str, sizes: Sizes) -> Iterator[Row]:
     reset = empty_cache if case.cold else None
     low, middle, high = seconds(start, sizes.rounds, reset) * 1e6
     yield Row(f"{metric}, eager", str(case), "us", middle, low=low, high=high)
-    if torch.cuda.is_available():
-        replay = captured(start)
-        made.check(replay, "as a graph")
-        low, middle, high = seconds(replay, sizes.rounds, reset) * 1e6
-        row = Row(f"{metric}, graph", str(case), "us", middle, low=low, high=high)
-        yield row.stay_below(GOALS[case]) if case in GOALS else row
-        if reset is None:
-            low, middle, high = seconds_alone(replay, sizes.rounds) * 1e6
-            yield Row(f"{metric}, graph from idle", str(case), "us", middle, low=low, high=high)
+    replay = captured(start)
+    made.check(replay, "as a graph")
+    low, middle, high = seconds(replay, sizes.rounds, reset) * 1e6
+    row = Row(f"{metric}, graph", str(case), "us", middle, low=low, high=high)
+    goals = dict(zip(sizes.goal_prefixes, GOALS, strict=False))
+    yield row.stay_below(goals[case]) if case in goals else row
+    if reset is None:
+        low, middle, high = seconds_alone(replay, sizes.rounds) * 1e6
+        yield Row(f"{metric}, graph from idle", str(case), "us", middle, low=low, high=high)
 
 
 def two_launches(engine: str, sizes: Sizes) -> Iterator[Row]:

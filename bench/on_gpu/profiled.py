@@ -1,6 +1,6 @@
 """What `ncu` looks at: one launch of find (hits, then misses), of probe and decide, and of update.
 
-ncu --profile-from-start off ... python bench/on_gpu/profiled.py triton|cuda
+ncu --profile-from-start off ... python bench/on_gpu/profiled.py triton|cuda [small]
 """
 
 import sys
@@ -10,28 +10,28 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parents[1]), str(HERE.parent)]
 
 import torch  # noqa: E402
-from axes import Prefix  # noqa: E402
+from on_gpu.blocks import sizes  # noqa: E402
 from on_gpu.prefix import Case  # noqa: E402
-from on_gpu.sizes import BASE  # noqa: E402
 from on_gpu.table import filled, random_keys  # noqa: E402
 
 
-def main(engine: str) -> None:
+def main(engine: str, small: bool) -> None:
     """Everything twice: the first time compiles, the second is looked at."""
-    table, keys = filled(BASE, engine)
-    asked = keys[torch.randint(BASE.entries, (BASE.batch,), device=table.device)]
-    missing = random_keys(table, BASE.batch)
-    groups = torch.zeros(BASE.batch, dtype=torch.int32, device=table.device)
+    case = sizes(small).updates
+    table, keys = filled(case, engine)
+    asked = keys[torch.randint(case.entries, (case.batch,), device=table.device)]
+    missing = random_keys(table, case.batch)
+    groups = torch.zeros(case.batch, dtype=torch.int32, device=table.device)
     out = torch.empty_like(groups)
     erased = torch.full_like(groups, -1)
-    blocks = torch.arange(BASE.batch, dtype=torch.int32, device=table.device)
-    prefix = Case(Prefix(256, 128), engine)
+    blocks = torch.arange(case.batch, dtype=torch.int32, device=table.device)
+    prefix = Case(sizes(small).goal_prefixes[0], engine)
 
     def everything() -> None:
         table.find_async(asked, groups, out=out)
         table.find_async(missing, groups, out=out)
-        prefix.start()
-        own = keys[: BASE.batch]
+        prefix.one_launch()
+        own = keys[: case.batch]
         table.update_async(own, erased, groups, old=blocks, validate=False)
         table.update_async(own, blocks, groups, old=erased, validate=False)
 
@@ -46,4 +46,4 @@ def main(engine: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], "small" in sys.argv[2:])

@@ -13,11 +13,12 @@ from on_gpu.timing import captured, seconds, seconds_alone, seconds_of_launching
 from sides import BLOCK, Kvgpu
 
 from kvgpu.batch.queries import BatchQueries
+from kvgpu.device.tensors import resolve_device
 from kvgpu.index.device.auto import measured_crossover
 from kvgpu.request import Request
 
-GOALS = {Queue(64, 64): 25.0, Queue(1000, 8192): 1200.0}
-"""At most, in us, from the call to the lengths on the CPU."""
+GOALS = (25.0, 1200.0)
+"""Of `Sizes.goal_queues`: at most, in us, from the call to the lengths on the CPU."""
 DISCARDED = 3
 
 
@@ -70,25 +71,26 @@ def wall_times(run: Callable[[], Any], count: int) -> list[float]:
     return times
 
 
-def matches(engine: str, queues: Sequence[Queue], count: int) -> Iterator[Row]:
+def matches(engine: str, queues: Sequence[Queue], sizes: Sizes) -> Iterator[Row]:
     """Lengths of a whole queue on the CPU, from Python."""
+    goals = dict(zip(sizes.goal_queues, GOALS, strict=False))
     for queue in queues:
         waiting = Waiting(engine, queue)
         waiting.check(waiting.match().num_tokens, "once")
-        times = wall_times(waiting.match, count)
+        times = wall_times(waiting.match, sizes.matches)
         waiting.check(waiting.match().num_tokens, "after it was timed")
         row = compared(f"match from Python, {engine}", str(queue), "us", times)
-        yield row.stay_below(GOALS[queue]) if queue in GOALS else row
+        yield row.stay_below(goals[queue]) if queue in goals else row
 
 
 def goal_matches(engine: str, sizes: Sizes) -> Iterator[Row]:
     """Those with goals."""
-    yield from matches(engine, sizes.goal_queues, sizes.matches)
+    yield from matches(engine, sizes.goal_queues, sizes)
 
 
 def more_matches(engine: str, sizes: Sizes) -> Iterator[Row]:
     """One long request among short ones, and nothing cached."""
-    yield from matches(engine, sizes.queues, sizes.matches)
+    yield from matches(engine, sizes.queues, sizes)
 
 
 def match_async(engine: str, sizes: Sizes) -> Iterator[Row]:
@@ -106,8 +108,6 @@ def match_async(engine: str, sizes: Sizes) -> Iterator[Row]:
     yield Row(f"{metric}, until it returns", str(queue), "us", middle, low=low, high=high)
     low, middle, high = seconds_alone(eager, sizes.rounds) * 1e6
     yield Row(f"{metric}, eager from idle", str(queue), "us", middle, low=low, high=high)
-    if not torch.cuda.is_available():
-        return
     replay = captured(eager)
     for kind, measured in (("in a row", seconds), ("from idle", seconds_alone)):
         out.num_tokens.fill_(-7)
@@ -121,12 +121,10 @@ def match_async(engine: str, sizes: Sizes) -> Iterator[Row]:
 def under_load(engine: str, sizes: Sizes) -> Iterator[Row]:
     """One lookup while products of matrices fill another stream: 50th and 99th percentile."""
     waiting = Waiting(engine, sizes.goal_queues[0])
-    on_gpu = torch.cuda.is_available()
-    device = "cuda" if on_gpu else "cpu"
-    matrix = torch.ones(sizes.product, sizes.product, dtype=torch.bfloat16, device=device)
+    matrix = torch.ones(sizes.product, sizes.product, dtype=torch.bfloat16, device=resolve_device())
     out = torch.empty_like(matrix)
     # Lookups have a stream of high priority, as a scheduler beside a model would.
-    streams = [torch.cuda.Stream(priority=p) for p in (0, -1)] if on_gpu else [None, None]
+    streams = [torch.cuda.Stream(priority=p) for p in (0, -1)]
     for load in ("an idle GPU", "a GPU that multiplies matrices"):
         times = []
         for _ in range(sizes.under_load):
@@ -138,8 +136,7 @@ def under_load(engine: str, sizes: Sizes) -> Iterator[Row]:
                 found = waiting.match()
                 times.append((now() - start) * 1e6)
         waiting.check(found.num_tokens, f"on {load}")
-        if on_gpu:
-            torch.cuda.synchronize()
+        torch.cuda.synchronize()
         for percent in (50, 99):
             yield Row(
                 f"match from Python, {engine}, p{percent}",
@@ -151,8 +148,6 @@ def under_load(engine: str, sizes: Sizes) -> Iterator[Row]:
 
 def crossover(sizes: Sizes) -> Iterator[Row]:
     """Blocks from which `auto` asks the GPU, as a manager measures it."""
-    if not torch.cuda.is_available():
-        return  # in the interpreter it takes minutes
     from kvgpu.blocks.state import BlockState
     from kvgpu.index.device.auto import SAMPLE_BLOCKS
     from kvgpu.index.device.engines import TritonIndex

@@ -1,14 +1,23 @@
 """How kernels run in a rehearsal: in Triton's interpreter, or, where that does not work, compiled and on the CPU."""
 
 import os
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 INTERPRETED, COMPILED = MODES = "interpreted", "compiled"
 IN_WORDS = {INTERPRETED: "Triton's interpreter", COMPILED: "kernels compiled for sm_90, run on the CPU"}
-WORKERS = {INTERPRETED: HERE / "worker.py", COMPILED: HERE.parents[1] / "tests" / "support" / "ptx" / "worker.py"}
-"""Script that serves blocks."""
+WORKER = HERE.parents[1] / "tests" / "support" / "rehearsal" / "worker.py"
+"""Script that serves blocks, with a stand-in for the GPU."""
+
+
+def worker(mode: str, *arguments: str) -> list[str]:
+    """Command of a worker whose kernels run in this mode; "": on a GPU."""
+    script = WORKER if mode else HERE / "worker.py"
+    return [sys.executable, str(script), *arguments, *(("--rehearse", mode) if mode else ())]
+
+
 MENDED = (3, 7)
 """The first Triton whose interpreter works with this NumPy and newer ones:"""
 REFUSING = (2, 4)

@@ -26,6 +26,8 @@ class Sizes:
     """Cases by block; the small ones of a rehearsal and of a warm-up have the same kernels."""
 
     goal_finds: tuple[Find, ...] = GOAL_FINDS
+    inside_cache: Find = INSIDE_CACHE
+    """The one of them whose goal is a number of lookups, not a share of what the memory can do."""
     finds: tuple[Find, ...] = tuple(case for case in AXES.finds() if case not in GOAL_FINDS)
     goal_prefixes: tuple[Prefix, ...] = GOAL_PREFIXES
     prefixes: tuple[Prefix, ...] = (
@@ -37,10 +39,14 @@ class Sizes:
         Prefix(256, 128, 1, 0.0),
         Prefix(256, 128, 1, 1.0, True),
     )
+    designs: tuple[Find, ...] = (*GOAL_FINDS, *(replace(BASE, load=0.9, match=match) for match in (1.0, 0.0)))
+    """Of lookups by the designs that compete."""
     goal_queues: tuple[Queue, ...] = GOAL_QUEUES
+    cpu_queues: tuple[Queue, ...] = (Queue(64, 1), Queue(1000, 1))
+    """Of which only the CPU's part is timed, to which the number of blocks does not matter."""
     queues: tuple[Queue, ...] = (Queue(1000, 16, longest=8192), Queue(64, 64, match=0.0), Queue(1000, 16))
     updates: Find = BASE
-    """The table that is changed; its batch is not used."""
+    """The table that is changed, whose batch is not used, and the one that is profiled."""
     changes: int = 2**20
     hashes: tuple[tuple[int, int], ...] = ((625_000, 1), (625_000, 1000))
     """Blocks and prompts of kvgpu128."""
@@ -62,12 +68,16 @@ class Sizes:
     """Blocks of the table, flushes, and requests of a lookup of prefixes."""
 
 
+SMALL_INSIDE_CACHE = Find(32, 48, load=0.5, match=0.5, key_bytes=16)
 SMALL = Sizes(
-    goal_finds=(Find(64, 48), Find(32, 48, load=0.5, match=0.5, key_bytes=16)),
+    goal_finds=(Find(64, 48), SMALL_INSIDE_CACHE),
+    inside_cache=SMALL_INSIDE_CACHE,
     finds=(Find(64, 48, load=0.9, match=0.5, cold=True),),
     goal_prefixes=(Prefix(2, 5, 1, 0.4),),
     prefixes=(Prefix(2, 5, 2, 0.4, True),),
+    designs=(Find(64, 48), SMALL_INSIDE_CACHE),
     goal_queues=(Queue(2, 5),),
+    cpu_queues=(Queue(2, 1),),
     queues=(Queue(2, 1, longest=3), Queue(1, 2, match=0.0)),
     updates=Find(64, 48, load=0.5),
     changes=16,

@@ -113,7 +113,8 @@ class Supervisor:
         finally:
             for running in self._tools:
                 kill(running.process)
-            self._end_worker()
+            if self._process is not None:
+                self._process.close(GRACE)
         return self.outcomes
 
     def _note(self, subject: Any, status: str, begin: float, why: str = "") -> None:

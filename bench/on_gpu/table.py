@@ -8,7 +8,7 @@ import torch
 from axes import Find
 from harness import Row
 from on_gpu.ceilings import ceiling
-from on_gpu.sizes import GOAL_FINDS, INSIDE_CACHE, Sizes
+from on_gpu.sizes import Sizes
 from on_gpu.timing import empty_cache, seconds, seconds_of_launching
 
 from kvgpu.device.block_hash_table import BlockHashTable
@@ -58,9 +58,9 @@ def with_goal(row: Row, case: Find, table: BlockHashTable, sizes: Sizes) -> Row:
     limit = ceiling("read", table.nbytes, sizes)
     if limit is not None:
         row.peer, row.peer_name = lines * limit * 1e9, f"{lines:g} random lines"
-    if case == INSIDE_CACHE:
+    if case == sizes.inside_cache:
         return row.stay_below(1 / 30)
-    return row.hold_against(0.75) if case in GOAL_FINDS else row
+    return row.hold_against(0.75) if case in sizes.goal_finds else row
 
 
 def finds(engine: str, cases: Sequence[Find], sizes: Sizes) -> Iterator[Row]:
@@ -73,8 +73,7 @@ def finds(engine: str, cases: Sequence[Find], sizes: Sizes) -> Iterator[Row]:
             table, keys = filled(case, engine)
         assert table is not None
         row = find(table, keys, case, sizes)
-        if torch.cuda.is_available():
-            row = with_goal(row, case, table, sizes)
+        row = with_goal(row, case, table, sizes)
         row.metric = f"find, {engine}"
         yield row
 
@@ -116,7 +115,7 @@ def updates(engine: str, sizes: Sizes) -> Iterator[Row]:
         row = Row(
             f"update, {engine}", f"{kind} {count:,} keys, {entries:,} entries", "ns/key", middle, low=low, high=high
         )
-        limit = ceiling("swap", table.nbytes, sizes) if torch.cuda.is_available() else None
+        limit = ceiling("swap", table.nbytes, sizes)
         if limit is not None:
             row.peer, row.peer_name = limit * 1e9, "1 random compare-and-swap"
         yield row.hold_against(0.5)

@@ -14,6 +14,8 @@ import numpy.typing as npt
 import torch
 from harness import QUANTILES
 
+from kvgpu.device.tensors import resolve_device
+
 Start = Callable[[], Any]
 
 CYCLES = 2e9
@@ -25,9 +27,6 @@ FIRST_NAP, LONGEST_NAP = 100e-6, 0.2
 WARM_UP = 0.02
 """Seconds of work after which the clocks of an idle GPU have risen."""
 DISCARDED = 3
-
-NOTHING = np.full(3, np.nan)
-"""In the place of times where there is no GPU."""
 
 
 class Sleeper:
@@ -79,11 +78,6 @@ def seconds(start: Start, rounds: int, reset: Start | None = None) -> npt.NDArra
 
     Short launches are timed in a row; with `reset`, which is not timed, one by one.
     """
-    if not torch.cuda.is_available():
-        if reset is not None:
-            reset()
-        start()
-        return NOTHING
     _warm_up(start, reset)
     sleeper = Sleeper(start, reset)
     launches = 1
@@ -94,9 +88,6 @@ def seconds(start: Start, rounds: int, reset: Start | None = None) -> npt.NDArra
 
 def seconds_alone(start: Start, rounds: int) -> npt.NDArray[np.float64]:
     """The same percentiles from an idle GPU to the end of one launch, with what that costs."""
-    if not torch.cuda.is_available():
-        start()
-        return NOTHING
     _warm_up(start)
     times = []
     for _ in range(rounds):
@@ -112,9 +103,6 @@ def seconds_alone(start: Start, rounds: int) -> npt.NDArray[np.float64]:
 
 def seconds_of_launching(start: Start, rounds: int) -> npt.NDArray[np.float64]:
     """The same percentiles of what Python takes until `start` returns."""
-    if not torch.cuda.is_available():
-        start()
-        return NOTHING
     _warm_up(start)
     times = []
     for _ in range(rounds):
@@ -137,11 +125,9 @@ def captured(start: Start) -> Start:
 
 def empty_cache() -> None:
     """Write more than the second-level cache holds."""
-    if not torch.cuda.is_available():
-        return
     global _filler
     if _filler is None:
-        _filler = torch.empty(2**28, dtype=torch.uint8, device="cuda")
+        _filler = torch.empty(2**28, dtype=torch.uint8, device=resolve_device())
     _filler.zero_()
 
 

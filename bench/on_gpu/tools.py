@@ -9,6 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from on_gpu import rehearsal
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 WORKERS = "8"
@@ -74,9 +76,9 @@ class WarmUp(Tool):
         self.name, self._blocks = name, list(blocks)
 
     def command(self, rehearse: str) -> list[str]:
-        if rehearse:
-            raise LeftOut("a rehearsal compiles nothing for a GPU")
-        return [sys.executable, str(HERE / "worker.py"), "--warm", *self._blocks]
+        if rehearse == rehearsal.INTERPRETED:
+            raise LeftOut("the interpreter compiles nothing")
+        return rehearsal.worker(rehearse, "--warm", *self._blocks)
 
 
 class PytestOnDevice(Tool):
@@ -84,32 +86,22 @@ class PytestOnDevice(Tool):
 
     name = "tests on the device"
     is_check = True
+    UNTESTED = ("tests/kernels/test_aot.py", "tests/kernels/test_cuda_sources.py")
+    TESTED = (*(f"--ignore={path}" for path in UNTESTED), "tests/kernels", "tests/index/test_index.py")
+    REHEARSED = ("tests/kernels/test_view.py",)
 
     def command(self, rehearse: str) -> list[str]:
         need("pytest", "hypothesis")
-        command = [
+        options = ["-q", "-rs", "-p", "no:cacheprovider", "-o", "filterwarnings=default"]
+        parallel = find_spec("xdist") is not None and not rehearse
+        return [
             sys.executable,
             "-m",
             "pytest",
-            "-q",
-            "-rs",
-            "-p",
-            "no:cacheprovider",
-            "-o",
-            "filterwarnings=default",
-        ]
-        if rehearse:
-            return [*command, "--kernels", rehearse, "tests/kernels/test_view.py"]
-        if find_spec("xdist") is not None:
-            command += ["-n", WORKERS]
-        return [
-            *command,
-            "--ignore",
-            "tests/kernels/test_aot.py",
-            "--ignore",
-            "tests/kernels/test_cuda_sources.py",
-            "tests/kernels",
-            "tests/index/test_index.py",
+            *options,
+            *(("-n", WORKERS) if parallel else ()),
+            *(("--kernels", rehearse) if rehearse else ()),
+            *(self.REHEARSED if rehearse else self.TESTED),
         ]
 
     def rows(self, status: int, output: str) -> list[dict[str, Any]]:
@@ -203,9 +195,12 @@ class Profile(Tool):
             sys.executable,
             str(HERE / "profiled.py"),
             self._engine,
+            *(("small",) if rehearse else ()),
         ]
 
     def rows(self, status: int, output: str) -> list[dict[str, Any]]:
+        if "ERR_NVGPUCTRPERM" in output:
+            raise LeftOut("this user may not read the counters of the GPU")
         super().rows(status, output)
         found = profiled(output)
         assert found, f"no kernel in the output: {output[-1500:]}"

@@ -57,6 +57,8 @@ class Worker:
 
     def __init__(self, module: str, rehearse: bool) -> None:
         self._module = import_module(module)
+        self._machine: Any = self._module if hasattr(self._module, "described") else import_module("on_gpu.machine")
+        """What describes it: beside the blocks, or of `on_gpu`."""
         steps = self._module.STEPS
         self.blocks = {block.name: block for step in steps for block in step.blocks}
         self._sizes = self._module.sizes(rehearse)
@@ -66,6 +68,11 @@ class Worker:
         self.stopped = False
         """Whether one did not."""
 
+    def described(self) -> Record:
+        """What every record says of the machine."""
+        words: Record = self._machine.described()
+        return words
+
     def stop(self, number: int, frame: FrameType | None) -> None:
         """Handler of SIGTERM."""
         self.stopping = True
@@ -74,10 +81,12 @@ class Worker:
         """Rows of a block; of a check, what it says. No figure of a rehearsal is one."""
         made = self.blocks[name].rows(self._sizes)
         for row in made:
-            if isinstance(row, Row):
+            if not isinstance(row, Row):
+                yield {"says": str(row)}
+            elif row.kvgpu > 0:
                 yield self._figures(row)
             else:
-                yield {"says": str(row)}
+                yield {"error": f"{row.metric}, {row.case}: {row.kvgpu} {row.unit} is no figure"}
             if self.stopping:
                 made.close()
                 self.stopped = True
@@ -95,8 +104,10 @@ class Worker:
         """Run a block, write its rows, and say how it went; errors of any kind are part of that."""
         outcome: Record = {"block": name, "rows": 0}
         try:
+            clocks = ""
             for row in self.rows(name):
-                file.append({"block": name, "checked": checked} | row)
+                clocks = clocks or self._machine.clocks()  # behind the first row, when the GPU is at work
+                file.append({"block": name, "checked": checked, "clocks": clocks} | row)
                 outcome["rows"] += 1
         except BaseException as error:
             package = missing_package(error)
@@ -116,11 +127,13 @@ def device_lives() -> bool:
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_initialized():
         return True
+    from kvgpu.device.tensors import resolve_device
+
     try:
         gc.collect()
         torch.cuda.synchronize()
         torch.cuda.empty_cache()
-        return int(torch.ones(2, device="cuda").sum().item()) == 2
+        return int(torch.ones(2, device=resolve_device()).sum().item()) == 2
     except Exception as error:
         print(f"the device is lost: {in_words(error)}", file=sys.stderr)
         return False
@@ -147,7 +160,7 @@ def serve(worker: Worker, options: argparse.Namespace, out: TextIO) -> None:
         out.flush()
 
     common = json.loads(options.common)
-    common |= worker_module(worker).described(options.rehearse)
+    common |= worker.described()
     file = RowsFile(options.out, common)
     say({"ready": common})
     for line in sys.stdin:
@@ -156,12 +169,6 @@ def serve(worker: Worker, options: argparse.Namespace, out: TextIO) -> None:
         say(outcome)
         if worker.stopping or not outcome["alive"]:
             return
-
-
-def worker_module(worker: Worker) -> Any:
-    """Where the machine is described: beside the blocks, or by `on_gpu.machine`."""
-    module: Any = worker._module
-    return module if hasattr(module, "described") else import_module("on_gpu.machine")
 
 
 def main() -> int:

@@ -32,6 +32,15 @@ class WorkerProcess:
         )
         self._unread = b""
 
+    def close(self, seconds: float) -> None:
+        """Let it end by itself for so long, then kill it and all that it started."""
+        assert self.process.stdin is not None
+        with contextlib.suppress(OSError):  # it has ended, and what was not sent is lost
+            self.process.stdin.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(seconds)
+        kill(self.process)
+
     def send(self, order: Record) -> None:
         """Ask for a block."""
         assert self.process.stdin is not None

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -45,18 +46,9 @@ def wrong_finds(sizes):
         triton_engine.launch_find = right
 
 
-def twins(sizes):
-    from support.device.tables import why_not_cuda
-
-    reason = why_not_cuda()
-    assert reason is None, reason
-    yield "the CUDA twins can run"
-
-
 STEPS = [
     Step([
-        Block("wrong finds", "planted:wrong_finds"), GOAL_PREFIXES[0], Block("twins", "planted:twins"),
-        GOAL_FINDS[1], UPDATES[1], HASHES[1],
+        Block("wrong finds", "planted:wrong_finds"), GOAL_PREFIXES[0], GOAL_FINDS[1], UPDATES[1], HASHES[1],
     ])
 ]
 """
@@ -127,7 +119,8 @@ def test_a_rehearsal_runs_everything_that_needs_no_gpu(rehearsal):
 def test_no_speed_of_a_rehearsal_is_printed_or_written(rehearsal):
     done, records = rehearsal
     assert "rehearsed" in done.stdout
-    assert "ns/" not in done.stdout
+    without_goals = re.sub(r"<= \S+ \S+$", "", done.stdout, flags=re.M)
+    assert not re.search(r"\d (?:ns|us)\b", without_goals)
     rows = [record for record in records if "metric" in record]
     assert len(rows) > 15
     assert all(row["kvgpu"] is None and row["met"] is None for row in rows)
@@ -154,6 +147,7 @@ def test_every_record_says_where_it_comes_from(rehearsal):
 def test_wrong_answers_have_no_row_and_the_next_block_runs(tmp_path):
     skip_without_twins()
     (tmp_path / "planted.py").write_text(PLANTED)
+    (tmp_path / "cupy.py").write_text('"""Installed; the worker puts a stand-in in its place."""\n')
     path = os.pathsep.join([str(tmp_path), str(ROOT / "bench"), str(ROOT / "tests"), str(ROOT)])
     done, records = rehearse(tmp_path / "out", "--blocks", "planted", **os.environ | {"PYTHONPATH": path})
     assert done.returncode == 2
@@ -163,35 +157,3 @@ def test_wrong_answers_have_no_row_and_the_next_block_runs(tmp_path):
     assert not [r for r in records if r["block"] == "wrong finds" and "metric" in r]
     (error,) = [r["error"] for r in records if "error" in r]
     assert "wrong answers" in error
-
-
-def test_with_a_gpu_every_row_has_a_figure_and_its_peer(tmp_path):
-    """A GPU that is only said to be there runs what a rehearsal leaves out."""
-    skip_without_twins()
-    blocks = (
-        "ceilings",
-        "finds with goals, triton",
-        "updates, cuda",
-        "designs of finds, triton",
-        "more prefixes, cuda",
-        "sha256",
-        "match_async in a graph, triton",
-        "match under load, triton",
-        "calls from Python, cuda",
-    )
-    done = subprocess.run(
-        [sys.executable, "tests/support/device/gpu_pretender.py", *blocks],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        check=False,
-        env=rehearsal_module().environment(rehearsal_module().usual_mode()),
-    )
-    assert done.returncode == 0, done.stderr
-    rows = [json.loads(line) for line in done.stdout.splitlines()]
-    assert {row["block"] for row in rows} == set(blocks)
-    assert all(row["kvgpu"] > 0 for row in rows)
-    peers = {row["peer_name"] for row in rows if row["peer"] is not None}
-    assert {"2 random lines", "1 random compare-and-swap", "find, triton"} < peers
-    ways = {row["metric"] for row in rows}
-    assert {"longest prefix, cuda, graph", "match_async, triton, graph from idle"} < ways

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
+from support.device import launches
 from support.device.tables import POISON
 from support.indexes import asked, device_backends, erase, insert, make_index, random_rows
 from support.managers import admit, full, make_manager, make_request
-from support.ptx import triton_driver
 from support.ptx.kernel import schedule
 
 from kvgpu.batch.queries import BatchQueries
@@ -45,7 +45,7 @@ def hits(index, arena, *limits):
 def captured(index, arena, *limits):
     """A graph that looks up requests with these limits, and what its replay writes to."""
     hits(index, arena, *limits)
-    with triton_driver.capture() as graph:
+    with launches.capture() as graph:
         out = index.start_batch(PLAN, arena, asked(*limits))
     out.num_tokens.fill_(POISON)
     return graph, out
@@ -106,7 +106,7 @@ def test_the_queries_of_a_manager_are_captured(backend):
     admit(manager, make_request("a", 30, 4))
     rows = queries.track([make_request("b", 30, 4), make_request("c", range(100, 130), 4)])
     queries.match_async(rows)
-    with triton_driver.capture() as graph:
+    with launches.capture() as graph:
         out = queries.match_async(rows)
     graph.replay()
     assert out.num_tokens.tolist() == queries.match(rows).num_tokens.tolist() == [28, 0]
@@ -119,13 +119,13 @@ def test_the_queries_of_a_manager_are_captured(backend):
 
 def test_a_lookup_that_waits_is_a_graph_that_is_replayed(index, arena, monkeypatch):
     def prepared(start, device):
-        with triton_driver.capture() as graph:
+        with launches.capture() as graph:
             start()
         return graph.replay
 
     monkeypatch.setattr(graphs, "prepared", prepared)
     index._lookups.clear()
-    launches = []
+    counts = []
     for limits, changed in [((3, 2), None), ((1, 3), erase), ((3, 3), insert), ((2, 0), None)]:
         if changed is erase:
             erase(index, 2)
@@ -134,6 +134,6 @@ def test_a_lookup_that_waits_is_a_graph_that_is_replayed(index, arena, monkeypat
         found = index.match_batch(PLAN, arena, asked(*limits)).num_tokens.tolist()
         cached = 1 if changed is erase else 3
         assert found == [min(limit, cached) for limit in limits]
-        launches.append(schedule.launches)
+        counts.append(schedule.launches)
     # The last batch changes nothing before it: what is replayed is a lookup and the number behind it.
-    assert launches[-1] - launches[-2] == 2
+    assert counts[-1] - counts[-2] == 2

@@ -130,11 +130,11 @@ def of_table(engine: str, cases: Sequence[Find], sizes: Sizes) -> Iterator[Row |
 
 
 def designs(engine: str, sizes: Sizes) -> Iterator[Row | str]:
-    """Every design at the cases with goals.
+    """Every design at the cases with goals, and at a higher load.
 
     Raises:
         AssertionError: The table's own lookup is wrong.
         MissingPackageError: CuPy is not installed, and the engine is `cuda`.
     """
-    for _, cases in groupby(sizes.goal_finds, kind):
+    for _, cases in groupby(sizes.designs, kind):
         yield from of_table(engine, list(cases), sizes)

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 from support.benchmarks import bench_module
 from support.device.tables import torch, triton
+from support.rehearsal.cache_driver import CacheDriver
 
 HEADERS = Path(triton.__file__).parent / "backends" / "nvidia" / "include"
 
@@ -48,40 +49,6 @@ def test_numbers_and_structs_are_those_of_cuda(module, tmp_path):
     command = ["g++", "-std=c++17", "-fsyntax-only", f"-I{HEADERS}", str(source)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-
-
-class Driver:
-    """CUDA's driver, in which some functions fail."""
-
-    PREVIOUS = 4096
-
-    def __init__(self, module, *failing, room=2**20):
-        self._attributes = {module.MOST_PERSISTING: room, module.LONGEST_WINDOW: 2**24}
-        self._failing = failing
-        self.limit, self.window, self.windows, self.resets = self.PREVIOUS, None, [], 0
-
-    def __getattr__(self, name):
-        return lambda *arguments: 700 if name in self._failing else getattr(self, f"on_{name}")(*arguments) or 0
-
-    def on_cuCtxGetDevice(self, device):
-        device._obj.value = 0
-
-    def on_cuDeviceGetAttribute(self, value, number, device):
-        value._obj.value = self._attributes[number]
-
-    def on_cuCtxGetLimit(self, value, limit):
-        value._obj.value = self.limit
-
-    def on_cuCtxSetLimit(self, limit, value):
-        self.limit = value.value
-
-    def on_cuStreamSetAttribute(self, stream, attribute, value):
-        window = value._obj.accessPolicyWindow
-        self.window = window.base_ptr, window.num_bytes, window.hitRatio, window.hitProp, window.missProp
-        self.windows.append((stream.value, *self.window))
-
-    def on_cuCtxResetPersistingL2Cache(self):
-        self.resets += 1
 
 
 class Stream:
@@ -127,7 +94,7 @@ def is_restored(driver):
 
 @pytest.mark.parametrize(("count", "room", "ratio"), [(1000, 2**20, 1.0), (1000, 4000, 0.5)])
 def test_a_window_lies_on_the_tensor_and_is_taken_away_again(module, on, count, room, ratio):
-    driver, tensor = on(Driver(module, room=room)), torch.zeros(count, dtype=torch.int64)
+    driver, tensor = on(CacheDriver(module, room=room)), torch.zeros(count, dtype=torch.int64)
     with module.persisting(tensor):
         assert Stream.current is not None
         assert driver.limit == min(room, 8 * count)
@@ -139,7 +106,7 @@ def test_a_window_lies_on_the_tensor_and_is_taken_away_again(module, on, count, 
 
 
 def test_what_fails_inside_leaves_no_window(module, on):
-    driver = on(Driver(module))
+    driver = on(CacheDriver(module))
     with pytest.raises(ZeroDivisionError), module.persisting(torch.zeros(10)):
         raise ZeroDivisionError
     assert is_restored(driver)
@@ -148,7 +115,7 @@ def test_what_fails_inside_leaves_no_window(module, on):
 
 @pytest.mark.parametrize("name", ["cuCtxGetLimit", "cuCtxSetLimit", "cuStreamSetAttribute"])
 def test_a_driver_that_refuses_is_an_error_that_names_the_call(module, on, name):
-    driver = on(Driver(module, name))
+    driver = on(CacheDriver(module, name))
     with pytest.raises(RuntimeError, match=f"{name} fails with CUDA error 700"), module.persisting(torch.zeros(10)):
         pytest.fail("there is no window")
     assert is_restored(driver)
@@ -156,7 +123,7 @@ def test_a_driver_that_refuses_is_an_error_that_names_the_call(module, on, name)
 
 @pytest.mark.parametrize(("count", "room"), [(2**22, 2**20), (10, 0)], ids=["too long", "no cache to set aside"])
 def test_a_device_without_such_a_window_is_refused(module, on, count, room):
-    driver = on(Driver(module, room=room))
+    driver = on(CacheDriver(module, room=room))
     with pytest.raises(RuntimeError, match="the device has no window"), module.persisting(torch.zeros(count).long()):
         pytest.fail("there is no window")
     assert driver.windows == []

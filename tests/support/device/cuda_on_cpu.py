@@ -15,6 +15,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
+from support.device import launches
 
 STAND_IN = "cupy on the CPU"
 """Name of the module that is found as `cupy`."""
@@ -76,10 +77,14 @@ class RawModule:
 
         def launch(grid: tuple[int, ...], block: tuple[int, ...], arguments: tuple[Any, ...]) -> None:
             values = [_as_c(value) for value in arguments]
-            for z, y, x in np.ndindex(tuple(reversed((*grid, 1, 1)[:3]))):
-                for thread in range(block[0]):
-                    set_place(x, y, z, thread, block[0])
-                    kernel(*values)
+
+            def run() -> None:
+                for z, y, x in np.ndindex(tuple(reversed((*grid, 1, 1)[:3]))):
+                    for thread in range(block[0]):
+                        set_place(x, y, z, thread, block[0])
+                        kernel(*values)
+
+            launches.start(run, name)
 
         return launch
 

@@ -1,5 +1,6 @@
 """CuPy for kernels that nvcc compiles to PTX and the CPU runs; threads of a warp go their own ways."""
 
+import hashlib
 import shutil
 import subprocess
 import tempfile
@@ -8,22 +9,31 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+from support.device import launches
 from support.device.cuda_on_cpu import cupy_with
-from support.ptx.kernel import Kernel
-from support.ptx.triton_driver import start
+from support.ptx.kernel import BUILT, Kernel
 
 NVCC = shutil.which("nvcc")
 
 
 def ptx_of(code: str, options: tuple[str, ...]) -> str:
-    """What nvcc makes of CUDA C++."""
+    """What nvcc makes of CUDA C++; the same code is compiled once."""
     assert NVCC is not None
-    with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder, "source.cu")
-        source.write_text(code)
-        result = source.with_suffix(".ptx")
-        subprocess.run([NVCC, *options, "-arch=sm_90", "-lineinfo", "-ptx", str(source), "-o", str(result)], check=True)
-        return result.read_text()
+    folders = [Path(option.removeprefix("-I")) for option in options if option.startswith("-I")]
+    headers = [path.read_text() for folder in folders for path in sorted(folder.glob("*.cuh"))]
+    name = hashlib.sha256("\0".join([NVCC, code, *options, *headers]).encode()).hexdigest()[:24]
+    kept = BUILT / f"{name}.ptx"
+    if not kept.exists():
+        BUILT.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=BUILT) as folder:
+            source = Path(folder, "source.cu")
+            source.write_text(code)
+            made = source.with_suffix(".ptx")
+            subprocess.run(
+                [NVCC, *options, "-arch=sm_90", "-lineinfo", "-ptx", str(source), "-o", str(made)], check=True
+            )
+            made.replace(kept)
+    return kept.read_text()
 
 
 def _as_parameter(value: Any) -> int | bytes:
@@ -45,7 +55,7 @@ class RawModule:
 
         def launch(grid: tuple[int, ...], block: tuple[int, ...], arguments: tuple[Any, ...]) -> None:
             parameters = kernel.packed([_as_parameter(value) for value in arguments])
-            start(lambda: kernel.launch(parameters, grid, block))
+            launches.start(lambda: kernel.launch(parameters, grid, block), name)
 
         return launch
 

@@ -1,16 +1,15 @@
 """A Triton driver whose GPU is the CPU: kernels are compiled for sm_90, and their PTX runs on tensors in memory.
 
-`install()` before a kernel is launched, and without TRITON_INTERPRET. `capture()` stands for the capture of a CUDA
-graph: what is launched inside is noted, and runs when the graph is replayed.
+`install()` before a kernel is launched, and without TRITON_INTERPRET. `launches.capture()` stands for the capture of a
+CUDA graph: what is launched inside is noted, and runs when the graph is replayed.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 import triton
+from support.device import launches
 from support.ptx.kernel import Kernel
 from triton.backends.compiler import GPUTarget
 from triton.compiler.compiler import CompiledKernel
@@ -23,16 +22,6 @@ WARP = 32
 PROPERTIES = {"max_shared_mem": 232448, "multiprocessor_count": 2, "max_num_regs": 65536, "warpSize": WARP}
 
 
-class Graph(list[Callable[[], None]]):
-    """Launches that were captured."""
-
-    def replay(self) -> None:
-        """Run them, with the values that their memory has now."""
-        for launch in self:
-            launch()
-
-
-_capturing: list[Graph] = []
 _compiled: dict[int, Any] = {}
 """Sources -> what Triton has compiled of them."""
 
@@ -40,24 +29,6 @@ _compiled: dict[int, Any] = {}
 def compilations() -> int:
     """How many kernels Triton has compiled, or loaded from where it keeps them, since `install`."""
     return len(_compiled)
-
-
-@contextmanager
-def capture() -> Iterator[Graph]:
-    """Note launches in place of running them."""
-    _capturing.append(Graph())
-    try:
-        yield _capturing[-1]
-    finally:
-        _capturing.pop()
-
-
-def start(launch: Callable[[], None]) -> None:
-    """Run a launch, or note it in the graph that is being captured."""
-    if _capturing:
-        _capturing[-1].append(launch)
-    else:
-        launch()
 
 
 class Launcher:
@@ -82,7 +53,7 @@ class Launcher:
         def launch(owned: Any = passed) -> None:  # a graph keeps its tensors
             kernel.launch(parameters, (x, y, z), (threads,), shared)
 
-        start(launch)
+        launches.start(launch, self._source.fn.__name__)
 
 
 class CpuDriver:
@@ -131,4 +102,4 @@ def install() -> None:
 
     CompiledKernel.__init__ = noted
     tensors.resolve_device = _resolve_device
-    tensors.is_capturing = lambda device: bool(_capturing)
+    tensors.is_capturing = lambda device: launches.is_capturing()

@@ -1,4 +1,4 @@
-"""The worker of `bench/gpu.py --rehearse compiled`: that of a GPU, with compiled kernels that run on the CPU."""
+"""The worker of `bench/gpu.py --rehearse`: that of a GPU, with a stand-in for the GPU."""
 
 import sys
 from pathlib import Path
@@ -7,8 +7,8 @@ ROOT = Path(__file__).resolve().parents[3]
 sys.path[:1] = [str(ROOT), str(ROOT / "bench"), str(ROOT / "tests")]  # not this folder, whose names are not for blocks
 
 from on_gpu import worker  # noqa: E402
-from support.ptx import triton_driver  # noqa: E402
+from support.rehearsal import gpu  # noqa: E402
 
 if __name__ == "__main__":
-    triton_driver.install()
+    gpu.put_in_place()
     sys.exit(worker.main())
