@@ -146,7 +146,9 @@ def command(name: str) -> str:
         if option in words:
             del words[words.index(option) : words.index(option) + 2]
     short = [Path(word).name if "/" in word else word for word in words]
-    return " ".join(["python", f"bench/{name}.py", *short])
+    script, root = Path(sys.argv[0]).resolve(), DATA.parents[1]
+    started = script.relative_to(root) if script.is_relative_to(DATA.parent) else f"bench/{name}.py"
+    return " ".join(["python", str(started), *short])
 
 
 NUMBERS = ["kvgpu", "low", "high", "peer", "peer_low", "peer_high", "ratio", "ratio_low", "ratio_high"]

@@ -1,24 +1,45 @@
-"""Whole queues from Python, and one lookup while another stream keeps the GPU busy; checked before they are timed."""
+"""Whole queues from Python, and one lookup while another stream keeps the GPU busy; checked before they are timed.
 
+    python bench/on_gpu/queues.py [--rounds 20] [--json -]
+
+measures what needs no GPU, the CPU's part of a `match`: all of it but the launch, which are Python and compiled code
+that check rows, write spans where the device reads them, wait, and copy results. Exit status: 0 all goals met, 1 a goal
+missed, 2 an answer was wrong.
+"""
+
+import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from time import perf_counter as now
+from time import process_time
 from typing import Any
 
-import numpy as np
-import torch
-from axes import Queue
-from harness import Row, compared
-from on_gpu.sizes import Sizes
-from on_gpu.timing import captured, seconds, seconds_alone, seconds_of_launching
-from sides import BLOCK, Kvgpu
+HERE = Path(__file__).resolve().parent
+if __name__ == "__main__":
+    sys.path[:1] = [str(HERE.parents[1]), str(HERE.parent)]
+    if not Path("/dev/nvidiactl").exists():
+        os.environ["TRITON_INTERPRET"] = "1"
 
-from kvgpu.batch.queries import BatchQueries
-from kvgpu.device.tensors import resolve_device
-from kvgpu.index.device.auto import measured_crossover
-from kvgpu.request import Request
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from axes import Queue  # noqa: E402
+from harness import Row, benchmark_options, compared, finish  # noqa: E402
+from on_gpu.sizes import Sizes  # noqa: E402
+from on_gpu.timing import captured, seconds, seconds_alone, seconds_of_launching  # noqa: E402
+from sides import BLOCK, Kvgpu  # noqa: E402
+
+from kvgpu.batch.queries import BatchQueries  # noqa: E402
+from kvgpu.device.tensors import resolve_device  # noqa: E402
+from kvgpu.index.device.auto import measured_crossover  # noqa: E402
+from kvgpu.request import Request  # noqa: E402
 
 GOALS = (25.0, 1200.0)
 """Of `Sizes.goal_queues`: at most, in us, from the call to the lengths on the CPU."""
+CPU_GOALS = (5.0, 30.0)
+"""Of `Sizes.cpu_queues`: at most, in us, without the launch."""
+CALLS = 300
+"""In one time of the CPU's part, so that the clock does not count."""
 DISCARDED = 3
 
 
@@ -93,6 +114,43 @@ def more_matches(engine: str, sizes: Sizes) -> Iterator[Row]:
     yield from matches(engine, sizes.queues, sizes)
 
 
+def without_launch(waiting: Waiting) -> None:
+    """Replace the launch of a prepared lookup by what says that the answer, which is there already, has come."""
+    index: Any = waiting.queries.manager.block_pool.index
+    (lookup,) = index._lookups._made.values()
+
+    def answered() -> None:
+        lookup._signal[0] = lookup._count
+
+    lookup._graph = answered
+
+
+def us_of_calls(waiting: Waiting, calls: int) -> float:
+    """CPU time of a call."""
+    match, rows = waiting.queries.match, waiting.rows
+    start = process_time()
+    for _ in range(calls):
+        match(rows)
+    return (process_time() - start) / calls * 1e6
+
+
+def cpu_rows(engine: str, queues: Sequence[Queue], rounds: int, calls: int) -> Iterator[Row]:
+    """What `match` costs the CPU beside the launch itself: a row for each queue."""
+    for queue, goal in zip(queues, CPU_GOALS, strict=False):
+        waiting = Waiting(engine, queue)
+        waiting.check(waiting.match().num_tokens, "once")
+        without_launch(waiting)
+        waiting.check(waiting.match().num_tokens, "without a launch")
+        us_of_calls(waiting, calls)
+        times = [us_of_calls(waiting, calls) for _ in range(rounds)]
+        yield compared(f"CPU time of match without its launch, {engine}", str(queue), "us", times).stay_below(goal)
+
+
+def cpu_times(engine: str, sizes: Sizes) -> Iterator[Row]:
+    """The CPU's part of a `match`."""
+    yield from cpu_rows(engine, sizes.cpu_queues, sizes.rounds, sizes.matches)
+
+
 def match_async(engine: str, sizes: Sizes) -> Iterator[Row]:
     """Lengths that stay on the device: eager, and as a graph, captured when nothing is pending."""
     queue = sizes.goal_queues[0]
@@ -154,3 +212,13 @@ def crossover(sizes: Sizes) -> Iterator[Row]:
 
     blocks = measured_crossover(TritonIndex(BlockState(SAMPLE_BLOCKS)))
     yield Row("crossover of auto", "one request", "blocks", blocks)
+
+
+def main() -> int:
+    """Check, measure, print, save."""
+    options = benchmark_options(__doc__, rounds=20).parse_args()
+    return finish("match_cpu", cpu_rows("triton", Sizes.cpu_queues, options.rounds, CALLS), options)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

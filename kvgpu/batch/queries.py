@@ -49,6 +49,7 @@ class BatchQueries(Exclusive):
             raise ArgumentTypeError(f"a KVCacheManager is expected, got {type(manager).__name__}")
         super().__init__(manager.turn)
         self.manager = manager
+        self._cache = manager.block_pool.prefix_cache
         self.rows = RequestRows(max_requests, max_hashes, manager.block_pool.index.reads_in_place)
         coordinator = manager.coordinator
         self.plan: PrefixPlan | None = None
@@ -108,8 +109,8 @@ class BatchQueries(Exclusive):
         return out
 
     def _match(self, rows: RowIds, stamp: int) -> BatchHits:
-        cache, tracked, plan = self.manager.block_pool.prefix_cache, self.rows, self.plan
-        index, hashes = cache.index, tracked.hashes
+        cache, index, tracked, plan = self._cache, self._cache.index, self.rows, self.plan
+        hashes = tracked.hashes
         spans = tracked.write_spans(rows, stamp, index.spans_for(len(rows)))
         if plan is None:
             return BatchHits(np.zeros(len(rows), np.int64), np.zeros((len(rows), 0), np.int32))
@@ -167,7 +168,7 @@ class BatchQueries(Exclusive):
         from kvgpu.index.device.index import DeviceIndex
 
         spans = self.rows.spans(rows)
-        plan, cache = self.plan, self.manager.block_pool.prefix_cache
+        plan, cache = self.plan, self._cache
         index = cache.index
         if plan is None or not isinstance(index, DeviceIndex) or not index.answers:
             raise ArgumentError("match_async needs an index on a device: use match()")
@@ -179,7 +180,7 @@ class BatchQueries(Exclusive):
 
     def _match_one_by_one(self, plan: PrefixPlan, rows: Sequence[int], limits: npt.NDArray[np.int64]) -> BatchHits:
         hits = BatchHits.empty(len(rows), len(plan.queries))
-        cache = self.manager.block_pool.prefix_cache
+        cache = self._cache
         for place, (row, limit) in enumerate(zip(rows, limits, strict=True)):
             num_tokens, lines = cache.find_hits(plan, self.rows.hashes.of(row), int(limit))
             hits.num_tokens[place] = num_tokens

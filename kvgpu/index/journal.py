@@ -111,7 +111,7 @@ class Journal:
         self._seed = secrets.randbits(63)
 
     def __len__(self) -> int:
-        return int(self._log[0, 0])
+        return self._log.item(0)
 
     def room_for(self, changes: int) -> npt.NDArray[np.int64]:
         """Return the log, with room for `changes` more notes. Amortised O(changes)."""

@@ -115,6 +115,21 @@ def listed_requests(requests: Sequence[Any]) -> Sequence[Any]:
         raise ArgumentTypeError(f"a sequence of requests is expected, got {shown(requests)}") from None
 
 
+def refuse_names(names: list[Any], row_of: dict[Any, int], room: int) -> None:
+    """Check that requests with these names can be tracked beside those of `row_of`, in so many idle rows. O(n).
+
+    Raises:
+        ArgumentError: One comes twice or is tracked already, or there are too few rows.
+    """
+    if len(set(names)) < len(names):
+        raise ArgumentError("a request comes twice; track each once")
+    if not row_of.keys().isdisjoint(names):
+        known = next(name for name in names if name in row_of)
+        raise ArgumentError(f"request {known} is tracked already; extend() its row instead")
+    if len(names) > room:
+        raise ArgumentError(f"{len(names)} more requests do not fit into {room} idle rows: grow() first")
+
+
 def are_linked(hashes: Sequence[Any]) -> bool:
     """Return whether the hashes of all these requests are known to be `BlockHashes.linked`. O(requests)."""
     return all(h.linked if isinstance(h, BlockHashes) else not h for h in hashes)
@@ -137,6 +152,21 @@ def key_words(request: Any, start: int) -> npt.NDArray[np.int64]:
     if words is None:
         raise unfit_hashes(request)
     return words
+
+
+def first_shorter(records: npt.NDArray[Any], requests: Sequence[Any]) -> int:
+    """Return the place of the first request that has lost tokens or hashes which its record has, or -1. O(n).
+
+    Args:
+        records: REQUEST_RECORD [n].
+        requests: As many.
+    """
+    hashes = (records["end"] - records["begin"] - records["num_ahead"]).tolist()
+    tokens = (records["num_tokens"] - records["num_pending"]).tolist()
+    for place, request in enumerate(requests):
+        if len(request.block_hashes) < hashes[place] or request.num_tokens < tokens[place]:
+            return place
+    return -1
 
 
 def unfit_hashes(request: Any) -> ArgumentError:

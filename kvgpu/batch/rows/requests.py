@@ -20,7 +20,16 @@ from kvgpu.batch.rows.record import (
     row_error,
     write_spans,
 )
-from kvgpu.batch.rows.request_facts import are_linked, facts_of, key_words, listed_requests, num_tokens_of, unfit_hashes
+from kvgpu.batch.rows.request_facts import (
+    are_linked,
+    facts_of,
+    first_shorter,
+    key_words,
+    listed_requests,
+    num_tokens_of,
+    refuse_names,
+    unfit_hashes,
+)
 from kvgpu.compiled.addresses import addresses_of
 from kvgpu.errors import ArgumentError
 from kvgpu.hashing.block_hashes import BlockHashes
@@ -106,7 +115,7 @@ class RequestRows:
         """
         requests = listed_requests(requests)
         names = [name_of(request) for request in requests]
-        self._refuse_known(names)
+        refuse_names(names, self._row_of, len(self._idle))
         facts, hashes = facts_of(requests)
         for name, part in zip(names, hashes, strict=True):
             if not isinstance(part, BlockHashes):
@@ -114,7 +123,7 @@ class RequestRows:
         width = self.hashes.common_width(hashes)
         self.hashes.refuse_too_many(int(facts[NUM_HASHES].sum()))
         if width and width not in HASH_WIDTHS:
-            raise unfit_hashes(requests[next(place for place, part in enumerate(hashes) if len(part))])
+            raise unfit_hashes(next(request for request, part in zip(requests, hashes, strict=True) if len(part)))
         storages = [self.hashes.storage_of(part) for part in hashes]
         addresses = addresses_of([NOT_BORROWED if storage is None else storage for storage in storages])
         copied = [place for place, storage in enumerate(storages) if storage is None]
@@ -140,20 +149,6 @@ class RequestRows:
             self.requests[row] = request
             self.names[row] = name
         return rows
-
-    def _refuse_known(self, names: list[Any]) -> None:
-        """Check that requests with these names can be tracked.
-
-        Raises:
-            ArgumentError: One comes twice or is tracked already, or there are too few rows.
-        """
-        if len(set(names)) < len(names):
-            raise ArgumentError("a request comes twice; track each once")
-        if not self._row_of.keys().isdisjoint(names):
-            known = next(name for name in names if name in self._row_of)
-            raise ArgumentError(f"request {known} is tracked already; extend() its row instead")
-        if len(names) > len(self._idle):
-            raise ArgumentError(f"{len(names)} more requests do not fit into {len(self.requests)} rows: grow() first")
 
     def extend(self, rows: RowIds | None = None) -> None:
         """Take over the tokens and hashes that the requests of these rows (all if None) have by now.
@@ -236,11 +231,7 @@ class RequestRows:
         return given
 
     def spans(self, rows: RowIds | None) -> RequestSpans:
-        """Return where the hashes of the rows, or of all, lie. O(n).
-
-        Raises:
-            ArgumentError: One is not tracked, or comes twice.
-        """
+        """Return where the hashes of the rows, or of all, lie; see `write_spans`. O(n)."""
         given, stamp = self.as_rows(rows)
         return self.write_spans(given, stamp, RequestSpans(len(given)))
 
@@ -303,10 +294,6 @@ class RequestRows:
         Raises:
             ArgumentError: One has.
         """
-        records = self.records[rows]
-        had = (records["end"] - records["begin"] - records["num_ahead"]).tolist()
-        tokens = (records["num_tokens"] - records["num_pending"]).tolist()
-        for row, num_hashes, num_tokens in zip(rows, had, tokens, strict=True):
-            request = self.requests[row]
-            if len(request.block_hashes) < num_hashes or request.num_tokens < num_tokens:
-                raise ArgumentError(f"request {self.names[row]} has become shorter; untrack() and track() it")
+        place = first_shorter(self.records[rows], [self.requests[row] for row in rows])
+        if place >= 0:
+            raise ArgumentError(f"request {self.names[rows[place]]} has become shorter; untrack() and track() it")

@@ -31,7 +31,7 @@ class GraphCapture:
         Raises:
             ArgumentError: A graph is being captured.
         """
-        if self.is_active:
+        if tensors.is_capturing(self._device):
             raise ArgumentError("a lookup that waits cannot be captured: use match_async()")
 
     def refuse(self, pending: bool, what: str) -> None:

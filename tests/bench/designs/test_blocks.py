@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from support.benchmarks import bench_module
 from support.device.tables import torch
@@ -33,6 +34,17 @@ STEPS = [Step([Block("twins", "rehearsed:twins"), *DESIGNS])]
 @pytest.fixture
 def finds():
     return bench_module("on_gpu.designs.finds")
+
+
+@pytest.fixture
+def untimed(monkeypatch, finds):
+    """Without a GPU: designs are started, and no time is taken."""
+
+    def started(start, rounds):
+        start()
+        return np.full(3, np.nan)
+
+    monkeypatch.setattr(finds, "seconds", started)
 
 
 @pytest.fixture
@@ -63,20 +75,20 @@ def test_a_rehearsal_runs_every_design_in_every_case(tmp_path, finds, sizes):
         (f"find, {design.name}, {engine}", str(case))
         for engine, designs in finds.DESIGNS.items()
         for design in designs
-        for case in sizes.goal_finds
+        for case in sizes.designs
     }
 
 
-def test_a_design_that_fails_is_a_row_and_the_next_one_is_timed(monkeypatch, finds, sizes):
+def test_a_design_that_fails_is_a_row_and_the_next_one_is_timed(monkeypatch, finds, untimed, sizes):
     def broken(table, keys, groups, ids):
         raise RuntimeError("no such instruction")
 
     wrong = finds.Design("wrong", lambda table, keys, groups, ids: ids.fill_(0))
     right = finds.Design("right", finds.launch_find)
     monkeypatch.setitem(finds.DESIGNS, "triton", (wrong, finds.Design("broken", broken), right))
-    sizes = replace(sizes, goal_finds=sizes.goal_finds[:1])
+    sizes = replace(sizes, designs=sizes.designs[:1])
     rows = list(finds.designs("triton", sizes))
-    case = sizes.goal_finds[0]
+    case = sizes.designs[0]
     assert rows[:2] == [
         f"find, wrong, triton: failed, {case}: AssertionError: wrong answers",
         f"find, broken, triton: failed, {case}: RuntimeError: no such instruction",
@@ -85,7 +97,7 @@ def test_a_design_that_fails_is_a_row_and_the_next_one_is_timed(monkeypatch, fin
     assert rows[2].peer_name == "find, triton"
 
 
-def test_a_table_that_the_cache_cannot_hold_has_no_window(monkeypatch, finds, sizes):
+def test_a_table_that_the_cache_cannot_hold_has_no_window(monkeypatch, finds, untimed, sizes):
     monkeypatch.setattr(finds, "MOST_BYTES", 0)
     metrics = {row.metric for row in finds.designs("triton", sizes)}
     assert "find, cache hints, triton" in metrics

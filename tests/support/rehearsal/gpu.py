@@ -62,9 +62,8 @@ class Stream:
     def __init__(self, priority: int = 0) -> None:
         self.priority = priority
 
-    def wait_stream(self, other: "Stream") -> None:
-        """Nothing ever waits."""
-        assert isinstance(other, Stream)
+    def wait_stream(self, other: Any) -> None:
+        """What runs at once has nothing to wait for."""
 
 
 @contextmanager
