@@ -83,10 +83,16 @@ def stream_of(device: "torch.device") -> Callable[[], int]:
     return partial(import_torch()._C._cuda_getCurrentRawStream, device.index)
 
 
-def wait_for_stream(stream: int, device: "torch.device") -> None:
-    """Make the current stream of a device wait for what another one has been given; does not wait itself."""
+def _stream_at(address: int, device: "torch.device") -> Any:
+    """The stream of a device at an address."""
     cuda = import_torch().cuda
-    cuda.current_stream(device).wait_stream(cuda.ExternalStream(stream, device=device))
+    # An ExternalStream at 0 would be one of torch's own, any of them.
+    return cuda.ExternalStream(address, device=device) if address else cuda.default_stream(device)
+
+
+def wait_for_stream(address: int, device: "torch.device") -> None:
+    """Make the current stream of a device wait for what the one at an address was given; does not wait itself."""
+    import_torch().cuda.current_stream(device).wait_stream(_stream_at(address, device))
 
 
 @contextmanager
@@ -194,7 +200,7 @@ def on_stream(stream: Any, device: "torch.device") -> Any:
     if stream is None:
         stream = torch.cuda.current_stream(device)
     elif address is not None:
-        stream = torch.cuda.ExternalStream(address, device=device)
+        stream = _stream_at(address, device)
     if stream.device != device:
         raise ArgumentError(f"the stream belongs to {stream.device}, the table to {device}")
     return torch.cuda.stream(stream)

@@ -135,8 +135,8 @@ class PreparedLookups:
         self._of: tuple[BlockHashTable, Any] | None = None
         self._made: dict[tuple[int, int], PreparedLookup] = {}
         self._latest: PreparedLookup | None = None
-        self._read: Any = None
-        self._spans = RequestSpans(0)
+        self._asked: tuple[Any, RequestSpans] = None, RequestSpans(0)
+        """A tensor that the device reads, and spans in its memory: one attribute, so that they always agree."""
 
     def spans_for(self, count: int) -> RequestSpans:
         """Return spans of `count` requests which the device reads, to be filled for the next `match`.
@@ -147,32 +147,31 @@ class PreparedLookups:
             ArgumentError: A graph is being captured, in which no memory can be pinned.
             DeviceError: No memory can be pinned.
         """
-        asked = self._spans
+        read, asked = self._asked
         if asked.count == count:
             return asked
-        words = asked.words
-        if 4 * count > len(words):
-            words = self._pin(capacity_for(count))
+        if 4 * count > len(asked.words):
+            read = self._pinned(capacity_for(count))
         else:
             # What is not asked for any longer has no hashes.
             asked.begins[count:] = asked.ends[count:] = 0
-        self._latest, self._spans = None, RequestSpans(count, words)
-        return self._spans
+        self._latest = None
+        self._asked = read, RequestSpans(count, read.numpy().reshape(-1))
+        return self._asked[1]
 
-    def _pin(self, capacity: int) -> Any:
-        """Return memory for the spans of so many requests, all zeros; no lookup is prepared for it."""
+    def _pinned(self, capacity: int) -> Any:
+        """Return memory for the spans of so many requests, int64 [4, capacity], all zeros; give up all lookups."""
         on_gpu = self._device.type == "cuda"
         if tensors.is_capturing(self._device):
             raise ArgumentError("memory for so many requests cannot be pinned in a capture: call match() before it")
         self.clear()
         with allocating(f"the spans of {capacity} requests"):
-            self._read = import_torch().zeros(4, capacity, dtype=import_torch().int64, pin_memory=on_gpu)
-        return self._read.numpy().reshape(-1)
+            return import_torch().zeros(4, capacity, dtype=import_torch().int64, pin_memory=on_gpu)
 
     def match(self, table: BlockHashTable, keys: Any, plan: PrefixPlan, spans: RequestSpans) -> BatchHits:
         """Look up a batch and wait; see `DeviceIndex.match_batch`. The first one of its kind prepares the lookup."""
         count = spans.count
-        if spans is not self._spans:
+        if spans is not self._asked[1]:
             given, spans = spans, self.spans_for(count)
             spans.begins[:], spans.ends[:], spans.max_lengths[:] = given.begins, given.ends, given.max_lengths
         if self._of is None or self._of[0] is not table or self._of[1] is not keys:
@@ -189,7 +188,7 @@ class PreparedLookups:
         if lookup is None:
             if len(self._made) >= MOST_PREPARED:
                 self._made.clear()
-            lookup = self._made[id(plan), capacity] = PreparedLookup(table, keys, plan, self._read, capacity)
+            lookup = self._made[id(plan), capacity] = PreparedLookup(table, keys, plan, self._asked[0], capacity)
         return lookup
 
     def clear(self) -> None:
