@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 
 from kvgpu.kernels.primitives.kernel import kernel
-from kvgpu.kernels.primitives.records import LANES, load_bucket, load_key, record_equals
+from kvgpu.kernels.primitives.records import LANES, NO_HINT, load_bucket, load_key, record_equals
 from kvgpu.kernels.primitives.slot_hash import COUNTER_FULL, bucket_of, counter_unit, slot_hash, upper_half
 from kvgpu.kernels.view import TableView
 from kvgpu.layout import LOW_32
@@ -34,7 +34,7 @@ def find_in_bucket(
     looking,
     found,
     KEY_WORDS: tl.constexpr,
-    EVICTION: tl.constexpr = "",
+    EVICTION: tl.constexpr = NO_HINT,
 ):
     """Look for each lane's key in one bucket; return what is found, int32 [BLOCK], and the header, int64 [BLOCK].
 
@@ -79,7 +79,7 @@ def find_blocks(
     num_buckets,
     seed,
     KEY_WORDS: tl.constexpr,
-    EVICTION: tl.constexpr = "",
+    EVICTION: tl.constexpr = NO_HINT,
 ):
     """Return the id of the first block under each lane's key, or -1; int32 [BLOCK].
 

@@ -10,6 +10,8 @@ import triton.language as tl
 from kvgpu import layout
 
 BUCKET = tl.constexpr(layout.BUCKET_WORDS)
+NO_HINT = tl.constexpr("")
+"""Of which lines the caches should evict: a plain string is no default argument for Triton 3.6."""
 
 LANES = 256 if triton.knobs.runtime.interpret else 32
 """Keys per program, one per lane: a program of one warp has loops without barriers. The interpreter
@@ -17,7 +19,7 @@ takes as long for one lane as for many."""
 
 
 @triton.jit
-def load_pair(base, active, VOLATILE: tl.constexpr, EVICTION: tl.constexpr = ""):
+def load_pair(base, active, VOLATILE: tl.constexpr, EVICTION: tl.constexpr = NO_HINT):
     """Load words 0 and 1 at each pointer of `base` [BLOCK]; 0 for idle lanes."""
     pointers = base[:, None] + tl.arange(0, 2)[None, :]
     mask = active[:, None] & (tl.arange(0, 2)[None, :] >= 0)
@@ -25,7 +27,7 @@ def load_pair(base, active, VOLATILE: tl.constexpr, EVICTION: tl.constexpr = "")
 
 
 @triton.jit
-def load_key(base, active, KEY_WORDS: tl.constexpr, EVICTION: tl.constexpr = ""):
+def load_key(base, active, KEY_WORDS: tl.constexpr, EVICTION: tl.constexpr = NO_HINT):
     """Load key words k0 to k3 at each pointer; keys of 16 bytes have k2 = k3 = 0."""
     k0, k1 = load_pair(base, active, False, EVICTION)
     if KEY_WORDS == 4:
@@ -37,7 +39,7 @@ def load_key(base, active, KEY_WORDS: tl.constexpr, EVICTION: tl.constexpr = "")
 
 
 @triton.jit
-def load_bucket(words, bucket, active, VOLATILE: tl.constexpr, EVICTION: tl.constexpr = ""):
+def load_bucket(words, bucket, active, VOLATILE: tl.constexpr, EVICTION: tl.constexpr = NO_HINT):
     """Load the eight words of each lane's bucket: seven slots and the header."""
     base = words + bucket * BUCKET
     w0, w1 = load_pair(base, active, VOLATILE, EVICTION)
