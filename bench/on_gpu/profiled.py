@@ -1,4 +1,4 @@
-"""What `ncu` looks at: one launch of find (hits, then misses), of probe and decide, and of update.
+"""What `ncu` looks at: one launch of find (hits, then misses), of the longest prefix by each design, and of update.
 
 ncu --profile-from-start off ... python bench/on_gpu/profiled.py triton|cuda [small]
 """
@@ -31,6 +31,7 @@ def main(engine: str, small: bool) -> None:
         table.find_async(asked, groups, out=out)
         table.find_async(missing, groups, out=out)
         prefix.one_launch()
+        prefix.two_launches()
         own = keys[: case.batch]
         table.update_async(own, erased, groups, old=blocks, validate=False)
         table.update_async(own, blocks, groups, old=erased, validate=False)
