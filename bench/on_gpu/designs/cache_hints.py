@@ -4,6 +4,7 @@ from typing import Any
 
 import triton
 import triton.language as tl
+from on_gpu.designs.grid import launch
 
 from kvgpu.kernels.find import find_blocks
 from kvgpu.kernels.primitives.kernel import kernel
@@ -37,19 +38,4 @@ def find_with_hints_kernel(
 
 def launch_find_with_hints(table: TableView, keys: Any, groups: Any, ids: Any) -> None:
     """Do what `kvgpu.kernels.find.launch_find` does."""
-    count = len(keys)
-    if count:
-        find_with_hints_kernel[(triton.cdiv(count, LANES),)](
-            table.words,
-            table.records,
-            keys,
-            groups,
-            ids,
-            count,
-            int(len(groups) == 1),
-            table.num_buckets,
-            table.seed,
-            KEY_WORDS=table.key_words,
-            BLOCK=LANES,
-            num_warps=1,
-        )
+    launch(find_with_hints_kernel, triton.cdiv(len(keys), LANES), LANES, table, keys, groups, ids)

@@ -17,6 +17,7 @@ from harness import Row
 from on_gpu.designs.cache_hints import launch_find_with_hints
 from on_gpu.designs.cache_window import MOST_BYTES, in_one_piece, persisting
 from on_gpu.designs.cooperative import launch_find_together
+from on_gpu.designs.grid import launch
 from on_gpu.designs.persistent_lanes import launch_find_in_turn
 from on_gpu.sizes import Sizes
 from on_gpu.table import asked_of, filled
@@ -46,22 +47,7 @@ class Design:
 
 def launch_two_keys_a_lane(table: TableView, keys: Any, groups: Any, ids: Any) -> None:
     """Do what `kvgpu.kernels.find.launch_find` does, with its kernel: a warp of 32 lanes for 64 keys."""
-    count = len(keys)
-    if count:
-        find_kernel[(triton.cdiv(count, 2 * LANES),)](
-            table.words,
-            table.records,
-            keys,
-            groups,
-            ids,
-            count,
-            int(len(groups) == 1),
-            table.num_buckets,
-            table.seed,
-            KEY_WORDS=table.key_words,
-            BLOCK=2 * LANES,
-            num_warps=1,
-        )
+    launch(find_kernel, triton.cdiv(len(keys), 2 * LANES), 2 * LANES, table, keys, groups, ids)
 
 
 DESIGNS = {

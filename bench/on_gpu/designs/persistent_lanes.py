@@ -9,7 +9,7 @@ from typing import Any
 
 import triton
 import triton.language as tl
-from on_gpu.designs.grid import processors
+from on_gpu.designs.grid import launch, processors
 
 from kvgpu.kernels.find import LOW, find_in_bucket
 from kvgpu.kernels.primitives.kernel import kernel
@@ -88,19 +88,5 @@ def find_in_turn_kernel(
 
 def launch_find_in_turn(table: TableView, keys: Any, groups: Any, ids: Any) -> None:
     """Do what `kvgpu.kernels.find.launch_find` does."""
-    count = len(keys)
-    if count:
-        find_in_turn_kernel[(min(PROGRAMS * processors(), triton.cdiv(count, LANES)),)](
-            table.words,
-            table.records,
-            keys,
-            groups,
-            ids,
-            count,
-            int(len(groups) == 1),
-            table.num_buckets,
-            table.seed,
-            KEY_WORDS=table.key_words,
-            BLOCK=LANES,
-            num_warps=1,
-        )
+    programs = min(PROGRAMS * processors(), triton.cdiv(len(keys), LANES))
+    launch(find_in_turn_kernel, programs, LANES, table, keys, groups, ids)
