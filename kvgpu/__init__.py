@@ -10,10 +10,21 @@ if TYPE_CHECKING:
     from kvgpu.batch.manager import BatchManager
     from kvgpu.batch.queries import BatchQueries
     from kvgpu.block_pool import BlockPool
-    from kvgpu.block_sizes import resolve_kv_cache_block_sizes
     from kvgpu.blocks.free_queue import FreeKVCacheBlockQueue
     from kvgpu.blocks.kv_cache_blocks import KVCacheBlocks
     from kvgpu.blocks.state import KVCacheBlock
+    from kvgpu.config.block_sizes import resolve_kv_cache_block_sizes
+    from kvgpu.config.kv_cache_config import KVCacheConfig, KVCacheGroupSpec
+    from kvgpu.config.specs import (
+        ChunkedLocalAttentionSpec,
+        CrossAttentionSpec,
+        FullAttentionSpec,
+        MambaSpec,
+        MLAAttentionSpec,
+        SinkFullAttentionSpec,
+        SlidingWindowMLASpec,
+        SlidingWindowSpec,
+    )
     from kvgpu.device.block_hash_table import BlockHashTable
     from kvgpu.errors import KVGPUError
     from kvgpu.hashing.block_hashes import BlockHashes
@@ -25,18 +36,6 @@ if TYPE_CHECKING:
     from kvgpu.metrics import CachingMetrics, KVCacheMetricsCollector, PrefixCacheStats
     from kvgpu.request import Request
     from kvgpu.rules.plan import HitQuery, HitRule, PrefixPlan
-    from kvgpu.specs import (
-        ChunkedLocalAttentionSpec,
-        CrossAttentionSpec,
-        FullAttentionSpec,
-        KVCacheConfig,
-        KVCacheGroupSpec,
-        MambaSpec,
-        MLAAttentionSpec,
-        SinkFullAttentionSpec,
-        SlidingWindowMLASpec,
-        SlidingWindowSpec,
-    )
 
 __version__ = "0.1.0"
 
@@ -49,7 +48,7 @@ _HOMES = {
     "device.block_hash_table": ["BlockHashTable"],
     "index.block_map": ["BlockHashToBlockMap"],
     "block_pool": ["BlockPool"],
-    "block_sizes": ["resolve_kv_cache_block_sizes"],
+    "config.block_sizes": ["resolve_kv_cache_block_sizes"],
     "blocks.state": ["KVCacheBlock"],
     "errors": ["KVGPUError"],
     "blocks.free_queue": ["FreeKVCacheBlockQueue"],
@@ -59,12 +58,11 @@ _HOMES = {
     "metrics": ["CachingMetrics", "KVCacheMetricsCollector", "PrefixCacheStats"],
     "rules.plan": ["HitQuery", "HitRule", "PrefixPlan"],
     "request": ["Request"],
-    "specs": [
+    "config.kv_cache_config": ["KVCacheConfig", "KVCacheGroupSpec"],
+    "config.specs": [
         "ChunkedLocalAttentionSpec",
         "CrossAttentionSpec",
         "FullAttentionSpec",
-        "KVCacheConfig",
-        "KVCacheGroupSpec",
         "MLAAttentionSpec",
         "MambaSpec",
         "SinkFullAttentionSpec",

@@ -10,13 +10,13 @@ from kvgpu.allocation.slots import SlotAllocator
 from kvgpu.arguments import checked_name, name_of
 from kvgpu.blocks.kv_cache_blocks import KVCacheBlocks
 from kvgpu.blocks.state import KVCacheBlock
+from kvgpu.config.kv_cache_config import KVCacheConfig
 from kvgpu.coordinators.registry import get_kv_cache_coordinator
 from kvgpu.exclusive import Exclusive, exclusive
 from kvgpu.integers import as_integer, as_option
 from kvgpu.metrics import KVCacheMetricsCollector, PrefixCacheStats
 from kvgpu.native import Calls
 from kvgpu.request import Request
-from kvgpu.specs import KVCacheConfig
 
 __all__ = ["KVCacheBlocks", "KVCacheManager", "Request"]
 

@@ -4,9 +4,9 @@ import pytest
 from support.managers import HEADS, full, make_config, make_manager, make_request, window
 
 from kvgpu import errors
+from kvgpu.config.specs import CrossAttentionSpec, EncoderOnlyAttentionSpec
 from kvgpu.hashing.functions import get_hash_fn_by_name
 from kvgpu.manager import KVCacheManager
-from kvgpu.specs import CrossAttentionSpec, EncoderOnlyAttentionSpec
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from kvgpu.blocks.block_list import BlockList
 from kvgpu.blocks.record import NO_IDS
 from kvgpu.blocks.state import KVCacheBlock
 from kvgpu.compiled.jit import python_of
+from kvgpu.config.kv_cache_config import KVCacheConfig
 from kvgpu.environment import retention_interval
 from kvgpu.errors import BlockStateError, ConfigError
 from kvgpu.groups.base import Blocks, SingleTypeKVCacheManager
@@ -24,7 +25,6 @@ from kvgpu.integers import as_size
 from kvgpu.metrics import KVCacheMetricsCollector
 from kvgpu.rules import allocation as rules
 from kvgpu.rules.allocation import GROUP_RECORD
-from kvgpu.specs import KVCacheConfig
 
 _cacheable_tokens = python_of(rules.cacheable_tokens)
 

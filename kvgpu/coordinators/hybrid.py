@@ -7,6 +7,7 @@ from typing import Any
 from kvgpu.blocks.block_list import BlockList
 from kvgpu.blocks.state import KVCacheBlock
 from kvgpu.compiled.jit import python_of
+from kvgpu.config.specs import FullAttentionSpec, KVCacheSpec
 from kvgpu.coordinators.base import Hits, KVCacheCoordinator
 from kvgpu.errors import ConfigError
 from kvgpu.groups.base import SingleTypeKVCacheManager
@@ -14,7 +15,6 @@ from kvgpu.groups.registry import layer_spec, manager_class
 from kvgpu.hashing.functions import BlockHash
 from kvgpu.rules import allocation as rules
 from kvgpu.rules.plan import HitQuery, PrefixPlan
-from kvgpu.specs import FullAttentionSpec, KVCacheSpec
 
 _cacheable_tokens = python_of(rules.cacheable_tokens)
 

@@ -2,12 +2,13 @@
 
 from typing import Any
 
+from kvgpu.config.kv_cache_config import KVCacheConfig
+from kvgpu.config.specs import CrossAttentionSpec
 from kvgpu.coordinators.base import KVCacheCoordinator
 from kvgpu.coordinators.hybrid import HybridKVCacheCoordinator
 from kvgpu.coordinators.unitary import KVCacheCoordinatorNoPrefixCache, UnitaryKVCacheCoordinator
 from kvgpu.errors import ConfigError
 from kvgpu.integers import as_option
-from kvgpu.specs import CrossAttentionSpec, KVCacheConfig
 
 
 def get_kv_cache_coordinator(

@@ -13,12 +13,12 @@ from kvgpu.blocks.lru import count_unused
 from kvgpu.blocks.record import Ids
 from kvgpu.blocks.state import KVCacheBlock
 from kvgpu.compiled.jit import python_of
+from kvgpu.config.specs import FullAttentionSpec, KVCacheSpec, MLAAttentionSpec, TQFullAttentionSpec, cdiv
 from kvgpu.errors import ArgumentError, RunningRequestError
 from kvgpu.groups.hits import GroupHits
 from kvgpu.groups.new_ids import NewBlockIds
 from kvgpu.rules import allocation as rules
 from kvgpu.rules.retention import Mask
-from kvgpu.specs import FullAttentionSpec, KVCacheSpec, MLAAttentionSpec, TQFullAttentionSpec, cdiv
 
 Blocks = Sequence[KVCacheBlock] | Ids
 

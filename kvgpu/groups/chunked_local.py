@@ -2,11 +2,11 @@
 
 from typing import Any, cast
 
+from kvgpu.config.specs import ChunkedLocalAttentionSpec, KVCacheSpec
 from kvgpu.errors import ConfigError
 from kvgpu.groups.base import SingleTypeKVCacheManager
 from kvgpu.rules.plan import HitRule
 from kvgpu.rules.plan_words import CHUNKED_LOCAL
-from kvgpu.specs import ChunkedLocalAttentionSpec, KVCacheSpec
 
 
 class ChunkedLocalAttentionManager(SingleTypeKVCacheManager):

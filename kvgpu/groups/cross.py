@@ -5,10 +5,10 @@ from typing import Any
 
 from kvgpu.block_pool import BlockPool
 from kvgpu.blocks.block_list import BlockList
+from kvgpu.config.specs import KVCacheSpec
 from kvgpu.errors import ArgumentError
 from kvgpu.groups.base import Blocks, SingleTypeKVCacheManager
 from kvgpu.hashing.functions import BlockHash
-from kvgpu.specs import KVCacheSpec
 
 
 class CrossAttentionManager(SingleTypeKVCacheManager):

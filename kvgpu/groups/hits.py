@@ -8,11 +8,11 @@ import numpy.typing as npt
 
 from kvgpu.block_pool import BlockPool
 from kvgpu.blocks.block_list import BlockList
+from kvgpu.config.specs import KVCacheSpec
 from kvgpu.errors import ConfigError
 from kvgpu.hashing.functions import BlockHash
 from kvgpu.rules.plan import HitQuery, HitRule, PrefixPlan
 from kvgpu.rules.plan_words import FULL
-from kvgpu.specs import KVCacheSpec
 
 
 class GroupHits:

@@ -4,10 +4,10 @@ from typing import Any
 
 from kvgpu.block_pool import BlockPool
 from kvgpu.blocks.block_list import BlockList
+from kvgpu.config.specs import MambaSpec, cdiv
 from kvgpu.groups.base import Blocks, SingleTypeKVCacheManager
 from kvgpu.hashing.functions import BlockHashWithGroupId
 from kvgpu.rules.plan_words import MAMBA
-from kvgpu.specs import MambaSpec, cdiv
 
 
 class MambaManager(SingleTypeKVCacheManager):

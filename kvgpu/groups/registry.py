@@ -2,15 +2,7 @@
 
 from typing import Any
 
-from kvgpu.errors import UnknownNameError
-from kvgpu.groups.base import SingleTypeKVCacheManager
-from kvgpu.groups.chunked_local import ChunkedLocalAttentionManager
-from kvgpu.groups.cross import CrossAttentionManager
-from kvgpu.groups.full import FullAttentionManager
-from kvgpu.groups.mamba import MambaManager
-from kvgpu.groups.sink import SinkFullAttentionManager
-from kvgpu.groups.sliding_window import SlidingWindowManager
-from kvgpu.specs import (
+from kvgpu.config.specs import (
     ChunkedLocalAttentionSpec,
     CrossAttentionSpec,
     FullAttentionSpec,
@@ -24,6 +16,14 @@ from kvgpu.specs import (
     TQFullAttentionSpec,
     UniformTypeKVCacheSpecs,
 )
+from kvgpu.errors import UnknownNameError
+from kvgpu.groups.base import SingleTypeKVCacheManager
+from kvgpu.groups.chunked_local import ChunkedLocalAttentionManager
+from kvgpu.groups.cross import CrossAttentionManager
+from kvgpu.groups.full import FullAttentionManager
+from kvgpu.groups.mamba import MambaManager
+from kvgpu.groups.sink import SinkFullAttentionManager
+from kvgpu.groups.sliding_window import SlidingWindowManager
 
 spec_manager_map: dict[type[KVCacheSpec], type[Any]] = {
     FullAttentionSpec: FullAttentionManager,

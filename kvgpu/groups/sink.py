@@ -4,10 +4,10 @@ from typing import Any
 
 from kvgpu.block_pool import BlockPool
 from kvgpu.blocks.block_list import BlockList
+from kvgpu.config.specs import SinkFullAttentionSpec
 from kvgpu.errors import ConfigError
 from kvgpu.groups.full import FullAttentionManager
 from kvgpu.integers import as_size
-from kvgpu.specs import SinkFullAttentionSpec
 
 
 class SinkFullAttentionManager(FullAttentionManager):

@@ -6,11 +6,11 @@ import numpy as np
 import numpy.typing as npt
 
 from kvgpu.blocks.record import Ids
+from kvgpu.config.specs import KVCacheSpec, SlidingWindowSpec
 from kvgpu.groups.base import SingleTypeKVCacheManager
 from kvgpu.rules.plan import HitRule
 from kvgpu.rules.plan_words import SLIDING_WINDOW
 from kvgpu.rules.retention import Mask, mask_rule, sliding_window_mask, window_blocks
-from kvgpu.specs import KVCacheSpec, SlidingWindowSpec
 
 
 class SlidingWindowManager(SingleTypeKVCacheManager):

@@ -5,18 +5,17 @@ from collections.abc import Callable
 from math import gcd, lcm
 from typing import Any
 
-from kvgpu.errors import ConfigError, UnknownNameError
-from kvgpu.replay.ranges import INT32_MAX
-from kvgpu.specs import (
+from kvgpu.config.kv_cache_config import KVCacheConfig, KVCacheGroupSpec
+from kvgpu.config.specs import (
     ChunkedLocalAttentionSpec,
     FullAttentionSpec,
-    KVCacheConfig,
-    KVCacheGroupSpec,
     KVCacheSpec,
     MambaSpec,
     MLAAttentionSpec,
     SlidingWindowSpec,
 )
+from kvgpu.errors import ConfigError, UnknownNameError
+from kvgpu.replay.ranges import INT32_MAX
 
 _HEADS: dict[str, Any] = {"num_kv_heads": 1, "head_size": 1, "dtype": None}
 

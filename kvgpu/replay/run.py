@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from kvgpu.config.specs import MambaSpec
 from kvgpu.hashing.functions import get_hash_fn_by_name, init_none_hash
 from kvgpu.manager import KVCacheManager
 from kvgpu.replay.group_names import block_sizes_of, parse_groups
@@ -13,7 +14,6 @@ from kvgpu.replay.result import ReplayResult
 from kvgpu.replay.scheduler import EventSink, ReplayScheduler, SchedulerLimits
 from kvgpu.replay.trace import Trace
 from kvgpu.replay.workload import conversations
-from kvgpu.specs import MambaSpec
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kvgpu.compiled.jit import jit, leaf
-from kvgpu.specs import SlidingWindowSpec, cdiv
+from kvgpu.config.specs import SlidingWindowSpec, cdiv
 
 
 def window_blocks(spec: SlidingWindowSpec, eagle: bool) -> int:

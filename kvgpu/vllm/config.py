@@ -7,10 +7,11 @@ from vllm.v1 import kv_cache_interface
 from vllm.v1.core import single_type_kv_cache_manager as group_managers
 from vllm.v1.kv_cache_spec_registry import KVCacheSpecRegistry
 
-from kvgpu import specs
+from kvgpu.config import specs
+from kvgpu.config.kv_cache_config import KVCacheConfig, KVCacheGroupSpec
+from kvgpu.config.specs import KVCacheSpec, UniformTypeKVCacheSpecs
 from kvgpu.errors import ConfigError, UnknownNameError
 from kvgpu.groups.registry import spec_manager_map
-from kvgpu.specs import KVCacheConfig, KVCacheGroupSpec, KVCacheSpec, UniformTypeKVCacheSpecs
 
 _OWN_RULES = ("max_admission_blocks_per_request",)
 """Methods of a spec that decide about blocks; a class of another package that brings its own is not modelled."""

@@ -11,9 +11,10 @@ import numpy as np
 from kvgpu.allocation.running_slots import RunningSlots
 from kvgpu.allocation.running_tokens import COLUMNS, LIMITS, plan_tokens
 from kvgpu.compiled.cache import code_folder
+from kvgpu.config.kv_cache_config import KVCacheConfig
+from kvgpu.config.specs import cdiv
 from kvgpu.errors import KVGPUError
 from kvgpu.manager import KVCacheManager
-from kvgpu.specs import KVCacheConfig, cdiv
 from kvgpu.warmup.parts import FOR_VLLM
 from kvgpu.warmup.processes import compile_parts, is_cold
 from kvgpu.warmup.requests import PlainRequest

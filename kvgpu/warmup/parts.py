@@ -11,12 +11,13 @@ import numpy as np
 from kvgpu.allocation.running_slots import RunningSlots
 from kvgpu.allocation.running_tokens import COLUMNS, LIMITS, plan_tokens
 from kvgpu.batch.manager import BatchManager
+from kvgpu.config.kv_cache_config import KVCacheConfig, KVCacheGroupSpec
+from kvgpu.config.specs import FullAttentionSpec
 from kvgpu.hashing import functions as hashing
 from kvgpu.hashing.one_chain import prepare_chain
 from kvgpu.hashing.request_hasher import RequestBlockHasher
 from kvgpu.manager import KVCacheManager
 from kvgpu.request import Request
-from kvgpu.specs import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
 from kvgpu.warmup.requests import PlainRequest
 
 SIZE = 16

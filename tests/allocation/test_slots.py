@@ -17,7 +17,7 @@ from support.managers import (
     window,
 )
 
-from kvgpu.specs import HiddenStateCacheSpec, MLAAttentionSpec, TQFullAttentionSpec
+from kvgpu.config.specs import HiddenStateCacheSpec, MLAAttentionSpec, TQFullAttentionSpec
 
 
 def test_only_the_new_blocks_are_returned():

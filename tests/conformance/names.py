@@ -23,7 +23,7 @@ VLLM_NAMES: dict[str, list[str]] = {
         "kvgpu.blocks.free_queue",
         "kvgpu.hashing.inputs.extra_keys",
         "kvgpu.hashing.request_hasher",
-        "kvgpu.block_sizes",
+        "kvgpu.config.block_sizes",
     ],
     "vllm.v1.core.kv_cache_manager": ["kvgpu.manager"],
     "vllm.v1.core.kv_cache_coordinator": [
@@ -45,7 +45,7 @@ VLLM_NAMES: dict[str, list[str]] = {
     ],
     "vllm.v1.core.kv_cache_metrics": ["kvgpu.metrics"],
     "vllm.v1.metrics.stats": ["kvgpu.metrics"],
-    "vllm.v1.kv_cache_interface": ["kvgpu.specs"],
+    "vllm.v1.kv_cache_interface": ["kvgpu.config.specs", "kvgpu.config.kv_cache_config"],
     "vllm.v1.request": ["kvgpu.request"],
     "vllm.lora.request": ["stubs"],
     "vllm.multimodal.inputs": ["stubs"],

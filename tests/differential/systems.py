@@ -118,17 +118,17 @@ def kvgpu_modules(dtype: Any) -> dict[str, Any]:
     """kvgpu, with data-only stand-ins for the inputs."""
     import stubs
 
+    import kvgpu.config.specs
     import kvgpu.hashing.functions
     import kvgpu.hashing.request_hasher
     import kvgpu.manager
     import kvgpu.metrics
     import kvgpu.request
-    import kvgpu.specs
 
     return {
         "manager": kvgpu.manager,
         "metrics": kvgpu.metrics,
-        "specs": kvgpu.specs,
+        "specs": kvgpu.config.specs,
         "hashing": kvgpu.hashing.functions,
         "none_hash": kvgpu.hashing.functions,
         "hasher": kvgpu.hashing.request_hasher,

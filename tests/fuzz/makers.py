@@ -8,10 +8,19 @@ from support.managers import full, make_manager, make_request
 
 from kvgpu.batch.manager import BatchManager
 from kvgpu.block_pool import BlockPool
-from kvgpu.block_sizes import resolve_kv_cache_block_sizes
 from kvgpu.blocks.free_queue import FreeKVCacheBlockQueue
 from kvgpu.blocks.kv_cache_blocks import KVCacheBlocks
 from kvgpu.blocks.state import KVCacheBlock
+from kvgpu.config.block_sizes import resolve_kv_cache_block_sizes
+from kvgpu.config.kv_cache_config import KVCacheConfig, KVCacheGroupSpec
+from kvgpu.config.specs import (
+    ChunkedLocalAttentionSpec,
+    FullAttentionSpec,
+    MambaSpec,
+    SinkFullAttentionSpec,
+    SlidingWindowSpec,
+    UniformTypeKVCacheSpecs,
+)
 from kvgpu.hashing import functions as hashing
 from kvgpu.hashing.inputs.token_ids import TokenIds
 from kvgpu.hashing.kvgpu128.function import Kvgpu128
@@ -21,16 +30,6 @@ from kvgpu.metrics import CachingMetrics, KVCacheMetricsCollector, PrefixCacheSt
 from kvgpu.request import Request
 from kvgpu.rules.plan import HitQuery, HitRule, PrefixPlan
 from kvgpu.rules.plan_words import FULL
-from kvgpu.specs import (
-    ChunkedLocalAttentionSpec,
-    FullAttentionSpec,
-    KVCacheConfig,
-    KVCacheGroupSpec,
-    MambaSpec,
-    SinkFullAttentionSpec,
-    SlidingWindowSpec,
-    UniformTypeKVCacheSpecs,
-)
 
 SIZE = 4
 NUM_BLOCKS = 1000

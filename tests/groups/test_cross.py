@@ -4,8 +4,8 @@ import pytest
 from support.cache_groups import free_ids, hit_in, ids_of, make_group
 from support.managers import HEADS, admit, decode, full, held, make_manager, make_request
 
+from kvgpu.config.specs import CrossAttentionSpec
 from kvgpu.errors import ArgumentError
-from kvgpu.specs import CrossAttentionSpec
 
 
 def cross(block_size):

@@ -4,8 +4,8 @@ import pytest
 from support.cache_groups import free_ids, hit_in, hold, ids_of, make_group
 from support.managers import HEADS, admit, full, held, make_manager, make_request, per_backend
 
+from kvgpu.config.specs import HiddenStateCacheSpec, MLAAttentionSpec, TQFullAttentionSpec
 from kvgpu.errors import RunningRequestError
-from kvgpu.specs import HiddenStateCacheSpec, MLAAttentionSpec, TQFullAttentionSpec
 
 
 @per_backend

@@ -14,8 +14,8 @@ from support.managers import (
     window,
 )
 
+from kvgpu.config.specs import SinkFullAttentionSpec
 from kvgpu.errors import ConfigError
-from kvgpu.specs import SinkFullAttentionSpec
 
 
 def sink(block_size, sink_len):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from support.managers import HEADS, chunked, full, make_config, mamba, window
 
-from kvgpu.specs import SinkFullAttentionSpec
+from kvgpu.config.specs import SinkFullAttentionSpec
 from kvgpu.vllm.warm_up import warm_up
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -10,8 +10,8 @@ ROOT = Path(__file__).resolve().parents[2]
 FLOORS = [
     {"errors", "layout"},
     {"environment", "console", "exclusive", "integers"},
-    {"compiled", "metrics", "native", "specs"},
-    {"block_sizes", "hashing.inputs", "rules"},
+    {"compiled", "config", "metrics", "native"},
+    {"hashing.inputs", "rules"},
     {"hashing.bulk", "kernels.primitives"},
     {"hashing.kvgpu128", "hashing.serialised"},
     {"hashing", "kernels"},

@@ -2,9 +2,15 @@
 
 import pytest
 
+from kvgpu.config.specs import (
+    ChunkedLocalAttentionSpec,
+    FullAttentionSpec,
+    MambaSpec,
+    MLAAttentionSpec,
+    SlidingWindowSpec,
+)
 from kvgpu.errors import ConfigError, UnknownNameError
 from kvgpu.replay.group_names import GROUPS, block_sizes_of, parse_groups
-from kvgpu.specs import ChunkedLocalAttentionSpec, FullAttentionSpec, MambaSpec, MLAAttentionSpec, SlidingWindowSpec
 
 
 def specs(text, block_size=16):

@@ -5,11 +5,11 @@ from typing import Any
 from support.managers import cached_ids, free_order, make_request
 
 from kvgpu.block_pool import BlockPool
+from kvgpu.config.specs import KVCacheSpec
 from kvgpu.groups.base import SingleTypeKVCacheManager
 from kvgpu.groups.registry import get_manager_for_kv_cache_spec, manager_class
 from kvgpu.manager import KVCacheManager
 from kvgpu.request import Request
-from kvgpu.specs import KVCacheSpec
 
 
 def make_group(

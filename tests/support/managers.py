@@ -8,19 +8,12 @@ from typing import Any
 import pytest
 
 from kvgpu.blocks.kv_cache_blocks import KVCacheBlocks
+from kvgpu.config.kv_cache_config import KVCacheConfig, KVCacheGroupSpec
+from kvgpu.config.specs import ChunkedLocalAttentionSpec, FullAttentionSpec, KVCacheSpec, MambaSpec, SlidingWindowSpec
 from kvgpu.hashing import functions as hashing
 from kvgpu.hashing.request_hasher import get_request_block_hasher
 from kvgpu.manager import KVCacheManager
 from kvgpu.request import Request
-from kvgpu.specs import (
-    ChunkedLocalAttentionSpec,
-    FullAttentionSpec,
-    KVCacheConfig,
-    KVCacheGroupSpec,
-    KVCacheSpec,
-    MambaSpec,
-    SlidingWindowSpec,
-)
 
 HEADS: dict[str, Any] = {"num_kv_heads": 1, "head_size": 1, "dtype": None}
 

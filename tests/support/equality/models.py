@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 from support.managers import HEADS, chunked, full, make_manager, make_request, mamba, window
 
+from kvgpu.config.specs import SinkFullAttentionSpec
 from kvgpu.hashing import functions as hashing
 from kvgpu.manager import KVCacheManager
 from kvgpu.metrics import KVCacheMetricsCollector
 from kvgpu.request import Request
-from kvgpu.specs import SinkFullAttentionSpec
 
 RETENTION = "VLLM_PREFIX_CACHE_RETENTION_INTERVAL"
 MAX_MODEL_LEN = 200

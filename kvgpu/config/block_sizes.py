@@ -3,9 +3,10 @@
 from math import gcd, lcm, prod
 from typing import Any
 
+from kvgpu.config.kv_cache_config import KVCacheConfig
+from kvgpu.config.specs import MambaSpec
 from kvgpu.errors import ConfigError
 from kvgpu.integers import as_size
-from kvgpu.specs import KVCacheConfig, MambaSpec
 
 
 def resolve_kv_cache_block_sizes(kv_cache_config: KVCacheConfig, vllm_config: Any) -> tuple[int, int]:

@@ -1,10 +1,9 @@
-"""What an engine says about its caches: one spec per kind of layer, and the groups that share block tables.
+"""What an engine says about its caches: one spec per kind of layer.
 
 Names, fields and argument order are those of vLLM's ``kv_cache_interface``, so that the configuration code of an engine
 works unchanged. Only what decides block counts and hits is read here; page sizes in bytes are the engine's concern.
 """
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, ClassVar, Self
@@ -42,13 +41,21 @@ class KVCacheSpec:
 
     Args:
         block_size: Tokens in one block, 1 to 2**31 - 1.
+        dcp_sharded: Whether the ranks of decode context parallelism share a block's tokens. Read by behaviour 0.33;
+            in 0.23 they do in all groups.
 
     Raises:
         ConfigError: `block_size` is not an integer in this range.
     """
 
     block_size: int
+    dcp_sharded: bool = field(default=False, kw_only=True)
     kind: ClassVar[KVCacheSpecKind] = KVCacheSpecKind.UNKNOWN
+
+    @property
+    def prefix_cacheable(self) -> bool:
+        """Whether blocks of this spec are cached at all, in behaviour 0.33."""
+        return True
 
     def __post_init__(self) -> None:
         self._keep_size("block_size")
@@ -74,6 +81,8 @@ class _AttentionFields:
 @dataclass(frozen=True)
 class AttentionSpec(_AttentionFields, KVCacheSpec):
     """Layers that cache keys and values of every token. `dtype` is only compared, never used."""
+
+    dcp_sharded: bool = field(default=True, kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -155,16 +164,19 @@ class ChunkedLocalAttentionSpec(AttentionSpec):
 class SlidingWindowSpec(AttentionSpec):
     """A token attends to the last `sliding_window` tokens, itself included.
 
-    A `block_size` or a window below 1 token is a ConfigError.
+    `extra_retained_tokens` tokens in front of the window are kept too, for drafters that compute several of the last
+    tokens again. A `block_size` or a window below 1 token is a ConfigError.
     """
 
     kind = KVCacheSpecKind.SLIDING_WINDOW
     sliding_window: int = field(kw_only=True)
     head_size_v: int | None = field(default=None, kw_only=True)
+    extra_retained_tokens: int = field(default=0, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._keep_size("sliding_window")
+        self._keep_size("extra_retained_tokens", 0)
         if self.head_size_v is None:
             object.__setattr__(self, "head_size_v", self.head_size)
 
@@ -176,19 +188,29 @@ class SlidingWindowSpec(AttentionSpec):
             max_model_len: Longest sequence, in tokens.
         """
         # One block more than the tokens need, since a window need not start at a block boundary.
-        tokens = min(self.sliding_window - 1 + max_num_batched_tokens, max_model_len)
+        kept = self.sliding_window - 1 + self.extra_retained_tokens
+        tokens = min(kept + max_num_batched_tokens, max_model_len)
         return cdiv(tokens, self.block_size) + 1
 
 
 @dataclass(frozen=True)
 class SlidingWindowMLASpec(SlidingWindowSpec):
-    """Sliding window over latent attention. A `block_size` or a window below 1 token is a ConfigError."""
+    """Sliding window over latent attention. A `block_size` or a window below 1 token is a ConfigError.
+
+    `bounded_replay`: the window is computed again after a hit, so that it is not cached.
+    """
 
     kind = KVCacheSpecKind.SLIDING_WINDOW_MLA
+    bounded_replay: bool = field(default=False, kw_only=True)
     cache_dtype_str: str | None = field(default=None, kw_only=True)
     alignment: int | None = field(default=None, kw_only=True)
     compress_ratio: int = field(default=1, kw_only=True)
     model_version: str | None = field(default=None, kw_only=True)
+
+    @property
+    def prefix_cacheable(self) -> bool:
+        """Whether the window of a hit is cached, in behaviour 0.33: not if it is computed again."""
+        return not self.bounded_replay
 
 
 @dataclass(frozen=True)
@@ -250,50 +272,7 @@ class UniformTypeKVCacheSpecs(KVCacheSpec):
         """The spec of one layer: all layers behave alike."""
         return next(iter(self.kv_cache_specs.values()))
 
-
-@dataclass
-class KVCacheTensor:
-    """One buffer of `size` bytes, shared by the layers named in `shared_by`."""
-
-    size: int
-    shared_by: list[str]
-
-
-@dataclass
-class KVCacheGroupSpec:
-    """Layers that share a block table. `is_eagle_group`: the drafter's layers are among them."""
-
-    layer_names: list[str]
-    kv_cache_spec: KVCacheSpec
-    is_eagle_group: bool = False
-
-
-@dataclass
-class KVCacheConfig:
-    """Number of blocks of the pool (one of them becomes the null block), tensors and groups."""
-
-    num_blocks: int
-    kv_cache_tensors: Sequence[KVCacheTensor]
-    kv_cache_groups: list[KVCacheGroupSpec]
-
-
-def _of_layers(spec: KVCacheSpec, read: Callable[[KVCacheSpec], Any], mixed: Any) -> Any:
-    """Return what `read` returns for a spec, or for all layers of a uniform-type group; `mixed` if these differ."""
-    if not isinstance(spec, UniformTypeKVCacheSpecs):
-        return read(spec)
-    values = {read(layer) for layer in spec.kv_cache_specs.values()}
-    return values.pop() if len(values) == 1 else mixed
-
-
-def get_kv_cache_spec_kind(kv_cache_spec: KVCacheSpec) -> KVCacheSpecKind:
-    """Return the kind of a group; UNKNOWN for a uniform-type group of several kinds."""
-    kind: KVCacheSpecKind
-    kind = _of_layers(kv_cache_spec, lambda spec: spec.kind, KVCacheSpecKind.UNKNOWN)
-    return kind
-
-
-def get_kv_cache_spec_sliding_window(kv_cache_spec: KVCacheSpec) -> int | None:
-    """Return the window of a group in tokens; None if it has none or its layers differ."""
-    window: int | None
-    window = _of_layers(kv_cache_spec, lambda spec: getattr(spec, "sliding_window", None), None)
-    return window
+    @property
+    def prefix_cacheable(self) -> bool:
+        """Whether all layers are cached, in behaviour 0.33."""
+        return all(spec.prefix_cacheable for spec in self.kv_cache_specs.values())

@@ -5,15 +5,8 @@ from dataclasses import FrozenInstanceError
 import pytest
 from support.managers import HEADS, admit, cached_places, chunked, full, held, make_manager, make_request, mamba, window
 
-from kvgpu.errors import ConfigError, UnknownNameError
-from kvgpu.groups.chunked_local import ChunkedLocalAttentionManager
-from kvgpu.groups.cross import CrossAttentionManager
-from kvgpu.groups.full import FullAttentionManager
-from kvgpu.groups.mamba import MambaManager
-from kvgpu.groups.registry import layer_spec, manager_class
-from kvgpu.groups.sink import SinkFullAttentionManager
-from kvgpu.groups.sliding_window import SlidingWindowManager
-from kvgpu.specs import (
+from kvgpu.config.kv_cache_config import get_kv_cache_spec_kind, get_kv_cache_spec_sliding_window
+from kvgpu.config.specs import (
     ChunkedLocalAttentionSpec,
     CrossAttentionSpec,
     EncoderOnlyAttentionSpec,
@@ -27,9 +20,15 @@ from kvgpu.specs import (
     TQFullAttentionSpec,
     UniformTypeKVCacheSpecs,
     cdiv,
-    get_kv_cache_spec_kind,
-    get_kv_cache_spec_sliding_window,
 )
+from kvgpu.errors import ConfigError, UnknownNameError
+from kvgpu.groups.chunked_local import ChunkedLocalAttentionManager
+from kvgpu.groups.cross import CrossAttentionManager
+from kvgpu.groups.full import FullAttentionManager
+from kvgpu.groups.mamba import MambaManager
+from kvgpu.groups.registry import layer_spec, manager_class
+from kvgpu.groups.sink import SinkFullAttentionManager
+from kvgpu.groups.sliding_window import SlidingWindowManager
 
 SPECS = [
     (full(4), FullAttentionManager, "full_attention"),

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 from support.managers import full, make_config, mamba, window
 
-from kvgpu.block_sizes import resolve_kv_cache_block_sizes
+from kvgpu.config.block_sizes import resolve_kv_cache_block_sizes
 from kvgpu.errors import ConfigError
 
 

@@ -1,0 +1,1 @@
+"""What an engine configures: specs of its caches, their groups, and which version of vLLM to behave like."""
