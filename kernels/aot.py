@@ -54,6 +54,7 @@ POINTERS = {
     "ids": "*i32",
     "hits": "*i32",
     "firsts": "*i32",
+    "furthest": "*i64",
     "lengths": "*i32",
     "uses": "*i32",
     "overflow": "*i32",

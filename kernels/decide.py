@@ -13,6 +13,8 @@ from kvgpu.rules import plan_words
 
 NUM_QUERIES = tl.constexpr(plan_words.PLAN_NUM_QUERIES)
 ONE_PASS = tl.constexpr(plan_words.PLAN_ONE_PASS)
+REACH = tl.constexpr(plan_words.PLAN_REACH)
+NUM_CUT = tl.constexpr(plan_words.PLAN_NUM_CUT)
 HEADER = tl.constexpr(plan_words.PLAN_HEADER)
 QUERY_WORDS = tl.constexpr(plan_words.QUERY_WORDS)
 KIND = tl.constexpr(plan_words.QUERY_KIND)
@@ -23,6 +25,7 @@ STRIDE = tl.constexpr(plan_words.QUERY_STRIDE)
 FIRST_LINE = tl.constexpr(plan_words.QUERY_FIRST_LINE)
 NUM_LINES = tl.constexpr(plan_words.QUERY_NUM_LINES)
 STEP = tl.constexpr(plan_words.QUERY_STEP)
+MARGIN = tl.constexpr(plan_words.QUERY_MARGIN)
 LONGEST = tl.constexpr(layout.MAX_TOKENS)
 FULL = tl.constexpr(plan_words.FULL)
 SLIDING_WINDOW = tl.constexpr(plan_words.SLIDING_WINDOW)
@@ -131,7 +134,7 @@ def query_word(words, base, WORD: tl.constexpr):
 
 
 @triton.jit
-def common_hit(ids, line_words, words, num_hashes, max_length, firsts, lengths, TILE: tl.constexpr):
+def common_hit(ids, line_words, words, num_hashes, max_length, firsts, lengths, furthest, TILE: tl.constexpr):
     """Find the longest hit that suits all queries of a plan: a fixed point (facts 45 and 46).
 
     Args:
@@ -141,14 +144,17 @@ def common_hit(ids, line_words, words, num_hashes, max_length, firsts, lengths, 
         num_hashes: int32, hashes of the request.
         max_length: int32, longest hit allowed, in tokens.
         firsts, lengths: int32 [queries] of the request, written.
+        furthest: int64 [1], written: the longest length in tokens that is cached in some groups.
 
     Returns:
         The length of the hit in tokens.
     """
     num_queries = tl.load(words + NUM_QUERIES).to(tl.int32)
     one_pass = tl.load(words + ONE_PASS).to(tl.int32)
+    # No hit is longer than a request can be, whatever a plan lets a lookup read.
+    ceiling = tl.minimum(max_length + tl.load(words + REACH), LONGEST).to(tl.int32)
     found = max_length
-    head_length = max_length * 0
+    head = max_length * 0
     verified = tl.cast(0, tl.int64)
     first_pass = num_queries > 0
     going = num_queries > 0
@@ -168,7 +174,8 @@ def common_hit(ids, line_words, words, num_hashes, max_length, firsts, lengths, 
                 bit = tl.cast(1, tl.int64) << q
                 drop = tl.where((verified & bit) == 0, query_word(words, base, DROP), 0)
                 # The dropped block follows the hit that is being verified.
-                limit = tl.where(drop > 0, tl.minimum(current + size, max_length), current)
+                margin = tl.where(drop > 0, query_word(words, base, MARGIN), 0)
+                limit = tl.minimum(current.to(tl.int64) + margin, ceiling).to(tl.int32)
                 hashed = (num_hashes // stride).to(tl.int64) * size
                 limit = tl.minimum(limit, tl.minimum(hashed, LONGEST).to(tl.int32))
                 first, length = apply_rule(
@@ -186,13 +193,18 @@ def common_hit(ids, line_words, words, num_hashes, max_length, firsts, lengths, 
                 )
                 tl.store(firsts + q, first)
                 tl.store(lengths + q, length)
-                head_length = tl.where(q == 0, length, head_length)
                 shorter = tl.where(length * size < current, tl.cast(0, tl.int64), verified)
                 verified = tl.where(drop > 0, verified | bit, shorter)
                 current = length * size
+                head = tl.where(q == 0, tl.maximum(head, current), head)
         going = (current < found) & (one_pass == 0)
         found = tl.minimum(found, current)
         first_pass = num_queries < 0
-    if query_word(words, HEADER, KIND) == FULL:
-        tl.store(lengths, tl.minimum(head_length, found // query_word(words, HEADER, BLOCK_SIZE)))
+    tl.store(furthest, head.to(tl.int64))
+    num_cut = tl.load(words + NUM_CUT).to(tl.int32)
+    if num_cut > 0:
+        tl.debug_barrier()  # one thread has written what all threads read now
+    for q in range(num_cut):
+        cut = found // query_word(words, HEADER + q * QUERY_WORDS, BLOCK_SIZE)
+        tl.store(lengths + q, tl.minimum(tl.load(lengths + q), cut))
     return found

@@ -96,6 +96,7 @@ def decide_kernel(
     num_tokens,
     firsts,
     lengths,
+    furthest,
     ids,
     num_keys: tl.int64,
     longest: tl.int64,
@@ -106,9 +107,10 @@ def decide_kernel(
     """Apply a plan to the hits of each request; one program per request.
 
     max_lengths int64 [requests], in tokens; values below 0 count as 0. Writes num_tokens int64 [requests]; firsts,
-    lengths int32 [requests, queries], in blocks; and, if write_ids is not 0, ids int32 [lines, num_keys]: block `i` of
-    a request is at the index of its first key plus `i`, with the null block where no block is needed, and -1 after the
-    hit. A request whose keys are out of range sets a status and writes nothing else.
+    lengths int32 [requests, queries], in blocks; furthest int64 [requests], in tokens; and, if write_ids is not 0, ids
+    int32 [lines, num_keys]: block `i` of a request is at the index of its first key plus `i`, with the null block where
+    no block is needed, and -1 after the hit. A request whose keys are out of range sets a status and writes nothing
+    else.
     """
     request = tl.program_id(0)
     begin, length, good = request_bounds(begins, ends, request, num_keys, longest)
@@ -124,6 +126,7 @@ def decide_kernel(
             allowed,
             firsts + stride_out,
             lengths + stride_out,
+            furthest + request,
             TILE,
         )
         tl.store(num_tokens + request, found.to(tl.int64))
@@ -153,14 +156,16 @@ class PrefixBuffers(NamedTuple):
     """Buffers for the results, on the device of the table.
 
     num_tokens int64 [requests]: length of the hit. firsts, lengths int32 [requests, queries], in
-    blocks: blocks before `firsts` are not needed. ids int32 [lines, num_keys], or None if no ids are wanted:
-    block `i` of a request is at the index of its first key plus `i`, with the null block where no block is needed,
-    and -1 after the hit. hits int32 [lines, num_keys]: scratch memory.
+    blocks: blocks before `firsts` are not needed. furthest int64 [requests]: the longest length in tokens that is
+    cached in some groups; the same tensor as num_tokens for a plan of one query for full attention. ids int32 [lines,
+    num_keys], or None if no ids are wanted: block `i` of a request is at the index of its first key plus `i`, with the
+    null block where no block is needed, and -1 after the hit. hits int32 [lines, num_keys]: scratch memory.
     """
 
     num_tokens: Any
     firsts: Any
     lengths: Any
+    furthest: Any
     ids: Any
     hits: Any
 
@@ -233,6 +238,7 @@ def launch_decide(
             out.num_tokens,
             out.firsts,
             out.lengths,
+            out.furthest,
             out.hits if out.ids is None else out.ids,
             out.hits.shape[1],
             longest,

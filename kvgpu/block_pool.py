@@ -12,6 +12,7 @@ from kvgpu.blocks.free_queue import FreeKVCacheBlockQueue
 from kvgpu.blocks.invariants import queue_violations
 from kvgpu.blocks.record import Ids
 from kvgpu.blocks.state import BlockState, KVCacheBlock
+from kvgpu.config.behaviour import Behaviour, behaviour_of
 from kvgpu.environment import backend_name
 from kvgpu.errors import ArgumentError, ArgumentTypeError, InvariantError
 from kvgpu.events.event_queue import EventQueue
@@ -36,6 +37,8 @@ class BlockPool(Exclusive):
         hash_block_size: Tokens per block hash; block sizes are multiples of it.
         enable_kv_cache_events: Whether to queue events for `take_events`.
         metrics_collector: Receives every allocation, access and eviction.
+        behaviour: The version of vLLM to behave like, see `kvgpu.config.behaviour`.
+        num_hash_lookahead_tokens: Tokens after a block that its hash covers as well, see `get_request_block_hasher`.
         backend: Index backend; if None, `KVGPU_BACKEND` or else `host`.
         journal: Records the changes of the index, for a copy elsewhere.
 
@@ -62,10 +65,14 @@ class BlockPool(Exclusive):
         enable_kv_cache_events: bool = False,
         metrics_collector: KVCacheMetricsCollector | None = None,
         *,
+        behaviour: str | Behaviour = "0.23",
+        num_hash_lookahead_tokens: int = 0,
         backend: str | None = None,
         journal: Journal | None = None,
     ) -> None:
         super().__init__()
+        self.behaviour = behaviour_of(behaviour)
+        self.num_hash_lookahead_tokens = as_integer("num_hash_lookahead_tokens", num_hash_lookahead_tokens)
         self.num_gpu_blocks = num_gpu_blocks = as_size("num_gpu_blocks", num_gpu_blocks)
         self.hash_block_size = as_size("hash_block_size", hash_block_size)
         self.events = EventQueue(as_option("enable_kv_cache_events", enable_kv_cache_events), self.turn)
@@ -75,7 +82,7 @@ class BlockPool(Exclusive):
         self.index = index_type(self.state, journal)
         self.blocks = AllBlocks(self.state)
         self.free_block_queue = FreeKVCacheBlockQueue.of_state(self.state)
-        self.prefix_cache = PrefixCache(self.state, self.index)
+        self.prefix_cache = PrefixCache(self.state, self.index, not self.behaviour.keys_by_last_hash)
         self.holders = BlockHolders(self.state, self.turn)
         self.block_tables = self.holders.store
         self.turn.restore = self._restore
@@ -88,6 +95,7 @@ class BlockPool(Exclusive):
         self.num_reserved_blocks = 0
         self.null_block = self.free_block_queue.popleft()
         self.state.null_id = self.null_block.block_id
+        self.state.counts_null_users = self.behaviour.counts_null_users
 
     @property
     def enable_kv_cache_events(self) -> bool:
@@ -206,13 +214,15 @@ class BlockPool(Exclusive):
     def free_blocks(
         self, ordered_blocks: Iterable[KVCacheBlock] | Ids, prepend: bool = False, *, backwards: bool = False
     ) -> None:
-        """Give back blocks from `get_new_blocks` or `touch`; blocks without users become free (fact 16).
+        """Give back blocks from `get_new_blocks` or `touch`; blocks without users become free (facts 16 and B24).
 
-        Freed blocks stay cached. O(blocks).
+        Freed blocks stay cached. In behaviour 0.33 those without a hash are evicted before all other free blocks, and
+        the others after them. O(blocks).
 
         Args:
             ordered_blocks: Blocks, or their ids, int [n]; the first is evicted first. Null blocks are skipped.
-            prepend: Whether to put them before all other free blocks instead of after them.
+            prepend: Whether to put them before all other free blocks instead of after them; without effect in
+                behaviour 0.33.
             backwards: Whether to take them in reverse order.
 
         Raises:
@@ -225,7 +235,10 @@ class BlockPool(Exclusive):
         ids = own_blocks(self.state, ordered_blocks)
         prepend, backwards = as_switch("prepend", prepend), as_switch("backwards", backwards)
         self.holders.hand_back(ids)
-        self.allocator.give_back(ids, prepend, backwards=backwards)
+        if self.behaviour.splits_freed_blocks:
+            self.allocator.give_back_by_hash(ids if backwards else ids[::-1].copy())
+        else:
+            self.allocator.give_back(ids, prepend, backwards=backwards)
 
     @exclusive
     def evict_blocks(self, block_ids: Iterable[int]) -> None:

@@ -1,32 +1,30 @@
 """`KVCacheManager`: the interface for a scheduler."""
 
-import logging
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import Any
 
 from kvgpu.allocation.lookups import PrefixLookups
 from kvgpu.allocation.native_calls import native_calls
 from kvgpu.allocation.slots import SlotAllocator
 from kvgpu.arguments import checked_name, name_of
 from kvgpu.blocks.kv_cache_blocks import KVCacheBlocks
-from kvgpu.blocks.state import KVCacheBlock
+from kvgpu.config.behaviour import Behaviour, behaviour_of
 from kvgpu.config.kv_cache_config import KVCacheConfig
 from kvgpu.coordinators.registry import get_kv_cache_coordinator
-from kvgpu.exclusive import Exclusive, exclusive
-from kvgpu.integers import as_integer, as_option
-from kvgpu.metrics import KVCacheMetricsCollector, PrefixCacheStats
-from kvgpu.native import Calls
+from kvgpu.errors import ConfigError
+from kvgpu.exclusive import exclusive
+from kvgpu.integers import as_integer, as_number, as_option
+from kvgpu.metrics import KVCacheMetricsCollector
 from kvgpu.request import Request
+from kvgpu.transfer_calls import TransferCalls
 
 __all__ = ["KVCacheBlocks", "KVCacheManager", "Request"]
 
-if TYPE_CHECKING:
-    from kvgpu.events.messages import KVCacheEvent
-
-logger = logging.getLogger(__name__)
+WAITING = ("WAITING", "PREEMPTED")
+"""States of a request that is to be admitted."""
 
 
-class KVCacheManager(Exclusive):
+class KVCacheManager(TransferCalls):
     """Looks up, allocates, caches and frees the KV-cache blocks of requests, for one thread and stream at a time.
 
     Args:
@@ -42,6 +40,12 @@ class KVCacheManager(Exclusive):
         dcp_world_size: Number of ranks of decode context parallelism.
         pcp_world_size: Number of ranks of prefill context parallelism.
         metrics_collector: Receives allocations, accesses and evictions of blocks.
+        behaviour: The version of vLLM to behave like: `0.23`, `0.33`, or a `Behaviour`.
+        max_in_flight_tokens: Takes the place of `max_num_batched_tokens` in behaviour 0.33: the largest number of
+            tokens in all steps that may be in flight.
+        num_hash_lookahead_tokens: Tokens after a block that its hash covers as well, as the block hasher has it.
+        num_prefill_lookahead: Tokens after a chunk of a prompt that a drafter reads.
+        watermark: Fraction of the blocks that stay free when a waiting request is admitted beside others.
         backend: `host`, `reference`, `triton`, `cuda` or `auto`; if None, `KVGPU_BACKEND` or else `host`.
         counts_admissions: Whether a request counts when it gets its first blocks, not at each of its lookups.
 
@@ -68,9 +72,15 @@ class KVCacheManager(Exclusive):
         pcp_world_size: int = 1,
         metrics_collector: KVCacheMetricsCollector | None = None,
         *,
+        behaviour: str | Behaviour = "0.23",
+        max_in_flight_tokens: int | None = None,
+        num_hash_lookahead_tokens: int = 0,
+        num_prefill_lookahead: int = 0,
+        watermark: float = 0.0,
         backend: str | None = None,
         counts_admissions: bool = False,
     ) -> None:
+        self.behaviour = behaviour_of(behaviour)
         self.enable_caching = as_option("enable_caching", enable_caching)
         self.use_eagle = as_option("use_eagle", use_eagle)
         self.log_stats = as_option("log_stats", log_stats)
@@ -80,7 +90,7 @@ class KVCacheManager(Exclusive):
             kv_cache_config,
             enable_caching=self.enable_caching,
             max_model_len=max_model_len,
-            max_num_batched_tokens=max_num_batched_tokens,
+            max_in_flight_tokens=max_num_batched_tokens if max_in_flight_tokens is None else max_in_flight_tokens,
             use_eagle=self.use_eagle,
             enable_kv_cache_events=enable_kv_cache_events,
             dcp_world_size=dcp_world_size,
@@ -88,17 +98,23 @@ class KVCacheManager(Exclusive):
             scheduler_block_size=scheduler_block_size,
             hash_block_size=hash_block_size,
             metrics_collector=metrics_collector,
+            behaviour=self.behaviour,
+            num_hash_lookahead_tokens=num_hash_lookahead_tokens,
+            num_prefill_lookahead=num_prefill_lookahead,
             backend=backend,
         )
         super().__init__(self.coordinator.block_pool.turn)
         self.max_model_len = self.coordinator.max_model_len
         self.num_kv_cache_groups = len(self.coordinator.single_type_managers)
         self.block_pool = self.coordinator.block_pool
+        self.watermark_blocks = int(as_number("watermark", watermark) * self.block_pool.num_gpu_blocks)
+        if not 0 <= self.watermark_blocks <= self.block_pool.num_gpu_blocks:
+            raise ConfigError(f"the watermark is a fraction of the blocks, 0.0 to 1.0, got {watermark}")
         self.lookups = PrefixLookups(self.coordinator, self.log_stats, counts_admissions)
         self.slots = SlotAllocator(self.coordinator, self.lookups)
         self.empty_kv_cache_blocks = self.lookups.empty
-        # Serves usual calls of requests whose hashes lie in a list; None if Python serves all.
-        self.native: Calls | None = native_calls(self.coordinator, self.slots, self.lookups)
+        self.native = native_calls(self.coordinator, self.slots, self.lookups)
+        self._waits_for_steps = self.behaviour.waits_for_steps
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "native": None}
@@ -106,30 +122,17 @@ class KVCacheManager(Exclusive):
     def __setstate__(self, state: dict[str, Any]) -> None:  # a copy makes its own calls
         self.__dict__.update(state, native=native_calls(state["coordinator"], state["slots"], state["lookups"]))
 
-    @property
-    def prefix_cache_stats(self) -> PrefixCacheStats | None:
-        """The counts since the last `make_prefix_cache_stats`, or None without `log_stats`. O(1)."""
-        return self.lookups.stats
-
-    @property
-    def usage(self) -> float:
-        """Fraction of the pool's blocks in use, 0.0 to 1.0. O(1)."""
-        return self.block_pool.get_usage()
-
-    @exclusive
-    def make_prefix_cache_stats(self) -> PrefixCacheStats | None:
-        """Return the counts since the last call, or None without `log_stats`. O(1)."""
-        return self.lookups.take_stats()
-
-    def get_computed_blocks(self, request: Any) -> tuple[KVCacheBlocks, int]:
-        """Find the longest cached prefix of a request, without taking its blocks (fact 52).
+    def get_computed_blocks(self, request: Any, max_cache_hit_length: int | None = None) -> tuple[Any, ...]:
+        """Find the longest cached prefix of a request, without taking its blocks (facts 52 and B50).
 
         Args:
             request: Has `block_hashes`, `num_tokens`, `skip_reading_prefix_cache`, and `num_preemptions` to be counted.
+            max_cache_hit_length: Longest hit allowed, in tokens; None for one less than the request has.
 
         Returns:
-            The blocks per group, and the number of tokens in them: at least one less than the request has, since the
-            next token is sampled from the output of its last one.
+            The blocks per group as `KVCacheBlocks`, and the number of tokens in them: at least one less than the
+            request has, since the next token is sampled from the output of its last one. In behaviour 0.33 also the
+            junction: the number of tokens that some groups have cached, if that is more, else 0.
 
         Raises:
             ArgumentError, ArgumentTypeError: The request lacks an attribute, or an attribute has the wrong type.
@@ -140,9 +143,13 @@ class KVCacheManager(Exclusive):
         in all groups, and the call waits for it.
         """
         calls = self.native
-        if calls is not None and (found := calls.get_computed_blocks(request)) is not NotImplemented:
+        if (
+            calls is not None
+            and max_cache_hit_length is None
+            and (found := calls.get_computed_blocks(request)) is not NotImplemented
+        ):
             return found
-        return self.lookups.get_computed_blocks(request)
+        return self.lookups.get_computed_blocks(request, max_cache_hit_length)
 
     def allocate_slots(
         self,
@@ -156,6 +163,8 @@ class KVCacheManager(Exclusive):
         num_encoder_tokens: int = 0,
         full_sequence_must_fit: bool = False,
         reserved_blocks: int = 0,
+        has_scheduled_reqs: bool = True,
+        skip_zeroing_group_ids: tuple[int, ...] = (),
     ) -> KVCacheBlocks | None:
         """Give a request slots for its next tokens, and cache the blocks that become full (fact 53).
 
@@ -170,6 +179,8 @@ class KVCacheManager(Exclusive):
             num_encoder_tokens: Number of tokens that cross attention attends to.
             full_sequence_must_fit: Whether to refuse unless the whole sequence fits now.
             reserved_blocks: Number of free blocks that are promised to others.
+            has_scheduled_reqs: Whether other requests are scheduled: then one that waits leaves the watermark free.
+            skip_zeroing_group_ids: Groups whose blocks for external tokens need not be zeroed.
 
         Returns:
             The new blocks per group, or None if they do not fit; the hits are then not taken.
@@ -197,11 +208,19 @@ class KVCacheManager(Exclusive):
             num_encoder_tokens,
             full_sequence_must_fit,
             reserved_blocks,
+            getattr(request, "num_in_flight_tokens", 0) if self._waits_for_steps else 0,
+            self.watermark_blocks and self._headroom(request, has_scheduled_reqs),
+            skip_zeroing_group_ids,
         )
         calls = self.native
         if calls is not None and (new := calls.allocate_slots(request, given)) is not NotImplemented:
             return new
         return self.slots.empty if self.slots.covers(request, given) else self.slots.allocate_slots(request, given)
+
+    def _headroom(self, request: Any, has_scheduled_reqs: bool) -> int:
+        """Blocks that an admission leaves free (B32)."""
+        waits = getattr(getattr(request, "status", None), "name", None) in WAITING
+        return self.watermark_blocks if has_scheduled_reqs and waits else 0
 
     def free(self, request: Any) -> None:
         """Give back all blocks of a request; does nothing for an unknown request. O(blocks)."""
@@ -210,15 +229,29 @@ class KVCacheManager(Exclusive):
             self.slots.free(name_of(request))
 
     @exclusive
-    def remove_skipped_blocks(self, request_id: str, total_computed_tokens: int) -> None:
-        """Give back the blocks that no token after `total_computed_tokens` attends to (fact 27). O(these blocks).
+    def remove_skipped_blocks(
+        self,
+        request_id: str,
+        total_computed_tokens: int | None = None,
+        num_prompt_tokens: int | None = None,
+        *,
+        processed_computed_tokens: int | None = None,
+    ) -> None:
+        """Give back the blocks that no token after the first so many attends to (facts 27 and B40). O(these blocks).
 
         Null blocks take their places. Does nothing for an unknown request.
+
+        Args:
+            request_id: The request.
+            total_computed_tokens: The number of tokens; no step in flight may still read blocks before them.
+            num_prompt_tokens: Without effect: no kind of attention here needs it.
+            processed_computed_tokens: The name of `total_computed_tokens` since vLLM 0.26.
 
         Raises:
             ArgumentError, ArgumentTypeError: The number is below 0, or not an integer.
         """
-        num_tokens = as_integer("total_computed_tokens", total_computed_tokens)
+        given = total_computed_tokens if processed_computed_tokens is None else processed_computed_tokens
+        num_tokens = as_integer("total_computed_tokens", given)
         self.coordinator.remove_skipped_blocks(checked_name(request_id), num_tokens)
 
     @exclusive
@@ -234,40 +267,6 @@ class KVCacheManager(Exclusive):
             self.prefix_cache_stats.reset = True
         return reset
 
-    def get_num_common_prefix_blocks(self, running_request_id: str) -> list[int]:
-        """Return how many leading blocks all requests share, per group, for cascade attention (fact 51). O(blocks)."""
-        calls = self.native
-        if (
-            calls is not None
-            and (counts := calls.get_num_common_prefix_blocks(running_request_id)) is not NotImplemented
-        ):
-            return counts
-        return self.slots.get_num_common_prefix_blocks(checked_name(running_request_id))
-
-    def take_events(self) -> "list[KVCacheEvent]":
-        """Return the events since the last call, in order, with kind and window of each group (fact 59). O(events)."""
-        if not (self.block_pool.events.enabled or self.turn.holders):
-            return []
-        events = self.block_pool.take_events()
-        if events:
-            from kvgpu.events.messages import annotate
-
-            annotate(events, self.kv_cache_config.kv_cache_groups, logger)
-        return events
-
-    def get_blocks(self, request_id: str) -> KVCacheBlocks:
-        """Return the blocks that a request holds, none if it is unknown; they change with the next call. O(groups)."""
-        tables = self.slots.first_tables
-        is_known = tables is not None and checked_name(request_id) in tables
-        return KVCacheBlocks(self.coordinator.get_blocks(request_id)) if is_known else self.empty_kv_cache_blocks
-
-    def get_block_ids(self, request_id: str) -> tuple[list[int], ...]:
-        """Return a copy of the ids of the blocks that a request holds, per group. O(blocks)."""
-        calls = self.native
-        if calls is not None and (ids := calls.get_block_ids(request_id)) is not NotImplemented:
-            return ids
-        return self.get_blocks(request_id).get_block_ids()
-
     def cache_blocks(self, request: Any, num_computed_tokens: int) -> None:
         """Cache the full blocks of the first `num_computed_tokens` tokens (fact 25), if it holds any. Expected O(them).
 
@@ -281,20 +280,7 @@ class KVCacheManager(Exclusive):
         if calls is None or calls.cache_blocks(request, num_computed_tokens) is NotImplemented:
             self.slots.cache_blocks(request, num_computed_tokens)
 
-    def create_kv_cache_blocks(self, blocks: tuple[Sequence[KVCacheBlock], ...]) -> KVCacheBlocks:
-        """Wrap block lists, one per group; if all are empty, the result is a shared object. O(groups)."""
-        return self.lookups.wrapped(blocks)
-
-    @exclusive
-    def take_new_block_ids(self) -> list[int]:
-        """Return the ids of blocks allocated since the last call that an engine may want to zero (fact 24). O(ids)."""
-        return [id for manager in self.coordinator.single_type_managers for id in manager.take_new_block_ids()]
-
     @exclusive
     def new_step_starts(self) -> None:
         """Begin a scheduler step: lookups now hit states that Mamba groups cached in the last one. O(such states)."""
         self.coordinator.new_step_starts()
-
-    def check(self) -> None:
-        """Check that pool, index and block tables agree; raises what `BlockPool.check` does. O(blocks of the pool)."""
-        self.block_pool.check()

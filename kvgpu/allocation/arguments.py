@@ -19,6 +19,12 @@ class SlotsCall(NamedTuple):
     num_encoder: int
     must_fit: bool
     reserved_blocks: int
+    num_in_flight: int
+    """Tokens of steps that have not ended yet: blocks that these read stay."""
+    headroom: int
+    """Blocks that must stay free besides those reserved, as a waiting request leaves them."""
+    unzeroed: tuple[int, ...]
+    """Groups whose blocks for external tokens an engine need not zero."""
 
 
 class AllocationArguments(NamedTuple):
@@ -35,8 +41,14 @@ class AllocationArguments(NamedTuple):
     """Of the request."""
     num_prompt: int
     """-1 if not known."""
+    junction: int
+    """Position up to which some groups had cached a longer prefix; 0 if there is none."""
+    num_hashed: int
+    """The blocks of so many tokens can have hashes; more than a request has, where a missing hash is an error."""
+    num_in_flight: int
     max_model_len: int
     reserved_blocks: int
+    headroom: int
     first_hash: int
     """Place in the request of the block that the first given hash belongs to."""
     whole: bool
@@ -48,8 +60,9 @@ class AllocationArguments(NamedTuple):
     """Whether the manager caches at all."""
 
 
-CHECKED_AGAINST = ("num_encoder", "hash_block_size", "num_hashes", "distinct")
-"""What else a call is checked against. num_hashes: of the request. distinct: no two of its hashes can be equal."""
+CHECKED_AGAINST = ("num_encoder", "hash_block_size", "num_hashes", "distinct", "clamps")
+"""What else a call is checked against. num_hashes: of the request. distinct: no two of its hashes can be equal. clamps:
+whether hashes of full blocks may be missing."""
 
 IN_A_LIST = ("listed", "bytes_type", "hash_width")
 """Where hashes of a list are read: its address or 0, the address of the type `bytes`, and bytes of a hash."""

@@ -48,6 +48,7 @@ from kvgpu.hashing.block_hashes import BlockHashes
 from kvgpu.hashing.functions import HASH_WIDTHS
 from kvgpu.index.base import Keys
 from kvgpu.index.host.index import HostIndex
+from kvgpu.integers import MOST_TOKENS
 
 COMPILED = (FullAttentionManager, SinkFullAttentionManager, SlidingWindowManager, ChunkedLocalAttentionManager)
 """Kinds of groups whose rules compiled code knows; exactly these, since a subclass may differ."""
@@ -69,6 +70,7 @@ class ArrayAllocator:
     Attributes:
         groups: GROUP_RECORD [groups], see `kvgpu.rules.allocation`.
         arguments: ARGUMENT_RECORD [1], those of the last call that was packed.
+        masks: Whether the junction of a request decides what is cached.
     """
 
     def __init__(self, coordinator: KVCacheCoordinator) -> None:
@@ -81,6 +83,8 @@ class ArrayAllocator:
         self.groups = coordinator.group_records
         self._tables = [manager.req_to_blocks for manager in self.managers]
         self._max_model_len = coordinator.max_model_len
+        self._clamps = self.pool.behaviour.clamps_to_hashes
+        self.masks = self.pool.behaviour.keeps_boundaries and not self.groups["keep_all"].all()
         self._ends = np.zeros(len(self.managers) + 1, np.int64)
         self._handle = new_handle(index.handle(), self.store.handle.words, self.groups)
         self.arguments: Any = self._handle.array(ARGUMENTS)
@@ -153,7 +157,10 @@ class ArrayAllocator:
         """
         if type(request_id) not in PLAIN_NAMES or not self.ready():
             return REFUSED, ()
-        num_new, num_hit_tokens, computed, num_lookahead, num_external, delays, num_encoder, must_fit, reserved = given
+        num_new, num_hit_tokens, computed, num_lookahead, num_external, delays, num_encoder, *rest = given
+        must_fit, reserved, num_in_flight, headroom, unzeroed = rest
+        if unzeroed:
+            return REFUSED, ()
         pool, store, tables = self.pool, self.store, self._tables
         state, caching = pool.state, pool.enable_caching
         known: list[Any] = [dict.get(table, request_id) for table in tables]
@@ -200,8 +207,12 @@ class ArrayAllocator:
                 num_lookahead,
                 num_tokens,
                 -1 if num_prompt is None else num_prompt,
+                getattr(request, "shared_prefix_boundary", 0) if self.masks else 0,
+                num_hashes * pool.hash_block_size if self._clamps else MOST_TOKENS,
+                num_in_flight,
                 self._max_model_len,
                 reserved,
+                headroom,
                 0,
                 must_fit,
                 computed is not None,
@@ -211,6 +222,7 @@ class ArrayAllocator:
                 pool.hash_block_size,
                 num_hashes,
                 distinct,
+                self._clamps,
                 listed,
                 _BYTES,
                 width or 0,

@@ -33,6 +33,8 @@ class SlotNumbers(NamedTuple):
     num_external_computed_tokens: int
     num_encoder_tokens: int
     reserved_blocks: int
+    num_in_flight_tokens: int
+    headroom: int
 
     @classmethod
     def checked(cls, request: Any, lowest: int, *given: Any) -> "SlotNumbers":

@@ -10,7 +10,7 @@ Everything else goes through the managers of the groups, with the same rules.
 
 from typing import Any, NamedTuple
 
-from kvgpu.block_tables.store import COVERED, LENGTH, LIMIT, NUM_CACHED, make_room, release_segment
+from kvgpu.block_tables.store import COVERED, JUNCTION, LENGTH, LIMIT, NUM_CACHED, make_room, release_segment
 from kvgpu.blocks.free_order import NUM_FREE
 from kvgpu.blocks.lru_release import release_all, release_split
 from kvgpu.compiled.jit import inline, leaf
@@ -25,7 +25,7 @@ from kvgpu.groups.compiled import (
     take_hits,
 )
 from kvgpu.rules.allocation import blocks_beyond, blocks_of, covered_tokens, skipped_tokens, tokens_to_cache
-from kvgpu.rules.plan_words import FULL, SLIDING_WINDOW
+from kvgpu.rules.plan_words import FULL
 
 FITS, NO_ROOM, REFUSED = 0, 1, 2
 """What became of a call. REFUSED: nothing was done, and `kvgpu.allocation.slots` says why."""
@@ -69,18 +69,18 @@ def needed(pool: Any, store: Any, groups: Any, call: Any, num_tokens: int, num_e
 
 
 @leaf
-def is_cached_twice(pool: Any, store: Any, groups: Any, call: Any, num_cacheable: int) -> bool:
+def is_cached_twice(pool: Any, store: Any, groups: Any, call: Any, num_cacheable: int, num_hashed: int) -> bool:
     """Return whether a block that should be cached has a hash already."""
     for g in range(len(groups)):
         table_id = call.table_ids[g]
-        full = full_blocks(store.tables[table_id], groups[g], num_cacheable)
+        full = full_blocks(store.tables[table_id], groups[g], num_cacheable, num_hashed)
         if first_hashed(pool, store, table_id, full) >= 0:
             return True
     return False
 
 
 @leaf
-def covered_of(store: Any, groups: Any, call: Any, args: Any, num_elsewhere: int) -> int:
+def covered_of(store: Any, groups: Any, call: Any, args: Any, processed: int) -> int:
     """Return up to how many tokens a request needs nothing of any group."""
     covered = args.max_model_len
     for g in range(len(groups)):
@@ -88,13 +88,7 @@ def covered_of(store: Any, groups: Any, call: Any, args: Any, num_elsewhere: int
         covered = min(
             covered,
             covered_tokens(
-                group.kind,
-                group.extent,
-                group.block_size,
-                table[LENGTH],
-                table[NUM_CACHED],
-                args.caching,
-                num_elsewhere,
+                group.kind, group.extent, group.block_size, table[LENGTH], table[NUM_CACHED], args.caching, processed
             ),
         )
     return int(covered)
@@ -126,21 +120,23 @@ def allocate_request(pool: Any, store: Any, groups: Any, call: Any, args: Any, s
     num_main = total + args.num_new
     num_slots = min(num_main + args.num_lookahead, args.max_model_len)
     num_cacheable = tokens_to_cache(num_main, args.num_tokens)
-    if args.caches and is_cached_twice(pool, store, groups, call, num_cacheable):
+    if args.caches and is_cached_twice(pool, store, groups, call, num_cacheable, args.num_hashed):
         return REFUSED
     for g in range(num_groups):
         starts[:, g] = tables[table_ids[g], LENGTH]
     if args.whole:
         whole = min(args.num_tokens, args.max_model_len)
-        if needed(pool, store, groups, call, whole, total, True) > num_free:
+        if needed(pool, store, groups, call, whole, total, True) + args.headroom > num_free:
             return NO_ROOM
+    # Steps in flight still read what they were given.
+    processed = max(0, total - args.num_in_flight)
     for g in range(num_groups):
         if groups[g].kind != FULL:
-            starts[DROPPED, g] = drop_skipped(pool, store, groups[g], table_ids[g], total)
+            starts[DROPPED, g] = drop_skipped(pool, store, groups[g], table_ids[g], processed)
     num_free = pool.queue_words[NUM_FREE]
     # Blocks for external tokens are not cut to the length of the model, so they are counted.
     longest = max(num_slots, num_elsewhere)
-    if needed(pool, store, groups, call, longest, total, False) > num_free - args.reserved_blocks:
+    if needed(pool, store, groups, call, longest, total, False) + args.headroom > num_free - args.reserved_blocks:
         return NO_ROOM
     for g in range(num_groups):
         # All at once, so that a block table moves at most once.
@@ -162,12 +158,13 @@ def allocate_request(pool: Any, store: Any, groups: Any, call: Any, args: Any, s
         missing = blocks_beyond(num_slots, starts[HELD, g], groups[g].block_size)
         extend(pool, store, table_ids[g], missing, tally)
     if args.caches:
-        hashes = (call.hashes, args.first_hash)
+        hashes, ends = (call.hashes, args.first_hash), (args.num_prompt, args.junction)
         for g in range(num_groups):
-            full = full_blocks(tables[table_ids[g]], groups[g], num_cacheable)
+            full = full_blocks(tables[table_ids[g]], groups[g], num_cacheable, args.num_hashed)
             if full[0] < full[1]:
-                cache_full(pool, store, groups[g], table_ids[g], hashes, full, args.num_prompt, tally)
-    tables[table_ids[0], COVERED] = covered_of(store, groups, call, args, total)
+                cache_full(pool, store, groups[g], table_ids[g], hashes, full, ends, tally)
+    tables[table_ids[0], JUNCTION] = args.junction
+    tables[table_ids[0], COVERED] = covered_of(store, groups, call, args, processed)
     return FITS
 
 
@@ -176,7 +173,7 @@ def free_request(free: Any, records: Any, null_id: int, store: Any, groups: Any,
     """`KVCacheManager.free`: blocks go back group by group, the last of each first; `free` is a `FreeQueue`."""
     for g in range(len(groups)):
         held = ids_of_table(store, table_ids[g])
-        if groups[g].kind == SLIDING_WINDOW:
+        if groups[g].splits:
             release_split(free, records, held, null_id)
         else:
             release_all(free, held, null_id, True, False)

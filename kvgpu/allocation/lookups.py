@@ -6,6 +6,7 @@ from typing import Any
 from kvgpu.arguments import name_of, refuse_odd_hashes, sequence_of_hashes
 from kvgpu.blocks.kv_cache_blocks import KVCacheBlocks
 from kvgpu.blocks.state import KVCacheBlock
+from kvgpu.config.specs import MambaSpec
 from kvgpu.coordinators.base import KVCacheCoordinator
 from kvgpu.errors import ArgumentTypeError
 from kvgpu.exclusive import Exclusive, exclusive
@@ -36,7 +37,10 @@ class PrefixLookups(Exclusive):
         self._coordinator = coordinator
         self._enable_caching = coordinator.block_pool.enable_caching
         self.stats = PrefixCacheStats() if log_stats else None
+        behaviour = coordinator.behaviour
         self.counts_admissions = as_option("counts_admissions", counts_admissions)
+        self._counts_lookups = behaviour.counts_lookups and not self.counts_admissions
+        self._reports_junction = behaviour.reports_junction
         self.empty = KVCacheBlocks(tuple(() for _ in coordinator.single_type_managers))
 
     def wrapped(self, blocks: tuple[Sequence[KVCacheBlock], ...]) -> KVCacheBlocks:
@@ -44,26 +48,52 @@ class PrefixLookups(Exclusive):
         return KVCacheBlocks(blocks) if any(map(len, blocks)) else self.empty
 
     @exclusive
-    def get_computed_blocks(self, request: Any) -> tuple[KVCacheBlocks, int]:
+    def get_computed_blocks(self, request: Any, max_length: int | None = None) -> tuple[Any, ...]:
         """Do what `KVCacheManager.get_computed_blocks` does."""
         try:
             if not self._enable_caching or request.skip_reading_prefix_cache:
-                return self.empty, 0
+                return (self.empty, 0, 0) if self._reports_junction else (self.empty, 0)
             hashes, num_tokens = request.block_hashes, request.num_tokens
-            preempted = self.stats is not None and bool(request.num_preemptions > 0)
+            preempted = self._counts_lookups and self.stats is not None and bool(request.num_preemptions > 0)
         except (AttributeError, TypeError, ValueError) as error:
             raise ArgumentTypeError(f"a request that can be looked up is expected: {error}") from None
         num_tokens = as_integer("num_tokens", num_tokens)
+        longest = num_tokens - 1 if num_tokens else 0
+        if max_length is not None:
+            longest = as_integer("max_cache_hit_length", max_length)
         if hashes.__class__ is not list and hashes.__class__ is not BlockHashes:
             sequence_of_hashes(name_of(request), hashes)
         try:
-            blocks, num_hits = self._coordinator.find_longest_cache_hit(hashes, num_tokens - 1 if num_tokens else 0)
+            blocks, num_hits, furthest = self._coordinator.find_hits(hashes, longest)
         except TypeError:
             refuse_odd_hashes(request.request_id, hashes)
             raise
-        if self.stats is not None and not self.counts_admissions:
+        if self.stats is not None and self._counts_lookups:
             self.stats.add(num_tokens, num_hits, preempted)
-        return (KVCacheBlocks(blocks) if num_hits else self.wrapped(blocks)), num_hits
+        found = KVCacheBlocks(blocks) if num_hits else self.wrapped(blocks)
+        if not self._reports_junction:
+            return found, num_hits
+        return found, num_hits, furthest if furthest > num_hits else 0
+
+    def for_connector(self, request: Any, max_length: int | None = None) -> tuple[KVCacheBlocks, int, int, bool]:
+        """Do what `KVCacheManager.get_computed_blocks_for_connector` does."""
+        coordinator = self._coordinator
+        full = coordinator.full_attention_group_id
+        groups = coordinator.single_type_managers
+        if full is None or not any(isinstance(group.kv_cache_spec, MambaSpec) for group in groups):
+            return self._with_junction(request, max_length)
+        if not self._enable_caching or request.skip_reading_prefix_cache:
+            return self.empty, 0, 0, False
+        longest = request.num_tokens - 1 if max_length is None else max_length
+        blocks, hits = coordinator.find_longest_cache_hit_per_group(request.block_hashes, longest)
+        if max(hits) > hits[full]:
+            # Blocks of full attention were evicted: all groups agree on a shorter prefix.
+            return self._with_junction(request, max_length)
+        return self.wrapped(blocks), hits[full], 0, min(hits) < hits[full]
+
+    def _with_junction(self, request: Any, max_length: int | None) -> tuple[KVCacheBlocks, int, int, bool]:
+        blocks, num_hits, *junction = self.get_computed_blocks(request, max_length)
+        return blocks, num_hits, junction[0] if junction else 0, False
 
     def count_admission(self, num_tokens: int, num_hit_tokens: int, preempted: bool) -> None:
         """Count a request that has got its first blocks, where `counts_admissions` is set. O(1)."""

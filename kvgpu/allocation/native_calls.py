@@ -46,7 +46,7 @@ LAYOUT = {
     "answer": (KEYS, EVICTED, call.COVERED_UNTIL, call.NUM_TAKEN, call.NUM_NEW, call.PLACES),
     "store": (store.TABLES, store.ID_MEMORY),
     "table": (
-        *(store.BEGIN, store.LENGTH, store.LIMIT, store.NUM_CACHED, store.COVERED, store.SERIAL),
+        *(store.BEGIN, store.LENGTH, store.LIMIT, store.NUM_CACHED, store.COVERED, store.SERIAL, store.JUNCTION),
         store.TABLE_WORDS,
     ),
     "pool": (NULL_ID,),
@@ -86,7 +86,7 @@ def native_calls(coordinator: KVCacheCoordinator, slots: SlotAllocator, lookups:
         or arrays is None
         or not agrees()
         or arrays.index.journal is not None
-        or lookups.counts_admissions
+        or (lookups.counts_admissions and not coordinator.block_pool.behaviour.reports_junction)
         or not KNOWN_LAYOUT
     ):
         return None
@@ -97,7 +97,7 @@ def native_calls(coordinator: KVCacheCoordinator, slots: SlotAllocator, lookups:
     num_blocks = coordinator.max_model_len // min(manager.block_size for manager in managers) + 2
     room = min(len(managers) * num_blocks, MOST_FOUND)
     plan_words = np.zeros(0, np.int64) if plan is None else plan.words
-    asked, found = np.zeros(lookup.QUESTION_WORDS, np.int64), np.empty(room + 1 + len(managers), np.int32)
+    asked, found = np.zeros(lookup.QUESTION_WORDS, np.int64), np.empty(room + 2 + len(managers), np.int32)
     question = Handle((arrays.index.handle(), plan_words, asked, found))
     groups = []
     for place, manager in enumerate(managers):
@@ -131,7 +131,11 @@ def native_calls(coordinator: KVCacheCoordinator, slots: SlotAllocator, lookups:
         room_for_hits=room,
         max_model_len=coordinator.max_model_len,
         hash_block_size=pool.hash_block_size,
+        reach=0 if plan is None else plan.reach,
         caching=caching,
+        clamps=pool.behaviour.clamps_to_hashes,
+        masks=arrays.masks,
+        reports=pool.behaviour.reports_junction,
         num_queries=0 if plan is None else len(plan.queries),
         groups=tuple(groups),
         last_hand_out=pool.holders.last_hand_out.ctypes.data,

@@ -21,13 +21,14 @@ from kvgpu.allocation.single_call import (
     STORE,
     serve_call,
 )
-from kvgpu.block_tables.store import COVERED, LENGTH, SERIAL, store_at
+from kvgpu.block_tables.store import COVERED, JUNCTION, LENGTH, SERIAL, store_at
 from kvgpu.blocks.index_meta import refuse_broken
 from kvgpu.compiled.handle import IDS, WORDS, array_at, lines_at
 from kvgpu.compiled.jit import AHEAD, inline, jit, leaf, prefetch
 from kvgpu.compiled.list_items import length_of
 from kvgpu.groups.compiled import EVICTED, KEYS
 from kvgpu.index.host.pool_arrays import pool_at
+from kvgpu.integers import MOST_TOKENS
 from kvgpu.layout import KEY_WORDS
 from kvgpu.rules.allocation import blocks_beyond
 
@@ -120,6 +121,8 @@ def serve_rows(pool: Any, store: Any, groups: Any, args: Any, rows: Any, report:
             return REFUSED
         args.num_computed, args.num_tokens, args.num_new = count[NUM_COMPUTED], count[NUM_TOKENS], count[NUM_NEW]
         args.num_prompt, args.num_hashes = fact[NUM_PROMPT], length_of(fact[LISTED])
+        args.num_hashed = args.num_hashes * args.hash_block_size if args.clamps else MOST_TOKENS
+        args.junction = table[JUNCTION]
         args.listed = fact[LISTED] if caches and args.num_hashes > 0 else 0
         args.first_hash = 0
         status = serve_call(pool, store, groups, CallArrays(fact[FACTS:], hits, ends, keys), args, starts, out)

@@ -85,6 +85,7 @@ class RunningSlots(Exclusive):
         self._arguments["hash_block_size"] = slots.coordinator.hash_block_size
         self._arguments["caches"] = self._arguments["caching"] = slots.enable_caching
         self._arguments["bytes_type"] = id(bytes)
+        self._arguments["clamps"] = slots.block_pool.behaviour.clamps_to_hashes
         self._handle: Handle | None = None
 
     def serves(self) -> bool:

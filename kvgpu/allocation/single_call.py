@@ -76,13 +76,15 @@ def is_refused(pool: Any, store: Any, groups: Any, call: Any, args: Any) -> bool
     """Return whether `kvgpu.allocation.slots` must look at a call, to say what is wrong. O(groups + hits)."""
     bits = args.num_computed | args.num_hit_tokens | args.num_external | args.num_new | args.num_lookahead
     bits |= args.num_tokens | (args.num_prompt + 1) | args.reserved_blocks | args.num_encoder
+    bits |= args.junction | args.num_in_flight | args.headroom
     if not 0 <= bits <= MOST_TOKENS or args.num_new + args.num_external == 0:
         return True
     num_main = args.num_computed + args.num_hit_tokens + args.num_external + args.num_new
     if num_main > args.max_model_len:
         return True
     num_hashes = min(args.num_hashes, args.first_hash + len(call.hashes))
-    if args.caches and tokens_to_cache(num_main, args.num_tokens) // args.hash_block_size > num_hashes:
+    num_cacheable = min(tokens_to_cache(num_main, args.num_tokens), args.num_hashed)
+    if args.caches and num_cacheable // args.hash_block_size > num_hashes:
         return True
     longest = 0
     for g in range(len(groups)):
@@ -110,7 +112,7 @@ def listed_range(store: Any, groups: Any, call: Any, args: Any) -> tuple[int, in
     Nothing has been checked yet.
     """
     num_main = args.num_computed + args.num_hit_tokens + args.num_external + args.num_new
-    stop = tokens_to_cache(num_main, args.num_tokens) // args.hash_block_size
+    stop = min(tokens_to_cache(num_main, args.num_tokens), args.num_hashed) // args.hash_block_size
     first = stop
     for g in range(len(groups)):
         num_cached = store.tables[call.table_ids[g], NUM_CACHED]

@@ -14,7 +14,7 @@ from kvgpu.compiled.jit import python_of
 from kvgpu.coordinators.base import KVCacheCoordinator
 from kvgpu.errors import ArgumentError, ArgumentTypeError
 from kvgpu.exclusive import Exclusive, exclusive
-from kvgpu.integers import as_integer, as_switch
+from kvgpu.integers import MOST_TOKENS, as_integer, as_switch
 from kvgpu.rules.allocation import tokens_to_cache
 
 _tokens_to_cache = python_of(tokens_to_cache)
@@ -57,13 +57,15 @@ class SlotAllocator(Exclusive):
         self.first_tables = groups[0].req_to_blocks if groups else None
         self.checks = CallChecks(coordinator)
         self.lowest = 0
+        self._behaviour = coordinator.behaviour
         self.empty = lookups.empty
         self._lookups = lookups
 
     def covers(self, request: Any, given: tuple[Any, ...]) -> bool:
         """Whether a request stays inside its blocks and needs nothing, so that most calls need not go through the
         groups; False if anything is odd. `given` as in `allocate_slots`. O(1)."""
-        num_new, num_hit_tokens, computed, num_lookahead, num_external, _, _, must_fit, reserved_blocks = given
+        num_new, num_hit_tokens, computed, num_lookahead, num_external, _, _, *rest = given
+        must_fit, reserved_blocks, _, headroom, _ = rest
         try:
             if (
                 self.first_tables is None
@@ -73,6 +75,7 @@ class SlotAllocator(Exclusive):
                 or num_external
                 or must_fit
                 or reserved_blocks
+                or headroom
             ):
                 return False
             table = dict.get(self.first_tables, request.request_id)
@@ -120,8 +123,11 @@ class SlotAllocator(Exclusive):
             call.num_external,
             call.num_encoder,
             call.reserved_blocks,
+            call.num_in_flight,
+            call.headroom,
         )
-        if numbers.num_new_tokens == 0 and numbers.num_external_computed_tokens == 0:
+        given_alone = self._behaviour.gives_hits_alone and numbers.num_new_computed_tokens > 0
+        if numbers.num_new_tokens == 0 and numbers.num_external_computed_tokens == 0 and not given_alone:
             raise ArgumentError("num_new_tokens must be above 0 unless there are external computed tokens")
         must_fit = as_switch("full_sequence_must_fit", call.must_fit)
         coordinator, checks, longest = self.coordinator, self.checks, self.max_model_len
@@ -138,13 +144,13 @@ class SlotAllocator(Exclusive):
             )
         caches = self.enable_caching and not as_switch("delay_cache_blocks", call.delays)
         num_cacheable = max(0, _tokens_to_cache(num_main, numbers.num_tokens)) if caches else 0
-        hashes = hashes_of(request, request_id, num_cacheable // coordinator.hash_block_size)
+        hashes, num_hashed = self._hashes_of(request, request_id, num_cacheable)
         computed = checks.computed_of(request_id, call.computed, numbers.num_new_computed_tokens)
         takes_hits = computed is not NO_HITS
         if takes_hits:
             checks.refuse_bad_hits(request_id, computed, are_distinct(hashes))
         if caches:
-            coordinator.refuse_hashed(request_id, num_cacheable)
+            coordinator.refuse_hashed(request_id, num_cacheable, num_hashed)
             checks.refuse_hashes_to_come(request_id, hashes, num_cacheable)
         hits = computed if takes_hits else lookups.empty.blocks
         num_free = self.block_pool.get_num_free_blocks()
@@ -153,23 +159,28 @@ class SlotAllocator(Exclusive):
             needed = coordinator.get_num_blocks_to_allocate(
                 request_id, full, hits, numbers.num_encoder_tokens, total_computed, full, True
             )
-            if needed > num_free:
+            if needed + numbers.headroom > num_free:
                 return None
-        coordinator.remove_skipped_blocks(request_id, total_computed)
+        # Steps in flight still read what they were given.
+        processed = max(0, total_computed - numbers.num_in_flight_tokens)
+        coordinator.remove_skipped_blocks(request_id, processed)
         num_slots = max(0, min(num_main + numbers.num_lookahead_tokens, longest))
         needed = coordinator.get_num_blocks_to_allocate(
             request_id, num_slots, hits, numbers.num_encoder_tokens, total_computed, num_main
         )
-        if needed > self.block_pool.get_num_free_blocks() - numbers.reserved_blocks:
+        if needed + numbers.headroom > self.block_pool.get_num_free_blocks() - numbers.reserved_blocks:
             return None
         if takes_hits or numbers.num_external_computed_tokens > 0:
-            coordinator.allocate_new_computed_blocks(request_id, hits, num_local, numbers.num_external_computed_tokens)
+            coordinator.allocate_new_computed_blocks(
+                request_id, hits, num_local, numbers.num_external_computed_tokens, call.unzeroed
+            )
         new_blocks = coordinator.allocate_new_blocks(request_id, num_slots, num_main, numbers.num_encoder_tokens)
         if caches:
             coordinator.cache_blocks(request, num_cacheable)
         if self.first_tables is not None:
-            covered = coordinator.covered_until(request_id, total_computed)
-            self.first_tables[request_id].covered_until = covered
+            first = self.first_tables[request_id]
+            first.covered_until = coordinator.covered_until(request_id, processed)
+            first.junction = getattr(request, "shared_prefix_boundary", 0) or 0
         if is_admission:
             lookups.count_admission(numbers.num_tokens, numbers.num_new_computed_tokens, preempted)
         return lookups.wrapped(new_blocks)
@@ -195,10 +206,24 @@ class SlotAllocator(Exclusive):
         tables = [manager.req_to_blocks for manager in coordinator.single_type_managers]
         if not self.enable_caching or not any(request_id in table for table in tables):
             return
-        hashes = hashes_of(request, request_id, num_tokens // coordinator.hash_block_size)
-        coordinator.refuse_hashed(request_id, num_tokens)
+        hashes, num_hashed = self._hashes_of(request, request_id, num_tokens)
+        coordinator.refuse_hashed(request_id, num_tokens, num_hashed)
         self.checks.refuse_hashes_to_come(request_id, hashes, num_tokens)
         coordinator.cache_blocks(request, num_tokens)
+
+    def _hashes_of(self, request: Any, request_id: Any, num_tokens: int) -> tuple[Any, int]:
+        """Return the hashes of a request of which `num_tokens` tokens are to be cached, and how many tokens have one;
+        the latter does not count where a missing hash is an error.
+
+        Raises:
+            ArgumentError: A hash is missing, and must not be (B31).
+            ArgumentTypeError: The request has no sequence of hashes.
+        """
+        size = self.coordinator.hash_block_size
+        if not self._behaviour.clamps_to_hashes:
+            return hashes_of(request, request_id, num_tokens // size), MOST_TOKENS
+        hashes = hashes_of(request, request_id, 0)
+        return hashes, len(hashes) * size
 
     def _is_new(self, request: Any, request_id: Any) -> bool:
         """Whether a request holds nothing yet, and looks for cached blocks."""

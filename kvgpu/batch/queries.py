@@ -106,6 +106,7 @@ class BatchQueries(Exclusive):
             return hits
         out.num_tokens[:] = hits.num_tokens
         out.lengths[:] = hits.lengths
+        out.furthest[:] = hits.furthest
         return out
 
     def _match(self, rows: RowIds, stamp: int) -> BatchHits:
@@ -113,7 +114,8 @@ class BatchQueries(Exclusive):
         hashes = tracked.hashes
         spans = tracked.write_spans(rows, stamp, index.spans_for(len(rows)))
         if plan is None:
-            return BatchHits(np.zeros(len(rows), np.int64), np.zeros((len(rows), 0), np.int32))
+            none = np.zeros((2, len(rows)), np.int64)
+            return BatchHits(none[0], np.zeros((len(rows), 0), np.int32), none[1])
         if cache.map.extras or not hashes.fit(cache.state.width):
             return self._match_one_by_one(plan, rows.tolist(), spans.max_lengths)
         if not hashes.linked:
@@ -127,6 +129,7 @@ class BatchQueries(Exclusive):
         parts: list[tuple[str, Any, Any]] = [
             ("num_tokens", out.num_tokens, expected.num_tokens),
             ("lengths", out.lengths, expected.lengths),
+            ("furthest", out.furthest, expected.furthest),
         ]
         for name, given, like in parts:
             if not isinstance(given, np.ndarray):
@@ -182,7 +185,7 @@ class BatchQueries(Exclusive):
         hits = BatchHits.empty(len(rows), len(plan.queries))
         cache = self._cache
         for place, (row, limit) in enumerate(zip(rows, limits, strict=True)):
-            num_tokens, lines = cache.find_hits(plan, self.rows.hashes.of(row), int(limit))
-            hits.num_tokens[place] = num_tokens
+            num_tokens, lines, furthest = cache.find_hits(plan, self.rows.hashes.of(row), int(limit))
+            hits.num_tokens[place], hits.furthest[place] = num_tokens, furthest
             hits.lengths[place] = [len(lines[part.start]) for part in plan.lines]
         return hits

@@ -1,6 +1,6 @@
 """`RequestBlocks`: the blocks of one request in one group."""
 
-from kvgpu.block_tables.store import LENGTH, NUM_CACHED, BlockTableStore
+from kvgpu.block_tables.store import JUNCTION, LENGTH, NUM_CACHED, BlockTableStore
 from kvgpu.blocks.block_list import BlockList
 from kvgpu.blocks.record import NO_IDS, Ids
 from kvgpu.blocks.state import BlockState, KVCacheBlock
@@ -45,6 +45,15 @@ class RequestBlocks(BlockList):
     @num_cached.setter
     def num_cached(self, count: int) -> None:
         self._store.tables[self.table_id, NUM_CACHED] = count
+
+    @property
+    def junction(self) -> int:
+        """Up to where some groups had cached a longer prefix, in tokens; 0 if none had."""
+        return 0 if self.table_id < 0 else self._store.tables.item(self.table_id, JUNCTION)
+
+    @junction.setter
+    def junction(self, num_tokens: int) -> None:
+        self._store.tables[self.table_id, JUNCTION] = num_tokens
 
     def mirror(self, blocks: list[KVCacheBlock]) -> None:
         """Take over the blocks of a plain list, and write every change back to it."""

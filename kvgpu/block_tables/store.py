@@ -9,13 +9,15 @@ from kvgpu.blocks.record import Ids
 from kvgpu.compiled.handle import IDS, WORDS, Handle, array_at, lines_at
 from kvgpu.compiled.jit import inline, jit, leaf
 
-BEGIN, LENGTH, LIMIT, NUM_CACHED, COVERED, SERIAL, TABLE_WORDS = 0, 1, 2, 3, 4, 5, 8
+BEGIN, LENGTH, LIMIT, NUM_CACHED, COVERED, SERIAL, JUNCTION, TABLE_WORDS = 0, 1, 2, 3, 4, 5, 6, 8
 """Words of a block table.
 
 BEGIN, LENGTH: its ids. LIMIT: relative to BEGIN, there is room for ids up to here.
 NUM_CACHED: blocks that caching has handled; -1 while the request does not run.
 COVERED: number of tokens up to which the request needs nothing of any group; kept in its table of the first group.
 SERIAL: differs between all block tables that ever had this id; 0 while there is none.
+JUNCTION: up to where some groups had cached a longer prefix, in tokens; 0 if there is none. In the table of the first
+group.
 """
 
 TOP = 0

@@ -45,6 +45,7 @@ class BlockState:
         self.free = make_queue(num_blocks)
         self.meta = make_meta(num_blocks)
         self.null_id = -1
+        self.counts_null_users = True
         self.width: int | None = None
         self.odd_hashes: dict[int, BlockHashWithGroupId] = {}
         self.coarse: dict[int, tuple[bytes, int, int]] = {}
@@ -203,7 +204,10 @@ class KVCacheBlock:
     @property
     def ref_cnt(self) -> int:
         """Number of requests that use the block. Setting it moves nothing into or out of the free queue."""
-        return int(self._state.free.uses[self._row]["ref_cnt"])
+        state = self._state
+        if self._row == state.null_id and not state.counts_null_users:
+            return 0
+        return int(state.free.uses[self._row]["ref_cnt"])
 
     @ref_cnt.setter
     def ref_cnt(self, value: int) -> None:

@@ -35,11 +35,17 @@ class Behaviour:
     """A request may have fewer hashes than full blocks, of which the rest is not cached (B31)."""
     waits_for_steps: bool
     """Blocks before a window are freed once no step in flight reads them (B40)."""
+    retires_states: bool
+    """States are freed by what was processed, wherever they lie, and counted as they are taken (B88, B89a)."""
     zeroes_by_config: bool
     """An engine is told of new blocks to zero if its configuration needs that, not by the type of a spec (B38)."""
+    gives_hits_alone: bool
+    """A call may give a request hits, and neither new nor external tokens (B30)."""
     counts_lookups: bool
     """Every lookup counts, not only one that led to an admission, which a scheduler reports (B51)."""
 
+    counts_shared_blocks: bool
+    """The leading blocks that all requests share are counted, for cascade attention (B14)."""
     reports_junction: bool
     """A lookup also says up to where a longer prefix was cached in some groups only (B50, B66)."""
     drops_on_request: bool
@@ -62,8 +68,11 @@ BEHAVIOUR_0_23: Final = Behaviour(
     maps_events=False,
     clamps_to_hashes=False,
     waits_for_steps=False,
+    retires_states=False,
     zeroes_by_config=False,
+    gives_hits_alone=False,
     counts_lookups=True,
+    counts_shared_blocks=True,
     reports_junction=False,
     drops_on_request=False,
     looks_beyond_limit=False,
@@ -81,8 +90,11 @@ BEHAVIOUR_0_33: Final = Behaviour(
     maps_events=True,
     clamps_to_hashes=True,
     waits_for_steps=True,
+    retires_states=True,
     zeroes_by_config=True,
+    gives_hits_alone=True,
     counts_lookups=False,
+    counts_shared_blocks=False,
     reports_junction=True,
     drops_on_request=True,
     looks_beyond_limit=True,

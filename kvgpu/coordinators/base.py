@@ -10,26 +10,28 @@ import numpy.typing as npt
 
 from kvgpu.block_pool import BlockPool
 from kvgpu.blocks.block_list import BlockList
-from kvgpu.blocks.record import NO_IDS
+from kvgpu.blocks.record import NO_IDS, Ids
 from kvgpu.blocks.state import KVCacheBlock
 from kvgpu.compiled.jit import python_of
+from kvgpu.config.behaviour import BEHAVIOUR_0_23, Behaviour
 from kvgpu.config.kv_cache_config import KVCacheConfig
+from kvgpu.coordinators.retention import checked_retention, group_record
 from kvgpu.environment import retention_interval
 from kvgpu.errors import BlockStateError, ConfigError
 from kvgpu.groups.base import Blocks, SingleTypeKVCacheManager
 from kvgpu.groups.cross import CrossAttentionManager
 from kvgpu.groups.registry import get_manager_for_kv_cache_spec
-from kvgpu.groups.sliding_window import SlidingWindowManager
 from kvgpu.hashing.functions import BlockHash
-from kvgpu.integers import as_size
+from kvgpu.integers import MOST_TOKENS, as_integer, as_size
 from kvgpu.metrics import KVCacheMetricsCollector
 from kvgpu.rules import allocation as rules
 from kvgpu.rules.allocation import GROUP_RECORD
+from kvgpu.rules.retention import RESEND_OR_LONGER
 
 _cacheable_tokens = python_of(rules.cacheable_tokens)
 
-Hits = tuple[tuple[Sequence[KVCacheBlock], ...], int]
-"""Blocks per group, and the length of the hit in tokens."""
+Hits = tuple[tuple[Sequence[KVCacheBlock], ...], int, int]
+"""Blocks per group, the length of the hit in tokens, and the longest length in tokens that some groups have cached."""
 
 
 class KVCacheCoordinator(ABC):
@@ -38,7 +40,8 @@ class KVCacheCoordinator(ABC):
     Args:
         kv_cache_config: Number of blocks, and the cache groups.
         max_model_len: Length of the longest sequence, in tokens.
-        max_num_batched_tokens: Largest number of tokens in one step; `max_model_len` if None.
+        max_in_flight_tokens: Largest number of tokens in one step, or in behaviour 0.33 in all steps that may be in
+            flight; `max_model_len` if None.
         use_eagle: Whether a drafter needs the last block of a hit to be computed again.
         enable_caching: Whether full blocks stay cached for reuse.
         enable_kv_cache_events: Whether events are queued.
@@ -47,6 +50,9 @@ class KVCacheCoordinator(ABC):
         scheduler_block_size: Hits are multiples of this number of tokens.
         hash_block_size: Tokens per block hash.
         metrics_collector: Receives allocations, accesses and evictions.
+        behaviour: The version of vLLM to behave like.
+        num_hash_lookahead_tokens: Tokens after a block that its hash covers as well.
+        num_prefill_lookahead: Tokens after a chunk of a prompt that a drafter reads.
         backend: Index backend; None for the configured one.
 
     Raises:
@@ -57,7 +63,7 @@ class KVCacheCoordinator(ABC):
         self,
         kv_cache_config: KVCacheConfig,
         max_model_len: int,
-        max_num_batched_tokens: int | None,
+        max_in_flight_tokens: int | None,
         use_eagle: bool,
         enable_caching: bool,
         enable_kv_cache_events: bool,
@@ -67,6 +73,9 @@ class KVCacheCoordinator(ABC):
         hash_block_size: int,
         metrics_collector: KVCacheMetricsCollector | None = None,
         *,
+        behaviour: Behaviour = BEHAVIOUR_0_23,
+        num_hash_lookahead_tokens: int = 0,
+        num_prefill_lookahead: int = 0,
         backend: str | None = None,
     ) -> None:
         groups = kv_cache_config.kv_cache_groups
@@ -77,22 +86,36 @@ class KVCacheCoordinator(ABC):
         self.pcp_world_size = as_size("pcp_world_size", pcp_world_size)
         self.scheduler_block_size = as_size("scheduler_block_size", scheduler_block_size)
         self.hash_block_size = as_size("hash_block_size", hash_block_size)
-        batched = self.max_model_len if max_num_batched_tokens is None else max_num_batched_tokens
-        max_num_batched_tokens = as_size("max_num_batched_tokens", batched)
+        at_once = self.max_model_len if max_in_flight_tokens is None else max_in_flight_tokens
+        at_once = as_size("max_num_batched_tokens or max_in_flight_tokens", at_once)
+        self.behaviour = behaviour
+        # A drafter that reads several tokens after a chunk computes the last ones of it again (B67).
+        self.num_reprefillable_tokens = max(0, as_integer("num_prefill_lookahead", num_prefill_lookahead) - 1)
         self.block_pool = BlockPool(
             kv_cache_config.num_blocks,
             enable_caching,
             self.hash_block_size,
             enable_kv_cache_events,
             metrics_collector,
+            behaviour=behaviour,
+            num_hash_lookahead_tokens=num_hash_lookahead_tokens,
             backend=backend,
         )
         flagged = {i for i, group in enumerate(groups) if group.is_eagle_group}
         self.eagle_group_ids = flagged or (set(range(len(groups))) if use_eagle else set())
+        # Flagged groups drop whatever `use_eagle` says, in behaviour 0.23 (B70).
+        drops = use_eagle or not behaviour.drops_on_request
+        self.drop_eagle_group_ids = self.eagle_group_ids if drops else set()
+        if enable_caching and self.eagle_group_ids and self.scheduler_block_size < num_prefill_lookahead:
+            raise ConfigError(
+                f"a drafter that reads {num_prefill_lookahead} tokens ahead needs scheduler_block_size "
+                f"{self.scheduler_block_size} to be at least as large while prefix caching is on"
+            )
+        zeroes = behaviour.zeroes_by_config and kv_cache_config.needs_kv_cache_zeroing
         self.single_type_managers: tuple[SingleTypeKVCacheManager, ...] = tuple(
             get_manager_for_kv_cache_spec(
                 group.kv_cache_spec,
-                max_num_batched_tokens,
+                at_once,
                 self.max_model_len,
                 block_pool=self.block_pool,
                 enable_caching=enable_caching,
@@ -100,26 +123,35 @@ class KVCacheCoordinator(ABC):
                 scheduler_block_size=self.scheduler_block_size,
                 dcp_world_size=self.dcp_world_size,
                 pcp_world_size=self.pcp_world_size,
+                needs_kv_cache_zeroing=zeroes,
             )
             for i, group in enumerate(groups)
         )
         for i, manager in enumerate(self.single_type_managers):
-            manager.use_eagle = i in self.eagle_group_ids
-        self.retention_interval = self._checked_retention(retention_interval())
+            manager.use_eagle = i in self.drop_eagle_group_ids
+            if behaviour.keeps_boundaries and self.drop_eagle_group_ids:
+                manager.kept_ends = RESEND_OR_LONGER
+        # Hits end with a block in every group (B80).
+        self.enable_partial_hash_hits = False
+        self.group_block_sizes = tuple(manager.block_size for manager in self.single_type_managers)
+        self.retention_interval = checked_retention(
+            kv_cache_config.prefix_cache_retention_interval if behaviour.keeps_boundaries else retention_interval(),
+            self.single_type_managers,
+            self.scheduler_block_size,
+            behaviour,
+        )
 
-    def _checked_retention(self, interval: int | None) -> int | None:
-        if interval is None:
-            return None
-        if interval < 0:
-            raise ConfigError(f"the retention interval must be non-negative, got {interval}")
-        if interval % self.scheduler_block_size:
-            raise ConfigError(
-                f"the retention interval {interval} must be a multiple of scheduler_block_size "
-                f"{self.scheduler_block_size}"
-            )
-        if not any(isinstance(m, SlidingWindowManager) for m in self.single_type_managers):
-            raise ConfigError("a retention interval needs a sliding-window group")
-        return interval
+    @property
+    def full_attention_group_id(self) -> int | None:
+        """The first group of full attention beside groups of other kinds; None if there is none, or no other kind."""
+        return None
+
+    def find_longest_cache_hit_per_group(
+        self, block_hashes: Sequence[BlockHash], max_cache_hit_length: int
+    ) -> tuple[tuple[Sequence[KVCacheBlock], ...], tuple[int, ...]]:
+        """Find what each kind of group has cached by itself (B77): blocks, and lengths in tokens, per group."""
+        blocks, num_tokens, _ = self.find_hits(block_hashes, max_cache_hit_length)
+        return blocks, (num_tokens,) * len(self.single_type_managers)
 
     @property
     def caching_alignment(self) -> int:
@@ -129,27 +161,23 @@ class KVCacheCoordinator(ABC):
     @cached_property
     def group_records(self) -> npt.NDArray[np.void]:
         """The groups as compiled code reads them, GROUP_RECORD [groups]."""
-        return np.array([self._record(manager) for manager in self.single_type_managers], GROUP_RECORD)
-
-    def _record(self, manager: SingleTypeKVCacheManager) -> tuple[int, ...]:
-        """Return the fields of a group's GROUP_RECORD."""
-        cap = manager.max_admission_blocks_per_request
-        mask = manager.mask_rule(self.retention_interval)
-        return (
-            manager.rule_kind,
-            manager.block_size,
-            manager.extent,
-            manager.kv_cache_group_id,
-            rules.NO_CAP if cap is None else cap,
-            self.caching_alignment,
-            manager.use_eagle,
-            mask is None,
-            *((0, 0, 0, 0, 0) if mask is None else mask[1:]),
-        )
+        records = [
+            group_record(manager, self.caching_alignment, self.retention_interval, self.num_reprefillable_tokens)
+            for manager in self.single_type_managers
+        ]
+        return np.array(records, GROUP_RECORD)
 
     @abstractmethod
-    def find_longest_cache_hit(self, block_hashes: Sequence[BlockHash], max_cache_hit_length: int) -> Hits:
+    def find_hits(self, block_hashes: Sequence[BlockHash], max_cache_hit_length: int) -> Hits:
         """Find the longest prefix of at most `max_cache_hit_length` tokens that is cached in all groups."""
+
+    def find_longest_cache_hit(
+        self, block_hashes: Sequence[BlockHash], max_cache_hit_length: int
+    ) -> tuple[tuple[Sequence[KVCacheBlock], ...], int] | tuple[tuple[Sequence[KVCacheBlock], ...], int, int]:
+        """Do what `find_hits` does, for an engine: without the third value, or with how many tokens more than the hit
+        are cached in some groups, as the behaviour has it."""
+        blocks, num_tokens, furthest = self.find_hits(block_hashes, max_cache_hit_length)
+        return (blocks, num_tokens, furthest - num_tokens) if self.behaviour.reports_junction else (blocks, num_tokens)
 
     def get_num_blocks_to_allocate(
         self,
@@ -180,8 +208,11 @@ class KVCacheCoordinator(ABC):
         new_computed_blocks: Sequence[Blocks],
         num_local_computed_tokens: int,
         num_external_computed_tokens: int,
+        unzeroed: Sequence[int] = (),
     ) -> None:
         """Give a request its hits in all groups, then blocks for externally computed tokens.
+
+        An engine need not zero the latter in the groups `unzeroed`, because something else will write them.
 
         All hits come first: otherwise a new block for the external tokens of one group could be a hit of the next.
         """
@@ -190,7 +221,7 @@ class KVCacheCoordinator(ABC):
             for manager, computed in zip(self.single_type_managers, new_computed_blocks, strict=True)
         ]
         for manager, num_blocks in zip(self.single_type_managers, needed, strict=True):
-            manager.allocate_external_blocks(request_id, num_blocks)
+            manager.allocate_external_blocks(request_id, num_blocks, manager.kv_cache_group_id not in unzeroed)
 
     def allocate_new_blocks(
         self, request_id: str, num_tokens: int, num_tokens_main_model: int, num_encoder_tokens: int = 0
@@ -203,8 +234,18 @@ class KVCacheCoordinator(ABC):
             for manager in self.single_type_managers
         )
 
-    def refuse_hashed(self, request_id: str, num_tokens: int) -> None:
-        """Check that the first `num_tokens` tokens, as far as there are blocks for them, can be cached.
+    def cacheable_tokens(self, manager: SingleTypeKVCacheManager, num_tokens: int) -> int:
+        """Return how many of the first `num_tokens` tokens the group of a manager may cache. O(1)."""
+        return _cacheable_tokens(
+            num_tokens, self.caching_alignment, manager.use_eagle, manager.block_size, self.num_reprefillable_tokens
+        )
+
+    def get_num_cacheable_tokens(self, num_computed_tokens: int, kv_cache_group_id: int) -> int:
+        """Do what `cacheable_tokens` does, for an engine. O(1)."""
+        return self.cacheable_tokens(self.single_type_managers[kv_cache_group_id], num_computed_tokens)
+
+    def refuse_hashed(self, request_id: str, num_tokens: int, num_hashed: int = MOST_TOKENS) -> None:
+        """Check that the first `num_tokens` tokens, as far as there are blocks and hashes for them, can be cached.
 
         Raises:
             BlockStateError: A block that is to be cached can already be found under a hash.
@@ -214,7 +255,7 @@ class KVCacheCoordinator(ABC):
             blocks = manager.req_to_blocks.get(request_id)
             if blocks is None:
                 continue
-            num_cacheable = _cacheable_tokens(num_tokens, self.caching_alignment, manager.use_eagle, manager.block_size)
+            num_cacheable = min(self.cacheable_tokens(manager, num_tokens), num_hashed)
             first, full = max(blocks.num_cached, 0), num_cacheable // manager.block_size
             for block_id in blocks.ids[first:full].tolist() if first < full else ():
                 if block_id != state.null_id and holds(state.view(block_id)):
@@ -229,7 +270,12 @@ class KVCacheCoordinator(ABC):
     def cache_blocks(self, request: Any, num_computed_tokens: int) -> None:
         """Make the full blocks of the first `num_computed_tokens` tokens reusable."""
         for manager in self.single_type_managers:
-            manager.cache_blocks(request, num_computed_tokens, self.retention_interval)
+            num_tokens = self.cacheable_tokens(manager, num_computed_tokens)
+            manager.cache_blocks(request, num_tokens, self.retention_interval)
+
+    def pop(self, request_id: str) -> Ids:
+        """Forget a request and return its blocks, int32, group by group without the null blocks in front."""
+        return np.concatenate([NO_IDS, *(manager.pop(request_id) for manager in self.single_type_managers)])
 
     def free(self, request_id: str) -> None:
         """Give back all blocks of a request."""

@@ -16,8 +16,8 @@ class KVCacheCoordinatorNoPrefixCache(KVCacheCoordinator):
     def get_num_common_prefix_blocks(self, running_request_id: str) -> list[int]:
         return [0] * len(self.single_type_managers)
 
-    def find_longest_cache_hit(self, block_hashes: Sequence[BlockHash], max_cache_hit_length: int) -> Hits:
-        return tuple([] for _ in self.single_type_managers), 0
+    def find_hits(self, block_hashes: Sequence[BlockHash], max_cache_hit_length: int) -> Hits:
+        return tuple([] for _ in self.single_type_managers), 0, 0
 
 
 class UnitaryKVCacheCoordinator(KVCacheCoordinator):
@@ -36,11 +36,12 @@ class UnitaryKVCacheCoordinator(KVCacheCoordinator):
             manager.kv_cache_spec,
             [0],
             self.block_size,
-            0 in self.eagle_group_ids,
-            self.dcp_world_size * self.pcp_world_size,
+            0 in self.drop_eagle_group_ids,
+            self.block_size // manager.kv_cache_spec.block_size,
         )
         self.plan = PrefixPlan((query,))
 
-    def find_longest_cache_hit(self, block_hashes: Sequence[BlockHash], max_cache_hit_length: int) -> Hits:
-        num_tokens, lines = self.block_pool.prefix_cache.find_hits(self.plan, block_hashes, max_cache_hit_length)
-        return (BlockList(self.block_pool.state, lines[0]),), num_tokens
+    def find_hits(self, block_hashes: Sequence[BlockHash], max_cache_hit_length: int) -> Hits:
+        num_tokens, lines, _ = self.block_pool.prefix_cache.find_hits(self.plan, block_hashes, max_cache_hit_length)
+        # There is no other group that could have cached more.
+        return (BlockList(self.block_pool.state, lines[0]),), num_tokens, num_tokens

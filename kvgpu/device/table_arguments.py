@@ -82,6 +82,7 @@ def output_buffers(
     Raises:
         ArgumentError, ArgumentTypeError: They do, or a shape, dtype or device is another.
     """
+    from kvgpu.kernels.leading_run import suits
     from kvgpu.kernels.longest_prefix import PrefixBuffers
 
     if not isinstance(out, PrefixBuffers):
@@ -91,13 +92,14 @@ def output_buffers(
         "num_tokens": (memory.torch.int64, (num_requests,)),
         "firsts": (int32, (num_requests, queries)),
         "lengths": (int32, (num_requests, queries)),
+        "furthest": (memory.torch.int64, (num_requests,)),
         "ids": (int32, (lines, num_keys)),
         "hits": (int32, (lines, num_keys)),
     }
     used, checked = read | memory.parts(), out
     for name, (dtype, shape) in expected.items():
         buffer = getattr(out, name)
-        if buffer is None and name == "ids":
+        if (buffer is None and name == "ids") or (name == "furthest" and suits(plan)):
             continue
         tensor = as_tensor(f"out.{name}", buffer, dtype, memory.device, written=True)
         if tuple(tensor.shape) != shape:
@@ -107,4 +109,4 @@ def output_buffers(
         refuse_overlap(f"out.{name}", tensor, used)
         used[f"out.{name}"] = tensor
         checked = checked._replace(**{name: tensor})
-    return checked
+    return checked._replace(furthest=checked.num_tokens) if suits(plan) else checked

@@ -57,6 +57,7 @@ def empty_buffers(
     memory: TableMemory, num_requests: int, num_keys: int, plan: PrefixPlan, with_ids: bool
 ) -> "PrefixBuffers":
     """Uninitialised buffers; see `BlockHashTable.prefix_buffers`."""
+    from kvgpu.kernels.leading_run import suits
     from kvgpu.kernels.longest_prefix import PrefixBuffers
 
     torch = memory.torch
@@ -69,10 +70,12 @@ def empty_buffers(
     memory.plan_words(plan)
     lines, queries = len(plan.groups), len(plan.queries)
     with allocating(f"buffers of {num_requests} requests and {num_keys} keys"):
+        num_tokens = empty(num_requests, dtype=torch.int64)
         return PrefixBuffers(
-            num_tokens=empty(num_requests, dtype=torch.int64),
+            num_tokens=num_tokens,
             firsts=empty(num_requests, queries),
             lengths=empty(num_requests, queries),
+            furthest=num_tokens if suits(plan) else empty(num_requests, dtype=torch.int64),
             ids=empty(lines, num_keys) if with_ids else None,
             hits=empty(lines, num_keys),
         )

@@ -20,7 +20,7 @@ from kvgpu.index.host.insert_runs import ROOT, UNKNOWN, insert_run
 from kvgpu.index.key import has_key, key_at
 from kvgpu.rules.allocation import NO_CAP, blocks_beyond, blocks_missing, cacheable_tokens, skipped_tokens
 from kvgpu.rules.plan_words import FULL
-from kvgpu.rules.retention import is_reachable, mask_of
+from kvgpu.rules.retention import boundaries, is_reachable, mask_of
 
 KEYS, EVICTED, TALLY_WORDS = 0, 1, 2
 """Words of a tally: keys that the index gained, and cached blocks that were evicted."""
@@ -192,26 +192,27 @@ def take_hits(pool: Any, store: Any, group: Any, table_id: int, hits: Any, num_e
 
 
 @leaf
-def full_blocks(table: Any, group: Any, num_cacheable: int) -> tuple[int, int]:
+def full_blocks(table: Any, group: Any, num_cacheable: int, num_hashed: int) -> tuple[int, int]:
     """Return the blocks that caching has not handled and that become full, as [first, end), by their places.
 
-    `table` are the words of the block table.
+    `table` are the words of the block table; the blocks of `num_hashed` tokens have hashes.
     """
     size = group.block_size
     first = max(table[NUM_CACHED], 0)
     if num_cacheable < (first + 1) * size:
         return first, first
-    num_tokens = cacheable_tokens(num_cacheable, group.alignment, group.eagle != 0, size)
-    return first, num_tokens // size
+    num_tokens = cacheable_tokens(num_cacheable, group.alignment, group.eagle != 0, size, group.behind)
+    return first, max(first, min(num_tokens, num_hashed) // size)
 
 
 @jit
-def insert_reachable(pool: Any, group: Any, chosen: Any, hashes: Any, first: int, num_prompt: int) -> int:
+def insert_reachable(pool: Any, group: Any, chosen: Any, hashes: Any, first: int, ends: tuple[int, int]) -> int:
     """`insert_all` for blocks of a request from place `first` on, without null blocks and those that no hit needs."""
     needed = chosen.copy()
     mask = mask_of(group)
+    positions = boundaries(mask, ends[0], ends[1])
     for i in range(len(needed)):
-        reachable = group.keep_all or is_reachable(mask, first + i, num_prompt)
+        reachable = group.keep_all or is_reachable(mask, first + i, positions)
         if needed[i] == pool.null_id or not reachable:
             needed[i] = -1
     return insert_all(pool, needed, hashes, 1, group.group_id, 0, False)
@@ -219,14 +220,22 @@ def insert_reachable(pool: Any, group: Any, chosen: Any, hashes: Any, first: int
 
 @leaf
 def cache_full(
-    pool: Any, store: Any, group: Any, table_id: int, hashes: Any, full: tuple[int, int], num_prompt: int, tally: Any
+    pool: Any,
+    store: Any,
+    group: Any,
+    table_id: int,
+    hashes: Any,
+    full: tuple[int, int],
+    ends: tuple[int, int],
+    tally: Any,
 ) -> None:
     """Enter blocks [first, end) of a request in the index; those that no hit could need are left out.
 
     Args:
         pool, store, group, table_id: See the module.
         hashes: A pair: int64 [n, KEY_WORDS], and the place in the request of the block that the first of them belongs
-        to. full: [first, end), see `full_blocks`. num_prompt: Tokens of the prompt, -1 if not known. tally: Added to.
+        to. full: [first, end), see `full_blocks`. ends: Tokens of the prompt, -1 if not known, and the junction, see
+        `boundaries`. tally: Added to.
     """
     table, (words, first_hash), (first, end) = store.tables[table_id], hashes, full
     # A request longer than the model allows has fewer blocks than full ones.
@@ -242,7 +251,7 @@ def cache_full(
                 before = block_before
         tally[KEYS] += insert_run(pool, chosen, chosen_hashes, before, group.group_id)
     else:
-        tally[KEYS] += insert_reachable(pool, group, chosen, chosen_hashes, first, num_prompt)
+        tally[KEYS] += insert_reachable(pool, group, chosen, chosen_hashes, first, ends)
     table[NUM_CACHED] = end
 
 

@@ -13,6 +13,7 @@ from kvgpu.errors import ConfigError
 from kvgpu.hashing.functions import BlockHash
 from kvgpu.rules.plan import HitQuery, HitRule, PrefixPlan
 from kvgpu.rules.plan_words import FULL
+from kvgpu.rules.retention import RESEND, Mask, masked, positions_of
 
 
 class GroupHits:
@@ -91,7 +92,7 @@ class GroupHits:
             dcp_world_size * pcp_world_size,
             stride,
         )
-        _, lines = block_pool.prefix_cache.find_hits(PrefixPlan((query,)), block_hashes, max_length)
+        _, lines, _ = block_pool.prefix_cache.find_hits(PrefixPlan((query,)), block_hashes, max_length)
         return tuple(BlockList(block_pool.state, ids) for ids in lines)
 
     @classmethod
@@ -104,6 +105,49 @@ class GroupHits:
         use_eagle: bool,
         retention_interval: int | None = None,
         num_prompt_tokens: int | None = None,
+        *,
+        reachable_boundaries: Sequence[int] | None = None,
+        dcp_world_size: int = 1,
+        final_segment_end_block: int | None = None,
     ) -> npt.NDArray[np.bool_] | None:
-        """Return which blocks of [start_block, end_block) a later hit could need; None if it could need all."""
+        """Return which blocks of [start_block, end_block) a later hit could need; None if it could need all.
+
+        Args:
+            start_block, end_block: First block, and the one after the last.
+            alignment_tokens: Hits end at multiples of this number of tokens; None for no mask.
+            kv_cache_spec: Spec of the group.
+            use_eagle: Whether the last block of a hit is dropped.
+            retention_interval: Tokens between the hit lengths that stay reachable: None for all, 0 for none.
+            num_prompt_tokens: Tokens of the prompt, in behaviour 0.23.
+            reachable_boundaries: Positions at which a later request could resume, in tokens, in behaviour 0.33.
+            dcp_world_size: Ranks of decode context parallelism that share a block.
+            final_segment_end_block: As in `kvgpu.rules.retention.masked`.
+
+        O(end_block - start_block).
+        """
+        spec = kv_cache_spec
+        if dcp_world_size > 1:
+            spec = spec.copy_with_new_block_size(spec.block_size * dcp_world_size)
+        rule = cls.mask_of_spec(
+            spec, alignment_tokens, use_eagle, retention_interval, RESEND, reachable_boundaries is not None
+        )
+        positions = positions_of(rule, num_prompt_tokens) if reachable_boundaries is None else reachable_boundaries
+        return masked(rule, start_block, end_block, positions, final_segment_end_block)
+
+    @classmethod
+    def mask_of_spec(
+        cls,
+        spec: KVCacheSpec,
+        alignment: int | None,
+        eagle: bool,
+        retention_interval: int | None,
+        ends: int,
+        keeps_boundaries: bool,
+    ) -> Mask | None:
+        """Return the rule for which blocks of groups of this spec a later hit could need; None if it could need any.
+
+        Args:
+            spec, alignment, eagle, retention_interval, ends: As in `kvgpu.rules.retention.mask_rule`.
+            keeps_boundaries: The switch of `Behaviour` with this name.
+        """
         return None

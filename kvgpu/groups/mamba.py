@@ -4,10 +4,12 @@ from typing import Any
 
 from kvgpu.block_pool import BlockPool
 from kvgpu.blocks.block_list import BlockList
-from kvgpu.config.specs import MambaSpec, cdiv
+from kvgpu.blocks.record import Ids
+from kvgpu.config.specs import KVCacheSpec, MambaSpec, cdiv
 from kvgpu.groups.base import Blocks, SingleTypeKVCacheManager
 from kvgpu.hashing.functions import BlockHashWithGroupId
 from kvgpu.rules.plan_words import MAMBA
+from kvgpu.rules.retention import Mask, state_mask_rule
 
 
 class MambaManager(SingleTypeKVCacheManager):
@@ -26,6 +28,25 @@ class MambaManager(SingleTypeKVCacheManager):
         self.cached_blocks_this_step: set[BlockHashWithGroupId] = set()
         self.last_state_block_idx: dict[str, int] = {}
         self._allocated: set[str] = set()
+        self._retires = block_pool.behaviour.retires_states
+        # States cached since the last `take_new_states`; None where nobody takes them.
+        self._new_states: list[tuple[str, int, int]] | None = [] if self._retires and self.aligned else None
+        # Places of a block table before which all states have been given back.
+        self._num_retired: dict[str, int] = {}
+
+    @classmethod
+    def mask_of_spec(
+        cls,
+        spec: KVCacheSpec,
+        alignment: int | None,
+        eagle: bool,
+        retention_interval: int | None,
+        ends: int,
+        keeps_boundaries: bool,
+    ) -> Mask | None:
+        if not keeps_boundaries:
+            return None
+        return state_mask_rule(spec.block_size, alignment, eagle, retention_interval, ends)
 
     def get_num_blocks_to_allocate(
         self,
@@ -58,8 +79,8 @@ class MambaManager(SingleTypeKVCacheManager):
             external = max(cdiv(total_computed_tokens, self.block_size) - computed, 0)
         at_most = 1 if request_id in self._allocated else 1 + self.num_speculative_blocks
         missing = max(required - computed - external, 0)
-        if not external and missing:
-            missing = at_most  # as in vLLM, sometimes more than the request takes
+        if not external and missing and not self._retires:
+            missing = at_most  # as in vLLM 0.23, sometimes more than the request takes
         return external + min(missing, at_most) + self._get_num_evictable_blocks(new_computed_blocks)
 
     def allocate_new_blocks(self, request_id: str, num_tokens: int, num_tokens_main_model: int) -> BlockList:
@@ -72,6 +93,8 @@ class MambaManager(SingleTypeKVCacheManager):
         required = cdiv(num_tokens_main_model, self.block_size) + spare
         if required <= held:
             # The number of draft tokens may shrink from step to step.
+            if self._retires:
+                self._allocated.add(request_id)
             return BlockList(self.block_pool.state)
         running = request_id in self._allocated
         if running:
@@ -90,17 +113,33 @@ class MambaManager(SingleTypeKVCacheManager):
         return blocks[held:]
 
     def remove_skipped_blocks(self, request_id: str, total_computed_tokens: int) -> None:
-        # Up to this number of tokens may be draft tokens that are rejected later.
-        confirmed = total_computed_tokens - self.num_speculative_blocks
-        super().remove_skipped_blocks(request_id, confirmed)
+        if self.aligned and self._retires:
+            confirmed = total_computed_tokens
+            self._retire(request_id, self.get_num_skipped_tokens(confirmed) // self.block_size)
+        else:
+            # Up to this number of tokens may be draft tokens that are rejected later.
+            confirmed = total_computed_tokens - (0 if self._retires else self.num_speculative_blocks)
+            super().remove_skipped_blocks(request_id, confirmed)
         last_state = self.last_state_block_idx.get(request_id)
         if not self.aligned or last_state is None or last_state >= cdiv(confirmed, self.block_size) - 1:
             return
         blocks = self.req_to_blocks[request_id]
         if blocks.ids[last_state] != self._null_id:
-            self.block_pool.allocator.give_back(blocks.ids[last_state : last_state + 1].copy())
+            self._give_back(blocks.ids[last_state : last_state + 1].copy())
             blocks.ids[last_state] = self._null_id
             blocks.changed()
+
+    def _retire(self, request_id: str, end: int) -> None:
+        """Give back the states in places before `end`, between which there may be null blocks."""
+        blocks = self.req_to_blocks.get(request_id)
+        first = self._num_retired.get(request_id, 0)
+        if blocks is None or first >= min(end, len(blocks)):
+            return
+        end = self._num_retired[request_id] = min(end, len(blocks))
+        dropped = blocks.ids[first:end].copy()
+        blocks.ids[first:end] = self._null_id
+        blocks.changed()
+        self.block_pool.allocator.give_back_by_hash(dropped[dropped != self._null_id])
 
     def cache_blocks(self, request: Any, num_tokens: int, retention_interval: int | None = None) -> None:
         if request.request_id not in self.req_to_blocks:
@@ -111,14 +150,32 @@ class MambaManager(SingleTypeKVCacheManager):
         if before >= after:
             return
         state = self.block_pool.state
-        for block_id in self.req_to_blocks[request.request_id].ids[before:after].tolist():
+        for place, block_id in enumerate(self.req_to_blocks[request.request_id].ids[before:after].tolist(), before):
             key = state.key_of(block_id) if block_id != state.null_id else None
             if key is not None:
                 self.cached_blocks_this_step.add(key)
+                if self._new_states is not None:
+                    self._new_states.append((request.request_id, block_id, (place + 1) * self.block_size))
 
-    def free(self, request_id: str) -> None:
+    def _forget(self, request_id: str) -> None:
         self._allocated.discard(request_id)
         self.last_state_block_idx.pop(request_id, None)
+        self._num_retired.pop(request_id, None)
+        if self._new_states:
+            self._new_states = [each for each in self._new_states if each[0] != request_id]
+
+    def take_new_states(self) -> list[tuple[str, int, int]]:
+        taken = self._new_states or []
+        if taken:
+            self._new_states = []
+        return taken
+
+    def pop(self, request_id: str) -> Ids:
+        self._forget(request_id)
+        return super().pop(request_id)
+
+    def free(self, request_id: str) -> None:
+        self._forget(request_id)
         super().free(request_id)
 
     def new_step_starts(self) -> None:

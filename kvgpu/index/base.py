@@ -26,8 +26,9 @@ Keys = npt.NDArray[np.int64]
 """Block hashes as key words: int64 [n, KEY_WORDS]."""
 
 
-PrefixHits = tuple[int, list[Ids]]
-"""A cached prefix: its length in tokens, and int32 ids for each line of the plan.
+PrefixHits = tuple[int, list[Ids], int]
+"""A cached prefix: its length in tokens, int32 ids for each line of the plan, and the longest length in tokens that is
+cached in some groups.
 
 The null block stands for blocks that are not needed; lines may be longer than the prefix. This is a plain tuple,
 because a named one takes 0.3 us to make, and a lookup that finds nothing takes only 4 us.
@@ -44,16 +45,18 @@ Words, int64 [any, MEMO_WORDS], and places, int64 [requests], the row of each re
 class BatchHits(NamedTuple):
     """Cached prefixes of many requests.
 
-    num_tokens int64 [requests]; lengths int32 [requests, queries], in blocks of each query's groups.
+    num_tokens int64 [requests]; lengths int32 [requests, queries], in blocks of each query's groups; furthest int64
+    [requests], the longest length in tokens that is cached in some groups.
     """
 
     num_tokens: npt.NDArray[np.int64]
     lengths: npt.NDArray[np.int32]
+    furthest: npt.NDArray[np.int64]
 
     @classmethod
     def empty(cls, requests: int, queries: int) -> "BatchHits":
         """Make uninitialised results."""
-        return cls(np.empty(requests, np.int64), np.empty((requests, queries), np.int32))
+        return cls(np.empty(requests, np.int64), np.empty((requests, queries), np.int32), np.empty(requests, np.int64))
 
 
 def decided(
@@ -65,12 +68,12 @@ def decided(
     null_id: int,
 ) -> PrefixHits:
     """Return what `decide` finds, with the ids that `hit` has written into `ids`, int32 [lines, num_hashes]."""
-    num_tokens, firsts, lengths = decide(plan, hit, num_hashes, max_length)
+    num_tokens, firsts, lengths, furthest = decide(plan, hit, num_hashes, max_length)
     result: list[Ids] = []
     for lines, first, length in zip(plan.lines, firsts, lengths, strict=True):
         ids[lines, :first] = null_id
         result += list(ids[lines, :length])
-    return num_tokens, result
+    return num_tokens, result, furthest
 
 
 class BlockIndex(ABC):
@@ -166,8 +169,7 @@ class BlockIndex(ABC):
         """
         hits = BatchHits.empty(spans.count, len(plan.queries))
         for r, (begin, end, longest) in enumerate(zip(spans.begins, spans.ends, spans.max_lengths, strict=True)):
-            num_tokens, lines = self.match(plan, arena.words[begin:end], int(longest))
-            hits.num_tokens[r] = num_tokens
+            hits.num_tokens[r], lines, hits.furthest[r] = self.match(plan, arena.words[begin:end], int(longest))
             hits.lengths[r] = [len(lines[part.start]) for part in plan.lines]
         return hits
 

@@ -11,7 +11,7 @@ from kvgpu.blocks.state import BlockState, KVCacheBlock
 from kvgpu.compiled.jit import jit
 from kvgpu.errors import BlockIdError, BlockStateError, InvariantError
 from kvgpu.hashing.block_hashes import BlockHashes, keys_if_of_width
-from kvgpu.hashing.block_range import joined_hash
+from kvgpu.hashing.block_range import joined_hash, last_hash
 from kvgpu.hashing.functions import BlockHash, BlockHashWithGroupId, make_block_hash_with_group_id
 from kvgpu.index.base import BlockIndex, Keys, PrefixHits, decided
 from kvgpu.index.block_map import BlockHashToBlockMap
@@ -52,14 +52,18 @@ class PrefixCache:
     Args:
         state: Records of the pool.
         index: Index over these records.
+        joins_hashes: Whether the key of a block that spans several hash blocks shows all their hashes, not only the
+            last (facts 10 and B5).
 
     The map serves whatever the records cannot hold (hashes of another width, blocks of other pools), one block
     at a time.
     """
 
-    def __init__(self, state: BlockState, index: BlockIndex) -> None:
+    def __init__(self, state: BlockState, index: BlockIndex, joins_hashes: bool = True) -> None:
         self.state = state
         self.index = index
+        self._hash_of_block = joined_hash if joins_hashes else last_hash
+        self._joins_hashes = joins_hashes
         self.map = BlockHashToBlockMap(state, index)
 
     def find_all(self, block_hash: BlockHash, groups: Sequence[int]) -> list[KVCacheBlock] | None:
@@ -88,7 +92,7 @@ class PrefixCache:
                     return self.index.match(plan, block_hashes.keys, max_length)
             else:
                 self.index.settle_for_good()
-            count = min(max_length // plan.hash_block_size, len(block_hashes))
+            count = min((max_length + plan.reach) // plan.hash_block_size, len(block_hashes))
             found = None
             if block_hashes.__class__ is not list:
                 keys = self.keys_of(block_hashes, 0, count)
@@ -104,7 +108,7 @@ class PrefixCache:
 
         def hit(query: int, block: int) -> bool:
             asked = plan.queries[query]
-            found = self.find_all(joined_hash(block_hashes, block, asked.stride), asked.groups)
+            found = self.find_all(self._hash_of_block(block_hashes, block, asked.stride), asked.groups)
             if found is None:
                 return False
             ids[plan.lines[query], block] = self.state.ids_of(found)
@@ -145,8 +149,9 @@ class PrefixCache:
         chosen, place = choose(self.state.records, ids, mask, self.state.null_id)
         if place >= 0:
             self._refuse(int(ids[place]))
-        self.index.insert(chosen, keys, stride, group, COARSE if stride > 1 else 0)
-        if stride > 1:
+        shows_all = stride > 1 and self._joins_hashes
+        self.index.insert(chosen, keys, stride, group, COARSE if shows_all else 0)
+        if shows_all:
             self._remember_coarse(chosen, keys, stride)
         return chosen
 
@@ -159,7 +164,7 @@ class PrefixCache:
                 continue
             if block in todo or self.map.holds(block):
                 self._refuse(block_id)
-            todo[block] = make_block_hash_with_group_id(joined_hash(hashes, i, stride), group)
+            todo[block] = make_block_hash_with_group_id(self._hash_of_block(hashes, i, stride), group)
             self.map.refuse_unfit(todo[block], block)
             chosen[i] = max(block_id, 0)
         for block, key in todo.items():

@@ -21,7 +21,7 @@ enum { FITS, NO_ROOM, REFUSED, SHORT };
 enum { MOST_TOKENS = 2147483647 };
 enum { KEYS, EVICTED, COVERED_UNTIL, NUM_TAKEN, NUM_NEW, PLACES };
 enum { TABLES = 0, IDS = 1 };
-enum { BEGIN, LENGTH, LIMIT, NUM_CACHED, COVERED, SERIAL, TABLE_WORDS = 8 };
+enum { BEGIN, LENGTH, LIMIT, NUM_CACHED, COVERED, SERIAL, JUNCTION, TABLE_WORDS = 8 };
 enum { NULL_ID = 15 };
 enum { QUESTION = 2, FOUND = 3 };
 enum { LISTED, NUM_HASHES, KIND, WIDTH, MAX_LENGTH };
@@ -31,9 +31,9 @@ enum { DIGEST_BYTES = 32 };
 
 /* The fields of ARGUMENT_RECORD, in order. */
 typedef struct {
-    int64_t num_computed, num_hit_tokens, num_external, num_new, num_lookahead, num_tokens, num_prompt, max_model_len;
-    int64_t reserved_blocks, first_hash, whole, takes_hits, caches, caching, num_encoder, hash_block_size, num_hashes;
-    int64_t distinct, listed, bytes_type, hash_width;
+    int64_t num_computed, num_hit_tokens, num_external, num_new, num_lookahead, num_tokens, num_prompt, junction, num_hashed;
+    int64_t num_in_flight, max_model_len, reserved_blocks, headroom, first_hash, whole, takes_hits, caches, caching;
+    int64_t num_encoder, hash_block_size, num_hashes, distinct, clamps, listed, bytes_type, hash_width;
 } Arguments;
 
 /* Compiled code returns 0, or something else if it has raised an error, which can only be that there is no memory. */
@@ -66,8 +66,11 @@ typedef struct {
     int64_t *ends;     /* where the hits of each group end, and as many zeros */
     int32_t *hits;     /* hits of all groups, if there are several */
     int64_t room_for_hits;
-    int64_t max_model_len, hash_block_size;
+    int64_t max_model_len, hash_block_size, reach;
     int caching;
+    int clamps;          /* whether hashes of full blocks may be missing */
+    int masks;           /* whether the junction of a request decides what is cached */
+    int reports;         /* whether lookups say where the junction is, and are not counted */
     int num_groups, num_queries;
     Group *groups;
 } Calls;
@@ -77,7 +80,7 @@ typedef struct {
     _(_count) _(_idle) _(_ids) _(_mirror) _(_most) _(_num_keys) _(_parts) _(_serial) _(_store) _(_whole) _(add)       \
     _(block_hashes) _(blocks) _(close) _(copy) _(covered_until) _(enabled) _(foreign) _(has_odd_names) _(holders) _(ids) _(mirrors) _(null_id) _(num_changes) _(num_closed)     \
     _(num_computed_tokens) _(num_evictions) _(num_preemptions) _(num_prompt_tokens) _(num_tokens)                     \
-    _(request_id) _(skip_reading_prefix_cache) _(state) _(stats) _(table_id) _(tables) _(torn) _(width)
+    _(request_id) _(shared_prefix_boundary) _(skip_reading_prefix_cache) _(state) _(stats) _(table_id) _(tables) _(torn) _(width)
 /* The types of lists of blocks, once a manager has been made. */
 extern PyTypeObject *block_list_type, *request_blocks_type;
 

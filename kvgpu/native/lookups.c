@@ -4,10 +4,10 @@
 
 /* The blocks of a hit per group; `found` is what `write_hits` wrote. */
 static PyObject *hits_of(Calls *self, const int32_t *found) {
-    int64_t begin = 1 + self->num_queries;
+    int64_t begin = 2 + self->num_queries;
     int hit = 0;
     for (int query = 0; query < self->num_queries; query++)
-        hit |= found[1 + query] != 0;
+        hit |= found[2 + query] != 0;
     if (!hit)
         return Py_NewRef(self->empty);
     PyObject *lists = PyTuple_New(self->num_groups);
@@ -18,7 +18,7 @@ static PyObject *hits_of(Calls *self, const int32_t *found) {
         int place = 0;
         while (self->groups[place].line != line)
             place++;
-        int64_t count = found[1 + self->groups[place].query];
+        int64_t count = found[2 + self->groups[place].query];
         PyObject *blocks = new_block_list(self, new_ids(found + begin, count));
         if (blocks == NULL) {
             Py_DECREF(lists);
@@ -30,13 +30,14 @@ static PyObject *hits_of(Calls *self, const int32_t *found) {
     return new_cache_blocks(self, lists);
 }
 
-/* Look up a request; its hits per group, and their number of tokens in `num_hits`. */
-static PyObject *look_up(Calls *self, PyObject *hashes, int64_t num_tokens, PyObject **num_hits) {
+/* Look up a request; its hits per group, their number of tokens in `num_hits`, and where some groups have cached more in
+   `junction`, which is 0 if none has. */
+static PyObject *look_up(Calls *self, PyObject *hashes, int64_t num_tokens, PyObject **num_hits, int64_t *junction) {
     int64_t width;
     if (is_quiet(self, &width) != 1 || !width)
         return odd();
     int64_t longest = num_tokens ? num_tokens - 1 : 0, *asked = words_at(self->question, QUESTION);
-    int64_t count = longest / self->hash_block_size;
+    int64_t count = (longest + self->reach) / self->hash_block_size;
     asked[LISTED] = (intptr_t)hashes;
     asked[NUM_HASHES] = count < PyList_GET_SIZE(hashes) ? count : PyList_GET_SIZE(hashes);
     asked[KIND] = (intptr_t)&PyBytes_Type;
@@ -49,27 +50,31 @@ static PyObject *look_up(Calls *self, PyObject *hashes, int64_t num_tokens, PyOb
         return odd();
     const int32_t *found = (int32_t *)words_at(self->question, FOUND);
     *num_hits = PyLong_FromLong(found[0]);
+    *junction = found[1] > found[0] ? found[1] : 0;
     return *num_hits == NULL ? NULL : hits_of(self, found);
 }
 
 /* Look up a request whose attributes have been read, and count the lookup. */
 static PyObject *find_read(Calls *self, PyObject *request, PyObject *hashes, PyObject *num_tokens, PyObject *stats) {
-    int64_t tokens, preemptions = 0;
+    int64_t tokens, preemptions = 0, junction = 0;
     PyObject *num_hits = NULL, *counted = NULL;
     if (!PyList_CheckExact(hashes) || !as_int(num_tokens, &tokens) || tokens < 0 || tokens > MOST_TOKENS || !is_ready(&self->match))
         return odd();
     if (stats != Py_None && read_int(request, name_num_preemptions, &preemptions) != 1)
         return odd();
     PyObject *blocks;
-    UNDISTURBED(blocks, look_up(self, hashes, tokens, &num_hits));
+    UNDISTURBED(blocks, look_up(self, hashes, tokens, &num_hits, &junction));
     if (num_hits == NULL || blocks == NULL) {
         Py_XDECREF(num_hits);
         return blocks;
     }
-    PyObject *again = preemptions > 0 ? Py_True : Py_False;
+    PyObject *again = preemptions > 0 ? Py_True : Py_False, *answer = NULL;
     if (stats != Py_None)
         counted = PyObject_CallMethodObjArgs(stats, name_add, num_tokens, num_hits, again, NULL);
-    PyObject *answer = stats != Py_None && counted == NULL ? NULL : PyTuple_Pack(2, blocks, num_hits);
+    if (self->reports)
+        answer = Py_BuildValue("(OOL)", blocks, num_hits, (long long)junction);
+    else if (stats == Py_None || counted != NULL)
+        answer = PyTuple_Pack(2, blocks, num_hits);
     Py_XDECREF(counted);
     Py_DECREF(blocks);
     Py_DECREF(num_hits);
@@ -82,7 +87,7 @@ PyObject *get_computed_blocks(Calls *self, PyObject *request) {
     PyObject *hashes = NULL, *num_tokens = NULL, *stats = NULL;
     if (skips == Py_False && (hashes = PyObject_GetAttr(request, name_block_hashes)) != NULL
         && (num_tokens = PyObject_GetAttr(request, name_num_tokens)) != NULL
-        && (stats = PyObject_GetAttr(self->lookups, name_stats)) != NULL)
+        && (stats = self->reports ? Py_NewRef(Py_None) : PyObject_GetAttr(self->lookups, name_stats)) != NULL)
         answer = find_read(self, request, hashes, num_tokens, stats);
     else
         answer = odd();

@@ -45,19 +45,19 @@ static PyObject *make(PyTypeObject *type, PyObject *args, PyObject *options) {
     static char *names[] = {"turn", "state", "extras", "foreign", "events", "store", "index", "allocator", "lookups",
                             "empty", "no_ids", "refuse", "request_blocks", "block_list", "cache_blocks", "allocate", "free",
                             "match", "shared", "slots", "question", "room_for_hits", "max_model_len",
-                            "hash_block_size", "caching", "num_queries", "groups", "last_hand_out", "owners", NULL};
-    long long slots, question, room, longest, size, last_hand_out;
+                            "hash_block_size", "reach", "caching", "clamps", "masks", "reports", "num_queries", "groups", "last_hand_out", "owners", NULL};
+    long long slots, question, room, longest, size, reach, last_hand_out;
     PyObject *groups, *owners;
     Calls *self = (Calls *)type->tp_alloc(type, 0);
     if (self == NULL)
         return NULL;
     if (!PyArg_ParseTupleAndKeywords(
-            args, options, "$OOO!O!OOOOOOOOO!O!O!OOOOLLLLLpiO!LO", names, &self->turn, &self->state, &PyDict_Type,
+            args, options, "$OOO!O!OOOOOOOOO!O!O!OOOOLLLLLLppppiO!LO", names, &self->turn, &self->state, &PyDict_Type,
             &self->extras, &PyList_Type, &self->foreign, &self->events, &self->store, &self->index, &self->allocator,
             &self->lookups, &self->empty, &self->no_ids, &self->refuse, &PyType_Type, &self->request_blocks, &PyType_Type,
             &self->block_list, &PyType_Type, &self->cache_blocks, &self->allocate.make, &self->free.make,
-            &self->match.make, &self->shared.make, &slots, &question, &room, &longest, &size, &self->caching,
-            &self->num_queries, &PyTuple_Type, &groups, &last_hand_out, &owners)) {
+            &self->match.make, &self->shared.make, &slots, &question, &room, &longest, &size, &reach, &self->caching,
+            &self->clamps, &self->masks, &self->reports, &self->num_queries, &PyTuple_Type, &groups, &last_hand_out, &owners)) {
         Py_DECREF(self);
         return NULL;
     }
@@ -77,6 +77,7 @@ static PyObject *make(PyTypeObject *type, PyObject *args, PyObject *options) {
     self->room_for_hits = room;
     self->max_model_len = longest;
     self->hash_block_size = size;
+    self->reach = reach;
     if (read_groups(self, groups) < 0)
         Py_CLEAR(self);
     return (PyObject *)self;
@@ -117,10 +118,10 @@ static PyType_Spec spec = {
 
 static int add_layout(PyObject *module) {
     PyObject *layout = Py_BuildValue(
-        "{s(iiiiiiiiii)s(iiii)s(iiiiii)s(ii)s(iiiiiii)s(i)s(ii)s(iiiii)s(i)s(i)s(n)}", "slots", POOL, STORE, GROUPS, ARGUMENTS,
+        "{s(iiiiiiiiii)s(iiii)s(iiiiii)s(ii)s(iiiiiiii)s(i)s(ii)s(iiiii)s(i)s(i)s(n)}", "slots", POOL, STORE, GROUPS, ARGUMENTS,
         TABLE_IDS, STARTS, OUT, HITS, HIT_ENDS, HASHES, "status", FITS, NO_ROOM, REFUSED, SHORT, "answer", KEYS, EVICTED, COVERED_UNTIL,
         NUM_TAKEN, NUM_NEW, PLACES, "store", TABLES, IDS, "table", BEGIN, LENGTH, LIMIT, NUM_CACHED, COVERED, SERIAL,
-        TABLE_WORDS, "pool", NULL_ID, "lookup", QUESTION, FOUND, "question", LISTED, NUM_HASHES, KIND, WIDTH, MAX_LENGTH,
+        JUNCTION, TABLE_WORDS, "pool", NULL_ID, "lookup", QUESTION, FOUND, "question", LISTED, NUM_HASHES, KIND, WIDTH, MAX_LENGTH,
         "parts", MOST_PARTS, "most", MOST_TOKENS, "arguments", (Py_ssize_t)sizeof(Arguments));
     if (PyModule_AddObject(module, "LAYOUT", layout) < 0)
         return -1;

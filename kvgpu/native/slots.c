@@ -3,14 +3,18 @@
 #include "calls.h"
 
 /* The fields of a `SlotsCall`, in order. */
-enum { NEW_TOKENS, HIT_TOKENS, COMPUTED, LOOKAHEAD, EXTERNAL, DELAYS, ENCODER, MUST_FIT, RESERVED, NUM_ARGUMENTS };
+enum {
+    NEW_TOKENS, HIT_TOKENS, COMPUTED, LOOKAHEAD, EXTERNAL, DELAYS, ENCODER, MUST_FIT, RESERVED, IN_FLIGHT, HEADROOM, UNZEROED,
+    NUM_ARGUMENTS
+};
 
 /* What was read of a call: no code of Python's runs after that. */
 typedef struct {
     PyObject *request_id, *hashes;
     PyObject *computed; /* KVCacheBlocks, or NULL */
     int64_t num_new, num_hit_tokens, num_lookahead, num_external, num_encoder, reserved_blocks;
-    int64_t num_computed, num_tokens, num_prompt;
+    int64_t num_in_flight, headroom;
+    int64_t num_computed, num_tokens, num_prompt, junction;
     int delays, must_fit;
 } Call;
 
@@ -25,6 +29,8 @@ static int read_arguments(Calls *self, PyObject *fields, Call *call) {
     return as_int(given[NEW_TOKENS], &call->num_new) && as_int(given[HIT_TOKENS], &call->num_hit_tokens)
            && as_int(given[LOOKAHEAD], &call->num_lookahead) && as_int(given[EXTERNAL], &call->num_external)
            && as_int(given[ENCODER], &call->num_encoder) && as_int(given[RESERVED], &call->reserved_blocks)
+           && as_int(given[IN_FLIGHT], &call->num_in_flight) && as_int(given[HEADROOM], &call->headroom)
+           && PyTuple_CheckExact(given[UNZEROED]) && PyTuple_GET_SIZE(given[UNZEROED]) == 0
            && as_switch(given[DELAYS], &call->delays) && as_switch(given[MUST_FIT], &call->must_fit);
 }
 
@@ -32,7 +38,7 @@ static int read_arguments(Calls *self, PyObject *fields, Call *call) {
 static int is_covered(Calls *self, const Call *call) {
     int64_t until;
     if (call->computed != NULL || call->num_new <= 0 || call->num_hit_tokens || call->num_external || call->must_fit
-        || call->reserved_blocks || call->num_computed < 0 || call->num_lookahead < 0)
+        || call->reserved_blocks || call->headroom || call->num_computed < 0 || call->num_lookahead < 0)
         return 0;
     PyObject *blocks = PyDict_GetItemWithError(self->groups[0].tables, call->request_id);
     if (blocks == NULL || !Py_IS_TYPE(blocks, self->request_blocks))
@@ -108,8 +114,12 @@ static void pack(Calls *self, const Call *call, int64_t width) {
         .num_lookahead = call->num_lookahead,
         .num_tokens = call->num_tokens,
         .num_prompt = call->num_prompt,
+        .junction = call->junction,
+        .num_hashed = self->clamps ? num_hashes * self->hash_block_size : MOST_TOKENS,
+        .num_in_flight = call->num_in_flight,
         .max_model_len = self->max_model_len,
         .reserved_blocks = call->reserved_blocks,
+        .headroom = call->headroom,
         .whole = call->must_fit,
         .takes_hits = call->computed != NULL,
         .caches = caches,
@@ -117,6 +127,7 @@ static void pack(Calls *self, const Call *call, int64_t width) {
         .num_encoder = call->num_encoder,
         .hash_block_size = self->hash_block_size,
         .num_hashes = num_hashes,
+        .clamps = self->clamps,
         .listed = caches && num_hashes ? (intptr_t)call->hashes : 0,
         .bytes_type = (intptr_t)&PyBytes_Type,
         .hash_width = width,
@@ -223,7 +234,8 @@ static PyObject *serve(Calls *self, const Call *call) {
 static PyObject *allocate_for(Calls *self, PyObject *request, Call *call) {
     if ((call->hashes = PyObject_GetAttr(request, name_block_hashes)) == NULL || !PyList_CheckExact(call->hashes)
         || read_int(request, name_num_tokens, &call->num_tokens) != 1
-        || read_int(request, name_num_prompt_tokens, &call->num_prompt) != 1 || !is_ready(&self->allocate))
+        || read_int(request, name_num_prompt_tokens, &call->num_prompt) != 1
+        || (self->masks && read_int(request, name_shared_prefix_boundary, &call->junction) != 1) || !is_ready(&self->allocate))
         return odd();
     PyObject *answer;
     UNDISTURBED(answer, serve(self, call));

@@ -21,14 +21,19 @@ GROUP_RECORD = np.dtype(
         ("shift", "<i8"),
         ("need", "<i8"),
         ("period", "<i8"),
-        ("prompt_ends", "<i8"),
+        ("ends", "<i8"),
         ("hit_alignment", "<i8"),
+        ("mask_eagle", "<i8"),
+        ("splits", "<i8"),
+        ("behind", "<i8"),
     ]
 )
 """A cache group as compiled code reads it. kind: kind of attention, as in a plan. block_size: tokens of a block
 over all ranks. extent: tokens of a window or chunk. cap: largest number of blocks that admission counts, or NO_CAP.
 alignment: only whole multiples of this number of tokens are cached; 0 if all tokens are. eagle: whether one block
-more is cached. keep_all: whether there is no mask; otherwise the remaining fields are the mask: see `is_reachable`."""
+more is cached. keep_all: whether there is no mask; otherwise the fields up to mask_eagle are the mask: see
+`is_reachable`. splits: whether freed blocks without a hash are reused before all others. behind: tokens at the end that
+a drafter may compute again, which are not cached."""
 
 NO_CAP = -1
 
@@ -99,15 +104,17 @@ def tokens_to_cache(num_main: int, num_tokens: int) -> int:
 
 
 @leaf
-def cacheable_tokens(num_tokens: int, alignment: int, eagle: bool, block_size: int) -> int:
+def cacheable_tokens(num_tokens: int, alignment: int, eagle: bool, block_size: int, behind: int) -> int:
     """Return how many of the first `num_tokens` tokens a group may cache.
 
     Hits of hybrid models end at multiples of an alignment, so nothing after the last multiple is cached except the
-    block that EAGLE drops at a lookup (fact 47).
+    block that EAGLE drops at a lookup (fact 47). The last `behind` tokens, which may be computed again, are not cached
+    where the drafter reads them (B67).
     """
+    final = max(0, num_tokens - behind)
     if alignment == 0:
-        return num_tokens
+        return final
     aligned = num_tokens // alignment * alignment
     if eagle and aligned > 0:
-        return min(num_tokens, aligned + block_size)
+        return min(final, final // alignment * alignment + block_size)
     return aligned

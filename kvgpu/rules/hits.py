@@ -17,13 +17,16 @@ from kvgpu.rules.plan_words import (
     CHUNKED_LOCAL,
     FULL,
     PLAN_HEADER,
+    PLAN_NUM_CUT,
     PLAN_NUM_QUERIES,
     PLAN_ONE_PASS,
+    PLAN_REACH,
     QUERY_ALIGNMENT,
     QUERY_BLOCK_SIZE,
     QUERY_DROP,
     QUERY_EXTENT,
     QUERY_KIND,
+    QUERY_MARGIN,
     QUERY_STRIDE,
     QUERY_WORDS,
     SLIDING_WINDOW,
@@ -122,8 +125,9 @@ class Probes(NamedTuple):
     run: Any
 
 
-FIRST_NEEDED, NUM_HIT = 0, 1
-"""Rows of `hits` in `common_hit`, by query: the first block that is needed, and the blocks of the hit."""
+FIRST_NEEDED, NUM_HIT, FURTHEST, HIT_ROWS = 0, 1, 2, 3
+"""Rows of `hits` in `common_hit`, by query: the first block that is needed, and the blocks of the hit. FURTHEST has one
+word: the length in tokens that the first query has, which is the longest that some groups have cached."""
 
 
 @leaf
@@ -139,7 +143,7 @@ def common_hit(probes: Any, lookup: Any, words: Any, num_hashes: int, max_length
         words: `PrefixPlan.words`.
         num_hashes: Hashes that the request has.
         max_length: Longest hit allowed, in tokens.
-        hits: int [2, queries], filled: see FIRST_NEEDED and NUM_HIT.
+        hits: int [HIT_ROWS, queries], filled: see FIRST_NEEDED.
 
     Returns:
         The length of the hit in tokens.
@@ -147,6 +151,7 @@ def common_hit(probes: Any, lookup: Any, words: Any, num_hashes: int, max_length
     found = max_length
     verified = 0
     asked = 0
+    hits[FURTHEST][0] = 0
     while True:
         # `current` is the length that the queries so far agree on. The sets `asked` and `verified` have a bit for each
         # query: full attention that was asked, and queries whose EAGLE block was dropped at this length already.
@@ -160,7 +165,8 @@ def common_hit(probes: Any, lookup: Any, words: Any, num_hashes: int, max_length
             asked |= 1 << q
             drop = words[base + QUERY_DROP] != 0 and not verified & (1 << q)
             # The block to be dropped follows the hit that is being verified.
-            limit = min(current + size, max_length) if drop else current
+            margin = words[base + QUERY_MARGIN] if drop else 0
+            limit = min(current + margin, max_length + words[PLAN_REACH])
             limit = min(limit, num_hashes // words[base + QUERY_STRIDE] * size)
             rule = HitRule(kind, size, words[base + QUERY_ALIGNMENT], drop, words[base + QUERY_EXTENT])
             first, length = probes.apply(probes.hit, probes.run, probes.bind(lookup, q), limit, rule)
@@ -171,13 +177,15 @@ def common_hit(probes: Any, lookup: Any, words: Any, num_hashes: int, max_length
             elif length * size < current:
                 verified = 0
             current = length * size
+            if q == 0:
+                hits[FURTHEST][0] = max(hits[FURTHEST][0], current)
         if current >= found:
             break
         found = current
         if words[PLAN_ONE_PASS]:
             break
-    if words[PLAN_HEADER + QUERY_KIND] == FULL:
-        hits[NUM_HIT][0] = min(hits[NUM_HIT][0], found // words[PLAN_HEADER + QUERY_BLOCK_SIZE])
+    for q in range(words[PLAN_NUM_CUT]):
+        hits[NUM_HIT][q] = min(hits[NUM_HIT][q], found // words[PLAN_HEADER + q * QUERY_WORDS + QUERY_BLOCK_SIZE])
     return found
 
 
@@ -189,7 +197,7 @@ _PYTHON_RULES = tuple(
 
 def decide(
     plan: PrefixPlan, hit: Callable[[int, int], bool], num_hashes: int, max_length: int
-) -> tuple[int, list[int], list[int]]:
+) -> tuple[int, list[int], list[int], int]:
     """`common_hit` in plain Python.
 
     Args:
@@ -199,7 +207,8 @@ def decide(
         max_length: Longest hit allowed, in tokens.
 
     Returns:
-        The length in tokens; for each query the first block that is needed, and the blocks hit.
+        The length in tokens; for each query the first block that is needed, and the blocks hit; and the longest
+        length in tokens that some groups have cached.
     """
 
     def run(query: int, i: int, end: int) -> int:
@@ -211,6 +220,7 @@ def decide(
         return _PYTHON_RULES[rule.kind](hit, run, query, max_length, rule)
 
     probes = Probes(apply, lambda _, query: query, hit, run)
-    firsts, lengths = [0] * len(plan.queries), [0] * len(plan.queries)
-    found = python_of(common_hit)(probes, None, plan.words.tolist(), num_hashes, max_length, (firsts, lengths))
-    return found, firsts, lengths
+    firsts, lengths, furthest = ([0] * len(plan.queries) for _ in range(HIT_ROWS))
+    hits = (firsts, lengths, furthest)
+    found = python_of(common_hit)(probes, None, plan.words.tolist(), num_hashes, max_length, hits)
+    return found, firsts, lengths, furthest[0]

@@ -1,6 +1,7 @@
 """What a prefix lookup looks for: a rule, a query for some cache groups, and a plan for all cache groups."""
 
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from math import gcd
 from typing import Any, NamedTuple
 
@@ -8,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kvgpu.errors import ConfigError
-from kvgpu.integers import MOST_TOKENS, as_size
+from kvgpu.integers import MOST_TOKENS, as_option, as_size
 from kvgpu.layout import MAX_GROUP_ID, MAX_TOKENS
 from kvgpu.rules.plan_words import CHUNKED_LOCAL, FULL, MAMBA
 
@@ -78,12 +79,16 @@ class PrefixPlan:
 
     Args:
         queries: One query per distinct spec, full attention first.
+        looks_beyond: Whether a query that drops a block may first look beyond the longest hit allowed, states are never
+            dropped, and hits of all full attention are cut (B74). If not, as in vLLM 0.23, a block is dropped even if
+            it ends with the prompt, and only the first query's hit is cut.
 
     Attributes:
         groups: The groups of all queries, in order: each has one line of ids in a result.
         lines: For each query, its slice of `groups`.
         hash_block_size: Tokens per block hash.
-        words: The whole plan for compiled code and kernels, int64, laid out as in kvgpu/layout.py and
+        reach: Tokens beyond the longest hit allowed that a lookup may read.
+        words: The whole plan for compiled code and kernels, int64, laid out as in kvgpu/rules/plan_words.py and
             followed by `groups`.
 
     Raises:
@@ -95,6 +100,8 @@ class PrefixPlan:
     """
 
     queries: tuple[HitQuery, ...]
+    looks_beyond: bool = False
+    reach: int = field(init=False, repr=False, compare=False)
     groups: tuple[int, ...] = field(init=False, repr=False, compare=False)
     hash_block_size: int = field(init=False, repr=False, compare=False)
     lines: tuple[slice, ...] = field(init=False, repr=False, compare=False)
@@ -107,17 +114,23 @@ class PrefixPlan:
             raise ConfigError(f"a plan has 1 to {MAX_QUERIES} queries, got {len(queries)}")
         # After one pass all groups agree: facts 44 and 46.
         one_pass = len(queries) == 1 or (len(queries) == 2 and queries[0].rule.kind == FULL)
-        words: list[int] = [len(queries), one_pass]
+        beyond = as_option("looks_beyond", self.looks_beyond)
+        margins = [0 if beyond and each.rule.kind == MAMBA else each.rule.block_size for each in queries]
+        dropping = [margin for each, margin in zip(queries, margins, strict=True) if beyond and each.rule.drop]
+        num_full = sum(1 for _ in takewhile(lambda each: each.rule.kind == FULL, queries))
+        reach = max(dropping, default=0)
+        words: list[int] = [len(queries), one_pass, reach, num_full if beyond else min(num_full, 1)]
         groups: list[int] = []
         lines: list[slice] = []
-        for query in queries:
+        for query, margin in zip(queries, margins, strict=True):
             rule = query.rule
             step = rule.alignment // gcd(rule.alignment, rule.block_size)
-            words += [*map(int, rule), query.stride, len(groups), len(query.groups), step]
+            words += [*map(int, rule), query.stride, len(groups), len(query.groups), step, margin]
             lines.append(slice(len(groups), len(groups) + len(query.groups)))
             groups += query.groups
         rule, stride = queries[0].rule, queries[0].stride
         object.__setattr__(self, "hash_block_size", rule.block_size // stride)
+        object.__setattr__(self, "reach", reach)
         object.__setattr__(self, "groups", tuple(groups))
         object.__setattr__(self, "lines", tuple(lines))
         object.__setattr__(self, "words", np.array(words + groups, np.int64))

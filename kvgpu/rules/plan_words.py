@@ -2,7 +2,11 @@
 
 PLAN_NUM_QUERIES = 0
 PLAN_ONE_PASS = 1
-PLAN_HEADER = 2
+PLAN_REACH = 2
+"""Tokens beyond the longest hit allowed that a lookup may read, because it drops a block."""
+PLAN_NUM_CUT = 3
+"""Queries, from the first on, whose hits are cut to the common one: all of them are for full attention."""
+PLAN_HEADER = 4
 QUERY_KIND = 0
 QUERY_BLOCK_SIZE = 1
 QUERY_ALIGNMENT = 2
@@ -13,7 +17,9 @@ QUERY_FIRST_LINE = 6
 QUERY_NUM_LINES = 7
 QUERY_STEP = 8
 """Alignment of hits in blocks: what the alignment in tokens comes to."""
-QUERY_WORDS = 9
+QUERY_MARGIN = 9
+"""Tokens beyond the hit to be verified that a query which drops a block looks at."""
+QUERY_WORDS = 10
 FULL = 0
 SLIDING_WINDOW = 1
 CHUNKED_LOCAL = 2

@@ -1,12 +1,20 @@
 """Which full blocks are worth keeping for reuse: functions of positions only."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from kvgpu.compiled.jit import jit, leaf
+from kvgpu.compiled.jit import jit, leaf, python_of
 from kvgpu.config.specs import SlidingWindowSpec, cdiv
+
+NO_ENDS, RESEND, RESEND_OR_LONGER = 0, 1, 2
+"""Which hits at the end of a prompt stay reachable. RESEND: that of the same prompt again. RESEND_OR_LONGER: that and
+the one of a longer prompt, each before the block that EAGLE drops."""
+
+NOWHERE = -1
+"""No position."""
 
 
 def window_blocks(spec: SlidingWindowSpec, eagle: bool) -> int:
@@ -18,7 +26,7 @@ def window_blocks(spec: SlidingWindowSpec, eagle: bool) -> int:
 
 
 class Mask(NamedTuple):
-    """The parameters by which `is_reachable` decides which blocks of a sliding window some allowed hit needs."""
+    """The parameters by which `is_reachable` decides which blocks of a window, or which states, a hit needs."""
 
     block_size: int
     """Tokens of a block."""
@@ -28,38 +36,68 @@ class Mask(NamedTuple):
     """Number of consecutive blocks that a hit needs."""
     period: int
     """Blocks between the hit lengths that stay reachable; 0 if none of them does."""
-    prompt_ends: bool
-    """Whether the hit at the end of the prompt stays reachable as well."""
+    ends: int
+    """Which hits at the end of the prompt stay reachable as well: NO_ENDS, RESEND or RESEND_OR_LONGER. Junctions do
+    unless it is NO_ENDS."""
     alignment: int
     """Hits end at multiples of this number of tokens."""
+    eagle: int
+    """Whether a hit may have to end a block before a junction."""
 
 
 @leaf
 def mask_of(group: Any) -> Mask:
     """Return the mask of a GROUP_RECORD."""
-    return Mask(group.block_size, group.shift, group.need, group.period, group.prompt_ends != 0, group.hit_alignment)
+    return Mask(
+        group.block_size, group.shift, group.need, group.period, group.ends, group.hit_alignment, group.mask_eagle
+    )
 
 
 @leaf
-def is_reachable(mask: Mask, block: int, num_prompt: int) -> bool:
-    """Return whether some allowed hit of a sliding window needs a block (fact 48).
+def boundaries(mask: Mask, num_prompt: int, junction: int) -> tuple[int, int, int, int]:
+    """Return the positions, in tokens, at which a later request could resume a prompt; NOWHERE for none.
+
+    Args:
+        mask: Mask of the group.
+        num_prompt: Tokens of the prompt; -1 if unknown.
+        junction: Position up to which a longer prefix was cached in other groups; 0 if there is none.
+    """
+    size = mask.alignment
+    resend = longer = at = before = NOWHERE
+    if num_prompt >= 0 and mask.ends == RESEND:
+        resend = num_prompt - 1
+    elif num_prompt >= 0 and mask.ends == RESEND_OR_LONGER:
+        resend = max((num_prompt - 1) // size * size - size, 0)
+        longer = max(num_prompt // size * size - size, 0)
+    if junction > 0 and mask.ends != NO_ENDS:
+        at = junction
+        if mask.eagle:
+            before = junction - mask.block_size
+    return resend, longer, at, before
+
+
+@leaf
+def is_reachable(mask: Mask, block: int, positions: Any) -> bool:
+    """Return whether some allowed hit needs a block of a window, or a state (facts 48 and B60 to B66).
 
     Args:
         mask: Mask of the group.
         block: Index of the block in the request.
-        num_prompt: Tokens of the prompt; -1 if unknown.
+        positions: Where later requests could resume, see `boundaries`.
     """
     shift, need, period = mask.shift, mask.need, mask.period
     if period > 0 and block >= shift and (block - shift) % period >= period - need:
         return True
-    if mask.prompt_ends and num_prompt >= 0:
-        end = (num_prompt - 1) // mask.alignment * mask.alignment // mask.block_size + shift
-        return end - need <= block < end
+    for position in positions:
+        if position >= 0:
+            end = position // mask.alignment * mask.alignment // mask.block_size + shift
+            if end - need <= block < end:
+                return True
     return False
 
 
 def mask_rule(
-    spec: SlidingWindowSpec, alignment: int | None, eagle: bool, retention_interval: int | None
+    spec: SlidingWindowSpec, alignment: int | None, eagle: bool, retention_interval: int | None, ends: int = RESEND
 ) -> Mask | None:
     """Return which blocks of a sliding window some allowed hit would need; None if it would need all (fact 48).
 
@@ -69,48 +107,75 @@ def mask_rule(
         eagle: Whether the last block of a hit is dropped.
         retention_interval: Tokens between the hit lengths that stay reachable: None for every
             multiple of the alignment, 0 for only the end of the prompt.
+        ends: Which ends of the prompt stay reachable with an interval.
     """
-    if alignment is None:
+    if alignment is None or alignment % spec.block_size:
         return None
     need = window_blocks(spec, eagle)
     period = (alignment if retention_interval is None else retention_interval) // spec.block_size
     if 0 < period <= need:
         return None
-    return Mask(spec.block_size, int(eagle), need, period, retention_interval is not None, alignment)
+    kept = NO_ENDS if retention_interval is None else ends
+    return Mask(spec.block_size, int(eagle), need, period, kept, alignment, int(eagle))
+
+
+def state_mask_rule(
+    block_size: int, alignment: int | None, eagle: bool, retention_interval: int | None, ends: int = RESEND
+) -> Mask | None:
+    """Return which states of a recurrent layer some allowed hit would need; None if it would need all (B64).
+
+    A hit needs the one state at its end, and none is dropped; arguments as in `mask_rule`, in tokens.
+    """
+    if alignment is None or retention_interval is None:
+        return None
+    period = retention_interval // block_size
+    return None if period == 1 else Mask(block_size, 0, 1, period, ends, alignment, int(eagle))
 
 
 @jit
-def _mask(rule: tuple[Any, ...], start: int, end: int, num_prompt: int) -> npt.NDArray[np.bool_]:
+def _mask(rule: tuple[Any, ...], start: int, end: int, positions: Any, final: int) -> npt.NDArray[np.bool_]:
     mask = Mask(*rule)
     reachable = np.empty(end - start, np.bool_)
     for block in range(start, end):
-        reachable[block - start] = is_reachable(mask, block, num_prompt)
+        reachable[block - start] = is_reachable(mask, block, positions)
+    if final >= 0 and mask.period > 0 and mask.eagle == 0:
+        for block in range(max(start, final // mask.period * mask.period, final - mask.need), min(end, final)):
+            reachable[block - start] = True
     return reachable
 
 
-def sliding_window_mask(
+def masked(
+    rule: Mask | None,
     start_block: int,
     end_block: int,
-    spec: SlidingWindowSpec,
-    alignment: int | None,
-    eagle: bool,
-    retention_interval: int | None,
-    num_prompt_tokens: int | None,
+    positions: Sequence[int],
+    final_segment_end_block: int | None = None,
 ) -> npt.NDArray[np.bool_] | None:
     """Return which blocks of [start_block, end_block) some allowed hit would need.
 
     Args:
+        rule: From `mask_rule` or `state_mask_rule`.
         start_block: First block.
         end_block: Block after the last.
-        spec, alignment, eagle, retention_interval: As in `mask_rule`.
-        num_prompt_tokens: Length of the prompt, in tokens; None if unknown.
+        positions: Where later requests could resume, in tokens; those below 0 do not count.
+        final_segment_end_block: Block after the last of the whole request, if the end of what follows the last
+            multiple of the interval is kept as well.
 
     Returns:
         bool [end_block - start_block], or None if all blocks are needed. O(end_block - start_block).
     """
-    rule = mask_rule(spec, alignment, eagle, retention_interval)
     if rule is None:
         return None
-    num_prompt = -1 if num_prompt_tokens is None else num_prompt_tokens
-    mask: npt.NDArray[np.bool_] = _mask(tuple(rule), start_block, max(start_block, end_block), num_prompt)
+    final = NOWHERE if final_segment_end_block is None else final_segment_end_block
+    given = np.array(positions, np.int64)
+    mask: npt.NDArray[np.bool_] = _mask(tuple(rule), start_block, max(start_block, end_block), given, final)
     return mask
+
+
+def positions_of(rule: Mask | None, num_prompt_tokens: int | None, junction: int = 0) -> Sequence[int]:
+    """`boundaries` for plain Python; `num_prompt_tokens` is None if it is not known. O(1)."""
+    if rule is None:
+        return ()
+    num_prompt = NOWHERE if num_prompt_tokens is None else num_prompt_tokens
+    found: tuple[int, int, int, int] = python_of(boundaries)(rule, num_prompt, junction)
+    return found

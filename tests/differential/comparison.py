@@ -26,10 +26,12 @@ class Comparison:
         counts: Calls by name, added to.
     """
 
+    behaviour = "0.23"
+
     def __init__(self, seed: int, ours: Any, oracle: Any, counts: Counter[str]) -> None:
         self.rng = random.Random(seed)
         self.seed = seed
-        self.config: Config = random_config(self.rng)
+        self.config: Config = random_config(self.rng, self.behaviour)
         self.counts = counts
         self.log: list[str] = []
         self.systems: list[System] = []

@@ -28,10 +28,15 @@ class Config:
     options: dict[str, Any]
     sample_rate: float | None = None
     retention: int | None = None
+    fields: dict[str, Any] = field(default_factory=dict)
+    """Fields of `KVCacheConfig` besides those that every version has."""
     mamba_align: bool = False
     num_speculative: int = 0
     block_sizes: list[int] = field(default_factory=list)
 
+
+COARSE_SPECS = ("FullAttentionSpec", "MLAAttentionSpec", "MambaSpec")
+"""Specs of which vLLM 0.33 hits a part of a block, if it has several hashes."""
 
 ATTENTION = {"num_kv_heads": 1, "head_size": 1}
 
@@ -62,8 +67,46 @@ def _group(rng: random.Random, block_size: int, kinds: list[str], mamba_mode: st
     )
 
 
-def random_config(rng: random.Random) -> Config:
+def random_config(rng: random.Random, behaviour: str) -> Config:
     """A configuration that an engine could have; a few are refused at construction by both."""
+    config = _drawn(rng)
+    return config if behaviour == "0.23" else _later(rng, config)
+
+
+def _later(rng: random.Random, config: Config) -> Config:
+    """The same for vLLM 0.33."""
+    options, caching = config.options, config.options["enable_caching"]
+    for group in config.groups:
+        if "mamba_cache_mode" in group.kwargs:
+            group.kwargs["mamba_cache_mode"] = "align" if caching else rng.choice(["none", "align"])
+    config.mamba_align = any(g.kwargs.get("mamba_cache_mode") == "align" for g in config.groups)
+    # Hits end with a block: no block that could hold part of a hit has several hashes (docs/semantics.md).
+    if caching and any(group.spec in COARSE_SPECS for group in config.groups):
+        smallest = config.hash_block_size = max(config.hash_block_size, min(config.block_sizes))
+        for group in config.groups:
+            if group.spec in COARSE_SPECS:
+                group.kwargs["block_size"] = smallest
+        config.block_sizes = [group.kwargs["block_size"] for group in config.groups]
+        config.scheduler_block_size = lcm(*config.block_sizes)
+        if len(config.groups) == 1:
+            config.scheduler_block_size = config.hash_block_size = smallest * options["dcp_world_size"]
+    scheduler = config.scheduler_block_size
+    config.retention = None
+    if rng.random() < 0.7:
+        sparse = any(g.spec not in ("FullAttentionSpec", "MLAAttentionSpec") for g in config.groups)
+        config.fields["prefix_cache_retention_interval"] = rng.choice(
+            [0, 0, 0, scheduler, 2 * scheduler] if sparse else [0]
+        )
+    options["max_in_flight_tokens"] = options.pop("max_num_batched_tokens")
+    if rng.random() < 0.2:
+        options["watermark"] = rng.choice([0.01, 0.1, 0.3])
+    # As an engine has it: with look-ahead hashes, the groups of a drafter are flagged, and none drops a block.
+    if options["use_eagle"] and rng.random() < 0.5:
+        options["use_eagle"] = False
+    return config
+
+
+def _drawn(rng: random.Random) -> Config:
     eagle = rng.random() < 0.35
     num_groups = rng.choice([1, 1, 2, 2, 3, 4])
     base = rng.choice([1, 2, 4, 8])

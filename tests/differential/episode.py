@@ -67,10 +67,27 @@ class Episode(Comparison):
         """Whether the oracle could give hits of a later group to an earlier one as room for external tokens."""
         return any(block.ref_cnt == 0 and not block.is_null for group in computed.blocks[1:] for block in group)
 
+    def look_up(self, request_id: str) -> Any:
+        return self.call("get_computed_blocks", request_id)
+
+    def more_of_admission(self, request_id: str) -> dict[str, Any]:
+        """Further arguments of a call that admits a request."""
+        return {}
+
+    def admitted(self, request_id: str, num_hits: int) -> None:
+        """What an engine does once a request has its first blocks."""
+
+    def before_step(self, request_id: str, computed: int) -> None:
+        """What an engine sets before a running request gets slots."""
+
+    def sundry(self) -> None:
+        """A call that belongs to no step."""
+        self.call("take_new_block_ids", None)
+
     def admit(self) -> None:
         rng = self.rng
         request_id = rng.choice(self.waiting)
-        computed, their_computed = self.call("get_computed_blocks", request_id)
+        computed, their_computed = self.look_up(request_id)
         request = self.systems[0].requests[request_id]
         num_local = computed[1]
         external = 0
@@ -105,9 +122,10 @@ class Episode(Comparison):
             kwargs["reserved_blocks"] = rng.randrange(8)
         if self.config.groups[-1].spec == "CrossAttentionSpec":
             kwargs["num_encoder_tokens"] = rng.randrange(40)
-        result, _ = self.call("allocate_slots", request_id, num_new, **kwargs)
+        result, _ = self.call("allocate_slots", request_id, num_new, **kwargs, **self.more_of_admission(request_id))
         if result is None:
             return
+        self.admitted(request_id, num_local)
         self.waiting.remove(request_id)
         self.running.append(request_id)
         self._set(request_id, num_computed_tokens=num_local + external + num_new)
@@ -134,6 +152,7 @@ class Episode(Comparison):
             self.finish(request_id)
             return
         kwargs = {"num_lookahead_tokens": rng.randrange(4)} if rng.random() < 0.2 else {}
+        self.before_step(request_id, computed)
         result, _ = self.call("allocate_slots", request_id, num_new, **kwargs)
         if result is None:
             victim = self.running[-1] if rng.random() < 0.8 else rng.choice(self.running)
@@ -153,13 +172,17 @@ class Episode(Comparison):
             self._differ(f"hashes of {request_id} after appending")
 
     def finish(self, request_id: str) -> None:
-        self.call("free", request_id)
+        self.give_up(request_id)
         self.running.remove(request_id)
         if self.rng.random() < 0.1:
             self.call("free", request_id)
 
-    def preempt(self, request_id: str) -> None:
+    def give_up(self, request_id: str) -> None:
+        """The blocks of a request go back."""
         self.call("free", request_id)
+
+    def preempt(self, request_id: str) -> None:
+        self.give_up(request_id)
         self.running.remove(request_id)
         self.counts["preempt"] += 1
         count = self.systems[0].requests[request_id].num_preemptions + 1
@@ -201,7 +224,7 @@ class Episode(Comparison):
             elif action < 0.97 and self.running:
                 self.call("get_num_common_prefix_blocks", None, rng.choice(self.running))
             elif action < 0.98:
-                self.call("take_new_block_ids", None)
+                self.sundry()
             elif self.running:
                 request_id = rng.choice(self.running)
                 computed = self.systems[0].requests[request_id].num_computed_tokens
@@ -210,9 +233,11 @@ class Episode(Comparison):
         self.call("take_new_block_ids", None)
 
 
-def run_episode(seed: int, ours: Any, oracle: Any, counts: Counter[str], actions: int) -> None:
+def run_episode(
+    seed: int, ours: Any, oracle: Any, counts: Counter[str], actions: int, kind: type[Episode] = Episode
+) -> None:
     """One episode; a refusal by both ends it early."""
     try:
-        Episode(seed, ours, oracle, counts).run(actions)
+        kind(seed, ours, oracle, counts).run(actions)
     except Refused as refusal:
         counts["ended: " + str(refusal)[:160]] += 1

@@ -1,6 +1,6 @@
-"""Compare kvgpu with the real vLLM 0.23.0, call by call, on random configurations.
+"""Compare kvgpu with the real vLLM, 0.23.0 or 0.33.0, call by call, on random configurations.
 
-    python tests/differential/run.py [--calls N] [--seed S] [--backend NAME]
+    python tests/differential/run.py [--behaviour 0.33] [--calls N] [--seed S] [--backend NAME]
 
 Needs an interpreter in which both can be imported. Exit status 1 on the first difference.
 """
@@ -28,6 +28,7 @@ def main() -> int:
     parser.add_argument("--calls", type=int, default=200_000, help="calls to compare")
     parser.add_argument("--seed", type=int, default=0, help="seed of the first episode")
     parser.add_argument("--actions", type=int, default=150, help="actions per episode")
+    parser.add_argument("--behaviour", choices=("0.23", "0.33"), default="0.23", help="of kvgpu; vLLM must be that one")
     parser.add_argument("--backend", default="host", help="index backend of kvgpu")
     options = parser.parse_args()
     os.environ["KVGPU_BACKEND"] = options.backend
@@ -35,19 +36,21 @@ def main() -> int:
     import torch
     import vllm
     from comparison import Difference
-    from episode import run_episode
+    from episode import Episode, run_episode
+    from later_episode import LaterEpisode
     from systems import kvgpu_modules, vllm_modules
     from tqdm import tqdm
 
-    if not vllm.__version__.startswith("0.23.0"):
-        parser.error(f"vLLM 0.23.0 is the oracle, this is {vllm.__version__}")
-    ours, oracle = kvgpu_modules(torch.float32), vllm_modules(torch.float32)
+    if not vllm.__version__.startswith(options.behaviour):
+        parser.error(f"vLLM {options.behaviour}.0 is the oracle, this is {vllm.__version__}")
+    ours, oracle = kvgpu_modules(torch.float32, options.behaviour), vllm_modules(torch.float32)
+    kind = Episode if options.behaviour == "0.23" else LaterEpisode
     counts: Counter[str] = Counter()
     seed = options.seed
     with tqdm(total=options.calls, disable=None, unit="call") as bar:
         while num_calls(counts) < options.calls:
             try:
-                run_episode(seed, ours, oracle, counts, options.actions)
+                run_episode(seed, ours, oracle, counts, options.actions, kind)
             except Difference as difference:
                 print(f"DIFFERENT after {num_calls(counts)} calls: {difference}")
                 if difference.__cause__ is not None:

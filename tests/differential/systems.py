@@ -1,7 +1,7 @@
 """The two systems behind one face: the same calls, and all state as comparable plain data."""
 
 import os
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 from configs import Config
@@ -31,15 +31,17 @@ class System:
                 kwargs["dtype"] = modules["dtype"]
             spec = getattr(interface, group.spec)(**kwargs)
             groups.append(interface.KVCacheGroupSpec([f"layer{place}"], spec, group.eagle))
+        made = interface.KVCacheConfig(config.num_blocks, [], groups, **config.fields)
         collector = modules["metrics"].KVCacheMetricsCollector
         self.collector = None if config.sample_rate is None else collector(config.sample_rate)
         self.manager = modules["manager"].KVCacheManager(
-            interface.KVCacheConfig(config.num_blocks, [], groups),
+            made,
             max_model_len=config.max_model_len,
             scheduler_block_size=config.scheduler_block_size,
             hash_block_size=config.hash_block_size,
             metrics_collector=self.collector,
             **config.options,
+            **modules["options"],
         )
         os.environ.pop(RETENTION, None)
         self.hasher = modules["hasher"].get_request_block_hasher(config.hash_block_size, self.hash_fn)
@@ -106,7 +108,10 @@ def plain(result: Any) -> Any:
     if isinstance(result, tuple):
         return tuple(plain(part) for part in result)
     if hasattr(result, "preempted_hits"):
-        return "stats", sorted(vars(result).items())
+        # By source only connectors count, which have statistics of their own.
+        return "stats", sorted((name, value) for name, value in vars(result).items() if name != "hits_by_source")
+    if isinstance(result, list) and result and hasattr(result[0], "block_id"):
+        return "blocks", [block.block_id for block in result]
     if isinstance(result, list) and result and hasattr(result[0], "__struct_fields__"):
         import msgspec
 
@@ -114,10 +119,11 @@ def plain(result: Any) -> Any:
     return result
 
 
-def kvgpu_modules(dtype: Any) -> dict[str, Any]:
+def kvgpu_modules(dtype: Any, behaviour: str) -> dict[str, Any]:
     """kvgpu, with data-only stand-ins for the inputs."""
     import stubs
 
+    import kvgpu.config.kv_cache_config
     import kvgpu.config.specs
     import kvgpu.hashing.functions
     import kvgpu.hashing.request_hasher
@@ -128,7 +134,8 @@ def kvgpu_modules(dtype: Any) -> dict[str, Any]:
     return {
         "manager": kvgpu.manager,
         "metrics": kvgpu.metrics,
-        "specs": kvgpu.config.specs,
+        "specs": SimpleNamespace(**vars(kvgpu.config.specs) | vars(kvgpu.config.kv_cache_config)),
+        "options": {"behaviour": behaviour},
         "hashing": kvgpu.hashing.functions,
         "none_hash": kvgpu.hashing.functions,
         "hasher": kvgpu.hashing.request_hasher,
@@ -156,6 +163,7 @@ def vllm_modules(dtype: Any) -> dict[str, Any]:
         "manager": vllm.v1.core.kv_cache_manager,
         "metrics": vllm.v1.core.kv_cache_metrics,
         "specs": vllm.v1.kv_cache_interface,
+        "options": {},
         "hashing": vllm.utils.hashing,
         "none_hash": vllm.v1.core.kv_cache_utils,
         "hasher": vllm.v1.core.kv_cache_utils,

@@ -36,7 +36,7 @@ def own_environment(monkeypatch):
 def with_manager(dtype: Any = None, **changes: Any) -> dict[str, Any]:
     """kvgpu's modules, with a manager that is made by a function of our own."""
     make = partial(changes.pop("make", KVCacheManager), **changes)
-    return {**kvgpu_modules(dtype), "manager": SimpleNamespace(KVCacheManager=make)}
+    return {**kvgpu_modules(dtype, "0.23"), "manager": SimpleNamespace(KVCacheManager=make)}
 
 
 def num_calls(counts: Counter[str]) -> int:
@@ -73,7 +73,7 @@ def test_kvgpu_agrees_with_vllm():
         pytest.skip(reason)
     import torch
 
-    counts = compare(kvgpu_modules(torch.float32), vllm_modules(torch.float32), 400, seed=7000)
+    counts = compare(kvgpu_modules(torch.float32, "0.23"), vllm_modules(torch.float32), 400, seed=7000)
     assert counts["allocate_slots"] > 40
 
 
@@ -96,8 +96,8 @@ def forget_to_reverse(manager):
 def hit_one_block_less(manager):
     """Lookups leave a block to compute that they need not."""
     coordinator = manager.coordinator
-    find, less = coordinator.find_longest_cache_hit, coordinator.scheduler_block_size
-    coordinator.find_longest_cache_hit = lambda hashes, length: find(hashes, max(length - less, 0))
+    find, less = coordinator.find_hits, coordinator.scheduler_block_size
+    coordinator.find_hits = lambda hashes, length: find(hashes, max(length - less, 0))
 
 
 def ignore_drafts(manager):

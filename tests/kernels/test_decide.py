@@ -13,7 +13,7 @@ NULL = 9_999
 
 
 def launch(plan, hits, offsets, max_lengths, with_ids=True):
-    """num_tokens, firsts, lengths, ids of hits int32 [lines, keys], as numpy arrays."""
+    """num_tokens, firsts, lengths, furthest, ids of hits int32 [lines, keys], as numpy arrays."""
     table = make_table(2)
     requests, num_keys = len(offsets) - 1, hits.shape[1]
     out = table.prefix_buffers(requests, num_keys, plan, with_ids)
@@ -23,12 +23,12 @@ def launch(plan, hits, offsets, max_lengths, with_ids=True):
     longest = int(np.diff(offsets).max(initial=0))
     launch_decide(table.view, to_device(plan.words), spans[:-1], spans[1:], to_device(max_lengths), out, longest, NULL)
     assert table.size() == 0
-    return [None if b is None else b.cpu().numpy() for b in out[:4]]
+    return [None if b is None else b.cpu().numpy() for b in out[:5]]
 
 
 def expected(plan, hits, max_length):
-    """The same of one request in plain Python: (tokens, firsts, lengths, ids per line)."""
-    found, firsts, lengths = decide(
+    """The same of one request in plain Python: (tokens, firsts, lengths, furthest, ids per line)."""
+    found, firsts, lengths, furthest = decide(
         plan,
         lambda q, i: bool(hits[plan.lines[q], (i + 1) * plan.queries[q].stride - 1].min() >= 0),
         hits.shape[1],
@@ -40,7 +40,7 @@ def expected(plan, hits, max_length):
             blocks = hits[line, query.stride - 1 :: query.stride][: lengths[q]]
             ids[line, : lengths[q]] = blocks
             ids[line, : firsts[q]] = NULL
-    return found, firsts, lengths, ids
+    return found, firsts, lengths, furthest, ids
 
 
 def random_rule(rng, kind, size, alignment, eagle):
@@ -48,7 +48,7 @@ def random_rule(rng, kind, size, alignment, eagle):
     extent = int(rng.integers(0, 6)) if window else size * int(rng.integers(1, 5))
     if kind == CHUNKED_LOCAL:
         return HitRule(kind, size, size, False, extent)
-    return HitRule(kind, size, alignment, eagle and kind != MAMBA, extent)
+    return HitRule(kind, size, alignment, eagle, extent)
 
 
 def random_plan(rng):
@@ -57,7 +57,8 @@ def random_plan(rng):
         kind, size = int(rng.integers(4)), int(rng.choice([1, 2, 16]))
         alignment = size * int(rng.choice([1, 1, 2, 3]))
         rule = random_rule(rng, kind, size, alignment, rng.random() < 0.4)
-        return PrefixPlan((HitQuery(rule, tuple(range(int(rng.integers(1, 4))))),))
+        groups = tuple(range(int(rng.integers(1, 4))))
+        return PrefixPlan((HitQuery(rule, groups),), bool(rng.random() < 0.5))
     strides = [int(s) for s in rng.choice([1, 2, 4], int(rng.integers(2, 5)))]
     alignment = 16 * int(np.lcm.reduce(strides))
     kinds = sorted(int(k) for k in rng.choice([FULL, FULL, SLIDING_WINDOW, MAMBA], len(strides)))
@@ -65,7 +66,7 @@ def random_plan(rng):
     for place, (kind, stride) in enumerate(zip(kinds, strides, strict=True)):
         rule = random_rule(rng, kind, 16 * stride, alignment, rng.random() < 0.5)
         queries.append(HitQuery(rule, (place,) * int(rng.integers(1, 3)), stride))
-    return PrefixPlan(tuple(queries))
+    return PrefixPlan(tuple(queries), bool(rng.random() < 0.5))
 
 
 def random_batch(rng, plan):
@@ -79,23 +80,23 @@ def random_batch(rng, plan):
     return hits, offsets, max_lengths.astype(np.int64)
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(60))
 def test_the_kernel_decides_as_the_rules_in_plain_python(seed):
     rng = np.random.default_rng(seed)
     plan = random_plan(rng)
     hits, offsets, max_lengths = random_batch(rng, plan)
-    num_tokens, firsts, lengths, ids = launch(plan, hits, offsets, max_lengths)
+    num_tokens, firsts, lengths, furthest, ids = launch(plan, hits, offsets, max_lengths)
     for r, max_length in enumerate(max_lengths.tolist()):
         span = slice(offsets[r], offsets[r + 1])
         mine = expected(plan, hits[:, span], max_length)
-        assert (num_tokens[r], firsts[r].tolist(), lengths[r].tolist()) == mine[:3]
-        assert np.array_equal(ids[:, span], mine[3])
+        assert (num_tokens[r], firsts[r].tolist(), lengths[r].tolist(), furthest[r]) == mine[:4]
+        assert np.array_equal(ids[:, span], mine[4])
 
 
 def test_without_ids_only_the_lengths_are_written():
     plan = PrefixPlan((HitQuery(HitRule(FULL, 1, 1), (0,)),))
     hits = np.array([[5, 6, -1]], np.int32)
-    num_tokens, _, lengths, ids = launch(plan, hits, [0, 3], [9], with_ids=False)
+    num_tokens, _, lengths, _, ids = launch(plan, hits, [0, 3], [9], with_ids=False)
     assert (num_tokens.tolist(), lengths.tolist(), ids) == ([2], [[2]], None)
 
 

@@ -52,19 +52,19 @@ def test_a_new_request_misses_what_is_neither_hit_nor_skipped(required, held, sk
 @given(tokens=st.integers(0, 300), alignment=st.integers(1, 10), size=st.integers(1, 9))
 def test_tokens_behind_the_last_aligned_length_are_not_cached(tokens, alignment, size):
     allowed = [end for end in range(tokens + 1) if end % (alignment * size) == 0]
-    assert PLAIN["cacheable_tokens"](tokens, alignment * size, False, size) == allowed[-1]
+    assert PLAIN["cacheable_tokens"](tokens, alignment * size, False, size, 0) == allowed[-1]
 
 
 @given(tokens=st.integers(0, 300), alignment=st.integers(1, 10), size=st.integers(1, 9))
 def test_with_eagle_one_block_more_is_cached(tokens, alignment, size):
-    plain = PLAIN["cacheable_tokens"](tokens, alignment * size, False, size)
+    plain = PLAIN["cacheable_tokens"](tokens, alignment * size, False, size, 0)
     expected = min(tokens, plain + size) if plain else 0
-    assert PLAIN["cacheable_tokens"](tokens, alignment * size, True, size) == expected
+    assert PLAIN["cacheable_tokens"](tokens, alignment * size, True, size, 0) == expected
 
 
 @pytest.mark.parametrize("eagle", [False, True])
 def test_without_an_alignment_all_tokens_are_cached(eagle):
-    assert PLAIN["cacheable_tokens"](37, 0, eagle, 4) == 37
+    assert PLAIN["cacheable_tokens"](37, 0, eagle, 4, 0) == 37
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,14 @@ from support.managers import admit, cached_places, chunked, full, make_manager, 
 
 from kvgpu.errors import ConfigError
 from kvgpu.groups.registry import manager_class
-from kvgpu.rules.retention import sliding_window_mask, window_blocks
+from kvgpu.rules.retention import mask_rule, masked, positions_of, window_blocks
+
+
+def sliding_window_mask(start, end, spec, alignment, eagle, interval, prompt):
+    """The mask of blocks of one request in behaviour 0.23."""
+    rule = mask_rule(spec, alignment, eagle, interval)
+    return masked(rule, start, end, positions_of(rule, prompt))
+
 
 INTERVAL = "VLLM_PREFIX_CACHE_RETENTION_INTERVAL"
 

@@ -61,7 +61,7 @@ def match(
 ) -> list[list[int]]:
     """Ids of the longest prefix, one line per group."""
     plan = PrefixPlan((HitQuery(rule, groups, stride),))
-    _, lines = index.match(plan, rows, max_length)
+    _, lines, _ = index.match(plan, rows, max_length)
     assert all(ids.dtype == np.int32 for ids in lines)
     return [ids.tolist() for ids in lines]
 

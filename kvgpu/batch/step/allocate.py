@@ -22,9 +22,9 @@ from kvgpu.batch.step.arrays import (
     batch_at,
     given_at,
 )
-from kvgpu.batch.step.check import check_step, is_covered
+from kvgpu.batch.step.check import check_step, hashed_tokens, is_covered
 from kvgpu.batch.step.report import DONE, clear_report
-from kvgpu.block_tables.store import BEGIN, COVERED, LENGTH, SERIAL, StoreArrays, store_at
+from kvgpu.block_tables.store import BEGIN, COVERED, JUNCTION, LENGTH, SERIAL, StoreArrays, store_at
 from kvgpu.blocks.free_order import FreeQueue
 from kvgpu.blocks.index_meta import refuse_broken
 from kvgpu.compiled.handle import WORDS, array_at, lines_at
@@ -34,7 +34,7 @@ from kvgpu.hashing.hash_arena import hashes_at
 from kvgpu.index.host.memo import MEMO_WORDS
 from kvgpu.index.host.pool_arrays import pool_at
 from kvgpu.index.host.prefix_match import longest_prefix, lookup_in, num_lines_of
-from kvgpu.rules.hits import FIRST_NEEDED, NUM_HIT
+from kvgpu.rules.hits import FIRST_NEEDED, FURTHEST, HIT_ROWS, NUM_HIT
 from kvgpu.rules.plan_words import PLAN_NUM_QUERIES
 
 
@@ -52,7 +52,7 @@ class Lookups(NamedTuple):
     memo: Any
     """int64 [queries, MEMO_WORDS], see `Lookup`."""
     found: Any
-    """int64 [2, queries], see `common_hit`."""
+    """int64 [HIT_ROWS, queries], see `common_hit`."""
     hits: Any
     """int32 [lines * hashes], hits of all groups, one group after the other."""
     hit_ends: Any
@@ -85,7 +85,7 @@ def make_lookups(words: Any, lines: Any, longest: int) -> Any:
         np.empty((num_lines, longest), np.int32),
         np.empty((num_lines, 2), np.int64),
         np.empty((num_queries, MEMO_WORDS), np.int64),
-        np.zeros((2, num_queries), np.int64),
+        np.zeros((HIT_ROWS, num_queries), np.int64),
         np.empty(num_lines * longest, np.int32),
         np.zeros(lines.shape[1] + 1, np.int64),
     )
@@ -139,6 +139,9 @@ def allocate_row(step: Any, place: int, lookups: Any, results: Any, tally: Any) 
             num_hit_tokens = look_up(step.pool, request, hashes, lookups)
         results.num_hit_tokens[place] = num_hit_tokens
         new = min(new, request.num_tokens - num_hit_tokens)
+    junction = step.store.tables[table_ids[0], JUNCTION] if bound else 0
+    if looks and lookups.found[FURTHEST, 0] > num_hit_tokens:
+        junction = lookups.found[FURTHEST, 0]
     args = AllocationArguments(
         request.num_computed,
         num_hit_tokens,
@@ -147,8 +150,12 @@ def allocate_row(step: Any, place: int, lookups: Any, results: Any, tally: Any) 
         options.num_lookahead,
         request.num_tokens,
         request.num_prompt,
+        junction,
+        hashed_tokens(request, options),
+        0,
         options.max_model_len,
         options.reserved_blocks,
+        0,
         0,
         options.whole != 0,
         lookups.hit_ends[len(groups)] > 0,

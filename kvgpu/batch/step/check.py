@@ -41,6 +41,13 @@ def main_tokens(request: Any, new: int) -> int:
 
 
 @leaf
+def hashed_tokens(request: Any, options: Any) -> int:
+    """Return the tokens whose blocks can have hashes: those of the hashes there are, or any if a missing one is an
+    error."""
+    return int((request.end - request.begin) * options.hash_block_size) if options.clamps else MOST_TOKENS
+
+
+@leaf
 def slots_of(request: Any, new: int, options: Any) -> int:
     """Return the slots that a request has after the step: drafts get none beyond the length of the model."""
     return int(min(main_tokens(request, new) + options.num_lookahead, options.max_model_len))
@@ -70,7 +77,7 @@ def request_status(step: Any, place: int) -> int:
         report.num_waiting += 1
         report.longest = max(report.longest, num_hashes)
     num_cacheable = tokens_to_cache(num_main, request.num_tokens)
-    if options.caches and num_cacheable >= (num_hashes + 1) * options.hash_block_size:
+    if options.caches and not options.clamps and num_cacheable >= (num_hashes + 1) * options.hash_block_size:
         return NO_HASHES
     return DONE
 
@@ -116,7 +123,7 @@ def add_bounds(step: Any, place: int) -> int:
         if options.caches:
             full = (0, num_cacheable // group.block_size)
             if bound:
-                full = full_blocks(table, group, num_cacheable)
+                full = full_blocks(table, group, num_cacheable, hashed_tokens(request, options))
                 if first_hashed(step.pool, store, table_ids[g], full) >= 0:
                     return HASHED
             report.changes += max(full[1] - full[0], 0)
@@ -146,7 +153,7 @@ def load_ahead(step: Any, busy: Any) -> None:
                 begin, length = table[BEGIN], table[LENGTH]
                 if kind == 0:
                     prefetch(store.ids, begin + length)
-                first, end = full_blocks(table, groups[g], num_tokens)
+                first, end = full_blocks(table, groups[g], num_tokens, hashed_tokens(request, options))
                 if not options.caches or first >= min(end, length):
                     continue
                 hashes = hashes_at(batch.arena, request.borrowed, request.begin, request.end)

@@ -38,6 +38,8 @@ STEP_OPTIONS = np.dtype(
         ("counts_admissions", "<i8"),
         ("max_model_len", "<i8"),
         ("hash_block_size", "<i8"),
+        # Whether full blocks may lack a hash.
+        ("clamps", "<i8"),
     ]
 )
 """The options of a step as compiled code reads them."""

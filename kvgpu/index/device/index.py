@@ -207,15 +207,15 @@ class DeviceIndex(HostIndex):
             max_lengths=arrived[-1:],
             null_id=self.state.null_id,
         )
-        header = [out.num_tokens.to(self._torch.int32), out.lengths.reshape(-1)]
+        header = [out.num_tokens.to(self._torch.int32), out.furthest.to(self._torch.int32), out.lengths.reshape(-1)]
         assert out.ids is not None
         found = self._torch.cat([*header, out.ids.reshape(-1)]).cpu().numpy()
         table.size()
-        end = 1 + len(plan.queries)
-        num_tokens, *lengths = found[:end].tolist()
+        end = 2 + len(plan.queries)
+        num_tokens, furthest, *lengths = found[:end].tolist()
         lines = found[end:].reshape(len(plan.groups), len(keys))
         ids = [line[:length] for part, length in zip(plan.lines, lengths, strict=True) for line in lines[part]]
-        return num_tokens, ids
+        return num_tokens, ids, furthest
 
     def flush(self) -> BlockHashTable:
         """Bring the copy up to date; after a reset or a failure, copy everything. Does not wait.

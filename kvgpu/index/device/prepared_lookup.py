@@ -59,10 +59,12 @@ class PreparedLookup:
         pinned = {"pin_memory": table.device.type == "cuda"}
         queries = len(plan.queries)
         scratch = (len(plan.groups), 1 if suits(plan) else len(keys))
+        num_tokens = torch.zeros(capacity, dtype=torch.int64, **pinned)
         out = PrefixBuffers(
-            num_tokens=torch.zeros(capacity, dtype=torch.int64, **pinned),
+            num_tokens=num_tokens,
             firsts=torch.zeros(capacity, queries, dtype=torch.int32, **pinned),
             lengths=torch.zeros(capacity, queries, dtype=torch.int32, **pinned),
+            furthest=num_tokens if suits(plan) else torch.zeros(capacity, dtype=torch.int64, **pinned),
             ids=None,
             hits=torch.empty(scratch, dtype=torch.int32, device=table.device),
         )
@@ -71,8 +73,9 @@ class PreparedLookup:
         self.plan = plan
         self._table, self._keys, self._words = table, keys, table.memory.plan_words(plan)
         self._spans, self._out, self._published = spans, out, (count, signal)
-        self._signal, self._num_tokens, self._lengths = (a.numpy() for a in (signal, out.num_tokens, out.lengths))
-        self._found = self._num_tokens, self._lengths
+        self._signal = signal.numpy()
+        self._results = BatchHits(*(a.numpy() for a in (out.num_tokens, out.lengths, out.furthest)))
+        self._found = self._results
         self._count = 0
         self._graph: Callable[[], None] | None = None
         self.run(1)  # compiles the kernels, which a capture cannot
@@ -83,8 +86,8 @@ class PreparedLookup:
         from kvgpu.kernels.publish import launch_publish
 
         begins, ends, max_lengths, _ = self._spans[:, :count]
-        num_tokens, firsts, lengths = (a[:count] for a in self._out[:3])
-        out = self._out._replace(num_tokens=num_tokens, firsts=firsts, lengths=lengths)
+        num_tokens, firsts, lengths, furthest = (a[:count] for a in self._out[:4])
+        out = self._out._replace(num_tokens=num_tokens, firsts=firsts, lengths=lengths, furthest=furthest)
         spans = begins, ends, max_lengths
         start_checked_prefix(self._table.memory, self.plan, self._words, self._keys, spans, out, len(self._keys), 0)
         launch_publish(self._table.memory.view.meta, *self._published)
@@ -117,10 +120,11 @@ class PreparedLookup:
 
     def found(self, count: int) -> BatchHits:
         """Copy the results of the first `count` requests. O(count)."""
-        if len(self._found[0]) != count:
-            self._found = self._num_tokens[:count], self._lengths[:count]
-        num_tokens, lengths = self._found
-        return BatchHits(num_tokens.copy(), lengths.copy())
+        if len(self._found.num_tokens) != count:
+            num_tokens, lengths, furthest = self._results
+            self._found = BatchHits(num_tokens[:count], lengths[:count], furthest[:count])
+        num_tokens, lengths, furthest = self._found
+        return BatchHits(num_tokens.copy(), lengths.copy(), furthest.copy())
 
 
 class PreparedLookups:

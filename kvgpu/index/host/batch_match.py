@@ -13,7 +13,7 @@ from kvgpu.index.host.table import bucket_of, slots_of_tag
 from kvgpu.index.key import key_at
 from kvgpu.index.slot_hash import slot_hash
 from kvgpu.layout import LOW_32
-from kvgpu.rules.hits import NUM_HIT
+from kvgpu.rules.hits import FURTHEST, HIT_ROWS, NUM_HIT
 from kvgpu.rules.plan_words import PLAN_HEADER, PLAN_NUM_QUERIES, QUERY_NUM_LINES, QUERY_STRIDE, QUERY_WORDS
 
 APART = 4
@@ -90,7 +90,15 @@ def match_again(pool: Any, spans: Any, words: Any, r: int, max_length: int, stor
 
 @jit
 def match_many(
-    pool: Any, spans: Any, words: Any, max_lengths: Any, memos: Any, places: Any, num_tokens: Any, lengths: Any
+    pool: Any,
+    spans: Any,
+    words: Any,
+    max_lengths: Any,
+    memos: Any,
+    places: Any,
+    num_tokens: Any,
+    lengths: Any,
+    furthest: Any,
 ) -> None:
     """`BlockIndex.match_batch`.
 
@@ -104,6 +112,7 @@ def match_many(
         places: int64 [requests].
         num_tokens: int [requests], filled.
         lengths: int [requests, queries], filled: blocks of the hit of each query.
+        furthest: int [requests], filled: the longest length in tokens that is cached in some groups.
     """
     pool, spans = PoolArrays(*pool), HashSpans(*spans)
     num_queries = words[PLAN_NUM_QUERIES]
@@ -113,10 +122,11 @@ def match_many(
         longest = max(longest, spans.ends[r] - spans.begins[r])
     ids = np.empty((num_lines, longest), np.int32)
     last = np.empty((num_lines, 2), np.int64)
-    hits = np.empty((2, num_queries), np.int64)
+    hits = np.empty((HIT_ROWS, num_queries), np.int64)
     memo = np.empty((num_queries, MEMO_WORDS), np.int64)
     for r in range(len(spans.begins)):
         stored = memos[places[r]]
         num_tokens[r] = match_again(pool, spans, words, r, max_lengths[r], stored, (ids, last, memo, hits))
+        furthest[r] = hits[FURTHEST, 0]
         for q in range(num_queries):
             lengths[r, q] = hits[NUM_HIT, q]

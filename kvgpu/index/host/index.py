@@ -148,15 +148,15 @@ class HostIndex(BlockIndex):
         """The result of `match_one` as the index returns it."""
         if len(plan.groups) == 1:
             # The common case without a loop.
-            return found.item(0), [found[2:]]
-        end = 1 + len(plan.queries)
-        num_tokens, *lengths = found[:end].tolist()
+            return found.item(0), [found[3:]], found.item(1)
+        end = 2 + len(plan.queries)
+        num_tokens, furthest, *lengths = found[:end].tolist()
         ids: list[Ids] = []
         for query, length in zip(plan.queries, lengths, strict=True):
             for _ in query.groups:
                 begin, end = end, end + length
                 ids.append(found[begin:end])
-        return num_tokens, ids
+        return num_tokens, ids, furthest
 
     def match_batch(
         self, plan: PrefixPlan, arena: HashArena, spans: RequestSpans, memo: Memo | None = None

@@ -154,7 +154,7 @@ def match_list(address: int) -> int:
     if not is_settled(pool.meta):
         return -1
     if is_first_missing(pool, asked, words):
-        size = 1 + words[PLAN_NUM_QUERIES]
+        size = 2 + words[PLAN_NUM_QUERIES]
         found[: min(size, len(found))] = 0
         return int(size)
     keys, are_read = keys_that_matter(pool, asked[LISTED], asked[NUM_HASHES], asked[KIND], asked[WIDTH], words)

@@ -15,7 +15,7 @@ from kvgpu.index.host.pool_arrays import pool_at
 from kvgpu.index.host.table import find_first
 from kvgpu.index.key import has_key, key_at
 from kvgpu.index.slot_hash import slot_hash
-from kvgpu.rules.hits import FIRST_NEEDED, NUM_HIT, Probes, apply_rule, common_hit
+from kvgpu.rules.hits import FIRST_NEEDED, FURTHEST, HIT_ROWS, NUM_HIT, Probes, apply_rule, common_hit
 from kvgpu.rules.plan_words import (
     PLAN_HEADER,
     PLAN_NUM_QUERIES,
@@ -199,24 +199,24 @@ def find_prefix(pool: Any, hashes: Any, words: Any, max_length: int) -> tuple[An
     """Look up one request.
 
     Returns:
-        int64 [2 + 2 * queries]: the length of the hit in tokens, the number of ids that `write_hits` needs room for,
-        then `hits` of `common_hit`; and the ids of each line, int32 [lines, blocks], of which those that a hit needs
-        are set.
+        int64 [2 + HIT_ROWS * queries]: the length of the hit in tokens, the number of ids that `write_hits` needs room
+        for, then `hits` of `common_hit`; and the ids of each line, int32 [lines, blocks], of which those that a hit
+        needs are set.
     """
     num_queries = words[PLAN_NUM_QUERIES]
     num_lines = num_lines_of(words)
     ids = np.empty((num_lines, len(hashes)), np.int32)
     # One allocation for all small arrays: each costs as much as ten hits.
-    scratch = np.empty(2 + 2 * (num_queries + num_lines) + num_queries * MEMO_WORDS, np.int64)
-    answer, rest = scratch[: 2 + 2 * num_queries], scratch[2 + 2 * num_queries :]
-    hits = answer[2:].reshape((2, num_queries))
+    scratch = np.empty(2 + HIT_ROWS * num_queries + 2 * num_lines + num_queries * MEMO_WORDS, np.int64)
+    answer, rest = scratch[: 2 + HIT_ROWS * num_queries], scratch[2 + HIT_ROWS * num_queries :]
+    hits = answer[2:].reshape((HIT_ROWS, num_queries))
     last = rest[: 2 * num_lines].reshape((num_lines, 2))
     last[:] = -2
     memo = rest[2 * num_lines :].reshape((num_queries, MEMO_WORDS))
     memo[:] = 0
     lookup = Lookup(pool.records, pool.table, pool.seed, pool.meta, hashes, words, ids, last, memo)
     answer[0] = longest_prefix(lookup, max_length, hits)
-    answer[1] = 1 + num_queries
+    answer[1] = 2 + num_queries
     for q in range(num_queries):
         answer[1] += hits[NUM_HIT, q] * words[PLAN_HEADER + q * QUERY_WORDS + QUERY_NUM_LINES]
     return answer, ids
@@ -224,15 +224,15 @@ def find_prefix(pool: Any, hashes: Any, words: Any, max_length: int) -> tuple[An
 
 @leaf
 def write_hits(null_id: int, words: Any, answer: Any, ids: Any, found: Any) -> None:
-    """Write what `find_prefix` found to int32 [`answer[1]`]: the length in tokens, the blocks hit per query, then the
-    ids of each line, one after the other."""
+    """Write what `find_prefix` found to int32 [`answer[1]`]: the length in tokens, the longest of some groups, the
+    blocks hit per query, then the ids of each line, one after the other."""
     num_queries = words[PLAN_NUM_QUERIES]
-    hits = answer[2:].reshape((2, num_queries))
-    found[0] = answer[0]
-    place = 1 + num_queries
+    hits = answer[2:].reshape((HIT_ROWS, num_queries))
+    found[0], found[1] = answer[0], hits[FURTHEST, 0]
+    place = 2 + num_queries
     for q in range(num_queries):
         first, length = hits[FIRST_NEEDED, q], hits[NUM_HIT, q]
-        found[1 + q] = length
+        found[2 + q] = length
         base = PLAN_HEADER + q * QUERY_WORDS
         begin = words[base + QUERY_FIRST_LINE]
         for line in range(begin, begin + words[base + QUERY_NUM_LINES]):

@@ -1,0 +1,95 @@
+"""What a scheduler of vLLM 0.33 does besides: junctions, steps in flight, deferred frees, lookups for connectors."""
+
+from collections import Counter
+from typing import Any
+
+from episode import Episode
+
+
+class LaterEpisode(Episode):
+    """Drives two systems as a scheduler of vLLM 0.33 would; its arguments are those of a `Comparison`."""
+
+    behaviour = "0.33"
+
+    def __init__(self, seed: int, ours: Any, oracle: Any, counts: Counter[str]) -> None:
+        super().__init__(seed, ours, oracle, counts)
+        self.deferred: list[Any] = []
+        """Blocks of requests that have ended, of both systems, which steps in flight may still read."""
+
+    def create(self) -> None:
+        super().create()
+        self._set_status(self.waiting[-1], "WAITING")
+
+    def _set_status(self, request_id: str, name: str) -> None:
+        """As the oracle has it: kvgpu reads only the name."""
+        self._set(request_id, status=self.systems[1].modules["request"].RequestStatus[name])
+
+    def look_up(self, request_id: str) -> Any:
+        if self.rng.random() < 0.1:
+            self.call("get_computed_blocks_for_connector", request_id)
+        limit = {}
+        if self.rng.random() < 0.1:
+            limit["max_cache_hit_length"] = self.rng.randrange(self.systems[0].requests[request_id].num_tokens)
+        found = self.call("get_computed_blocks", request_id, **limit)
+        (blocks, num_hits, junction), theirs = found
+        self._set(request_id, shared_prefix_boundary=junction)
+        step = self.config.scheduler_block_size
+        if num_hits >= step and self.rng.random() < 0.1:
+            shorter = self.rng.randrange(num_hits // step + 1) * step
+            self.call("truncate_computed_blocks", None, num_computed_tokens=shorter, blocks=[blocks, theirs[0]])
+        return found
+
+    def more_of_admission(self, request_id: str) -> dict[str, Any]:
+        self._set(request_id, num_in_flight_tokens=0)
+        return {"has_scheduled_reqs": self.rng.random() < 0.6}
+
+    def admitted(self, request_id: str, num_hits: int) -> None:
+        self.call("record_prefix_cache_stats", request_id, num_hits)
+        self._set_status(request_id, "RUNNING")
+
+    def before_step(self, request_id: str, computed: int) -> None:
+        in_flight = self.rng.choice([0, 0, 1, self.rng.randrange(computed + 1)])
+        self._set(request_id, num_in_flight_tokens=in_flight)
+
+    def give_up(self, request_id: str) -> None:
+        if self.rng.random() < 0.5:
+            self.call("free", request_id)
+            return
+        mine, theirs = self.call("pop_blocks_for_free", request_id)
+        self.deferred.append([mine, theirs])
+        if self.rng.random() < 0.8:
+            self.settle()
+
+    def preempt(self, request_id: str) -> None:
+        super().preempt(request_id)
+        self._set_status(request_id, "PREEMPTED")
+
+    def settle(self) -> None:
+        """The steps that read blocks of ended requests have ended."""
+        for pair in self.deferred:
+            for system, blocks in zip(self.systems, pair, strict=True):
+                system.manager.block_pool.free_blocks(reversed(blocks))
+        self.counts["free_blocks"] += len(self.deferred)
+        self.deferred.clear()
+        self.compare_states()
+
+    def sundry(self) -> None:
+        choice = self.rng.randrange(6)
+        request_id = self.rng.choice(self.running) if self.running else None
+        if choice == 0:
+            self.settle()
+        elif choice == 1:
+            self.call("take_boundary_state_offloads", None)
+        elif choice == 2 and request_id is not None:
+            self.call("estimate_cached_tokens", request_id)
+        elif choice == 3 and request_id is not None:
+            computed = self.systems[0].requests[request_id].num_computed_tokens
+            self.call("get_block_ids_for_computed_tokens", None, request_id, computed)
+        elif choice == 4 and request_id is not None:
+            self.call("record_blocks_for_zeroing", None, request_id, 0)
+        else:
+            super().sundry()
+
+    def run(self, num_actions: int) -> None:
+        super().run(num_actions)
+        self.settle()
