@@ -39,3 +39,8 @@ class BlockRange(NamedTuple):
 def joined_hash(hashes: Sequence[bytes], block: int, stride: int) -> BlockHash:
     """Return the hash of a block that spans `stride` hash blocks: all of theirs, one after the other (fact 10)."""
     return BlockHash(b"".join(hashes[block * stride : (block + 1) * stride]))
+
+
+def end_hash(hashes: Sequence[bytes], block: int, stride: int) -> BlockHash:
+    """Return the hash of a block that spans `stride` hash blocks: the last of theirs, which covers the others (B5)."""
+    return BlockHash(hashes[(block + 1) * stride - 1])

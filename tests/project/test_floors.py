@@ -17,7 +17,7 @@ FLOORS = [
     {"hashing", "kernels"},
     {"blocks", "device", "events", "request"},
     {"arguments", "hashing.device", "index", "publishing"},
-    {"block_tables", "index.host"},
+    {"block_tables", "index.host", "pool_events"},
     {"block_pool"},
     {"batch.rows", "groups", "index.device"},
     {"coordinators"},

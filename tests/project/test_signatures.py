@@ -14,6 +14,7 @@ SHARE_OF_LONGEST = 0.02
 """Functions with so many."""
 
 FIXED_BY_VLLM = {
+    "block_pool.py: BlockPool.__init__",
     "coordinators/base.py: KVCacheCoordinator.__init__",
     "groups/base.py: SingleTypeKVCacheManager.__init__",
     "groups/cross.py: CrossAttentionManager.find_longest_cache_hit",
