@@ -16,7 +16,7 @@ from kvgpu.config.behaviour import Behaviour, behaviour_of
 from kvgpu.environment import backend_name
 from kvgpu.errors import ArgumentError, ArgumentTypeError, InvariantError
 from kvgpu.events.event_queue import EventQueue
-from kvgpu.exclusive import Exclusive, exclusive
+from kvgpu.exclusive import exclusive
 from kvgpu.hashing.block_range import BlockRange
 from kvgpu.hashing.functions import BlockHash, checked_group
 from kvgpu.index.journal import Journal
@@ -24,11 +24,12 @@ from kvgpu.index.prefix_cache import NO_MASK, BlockMask, PrefixCache
 from kvgpu.index.registry import backend_by_name
 from kvgpu.integers import as_integer, as_option, as_size, as_switch, shown
 from kvgpu.metrics import KVCacheMetricsCollector
+from kvgpu.pool_events import PoolEvents
 
 logger = logging.getLogger(__name__)
 
 
-class BlockPool(Exclusive):
+class BlockPool(PoolEvents):
     """All blocks of the KV cache.
 
     Args:
@@ -38,13 +39,14 @@ class BlockPool(Exclusive):
         enable_kv_cache_events: Whether to queue events for `take_events`.
         metrics_collector: Receives every allocation, access and eviction.
         behaviour: The version of vLLM to behave like, see `kvgpu.config.behaviour`.
-        num_hash_lookahead_tokens: Tokens after a block that its hash covers as well, see `get_request_block_hasher`.
+        num_hash_lookahead_tokens: Tokens after a block that its hash covers, too, as events then say.
         backend: Index backend; if None, `KVGPU_BACKEND` or else `host`.
         journal: Records the changes of the index, for a copy elsewhere.
 
     Raises:
-        ConfigError: There are no blocks, the hash block size is below 1, the backend is unknown, or a variable
-            that `kvgpu.environment` reads has a bad value.
+        ConfigError: There are no blocks, the hash block size is below 1, the backend is unknown, a variable
+            that `kvgpu.environment` reads has a bad value, or the events of the behaviour know no look-ahead.
+        ArgumentTypeError, UnknownNameError: There is no such behaviour.
         DeviceError, MissingPackageError: The backend `triton` or `cuda` cannot be used.
 
     Construction is O(num_gpu_blocks); a block costs 68 bytes and its share of the table.
@@ -75,7 +77,8 @@ class BlockPool(Exclusive):
         self.num_hash_lookahead_tokens = as_integer("num_hash_lookahead_tokens", num_hash_lookahead_tokens)
         self.num_gpu_blocks = num_gpu_blocks = as_size("num_gpu_blocks", num_gpu_blocks)
         self.hash_block_size = as_size("hash_block_size", hash_block_size)
-        self.events = EventQueue(as_option("enable_kv_cache_events", enable_kv_cache_events), self.turn)
+        wanted = as_option("enable_kv_cache_events", enable_kv_cache_events)
+        self.events = EventQueue(wanted, self.turn, self.behaviour, self.num_hash_lookahead_tokens)
         index_type = backend_by_name(backend_name() if backend is None else backend)
         self.enable_caching = as_option("enable_caching", enable_caching)
         self.state = BlockState(num_gpu_blocks)
@@ -96,20 +99,6 @@ class BlockPool(Exclusive):
         self.null_block = self.free_block_queue.popleft()
         self.state.null_id = self.null_block.block_id
         self.state.counts_null_users = self.behaviour.counts_null_users
-
-    @property
-    def enable_kv_cache_events(self) -> bool:
-        """Whether events are queued for `take_events`; can be set at any time. O(1)."""
-        return self.events.enabled
-
-    @enable_kv_cache_events.setter
-    def enable_kv_cache_events(self, enabled: bool) -> None:
-        self.events.switch(as_option("enable_kv_cache_events", enabled))
-
-    @property
-    def kv_event_queue(self) -> list[Any]:
-        """The events that nobody has taken yet, a live list. O(1)."""
-        return self.events.events
 
     def get_cached_block(self, block_hash: BlockHash, kv_cache_group_ids: list[int]) -> list[KVCacheBlock] | None:
         """Return the first cached block with this hash in each group (fact 12); None unless every group has one.
@@ -278,11 +267,6 @@ class BlockPool(Exclusive):
         """Return the fraction of blocks in use, 0.0 to 1.0, without the null block. O(1)."""
         total = self.num_gpu_blocks - 1
         return 1.0 - self.get_num_free_blocks() / total if total else 0.0
-
-    @exclusive
-    def take_events(self) -> list[Any]:
-        """Return the events since the last call, in order; none if events are off. O(1)."""
-        return self.events.take()
 
     @property
     def nbytes(self) -> int:

@@ -14,9 +14,9 @@ from kvgpu.coordinators.registry import get_kv_cache_coordinator
 from kvgpu.errors import ConfigError
 from kvgpu.exclusive import exclusive
 from kvgpu.integers import as_integer, as_number, as_option
+from kvgpu.interface.transfer_calls import TransferCalls
 from kvgpu.metrics import KVCacheMetricsCollector
 from kvgpu.request import Request
-from kvgpu.transfer_calls import TransferCalls
 
 __all__ = ["KVCacheBlocks", "KVCacheManager", "Request"]
 

@@ -155,14 +155,12 @@ class ArrayAllocator:
             FITS, and the new blocks per group, or () if there are none at all; NO_ROOM and (); or REFUSED and (), with
             nothing changed, if the call is not a usual one.
         """
-        if type(request_id) not in PLAIN_NAMES or not self.ready():
-            return REFUSED, ()
         num_new, num_hit_tokens, computed, num_lookahead, num_external, delays, num_encoder, *rest = given
         must_fit, reserved, num_in_flight, headroom, unzeroed = rest
-        if unzeroed:
+        if unzeroed or type(request_id) not in PLAIN_NAMES or not self.ready():
             return REFUSED, ()
-        pool, store, tables = self.pool, self.store, self._tables
-        state, caching = pool.state, pool.enable_caching
+        pool, store, tables, state = self.pool, self.store, self._tables, self.pool.state
+        caching = pool.enable_caching
         known: list[Any] = [dict.get(table, request_id) for table in tables]
         try:
             hashes = request.block_hashes

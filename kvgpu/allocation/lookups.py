@@ -73,7 +73,17 @@ class PrefixLookups(Exclusive):
         found = KVCacheBlocks(blocks) if num_hits else self.wrapped(blocks)
         if not self._reports_junction:
             return found, num_hits
+        if num_hits and getattr(request, "kv_cache_report_mode", None) == "full":
+            self._report(request, found)
         return found, num_hits, furthest if furthest > num_hits else 0
+
+    def _report(self, request: Any, found: KVCacheBlocks) -> None:
+        """Queue hits as events, for consumers that follow single requests (B93)."""
+        pool = self._coordinator.block_pool
+        for group, blocks in enumerate(found.blocks):
+            if pool.enable_kv_cache_events and len(blocks):
+                spec = self._coordinator.single_type_managers[group].kv_cache_spec
+                pool.emit_cached_block_events(request, len(blocks), spec.block_size, group)
 
     def for_connector(self, request: Any, max_length: int | None = None) -> tuple[KVCacheBlocks, int, int, bool]:
         """Do what `KVCacheManager.get_computed_blocks_for_connector` does."""

@@ -134,12 +134,10 @@ class KVCacheCoordinator(ABC):
         # Hits end with a block in every group (B80).
         self.enable_partial_hash_hits = False
         self.group_block_sizes = tuple(manager.block_size for manager in self.single_type_managers)
-        self.retention_interval = checked_retention(
-            kv_cache_config.prefix_cache_retention_interval if behaviour.keeps_boundaries else retention_interval(),
-            self.single_type_managers,
-            self.scheduler_block_size,
-            behaviour,
-        )
+        in_config = kv_cache_config.prefix_cache_retention_interval
+        interval = in_config if behaviour.keeps_boundaries else retention_interval()
+        managers, size = self.single_type_managers, self.scheduler_block_size
+        self.retention_interval = checked_retention(interval, managers, size, behaviour)
 
     @property
     def full_attention_group_id(self) -> int | None:

@@ -41,6 +41,6 @@ def joined_hash(hashes: Sequence[bytes], block: int, stride: int) -> BlockHash:
     return BlockHash(b"".join(hashes[block * stride : (block + 1) * stride]))
 
 
-def last_hash(hashes: Sequence[bytes], block: int, stride: int) -> BlockHash:
-    """Return the hash of such a block in behaviour 0.33: the last of theirs, which covers all before it (B5)."""
+def end_hash(hashes: Sequence[bytes], block: int, stride: int) -> BlockHash:
+    """Return the hash of a block that spans `stride` hash blocks: the last of theirs, which covers the others (B5)."""
     return BlockHash(hashes[(block + 1) * stride - 1])

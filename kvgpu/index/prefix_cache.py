@@ -11,7 +11,7 @@ from kvgpu.blocks.state import BlockState, KVCacheBlock
 from kvgpu.compiled.jit import jit
 from kvgpu.errors import BlockIdError, BlockStateError, InvariantError
 from kvgpu.hashing.block_hashes import BlockHashes, keys_if_of_width
-from kvgpu.hashing.block_range import joined_hash, last_hash
+from kvgpu.hashing.block_range import end_hash, joined_hash
 from kvgpu.hashing.functions import BlockHash, BlockHashWithGroupId, make_block_hash_with_group_id
 from kvgpu.index.base import BlockIndex, Keys, PrefixHits, decided
 from kvgpu.index.block_map import BlockHashToBlockMap
@@ -62,7 +62,7 @@ class PrefixCache:
     def __init__(self, state: BlockState, index: BlockIndex, joins_hashes: bool = True) -> None:
         self.state = state
         self.index = index
-        self._hash_of_block = joined_hash if joins_hashes else last_hash
+        self._hash_of_block = joined_hash if joins_hashes else end_hash
         self._joins_hashes = joins_hashes
         self.map = BlockHashToBlockMap(state, index)
 

@@ -116,7 +116,7 @@ def test_calls_are_left_to_python_while_something_is_not_usual(state):
     else:
         assert looked_up is NotImplemented
     request.append_output_token_ids([7] * 4)
-    assert calls.allocate_slots(request, (4, 0, None, 0, 0, False, 0, False, 0)) is NotImplemented
+    assert calls.allocate_slots(request, (4, 0, None, 0, 0, False, 0, False, 0, 0, 0, ())) is NotImplemented
     assert snapshot(manager) == before
 
 
@@ -154,7 +154,7 @@ def test_odd_requests_and_arguments_are_left_to_python(seed):
         facts = {name: getattr(request, name) for name in names}
         facts["skip_reading_prefix_cache"] = False
         name = list(facts)[int(rng.integers(len(facts)))]
-        given = [22, 0, None, 0, 0, False, 0, False, 0]
+        given = [22, 0, None, 0, 0, False, 0, False, 0, 0, 0, ()]
         if rng.random() < 0.5:
             facts[name] = ODD[int(rng.integers(len(ODD)))]
         else:
@@ -216,7 +216,7 @@ def test_a_request_that_changes_while_it_is_read_is_served_as_it_was_read():
 
     request = Changing()
     assert manager.get_computed_blocks(request) == (manager.empty_kv_cache_blocks, 0)
-    assert manager.native.allocate_slots(request, (90, 0, None, 0, 0, False, 0, False, 0)) is NotImplemented
+    assert manager.native.allocate_slots(request, (90, 0, None, 0, 0, False, 0, False, 0, 0, 0, ())) is NotImplemented
     manager.check()
 
 
@@ -229,7 +229,7 @@ def test_nothing_is_left_behind(model):
         for name in range(count):
             serve(manager, "again", name % 3)
             manager.native.get_computed_blocks(None)
-            manager.native.allocate_slots(plain_request("b", 9), (1, 8, 5, 0, 0, False, 0, False, 0))
+            manager.native.allocate_slots(plain_request("b", 9), (1, 8, 5, 0, 0, False, 0, False, 0, 0, 0, ()))
             manager.take_new_block_ids()
         gc.collect()
         return sys.getallocatedblocks()
@@ -287,7 +287,7 @@ def test_decoding_is_served_in_c_and_covered_calls_return_the_shared_object():
     admit(manager, request)
     decode(manager, request, 2)
     request.append_output_token_ids(1)
-    given = (1, 0, None, 0, 0, False, 0, False, 0)
+    given = (1, 0, None, 0, 0, False, 0, False, 0, 0, 0, ())
     assert manager.native.allocate_slots(request, given) is manager.empty_kv_cache_blocks
     assert manager.native.cache_blocks(request, request.num_tokens) is None
     assert manager.native.cache_blocks(request, 400) is NotImplemented

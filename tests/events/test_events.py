@@ -9,7 +9,8 @@ import pytest
 from stubs import LoRARequest, MultiModalFeatureSpec, PlaceholderRange
 from support.managers import admit, decode, full, make_config, make_manager, make_request, mamba, per_backend, window
 
-from kvgpu.events.builders import block_stored
+from kvgpu.config.behaviour import BEHAVIOUR_0_23
+from kvgpu.events.builders import EventBuilder
 from kvgpu.events.messages import AllBlocksCleared, BlockRemoved, BlockStored, EventBatch, KVEventBatch, annotate
 from kvgpu.hashing.block_range import BlockRange
 
@@ -284,6 +285,6 @@ def test_the_tokens_of_a_request_that_keeps_them_in_an_array_can_be_sent():
         cache_salt=None,
         prompt_embeds=None,
     )
-    event = block_stored(own, [0, 1], BlockRange(0, 2, 4, 1, 0))
+    event = EventBuilder(BEHAVIOUR_0_23).block_stored(own, [0, 1], BlockRange(0, 2, 4, 1, 0))
     assert event.token_ids == list(range(8))
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(event))[3] == list(range(8))

@@ -117,7 +117,7 @@ def test_an_event_that_cannot_be_made_is_left_out(backend, error, maker, monkeyp
     manager.free(first)
     manager.take_events()
     with monkeypatch.context() as patch:
-        patch.setattr(event_builders, maker, broken)
+        patch.setattr(event_builders.EventBuilder, maker, broken)
         with pytest.raises(error):
             admit(manager, make_request("second", range(100, 120), 4))
     kinds = {type(event).__name__ for event in manager.take_events()}

@@ -14,8 +14,10 @@ SHARE_OF_LONGEST = 0.02
 """Functions with so many."""
 
 FIXED_BY_VLLM = {
+    "block_pool.py: BlockPool.__init__",
     "coordinators/base.py: KVCacheCoordinator.__init__",
-    "groups/base.py: SingleTypeKVCacheManager.__init__",
+    "groups/held_blocks.py: HeldBlocks.__init__",
+    "groups/hits.py: GroupHits.reachable_block_mask",
     "groups/cross.py: CrossAttentionManager.find_longest_cache_hit",
     "groups/hits.py: GroupHits.find_longest_cache_hit",
     "manager.py: KVCacheManager.__init__",

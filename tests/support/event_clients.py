@@ -1,5 +1,7 @@
 """Batches, good and bad, and clients of an event publisher."""
 
+from collections import Counter
+
 import msgspec
 import numpy as np
 import pytest
@@ -133,3 +135,85 @@ class Clients:
     def close(self):
         for socket in self.sockets:
             socket.close(linger=0)
+
+
+ARRAYS = {
+    "BlockStored": (
+        "block_hashes",
+        "parent_block_hash",
+        "token_ids",
+        "block_size",
+        "lora_id",
+        "medium",
+        "lora_name",
+        "extra_keys",
+        "group_idx",
+        "kv_cache_spec_kind",
+        "kv_cache_spec_sliding_window",
+    ),
+    "BlockRemoved": ("block_hashes", "medium", "group_idx"),
+    "AllBlocksCleared": (),
+}
+"""Names of the fields that an event has as an array, after its type."""
+
+
+def fields_of(event):
+    """The fields of an event, an array or a map, by name; those that a map leaves out are missing."""
+    if isinstance(event, dict):
+        return event
+    kind, *values = event
+    return {"type": kind, **dict(zip(ARRAYS[kind], values, strict=True))}
+
+
+class Subscriber:
+    """A router in small: follows which blocks an engine has, and asks for a replay of what it has missed.
+
+    Attributes:
+        next: Number of the first message that it has not read.
+        cached: (group, hash) -> number of blocks that have it.
+        replayed: Number of messages that came by a replay.
+    """
+
+    def __init__(self, client, publisher):
+        self._live = client(zmq.SUB, publisher.endpoint)
+        self._asker = client(zmq.DEALER, publisher.replay_endpoint)
+        self.next = 0
+        self.cached = Counter()
+        self.replayed = 0
+
+    def catch_up(self):
+        """Read by a replay what has been published and not read."""
+        self._asker.send_multipart(request(self.next))
+        while True:
+            _, number, payload = self._asker.recv_multipart()
+            if number == END_OF_REPLAY:
+                return
+            self._read(number_of(number), payload)
+            self.replayed += 1
+
+    def follow(self, end):
+        """Read live messages until all before number `end` were read, and those in a gap by a replay."""
+        while self.next < end:
+            _, number, payload = self._live.recv_multipart()
+            if number_of(number) > self.next:
+                self.catch_up()
+            if number_of(number) == self.next:
+                self._read(self.next, payload)
+
+    def overlook(self):
+        """Lose the next live message, as on a bad connection."""
+        self._live.recv_multipart()
+
+    def _read(self, number, payload):
+        assert number == self.next
+        self.next += 1
+        _, events, *_ = msgspec.msgpack.decode(payload)
+        for fields in map(fields_of, events):
+            if fields["type"] == "AllBlocksCleared":
+                self.cached.clear()
+                continue
+            keys = Counter((fields.get("group_idx"), block_hash) for block_hash in fields["block_hashes"])
+            if fields["type"] == "BlockStored":
+                self.cached += keys
+            else:
+                self.cached -= keys

@@ -46,11 +46,9 @@ class Lookups(NamedTuple):
     lines: Any
     """int64 [2, groups], line and query of the plan that each group has."""
     ids: Any
-    """int32 [lines, hashes], see `Lookup`."""
     last: Any
-    """int64 [lines, 2], see `Lookup`."""
     memo: Any
-    """int64 [queries, MEMO_WORDS], see `Lookup`."""
+    """int32 [lines, hashes], int64 [lines, 2] and int64 [queries, MEMO_WORDS], see `Lookup`."""
     found: Any
     """int64 [HIT_ROWS, queries], see `common_hit`."""
     hits: Any
@@ -132,15 +130,13 @@ def allocate_row(step: Any, place: int, lookups: Any, results: Any, tally: Any) 
     hashes = hashes_at(batch.arena, request.borrowed, request.begin, request.end)
     bound = request.serial != 0
     looks = not bound and len(lookups.words) > 0 and request.reads
-    num_hit_tokens = 0
     lookups.hit_ends[:] = 0
+    num_hit_tokens = look_up(step.pool, request, hashes, lookups) if looks else 0
     if not bound:
-        if looks:
-            num_hit_tokens = look_up(step.pool, request, hashes, lookups)
         results.num_hit_tokens[place] = num_hit_tokens
         new = min(new, request.num_tokens - num_hit_tokens)
     junction = step.store.tables[table_ids[0], JUNCTION] if bound else 0
-    if looks and lookups.found[FURTHEST, 0] > num_hit_tokens:
+    if looks and options.junctions and lookups.found[FURTHEST, 0] > num_hit_tokens:
         junction = lookups.found[FURTHEST, 0]
     args = AllocationArguments(
         request.num_computed,

@@ -40,6 +40,8 @@ STEP_OPTIONS = np.dtype(
         ("hash_block_size", "<i8"),
         # Whether full blocks may lack a hash.
         ("clamps", "<i8"),
+        # Whether what is cached depends on how far some groups had cached a longer prefix.
+        ("junctions", "<i8"),
     ]
 )
 """The options of a step as compiled code reads them."""

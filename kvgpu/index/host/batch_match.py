@@ -89,17 +89,7 @@ def match_again(pool: Any, spans: Any, words: Any, r: int, max_length: int, stor
 
 
 @jit
-def match_many(
-    pool: Any,
-    spans: Any,
-    words: Any,
-    max_lengths: Any,
-    memos: Any,
-    places: Any,
-    num_tokens: Any,
-    lengths: Any,
-    furthest: Any,
-) -> None:
+def match_many(pool: Any, spans: Any, words: Any, max_lengths: Any, memos: Any, places: Any, results: Any) -> None:
     """`BlockIndex.match_batch`.
 
     Args:
@@ -110,10 +100,9 @@ def match_many(
         memos: int64 [any, MEMO_WORDS], that of request i at places[i]: used if nothing has left its regions, and
             brought up to date.
         places: int64 [requests].
-        num_tokens: int [requests], filled.
-        lengths: int [requests, queries], filled: blocks of the hit of each query.
-        furthest: int [requests], filled: the longest length in tokens that is cached in some groups.
+        results: The fields of `BatchHits`, filled.
     """
+    num_tokens, lengths, furthest = results
     pool, spans = PoolArrays(*pool), HashSpans(*spans)
     num_queries = words[PLAN_NUM_QUERIES]
     num_lines = num_lines_of(words)

@@ -165,7 +165,7 @@ class HostIndex(BlockIndex):
         if memo is None:
             memo = np.zeros((spans.count, MEMO_WORDS), np.int64), np.arange(spans.count)
         hashes = (arena.words, spans.borrowed, spans.begins, spans.ends)
-        match_many(self.arrays(), hashes, plan.words, spans.max_lengths, *memo, *hits)
+        match_many(self.arrays(), hashes, plan.words, spans.max_lengths, *memo, tuple(hits))
         return hits
 
     def clear(self) -> None:

@@ -11,7 +11,7 @@ from kvgpu.config.specs import AttentionSpec, CrossAttentionSpec, EncoderOnlyAtt
 from kvgpu.errors import ArgumentError
 from kvgpu.exclusive import exclusive
 from kvgpu.integers import as_integer
-from kvgpu.manager_views import ManagerViews
+from kvgpu.interface.manager_views import ManagerViews
 
 NOT_CACHED = (CrossAttentionSpec, EncoderOnlyAttentionSpec)
 """Specs whose blocks have no place in a prefix."""

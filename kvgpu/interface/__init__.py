@@ -1,0 +1,1 @@
+"""Parts of the interface of `KVCacheManager`, by whom they serve."""
