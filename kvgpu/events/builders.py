@@ -5,14 +5,14 @@ from typing import Any
 
 from kvgpu.events.messages import MEDIUM_GPU, AllBlocksCleared, BlockRemoved, BlockStored
 from kvgpu.hashing.block_range import BlockRange, joined_hash
-from kvgpu.hashing.functions import (
+from kvgpu.hashing.inputs.extra_keys import ExtraKeys, generate_block_hash_extra_keys
+from kvgpu.hashing.map_keys import (
     BlockHashWithGroupId,
     ExternalBlockHash,
     get_block_hash,
     get_group_id,
     maybe_convert_block_hash,
 )
-from kvgpu.hashing.inputs.extra_keys import ExtraKeys, generate_block_hash_extra_keys
 
 
 def _external(hashes: Sequence[bytes], block: int, stride: int) -> ExternalBlockHash:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from kvgpu.environment import int_block_hashes
 from kvgpu.exclusive import Turn
 from kvgpu.hashing.block_range import BlockRange
-from kvgpu.hashing.functions import BlockHashWithGroupId
+from kvgpu.hashing.map_keys import BlockHashWithGroupId
 
 
 class EventQueue:
