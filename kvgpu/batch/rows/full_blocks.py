@@ -34,6 +34,7 @@ def unhashed_tail(rows: RequestRows, row: int, block_size: int) -> Tokens | None
         isinstance(request, Request)
         and type(hasher) is RequestBlockHasher
         and hasher.block_size == block_size
+        and not hasher.num_hash_lookahead_tokens
         and isinstance(request.block_hashes, BlockHashes)
         and not need_extra_keys(request)
         and request.num_tokens == num_tokens
