@@ -54,6 +54,12 @@ def kind_of_hasher(rows: RequestRows, row: int) -> int:
     return chains.kind + 1 if isinstance(chains, Sha256Chains) and short and same else 0
 
 
+def lookahead_of(rows: RequestRows, row: int) -> int:
+    """Return how many tokens after a block the request of a row hashes with it. O(1)."""
+    hasher = getattr(rows.requests[row], "block_hasher", None)
+    return hasher.num_hash_lookahead_tokens if isinstance(hasher, RequestBlockHasher) else 0
+
+
 class FullBlockHashes(NamedTuple):
     """Hashes of blocks that rows have filled, made by one hasher."""
 
