@@ -23,6 +23,7 @@ VLLM_NAMES: dict[str, list[str]] = {
         "kvgpu.blocks.state",
         "kvgpu.blocks.free_queue",
         "kvgpu.hashing.inputs.extra_keys",
+        "kvgpu.hashing.inputs.tagged_keys",
         "kvgpu.hashing.request_hasher",
         "kvgpu.config.block_sizes",
     ],
