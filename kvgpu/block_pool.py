@@ -18,7 +18,8 @@ from kvgpu.errors import ArgumentError, ArgumentTypeError, InvariantError
 from kvgpu.events.event_queue import EventQueue
 from kvgpu.exclusive import exclusive
 from kvgpu.hashing.block_range import BlockRange
-from kvgpu.hashing.functions import BlockHash, checked_group
+from kvgpu.hashing.functions import BlockHash
+from kvgpu.hashing.map_keys import checked_group
 from kvgpu.index.journal import Journal
 from kvgpu.index.prefix_cache import NO_MASK, BlockMask, PrefixCache
 from kvgpu.index.registry import backend_by_name
@@ -54,8 +55,7 @@ class BlockPool(PoolEvents):
     Attributes:
         allocator: Takes blocks for block tables and gives them back, by id and unchecked.
         events: Those that nobody has taken yet.
-        holders: Who holds which blocks: block tables of requests, and callers of `get_new_blocks` and `touch`, which
-            must give blocks back with `free_blocks`.
+        holders: Who holds which blocks: block tables, and callers of `get_new_blocks` and `touch` until `free_blocks`.
         block_tables: Memory of the block tables.
     """
 

@@ -10,7 +10,8 @@ from support.pools import NUM_BLOCKS, SIZE, cache, found, ids, state_of
 from kvgpu.block_pool import BlockPool
 from kvgpu.blocks.state import KVCacheBlock
 from kvgpu.errors import ArgumentError, BlockIdError, BlockStateError
-from kvgpu.hashing.functions import make_block_hash_with_group_id, sha256, xxhash
+from kvgpu.hashing.functions import sha256, xxhash
+from kvgpu.hashing.map_keys import make_block_hash_with_group_id
 from kvgpu.index.prefix_cache import NO_MASK
 
 MAX_GROUP = 2**31 - 1

@@ -11,6 +11,7 @@ from kvgpu.batch.rows.full_blocks import (
     append_made,
     hashes_of_full_blocks,
     kind_of_hasher,
+    lookahead_of,
     unhashed_tail,
 )
 from kvgpu.batch.rows.pending_tokens import Appended, NewTokens, PendingTokens
@@ -96,7 +97,9 @@ class Appending:
         for row in chosen[again].tolist():
             if records["mode"][row] == UNDECIDED:
                 tail = unhashed_tail(self._rows, row, self._pending.block_size)
-                self._pending.decide(records, row, tail, 0 if tail is None else kind_of_hasher(self._rows, row))
+                kind = 0 if tail is None else kind_of_hasher(self._rows, row)
+                lookahead = lookahead_of(self._rows, row) if tail is None else 0
+                self._pending.decide(records, row, tail, kind, lookahead)
         more = self._pending.append(records, again, *self._new)
         self._refused = np.concatenate([foreign, more.refused])
         return np.concatenate([got.full, more.full]), np.concatenate([got.for_request, more.for_request])

@@ -14,7 +14,8 @@ from kvgpu.blocks.index_meta import make_meta
 from kvgpu.blocks.lru import neighbour
 from kvgpu.blocks.record import COARSE, ENTERED, HAS_HASH, IN_TABLE, ODD, Ids, make_records
 from kvgpu.errors import BlockIdError, BlockStateError
-from kvgpu.hashing.functions import GROUP_ID_BYTES, HASH_WIDTHS, BlockHashWithGroupId, get_block_hash, get_group_id
+from kvgpu.hashing.functions import HASH_WIDTHS
+from kvgpu.hashing.map_keys import GROUP_ID_BYTES, BlockHashWithGroupId, get_block_hash, get_group_id
 from kvgpu.integers import MOST_TOKENS, as_integer, as_switch
 from kvgpu.layout import KEY_WORDS, MAX_GROUP_ID
 

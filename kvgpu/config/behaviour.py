@@ -21,6 +21,8 @@ class Behaviour:
     """Extra keys are hashed with a tag for their kind, and the path of an adapter (B2)."""
     fixes_root_hash: bool
     """Cryptographic functions begin every chain with the same hash, not with a random one (B1)."""
+    finds_items: bool
+    """A request that grows finds its multimodal items by position, and not only the last of them (B4)."""
     keys_by_last_hash: bool
     """The key of a block of several hash blocks is the last of their hashes, not all of them (B5)."""
 
@@ -62,6 +64,7 @@ BEHAVIOUR_0_23: Final = Behaviour(
     version="0.23",
     tags_extra_keys=False,
     fixes_root_hash=False,
+    finds_items=False,
     keys_by_last_hash=False,
     splits_freed_blocks=False,
     counts_null_users=True,
@@ -84,6 +87,7 @@ BEHAVIOUR_0_33: Final = Behaviour(
     version="0.33",
     tags_extra_keys=True,
     fixes_root_hash=True,
+    finds_items=True,
     keys_by_last_hash=True,
     splits_freed_blocks=True,
     counts_null_users=False,

@@ -7,14 +7,14 @@ from kvgpu.config.behaviour import Behaviour
 from kvgpu.events import maps
 from kvgpu.events.messages import MEDIUM_GPU, AllBlocksCleared, BlockRemoved, BlockStored
 from kvgpu.hashing.block_range import BlockRange, end_hash, joined_hash
-from kvgpu.hashing.functions import (
+from kvgpu.hashing.inputs.extra_keys import ExtraKeys, generate_block_hash_extra_keys
+from kvgpu.hashing.map_keys import (
     BlockHashWithGroupId,
     ExternalBlockHash,
     get_block_hash,
     get_group_id,
     maybe_convert_block_hash,
 )
-from kvgpu.hashing.inputs.extra_keys import ExtraKeys, generate_block_hash_extra_keys
 
 
 def shown_extra_keys(request: Any, begins: Iterable[int], block_size: int, num_lookahead: int) -> list[ExtraKeys]:

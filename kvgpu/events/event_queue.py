@@ -11,7 +11,7 @@ from kvgpu.environment import int_block_hashes
 from kvgpu.errors import ConfigError
 from kvgpu.exclusive import Turn
 from kvgpu.hashing.block_range import BlockRange
-from kvgpu.hashing.functions import BlockHashWithGroupId
+from kvgpu.hashing.map_keys import BlockHashWithGroupId
 from kvgpu.integers import as_size
 
 if TYPE_CHECKING:

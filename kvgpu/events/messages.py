@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from kvgpu.config.kv_cache_config import KVCacheGroupSpec, get_kv_cache_spec_kind, get_kv_cache_spec_sliding_window
-from kvgpu.hashing.functions import ExternalBlockHash
+from kvgpu.hashing.map_keys import ExternalBlockHash
 
 MEDIUM_GPU = "GPU"
 

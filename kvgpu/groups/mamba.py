@@ -7,7 +7,7 @@ from kvgpu.blocks.block_list import BlockList
 from kvgpu.blocks.record import Ids
 from kvgpu.config.specs import KVCacheSpec, MambaSpec, cdiv
 from kvgpu.groups.base import Blocks, SingleTypeKVCacheManager
-from kvgpu.hashing.functions import BlockHashWithGroupId
+from kvgpu.hashing.map_keys import BlockHashWithGroupId
 from kvgpu.rules.plan_words import MAMBA
 from kvgpu.rules.retention import Mask, state_mask_rule
 

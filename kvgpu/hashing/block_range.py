@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from kvgpu.errors import ArgumentError
-from kvgpu.hashing.functions import BlockHash, checked_group
+from kvgpu.hashing.functions import BlockHash
+from kvgpu.hashing.map_keys import checked_group
 from kvgpu.integers import as_integer
 
 

@@ -1,4 +1,4 @@
-"""Hash functions: vLLM's four, byte for byte, and kvgpu128; and the keys of the prefix-cache map.
+"""Hash functions: vLLM's four, byte for byte, and kvgpu128; and the hash of one block.
 
 A block hash is ``H((parent, tokens, extra))``: of the hash of the previous block (`NONE_HASH` for the first block),
 the tuple of the block's token ids, and the extra keys or None. The value depends on the serialisation: `sha256` and
@@ -15,9 +15,9 @@ import pickle
 from collections.abc import Callable, Sequence
 from typing import Any, NewType
 
-from kvgpu.environment import int_block_hashes
+from kvgpu.config.behaviour import Behaviour, behaviour_of
 from kvgpu.errors import ArgumentTypeError, NoneHashError, UnknownNameError
-from kvgpu.integers import as_integer, shown
+from kvgpu.integers import shown
 
 logger = logging.getLogger(__name__)
 
@@ -25,18 +25,13 @@ BlockHash = NewType("BlockHash", bytes)
 """Hash of a block and the whole prefix before it: 16 or 32 bytes. A block that spans several hash blocks has the
 concatenation of their hashes."""
 
-BlockHashWithGroupId = NewType("BlockHashWithGroupId", bytes)
-"""A block hash followed by the group id as 4 bytes, big-endian: the key of the prefix-cache map."""
-
 HASH_WIDTHS = frozenset({16, 32})
 """Widths in bytes of the hashes that records and tables can hold."""
 
-ExternalBlockHash = bytes | int
 HashFunction = Callable[[Any], bytes]
 
-GROUP_ID_BYTES = 4
-MAX_GROUP_NUMBER = (1 << 8 * GROUP_ID_BYTES) - 1
-LOW_64_BITS = (1 << 64) - 1
+ROOT_SEED = "vllm-none-hash"
+"""What `NONE_HASH` is the hash of where a behaviour fixes it."""
 
 
 def _unserialisable(error: Exception) -> ArgumentTypeError:
@@ -166,42 +161,56 @@ def get_hash_fn_by_name(name: str) -> HashFunction:
     return HASH_FUNCTIONS[name]
 
 
-def init_none_hash(hash_fn: HashFunction) -> None:
-    """Set `NONE_HASH`: to the hash of `PYTHONHASHSEED` if that is set, else, for kvgpu128, to a hash that its key
-    implies, else to 32 random bytes.
+def init_none_hash(hash_fn: HashFunction, behaviour: str | Behaviour = "0.23") -> None:
+    """Set `NONE_HASH`.
+
+    If `PYTHONHASHSEED` is set, it is the hash of that. Else, for kvgpu128, a hash that its key implies. Else it depends
+    on the behaviour: 32 random bytes in 0.23; in 0.33 the hash of a fixed text, except for `xxhash` and `xxhash_cbor`,
+    whose collisions anybody could construct in advance: they hash a random text (fact B1).
 
     Call it once, before anything is hashed: hashes from before the call do not match those from after it.
 
     Processes that share hashes need a function whose results do not depend on the Python version, and the same
-    `NONE_HASH`. That means a `_cbor` function and the same PYTHONHASHSEED (without one a warning is logged); or
-    kvgpu128 and the same key, and either no PYTHONHASHSEED in any of them, or the same one in all.
+    `NONE_HASH`. That means a `_cbor` function and, unless it is `sha256_cbor` in 0.33, the same PYTHONHASHSEED (a
+    warning is logged if it is missing); or kvgpu128 and the same key, and either no PYTHONHASHSEED in any of them, or
+    the same one in all.
 
     Args:
         hash_fn: The function that will hash blocks.
+        behaviour: Version of vLLM, or a `Behaviour`; `fixes_root_hash` counts.
 
     Raises:
-        ArgumentTypeError: `hash_fn` cannot be called.
+        ArgumentTypeError: `hash_fn` cannot be called, or the behaviour has another type.
+        UnknownNameError: No behaviour has this name.
 
     O(1).
     """
     global NONE_HASH
     if not callable(hash_fn):
         raise ArgumentTypeError(f"a hash function is expected, got {shown(hash_fn)}")
+    fixed = behaviour_of(behaviour).fixes_root_hash
     seed = os.environ.get("PYTHONHASHSEED")
     if seed is not None:
         NONE_HASH = BlockHash(hash_fn(seed))
         return
-    if hash_fn in (sha256_cbor, xxhash_cbor):
+    constructible = hash_fn in (xxhash, xxhash_cbor)
+    if constructible if fixed else hash_fn in (sha256_cbor, xxhash_cbor):
         logger.warning(
             "PYTHONHASHSEED is not set: block hashes differ between processes. "
-            "Set it to a common value to share hashes of a CBOR hash function."
+            "Set it to a common value to share hashes of %s.",
+            getattr(hash_fn, "__name__", hash_fn),
         )
     if hash_fn is kvgpu128:
         from kvgpu.hashing.kvgpu128.function import process_hash
 
         hash_fn = process_hash()
     none_hash_of_key = getattr(hash_fn, "none_hash", None)
-    NONE_HASH = BlockHash(os.urandom(32) if none_hash_of_key is None else none_hash_of_key())
+    if none_hash_of_key is not None:
+        NONE_HASH = BlockHash(none_hash_of_key())
+    elif fixed:
+        NONE_HASH = BlockHash(hash_fn(os.urandom(32).hex() if constructible else ROOT_SEED))
+    else:
+        NONE_HASH = BlockHash(os.urandom(32))
 
 
 def hash_block_tokens(
@@ -209,8 +218,17 @@ def hash_block_tokens(
     parent_block_hash: BlockHash | None,
     curr_block_token_ids: Sequence[int],
     extra_keys: tuple[Any, ...] | None = None,
+    lookahead_token_ids: Sequence[int] = (),
 ) -> BlockHash:
     """Hash one block: `hash_function((parent or NONE_HASH, token ids as a tuple, extra keys))`.
+
+    Args:
+        hash_function: A function of `HASH_FUNCTIONS`, or any other.
+        parent_block_hash: Hash of the block before; None or empty for the first block.
+        curr_block_token_ids: Tokens of the block [block size].
+        extra_keys: Extra keys of the block; with look-ahead, of the block and the tokens after it.
+        lookahead_token_ids: Tokens after the block that its hash covers, too. If there are any, the extra keys that are
+            hashed are ``(extra keys, token, ...)`` (fact B6).
 
     Raises:
         ArgumentTypeError: The parent is not bytes, the tokens are not a sequence, or the hash function cannot
@@ -223,76 +241,9 @@ def hash_block_tokens(
         raise ArgumentTypeError(f"a block hash in bytes is expected, got {shown(parent_block_hash)}")
     parent = parent_block_hash or none_hash()
     try:
-        tokens = tuple(curr_block_token_ids)
+        tokens, following = tuple(curr_block_token_ids), tuple(lookahead_token_ids)
     except TypeError:
-        raise ArgumentTypeError(f"token ids are expected, got {shown(curr_block_token_ids)}") from None
-    return BlockHash(hash_function((parent, tokens, extra_keys)))
-
-
-def checked_group(group: Any) -> int:
-    """Return the number of a cache group, checked to fit into the four bytes that it has in a key. O(1).
-
-    Raises:
-        ArgumentTypeError: The number is not an integer.
-        ArgumentError: The number is below 0, or too large.
-    """
-    return as_integer("the number of a group", group, 0, MAX_GROUP_NUMBER)
-
-
-def make_block_hash_with_group_id(block_hash: BlockHash, group_id: int) -> BlockHashWithGroupId:
-    """Make the key of a block hash in a cache group.
-
-    Args:
-        block_hash: The hash.
-        group_id: 0 to 2**32 - 1.
-
-    Raises:
-        ArgumentError: The group id is outside this range.
-        ArgumentTypeError: The hash is not bytes, or the group id is not an integer.
-
-    O(1).
-    """
-    if not isinstance(block_hash, bytes):
-        raise ArgumentTypeError(f"a block hash in bytes is expected, got {shown(block_hash)}")
-    group = checked_group(group_id)
-    return BlockHashWithGroupId(block_hash + group.to_bytes(GROUP_ID_BYTES, "big"))
-
-
-def _check_key(key: Any) -> None:
-    """Raise `ArgumentTypeError` for anything but bytes."""
-    if not isinstance(key, bytes):
-        raise ArgumentTypeError(f"a block hash with its group, in bytes, is expected, got {shown(key)}")
-
-
-def get_block_hash(key: BlockHashWithGroupId) -> BlockHash:
-    """Return the block hash in a key.
-
-    Raises:
-        ArgumentTypeError: The key is not bytes.
-
-    O(1).
-    """
-    _check_key(key)
-    return BlockHash(key[:-GROUP_ID_BYTES])
-
-
-def get_group_id(key: BlockHashWithGroupId) -> int:
-    """Return the group id in a key.
-
-    Raises:
-        ArgumentTypeError: The key is not bytes.
-
-    O(1).
-    """
-    _check_key(key)
-    return int.from_bytes(key[-GROUP_ID_BYTES:], "big")
-
-
-def maybe_convert_block_hash(block_hash: BlockHash) -> ExternalBlockHash:
-    """Convert a hash to the form that events have: its low 64 bits as a big-endian integer.
-
-    If `VLLM_KV_EVENTS_USE_INT_BLOCK_HASHES` is 0, the hash stays as it is. O(1).
-    """
-    if not int_block_hashes():
-        return block_hash
-    return int.from_bytes(block_hash, "big") & LOW_64_BITS
+        raise ArgumentTypeError(
+            f"token ids are expected, got {shown(curr_block_token_ids)} and {shown(lookahead_token_ids)}"
+        ) from None
+    return BlockHash(hash_function((parent, tokens, (extra_keys, *following) if following else extra_keys)))

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from kvgpu.config.behaviour import Behaviour, behaviour_of
 from kvgpu.environment import hash_threads
 from kvgpu.errors import ArgumentError, ArgumentTypeError, ConfigError
 from kvgpu.hashing import functions as hashing
@@ -14,12 +15,14 @@ from kvgpu.hashing.bulk.chains import MAX_BLOCK_TOKENS, Blocks, check
 from kvgpu.hashing.bulk.threads import MAX_THREADS
 from kvgpu.hashing.capabilities import chains_of, is_collision_resistant
 from kvgpu.hashing.functions import BlockHash, HashFunction
-from kvgpu.hashing.inputs.extra_keys import ExtraKeys, need_extra_keys, unwritten
+from kvgpu.hashing.inputs.extra_keys import generate_block_hash_extra_keys
+from kvgpu.hashing.inputs.tagged_keys import generate_tagged_extra_keys, generate_vllm_tagged_keys
 from kvgpu.hashing.inputs.token_arrays import Tokens, fit_32_bits
-from kvgpu.hashing.kvgpu128.function import Kvgpu128, checked_tokens
+from kvgpu.hashing.kvgpu128.function import Kvgpu128
 from kvgpu.hashing.new_hashes import NewHashes
-from kvgpu.hashing.request_fields import blamed, last_hash, lengths_of, name_of
-from kvgpu.hashing.request_reader import RequestReader, known_to_fit_32_bits
+from kvgpu.hashing.one_by_one import chain_one_by_one, hash_one_by_one
+from kvgpu.hashing.request_fields import blamed, lengths_of
+from kvgpu.hashing.request_reader import KeyMaker, RequestReader, check_tail, known_to_fit_32_bits
 
 BlockHasher = Callable[[Any], BlockHashes | list[BlockHash]]
 
@@ -32,12 +35,18 @@ class RequestBlockHasher:
         hash_fn: A function of `kvgpu.hashing.functions`, a `Kvgpu128`, or any other function of
             ``(parent, tokens, extra keys)``, which is called block by block.
         threads: Number of threads that hash the requests of one call; None for `KVGPU_HASH_THREADS`.
-        tagged_extra_keys: Hash extra keys with a tag for their kind (`generate_tagged_extra_keys`), so that a salt
-            never equals the name of an adapter. None means True for kvgpu128, and False for all others, as in vLLM.
+        tagged_extra_keys: Hash extra keys with kvgpu's own tags (`generate_tagged_extra_keys`), so that a salt never
+            equals the name of an adapter. False means keys as the behaviour has them: without tags in 0.23, with those
+            of vLLM in 0.33 (fact B2). None means True for kvgpu128, and False for all others.
+        behaviour: Version of vLLM, or a `Behaviour`; `tags_extra_keys` and `finds_items` count.
+        num_hash_lookahead_tokens: Tokens after a block that its hash covers, too (fact B6). A block has no hash before
+            they are there. With any, multimodal items are found by position, whatever the behaviour.
 
     Raises:
-        ConfigError: The block size or the number of threads is below 1 or absurdly large.
-        ArgumentTypeError: One of them is not an integer, or the hash function cannot be called.
+        ConfigError: The block size or the number of threads is below 1, the number of tokens for look-ahead is below 0,
+            or one of them is absurdly large; or (`UnknownNameError`) no behaviour has this name.
+        ArgumentTypeError: One of them is not an integer, the hash function cannot be called, or the behaviour is
+            neither a name nor a `Behaviour`.
     """
 
     def __init__(
@@ -47,6 +56,8 @@ class RequestBlockHasher:
         *,
         threads: int | None = None,
         tagged_extra_keys: bool | None = None,
+        behaviour: str | Behaviour = "0.23",
+        num_hash_lookahead_tokens: int = 0,
     ) -> None:
         self._block_size = _number("the block size must be at least 1 token", block_size, MAX_BLOCK_TOKENS)
         if not callable(hash_fn):
@@ -58,7 +69,13 @@ class RequestBlockHasher:
         self._linked = is_collision_resistant(hash_fn)
         self._only_32_bits = isinstance(hash_fn, Kvgpu128) or hash_fn is hashing.kvgpu128
         self._tagged = self._only_32_bits if tagged_extra_keys is None else tagged_extra_keys
-        self._reader = RequestReader(self._block_size, self._tagged)
+        self._behaviour = behaviour_of(behaviour)
+        self._lookahead = _number("look-ahead covers at least 0 tokens", num_hash_lookahead_tokens, MAX_BLOCK_TOKENS, 0)
+        generate: KeyMaker = generate_block_hash_extra_keys
+        if self._tagged or self._behaviour.tags_extra_keys:
+            generate = generate_tagged_extra_keys if self._tagged else generate_vllm_tagged_keys
+        finds_items = self._behaviour.finds_items or self._lookahead > 0
+        self._reader = RequestReader(self._block_size, self._lookahead, generate, finds_items)
 
     @property
     def block_size(self) -> int:
@@ -67,8 +84,18 @@ class RequestBlockHasher:
 
     @property
     def tagged_extra_keys(self) -> bool:
-        """Whether extra keys are hashed with a tag for their kind. O(1)."""
+        """Whether extra keys are hashed with kvgpu's own tags. O(1)."""
         return self._tagged
+
+    @property
+    def behaviour(self) -> Behaviour:
+        """Whose hashes are made. O(1)."""
+        return self._behaviour
+
+    @property
+    def num_hash_lookahead_tokens(self) -> int:
+        """Tokens after a block that its hash covers, too. O(1)."""
+        return self._lookahead
 
     def __call__(self, request: Any) -> list[BlockHash]:
         """Compute the new hashes of one request of any engine; the caller appends them.
@@ -81,12 +108,12 @@ class RequestBlockHasher:
         return self._new([request]).of(0)[:]
 
     def is_idle(self, request: Any) -> bool:
-        """Whether `update` has nothing to do for a request: no new block is full, and no token would be refused.
+        """Whether `update` has nothing to do for a request: no new block can be hashed, and no token would be refused.
 
         O(tokens after the last hash).
         """
         tokens, hashed = request.all_token_ids, len(request.block_hashes) * self._block_size
-        return len(tokens) < hashed + self._block_size and (
+        return len(tokens) < hashed + self._block_size + self._lookahead and (
             not self._only_32_bits or known_to_fit_32_bits(tokens) or fit_32_bits(tokens[hashed:])
         )
 
@@ -136,7 +163,8 @@ class RequestBlockHasher:
         """Hash blocks without extra keys, given only their tokens.
 
         Args:
-            tokens: int32 or int64 [chains, >= block_size * max(counts)], a line of tokens for each chain of blocks.
+            tokens: int32 or int64 [chains, >= block_size * max(counts) + num_hash_lookahead_tokens], a line of tokens
+                for each chain of blocks.
             counts: Blocks of each chain.
             parents: Hash before the first block of each chain; None if it begins a prompt.
             checked: True if the caller guarantees that these fit each other.
@@ -159,20 +187,15 @@ class RequestBlockHasher:
             keys = chains.hashes(self._lines(tokens, counts, parents), self.threads)
             if keys is not None:
                 return BlockHashes.of_keys(keys, chains.width, self._linked)
-        hashes: list[BlockHash] = []
-        for line, count, parent in zip(tokens.tolist(), counts, parents, strict=True):
-            for start in range(0, count * self._block_size, self._block_size):
-                ids = line[start : start + self._block_size]
-                parent = hashing.hash_block_tokens(self.hash_fn, parent, ids)
-                hashes.append(parent)
-        made = BlockHashes(hashes)
+        sizes = self._block_size, self._lookahead
+        made = BlockHashes(chain_one_by_one(self.hash_fn, tokens, sizes, counts, parents))
         made.linked = self._linked
         return made
 
     def _lines(self, tokens: Tokens, counts: list[int], parents: list[BlockHash | None]) -> Blocks:
         """Blocks for the lines of an array, marked as checked."""
         known_parents = [parent or hashing.none_hash() for parent in parents]
-        return Blocks(tokens, counts, sum(counts), self._block_size, known_parents, None, True)
+        return Blocks(tokens, counts, sum(counts), self._block_size, known_parents, None, True, self._lookahead)
 
     def check(self, tokens: Tokens) -> None:
         """Check that the hash function accepts these token ids.
@@ -186,23 +209,14 @@ class RequestBlockHasher:
         if isinstance(chains, Kvgpu128):
             chains.check(tokens)
 
-    def _check_tail(self, request: Any, num_blocks: int) -> None:
-        """Refuse bad tokens after the full blocks now, since later they would be refused together with good ones."""
-        tail = request.all_token_ids[num_blocks * self._block_size :]
-        if not fit_32_bits(tail):
-            try:
-                Kvgpu128.check(checked_tokens(tail))
-            except ArgumentError as error:
-                raise blamed(request, error) from None
-
     def _counts(self, requests: Sequence[Any], fit: bool) -> tuple[list[int], list[int]]:
         """Number of hashes and of new blocks of each request; `fit` says that all token ids fit into 32 bits."""
         firsts, counts, size = [], [], self._block_size
         for request in requests:
             first, num_tokens = lengths_of(request)
-            count = max(0, num_tokens // size - first)
+            count = max(0, (num_tokens - self._lookahead) // size - first)
             if self._only_32_bits and not fit and not known_to_fit_32_bits(request.all_token_ids):
-                self._check_tail(request, first + count)
+                check_tail(request, (first + count) * size)
             firsts.append(first)
             counts.append(count)
         return firsts, counts
@@ -228,40 +242,14 @@ class RequestBlockHasher:
                 made = [self._new([request]).of(0) for request in requests]
                 return NewHashes(requests, firsts, counts, made, 0, self._linked)
         made_alone: list[BlockHashes | list[BlockHash]] = [
-            self._one_by_one(request, first, count)
+            hash_one_by_one(self.hash_fn, self._reader, request, first, count)
             for request, first, count in zip(requests, firsts, counts, strict=True)
         ]
         return NewHashes(requests, firsts, counts, made_alone, 0, self._linked)
 
-    def _one_by_one(self, request: Any, first: int, count: int) -> list[BlockHash]:
-        """Hash the new blocks of one request with a call of the hash function for each."""
-        if not count:
-            return []
-        size = self._block_size
-        parent = last_hash(request) if first else None
-        tokens = self._reader.listed_tokens(request, first, count)
-        extras: list[ExtraKeys] = [None] * count
-        if need_extra_keys(request):
-            extras = self._reader.extras(request, first, count)
-        hashes: list[BlockHash] = []
-        for block, extra in enumerate(extras):
-            ids = tokens[block * size : (block + 1) * size]
-            try:
-                parent = hashing.hash_block_tokens(self.hash_fn, parent, ids, extra)
-            except ArgumentError as error:
-                raise blamed(request, error) from error
-            except Exception as error:
-                known = any(self.hash_fn is each for each in hashing.HASH_FUNCTIONS.values())
-                if extra is not None and known and not isinstance(error, MemoryError):
-                    raise blamed(request, unwritten(extra, error)) from error
-                error.add_note(f"while block {first + block} of {name_of(request)} was hashed")
-                raise
-            hashes.append(parent)
-        return hashes
 
-
-def _number(requirement: str, given: Any, maximum: int) -> int:
-    """Return an integer from 1 to `maximum`.
+def _number(requirement: str, given: Any, maximum: int, least: int = 1) -> int:
+    """Return an integer from `least` to `maximum`.
 
     Raises:
         ConfigError: The integer is smaller or larger.
@@ -273,13 +261,19 @@ def _number(requirement: str, given: Any, maximum: int) -> int:
         number = None
     if number is None or isinstance(given, bool):
         raise ArgumentTypeError(f"{requirement}, an integer; got {given!r:.100}")
-    if not 1 <= number <= maximum:
-        raise ConfigError(f"{requirement}, got {number}" if number < 1 else f"at most {maximum}, got {number}")
+    if not least <= number <= maximum:
+        raise ConfigError(f"{requirement}, got {number}" if number < least else f"at most {maximum}, got {number}")
     return number
 
 
 def get_request_block_hasher(
-    block_size: int, caching_hash_fn: HashFunction, *, threads: int | None = None, tagged_extra_keys: bool | None = None
+    block_size: int,
+    caching_hash_fn: HashFunction,
+    num_hash_lookahead_tokens: int = 0,
+    *,
+    threads: int | None = None,
+    tagged_extra_keys: bool | None = None,
+    behaviour: str | Behaviour = "0.23",
 ) -> RequestBlockHasher:
     """Make a function that computes the hashes of those full blocks of a request that have none yet.
 
@@ -287,12 +281,18 @@ def get_request_block_hasher(
 
     Args:
         block_size: Tokens per hash block.
-        caching_hash_fn, threads, tagged_extra_keys: As in `RequestBlockHasher`.
+        caching_hash_fn, num_hash_lookahead_tokens, threads, tagged_extra_keys, behaviour: As in `RequestBlockHasher`.
 
     Raises:
-        ConfigError: The block size or the number of threads is below 1 or absurdly large.
-        ArgumentTypeError: One of them is not an integer, or the hash function cannot be called.
+        ConfigError, ArgumentTypeError: As in `RequestBlockHasher`.
 
     O(1).
     """
-    return RequestBlockHasher(block_size, caching_hash_fn, threads=threads, tagged_extra_keys=tagged_extra_keys)
+    return RequestBlockHasher(
+        block_size,
+        caching_hash_fn,
+        threads=threads,
+        tagged_extra_keys=tagged_extra_keys,
+        behaviour=behaviour,
+        num_hash_lookahead_tokens=num_hash_lookahead_tokens,
+    )

@@ -12,7 +12,7 @@ import numpy as np
 from kvgpu.blocks.record import FIRST, IN_TABLE, ODD, SHARED
 from kvgpu.blocks.state import BlockState, KVCacheBlock
 from kvgpu.errors import ArgumentTypeError, BlockIdError
-from kvgpu.hashing.functions import BlockHashWithGroupId
+from kvgpu.hashing.map_keys import BlockHashWithGroupId
 from kvgpu.index.base import BlockIndex
 from kvgpu.integers import shown
 from kvgpu.layout import MAX_BLOCK_ID

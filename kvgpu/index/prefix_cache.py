@@ -12,7 +12,8 @@ from kvgpu.compiled.jit import jit
 from kvgpu.errors import BlockIdError, BlockStateError, InvariantError
 from kvgpu.hashing.block_hashes import BlockHashes, keys_if_of_width
 from kvgpu.hashing.block_range import end_hash, joined_hash
-from kvgpu.hashing.functions import BlockHash, BlockHashWithGroupId, make_block_hash_with_group_id
+from kvgpu.hashing.functions import BlockHash
+from kvgpu.hashing.map_keys import BlockHashWithGroupId, make_block_hash_with_group_id
 from kvgpu.index.base import BlockIndex, Keys, PrefixHits, decided
 from kvgpu.index.block_map import BlockHashToBlockMap
 from kvgpu.layout import MAX_GROUP_ID

@@ -35,7 +35,7 @@ def hash_blocks(prepared: tuple[Any, ...], tokens: Any, first: int, count: int, 
         prepared: What `prepare_chain` returned.
         tokens: A list.
         first: Place of the first token of the first block.
-        count: Number of blocks.
+        count: Number of blocks; behind the last one there must be the tokens for its look-ahead.
         parent: Hash of the block before the first.
     """
 

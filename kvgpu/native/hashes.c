@@ -22,7 +22,8 @@ static int hash_piece(PyObject *const *arguments, int64_t *handle, int64_t first
     char *digests = (char *)words_at(handle, CHAIN_DIGESTS);
     int64_t result;
     void *error = NULL;
-    if (!read_tokens(arguments[TOKENS_OF], first, count * handle[CHAIN_SIZE], words_at(handle, CHAIN_TOKENS)))
+    int64_t num_tokens = count * handle[CHAIN_SIZE] + handle[CHAIN_LOOKAHEAD];
+    if (!read_tokens(arguments[TOKENS_OF], first, num_tokens, words_at(handle, CHAIN_TOKENS)))
         return 0;
     handle[CHAIN_BLOCKS] = count;
     int64_t code = PyLong_AsLongLong(PyTuple_GET_ITEM(arguments[PREPARED], CODE));
@@ -58,7 +59,7 @@ PyObject *hash_blocks(PyObject *module, PyObject *const *arguments, Py_ssize_t n
     if (made == NULL)
         return NULL;
     memcpy(words_at(handle, CHAIN_DIGESTS), PyBytes_AS_STRING(arguments[PARENT]), DIGEST_BYTES);
-    int64_t piece = handle[2 * CHAIN_TOKENS + 1] / handle[CHAIN_SIZE];
+    int64_t piece = (handle[2 * CHAIN_TOKENS + 1] - handle[CHAIN_LOOKAHEAD]) / handle[CHAIN_SIZE];
     for (int64_t done = 0; done < count; done += piece) {
         int64_t some = count - done < piece ? count - done : piece;
         int status = hash_piece(arguments, handle, first + done * handle[CHAIN_SIZE], some, made, done);

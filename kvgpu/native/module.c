@@ -125,7 +125,8 @@ static int add_layout(PyObject *module) {
         "parts", MOST_PARTS, "most", MOST_TOKENS, "arguments", (Py_ssize_t)sizeof(Arguments));
     if (PyModule_AddObject(module, "LAYOUT", layout) < 0)
         return -1;
-    PyObject *chain = Py_BuildValue("(iiiii)", CHAIN_TOKENS, CHAIN_DIGESTS, CHAIN_SIZE, CHAIN_BLOCKS, DIGEST_BYTES);
+    PyObject *chain = Py_BuildValue(
+        "(iiiiii)", CHAIN_TOKENS, CHAIN_DIGESTS, CHAIN_SIZE, CHAIN_BLOCKS, CHAIN_LOOKAHEAD, DIGEST_BYTES);
     return PyModule_AddObject(module, "CHAIN_LAYOUT", chain);
 }
 

@@ -21,11 +21,11 @@ def make_manager(kv_cache_config: Any, *args: Any, **options: Any) -> Any:
     return manager.make_manager(kv_cache_config, *args, **options)
 
 
-def get_request_block_hasher(block_size: int, caching_hash_fn: Any) -> Any:
+def get_request_block_hasher(hash_block_size: int, caching_hash_fn: Any, num_hash_lookahead_tokens: int = 0) -> Any:
     """`kvgpu.vllm.hasher.get_request_block_hasher`, which is imported when an engine makes its hasher."""
     from kvgpu.vllm import hasher
 
-    return hasher.get_request_block_hasher(block_size, caching_hash_fn)
+    return hasher.get_request_block_hasher(hash_block_size, caching_hash_fn, num_hash_lookahead_tokens)
 
 
 def _into_scheduler(module: ModuleType) -> None:

@@ -97,8 +97,8 @@ class Pairs:
         self.check_requests()
 
 
-def request_maker(function, source=list, **attributes):
-    hasher = get_request_block_hasher(SIZE, function)
+def request_maker(function, source=list, lookahead=0, **attributes):
+    hasher = get_request_block_hasher(SIZE, function, lookahead)
     return lambda name, tokens: Request(name, source(tokens), block_hasher=hasher, **attributes)
 
 
@@ -125,6 +125,15 @@ def test_any_appends_are_hashed_as_by_the_requests(name, source):
     rng = np.random.default_rng(len(name))
     prompts = [drawn_tokens(count, seed=count) for count in (1, 2, 3, 4, 5, 8, 11, 30)] * 3
     serve(Pairs(request_maker(EVERY[name], source), prompts, 20_000), rng, edges_of(name))
+
+
+@pytest.mark.parametrize("lookahead", [1, 5])
+@pytest.mark.parametrize("name", ["sha256", "sha256_cbor", "xxhash", "kvgpu128", "unknown"])
+def test_blocks_with_look_ahead_are_hashed_as_by_the_requests(name, lookahead):
+    """Such a block is full before it has a hash, so the requests hash."""
+    rng = np.random.default_rng(lookahead)
+    prompts = [drawn_tokens(count, seed=count) for count in (1, 3, 4, 5, 8, 9, 11, 30)]
+    serve(Pairs(request_maker(EVERY[name], list, lookahead), prompts, 20_000), rng, edges_of(name))
 
 
 @pytest.mark.parametrize("kind", ["salt", "LoRA", "items", "an item in the middle"])

@@ -11,7 +11,8 @@ from kvgpu.batch.manager import BatchManager
 from kvgpu.batch.queries import BatchQueries
 from kvgpu.blocks.index_meta import REGIONS, make_meta, region_of
 from kvgpu.compiled.jit import jit, python_of
-from kvgpu.hashing.functions import BlockHash, make_block_hash_with_group_id
+from kvgpu.hashing.functions import BlockHash
+from kvgpu.hashing.map_keys import make_block_hash_with_group_id
 from kvgpu.index.host.memo import KNOWN
 
 MODELS = {

@@ -6,6 +6,7 @@ from support.hash_chains import chain
 from support.managers import full, make_request
 
 from kvgpu.hashing import functions as hashing
+from kvgpu.hashing import map_keys
 
 SIZE = 4
 
@@ -107,7 +108,7 @@ def test_a_prefix_is_found_by_hashes_that_the_request_has_not_got():
     row = batch.track([make_request("r", 5, SIZE)])
     batch.append_batch(row, [5, 6, 7, 8], [4])
     manager.block_pool.cached_block_hash_to_block.insert(
-        hashing.make_block_hash_with_group_id(hashing.BlockHash(bytes(48)), 0), manager.block_pool.blocks[50]
+        map_keys.make_block_hash_with_group_id(hashing.BlockHash(bytes(48)), 0), manager.block_pool.blocks[50]
     )
     assert manager.block_pool.prefix_cache.map.extras
     assert batch.match(row).num_tokens.tolist() == [8]

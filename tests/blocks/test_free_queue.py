@@ -12,7 +12,7 @@ from kvgpu.block_pool import BlockPool
 from kvgpu.blocks.free_queue import FreeKVCacheBlockQueue
 from kvgpu.blocks.state import BlockState, KVCacheBlock
 from kvgpu.errors import ArgumentError, ArgumentTypeError, FreeQueueError, NotEnoughBlocksError
-from kvgpu.hashing.functions import make_block_hash_with_group_id
+from kvgpu.hashing.map_keys import make_block_hash_with_group_id
 
 NUM_BLOCKS = 8
 

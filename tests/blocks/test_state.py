@@ -8,7 +8,7 @@ from kvgpu.blocks.block_list import BlockList
 from kvgpu.blocks.record import BLOCK_RECORD, CACHE_LINE, NO_IDS
 from kvgpu.blocks.state import BlockState, KVCacheBlock
 from kvgpu.errors import ArgumentError, ArgumentTypeError, BlockStateError
-from kvgpu.hashing.functions import make_block_hash_with_group_id
+from kvgpu.hashing.map_keys import make_block_hash_with_group_id
 
 MAX_GROUP = 2**31 - 1
 

@@ -19,9 +19,11 @@ VLLM_NAMES: dict[str, list[str]] = {
     "vllm.v1.core.block_pool": ["kvgpu.block_pool", "kvgpu.index.block_map", "kvgpu.events.messages"],
     "vllm.v1.core.kv_cache_utils": [
         "kvgpu.hashing.functions",
+        "kvgpu.hashing.map_keys",
         "kvgpu.blocks.state",
         "kvgpu.blocks.free_queue",
         "kvgpu.hashing.inputs.extra_keys",
+        "kvgpu.hashing.inputs.tagged_keys",
         "kvgpu.hashing.request_hasher",
         "kvgpu.config.block_sizes",
     ],

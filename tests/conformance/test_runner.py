@@ -233,11 +233,11 @@ def test_a_name_without_counterpart_can_be_added_and_removed(live):
 @pytest.fixture
 def function():
     """A function of kvgpu that is put back whatever a test does to it."""
-    yield hashing.get_group_id
-    hashing.get_group_id = FUNCTION
+    yield hashing.get_hash_fn_by_name
+    hashing.get_hash_fn_by_name = FUNCTION
 
 
-FUNCTION = hashing.get_group_id
+FUNCTION = hashing.get_hash_fn_by_name
 
 
 def stand_in(key):
@@ -246,23 +246,23 @@ def stand_in(key):
 
 def test_what_monkeypatch_has_set_is_put_back_where_it_was(live, function):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(live, "get_group_id", stand_in)
-        assert hashing.get_group_id is stand_in
-    assert hashing.get_group_id is function
+        patch.setattr(live, "get_hash_fn_by_name", stand_in)
+        assert hashing.get_hash_fn_by_name is stand_in
+    assert hashing.get_hash_fn_by_name is function
 
 
 def test_what_monkeypatch_has_set_twice_is_put_back(live, function):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(live, "get_group_id", stand_in)
-        patch.setattr(live, "get_group_id", len)
-    assert hashing.get_group_id is function
+        patch.setattr(live, "get_hash_fn_by_name", stand_in)
+        patch.setattr(live, "get_hash_fn_by_name", len)
+    assert hashing.get_hash_fn_by_name is function
 
 
 def test_what_monkeypatch_has_deleted_is_put_back(live, function):
     with pytest.MonkeyPatch.context() as patch:
-        patch.delattr(live, "get_group_id")
-        assert not hasattr(hashing, "get_group_id")
-    assert hashing.get_group_id is function
+        patch.delattr(live, "get_hash_fn_by_name")
+        assert not hasattr(hashing, "get_hash_fn_by_name")
+    assert hashing.get_hash_fn_by_name is function
 
 
 def test_what_monkeypatch_has_added_is_taken_away(live):
@@ -274,15 +274,15 @@ def test_what_monkeypatch_has_added_is_taken_away(live):
 
 @pytest.mark.parametrize("fail", [False, True])
 def test_what_a_mock_has_replaced_is_put_back(live, function, fail):
-    with contextlib.suppress(RuntimeError), mock.patch.object(live, "get_group_id") as patched:
-        assert hashing.get_group_id is patched
+    with contextlib.suppress(RuntimeError), mock.patch.object(live, "get_hash_fn_by_name") as patched:
+        assert hashing.get_hash_fn_by_name is patched
         if fail:
             raise RuntimeError
-    assert hashing.get_group_id is function
+    assert hashing.get_hash_fn_by_name is function
 
 
 def test_the_names_of_a_module_are_those_that_lead_somewhere(live):
-    assert vars(live)["get_group_id"] is hashing.get_group_id
+    assert vars(live)["get_hash_fn_by_name"] is hashing.get_hash_fn_by_name
     assert vars(live)["__name__"] == "vllm.hashing"
     assert {name for name in vars(live) if vars(live)[name] is not getattr(live, name)} == set()
 

@@ -19,7 +19,7 @@ from support.managers import (
 )
 
 from kvgpu.batch.manager import BatchManager
-from kvgpu.hashing.functions import make_block_hash_with_group_id
+from kvgpu.hashing.map_keys import make_block_hash_with_group_id
 from kvgpu.metrics import KVCacheMetricsCollector
 
 GROUPS = {

@@ -22,6 +22,7 @@ from kvgpu.config.specs import (
     UniformTypeKVCacheSpecs,
 )
 from kvgpu.hashing import functions as hashing
+from kvgpu.hashing import map_keys
 from kvgpu.hashing.inputs.token_ids import TokenIds
 from kvgpu.hashing.kvgpu128.function import Kvgpu128
 from kvgpu.hashing.request_hasher import get_request_block_hasher
@@ -179,11 +180,11 @@ PARTS: dict[str, Callable[[], Case]] = {
         {"parent_block_hash": bytes(32), "curr_block_token_ids": [1, 2]},
     ),
     "make_block_hash_with_group_id": lambda: (
-        hashing.make_block_hash_with_group_id,
+        map_keys.make_block_hash_with_group_id,
         {"block_hash": bytes(32), "group_id": 0},
     ),
-    "get_block_hash": lambda: (hashing.get_block_hash, {"key": bytes(36)}),
-    "get_group_id": lambda: (hashing.get_group_id, {"key": bytes(36)}),
+    "get_block_hash": lambda: (map_keys.get_block_hash, {"key": bytes(36)}),
+    "get_group_id": lambda: (map_keys.get_group_id, {"key": bytes(36)}),
     "Kvgpu128": lambda: (Kvgpu128, {"key": bytes(32)}),
     "TokenIds": lambda: (TokenIds, {"tokens": [1, 2, 3]}),
     "TokenIds.append": lambda: (lambda token: TokenIds([1, 2]).append(token), {"token": 1}),

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from kvgpu.errors import ArgumentTypeError, KVGPUError, UnknownNameError
 from kvgpu.hashing import functions as hashing
+from kvgpu.hashing import map_keys
 
 NAMES = ["sha256", "sha256_cbor", "xxhash", "xxhash_cbor"]
 WIDTH = {"sha256": 32, "sha256_cbor": 32, "xxhash": 16, "xxhash_cbor": 16}
@@ -203,15 +204,15 @@ def test_processes_share_hashes_only_with_a_common_seed(environment, equal):
     ("group", "suffix"), [(0, "00000000"), (1, "00000001"), (258, "00000102"), (2**32 - 1, "ffffffff")]
 )
 def test_a_key_is_the_hash_and_four_bytes_of_group_big_endian(group, suffix):
-    key = hashing.make_block_hash_with_group_id(hashing.BlockHash(b"hash"), group)
+    key = map_keys.make_block_hash_with_group_id(hashing.BlockHash(b"hash"), group)
     assert key == b"hash" + bytes.fromhex(suffix)
 
 
 @settings(max_examples=50, deadline=None)
 @given(block_hash=st.binary(max_size=70), group=st.integers(0, 2**32 - 1))
 def test_a_key_gives_back_hash_and_group(block_hash, group):
-    key = hashing.make_block_hash_with_group_id(hashing.BlockHash(block_hash), group)
-    assert (hashing.get_block_hash(key), hashing.get_group_id(key)) == (block_hash, group)
+    key = map_keys.make_block_hash_with_group_id(hashing.BlockHash(block_hash), group)
+    assert (map_keys.get_block_hash(key), map_keys.get_group_id(key)) == (block_hash, group)
 
 
 @pytest.mark.parametrize("setting", [None, "1"])
@@ -222,12 +223,12 @@ def test_the_external_hash_is_the_last_64_bits_big_endian(monkeypatch, setting, 
     else:
         monkeypatch.setenv("VLLM_KV_EVENTS_USE_INT_BLOCK_HASHES", setting)
     block_hash = hashing.BlockHash(b"\xff" * (size - 8) + b"\xfe\0\0\0\0\0\0\x02")
-    assert hashing.maybe_convert_block_hash(block_hash) == 0xFE00_0000_0000_0002
+    assert map_keys.maybe_convert_block_hash(block_hash) == 0xFE00_0000_0000_0002
 
 
 def test_the_external_hash_is_all_bytes_if_so_configured(monkeypatch):
     monkeypatch.setenv("VLLM_KV_EVENTS_USE_INT_BLOCK_HASHES", "0")
-    assert hashing.maybe_convert_block_hash(hashing.BlockHash(b"h" * 32)) == b"h" * 32
+    assert map_keys.maybe_convert_block_hash(hashing.BlockHash(b"h" * 32)) == b"h" * 32
 
 
 def test_hashing_before_init_none_hash_says_what_to_do():

@@ -114,8 +114,23 @@ def test_plain_text_behind_equal_text_of_a_subclass_is_hashed_as_alone(name, oth
 
 @pytest.mark.parametrize("one", KEYS, ids=named)
 @pytest.mark.parametrize("other", KEYS, ids=named)
-def test_only_equal_plain_text_is_known_to_be_written_alike(one, other):
-    assert written_alike((one,), (other,)) is (type(one) is type(other) is str and one == other)
+def test_only_equal_plain_text_and_tuples_of_the_same_plain_objects_are_known_to_be_written_alike(one, other):
+    is_text = type(one) is type(other) is str
+    same = one == other if is_text else type(one) is tuple and one is other and {*map(type, one)} <= {str, int}
+    assert written_alike((one,), (other,)) is same
+
+
+@pytest.mark.parametrize("odd", [True, 1.5, Text("a"), ("a",)], ids=repr)
+def test_a_tuple_of_what_is_not_plain_is_not_known_to_be_written_alike(odd):
+    assert not written_alike((("lora", odd),), (("lora", odd),))
+
+
+def test_equal_text_in_another_object_is_not_known_to_be_written_alike():
+    # Pickle writes the second use of one object as a reference, and another object with the same text in full.
+    name = "".join(["na", "me"])
+    again = "".join(["na", "me"])
+    one, other = (("lora", name, name),), (("lora", name, again),)
+    assert (written_alike(one, one), written_alike(one, other)) == (True, False)
 
 
 def test_none_is_written_like_none_alone():

@@ -18,15 +18,18 @@ PARENT = bytes(range(32))
 FUNCTIONS = {"sha256": hashing.sha256, "sha256_cbor": hashing.sha256_cbor}
 
 
-def chain(name="sha256", block_size=4):
-    return prepare_chain(FUNCTIONS[name], block_size)
+def chain(name="sha256", block_size=4, lookahead=0):
+    return prepare_chain(FUNCTIONS[name], block_size, lookahead)
 
 
-def one_by_one(name, tokens, first, count, size, parent):
+def one_by_one(name, tokens, first, count, size, parent, lookahead=0):
     made = []
     for block in range(count):
         begin = first + block * size
-        parent = hashing.hash_block_tokens(FUNCTIONS[name], parent, tokens[begin : begin + size])
+        end = begin + size
+        parent = hashing.hash_block_tokens(
+            FUNCTIONS[name], parent, tokens[begin:end], None, tokens[end : end + lookahead]
+        )
         made.append(parent)
     return made
 
@@ -38,21 +41,30 @@ def one_by_one(name, tokens, first, count, size, parent):
     st.lists(st.integers(-(2**63), 2**63 - 1) | st.integers(-1, 70_000), max_size=120),
     st.integers(0, 5),
     st.binary(min_size=32, max_size=32),
+    st.integers(0, 5),
 )
-def test_hashes_are_those_of_each_block(name, size, tokens, first, parent):
-    count = max(0, len(tokens) - first) // size
-    made = hash_blocks(chain(name, size), tokens, first, count, parent)
+def test_hashes_are_those_of_each_block(name, size, tokens, first, parent, lookahead):
+    count = max(0, len(tokens) - lookahead - first) // size
+    made = hash_blocks(chain(name, size, lookahead), tokens, first, count, parent)
     if first > len(tokens):
         assert made is NotImplemented
     else:
-        assert made == one_by_one(name, tokens, first, count, size, parent)
+        assert made == one_by_one(name, tokens, first, count, size, parent, lookahead)
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 @pytest.mark.parametrize("count", [PIECE - 1, PIECE, PIECE + 1, 3 * PIECE + 5])
-def test_a_long_prompt_is_hashed_in_pieces(name, count):
-    tokens = np.random.default_rng(count).integers(0, 50_000, 4 * count + 3).tolist()
-    assert hash_blocks(chain(name), tokens, 0, count, PARENT) == one_by_one(name, tokens, 0, count, 4, PARENT)
+@pytest.mark.parametrize("lookahead", [0, 1, 9])
+def test_a_long_prompt_is_hashed_in_pieces(name, count, lookahead):
+    tokens = np.random.default_rng(count).integers(0, 50_000, 4 * count + lookahead).tolist()
+    made = hash_blocks(chain(name, 4, lookahead), tokens, 0, count, PARENT)
+    assert made == one_by_one(name, tokens, 0, count, 4, PARENT, lookahead)
+
+
+def test_a_block_without_the_tokens_after_it_is_left_to_python():
+    tokens = [*range(9)]
+    assert len(hash_blocks(chain(lookahead=1), tokens, 0, 2, PARENT)) == 2
+    assert hash_blocks(chain(lookahead=2), tokens, 0, 2, PARENT) is NotImplemented
 
 
 def test_memory_of_a_hasher_is_used_again():
@@ -94,7 +106,7 @@ def test_places_are_counts(first):
 def test_an_extension_built_from_other_sources_is_not_used(monkeypatch):
     from kvgpu.native import _calls
 
-    monkeypatch.setattr(_calls, "CHAIN_LAYOUT", (0, 1, 2, 3, 32))
+    monkeypatch.setattr(_calls, "CHAIN_LAYOUT", (0, 1, 2, 3, 4, 32))
     assert chain() is None
 
 

@@ -7,8 +7,8 @@ import pytest
 from kvgpu.vllm.plugin import SERVED_VERSION
 
 
-def require_vllm(whole_module: bool = True) -> None:
-    """Skip the module, or else the test, that calls this, and say so, unless vLLM is there."""
+def require_vllm(whole_module: bool = True, versions: tuple[str, ...] = (SERVED_VERSION,)) -> None:
+    """Skip the module, or else the test, that calls this, and say so, unless vLLM is there in one of the versions."""
     try:
         # It warns of what torch and others deprecate.
         with warnings.catch_warnings(action="ignore"):
@@ -19,5 +19,6 @@ def require_vllm(whole_module: bool = True) -> None:
             f"vLLM {SERVED_VERSION} is not installed: nothing was tried inside it ({error})",
             allow_module_level=whole_module,
         )
-    if not vllm.__version__.startswith(SERVED_VERSION):
-        pytest.skip(f"kvgpu serves vLLM {SERVED_VERSION}, this is {vllm.__version__}", allow_module_level=whole_module)
+    if not vllm.__version__.startswith(versions):
+        told = f"kvgpu is compared with vLLM {' and '.join(versions)} here, and this is {vllm.__version__}"
+        pytest.skip(told, allow_module_level=whole_module)

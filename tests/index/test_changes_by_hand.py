@@ -5,7 +5,8 @@ import pytest
 from support.managers import admit, full, make_manager, make_request, per_backend, snapshot, window
 
 from kvgpu.errors import KVGPUError
-from kvgpu.hashing.functions import BlockHash, make_block_hash_with_group_id
+from kvgpu.hashing.functions import BlockHash
+from kvgpu.hashing.map_keys import make_block_hash_with_group_id
 
 SIZE = 4
 NUM_BLOCKS = 24

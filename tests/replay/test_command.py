@@ -8,7 +8,7 @@ import pytest
 from support.traces import RecordingManager, line
 
 from kvgpu.cli import main
-from kvgpu.hashing.functions import get_block_hash, get_group_id, maybe_convert_block_hash
+from kvgpu.hashing.map_keys import get_block_hash, get_group_id, maybe_convert_block_hash
 
 FIELDS = [
     "requests",

@@ -1,6 +1,7 @@
 """Short ways to fill a small pool and to look at it."""
 
-from kvgpu.hashing.functions import BlockHash, make_block_hash_with_group_id
+from kvgpu.hashing.functions import BlockHash
+from kvgpu.hashing.map_keys import make_block_hash_with_group_id
 
 SIZE = 4
 """Tokens of a hash block."""

@@ -34,6 +34,7 @@ def unhashed_tail(rows: RequestRows, row: int, block_size: int) -> Tokens | None
         isinstance(request, Request)
         and type(hasher) is RequestBlockHasher
         and hasher.block_size == block_size
+        and not hasher.num_hash_lookahead_tokens
         and isinstance(request.block_hashes, BlockHashes)
         and not need_extra_keys(request)
         and request.num_tokens == num_tokens
@@ -51,6 +52,12 @@ def kind_of_hasher(rows: RequestRows, row: int) -> int:
     short = longest_message(DIGEST_BYTES, hasher.block_size, OVERHEAD_BYTES) <= MAX_FRAME_BYTES
     same = rows.hashes.width in (0, DIGEST_BYTES)
     return chains.kind + 1 if isinstance(chains, Sha256Chains) and short and same else 0
+
+
+def lookahead_of(rows: RequestRows, row: int) -> int:
+    """Return how many tokens after a block the request of a row hashes with it. O(1)."""
+    hasher = getattr(rows.requests[row], "block_hasher", None)
+    return hasher.num_hash_lookahead_tokens if isinstance(hasher, RequestBlockHasher) else 0
 
 
 class FullBlockHashes(NamedTuple):

@@ -38,14 +38,18 @@ class Appended(NamedTuple):
     full: npt.NDArray[np.int64]
     """The row has filled a block, which is hashed from the row."""
     for_request: npt.NDArray[np.int64]
-    """The row has filled a block, for whose hash the request has to be given its tokens."""
+    """The row has all tokens of a block and of its look-ahead, and its request has to be given them for the hash."""
     refused: npt.NDArray[np.int64]
     """The row took nothing: how its blocks are hashed is undecided, or it has no room."""
 
 
 @jit
-def _append(requests: Any, places: Any, buffer: Any, rows: Any, tokens: Any, starts: Any, block_size: int) -> Any:
-    """Append tokens[starts[i] : starts[i + 1]] to rows[i] for i in places; returns the parts of `Appended`."""
+def _append(requests: Any, places: Any, held_by: Any, rows: Any, tokens: Any, starts: Any, block_size: int) -> Any:
+    """Append tokens[starts[i] : starts[i + 1]] to rows[i] for i in places; returns the parts of `Appended`.
+
+    `held_by` are the tokens and the look-ahead of `PendingTokens`.
+    """
+    buffer, lookahead = held_by
     full = np.empty(len(places), np.int64)
     for_request = np.empty(len(places), np.int64)
     refused = np.empty(len(places), np.int64)
@@ -61,10 +65,10 @@ def _append(requests: Any, places: Any, buffer: Any, rows: Any, tokens: Any, sta
             continue
         for place in range(begin, end):
             buffer[rows[i], held + place - begin] = tokens[place]
-        before = record.num_tokens // block_size
+        before = (record.num_tokens - lookahead[rows[i]]) // block_size
         record.num_pending += end - begin
         record.num_tokens += end - begin
-        if record.num_tokens // block_size == before:
+        if (record.num_tokens - lookahead[rows[i]]) // block_size == before:
             continue
         if record.mode == FROM_ROW:
             full[num_full] = i
@@ -141,16 +145,19 @@ class PendingTokens:
         tokens: int64 [rows, any].
         kinds: int8 [rows], how the blocks of a row are hashed if that is FROM_ROW: 0 by its hasher, k by SHA-256 of
             a message of kind k - 1 (see `kvgpu.hashing.serialised.messages`).
+        lookahead: int64 [rows], tokens after a block that its hash covers, too; 0 for all but BY_REQUEST.
     """
 
     def __init__(self, max_requests: int, block_size: int) -> None:
         self.tokens: npt.NDArray[np.int64] = np.full((max_requests, block_size + SPARE), 0, np.int64)
         self.kinds: npt.NDArray[np.int8] = np.zeros(max_requests, np.int8)
+        self.lookahead: npt.NDArray[np.int64] = np.zeros(max_requests, np.int64)
         self.block_size = block_size
 
     def grow(self, max_requests: int) -> None:
         """Reserve more rows. O(capacity)."""
         self.tokens, self.kinds = longer(self.tokens, max_requests), longer(self.kinds, max_requests)
+        self.lookahead = longer(self.lookahead, max_requests)
 
     @staticmethod
     def checked(
@@ -181,7 +188,7 @@ class PendingTokens:
             )
         return ready(given, np.int64), starts
 
-    def decide(self, records: Any, row: int, tail: Tokens | None, kind: int) -> None:
+    def decide(self, records: Any, row: int, tail: Tokens | None, kind: int, lookahead: int = 0) -> None:
         """Decide how the blocks of a row with nothing pending are hashed.
 
         Args:
@@ -190,10 +197,11 @@ class PendingTokens:
             tail: Tokens after its last hash, fewer than a block, with which it hashes from here on; None to leave that
                 to its request object.
             kind: How, if it does: see `kinds`.
+            lookahead: Tokens after a block that its hash covers, too, if its request object hashes.
 
         O(block size).
         """
-        self.kinds[row] = kind
+        self.kinds[row], self.lookahead[row] = kind, lookahead
         records["mode"][row] = BY_REQUEST if tail is None else FROM_ROW
         records["num_kept"][row] = 0 if tail is None else len(tail)
         if tail is not None:
@@ -217,7 +225,7 @@ class PendingTokens:
 
         O(tokens + places).
         """
-        return Appended(*_append(records, places, self.tokens, rows, tokens, starts, self.block_size))
+        return Appended(*_append(records, places, (self.tokens, self.lookahead), rows, tokens, starts, self.block_size))
 
     @staticmethod
     def take_back(records: Any, rows: RowIds, counts: npt.NDArray[np.int64]) -> None:

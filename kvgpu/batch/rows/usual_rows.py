@@ -78,6 +78,7 @@ def hash_block(handle: Any, line: Any, record: Any, arena: Any, kind: int) -> No
         Span(parent, 0, DIGEST_BYTES),
         Span(line, start, start + size),
         Span(array_at(handle, 2 * ENDINGS, _BYTES), ending, ending + length),
+        0,
     )
     data = array_at(handle, 2 * DATA, _BYTES)
     digest(array_at(handle, 2 * CONTEXT, _CONTEXT), data, put_message(kind - 1, data, message), out)

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kvgpu.environment import hash_key
-from kvgpu.errors import ArgumentError, ArgumentTypeError
+from kvgpu.errors import ArgumentError, ArgumentTypeError, ConfigError
 from kvgpu.hashing.bulk.chains import Blocks, Keys, located
 from kvgpu.hashing.bulk.hash_memory import hash_memory
 from kvgpu.hashing.bulk.threads import in_threads
@@ -81,7 +81,7 @@ class Kvgpu128:
         """Return the keys for the words of a block, uint64 [>= words, 2]: two limbs for each word.
 
         Args:
-            num_tokens: Tokens of a block.
+            num_tokens: Tokens of a block, with those for look-ahead.
 
         O(1) once they exist, O(num_tokens) before.
         """
@@ -129,6 +129,7 @@ class Kvgpu128:
 
         Raises:
             ArgumentTypeError: CBOR cannot write some extra keys.
+            ConfigError: Extra keys with look-ahead tokens, which are no part of the digest.
 
         O(blocks + bytes of the extra keys).
         """
@@ -142,6 +143,8 @@ class Kvgpu128:
                 continue
             if not written_alike(extra, last):
                 last = extra
+                if split_lookahead(extra)[1]:
+                    raise ConfigError("kvgpu128 takes look-ahead tokens as Blocks.lookahead, on the CPU only")
                 data = self._digest(b"extra", written(cbor2.dumps, extra, canonical=True))
                 digest = np.frombuffer(data, "<u8")
             words[place, :2], words[place, 2] = digest, 1
@@ -187,7 +190,7 @@ class Kvgpu128:
         keys = hash_memory.take(blocks.total)
         words = keys.view(np.uint64)
         states = self.states(blocks.parents)
-        secrets = self.word_keys(blocks.size), self.point, self.mix_keys
+        secrets = self.word_keys(blocks.size + blocks.lookahead), self.point, self.mix_keys
 
         def hash_part(first: int, last: int, base: int, _owners: Any = owners) -> None:
             universal.hash_chains(chains, (first, last, base), states, extras, secrets, words)
@@ -198,7 +201,8 @@ class Kvgpu128:
     def __call__(self, input: Any) -> bytes:
         """Hash ``(parent, tokens, extra keys or None)`` to 16 bytes, the same as `hashes`.
 
-        Anything else that CBOR can write has a hash, too, which is unrelated to these.
+        Extra keys of the form ``(extra keys or None, integer, ...)`` are those of a block with look-ahead: the integers
+        are the tokens after it. Anything else that CBOR can write has a hash, too, which is unrelated to these.
 
         Raises:
             ArgumentError: A token does not fit into 32 bits.
@@ -207,13 +211,27 @@ class Kvgpu128:
         O(tokens).
         """
         if isinstance(input, tuple) and len(input) == 3 and isinstance(input[0], bytes) and isinstance(input[1], tuple):
-            parent, tokens, extra = bytes(input[0]), checked_tokens(input[1]), input[2]
-            extras = None if extra is None else [extra]
-            keys = self.hashes(Blocks([tokens], [1], 1, len(tokens), [parent], extras))
+            extra, following = split_lookahead(input[2])
+            parent, tokens = bytes(input[0]), checked_tokens(input[1] + following)
+            extras, size = None if extra is None else [extra], len(input[1])
+            keys = self.hashes(Blocks([tokens], [1], 1, size, [parent], extras, lookahead=len(following)))
             return keys.tobytes()[:WIDTH]
         import cbor2
 
         return self._digest(b"other", written(cbor2.dumps, input, canonical=True))
+
+
+def split_lookahead(extra: Any) -> tuple[Any, tuple[Any, ...]]:
+    """Split what a block is hashed with into its extra keys and the tokens for look-ahead, of which there may be none.
+
+    They are told from plain extra keys by their form, as no key is a number. O(length).
+    """
+    if type(extra) is not tuple or len(extra) < 2 or not (extra[0] is None or type(extra[0]) is tuple):
+        return extra, ()
+    following = extra[1:]
+    if any(isinstance(each, bool) or not isinstance(each, int | np.integer) for each in following):
+        return extra, ()
+    return extra[0], following
 
 
 def checked_tokens(tokens: Any) -> Tokens:

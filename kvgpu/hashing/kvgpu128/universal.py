@@ -23,8 +23,9 @@ LIMB_BITS = 59
 
 EXTRA_FLAG = np.uint64(1 << 63)
 COUNT_WORD, EXTRA_WORDS = 0, 1
-"""Words of a block: its number of tokens, with EXTRA_FLAG if it has extra keys; from EXTRA_WORDS on, the digest of the
-extra keys; from TOKEN_WORDS on, two tokens a word."""
+"""Words of a block: its number of tokens, with EXTRA_FLAG if it has extra keys, and 2**32 times the number of tokens
+for look-ahead; from EXTRA_WORDS on, the digest of the extra keys; from TOKEN_WORDS on, two tokens a word, those for
+look-ahead behind those of the block."""
 
 HAS_EXTRA = 2
 """Column of `extras` that says whether a block has extra keys; the columns before it hold their digest."""
@@ -88,9 +89,9 @@ def plus_pairs(sums: Sums, tokens: Any, start: int, num_pairs: int, word_keys: A
 
 
 @leaf
-def count_sums(size: int, has_extra: bool, word_keys: Any) -> Sums:
+def count_sums(size: int, lookahead: int, has_extra: bool, word_keys: Any) -> Sums:
     """Products of the word that counts the tokens of a block."""
-    count = np.uint64(size)
+    count = np.uint64(size) | (np.uint64(lookahead) << HALF)
     if has_extra:
         count |= EXTRA_FLAG
     return plus_word(Sums(ZERO, ZERO, ZERO, ZERO), count, word_keys, COUNT_WORD)
@@ -98,7 +99,7 @@ def count_sums(size: int, has_extra: bool, word_keys: Any) -> Sums:
 
 @leaf
 def block_value(tokens: Any, start: int, size: int, extra: ExtraDigest, word_keys: Any, sums: Sums) -> Any:
-    """v of the block tokens[start : start + size]; `sums` come from `count_sums`."""
+    """v of a block, whose `size` tokens, with those for look-ahead, begin at `start`; `sums` come from `count_sums`."""
     if extra.known:
         sums = plus_word(sums, extra.low, word_keys, EXTRA_WORDS)
         sums = plus_word(sums, extra.high, word_keys, EXTRA_WORDS + 1)
@@ -129,20 +130,24 @@ def combined(state: Any, value: Any, point: Any) -> Any:
 
 
 @leaf
-def combine_blocks(tokens: Any, size: int, extras: Any, secrets: Secrets, state: Any, highs: Any, lows: Any) -> Any:
+def combine_blocks(
+    tokens: Any, size: int, lookahead: int, extras: Any, secrets: Secrets, state: Any, highs: Any, lows: Any
+) -> Any:
     """Compute the states of prefixes that end with consecutive blocks, into (highs, lows); returns the last.
 
     While the processor waits for the product of one block, it takes the sums of the next.
 
     Args:
-        tokens: Those of the blocks.
+        tokens: Those of the blocks, and those for look-ahead.
+        size: Tokens of a block.
+        lookahead: Tokens after a block that belong to it, too.
         extras: uint64 [>= blocks, 3] as in `hash_chains`; or empty.
         state: (high, low) before the first block.
     """
     keys = secrets.word_keys
-    if size == COMMON_SIZE and len(extras) == 0:
+    if size == COMMON_SIZE and lookahead == 0 and len(extras) == 0:
         # The same with a constant size, which the compiler unrolls: takes half of the time.
-        count, no_extra = count_sums(COMMON_SIZE, False, keys), ExtraDigest(ZERO, ZERO, False)
+        count, no_extra = count_sums(COMMON_SIZE, 0, False, keys), ExtraDigest(ZERO, ZERO, False)
         for block in range(len(highs)):
             value = block_value(tokens, block * COMMON_SIZE, COMMON_SIZE, no_extra, keys, count)
             state = combined(state, value, secrets.point)
@@ -152,7 +157,8 @@ def combine_blocks(tokens: Any, size: int, extras: Any, secrets: Secrets, state:
         extra = ExtraDigest(ZERO, ZERO, False)
         if len(extras) > 0 and extras[block, HAS_EXTRA] != ZERO:
             extra = ExtraDigest(extras[block, 1], extras[block, 0], True)
-        value = block_value(tokens, block * size, size, extra, keys, count_sums(size, extra.known, keys))
+        count = count_sums(size, lookahead, extra.known, keys)
+        value = block_value(tokens, block * size, size + lookahead, extra, keys, count)
         state = combined(state, value, secrets.point)
         highs[block], lows[block] = state
     return state
@@ -198,6 +204,7 @@ def hash_chains(chains: Any, part: Any, states: Any, extras: Any, secrets: Any, 
             state = combine_blocks(
                 tokens[begin * size :],
                 size,
+                chains.lookahead,
                 extras[base + filled :],
                 secrets,
                 state,

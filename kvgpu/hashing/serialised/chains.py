@@ -26,10 +26,11 @@ PASS_BLOCKS = 1024
 
 
 @inline
-def message_of(tokens: Any, block: int, size: int, parent: Span, endings: Endings, place: int) -> Message:
+def message_of(tokens: Any, block: int, chains: ChainTokens, parent: Span, endings: Endings, place: int) -> Message:
     """Message of a block of a chain; `place` counts the blocks of all chains."""
-    span = endings.spans[min(place, len(endings.spans) - 1)]
-    return Message(parent, Span(tokens, block * size, (block + 1) * size), Span(endings.data, span[0], span[1]))
+    span, size = endings.spans[min(place, len(endings.spans) - 1)], chains.size
+    ending = Span(endings.data, span[0], span[1])
+    return Message(parent, Span(tokens, block * size, (block + 1) * size), ending, chains.lookahead)
 
 
 @nogil
@@ -44,7 +45,7 @@ def _hash_messages(kind: int, chains: Any, part: Any, parents: Any, endings: Any
     """
     chains, part, parents, endings = ChainTokens(*chains), Part(*part), Parents(*parents), Endings(*endings)
     context = np.empty(CONTEXT_WORDS, np.uint32)
-    counts, size = chains.counts, chains.size
+    counts = chains.counts
     bases = part.base + np.cumsum(counts[part.first : part.last]) - counts[part.first : part.last]
     # Alternate between a few chains: the processor need not wait for one digest before it starts the other.
     for first in range(part.first, part.last, INTERLEAVED_CHAINS):
@@ -57,7 +58,7 @@ def _hash_messages(kind: int, chains: Any, part: Any, parents: Any, endings: Any
                 parent, length = parents.data[chain], parents.lengths[chain]
                 if block > 0:
                     parent, length = out[place - 1], DIGEST_BYTES
-                message = message_of(tokens_of(chains, chain), block, size, Span(parent, 0, length), endings, place)
+                message = message_of(tokens_of(chains, chain), block, chains, Span(parent, 0, length), endings, place)
                 digest(context, data, put_message(kind, data, message), out[place])
 
 
@@ -85,7 +86,7 @@ def _write_messages(kind: int, width: int, chains: Any, parents: Any, endings: A
             parent, length = parents.data[chain], parents.lengths[chain]
             if block > 0:
                 parent, length = unknown, width
-            message = message_of(tokens, block, chains.size, Span(parent, 0, length), endings, place)
+            message = message_of(tokens, block, chains, Span(parent, 0, length), endings, place)
             begin = place * stride
             ends[place] = begin + put_message(kind, out[begin:], message)
             place += 1
@@ -151,7 +152,7 @@ class DigestChains:
 
     def hashes(self, blocks: Blocks, threads: int = 1) -> Keys | None:
         """See `Chains`; uses one thread only, since the digest is called from Python."""
-        _owners, (like, addresses, counts, size) = located(blocks)
+        _owners, (like, addresses, counts, *sizes) = located(blocks)
         parts = message_parts(self._kind, blocks)
         if parts is None:
             return None
@@ -163,7 +164,7 @@ class DigestChains:
             ends = _write_messages(
                 self._kind,
                 self.width,
-                (like, addresses[chains], counts[chains], size),
+                (like, addresses[chains], counts[chains], *sizes),
                 (parents[chains], lengths[chains]),
                 (endings.data, spans, endings.longest),
                 stride,

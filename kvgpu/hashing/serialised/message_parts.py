@@ -78,7 +78,9 @@ def block_endings(kind: int, extras: Sequence[ExtraKeys] | None) -> Endings:
     return Endings(readable(b"".join(parts)), spans, longest)
 
 
-def packed_parents(kind: int, parents: Sequence[bytes], size: int, longest_ending: int) -> PackedParents | None:
+def packed_parents(
+    kind: int, parents: Sequence[bytes], size: int, longest_ending: int, lookahead: int = 0
+) -> PackedParents | None:
     """Copy parents into an array; None if `kvgpu.hashing.serialised.messages` cannot write some message.
 
     Args:
@@ -86,6 +88,7 @@ def packed_parents(kind: int, parents: Sequence[bytes], size: int, longest_endin
         parents: One for each chain.
         size: Tokens of a block.
         longest_ending: Bytes of the longest ending.
+        lookahead: Tokens after a block that its message has, too.
 
     O(bytes of the parents).
     """
@@ -97,7 +100,7 @@ def packed_parents(kind: int, parents: Sequence[bytes], size: int, longest_endin
     if kind == PICKLE and (
         shortest < MIN_PARENT_BYTES
         or longest > MAX_PARENT_BYTES
-        or longest_message(longest, size, longest_ending) > MAX_FRAME_BYTES
+        or longest_message(longest, size + lookahead, longest_ending) > MAX_FRAME_BYTES
     ):
         return None
     width = max(longest, DIGEST_BYTES)
@@ -127,10 +130,11 @@ def message_parts(kind: int, blocks: Blocks) -> tuple[PackedParents, Endings, in
     if refer_to_parents(kind, blocks.extras, blocks.counts, blocks.parents):
         return None
     endings = block_endings(kind, blocks.extras)
-    parents = packed_parents(kind, blocks.parents, blocks.size, endings.longest)
+    parents = packed_parents(kind, blocks.parents, blocks.size, endings.longest, blocks.lookahead)
     if parents is None:
         return None
-    return parents, endings, longest_message(parents[0].shape[1], blocks.size, endings.longest)
+    longest = longest_message(parents[0].shape[1], blocks.size + blocks.lookahead, endings.longest)
+    return parents, endings, longest
 
 
 def refer_to_parents(

@@ -38,6 +38,8 @@ FRAME_START = 11
 """Bytes before the frame, which its length does not count: the protocol, and the frame's opcode and length."""
 NO_EXTRA = (b"N\x87\x94.", b"\xf6")
 """Ending of the message of a block without extra keys, by kind."""
+CLOSING_BYTES = 3
+"""Bytes of a pickled ending that close the whole tuple, after the extra keys."""
 
 WORD_BYTES = 8
 """Bytes read and written at a time; arrays need this many spare bytes after their end."""
@@ -61,11 +63,13 @@ class Message(NamedTuple):
     parent: uint8; its array is a multiple of WORD_BYTES long.
     tokens: int32 or int64.
     ending: uint8, from `readable`: the end of the message, `NO_EXTRA` or the result of `serialised_extra`.
+    lookahead: number of tokens that follow those of the block in their array, and are written behind the extra keys.
     """
 
     parent: Span
     tokens: Span
     ending: Span
+    lookahead: int
 
 
 @leaf
@@ -124,6 +128,21 @@ def put_head(out: Any, at: int, major: int, value: int) -> int:
 
 
 @leaf
+def put_pickled_lookahead(out: Any, at: int, message: Message) -> int:
+    """Write the extra keys and the look-ahead tokens of a message as one tuple, and its closing; returns its end."""
+    ending, first, count = message.ending, message.tokens.stop, message.lookahead
+    closing = ending.stop - CLOSING_BYTES
+    if count > 2:
+        out[at] = MARK
+        at += 1
+    at = put_bytes(out, at, Span(ending.data, ending.start, closing))
+    for place in range(first, first + count):
+        at = put_pickled_int(out, at, message.tokens.data[place])
+    out[at], out[at + 1] = TUPLE if count > 2 else (TUPLE2 if count == 1 else TUPLE3), MEMOIZE
+    return put_bytes(out, at + 2, Span(ending.data, closing, ending.stop))
+
+
+@leaf
 def put_pickle(out: Any, message: Message) -> int:
     """`put_message` in pickle."""
     tokens, count = message.tokens, message.tokens.stop - message.tokens.start
@@ -151,8 +170,18 @@ def put_pickle(out: Any, message: Message) -> int:
             code = TUPLE3
         out[at], out[at + 1] = code, MEMOIZE
         at += 2
-    at = put_bytes(out, at, message.ending)
+    at = put_pickled_lookahead(out, at, message) if message.lookahead > 0 else put_bytes(out, at, message.ending)
     put_word(out, 3, np.uint64(at - FRAME_START))
+    return at
+
+
+@leaf
+def put_cbor_ints(out: Any, at: int, tokens: Any, start: int, stop: int) -> int:
+    """Write tokens[start:stop] in CBOR; returns the place after them."""
+    for place in range(start, stop):
+        value = tokens[place]
+        # CBOR stores -1 - value for a negative value.
+        at = put_head(out, at, NEGATIVE if value < 0 else UNSIGNED, value ^ (value >> 63))
     return at
 
 
@@ -164,11 +193,11 @@ def put_cbor(out: Any, message: Message) -> int:
     at = put_head(out, at, BYTES, message.parent.stop - message.parent.start)
     at = put_bytes(out, at, message.parent)
     at = put_head(out, at, ARRAY, tokens.stop - tokens.start)
-    for place in range(tokens.start, tokens.stop):
-        value = tokens.data[place]
-        # CBOR stores -1 - value for a negative value.
-        at = put_head(out, at, NEGATIVE if value < 0 else UNSIGNED, value ^ (value >> 63))
-    return put_bytes(out, at, message.ending)
+    at = put_cbor_ints(out, at, tokens.data, tokens.start, tokens.stop)
+    if message.lookahead == 0:
+        return put_bytes(out, at, message.ending)
+    at = put_bytes(out, put_head(out, at, ARRAY, 1 + message.lookahead), message.ending)
+    return put_cbor_ints(out, at, tokens.data, tokens.stop, tokens.stop + message.lookahead)
 
 
 @leaf
@@ -189,9 +218,9 @@ def put_message(kind: int, out: Any, message: Message) -> int:
 
 
 @jit
-def write_message(kind: int, out: Any, parent: Any, tokens: Any, ending: Any) -> int:
+def write_message(kind: int, out: Any, parent: Any, tokens: Any, ending: Any, lookahead: int) -> int:
     """`put_message` for Python; the parts are plain tuples with the fields of `Span`."""
-    return put_message(kind, out, Message(Span(*parent), Span(*tokens), Span(*ending)))
+    return put_message(kind, out, Message(Span(*parent), Span(*tokens), Span(*ending), lookahead))
 
 
 def readable(data: bytes) -> Bytes:
@@ -200,7 +229,7 @@ def readable(data: bytes) -> Bytes:
 
 
 def longest_message(parent_bytes: int, num_tokens: int, extra_bytes: int) -> int:
-    """Upper bound for the bytes of a message."""
+    """Upper bound for the bytes of a message; `num_tokens` counts those for look-ahead, too."""
     return OVERHEAD_BYTES + parent_bytes + num_tokens * MAX_TOKEN_BYTES + extra_bytes
 
 
@@ -223,26 +252,29 @@ def serialised_extra(kind: int, extra: tuple[Any, ...] | None) -> bytes:
     return written(cbor2.dumps, extra, canonical=True)
 
 
-def build(kind: int, parent: bytes, tokens: npt.ArrayLike, extra: tuple[Any, ...] | None) -> bytes:
-    """Build the message of one block from Python, for tests and `trusted`."""
+def build(kind: int, parent: bytes, tokens: npt.ArrayLike, extra: tuple[Any, ...] | None, lookahead: int = 0) -> bytes:
+    """Build the message of one block from Python, for tests and `trusted`; the last tokens are those for look-ahead."""
     ids, end = np.asarray(tokens, np.int64), serialised_extra(kind, extra)
     out = np.empty(longest_message(len(parent), len(ids), len(end)), np.uint8)
-    spans = (readable(parent), 0, len(parent)), (ids, 0, len(ids)), (readable(end), 0, len(end))
-    length = write_message(kind, out, *spans)
+    spans = (readable(parent), 0, len(parent)), (ids, 0, len(ids) - lookahead), (readable(end), 0, len(end))
+    length = write_message(kind, out, *spans, lookahead)
     return out[:length].tobytes()
 
 
 def trusted(kind: int) -> bool:
-    """Whether the serialisers of this process write the same bytes as this module. Takes about 50 us."""
+    """Whether the serialisers of this process write the same bytes as this module. Takes about 100 us."""
     tokens = [0, 255, 256, 65535, 65536, (1 << 31) - 1, 1 << 31, -1, -(1 << 31) - 1, (1 << 63) - 1]
-    for parent, ids, extra in ((b"p" * 32, tokens, None), (b"12", tokens[:3], ("name", ("item", -2), b"salt"))):
-        value = (parent, tuple(ids), extra)
-        if kind == PICKLE:
-            real = pickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL)
-        else:
-            import cbor2
+    keys = ("name", ("item", -2), b"salt")
+    for parent, ids, extra in ((b"p" * 32, tokens, None), (b"12", tokens[:3], keys)):
+        for lookahead in range(4):
+            following = tuple(tokens[:lookahead])
+            value = (parent, tuple(ids), (extra, *following) if following else extra)
+            if kind == PICKLE:
+                real = pickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL)
+            else:
+                import cbor2
 
-            real = bytes(cbor2.dumps(value, canonical=True))
-        if build(kind, parent, ids, extra) != real:
-            return False
+                real = bytes(cbor2.dumps(value, canonical=True))
+            if build(kind, parent, [*ids, *following], extra, lookahead) != real:
+                return False
     return True

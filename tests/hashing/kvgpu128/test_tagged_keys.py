@@ -8,7 +8,8 @@ import pytest
 from support.hashed_requests import FUNCTIONS, KEYED, SERIALISED, item
 
 from kvgpu.hashing import functions as hashing
-from kvgpu.hashing.inputs.extra_keys import generate_block_hash_extra_keys, generate_tagged_extra_keys
+from kvgpu.hashing.inputs.extra_keys import generate_block_hash_extra_keys
+from kvgpu.hashing.inputs.tagged_keys import generate_tagged_extra_keys
 from kvgpu.hashing.request_hasher import get_request_block_hasher
 from kvgpu.request import Request
 

@@ -158,3 +158,15 @@ def test_a_cbor_that_writes_something_else_is_not_trusted(monkeypatch):
 
     monkeypatch.setattr(cbor2, "dumps", longer)
     assert trusted(CBOR) is False
+
+
+@pytest.mark.parametrize("kind", [PICKLE, CBOR])
+@settings(max_examples=100, deadline=None)
+@given(
+    tokens=st.lists(st.sampled_from(EDGES) | st.integers(0, 70_000), min_size=1, max_size=20),
+    following=st.lists(st.sampled_from(EDGES) | st.integers(0, 70_000), min_size=1, max_size=30),
+    extra=st.none() | st.lists(st.text(max_size=3) | st.binary(max_size=3) | st.just(NAME), max_size=3).map(tuple),
+)
+def test_tokens_after_a_block_are_written_behind_its_extra_keys(kind, tokens, following, extra):
+    value = (b"p" * 32, tuple(tokens), (extra, *following))
+    assert build(kind, b"p" * 32, [*tokens, *following], extra, len(following)) == real(kind, value)

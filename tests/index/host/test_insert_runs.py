@@ -11,7 +11,8 @@ from kvgpu.blocks.record import COUNTED, FIRST, LEADS, LED
 from kvgpu.errors import InvariantError
 from kvgpu.hashing import functions as hashing
 from kvgpu.hashing.block_hashes import BlockHashes
-from kvgpu.hashing.functions import BlockHash, make_block_hash_with_group_id
+from kvgpu.hashing.functions import BlockHash
+from kvgpu.hashing.map_keys import make_block_hash_with_group_id
 from kvgpu.layout import SLOTS_PER_BUCKET
 
 SIZE = 4

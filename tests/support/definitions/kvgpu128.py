@@ -61,11 +61,13 @@ class Definition:
         keyed = hashlib.blake2b(data, digest_size=16, key=self.digest_key, person=purpose)
         return int.from_bytes(keyed.digest(), "little")
 
-    def __call__(self, parent, tokens, extra):
-        words, known = [len(tokens), 0, 0], 0
+    def __call__(self, parent, tokens, extra, following=()):
+        count = len(tokens) + 2**32 * len(following)
+        words, known = [count, 0, 0], 0
         if extra is not None:
             known = self.digest(b"extra", cbor2.dumps(extra, canonical=True))
-            words = [len(tokens) + 2**63, known & LOW, known >> 64]
+            words = [count + 2**63, known & LOW, known >> 64]
+        tokens = (*tokens, *following)
         padded = [token % 2**32 for token in tokens] + [0] * (len(tokens) % 2)
         words += [a + (b << 32) for a, b in zip(padded[::2], padded[1::2], strict=True)]
         value = sum(key * word for key, word in zip(self.keys, words, strict=False))
