@@ -44,7 +44,10 @@ class System:
             **modules["options"],
         )
         os.environ.pop(RETENTION, None)
-        self.hasher = modules["hasher"].get_request_block_hasher(config.hash_block_size, self.hash_fn)
+        lookahead = config.options.get("num_hash_lookahead_tokens")
+        self.hasher = modules["hasher"].get_request_block_hasher(
+            config.hash_block_size, self.hash_fn, *([] if lookahead is None else [lookahead]), **modules["options"]
+        )
         self.requests: dict[str, Any] = {}
 
     def create(self, request_id: str, tokens: list[int], extra: dict[str, Any]) -> None:
