@@ -16,6 +16,7 @@ from kvgpu.hashing.one_chain import prepare_chain
 from kvgpu.hashing.request_hasher import RequestBlockHasher
 from kvgpu.integers import shown
 from kvgpu.native import hash_blocks
+from kvgpu.vllm.capabilities import behaviour_of_vllm
 
 logger = logging.getLogger(__name__)
 
@@ -33,16 +34,25 @@ def own_function(hash_fn: Any) -> hashing.HashFunction | None:
     return None
 
 
-def get_request_block_hasher(block_size: int, caching_hash_fn: Any) -> Hasher:
+def get_request_block_hasher(
+    block_size: int, caching_hash_fn: Any, num_hash_lookahead_tokens: int = 0, tags_extra_keys: bool | None = None
+) -> Hasher:
     """Make a function that computes the missing hashes of a request of vLLM, as vLLM's function of this name does.
 
     Args:
         block_size: Tokens per hash block.
         caching_hash_fn: Hash function; one that is not vLLM's own is called block by block, by vLLM.
+        num_hash_lookahead_tokens: Tokens after a block that are hashed with it; vLLM hashes if there are any (B6).
+        tags_extra_keys: Whether the keys of images, adapters and salts are tagged, so that vLLM hashes requests with
+            any (B2); as the installed vLLM does if None.
 
     The function takes a request and returns its new hashes, which the request appends: O(new blocks), and O(1)
     without a new block. With `KVGPU_VLLM=check` it returns vLLM's hashes, and logs the first that is different.
     """
+    if num_hash_lookahead_tokens:
+        return cast(
+            Hasher, kv_cache_utils.get_request_block_hasher(block_size, caching_hash_fn, num_hash_lookahead_tokens)
+        )
     theirs: Hasher = kv_cache_utils.get_request_block_hasher(block_size, caching_hash_fn)
     own = own_function(caching_hash_fn)
     if own is None:
@@ -50,6 +60,9 @@ def get_request_block_hasher(block_size: int, caching_hash_fn: Any) -> Hasher:
         return theirs
     in_bulk = RequestBlockHasher(block_size, own)
     chain = prepare_chain(own, block_size)
+    if tags_extra_keys is None:
+        behaviour = behaviour_of_vllm()
+        tags_extra_keys = behaviour is None or behaviour.tags_extra_keys
     # Compiled, or loaded from the cache of compiled code, before the first prompt is there.
     many = 2 * FEW_BLOCKS * block_size
     hashing.NONE_HASH = getattr(kv_cache_utils, "NONE_HASH", hashing.BlockHash(bytes(32)))
@@ -67,6 +80,8 @@ def get_request_block_hasher(block_size: int, caching_hash_fn: Any) -> Hasher:
             made = hash_blocks(chain, tokens, start, num_new, parent)
             if made is not NotImplemented:
                 return made
+        if has_extra and tags_extra_keys:
+            return theirs(request)
         if num_new > FEW_BLOCKS:
             # vLLM chooses it when an engine starts, perhaps after this function was made.
             hashing.NONE_HASH = kv_cache_utils.NONE_HASH

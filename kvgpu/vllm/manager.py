@@ -3,12 +3,15 @@
 import logging
 from collections import Counter
 from functools import cache
+from inspect import signature
 from typing import Any
 
 from vllm.v1.core import kv_cache_coordinator as coordinators
 from vllm.v1.core import kv_cache_manager as manager_of_vllm
 from vllm.v1.core import single_type_kv_cache_manager as groups
 
+from kvgpu.config.behaviour import BEHAVIOUR_0_23
+from kvgpu.config.kv_cache_config import KVCacheConfig
 from kvgpu.coordinators.hybrid import HybridKVCacheCoordinator
 from kvgpu.coordinators.unitary import KVCacheCoordinatorNoPrefixCache, UnitaryKVCacheCoordinator
 from kvgpu.environment import vllm_mode
@@ -16,8 +19,9 @@ from kvgpu.errors import ConfigError
 from kvgpu.groups.registry import spec_manager_map
 from kvgpu.integers import MOST_TOKENS
 from kvgpu.manager import KVCacheManager
+from kvgpu.vllm.capabilities import behaviour_of_vllm
 from kvgpu.vllm.checked_manager import CheckedManager
-from kvgpu.vllm.config import config_of
+from kvgpu.vllm.config import config_of, refuse_options
 from kvgpu.vllm.warm_up import warm_up
 
 logger = logging.getLogger(__name__)
@@ -33,6 +37,27 @@ def _declare_subclasses() -> None:
         getattr(groups, ours.__name__).register(ours)
     for kind in (HybridKVCacheCoordinator, UnitaryKVCacheCoordinator, KVCacheCoordinatorNoPrefixCache):
         getattr(coordinators, kind.__name__).register(kind)
+
+
+def own_manager(config: KVCacheConfig, *args: Any, **options: Any) -> KVCacheManager:
+    """Make kvgpu's manager that does what the installed vLLM does.
+
+    Args:
+        config: The groups, converted.
+        args, options: The other arguments of vLLM's `KVCacheManager`.
+
+    Raises:
+        ConfigError: kvgpu does not model what is asked for, or it cannot work.
+
+    O(blocks of the pool).
+    """
+    behaviour = behaviour_of_vllm()
+    if behaviour == BEHAVIOUR_0_23:
+        return KVCacheManager(config, *args, **options)
+    given = signature(manager_of_vllm.KVCacheManager).bind(config, *args, **options).arguments
+    del given["kv_cache_config"]
+    refuse_options(config, **given)
+    return KVCacheManager(config, **{**given, "behaviour": behaviour})
 
 
 def make_manager(kv_cache_config: Any, *args: Any, **options: Any) -> Any:
@@ -55,9 +80,9 @@ def make_manager(kv_cache_config: Any, *args: Any, **options: Any) -> Any:
     try:
         config = config_of(kv_cache_config)
         # A collector must not hear of every block twice.
-        ours = KVCacheManager(config, *args, **{**options, "metrics_collector": None} if checks else options)
+        ours = own_manager(config, *args, **{**options, "metrics_collector": None} if checks else options)
         ours.slots.lowest = -MOST_TOKENS  # of a session, or after blocks could not be loaded
-        warm_up(config, *args, **options)
+        warm_up(config, *args, make=own_manager, **options)
     except ConfigError as reason:
         theirs = manager_of_vllm.KVCacheManager(kv_cache_config, *args, **options)
         made[f"vllm: {reason}"] += 1

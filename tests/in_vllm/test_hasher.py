@@ -5,7 +5,7 @@ import logging
 import pytest
 from in_vllm.oracle import require_vllm
 
-require_vllm()
+require_vllm("0.23", "0.33")
 
 from in_vllm import engines
 from vllm.lora.request import LoRARequest
@@ -13,6 +13,7 @@ from vllm.multimodal.inputs import MultiModalFeatureSpec, PlaceholderRange
 from vllm.utils import hashing
 
 from kvgpu.vllm import hasher as hasher_module
+from kvgpu.vllm.capabilities import behaviour_of_vllm
 from kvgpu.vllm.hasher import FEW_BLOCKS, get_request_block_hasher
 
 FUNCTIONS = ("sha256", "sha256_cbor", "xxhash", "xxhash_cbor")
@@ -55,6 +56,17 @@ def test_hashes_are_those_of_vllm(name, attributes):
         assert type(made[1]) is type(made[0])
         if type(made[1]) is list:
             assert set(map(type, made[1])) <= {bytes}
+
+
+def test_hashes_that_cover_tokens_after_their_block_are_left_to_vllm():
+    if not behaviour_of_vllm().drops_on_request:
+        pytest.skip("this version has none")
+    ours = get_request_block_hasher(4, hashing.sha256, 3)
+    theirs = engines.get_request_block_hasher(4, hashing.sha256, 3)
+    tokens = list(range(400))
+    made = [engines.make_request("a", tokens, hasher).block_hashes for hasher in (ours, theirs)]
+    assert made[0] == made[1]
+    assert len(made[0]) == 99
 
 
 def test_the_root_may_be_chosen_after_the_hasher():
