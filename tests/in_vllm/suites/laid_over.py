@@ -1,0 +1,95 @@
+"""kvgpu's names laid over vLLM's, in all modules that tests of vLLM's manager import from.
+
+Whatever kvgpu has, such a test gets from kvgpu, and the rest from vLLM. Requests, specs and configurations stay vLLM's,
+as in an engine; where kvgpu is given a spec it gets its own, converted.
+"""
+
+import functools
+import importlib
+import inspect
+import sys
+import types
+from typing import Any
+
+from names import VLLM_NAMES, LiveModule
+
+from kvgpu import block_pool, manager
+from kvgpu.config.behaviour import Behaviour
+from kvgpu.groups.registry import spec_manager_map
+from kvgpu.vllm.config import config_of, spec_of
+
+KEPT = {
+    "vllm.lora.request",
+    "vllm.multimodal.inputs",
+    "vllm.sampling_params",
+    "vllm.utils.hashing",
+    "vllm.v1.kv_cache_interface",
+    "vllm.v1.request",
+}
+"""Modules whose objects an engine makes, and gives to kvgpu."""
+SCHEDULERS = ("vllm.v1.core.sched.scheduler", "vllm.v1.core.sched.async_scheduler", "vllm.v1.engine.core")
+
+
+class LaidOver(LiveModule):
+    """A module of vLLM in which kvgpu's names come first."""
+
+    def __init__(self, real: types.ModuleType, over: list[types.ModuleType], targets: list[str]) -> None:
+        super().__init__(real.__name__, targets)
+        object.__setattr__(self, "_targets", [*over, *self._targets, real])
+        object.__setattr__(self, "__spec__", real.__spec__)
+
+
+def _takes_behaviour(function: Any) -> bool:
+    return "behaviour" in inspect.signature(function).parameters
+
+
+def _bound(kind: type, behaviour: Behaviour, convert: Any = None) -> type:
+    """A subclass that is made with a behaviour, if it takes one, and whose first argument is converted."""
+    given = {"behaviour": behaviour} if _takes_behaviour(kind.__init__) else {}
+
+    def make(self: Any, *args: Any, **options: Any) -> None:
+        if convert is not None and args:
+            args = (convert(args[0]), *args[1:])
+        for name in ("kv_cache_config", "kv_cache_spec"):
+            if name in options and convert is not None:
+                options[name] = convert(options[name])
+        kind.__init__(self, *args, **{**given, **options})
+
+    return type(kind.__name__, (kind,), {"__init__": make, "__module__": kind.__module__, "__doc__": kind.__doc__})
+
+
+def _bound_functions(module: types.ModuleType, behaviour: Behaviour) -> dict[str, Any]:
+    """Functions of a module that take a behaviour, with this one."""
+    return {
+        name: functools.partial(value, behaviour=behaviour)
+        for name, value in vars(module).items()
+        if inspect.isfunction(value) and value.__module__ == module.__name__ and _takes_behaviour(value)
+    }
+
+
+def _own_names(module: str, targets: list[str], behaviour: Behaviour) -> types.ModuleType:
+    """What comes before kvgpu's own names: classes and functions that are given vLLM's objects and a behaviour."""
+    own = types.ModuleType(f"kvgpu for {module}")
+    for target in targets:
+        vars(own).update(_bound_functions(importlib.import_module(target), behaviour))
+    if module.endswith(".kv_cache_manager"):
+        own.KVCacheManager = _bound(manager.KVCacheManager, behaviour, config_of)
+    elif module.endswith(".block_pool"):
+        own.BlockPool = _bound(block_pool.BlockPool, behaviour)
+    elif module.endswith(".single_type_kv_cache_manager"):
+        for kind in set(spec_manager_map.values()):
+            setattr(own, kind.__name__, _bound(kind, behaviour, spec_of))
+    return own
+
+
+def lay_over(behaviour: Behaviour) -> None:
+    """Lay kvgpu's names over vLLM's for all that is imported from now on."""
+    # What is imported now keeps vLLM's names: schedulers get kvgpu's manager from the plug-in.
+    for name in SCHEDULERS:
+        importlib.import_module(name)
+    modules = {name: importlib.import_module(name) for name in VLLM_NAMES if name not in KEPT}
+    for name, real in modules.items():
+        over = LaidOver(real, [_own_names(name, VLLM_NAMES[name], behaviour)], VLLM_NAMES[name])
+        sys.modules[name] = over
+        parent, _, child = name.rpartition(".")
+        setattr(sys.modules[parent], child, over)
