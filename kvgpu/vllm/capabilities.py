@@ -1,6 +1,7 @@
 """What the vLLM that is installed does: read off its classes, never off a version, which forks and builds keep."""
 
 from dataclasses import fields, replace
+from functools import cache
 from importlib import import_module
 from inspect import signature
 from types import ModuleType
@@ -131,8 +132,12 @@ def _imported(name: str) -> ModuleType | None:
         return None
 
 
+@cache
 def behaviour_of_vllm() -> Behaviour | None:
-    """Return what the installed vLLM does; None if kvgpu does not know it. It imports vLLM's manager. O(signs)."""
+    """Return what the installed vLLM does; None if kvgpu does not know it.
+
+    It imports vLLM's manager. O(signs) at first, then O(1): names that are replaced later change nothing.
+    """
     return behaviour_in({name: _imported(module) for name, module in _MODULES.items()})
 
 

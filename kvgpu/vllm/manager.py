@@ -39,25 +39,39 @@ def _declare_subclasses() -> None:
         getattr(coordinators, kind.__name__).register(kind)
 
 
-def own_manager(config: KVCacheConfig, *args: Any, **options: Any) -> KVCacheManager:
-    """Make kvgpu's manager that does what the installed vLLM does.
+def own_arguments(config: KVCacheConfig, *args: Any, **options: Any) -> dict[str, Any]:
+    """Return the arguments of a manager of kvgpu that does what the installed vLLM does. O(groups).
 
     Args:
         config: The groups, converted.
-        args, options: The other arguments of vLLM's `KVCacheManager`.
+        args, options: The other arguments of vLLM's `KVCacheManager`, whose order is another one in each version.
+
+    Raises:
+        ConfigError: kvgpu does not model what is asked for.
+    """
+    given = signature(manager_of_vllm.KVCacheManager).bind(config, *args, **options).arguments
+    behaviour = behaviour_of_vllm()
+    if behaviour == BEHAVIOUR_0_23:
+        return given
+    refuse_options(**{"config" if name == "kv_cache_config" else name: value for name, value in given.items()})
+    return {**given, "behaviour": behaviour}
+
+
+def own_manager(*args: Any, **options: Any) -> KVCacheManager:
+    """Make kvgpu's manager from the arguments of vLLM's, of which the configuration is converted.
 
     Raises:
         ConfigError: kvgpu does not model what is asked for, or it cannot work.
 
     O(blocks of the pool).
     """
-    behaviour = behaviour_of_vllm()
-    if behaviour == BEHAVIOUR_0_23:
-        return KVCacheManager(config, *args, **options)
-    given = signature(manager_of_vllm.KVCacheManager).bind(config, *args, **options).arguments
-    del given["kv_cache_config"]
-    refuse_options(config, **given)
-    return KVCacheManager(config, **{**given, "behaviour": behaviour})
+    return KVCacheManager(**own_arguments(*args, **options))
+
+
+def show_specs_of_vllm(manager: KVCacheManager) -> None:
+    """Have the managers of groups name vLLM's own specs, whose class an engine since 0.30 looks at. O(groups)."""
+    for group in manager.coordinator.single_type_managers:
+        group.kv_cache_spec = group.kv_cache_spec.origin
 
 
 def make_manager(kv_cache_config: Any, *args: Any, **options: Any) -> Any:
@@ -89,6 +103,8 @@ def make_manager(kv_cache_config: Any, *args: Any, **options: Any) -> Any:
         logger.warning("vLLM's own KVCacheManager serves, since kvgpu does not model this: %s", reason)
         return theirs
     _declare_subclasses()
+    if behaviour_of_vllm() != BEHAVIOUR_0_23:
+        show_specs_of_vllm(ours)
     if checks:
         made["check"] += 1
         logger.info("vLLM's KVCacheManager serves, and kvgpu's is compared with it")

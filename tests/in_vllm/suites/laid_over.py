@@ -12,11 +12,13 @@ import types
 from typing import Any
 
 from names import VLLM_NAMES, LiveModule
+from vllm.v1.kv_cache_interface import KVCacheSpec
 
 from kvgpu import block_pool, manager
 from kvgpu.config.behaviour import Behaviour
 from kvgpu.groups.registry import spec_manager_map
 from kvgpu.vllm.config import config_of, spec_of
+from kvgpu.vllm.manager import own_arguments
 
 KEPT = {
     "vllm.lora.request",
@@ -43,18 +45,28 @@ def _takes_behaviour(function: Any) -> bool:
     return "behaviour" in inspect.signature(function).parameters
 
 
-def _bound(kind: type, behaviour: Behaviour, convert: Any = None) -> type:
-    """A subclass that is made with a behaviour, if it takes one, and whose first argument is converted."""
+def _bound(kind: type, behaviour: Behaviour) -> type:
+    """A subclass that is made with a behaviour, if it takes one, and with kvgpu's specs."""
     given = {"behaviour": behaviour} if _takes_behaviour(kind.__init__) else {}
 
     def make(self: Any, *args: Any, **options: Any) -> None:
-        if convert is not None and args:
-            args = (convert(args[0]), *args[1:])
-        for name in ("kv_cache_config", "kv_cache_spec"):
-            if name in options and convert is not None:
-                options[name] = convert(options[name])
+        args = tuple(spec_of(each) if isinstance(each, KVCacheSpec) else each for each in args)
+        options = {name: spec_of(each) if isinstance(each, KVCacheSpec) else each for name, each in options.items()}
         kind.__init__(self, *args, **{**given, **options})
 
+    return _subclass(kind, make)
+
+
+def _bound_manager() -> type:
+    """A subclass of kvgpu's manager that is made from the arguments of vLLM's."""
+
+    def make(self: Any, kv_cache_config: Any, *args: Any, **options: Any) -> None:
+        manager.KVCacheManager.__init__(self, **own_arguments(config_of(kv_cache_config), *args, **options))
+
+    return _subclass(manager.KVCacheManager, make)
+
+
+def _subclass(kind: type, make: Any) -> type:
     return type(kind.__name__, (kind,), {"__init__": make, "__module__": kind.__module__, "__doc__": kind.__doc__})
 
 
@@ -73,12 +85,12 @@ def _own_names(module: str, targets: list[str], behaviour: Behaviour) -> types.M
     for target in targets:
         vars(own).update(_bound_functions(importlib.import_module(target), behaviour))
     if module.endswith(".kv_cache_manager"):
-        own.KVCacheManager = _bound(manager.KVCacheManager, behaviour, config_of)
+        own.KVCacheManager = _bound_manager()
     elif module.endswith(".block_pool"):
         own.BlockPool = _bound(block_pool.BlockPool, behaviour)
     elif module.endswith(".single_type_kv_cache_manager"):
         for kind in set(spec_manager_map.values()):
-            setattr(own, kind.__name__, _bound(kind, behaviour, spec_of))
+            setattr(own, kind.__name__, _bound(kind, behaviour))
     return own
 
 

@@ -55,6 +55,15 @@ def _all(passed: int) -> dict[str, int]:
     return dict.fromkeys(MODES, passed)
 
 
+def _plain(scheduler: int, async_scheduler: int, prefix_caching: int) -> dict[str, Suite]:
+    """Suites of a version that kvgpu does not serve: whether they run on vLLM alone."""
+    return {
+        "scheduler": Suite(_core("scheduler"), {"plain": scheduler}),
+        "async scheduler": Suite(_core("async_scheduler"), {"plain": async_scheduler}),
+        "prefix caching": Suite(_core("prefix_caching"), {"plain": prefix_caching}, by_names=True),
+    }
+
+
 SUITES: dict[str, dict[str, Suite]] = {
     "0.23.0": {
         "scheduler": Suite(_core("scheduler"), _all(102)),
@@ -62,6 +71,9 @@ SUITES: dict[str, dict[str, Suite]] = {
         "connectors": _connectors(_all(81)),
         "prefix caching": Suite(_core("prefix_caching"), {"plain": 75, "manager": 75}, by_names=True),
     },
+    "0.25.1": _plain(0, 0, 0),
+    "0.28.0": _plain(0, 0, 0),
+    "0.32.0": _plain(0, 0, 0),
     "0.33.0": {
         "scheduler": Suite(
             _core("scheduler"),
