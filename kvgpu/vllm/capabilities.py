@@ -59,7 +59,9 @@ _STEPS = (
         {"splits_freed_blocks": True, "counts_null_users": False, "keys_by_last_hash": True, "maps_events": True},
     ),
     _Step(
-        "0.26", ("max_in_flight_tokens",), {"waits_for_steps": True, "zeroes_by_config": True, "reports_junction": True}
+        "0.26",
+        ("max_in_flight_tokens",),
+        {"waits_for_steps": True, "retires_states": True, "zeroes_by_config": True, "reports_junction": True},
     ),
     _Step("0.27", ("record_prefix_cache_stats",), {"counts_lookups": False}),
     _Step("0.28", ("num_prefill_lookahead",), {}),
@@ -69,8 +71,12 @@ _STEPS = (
         {"fixes_root_hash": True, "keeps_boundaries": True},
     ),
     _Step("0.30", ("unpin_blocks",), {}),
-    _Step("0.31", ("to_event_extra_keys", "dcp_sharded"), {"tags_extra_keys": True, "shares_by_spec": True}),
-    _Step("0.32", ("cache_hit_alignment_tokens",), {"looks_beyond_limit": True}),
+    _Step(
+        "0.31",
+        ("to_event_extra_keys", "dcp_sharded"),
+        {"tags_extra_keys": True, "shares_by_spec": True, "gives_hits_alone": True},
+    ),
+    _Step("0.32", ("cache_hit_alignment_tokens",), {"looks_beyond_limit": True, "counts_shared_blocks": False}),
     _Step("0.33", ("num_hash_lookahead_tokens",), {"clamps_to_hashes": True, "drops_on_request": True}),
 )
 """How 0.23 became 0.33. Retention before 0.29, and lookups of a drafter from 0.26 to 0.31, are neither the one nor the

@@ -100,13 +100,15 @@ def refuse_options(
     enable_caching: bool = True,
     num_prefill_lookahead: int = 0,
     dcp_world_size: int = 1,
+    enable_mamba_shared_prefix_checkpoint: bool = False,
     **others: Any,
 ) -> None:
     """Refuse what a manager of vLLM 0.26 or later may be asked for that kvgpu does not model. O(groups).
 
     Args:
         config: The groups, converted.
-        hash_block_size, enable_caching, num_prefill_lookahead, dcp_world_size: Arguments of vLLM's `KVCacheManager`.
+        hash_block_size, enable_caching, num_prefill_lookahead, dcp_world_size, enable_mamba_shared_prefix_checkpoint:
+            Arguments of vLLM's `KVCacheManager`.
         others: Its other arguments, which kvgpu's manager checks.
 
     Raises:
@@ -114,6 +116,8 @@ def refuse_options(
     """
     if num_prefill_lookahead > 1:
         raise ConfigError(f"a drafter has {num_prefill_lookahead} modules (num_prefill_lookahead)")
+    if enable_mamba_shared_prefix_checkpoint:
+        raise ConfigError("states are also kept at the end of a shared prefix (enable_mamba_shared_prefix_checkpoint)")
     if not enable_caching:
         return
     layers = [

@@ -54,6 +54,7 @@ def own_arguments(config: KVCacheConfig, *args: Any, **options: Any) -> dict[str
     if behaviour == BEHAVIOUR_0_23:
         return given
     refuse_options(**{"config" if name == "kv_cache_config" else name: value for name, value in given.items()})
+    given.pop("enable_mamba_shared_prefix_checkpoint", None)  # is refused unless it is off
     return {**given, "behaviour": behaviour}
 
 

@@ -192,6 +192,10 @@ class TestRefused:
             expected = kv_cache_utils.partial_hash_hits_enabled(theirs.kv_cache_groups, SIZE, ranks, managers)
             assert expected is refused
 
+    def test_states_at_the_end_of_a_shared_prefix_are_refused(self):
+        with pytest.raises(ConfigError, match="end of a shared prefix"):
+            refuse_options(config_of(engines.config_of(full())), SIZE, enable_mamba_shared_prefix_checkpoint=True)
+
     @pytest.mark.parametrize("options", [{}, {"num_prefill_lookahead": 2}])
     def test_vllm_serves_what_is_refused(self, options, caplog, monkeypatch):
         monkeypatch.delenv("KVGPU_VLLM", raising=False)

@@ -17,6 +17,7 @@ from vllm.v1.kv_cache_interface import KVCacheSpec
 from kvgpu import block_pool, manager
 from kvgpu.config.behaviour import Behaviour
 from kvgpu.groups.registry import spec_manager_map
+from kvgpu.hashing import request_hasher
 from kvgpu.vllm.config import config_of, spec_of
 from kvgpu.vllm.manager import own_arguments
 
@@ -79,6 +80,21 @@ def _bound_functions(module: types.ModuleType, behaviour: Behaviour) -> dict[str
     }
 
 
+def _hasher(behaviour: Behaviour) -> Any:
+    """kvgpu's maker of hashers with the parameters of vLLM's; tokens after a block only if kvgpu hashes them (B6)."""
+    hashes_ahead = "num_hash_lookahead_tokens" in inspect.signature(request_hasher.get_request_block_hasher).parameters
+
+    def get_request_block_hasher(hash_block_size: int, caching_hash_fn: Any, num_hash_lookahead_tokens: int = 0) -> Any:
+        options: dict[str, Any] = {"tagged_extra_keys": behaviour.tags_extra_keys}
+        if hashes_ahead:
+            options["num_hash_lookahead_tokens"] = num_hash_lookahead_tokens
+        elif num_hash_lookahead_tokens:
+            raise NotImplementedError("kvgpu's hasher takes no tokens after a block into its hash")
+        return request_hasher.get_request_block_hasher(hash_block_size, caching_hash_fn, **options)
+
+    return get_request_block_hasher
+
+
 def _own_names(module: str, targets: list[str], behaviour: Behaviour) -> types.ModuleType:
     """What comes before kvgpu's own names: classes and functions that are given vLLM's objects and a behaviour."""
     own = types.ModuleType(f"kvgpu for {module}")
@@ -86,6 +102,8 @@ def _own_names(module: str, targets: list[str], behaviour: Behaviour) -> types.M
         vars(own).update(_bound_functions(importlib.import_module(target), behaviour))
     if module.endswith(".kv_cache_manager"):
         own.KVCacheManager = _bound_manager()
+    elif module.endswith(".kv_cache_utils"):
+        own.get_request_block_hasher = _hasher(behaviour)
     elif module.endswith(".block_pool"):
         own.BlockPool = _bound(block_pool.BlockPool, behaviour)
     elif module.endswith(".single_type_kv_cache_manager"):

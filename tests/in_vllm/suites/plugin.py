@@ -38,10 +38,14 @@ cases: dict[str, Case] = {}
 
 if MODE != "plain":
     os.environ["KVGPU_VLLM"] = "check" if MODE == "check" else "1"
+    from kvgpu.config.behaviour import BEHAVIOURS
+    from kvgpu.vllm import capabilities
     from kvgpu.vllm import manager as manager_module
     from kvgpu.vllm.checked_manager import CheckedManager
     from kvgpu.vllm.plugin import register
 
+    # What is still being built runs here before an engine gets it.
+    capabilities.SERVED = tuple(BEHAVIOURS.values())
     register()
     made_checked: list[CheckedManager] = []
     make_checked = CheckedManager.__init__
@@ -55,9 +59,7 @@ if MODE != "plain":
 if BY_NAMES:
     from laid_over import lay_over
 
-    from kvgpu.vllm.capabilities import behaviour_of_vllm
-
-    lay_over(behaviour_of_vllm())
+    lay_over(capabilities.behaviour_of_vllm())
 
 if MODE == "scheduler":
     import vllm.v1.core.sched.async_scheduler as async_scheduler_module

@@ -20,7 +20,6 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
 from cases import Case, read_cases
-from models import make_models
 from table import MODES, SUITES, Suite, version_of
 
 
@@ -95,6 +94,8 @@ def main() -> int:
     names = args.suites.split(",") if args.suites else list(suites)
     if not set(names) <= set(suites):
         parser.error(f"suites of {version} are {', '.join(suites)}")
+    from models import make_models  # needs what vLLM does
+
     with TemporaryDirectory() as home:
         make_models(Path(home))
         folder = args.cases or Path(home)

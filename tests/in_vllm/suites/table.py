@@ -71,9 +71,9 @@ SUITES: dict[str, dict[str, Suite]] = {
         "connectors": _connectors(_all(81)),
         "prefix caching": Suite(_core("prefix_caching"), {"plain": 75, "manager": 75}, by_names=True),
     },
-    "0.25.1": _plain(0, 0, 0),
-    "0.28.0": _plain(0, 0, 0),
-    "0.32.0": _plain(0, 0, 0),
+    "0.25.1": _plain(123, 10, 81),
+    "0.28.0": _plain(147, 16, 89),
+    "0.32.0": _plain(208, 19, 173),
     "0.33.0": {
         "scheduler": Suite(
             _core("scheduler"),
