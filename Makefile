@@ -1,5 +1,5 @@
 # make replay | test | test-compiled | races | card | test-pythons | lint | wheel | bench | bench-peers | vllm | gpu | plots | tables | conformance | aot | fuzz | clean.
-# TRACE=, ARGS=, SUITE=, BACKENDS=, PYTHON=, PYTHONS=, WORKERS= are optional.
+# TRACE=, ARGS=, SUITE=, BACKENDS=, PYTHON=, PYTHONS=, WORKERS=, VERSION= are optional.
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -20,9 +20,13 @@ PYTHONS ?= python3.11 python3.12 python3.13
 ON_KERNELS := tests/ptx tests/device tests/index tests/batch/test_queries.py tests/bench/designs/test_finds.py \
               $(patsubst %,tests/kernels/test_%.py,cuda_engine decide leading_run prefix_hash sha256 view)
 
-VLLM    := build/vllm
+# Of vLLM, for the target vllm: tests/in_vllm/requirements has a file for each that is known.
+VERSION ?= 0.23.0
+VLLM    := build/vllm-$(VERSION)
+SOURCE  := $(VLLM)/vllm-$(VERSION)
 CARD    := build/card
-IN_VLLM := PYTHONPATH=$(CURDIR)/$(VLLM)/vllm-0.23.0 $(VLLM)/bin/python
+IN_VLLM := PYTHONPATH=$(CURDIR)/$(SOURCE) $(VLLM)/bin/python
+INTO_VLLM := $(VLLM)/bin/python -m pip --disable-pip-version-check
 
 .PHONY: replay test test-compiled races card test-pythons lint wheel bench bench-peers vllm gpu plots tables conformance aot fuzz clean venv
 
@@ -101,13 +105,14 @@ conformance: $(VENV)/.kernels
 	  TRITON_INTERPRET=$(INTERPRET) $(BIN)/python tests/conformance/run.py $(SUITE) --backend $$backend -- $(ARGS) || exit 1; \
 	done
 
-# Inside vLLM 0.23.0, in a virtual environment of its own: the tests of the plug-in, vLLM's own tests in each mode, and
-# STEPS request-steps of two schedulers side by side, each with kvgpu's scheduler class and with its manager only.
+# Inside vLLM VERSION, in a virtual environment of its own: the tests of the plug-in, vLLM's own tests in each mode, and
+# STEPS request-steps of two schedulers side by side, each with kvgpu's scheduler class and with its manager only. The
+# class, and with it the comparison side by side, is there for 0.23.0 only; what else runs, suites/table.py says.
 vllm: $(VLLM)/.ready
 	$(IN_VLLM) -m pytest -q -p no:asyncio tests/in_vllm $(ARGS)
-	$(IN_VLLM) tests/in_vllm/suites/run.py $(VLLM)/vllm-0.23.0
-	$(IN_VLLM) tests/in_vllm/soak/run.py --request-steps $(STEPS)
-	$(IN_VLLM) tests/in_vllm/soak/run.py --request-steps $(STEPS) --manager-only
+	$(IN_VLLM) tests/in_vllm/suites/run.py $(SOURCE) --cases $(VLLM)/cases
+	test $(VERSION) != 0.23.0 || $(IN_VLLM) tests/in_vllm/soak/run.py --request-steps $(STEPS)
+	test $(VERSION) != 0.23.0 || $(IN_VLLM) tests/in_vllm/soak/run.py --request-steps $(STEPS) --manager-only
 
 # On a machine with a GPU: what has goals, checks, the rest. The system's own Python with torch and Triton; rows go to
 # --out in ARGS, else to the folder named OUT in the environment, else to bench/data.
@@ -147,15 +152,15 @@ $(VENV)/.kernels: $(VENV)/.dev
 
 # The source distribution has the tests, and is used as it is: nothing of vLLM is built. Of torchvision, which the
 # processors of images import, only what is written in Python is used.
-$(VLLM)/.ready: tests/in_vllm/requirements.txt setup.py
+$(VLLM)/.ready: tests/in_vllm/requirements/$(VERSION).txt tests/in_vllm/requirements/common.txt setup.py
 	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
-	$(VLLM)/bin/python -m pip --disable-pip-version-check install -q -r tests/in_vllm/requirements.txt
-	$(VLLM)/bin/python -m pip --disable-pip-version-check install -q --no-deps xgrammar apache-tvm-ffi torchvision==0.28.0
+	$(INTO_VLLM) install -q -r $<
+	$(INTO_VLLM) install -q --no-deps xgrammar apache-tvm-ffi torchvision==0.28.0
 	: > $$($(VLLM)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/torchvision/_meta_registrations.py
-	$(VLLM)/bin/python -m pip --disable-pip-version-check install -q -e .
-	VLLM_TARGET_DEVICE=empty VLLM_VERSION_OVERRIDE=0.23.0 $(VLLM)/bin/python -m pip --disable-pip-version-check \
-	  download -q --no-deps --no-binary :all: --no-build-isolation -d $(VLLM) vllm==0.23.0
-	tar -xzf $(VLLM)/vllm-0.23.0.tar.gz -C $(VLLM)
+	$(INTO_VLLM) install -q -e .
+	test -f $(SOURCE).tar.gz || VLLM_TARGET_DEVICE=empty VLLM_VERSION_OVERRIDE=$(VERSION) $(INTO_VLLM) \
+	  download -q --no-deps --no-binary :all: --no-build-isolation -d $(VLLM) vllm==$(VERSION)
+	tar -xzf $(SOURCE).tar.gz -C $(VLLM)
 	touch $@
 
 # PyTorch's wheel for CUDA, without CUDA: libraries that do nothing stand for it. Needs gcc and binutils.

@@ -6,13 +6,13 @@ from typing import Any
 from kvgpu.arguments import name_of, refuse_odd_hashes, sequence_of_hashes
 from kvgpu.blocks.kv_cache_blocks import KVCacheBlocks
 from kvgpu.blocks.state import KVCacheBlock
-from kvgpu.config.specs import MambaSpec
 from kvgpu.coordinators.base import KVCacheCoordinator
 from kvgpu.errors import ArgumentTypeError
 from kvgpu.exclusive import Exclusive, exclusive
 from kvgpu.hashing.block_hashes import BlockHashes
 from kvgpu.integers import as_integer, as_option
 from kvgpu.metrics import PrefixCacheStats
+from kvgpu.rules.plan_words import MAMBA
 
 
 class PrefixLookups(Exclusive):
@@ -90,7 +90,7 @@ class PrefixLookups(Exclusive):
         coordinator = self._coordinator
         full = coordinator.full_attention_group_id
         groups = coordinator.single_type_managers
-        if full is None or not any(isinstance(group.kv_cache_spec, MambaSpec) for group in groups):
+        if full is None or not any(group.rule_kind == MAMBA for group in groups):
             return self._with_junction(request, max_length)
         if not self._enable_caching or request.skip_reading_prefix_cache:
             return self.empty, 0, 0, False

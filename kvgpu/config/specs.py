@@ -43,6 +43,8 @@ class KVCacheSpec:
         block_size: Tokens in one block, 1 to 2**31 - 1.
         dcp_sharded: Whether the ranks of decode context parallelism share a block's tokens. Read by behaviour 0.33;
             in 0.23 they do in all groups.
+        origin: What an engine calls this spec, with fields that are not here. Only compared: groups are looked up
+            together if their specs are equal, and those of the engine, too.
 
     Raises:
         ConfigError: `block_size` is not an integer in this range.
@@ -50,6 +52,7 @@ class KVCacheSpec:
 
     block_size: int
     dcp_sharded: bool = field(default=False, kw_only=True)
+    origin: Any = field(default=None, kw_only=True, repr=False)
     kind: ClassVar[KVCacheSpecKind] = KVCacheSpecKind.UNKNOWN
 
     @property

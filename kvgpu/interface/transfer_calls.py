@@ -7,11 +7,12 @@ from kvgpu.arguments import name_of
 from kvgpu.blocks.block_list import BlockList
 from kvgpu.blocks.kv_cache_blocks import KVCacheBlocks
 from kvgpu.blocks.state import KVCacheBlock
-from kvgpu.config.specs import AttentionSpec, CrossAttentionSpec, EncoderOnlyAttentionSpec, MambaSpec, cdiv
+from kvgpu.config.specs import AttentionSpec, CrossAttentionSpec, EncoderOnlyAttentionSpec, cdiv
 from kvgpu.errors import ArgumentError
 from kvgpu.exclusive import exclusive
 from kvgpu.integers import as_integer
 from kvgpu.interface.manager_views import ManagerViews
+from kvgpu.rules.plan_words import MAMBA
 
 NOT_CACHED = (CrossAttentionSpec, EncoderOnlyAttentionSpec)
 """Specs whose blocks have no place in a prefix."""
@@ -74,7 +75,7 @@ class TransferCalls(ManagerViews):
             count, rest = divmod(num_tokens, manager.block_size)
             if not manager.kv_cache_spec.prefix_cacheable:
                 count = rest = 0
-            elif isinstance(manager.kv_cache_spec, MambaSpec):
+            elif manager.rule_kind == MAMBA:
                 count = min(count, len(given))
             if rest or count > len(given):
                 raise ArgumentError(

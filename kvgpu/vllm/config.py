@@ -1,6 +1,7 @@
 """vLLM's cache configuration as kvgpu's: each spec becomes the class of the same name."""
 
 from dataclasses import fields
+from enum import IntEnum
 from typing import Any
 
 from vllm.v1 import kv_cache_interface
@@ -8,13 +9,23 @@ from vllm.v1.core import single_type_kv_cache_manager as group_managers
 from vllm.v1.kv_cache_spec_registry import KVCacheSpecRegistry
 
 from kvgpu.config import specs
-from kvgpu.config.kv_cache_config import KVCacheConfig, KVCacheGroupSpec
-from kvgpu.config.specs import KVCacheSpec, UniformTypeKVCacheSpecs
+from kvgpu.config.kv_cache_config import KVCacheConfig, KVCacheGroupSpec, layer_specs
+from kvgpu.config.specs import FullAttentionSpec, KVCacheSpec, MambaSpec, UniformTypeKVCacheSpecs
 from kvgpu.errors import ConfigError, UnknownNameError
 from kvgpu.groups.registry import spec_manager_map
 
 _OWN_RULES = ("max_admission_blocks_per_request",)
 """Methods of a spec that decide about blocks; a class of another package that brings its own is not modelled."""
+
+_IN_MEMORY_OF_HOST = "some of its blocks are in the memory of the host (HiSparse)"
+_NOT_MODELLED = {
+    "CircularBufferSpec": "a request has one block of it, whatever its length",
+    "HiSparseHotSpec": _IN_MEMORY_OF_HOST,
+    "HiSparseResidentSpec": _IN_MEMORY_OF_HOST,
+    "KpoolTailSpec": "a request has one block of it, whatever its length",
+    "RSWASpec": "blocks between the prompt and a window are freed",
+}
+"""Specs of vLLM that some model has, and why kvgpu does not serve it."""
 
 
 def _counterpart(spec: Any) -> type[KVCacheSpec]:
@@ -24,6 +35,8 @@ def _counterpart(spec: Any) -> type[KVCacheSpec]:
     """
     kind = type(spec)
     base = next((each for each in kind.__mro__ if each.__module__ == kv_cache_interface.__name__), object)
+    if base.__name__ in _NOT_MODELLED:
+        raise ConfigError(f"{base.__name__}: {_NOT_MODELLED[base.__name__]}")
     ours: type[KVCacheSpec] | None = getattr(specs, base.__name__, None)
     if ours not in spec_manager_map:
         raise UnknownNameError("spec of vLLM", kind.__name__, [known.__name__ for known in spec_manager_map])
@@ -35,19 +48,36 @@ def _counterpart(spec: Any) -> type[KVCacheSpec]:
     for name in _OWN_RULES:
         if getattr(kind, name, None) is not getattr(base, name, None):
             raise ConfigError(f"{kind.__name__} has a rule of its own, {name}")
+    if getattr(spec, "num_prefill_checkpoint_blocks", 0):
+        raise ConfigError(f"{kind.__name__}: states are also kept from inside a step (num_prefill_checkpoint_blocks)")
     return ours
 
 
-def _spec_of(spec: Any) -> KVCacheSpec:
-    """
+def spec_of(spec: Any) -> KVCacheSpec:
+    """Return a spec of vLLM as kvgpu's. Two that differ in vLLM also differ here, in `origin`. O(layers).
+
     Raises:
-        ConfigError: kvgpu does not model the blocks of this spec.
+        ConfigError: kvgpu does not model the blocks of this spec; the message says why.
     """
     if type(spec) is kv_cache_interface.UniformTypeKVCacheSpecs:
-        layers = {name: _spec_of(layer) for name, layer in spec.kv_cache_specs.items()}
-        return UniformTypeKVCacheSpecs(spec.block_size, layers)
+        layers = {name: spec_of(layer) for name, layer in spec.kv_cache_specs.items()}
+        return UniformTypeKVCacheSpecs(spec.block_size, layers, origin=spec)
     ours = _counterpart(spec)
-    return ours(**{each.name: getattr(spec, each.name) for each in fields(ours) if each.init})
+    # A version without a field behaves as its default says.
+    copied = {each.name: getattr(spec, each.name) for each in fields(ours) if each.init and hasattr(spec, each.name)}
+    plain = {name: int(value) if isinstance(value, IntEnum) else value for name, value in copied.items()}
+    return ours(**{**plain, "origin": spec})
+
+
+def _group_of(group: Any) -> KVCacheGroupSpec:
+    """
+    Raises:
+        ConfigError: kvgpu does not model this group.
+    """
+    role = getattr(group, "role", "default")
+    if getattr(group, "host_resident", False) or role != "default":
+        raise ConfigError(f"group of {', '.join(group.layer_names)}: {_IN_MEMORY_OF_HOST}")
+    return KVCacheGroupSpec(group.layer_names, spec_of(group.kv_cache_spec), group.is_eagle_group)
 
 
 def config_of(config: Any) -> KVCacheConfig:
@@ -56,8 +86,56 @@ def config_of(config: Any) -> KVCacheConfig:
     Raises:
         ConfigError: kvgpu does not model one of its groups; the message says which, and why.
     """
-    groups = [
-        KVCacheGroupSpec(group.layer_names, _spec_of(group.kv_cache_spec), group.is_eagle_group)
-        for group in config.kv_cache_groups
+    return KVCacheConfig(
+        config.num_blocks,
+        config.kv_cache_tensors,
+        [_group_of(group) for group in config.kv_cache_groups],
+        getattr(config, "prefix_cache_retention_interval", None),
+    )
+
+
+def refuse_options(
+    config: KVCacheConfig,
+    hash_block_size: int,
+    enable_caching: bool = True,
+    num_prefill_lookahead: int = 0,
+    dcp_world_size: int = 1,
+    enable_mamba_shared_prefix_checkpoint: bool = False,
+    **others: Any,
+) -> None:
+    """Refuse what a manager of vLLM 0.26 or later may be asked for that kvgpu does not model. O(groups).
+
+    Args:
+        config: The groups, converted.
+        hash_block_size, enable_caching, num_prefill_lookahead, dcp_world_size, enable_mamba_shared_prefix_checkpoint:
+            Arguments of vLLM's `KVCacheManager`.
+        others: Its other arguments, which kvgpu's manager checks.
+
+    Raises:
+        ConfigError: It is not modelled; the message says why.
+    """
+    if num_prefill_lookahead > 1:
+        raise ConfigError(f"a drafter has {num_prefill_lookahead} modules (num_prefill_lookahead)")
+    if enable_mamba_shared_prefix_checkpoint:
+        raise ConfigError("states are also kept at the end of a shared prefix (enable_mamba_shared_prefix_checkpoint)")
+    if not enable_caching:
+        return
+    layers = [
+        (spec, group.kv_cache_spec) for group in config.kv_cache_groups for spec in layer_specs(group.kv_cache_spec)
     ]
-    return KVCacheConfig(config.num_blocks, config.kv_cache_tensors, groups)
+    # A state that covers more tokens than a hash, or as many on each of several ranks, may be hit inside its block
+    # (fact B80), unless another group can only be hit at ends of its blocks.
+    inside = any(
+        isinstance(spec, MambaSpec)
+        and spec.mamba_cache_mode == "align"
+        and spec.block_size >= hash_block_size + (dcp_world_size == 1)
+        for spec, _ in layers
+    )
+    others_allow = all(
+        not group.prefix_cacheable
+        or isinstance(spec, FullAttentionSpec | MambaSpec)
+        or spec.block_size * (dcp_world_size if spec.dcp_sharded else 1) == hash_block_size
+        for spec, group in layers
+    )
+    if inside and others_allow:
+        raise ConfigError(f"blocks of states would be hit inside, every {hash_block_size} tokens (partial hash hits)")

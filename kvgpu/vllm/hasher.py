@@ -36,7 +36,7 @@ def own_function(hash_fn: Any) -> hashing.HashFunction | None:
     return None
 
 
-def behaviour_of_vllm() -> Behaviour:
+def behaviour_of_keys() -> Behaviour:
     """Return whose extra keys the vLLM that is installed makes, found by what it has. O(1)."""
     return replace(
         BEHAVIOUR_0_23,
@@ -69,7 +69,7 @@ def get_request_block_hasher(hash_block_size: int, caching_hash_fn: Any, num_has
     if own is None:
         logger.warning("vLLM hashes blocks, since kvgpu does not know the function %s", shown(caching_hash_fn))
         return theirs
-    in_bulk = RequestBlockHasher(block_size, own, behaviour=behaviour_of_vllm(), num_hash_lookahead_tokens=lookahead)
+    in_bulk = RequestBlockHasher(block_size, own, behaviour=behaviour_of_keys(), num_hash_lookahead_tokens=lookahead)
     chain = prepare_chain(own, block_size, lookahead)
     # Compiled, or loaded from the cache of compiled code, before the first prompt is there.
     many = 2 * FEW_BLOCKS * block_size

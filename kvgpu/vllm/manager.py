@@ -3,12 +3,15 @@
 import logging
 from collections import Counter
 from functools import cache
+from inspect import signature
 from typing import Any
 
 from vllm.v1.core import kv_cache_coordinator as coordinators
 from vllm.v1.core import kv_cache_manager as manager_of_vllm
 from vllm.v1.core import single_type_kv_cache_manager as groups
 
+from kvgpu.config.behaviour import BEHAVIOUR_0_23
+from kvgpu.config.kv_cache_config import KVCacheConfig
 from kvgpu.coordinators.hybrid import HybridKVCacheCoordinator
 from kvgpu.coordinators.unitary import KVCacheCoordinatorNoPrefixCache, UnitaryKVCacheCoordinator
 from kvgpu.environment import vllm_mode
@@ -16,8 +19,9 @@ from kvgpu.errors import ConfigError
 from kvgpu.groups.registry import spec_manager_map
 from kvgpu.integers import MOST_TOKENS
 from kvgpu.manager import KVCacheManager
+from kvgpu.vllm.capabilities import behaviour_of_vllm
 from kvgpu.vllm.checked_manager import CheckedManager
-from kvgpu.vllm.config import config_of
+from kvgpu.vllm.config import config_of, refuse_options
 from kvgpu.vllm.warm_up import warm_up
 
 logger = logging.getLogger(__name__)
@@ -33,6 +37,42 @@ def _declare_subclasses() -> None:
         getattr(groups, ours.__name__).register(ours)
     for kind in (HybridKVCacheCoordinator, UnitaryKVCacheCoordinator, KVCacheCoordinatorNoPrefixCache):
         getattr(coordinators, kind.__name__).register(kind)
+
+
+def own_arguments(config: KVCacheConfig, *args: Any, **options: Any) -> dict[str, Any]:
+    """Return the arguments of a manager of kvgpu that does what the installed vLLM does. O(groups).
+
+    Args:
+        config: The groups, converted.
+        args, options: The other arguments of vLLM's `KVCacheManager`, whose order is another one in each version.
+
+    Raises:
+        ConfigError: kvgpu does not model what is asked for.
+    """
+    given = signature(manager_of_vllm.KVCacheManager).bind(config, *args, **options).arguments
+    behaviour = behaviour_of_vllm()
+    if behaviour == BEHAVIOUR_0_23:
+        return given
+    refuse_options(**{"config" if name == "kv_cache_config" else name: value for name, value in given.items()})
+    given.pop("enable_mamba_shared_prefix_checkpoint", None)  # is refused unless it is off
+    return {**given, "behaviour": behaviour}
+
+
+def own_manager(*args: Any, **options: Any) -> KVCacheManager:
+    """Make kvgpu's manager from the arguments of vLLM's, of which the configuration is converted.
+
+    Raises:
+        ConfigError: kvgpu does not model what is asked for, or it cannot work.
+
+    O(blocks of the pool).
+    """
+    return KVCacheManager(**own_arguments(*args, **options))
+
+
+def show_specs_of_vllm(manager: KVCacheManager) -> None:
+    """Have the managers of groups name vLLM's own specs, whose class an engine since 0.30 looks at. O(groups)."""
+    for group in manager.coordinator.single_type_managers:
+        group.kv_cache_spec = group.kv_cache_spec.origin
 
 
 def make_manager(kv_cache_config: Any, *args: Any, **options: Any) -> Any:
@@ -55,15 +95,17 @@ def make_manager(kv_cache_config: Any, *args: Any, **options: Any) -> Any:
     try:
         config = config_of(kv_cache_config)
         # A collector must not hear of every block twice.
-        ours = KVCacheManager(config, *args, **{**options, "metrics_collector": None} if checks else options)
+        ours = own_manager(config, *args, **{**options, "metrics_collector": None} if checks else options)
         ours.slots.lowest = -MOST_TOKENS  # of a session, or after blocks could not be loaded
-        warm_up(config, *args, **options)
+        warm_up(config, *args, make=own_manager, **options)
     except ConfigError as reason:
         theirs = manager_of_vllm.KVCacheManager(kv_cache_config, *args, **options)
         made[f"vllm: {reason}"] += 1
         logger.warning("vLLM's own KVCacheManager serves, since kvgpu does not model this: %s", reason)
         return theirs
     _declare_subclasses()
+    if behaviour_of_vllm() != BEHAVIOUR_0_23:
+        show_specs_of_vllm(ours)
     if checks:
         made["check"] += 1
         logger.info("vLLM's KVCacheManager serves, and kvgpu's is compared with it")

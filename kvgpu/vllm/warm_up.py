@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -25,12 +26,15 @@ SPARE = 16
 """Blocks of a group beyond those of its tokens: for drafts, and the null block."""
 
 
-def warm_up(config: KVCacheConfig, *args: Any, **options: Any) -> None:
+def warm_up(
+    config: KVCacheConfig, *args: Any, make: Callable[..., KVCacheManager] = KVCacheManager, **options: Any
+) -> None:
     """Serve two requests with a small manager of the same kind, and forget it.
 
     Args:
         config: Of the engine's manager.
         args, options: Its other arguments; a metrics collector is not told of this.
+        make: Makes the small manager from such arguments.
 
     A second where the code is in the cache, or came with kvgpu. Where it must be compiled, processes beside each other
     do it, in 15 s on two processors, and the log says so. If something goes wrong, the log says so too: the engine then
@@ -41,18 +45,18 @@ def warm_up(config: KVCacheConfig, *args: Any, **options: Any) -> None:
             logger.info("kvgpu is compiled for this machine, once; `kvgpu warmup` does this beforehand")
             for done, name in enumerate(compile_parts(FOR_VLLM), 1):
                 logger.info("compiled %s, %d of %d", name, done, len(FOR_VLLM))
-        _serve_two(config, *args, **{**options, "metrics_collector": None})
+        _serve_two(config, *args, make=make, **{**options, "metrics_collector": None})
     except KVGPUError as error:
         logger.warning("kvgpu is not warm: %s", error)
 
 
-def _serve_two(config: KVCacheConfig, *args: Any, **options: Any) -> None:
+def _serve_two(config: KVCacheConfig, *args: Any, make: Callable[..., KVCacheManager], **options: Any) -> None:
     specs = [group.kv_cache_spec for group in config.kv_cache_groups]
     longest = 4 * math.lcm(*(spec.block_size for spec in specs))
     num_blocks = 1 + sum(
         cdiv(longest + (getattr(spec, "sink_len", None) or 0), spec.block_size) + SPARE for spec in specs
     )
-    manager = KVCacheManager(replace(config, num_blocks=num_blocks), *args, **options)
+    manager = make(replace(config, num_blocks=num_blocks), *args, **options)
     unit, step = manager.coordinator.hash_block_size, manager.coordinator.scheduler_block_size
     prompt = min(2 * step + 1, manager.max_model_len - 1)
     hashes = [os.urandom(32) for _ in range(4 * step // unit)]
@@ -60,7 +64,7 @@ def _serve_two(config: KVCacheConfig, *args: Any, **options: Any) -> None:
         # The second hits what the first has left.
         request = PlainRequest(name, hashes[: prompt // unit], prompt, prompt)
         manager.new_step_starts()
-        blocks, num_hits = manager.get_computed_blocks(request)
+        blocks, num_hits, *_ = manager.get_computed_blocks(request)  # the junction, if it is told, is for schedulers
         manager.allocate_slots(request, prompt - num_hits, num_hits, blocks)
         manager.get_num_common_prefix_blocks(name)
         manager.get_block_ids(name)

@@ -5,7 +5,7 @@ import logging
 import pytest
 from in_vllm.oracle import require_vllm
 
-require_vllm(versions=("0.23.0", "0.33.0"))
+require_vllm("0.23", "0.33")
 
 from in_vllm import engines
 from vllm.lora.request import LoRARequest

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from in_vllm.oracle import require_vllm
 
-require_vllm(versions=("0.23.0", "0.33.0"))
+require_vllm("0.23", "0.33")
 
 import torch
 from in_vllm import engines
@@ -20,7 +20,7 @@ from kvgpu.errors import ConfigError
 from kvgpu.hashing import functions as own
 from kvgpu.hashing.inputs import tagged_keys
 from kvgpu.hashing.request_hasher import RequestBlockHasher
-from kvgpu.vllm.hasher import FEW_BLOCKS, behaviour_of_vllm, get_request_block_hasher
+from kvgpu.vllm.hasher import FEW_BLOCKS, behaviour_of_keys, get_request_block_hasher
 
 NAMES = ("sha256", "sha256_cbor", "xxhash", "xxhash_cbor")
 SIZE = 4
@@ -83,7 +83,7 @@ def test_kvgpus_own_hasher_gives_the_hashes_of_vllm(name, kind, lookahead, monke
     theirs = theirs_of(name, lookahead)
     monkeypatch.setattr(own, "NONE_HASH", own.BlockHash(kv_cache_utils.NONE_HASH), raising=False)
     ours = RequestBlockHasher(
-        SIZE, getattr(own, name), behaviour=behaviour_of_vllm(), num_hash_lookahead_tokens=lookahead
+        SIZE, getattr(own, name), behaviour=behaviour_of_keys(), num_hash_lookahead_tokens=lookahead
     )
     for length in LENGTHS:
         assert grown(ours, length, ATTRIBUTES[kind]) == grown(theirs, length, ATTRIBUTES[kind])
@@ -93,7 +93,7 @@ def test_kvgpus_own_hasher_gives_the_hashes_of_vllm(name, kind, lookahead, monke
 def test_embeddings_are_hashed_as_vllm_does(lookahead, monkeypatch):
     theirs = theirs_of("sha256", lookahead)
     monkeypatch.setattr(own, "NONE_HASH", own.BlockHash(kv_cache_utils.NONE_HASH), raising=False)
-    ours = RequestBlockHasher(SIZE, own.sha256, behaviour=behaviour_of_vllm(), num_hash_lookahead_tokens=lookahead)
+    ours = RequestBlockHasher(SIZE, own.sha256, behaviour=behaviour_of_keys(), num_hash_lookahead_tokens=lookahead)
     embeds = torch.arange(800.0).reshape(400, 2)
     made = [engines.make_request("a", None, hasher, prompt_embeds=embeds).block_hashes for hasher in (ours, theirs)]
     assert len(made[0]) == (400 - lookahead) // SIZE
@@ -138,4 +138,4 @@ def test_the_root_is_that_of_vllm(name, seed, monkeypatch):
 
 def test_the_behaviour_is_that_of_the_version():
     new = engines.vllm.__version__.startswith("0.33")
-    assert behaviour_of_vllm() == replace(BEHAVIOUR_0_23, tags_extra_keys=new, finds_items=new)
+    assert behaviour_of_keys() == replace(BEHAVIOUR_0_23, tags_extra_keys=new, finds_items=new)

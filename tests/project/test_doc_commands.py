@@ -89,6 +89,9 @@ def of_python(rest, tmp_path):
         assert "--window" in run(sys.executable, script, "--help").stdout
     elif script == "tests/differential/run.py":
         assert "--calls" in run(sys.executable, script, "--help").stdout
+    elif script == "tests/in_vllm/suites/run.py":
+        # Run by make vllm.
+        assert "--suites" in run(sys.executable, script, "--help").stdout
     else:
         # Run by tests/bench/test_commands.py, and by tests/in_vllm/test_benchmarks.py.
         assert script.startswith("bench/")

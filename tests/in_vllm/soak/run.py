@@ -87,15 +87,13 @@ def main():
     sys.path[:1] = [str(TESTS.parent), str(TESTS)]
     logging.disable(logging.ERROR)
     try:
-        import vllm
+        from in_vllm.oracle import why_no_vllm
         from in_vllm.soak.features import NAMES
-
-        from kvgpu.vllm.plugin import SERVED_VERSION
     except ImportError as error:
         print(f"vLLM is missing: {error}", file=sys.stderr)
         return 2
-    if not vllm.__version__.startswith(SERVED_VERSION):
-        print(f"vLLM {SERVED_VERSION} is missing, this is {vllm.__version__}", file=sys.stderr)
+    if reason := why_no_vllm("0.23"):
+        print(reason, file=sys.stderr)
         return 2
     if options.only and options.only not in NAMES:
         parser.error(f"--only: choose from {', '.join(NAMES)}")

@@ -1,88 +1,112 @@
-"""Run the tests that vLLM 0.23.0 has of its scheduler and of connectors on kvgpu, in each mode.
+"""Run the tests that vLLM has of its manager, scheduler and connectors on kvgpu, in each mode.
 
-    python tests/in_vllm/suites/run.py VLLM_SOURCE [--modes plain,manager,check,scheduler] [-- PYTEST_OPTIONS]
+    python tests/in_vllm/suites/run.py SOURCE [--modes plain,manager] [--suites NAME,...] [--cases DIR] [-- OPTIONS]
 
-VLLM_SOURCE is the unpacked source distribution, which has the tests. Exit status: that of pytest, the worst of all
-modes: 0 if all tests passed, of at least as many as EXPECTED says.
+SOURCE is the unpacked source distribution of vLLM, which has the tests and says its version; `table.py` says what runs
+for it. --cases keeps what became of every test, a file of JSON for each suite and mode. OPTIONS go to pytest. Exit
+status: 0 if as many tests passed as the table says, else 1.
 """
 
 import argparse
 import os
-import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 ROOT = Path(__file__).resolve().parents[3]
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
 
-from models import make_models
-
-CONNECTORS = "tests/v1/kv_connector/unit"
-SUITES = {
-    "scheduler": (["tests/v1/core/test_scheduler.py"], 102),
-    "async scheduler": (["tests/v1/core/test_async_scheduler.py"], 9),
-    "connectors": (
-        [
-            f"{CONNECTORS}/{name}.py"
-            for name in (
-                "test_remote_prefill_lifecycle",
-                "test_remote_decode_lifecycle",
-                "test_invalid_blocks_correctness",
-                "test_kv_load_failure_recovery",
-                "test_cache_pollution_prevention",
-                "test_error_propagation",
-                "offloading_connector/test_scheduler",
-            )
-        ],
-        81,
-    ),
-}
-"""Name -> files, and the number of tests that pass on vLLM alone."""
-
-MODES = ("plain", "manager", "check", "scheduler")
+from cases import Case, read_cases
+from table import MODES, SUITES, Suite, version_of
 
 
-def run(source: Path, home: Path, mode: str, suite: str, options: list[str]) -> int:
-    """Run one suite in one mode and print its last lines; return the exit status."""
-    files, expected = SUITES[suite]
-    places = [source, ROOT, ROOT / "tests", ROOT / "tests/in_vllm/suites"]
+def command_of(suite: Suite, options: list[str]) -> list[str]:
+    """The call of pytest."""
+    words = [sys.executable, "-m", "pytest", "--noconftest", "-p", "plugin", "-p", "no:cacheprovider", "-q", "-W"]
+    words += ["ignore", "-o", "asyncio_mode=auto", *suite.files, *options]
+    for plugin in suite.plugins:
+        words += ["-p", plugin]
+    return words + [f"--deselect={name}" for name in suite.without]
+
+
+def told(cases: list[Case], by_names: bool) -> tuple[int, list[str]]:
+    """Return how many tests count as passed, and lines about the others, by name."""
+    passed = [case for case in cases if case.outcome == "passed"]
+    lines = [f"{case.outcome} {case.name}: {case.reason}" for case in cases if case.outcome == "failed"]
+    managers: Counter[str] = Counter()
+    for case in cases:
+        managers.update(case.managers)
+    lines += [f"{count} managers: {name}" for name, count in managers.items()]
+    if by_names:
+        lines += [f"touches nothing of kvgpu: {case.name}" for case in passed if not case.kvgpu]
+        lines += [f"ran {', '.join(case.vllm)}: {case.name}" for case in passed if case.kvgpu and case.vllm]
+        passed = [case for case in passed if case.ran_on_kvgpu]
+    return len(passed), lines
+
+
+def run(source: Path, home: Path, mode: str, name: str, suite: Suite, folder: Path, options: list[str]) -> bool:
+    """Run one suite in one mode and print what became of it; return whether enough tests passed."""
+    by_names = suite.by_names and mode == "manager"
+    path = folder / f"{name.replace(' ', '_')}-{mode}.json"
+    path.unlink(missing_ok=True)
+    places = [source, ROOT, ROOT / "tests", ROOT / "tests/conformance", HERE]
     variables = {
         "HF_HOME": str(home),
         "HF_HUB_OFFLINE": "1",
         "TRANSFORMERS_OFFLINE": "1",
         "VLLM_NO_USAGE_STATS": "1",
         "KVGPU_SUITE": mode,
+        "KVGPU_SUITE_NAMES": str(int(by_names)),
+        "KVGPU_SUITE_CASES": str(path),
         "PYTHONPATH": os.pathsep.join([*map(str, places), os.environ.get("PYTHONPATH", "")]),
     }
-    command = [sys.executable, "-m", "pytest", "--noconftest", "-p", "plugin", "-p", "no:cacheprovider", "-q", "-W"]
-    command += ["ignore", "-o", "asyncio_mode=auto", *files, *options]
-    if suite == "connectors":
-        command += ["-p", "tests.v1.kv_connector.unit.offloading_connector.utils"]
-    print(f"== {suite}, {mode}", flush=True)
-    done = subprocess.run(command, cwd=source, env={**os.environ, **variables}, capture_output=True, text=True)
-    print(*done.stdout.splitlines()[-8 if done.returncode == 0 else -40 :], done.stderr[-2000:], sep="\n", flush=True)
-    passed = re.search(r"(\d+) passed", done.stdout)
-    if done.returncode == 0 and (passed is None or int(passed[1]) < expected):
-        print(f"only {passed and passed[1]} tests passed, {expected} are expected")
-        return 1
-    return done.returncode
+    print(f"== {name}, {mode}", flush=True)
+    done = subprocess.run(
+        command_of(suite, options), cwd=source, env={**os.environ, **variables}, capture_output=True, text=True
+    )
+    passed, lines = told(read_cases(path), by_names)
+    expected = suite.passed[mode]
+    fine = done.returncode in (0, 1) and passed >= expected
+    print(*done.stdout.splitlines()[-8 if fine else -40 :], done.stderr[-2000:], *lines, sep="\n", flush=True)
+    print(f"{passed} passed{' on kvgpu alone' if by_names else ''}, {expected} are expected", flush=True)
+    return fine
 
 
 def main() -> int:
-    """Run all suites in the modes that were chosen."""
+    """Run the suites of a version in the modes that were chosen."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path)
     parser.add_argument("--modes", default=",".join(MODES))
+    parser.add_argument("--suites", help="names of suites; all if not given")
+    parser.add_argument("--cases", type=Path, help="folder for what became of each test")
     parser.add_argument("options", nargs="*")
     args = parser.parse_args()
     modes = args.modes.split(",")
     if not set(modes) <= set(MODES):
         parser.error(f"modes are {', '.join(MODES)}")
+    version = version_of(args.source)
+    if version not in SUITES:
+        parser.error(f"versions are {', '.join(SUITES)}, this is {version}")
+    suites = SUITES[version]
+    names = args.suites.split(",") if args.suites else list(suites)
+    if not set(names) <= set(suites):
+        parser.error(f"suites of {version} are {', '.join(suites)}")
+    from models import make_models  # needs what vLLM does
+
     with TemporaryDirectory() as home:
         make_models(Path(home))
-        return max(run(args.source, Path(home), mode, suite, args.options) for mode in modes for suite in SUITES)
+        folder = args.cases or Path(home)
+        folder.mkdir(parents=True, exist_ok=True)
+        fine = [
+            run(args.source.resolve(), Path(home), mode, name, suites[name], folder.resolve(), args.options)
+            for mode in modes
+            for name in names
+            if mode in suites[name].passed
+        ]
+    return int(not all(fine))
 
 
 if __name__ == "__main__":
