@@ -234,6 +234,10 @@ class KVCacheBlock:
     def block_hash(self, key: BlockHashWithGroupId) -> None:
         self._state.set_key(self._row, key)
 
+    def set_block_hash(self, block_hash: BlockHashWithGroupId, num_tokens: int | None = None) -> None:
+        """Set `block_hash`; the name of its setter since vLLM 0.24. How many tokens it covers is not kept. O(1)."""
+        self.block_hash = block_hash
+
     @property
     def _block_hash(self) -> BlockHashWithGroupId | None:
         """`block_hash` under a name by which it may be set at any time, also to None, as in vLLM."""

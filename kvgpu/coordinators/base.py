@@ -186,8 +186,14 @@ class KVCacheCoordinator(ABC):
         total_computed_tokens: int,
         num_tokens_main_model: int,
         apply_admission_cap: bool = False,
+        *,
+        num_local_computed_tokens: int = 0,
+        prefill_end: int = 0,
     ) -> int:
-        """Return how many blocks must be free so that the request gets its slots in all groups."""
+        """Return how many blocks must be free so that the request gets its slots in all groups.
+
+        The last two arguments are without effect: hits end with a block, and states are kept only at the end of steps.
+        """
         needed = 0
         for manager, computed in zip(self.single_type_managers, new_computed_blocks, strict=True):
             if isinstance(manager, CrossAttentionManager):

@@ -40,7 +40,8 @@ def checked_retention(
             f"the retention interval {interval} must be a multiple of scheduler_block_size {scheduler_block_size}"
         )
     if not is_sparse:
-        raise ConfigError("a retention interval needs a sliding-window group, or in behaviour 0.33 one with states")
+        kinds = "sliding-window or Mamba" if behaviour.keeps_boundaries else "sliding-window"
+        raise ConfigError(f"the retention interval {interval} is about no group: there is no {kinds} group")
     return interval
 
 

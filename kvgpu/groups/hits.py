@@ -3,9 +3,6 @@
 from collections.abc import Sequence
 from typing import ClassVar
 
-import numpy as np
-import numpy.typing as npt
-
 from kvgpu.block_pool import BlockPool
 from kvgpu.blocks.block_list import BlockList
 from kvgpu.config.specs import KVCacheSpec
@@ -109,7 +106,7 @@ class GroupHits:
         reachable_boundaries: Sequence[int] | None = None,
         dcp_world_size: int = 1,
         final_segment_end_block: int | None = None,
-    ) -> npt.NDArray[np.bool_] | None:
+    ) -> list[bool] | None:
         """Return which blocks of [start_block, end_block) a later hit could need; None if it could need all.
 
         Args:
@@ -126,13 +123,14 @@ class GroupHits:
         O(end_block - start_block).
         """
         spec = kv_cache_spec
-        if dcp_world_size > 1:
+        if dcp_world_size > 1 and spec.dcp_sharded:
             spec = spec.copy_with_new_block_size(spec.block_size * dcp_world_size)
         rule = cls.mask_of_spec(
             spec, alignment_tokens, use_eagle, retention_interval, RESEND, reachable_boundaries is not None
         )
         positions = positions_of(rule, num_prompt_tokens) if reachable_boundaries is None else reachable_boundaries
-        return masked(rule, start_block, end_block, positions, final_segment_end_block)
+        mask = masked(rule, start_block, end_block, positions, final_segment_end_block)
+        return None if mask is None else mask.tolist()
 
     @classmethod
     def mask_of_spec(

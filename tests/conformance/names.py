@@ -27,7 +27,7 @@ VLLM_NAMES: dict[str, list[str]] = {
         "kvgpu.hashing.request_hasher",
         "kvgpu.config.block_sizes",
     ],
-    "vllm.v1.core.kv_cache_manager": ["kvgpu.manager"],
+    "vllm.v1.core.kv_cache_manager": ["kvgpu.manager", "kvgpu.interface.manager_views"],
     "vllm.v1.core.kv_cache_coordinator": [
         "kvgpu.coordinators.base",
         "kvgpu.coordinators.unitary",

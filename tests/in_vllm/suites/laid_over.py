@@ -13,6 +13,7 @@ from typing import Any
 
 from names import VLLM_NAMES, LiveModule
 from vllm.v1.kv_cache_interface import KVCacheSpec
+from vllm.v1.request import Request
 
 from kvgpu import block_pool, manager
 from kvgpu.config.behaviour import Behaviour
@@ -85,7 +86,7 @@ def _hasher(behaviour: Behaviour) -> Any:
     hashes_ahead = "num_hash_lookahead_tokens" in inspect.signature(request_hasher.get_request_block_hasher).parameters
 
     def get_request_block_hasher(hash_block_size: int, caching_hash_fn: Any, num_hash_lookahead_tokens: int = 0) -> Any:
-        options: dict[str, Any] = {"tagged_extra_keys": behaviour.tags_extra_keys}
+        options: dict[str, Any] = {"behaviour": behaviour}
         if hashes_ahead:
             options["num_hash_lookahead_tokens"] = num_hash_lookahead_tokens
         elif num_hash_lookahead_tokens:
@@ -102,6 +103,7 @@ def _own_names(module: str, targets: list[str], behaviour: Behaviour) -> types.M
         vars(own).update(_bound_functions(importlib.import_module(target), behaviour))
     if module.endswith(".kv_cache_manager"):
         own.KVCacheManager = _bound_manager()
+        own.Request = Request
     elif module.endswith(".kv_cache_utils"):
         own.get_request_block_hasher = _hasher(behaviour)
     elif module.endswith(".block_pool"):
