@@ -175,6 +175,7 @@ class KVCacheBlock:
     Args:
         block_id: Id of the block: its index in the pool.
         ref_cnt: Number of requests that use it.
+        is_null: Whether it is a placeholder.
 
     Raises:
         ArgumentError, ArgumentTypeError: `block_id` is not an integer of 64 bits, or `ref_cnt` not one of 32 bits.
@@ -188,11 +189,12 @@ class KVCacheBlock:
     _row: int
     _standalone_id: int
 
-    def __init__(self, block_id: int, ref_cnt: int = 0) -> None:
+    def __init__(self, block_id: int, ref_cnt: int = 0, *, is_null: bool = False) -> None:
         self._standalone_id = as_integer("block_id", block_id, LOWEST, HIGHEST)
         self._state, self._row = BlockState(1), 0
         self._state.free.uses[0]["ref_cnt"] = _counted(ref_cnt)
         self._state.views[0] = self
+        self.is_null = is_null
 
     @property
     def block_id(self) -> int:

@@ -43,6 +43,8 @@ class Behaviour:
     """An engine is told of new blocks to zero if its configuration needs that, not by the type of a spec (B38)."""
     gives_hits_alone: bool
     """A call may give a request hits, and neither new nor external tokens (B30)."""
+    trusts_hits: bool
+    """Blocks that a caller gives as hits need not be cached (B36)."""
     counts_lookups: bool
     """Every lookup counts, not only one that led to an admission, which a scheduler reports (B51)."""
 
@@ -74,6 +76,7 @@ BEHAVIOUR_0_23: Final = Behaviour(
     retires_states=False,
     zeroes_by_config=False,
     gives_hits_alone=False,
+    trusts_hits=False,
     counts_lookups=True,
     counts_shared_blocks=True,
     reports_junction=False,
@@ -97,6 +100,7 @@ BEHAVIOUR_0_33: Final = Behaviour(
     retires_states=True,
     zeroes_by_config=True,
     gives_hits_alone=True,
+    trusts_hits=True,
     counts_lookups=False,
     counts_shared_blocks=False,
     reports_junction=True,

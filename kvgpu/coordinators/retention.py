@@ -8,7 +8,7 @@ from kvgpu.groups.base import SingleTypeKVCacheManager
 from kvgpu.groups.mamba import MambaManager
 from kvgpu.groups.sliding_window import SlidingWindowManager
 from kvgpu.rules.allocation import NO_CAP
-from kvgpu.rules.retention import Mask
+from kvgpu.rules.retention import NO_ENDS, Mask
 
 NO_MASK = (0,) * (len(Mask._fields) - 1)
 """Fields of a GROUP_RECORD for a group that keeps all blocks."""
@@ -58,6 +58,8 @@ def group_record(
     """
     cap = manager.max_admission_blocks_per_request
     mask = manager.mask_rule(interval)
+    if not manager.kv_cache_spec.prefix_cacheable:
+        mask = Mask(manager.block_size, shift=0, need=0, period=0, ends=NO_ENDS, alignment=manager.block_size, eagle=0)
     return (
         manager.rule_kind,
         manager.block_size,

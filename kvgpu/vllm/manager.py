@@ -55,6 +55,10 @@ def own_arguments(config: KVCacheConfig, *args: Any, **options: Any) -> dict[str
         return given
     refuse_options(**{"config" if name == "kv_cache_config" else name: value for name, value in given.items()})
     given.pop("enable_mamba_shared_prefix_checkpoint", None)  # is refused unless it is off
+    if "num_hash_lookahead_tokens" in given:
+        given["num_hash_lookahead_tokens"] = int(
+            given["num_hash_lookahead_tokens"]
+        )  # a switch where one token is usual
     return {**given, "behaviour": behaviour}
 
 

@@ -102,8 +102,7 @@ def _own_names(module: str, targets: list[str], behaviour: Behaviour) -> types.M
     for target in targets:
         vars(own).update(_bound_functions(importlib.import_module(target), behaviour))
     if module.endswith(".kv_cache_manager"):
-        own.KVCacheManager = _bound_manager()
-        own.Request = Request
+        own.KVCacheManager, own.Request = _bound_manager(), Request
     elif module.endswith(".kv_cache_utils"):
         own.get_request_block_hasher = _hasher(behaviour)
     elif module.endswith(".block_pool"):

@@ -82,8 +82,10 @@ def main() -> int:
     parser.add_argument("--modes", default=",".join(MODES))
     parser.add_argument("--suites", help="names of suites; all if not given")
     parser.add_argument("--cases", type=Path, help="folder for what became of each test")
-    parser.add_argument("options", nargs="*")
-    args = parser.parse_args()
+    own, options = sys.argv[1:], []
+    if "--" in own:
+        own, options = own[: own.index("--")], own[own.index("--") + 1 :]
+    args = parser.parse_args(own)
     modes = args.modes.split(",")
     if not set(modes) <= set(MODES):
         parser.error(f"modes are {', '.join(MODES)}")
@@ -101,7 +103,7 @@ def main() -> int:
         folder = args.cases or Path(home)
         folder.mkdir(parents=True, exist_ok=True)
         fine = [
-            run(args.source.resolve(), Path(home), mode, name, suites[name], folder.resolve(), args.options)
+            run(args.source.resolve(), Path(home), mode, name, suites[name], folder.resolve(), options)
             for mode in modes
             for name in names
             if mode in suites[name].passed
