@@ -94,6 +94,8 @@ def native_calls(coordinator: KVCacheCoordinator, slots: SlotAllocator, lookups:
     caching = pool.enable_caching
     slots_handle = call.new_handle(arrays.index.handle(), arrays.store.handle.words, arrays.groups)
     plan = coordinator.plan if caching else None  # type: ignore[attr-defined]
+    if plan is not None and len(plan.groups) < len(managers):
+        return None  # some groups are never looked up
     num_blocks = coordinator.max_model_len // min(manager.block_size for manager in managers) + 2
     room = min(len(managers) * num_blocks, MOST_FOUND)
     plan_words = np.zeros(0, np.int64) if plan is None else plan.words

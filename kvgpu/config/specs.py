@@ -184,10 +184,10 @@ class SlidingWindowSpec(AttentionSpec):
             object.__setattr__(self, "head_size_v", self.head_size)
 
     def max_admission_blocks_per_request(self, max_num_batched_tokens: int, max_model_len: int) -> int:
-        """Return the most blocks that one request holds in this group at any time (fact 50). O(1).
+        """Return the most blocks that one request holds in this group at any time (facts 50 and B39). O(1).
 
         Args:
-            max_num_batched_tokens: Most tokens of one scheduler step.
+            max_num_batched_tokens: Most tokens of one scheduler step, or of all that may be in flight.
             max_model_len: Longest sequence, in tokens.
         """
         # One block more than the tokens need, since a window need not start at a block boundary.

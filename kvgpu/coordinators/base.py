@@ -106,12 +106,9 @@ class KVCacheCoordinator(ABC):
         # Flagged groups drop whatever `use_eagle` says, in behaviour 0.23 (B70).
         drops = use_eagle or not behaviour.drops_on_request
         self.drop_eagle_group_ids = self.eagle_group_ids if drops else set()
-        if enable_caching and self.eagle_group_ids and self.scheduler_block_size < num_prefill_lookahead:
-            raise ConfigError(
-                f"a drafter that reads {num_prefill_lookahead} tokens ahead needs scheduler_block_size "
-                f"{self.scheduler_block_size} to be at least as large while prefix caching is on"
-            )
-        zeroes = behaviour.zeroes_by_config and kv_cache_config.needs_kv_cache_zeroing
+        size = self.scheduler_block_size
+        if enable_caching and self.eagle_group_ids and size < num_prefill_lookahead:
+            raise ConfigError(f"scheduler_block_size {size} is below num_prefill_lookahead {num_prefill_lookahead}")
         self.single_type_managers: tuple[SingleTypeKVCacheManager, ...] = tuple(
             get_manager_for_kv_cache_spec(
                 group.kv_cache_spec,
@@ -123,7 +120,7 @@ class KVCacheCoordinator(ABC):
                 scheduler_block_size=self.scheduler_block_size,
                 dcp_world_size=self.dcp_world_size,
                 pcp_world_size=self.pcp_world_size,
-                needs_kv_cache_zeroing=zeroes,
+                needs_kv_cache_zeroing=kv_cache_config.needs_kv_cache_zeroing,
             )
             for i, group in enumerate(groups)
         )
@@ -131,13 +128,11 @@ class KVCacheCoordinator(ABC):
             manager.use_eagle = i in self.drop_eagle_group_ids
             if behaviour.keeps_boundaries and self.drop_eagle_group_ids:
                 manager.kept_ends = RESEND_OR_LONGER
-        # Hits end with a block in every group (B80).
-        self.enable_partial_hash_hits = False
+        self.enable_partial_hash_hits = False  # hits end with a block in every group (B80)
         self.group_block_sizes = tuple(manager.block_size for manager in self.single_type_managers)
         in_config = kv_cache_config.prefix_cache_retention_interval
         interval = in_config if behaviour.keeps_boundaries else retention_interval()
-        managers, size = self.single_type_managers, self.scheduler_block_size
-        self.retention_interval = checked_retention(interval, managers, size, behaviour)
+        self.retention_interval = checked_retention(interval, self.single_type_managers, size, behaviour)
 
     @property
     def full_attention_group_id(self) -> int | None:

@@ -52,6 +52,8 @@ class HeldBlocks(GroupHits):
     ) -> None:
         self.kv_cache_spec = kv_cache_spec
         self.block_pool = block_pool
+        # The name in test suites written for vLLM.
+        self._null_block = block_pool.null_block
         self.enable_caching = enable_caching
         self.kv_cache_group_id = kv_cache_group_id
         self.scheduler_block_size = scheduler_block_size

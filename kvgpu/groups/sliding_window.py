@@ -20,7 +20,7 @@ class SlidingWindowManager(SingleTypeKVCacheManager):
     def __init__(self, kv_cache_spec: SlidingWindowSpec, *args: Any, **kwargs: Any) -> None:
         super().__init__(kv_cache_spec, *args, **kwargs)
         self.sliding_window = kv_cache_spec.sliding_window
-        self.extent = self.sliding_window + kv_cache_spec.extra_retained_tokens
+        self.extent = self.sliding_window + kv_cache_spec.extra_retained_tokens  # (B56)
         self.splits_freed_blocks = True
 
     @classmethod

@@ -80,8 +80,8 @@ class PrefixPlan:
     Args:
         queries: One query per distinct spec, full attention first.
         looks_beyond: Whether a query that drops a block may first look beyond the longest hit allowed, states are never
-            dropped, and hits of all full attention are cut (B74). If not, as in vLLM 0.23, a block is dropped even if
-            it ends with the prompt, and only the first query's hit is cut.
+            dropped, and hits of all full attention are cut (B74, B76). If not, as in vLLM 0.23, a block is dropped even
+            if it ends with the prompt, and only the first query's hit is cut.
 
     Attributes:
         groups: The groups of all queries, in order: each has one line of ids in a result.

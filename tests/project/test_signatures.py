@@ -16,6 +16,7 @@ SHARE_OF_LONGEST = 0.02
 FIXED_BY_VLLM = {
     "block_pool.py: BlockPool.__init__",
     "coordinators/base.py: KVCacheCoordinator.__init__",
+    "coordinators/base.py: KVCacheCoordinator.get_num_blocks_to_allocate",
     "groups/held_blocks.py: HeldBlocks.__init__",
     "groups/hits.py: GroupHits.reachable_block_mask",
     "groups/cross.py: CrossAttentionManager.find_longest_cache_hit",

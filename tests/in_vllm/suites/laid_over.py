@@ -82,16 +82,11 @@ def _bound_functions(module: types.ModuleType, behaviour: Behaviour) -> dict[str
 
 
 def _hasher(behaviour: Behaviour) -> Any:
-    """kvgpu's maker of hashers with the parameters of vLLM's; tokens after a block only if kvgpu hashes them (B6)."""
-    hashes_ahead = "num_hash_lookahead_tokens" in inspect.signature(request_hasher.get_request_block_hasher).parameters
+    """kvgpu's maker of hashers with the parameters of vLLM's."""
 
     def get_request_block_hasher(hash_block_size: int, caching_hash_fn: Any, num_hash_lookahead_tokens: int = 0) -> Any:
-        options: dict[str, Any] = {"behaviour": behaviour}
-        if hashes_ahead:
-            options["num_hash_lookahead_tokens"] = num_hash_lookahead_tokens
-        elif num_hash_lookahead_tokens:
-            raise NotImplementedError("kvgpu's hasher takes no tokens after a block into its hash")
-        return request_hasher.get_request_block_hasher(hash_block_size, caching_hash_fn, **options)
+        lookahead = int(num_hash_lookahead_tokens)  # some tests say whether there is a token
+        return request_hasher.get_request_block_hasher(hash_block_size, caching_hash_fn, lookahead, behaviour=behaviour)
 
     return get_request_block_hasher
 
