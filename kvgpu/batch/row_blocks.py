@@ -9,7 +9,7 @@ import numpy.typing as npt
 from kvgpu.batch.attention_tables import write_tables
 from kvgpu.batch.rows.record import RowIds, longer
 from kvgpu.batch.rows.requests import RequestRows
-from kvgpu.block_tables.store import COVERED, LENGTH, SERIAL
+from kvgpu.block_tables.store import COVERED, JUNCTION, LENGTH, SERIAL
 from kvgpu.errors import ArgumentError, ConfigError
 from kvgpu.integers import MOST_TOKENS
 
@@ -45,6 +45,7 @@ class RowBlocks:
         self.table_ids: npt.NDArray[np.int64] = np.zeros((len(rows.records), len(self.single_managers)), np.int64)
         self.unwritten: set[int] = set()
         self.num_changes = 0
+        self._keeps_junctions = manager.behaviour.keeps_boundaries and len(self.single_managers) > 1
 
     def moment(self) -> tuple[int, int]:
         """Return a value that differs once slots of tracked requests may have changed. O(1)."""
@@ -80,6 +81,11 @@ class RowBlocks:
         """Enter requests that got their first blocks, in opened block tables, in the tables of the groups. O(rows)."""
         for single, places in zip(self.single_managers, self.table_ids[rows].T.tolist(), strict=True):
             single.req_to_blocks.adopt(names, places)
+        if self._keeps_junctions:
+            junctions = self.store.tables[self.table_ids[rows, 0], JUNCTION]
+            for row, num_tokens in zip(rows.tolist(), junctions.tolist(), strict=True):
+                # Single calls read it from the request.
+                self.rows.requests[row].shared_prefix_boundary = num_tokens
 
     def leave(self, names: list[str]) -> None:
         """Take requests out of the tables of the groups. O(names)."""

@@ -77,7 +77,9 @@ class SingleCalls:
             request = self._rows.requests[row]
             hits, new = None, int(num_new[i])
             if record["serial"] == 0:
-                hits, num_hits = manager.get_computed_blocks(request)
+                hits, num_hits, *junction = manager.get_computed_blocks(request)
+                if junction:
+                    request.shared_prefix_boundary = junction[0]
                 hit_tokens[i] = num_hits
                 new = min(new, request.num_tokens - num_hits)
             blocks = manager.allocate_slots(
@@ -91,6 +93,8 @@ class SingleCalls:
                 reserved_blocks=options.reserved_blocks,
             )
             if blocks is not None:
+                if record["serial"] == 0 and not manager.behaviour.counts_lookups:
+                    manager.record_prefix_cache_stats(request, int(hit_tokens[i]))
                 fits[i] = True
                 num_new[i] = new
                 record["num_computed"] += hit_tokens[i] + new

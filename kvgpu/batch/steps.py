@@ -84,7 +84,7 @@ class BatchSteps:
         self._options["caching"] = manager.enable_caching
         self._options["clamps"] = manager.block_pool.behaviour.clamps_to_hashes
         self._options["junctions"] = manager.block_pool.behaviour.keeps_boundaries
-        self._options["counts_admissions"] = manager.lookups.counts_admissions
+        self._options["counts_admissions"] = manager.lookups.counts_admissions or not manager.behaviour.counts_lookups
         self._plan_words = NO_PLAN if plan is None else plan.words
         self._lines = np.zeros((2, len(blocks.single_managers)), np.int64)
         if plan is not None:

@@ -103,7 +103,10 @@ class ManagerViews(Exclusive):
         return [id for manager in self.coordinator.single_type_managers for id in manager.take_new_block_ids()]
 
     def take_events(self) -> "list[KVCacheEvent]":
-        """Return the events since the last call, in order, with kind and window of each group (facts 59 and B95). O(events)."""
+        """Return the events since the last call, in order (facts 59 and B95). O(events).
+
+        Each stored event has the kind and the window of its group.
+        """
         if not (self.block_pool.events.enabled or self.turn.holders):
             return []
         events = self.block_pool.take_events()

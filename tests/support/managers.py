@@ -51,6 +51,7 @@ def make_manager(
     num_blocks: int = 100,
     eagle_groups: Iterable[int] = (),
     max_model_len: int = 4096,
+    retention: int | None = None,
     **options: Any,
 ) -> KVCacheManager:
     """A manager whose scheduler and hash block sizes fit the groups, unless given."""
@@ -58,6 +59,7 @@ def make_manager(
     options.setdefault("scheduler_block_size", lcm(*sizes))
     options.setdefault("hash_block_size", gcd(*sizes))
     config = make_config(*specs, num_blocks=num_blocks, eagle_groups=eagle_groups)
+    config.prefix_cache_retention_interval = retention
     return KVCacheManager(config, max_model_len=max_model_len, **options)
 
 

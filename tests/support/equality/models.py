@@ -41,6 +41,7 @@ class Model:
 
 WINDOWS = (full(4), window(4, 9), window(4, 14))
 EVENTS = {"enable_kv_cache_events": True}
+LATER = {"behaviour": "0.33"}
 
 MODELS = {
     "full": Model((full(4),)),
@@ -81,6 +82,17 @@ MODELS = {
     "mamba_align": Model((mamba(4, "align", spare=1),)),
     "mamba_align_hybrid": Model((full(4), mamba(4, "align", spare=1))),
     "mamba_all": Model((full(4), mamba(8, "all"))),
+    "later_full": Model((full(4),), LATER),
+    "later_full_eagle": Model((full(4),), {**LATER, "use_eagle": True}),
+    "later_no_caching": Model((full(4), window(4, 9)), {**LATER, "enable_caching": False}),
+    "later_windows": Model(WINDOWS, LATER),
+    "later_windows_eagle": Model(WINDOWS, {**LATER, "use_eagle": True}),
+    "later_windows_prompt_ends": Model((full(4), window(4, 9)), {**LATER, "retention": 0}),
+    "later_windows_retention_eagle": Model((full(4), window(4, 5)), {**LATER, "use_eagle": True, "retention": 24}),
+    "later_windows_foreign": Model((full(4), window(4, 9)), {**LATER, "retention": 0}, foreign=0.5),
+    "later_window_events": Model((full(4), window(4, 9)), {**LATER, **EVENTS, "retention": 0}),
+    "later_uneven": Model((full(8), window(4, 8)), {**LATER, "retention": 0}),
+    "later_states": Model((full(4), mamba(4, "align", spare=1)), {**LATER, "retention": 0}),
 }
 
 

@@ -37,12 +37,16 @@ def ask(manager: KVCacheManager, request: Any, running: bool, count: int, option
     """What a scheduler does for one request."""
     blocks, num_hits = None, 0
     if not running:
-        blocks, num_hits = manager.get_computed_blocks(request)
+        blocks, num_hits, *junction = manager.get_computed_blocks(request)
+        if junction:
+            request.shared_prefix_boundary = junction[0]
         count = min(count, request.num_tokens - num_hits)
     got = manager.allocate_slots(request, count, num_hits, blocks, **options)
     groups = manager.coordinator.single_type_managers
     if got is None:
         return Expected.nothing(len(groups), num_hits)
+    if not running and not manager.behaviour.counts_lookups:
+        manager.record_prefix_cache_stats(request, num_hits)
     first = request.num_computed_tokens + num_hits
     request.num_computed_tokens = first + count
     slots = [
