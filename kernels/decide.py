@@ -202,9 +202,8 @@ def common_hit(ids, line_words, words, num_hashes, max_length, firsts, lengths, 
         first_pass = num_queries < 0
     tl.store(furthest, head.to(tl.int64))
     num_cut = tl.load(words + NUM_CUT).to(tl.int32)
-    if num_cut > 0:
-        tl.debug_barrier()  # one thread has written what all threads read now
     for q in range(num_cut):
-        cut = found // query_word(words, HEADER + q * QUERY_WORDS, BLOCK_SIZE)
-        tl.store(lengths + q, tl.minimum(tl.load(lengths + q), cut))
+        # Only the first query can have less than the common hit, where it dropped a block that a later one did not.
+        agreed = tl.where(q == 0, tl.minimum(head, found), found)
+        tl.store(lengths + q, agreed // query_word(words, HEADER + q * QUERY_WORDS, BLOCK_SIZE))
     return found

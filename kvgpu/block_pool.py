@@ -74,7 +74,7 @@ class BlockPool(PoolEvents):
     ) -> None:
         super().__init__()
         self.behaviour = behaviour_of(behaviour)
-        self.num_hash_lookahead_tokens = as_integer("num_hash_lookahead_tokens", num_hash_lookahead_tokens)
+        self.num_hash_lookahead_tokens = as_size("num_hash_lookahead_tokens", num_hash_lookahead_tokens, 0)
         self.num_gpu_blocks = num_gpu_blocks = as_size("num_gpu_blocks", num_gpu_blocks)
         self.hash_block_size = as_size("hash_block_size", hash_block_size)
         wanted = as_option("enable_kv_cache_events", enable_kv_cache_events)

@@ -56,7 +56,13 @@ _STEPS = (
     _Step(
         "0.24",
         ("splits freed blocks", "events are maps"),
-        {"splits_freed_blocks": True, "counts_null_users": False, "keys_by_last_hash": True, "maps_events": True},
+        {
+            "splits_freed_blocks": True,
+            "counts_null_users": False,
+            "keys_by_last_hash": True,
+            "maps_events": True,
+            "trusts_hits": True,
+        },
     ),
     _Step(
         "0.26",
@@ -64,7 +70,7 @@ _STEPS = (
         {"waits_for_steps": True, "retires_states": True, "zeroes_by_config": True, "reports_junction": True},
     ),
     _Step("0.27", ("record_prefix_cache_stats",), {"counts_lookups": False}),
-    _Step("0.28", ("num_prefill_lookahead",), {}),
+    _Step("0.28", ("num_prefill_lookahead",), {"finds_items": True}),
     _Step(
         "0.29",
         ("get_none_hash_seed", "prefix_cache_retention_interval"),

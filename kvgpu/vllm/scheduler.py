@@ -11,6 +11,7 @@ from vllm.v1.core.sched import async_scheduler, scheduler
 from vllm.v1.core.sched.interface import PauseState
 from vllm.v1.core.sched.request_queue import SchedulingPolicy
 
+from kvgpu.config.behaviour import BEHAVIOUR_0_23
 from kvgpu.environment import vllm_policy
 from kvgpu.manager import KVCacheManager
 from kvgpu.vllm.array_step import ArrayStep, StepLimits, take_step
@@ -66,9 +67,10 @@ class Scheduler(scheduler.Scheduler):  # type: ignore[misc]  # vLLM is not there
 
     The running requests from the first on, up to one that arrays cannot serve, get their slots in one call; vLLM's own
     `schedule` then serves what is left, and does not see them. So everything unusual takes vLLM's own path in the same
-    step.
+    step. In other versions than 0.23 it serves all.
     """
 
+    _helps = True
     _step: ArrayStep | None = None
     _rows: RunningRows | None = None
     _order: WaitingOrder | None = None
@@ -84,6 +86,11 @@ class Scheduler(scheduler.Scheduler):  # type: ignore[misc]  # vLLM is not there
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
+        manager = self.kv_cache_manager
+        if getattr(manager, "behaviour", BEHAVIOUR_0_23) != BEHAVIOUR_0_23:
+            logger.warning("vLLM schedules alone: arrays serve steps of vLLM 0.23 only")
+            self._helps = False
+            return
         self._unanswered: deque[tuple[Any, ArrayStep]] = deque(maxlen=IN_FLIGHT)
         self._order = waiting_order(vllm_policy(), self.kv_cache_manager, self.waiting)
         # Whether vLLM looks at each scheduled request for more than its counters.
@@ -111,8 +118,10 @@ class Scheduler(scheduler.Scheduler):  # type: ignore[misc]  # vLLM is not there
         """What was served from arrays. O(1)."""
         return Served()
 
-    def schedule(self) -> Any:
+    def schedule(self, *args: Any, **options: Any) -> Any:
         """Make the next step, as vLLM does. O(requests that run, and what vLLM takes for those that wait)."""
+        if not self._helps:
+            return super().schedule(*args, **options)
         held = [] if self._order is None else self._order.arrange(self.waiting, self.running)
         try:
             step = self._take_step()

@@ -16,7 +16,7 @@ from kvgpu.errors import ArgumentError, InvariantError
 
 pytestmark = pytest.mark.skipif(native.Calls is None, reason="the extension was not built, or is switched off")
 
-REST = (0, None, 0, 0, False, 0, False, 0)
+REST = (0, None, 0, 0, False, 0, False, 0, 0, 0, ())
 
 
 def plain_request(name, num_tokens, first=0):

@@ -11,7 +11,7 @@ from support.pools import SIZE, cache
 
 from kvgpu.block_pool import BlockPool
 from kvgpu.events import maps, messages
-from kvgpu.hashing.functions import get_block_hash, get_group_id
+from kvgpu.hashing.map_keys import get_block_hash, get_group_id
 from kvgpu.publishing.publisher import ZmqEventPublisher
 
 FORMATS = {"0.23": messages, "0.33": maps}
