@@ -9,7 +9,7 @@ from kvgpu.config.specs import KVCacheSpec, MambaSpec, cdiv
 from kvgpu.groups.base import Blocks, SingleTypeKVCacheManager
 from kvgpu.hashing.map_keys import BlockHashWithGroupId
 from kvgpu.rules.plan_words import MAMBA
-from kvgpu.rules.retention import Mask, state_mask_rule
+from kvgpu.rules.retention import RESEND_OR_LONGER, Mask, state_mask_rule, state_to_keep
 
 
 class MambaManager(SingleTypeKVCacheManager):
@@ -146,6 +146,8 @@ class MambaManager(SingleTypeKVCacheManager):
             return
         before = self.num_cached_block.get(request.request_id, 0)
         super().cache_blocks(request, num_tokens, retention_interval)
+        if self._retires and self.aligned:
+            self._cache_end(request, num_tokens)
         after = self.num_cached_block.get(request.request_id, 0)
         if before >= after:
             return
@@ -156,6 +158,25 @@ class MambaManager(SingleTypeKVCacheManager):
                 self.cached_blocks_this_step.add(key)
                 if self._new_states is not None:
                     self._new_states.append((request.request_id, block_id, (place + 1) * self.block_size))
+
+    def _cache_end(self, request: Any, num_tokens: int) -> None:
+        """Cache the state at the last position of the prompt that a lookup can hit, whatever else stays cached."""
+        pool, num_prompt = self.block_pool, getattr(request, "num_prompt_tokens", None)
+        if num_prompt is None or num_tokens % self.block_size:
+            return
+        drops = self.kept_ends == RESEND_OR_LONGER
+        if num_tokens != state_to_keep(num_prompt, pool.hash_block_size, drops, pool.num_hash_lookahead_tokens):
+            return
+        blocks, place = self.req_to_blocks[request.request_id], num_tokens // self.block_size - 1
+        if not 0 <= place < len(blocks) or len(request.block_hashes) * pool.hash_block_size < num_tokens:
+            return
+        block = blocks[place]
+        if block.is_null or block.block_hash is not None:
+            return
+        pool.cache_full_blocks(request, blocks, place, place + 1, self.block_size, self.kv_cache_group_id)
+        key = block.block_hash
+        if key is not None:
+            self.cached_blocks_this_step.add(key)
 
     def _forget(self, request_id: str) -> None:
         self._allocated.discard(request_id)

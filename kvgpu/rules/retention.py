@@ -132,6 +132,19 @@ def state_mask_rule(
     return None if period == 1 else Mask(block_size, 0, 1, period, ends, alignment, int(eagle))
 
 
+def state_to_keep(num_prompt: int, unit: int, drops: bool, lookahead: int) -> int:
+    """Return the last position of a prompt at which a state can be hit, in tokens (B86). O(1).
+
+    Args:
+        num_prompt: Tokens of the prompt.
+        unit: Tokens of a hash block; the position is a multiple.
+        drops: Whether a drafter needs the last block of a hit to be computed again.
+        lookahead: Tokens after a block that its hash covers as well.
+    """
+    limit = num_prompt if drops else num_prompt - max(1, lookahead)
+    return max(limit // unit * unit - (unit if drops else 0), 0)
+
+
 @jit
 def _mask(rule: tuple[Any, ...], start: int, end: int, positions: Any, final: int) -> npt.NDArray[np.bool_]:
     mask = Mask(*rule)

@@ -8,7 +8,7 @@ from support.managers import full, mamba, window
 from kvgpu.groups.registry import manager_class
 from kvgpu.rules.plan import HitQuery, HitRule, PrefixPlan
 from kvgpu.rules.plan_words import FULL, MAMBA, PLAN_NUM_CUT, PLAN_REACH, SLIDING_WINDOW
-from kvgpu.rules.retention import RESEND, RESEND_OR_LONGER, mask_rule, positions_of, state_mask_rule
+from kvgpu.rules.retention import RESEND, RESEND_OR_LONGER, mask_rule, positions_of, state_mask_rule, state_to_keep
 
 
 def kept(spec, end, alignment, eagle, interval, positions, **options):
@@ -92,3 +92,21 @@ def test_a_plan_that_looks_beyond_says_how_far():
     assert plan.words[PLAN_NUM_CUT] == 1
     assert PrefixPlan(queries).reach == 0
     assert PrefixPlan(queries[2:], looks_beyond=True).reach == 0
+
+
+@pytest.mark.parametrize(
+    ("prompt", "drops", "lookahead", "position"),
+    [
+        (128, False, 0, 96),
+        (129, False, 0, 128),
+        (128, True, 0, 96),
+        (129, True, 0, 96),
+        (128, False, 1, 96),
+        (129, False, 1, 128),
+        (130, False, 3, 96),
+        (132, False, 3, 128),
+        (1, True, 0, 0),
+    ],
+)
+def test_the_last_state_of_a_prompt_that_can_be_hit(prompt, drops, lookahead, position):
+    assert state_to_keep(prompt, 32, drops, lookahead) == position
