@@ -47,8 +47,9 @@ class KVCacheConfig:
         """Whether behaviour 0.33 zeroes new blocks: states are read before they are written, and a block may have held
         numbers of another precision."""
         specs = [spec for group in self.kv_cache_groups for spec in layer_specs(group.kv_cache_spec)]
-        precisions = {(spec.dtype, spec.kv_quant_mode) for spec in specs if isinstance(spec, AttentionSpec)}
-        return len(precisions) > 1 or any(isinstance(spec, MambaSpec) for spec in specs)
+        precisions = [(spec.dtype, spec.kv_quant_mode) for spec in specs if isinstance(spec, AttentionSpec)]
+        is_mixed = any(precision != precisions[0] for precision in precisions)
+        return is_mixed or any(isinstance(spec, MambaSpec) for spec in specs)
 
 
 def _of_layers(spec: KVCacheSpec, read: Callable[[KVCacheSpec], Any], mixed: Any) -> Any:

@@ -120,7 +120,7 @@ class KVCacheCoordinator(ABC):
                 scheduler_block_size=self.scheduler_block_size,
                 dcp_world_size=self.dcp_world_size,
                 pcp_world_size=self.pcp_world_size,
-                needs_kv_cache_zeroing=kv_cache_config.needs_kv_cache_zeroing,
+                needs_kv_cache_zeroing=behaviour.zeroes_by_config and kv_cache_config.needs_kv_cache_zeroing,
             )
             for i, group in enumerate(groups)
         )

@@ -1,5 +1,6 @@
 """Behaviour 0.33: what a request gets, and what an engine reads of it."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -157,3 +158,12 @@ def test_no_block_is_copied():
     assert manager.take_kv_cache_block_copies() == ([], [])
     assert manager.finalize_partial_tail_offloads(make_request("a", 4, 4)) == []
     assert free_order(manager) == list(range(1, 9))
+
+
+@per_backend
+def test_blocks_of_different_precisions_are_zeroed(backend):
+    mixed = replace(full(4), dtype=["a type that cannot be hashed"])
+    for specs, zeroed in (((full(4), mixed), True), ((mixed, mixed), False)):
+        manager = later(*specs, backend=backend)
+        computed(manager, "a", 8)
+        assert bool(manager.take_new_block_ids()) is zeroed
