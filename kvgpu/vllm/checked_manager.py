@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 import msgspec
@@ -9,26 +10,37 @@ import msgspec
 from kvgpu.blocks.kv_cache_blocks import KVCacheBlocks
 from kvgpu.integers import shown
 from kvgpu.manager import KVCacheManager
+from kvgpu.metrics import PrefixCacheStats
 
 logger = logging.getLogger(__name__)
 
 COMPARED = (
     "allocate_slots",
     "cache_blocks",
+    "estimate_cached_tokens",
     "evict_blocks",
     "free",
     "get_block_ids",
+    "get_block_ids_for_computed_tokens",
     "get_blocks",
     "get_computed_blocks",
+    "get_computed_blocks_for_connector",
     "get_num_common_prefix_blocks",
     "make_prefix_cache_stats",
     "new_step_starts",
+    "record_blocks_for_zeroing",
+    "record_prefix_cache_stats",
     "remove_skipped_blocks",
     "reset_prefix_cache",
+    "take_boundary_state_offloads",
     "take_events",
     "take_new_block_ids",
+    "truncate_computed_blocks",
 )
 """Methods of a manager whose answers are compared."""
+
+NOT_FOLLOWED = "pop_blocks_for_free"
+"""A method after which blocks go back to vLLM's pool beside its manager."""
 
 
 def plain(answer: Any) -> Any:
@@ -37,6 +49,9 @@ def plain(answer: Any) -> Any:
         return answer.get_block_ids()
     if isinstance(answer, tuple):
         return tuple(map(plain, answer))
+    if hasattr(answer, "preempted_hits"):
+        # What connectors count besides, a manager does not.
+        return [getattr(answer, each.name) for each in fields(PrefixCacheStats)]
     return msgspec.msgpack.encode(answer)
 
 
@@ -61,6 +76,8 @@ class CheckedManager:
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self.theirs, name)
+        if name == NOT_FOLLOWED and self.ours is not None:
+            self._end("blocks of ended requests go back later, beside the manager", name, (), {})
         if name not in COMPARED:
             return found
 

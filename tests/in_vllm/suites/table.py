@@ -77,13 +77,13 @@ SUITES: dict[str, dict[str, Suite]] = {
     "0.33.0": {
         "scheduler": Suite(
             _core("scheduler"),
-            {"plain": 280, "manager": 280, "scheduler": 280},
+            {"plain": 280, "manager": 280, "check": 280, "scheduler": 280},
             # Asynchronous scheduling with pipeline parallelism is only there for a model runner that needs Triton.
             without=(
                 f"{CORE}/test_scheduler.py::test_async_scheduling_pp_allows_rescheduling_with_output_placeholders",
             ),
         ),
-        "async scheduler": Suite(_core("async_scheduler"), {"plain": 19, "manager": 19, "scheduler": 19}),
+        "async scheduler": Suite(_core("async_scheduler"), {"plain": 19, "manager": 19, "check": 19, "scheduler": 19}),
         "priorities": Suite(_core("priority_preemption_bug"), {"plain": 1, "manager": 1}),
         "frees in flight": Suite(_core("swa_inflight_window_free"), {"plain": 7, "manager": 7}),
         "deferred frees": Suite(_core("deferred_block_free"), {"plain": 18, "manager": 17}),
