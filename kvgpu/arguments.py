@@ -18,7 +18,7 @@ from kvgpu.blocks.state import BlockState, KVCacheBlock
 from kvgpu.errors import ArgumentError, ArgumentTypeError, BlockIdError
 from kvgpu.hashing.block_hashes import BlockHashes
 from kvgpu.hashing.block_range import BlockRange
-from kvgpu.integers import shown
+from kvgpu.integers import MOST_TOKENS, as_integer, shown
 
 _INT64 = np.dtype(np.int64)
 
@@ -256,3 +256,13 @@ def listed_ids(block_ids: Iterable[int], num_blocks: int) -> list[int]:
         if not 0 <= block_id < num_blocks:
             raise outside_pool(block_id, num_blocks)
     return list(listed)
+
+
+def junction_of(request: Any) -> int:
+    """Return up to where some groups had cached a longer prefix of a request, in tokens; 0 if none had (B62). O(1).
+
+    Raises:
+        ArgumentError, ArgumentTypeError: The request says it in something else than a number of 0 or more.
+    """
+    junction = getattr(request, "shared_prefix_boundary", 0)
+    return 0 if junction is None else as_integer("shared_prefix_boundary", junction, 0, MOST_TOKENS)

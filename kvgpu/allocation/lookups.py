@@ -94,7 +94,11 @@ class PrefixLookups(Exclusive):
             return self._with_junction(request, max_length)
         if not self._enable_caching or request.skip_reading_prefix_cache:
             return self.empty, 0, 0, False
-        longest = request.num_tokens - 1 if max_length is None else max_length
+        num_tokens = as_integer("num_tokens", request.num_tokens)
+        longest = max(0, num_tokens - 1)
+        if max_length is not None:
+            longest = as_integer("max_cache_hit_length", max_length)
+        sequence_of_hashes(name_of(request), request.block_hashes)
         blocks, hits = coordinator.find_longest_cache_hit_per_group(request.block_hashes, longest)
         if max(hits) > hits[full]:
             # Blocks of full attention were evicted: all groups agree on a shorter prefix.

@@ -7,7 +7,7 @@ from kvgpu.allocation.array_allocator import ArrayAllocator
 from kvgpu.allocation.call_checks import NO_HITS, CallChecks, SlotNumbers, are_distinct
 from kvgpu.allocation.compiled import FITS, NO_ROOM
 from kvgpu.allocation.lookups import PrefixLookups
-from kvgpu.arguments import hashes_of, name_of
+from kvgpu.arguments import hashes_of, integers, junction_of, name_of
 from kvgpu.block_tables.request_blocks import RequestBlocks
 from kvgpu.blocks.kv_cache_blocks import KVCacheBlocks
 from kvgpu.compiled.jit import python_of
@@ -129,6 +129,8 @@ class SlotAllocator(Exclusive):
         given_alone = self._behaviour.gives_hits_alone and numbers.num_new_computed_tokens > 0
         if numbers.num_new_tokens == 0 and numbers.num_external_computed_tokens == 0 and not given_alone:
             raise ArgumentError("num_new_tokens must be above 0 unless there are external computed tokens")
+        junction = junction_of(request) if self._behaviour.keeps_boundaries else 0
+        unzeroed = integers("skip_zeroing_group_ids", call.unzeroed).tolist() if call.unzeroed else ()
         must_fit = as_switch("full_sequence_must_fit", call.must_fit)
         coordinator, checks, longest = self.coordinator, self.checks, self.max_model_len
         if numbers.num_computed_tokens:
@@ -172,7 +174,7 @@ class SlotAllocator(Exclusive):
             return None
         if takes_hits or numbers.num_external_computed_tokens > 0:
             coordinator.allocate_new_computed_blocks(
-                request_id, hits, num_local, numbers.num_external_computed_tokens, call.unzeroed
+                request_id, hits, num_local, numbers.num_external_computed_tokens, unzeroed
             )
         new_blocks = coordinator.allocate_new_blocks(request_id, num_slots, num_main, numbers.num_encoder_tokens)
         if caches:
@@ -180,7 +182,7 @@ class SlotAllocator(Exclusive):
         if self.first_tables is not None:
             first = self.first_tables[request_id]
             first.covered_until = coordinator.covered_until(request_id, processed)
-            first.junction = getattr(request, "shared_prefix_boundary", 0) or 0
+            first.junction = junction
         if is_admission:
             lookups.count_admission(numbers.num_tokens, numbers.num_new_computed_tokens, preempted)
         return lookups.wrapped(new_blocks)
@@ -206,6 +208,8 @@ class SlotAllocator(Exclusive):
         tables = [manager.req_to_blocks for manager in coordinator.single_type_managers]
         if not self.enable_caching or not any(request_id in table for table in tables):
             return
+        if self._behaviour.keeps_boundaries:
+            junction_of(request)  # an odd one is refused before anything is cached
         hashes, num_hashed = self._hashes_of(request, request_id, num_tokens)
         coordinator.refuse_hashed(request_id, num_tokens, num_hashed)
         self.checks.refuse_hashes_to_come(request_id, hashes, num_tokens)

@@ -233,15 +233,12 @@ class KVCacheCoordinator(ABC):
             for manager in self.single_type_managers
         )
 
-    def cacheable_tokens(self, manager: SingleTypeKVCacheManager, num_tokens: int) -> int:
-        """Return how many of the first `num_tokens` tokens the group of a manager may cache. O(1)."""
-        return _cacheable_tokens(
-            num_tokens, self.caching_alignment, manager.use_eagle, manager.block_size, self.num_reprefillable_tokens
-        )
-
     def get_num_cacheable_tokens(self, num_computed_tokens: int, kv_cache_group_id: int) -> int:
-        """Do what `cacheable_tokens` does, for an engine. O(1)."""
-        return self.cacheable_tokens(self.single_type_managers[kv_cache_group_id], num_computed_tokens)
+        """Return how many of the first `num_computed_tokens` tokens a group may cache. O(1)."""
+        manager, behind = self.single_type_managers[kv_cache_group_id], self.num_reprefillable_tokens
+        return _cacheable_tokens(
+            num_computed_tokens, self.caching_alignment, manager.use_eagle, manager.block_size, behind
+        )
 
     def refuse_hashed(self, request_id: str, num_tokens: int, num_hashed: int = MOST_TOKENS) -> None:
         """Check that the first `num_tokens` tokens, as far as there are blocks and hashes for them, can be cached.
@@ -254,7 +251,7 @@ class KVCacheCoordinator(ABC):
             blocks = manager.req_to_blocks.get(request_id)
             if blocks is None:
                 continue
-            num_cacheable = min(self.cacheable_tokens(manager, num_tokens), num_hashed)
+            num_cacheable = min(self.get_num_cacheable_tokens(num_tokens, manager.kv_cache_group_id), num_hashed)
             first, full = max(blocks.num_cached, 0), num_cacheable // manager.block_size
             for block_id in blocks.ids[first:full].tolist() if first < full else ():
                 if block_id != state.null_id and holds(state.view(block_id)):
@@ -269,7 +266,7 @@ class KVCacheCoordinator(ABC):
     def cache_blocks(self, request: Any, num_computed_tokens: int) -> None:
         """Make the full blocks of the first `num_computed_tokens` tokens reusable."""
         for manager in self.single_type_managers:
-            num_tokens = self.cacheable_tokens(manager, num_computed_tokens)
+            num_tokens = self.get_num_cacheable_tokens(num_computed_tokens, manager.kv_cache_group_id)
             manager.cache_blocks(request, num_tokens, self.retention_interval)
 
     def pop(self, request_id: str) -> Ids:

@@ -14,7 +14,7 @@ from kvgpu.config.specs import AttentionSpec, FullAttentionSpec, KVCacheSpec, ML
 from kvgpu.groups.hits import GroupHits
 from kvgpu.groups.new_ids import NewBlockIds
 from kvgpu.rules import allocation as rules
-from kvgpu.rules.retention import RESEND, Mask, masked, positions_of
+from kvgpu.rules.retention import RESEND, Mask, Retention, masked, positions_of
 
 Blocks = Sequence[KVCacheBlock] | Ids
 
@@ -92,14 +92,11 @@ class HeldBlocks(GroupHits):
 
     def mask_rule(self, retention_interval: int | None) -> Mask | None:
         """Return the rule for which blocks a later hit could need; None if it could need any of them."""
-        return self.mask_of_spec(
-            self.kv_cache_spec,
-            self.scheduler_block_size,
-            self.use_eagle,
-            retention_interval,
-            self.kept_ends,
-            self.block_pool.behaviour.keeps_boundaries,
+        keeps_boundaries = self.block_pool.behaviour.keeps_boundaries
+        kept = Retention(
+            self.scheduler_block_size, self.use_eagle, retention_interval, self.kept_ends, keeps_boundaries
         )
+        return self.mask_of_spec(self.kv_cache_spec, kept)
 
     def covered_until(self, request_id: str, num_computed_tokens: int) -> int:
         """Return the number of tokens up to which a call for the request changes nothing in this group.

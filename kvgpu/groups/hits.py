@@ -10,7 +10,7 @@ from kvgpu.errors import ConfigError
 from kvgpu.hashing.functions import BlockHash
 from kvgpu.rules.plan import HitQuery, HitRule, PrefixPlan
 from kvgpu.rules.plan_words import FULL
-from kvgpu.rules.retention import RESEND, Mask, masked, positions_of
+from kvgpu.rules.retention import RESEND, Mask, Retention, masked, positions_of
 
 
 class GroupHits:
@@ -125,27 +125,19 @@ class GroupHits:
         spec = kv_cache_spec
         if dcp_world_size > 1 and spec.dcp_sharded:
             spec = spec.copy_with_new_block_size(spec.block_size * dcp_world_size)
-        rule = cls.mask_of_spec(
-            spec, alignment_tokens, use_eagle, retention_interval, RESEND, reachable_boundaries is not None
-        )
+        keeps_boundaries = reachable_boundaries is not None
+        kept = Retention(alignment_tokens, use_eagle, retention_interval, RESEND, keeps_boundaries)
+        rule = cls.mask_of_spec(spec, kept)
         positions = positions_of(rule, num_prompt_tokens) if reachable_boundaries is None else reachable_boundaries
         mask = masked(rule, start_block, end_block, positions, final_segment_end_block)
         return None if mask is None else mask.tolist()
 
     @classmethod
-    def mask_of_spec(
-        cls,
-        spec: KVCacheSpec,
-        alignment: int | None,
-        eagle: bool,
-        retention_interval: int | None,
-        ends: int,
-        keeps_boundaries: bool,
-    ) -> Mask | None:
+    def mask_of_spec(cls, spec: KVCacheSpec, kept: Retention) -> Mask | None:
         """Return the rule for which blocks of groups of this spec a later hit could need; None if it could need any.
 
         Args:
-            spec, alignment, eagle, retention_interval, ends: As in `kvgpu.rules.retention.mask_rule`.
-            keeps_boundaries: The switch of `Behaviour` with this name.
+            spec: Of the groups.
+            kept: What else decides.
         """
         return None

@@ -9,7 +9,7 @@ from kvgpu.config.specs import KVCacheSpec, MambaSpec, cdiv
 from kvgpu.groups.base import Blocks, SingleTypeKVCacheManager
 from kvgpu.hashing.map_keys import BlockHashWithGroupId
 from kvgpu.rules.plan_words import MAMBA
-from kvgpu.rules.retention import RESEND_OR_LONGER, Mask, state_mask_rule, state_to_keep
+from kvgpu.rules.retention import RESEND_OR_LONGER, Mask, Retention, state_mask_rule, state_to_keep
 
 
 class MambaManager(SingleTypeKVCacheManager):
@@ -35,18 +35,10 @@ class MambaManager(SingleTypeKVCacheManager):
         self._num_retired: dict[str, int] = {}
 
     @classmethod
-    def mask_of_spec(
-        cls,
-        spec: KVCacheSpec,
-        alignment: int | None,
-        eagle: bool,
-        retention_interval: int | None,
-        ends: int,
-        keeps_boundaries: bool,
-    ) -> Mask | None:
-        if not keeps_boundaries:
+    def mask_of_spec(cls, spec: KVCacheSpec, kept: Retention) -> Mask | None:
+        if not kept.keeps_boundaries:
             return None
-        return state_mask_rule(spec.block_size, alignment, eagle, retention_interval, ends)
+        return state_mask_rule(spec.block_size, kept.alignment, kept.eagle, kept.interval, kept.ends)
 
     def get_num_blocks_to_allocate(
         self,

@@ -6,7 +6,7 @@ from kvgpu.config.specs import KVCacheSpec, SlidingWindowSpec
 from kvgpu.groups.base import SingleTypeKVCacheManager
 from kvgpu.rules.plan import HitRule
 from kvgpu.rules.plan_words import SLIDING_WINDOW
-from kvgpu.rules.retention import Mask, mask_rule, window_blocks
+from kvgpu.rules.retention import Mask, Retention, mask_rule, window_blocks
 
 
 class SlidingWindowManager(SingleTypeKVCacheManager):
@@ -29,13 +29,5 @@ class SlidingWindowManager(SingleTypeKVCacheManager):
         return HitRule(cls.rule_kind, block_size, alignment, drop, need)
 
     @classmethod
-    def mask_of_spec(
-        cls,
-        spec: KVCacheSpec,
-        alignment: int | None,
-        eagle: bool,
-        retention_interval: int | None,
-        ends: int,
-        keeps_boundaries: bool,
-    ) -> Mask | None:
-        return mask_rule(cast(SlidingWindowSpec, spec), alignment, eagle, retention_interval, ends)
+    def mask_of_spec(cls, spec: KVCacheSpec, kept: Retention) -> Mask | None:
+        return mask_rule(cast(SlidingWindowSpec, spec), kept.alignment, kept.eagle, kept.interval, kept.ends)

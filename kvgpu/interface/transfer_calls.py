@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from kvgpu.arguments import name_of
+from kvgpu.arguments import checked_name, name_of
 from kvgpu.blocks.block_list import BlockList
 from kvgpu.blocks.kv_cache_blocks import KVCacheBlocks
 from kvgpu.blocks.state import KVCacheBlock
@@ -129,7 +129,7 @@ class TransferCalls(ManagerViews):
             if start % manager.block_size:
                 raise ArgumentError(f"start_token {start} does not begin a block of {manager.block_size} tokens")
         for manager in managers:
-            blocks = manager.req_to_blocks.get(request_id)
+            blocks = manager.req_to_blocks.get(checked_name(request_id))
             if blocks is not None:
                 manager.new_ids.note(blocks.ids[start // manager.block_size :].copy())
 

@@ -45,6 +45,21 @@ class Mask(NamedTuple):
     """Whether a hit may have to end a block before a junction."""
 
 
+class Retention(NamedTuple):
+    """What a group keeps, besides what its spec says."""
+
+    alignment: int | None
+    """Hits end at multiples of this number of tokens; None for no mask."""
+    eagle: bool
+    """Whether the last block of a hit is dropped."""
+    interval: int | None
+    """Tokens between the hit lengths that stay reachable: None for all of them, 0 for only the end of the prompt."""
+    ends: int
+    """Which ends of the prompt stay reachable with an interval."""
+    keeps_boundaries: bool
+    """The switch of `Behaviour` with this name."""
+
+
 @leaf
 def mask_of(group: Any) -> Mask:
     """Return the mask of a GROUP_RECORD."""

@@ -7,7 +7,7 @@ import pytest
 from behaviour.later import computed, later
 from support.managers import free_order, full, held, make_request, mamba, per_backend, window
 
-from kvgpu.errors import ArgumentError, ConfigError
+from kvgpu.errors import ArgumentError, ArgumentTypeError, ConfigError
 
 WAITING, RUNNING = SimpleNamespace(name="WAITING"), SimpleNamespace(name="RUNNING")
 
@@ -167,3 +167,40 @@ def test_blocks_of_different_precisions_are_zeroed(backend):
         manager = later(*specs, backend=backend)
         computed(manager, "a", 8)
         assert bool(manager.take_new_block_ids()) is zeroed
+
+
+@per_backend
+@pytest.mark.parametrize("odd", ["4", 4.5, -4, 2**40, (4,)])
+def test_an_odd_junction_changes_nothing(backend, odd):
+    manager = later(full(4), window(4, 4), retention=0, backend=backend)
+    request = make_request("a", 16, 4)
+    request.shared_prefix_boundary = odd
+    for call in (lambda: manager.allocate_slots(request, 16), lambda: manager.cache_blocks(request, 16)):
+        before = free_order(manager)
+        with pytest.raises((ArgumentError, ArgumentTypeError), match="shared_prefix_boundary"):
+            call()
+        assert free_order(manager) == before
+        request.shared_prefix_boundary = 0
+        if "a" not in manager.coordinator.single_type_managers[0].num_cached_block:
+            manager.allocate_slots(request, 16, delay_cache_blocks=True)
+        request.shared_prefix_boundary = odd
+    manager.check()
+
+
+@per_backend
+@pytest.mark.parametrize("odd", [5, ("0",), (0.5,)])
+def test_odd_groups_that_need_no_zeroing_change_nothing(backend, odd):
+    manager = later(full(4), mamba(4, "align"), backend=backend)
+    before = free_order(manager)
+    with pytest.raises(ArgumentTypeError, match="skip_zeroing_group_ids"):
+        manager.allocate_slots(make_request("a", 12, 4), 4, num_external_computed_tokens=8, skip_zeroing_group_ids=odd)
+    assert free_order(manager) == before
+    manager.check()
+
+
+@pytest.mark.parametrize("odd", ["4", -1, 2.5])
+def test_an_odd_limit_of_a_lookup_is_refused(odd):
+    manager = later(full(4), mamba(4, "align"))
+    for look_up in (manager.get_computed_blocks, manager.get_computed_blocks_for_connector):
+        with pytest.raises((ArgumentError, ArgumentTypeError), match="max_cache_hit_length"):
+            look_up(make_request("a", 12, 4), max_cache_hit_length=odd)
