@@ -65,15 +65,28 @@ class KVCacheBlocks:
         return [_blocks(group) for group in self.blocks]
 
     @overload
-    def get_block_ids(self, allow_none: Literal[False] = False) -> tuple[list[int], ...]: ...
+    def get_block_ids(
+        self, allow_none: Literal[False] = False, *, group_ids: Sequence[int] | None = None
+    ) -> tuple[list[int], ...]: ...
     @overload
-    def get_block_ids(self, allow_none: bool) -> tuple[list[int], ...] | None: ...
-    def get_block_ids(self, allow_none: bool = False) -> tuple[list[int], ...] | None:
+    def get_block_ids(
+        self, allow_none: bool, *, group_ids: Sequence[int] | None = None
+    ) -> tuple[list[int], ...] | None: ...
+    def get_block_ids(
+        self, allow_none: bool = False, *, group_ids: Sequence[int] | None = None
+    ) -> tuple[list[int], ...] | None:
         """Return the block ids per group, or None if there are no blocks at all and `allow_none` is true. O(blocks).
+
+        With `group_ids` only those groups count, in this order (B44).
 
         Raises:
             ArgumentTypeError: An item is not a block, or `allow_none` is not a truth value.
+            GroupCountError: There is no such group.
         """
+        if group_ids is not None:
+            if not all(0 <= group < len(self.blocks) for group in group_ids):
+                raise GroupCountError(f"groups {list(group_ids)} are asked for, and there are {len(self.blocks)}")
+            return KVCacheBlocks(tuple(self.blocks[group] for group in group_ids)).get_block_ids(allow_none)
         if block_ids is None or (ids := block_ids(self.blocks)) is NotImplemented:
             ids = tuple(map(_ids, self.blocks if self.blocks.__class__ is tuple else self._groups()))
         is_wanted = allow_none if allow_none.__class__ is bool else as_switch("allow_none", allow_none)

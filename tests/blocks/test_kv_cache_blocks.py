@@ -106,3 +106,12 @@ def test_what_a_lookup_found_does_not_follow_the_request():
     request.append_output_token_ids([7] * 8)
     manager.allocate_slots(request, 8)
     assert new.get_block_ids() == ([1, 2, 3],)
+
+
+def test_ids_of_some_groups():
+    first, second = KVCacheBlock(1), KVCacheBlock(2)
+    blocks = KVCacheBlocks(([first], [], [second]))
+    assert blocks.get_block_ids(group_ids=[2, 0]) == ([2], [1])
+    assert blocks.get_block_ids(True, group_ids=[1]) is None
+    with pytest.raises(GroupCountError, match=r"groups \[3\] are asked for"):
+        blocks.get_block_ids(group_ids=[3])
