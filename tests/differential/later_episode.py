@@ -33,7 +33,7 @@ class LaterEpisode(Episode):
         found = self.call("get_computed_blocks", request_id, **limit)
         (blocks, num_hits, junction), theirs = found
         self._set(request_id, shared_prefix_boundary=junction)
-        self.counts["hits inside a block"] += any(num_hits % size for size in self.config.block_sizes)
+        self.counts["seen: hits inside a block"] += any(num_hits % size for size in self.config.block_sizes)
         step = self.config.scheduler_block_size
         if num_hits >= step and self.rng.random() < 0.1:
             shorter = self.rng.randrange(num_hits // step + 1) * step
@@ -86,7 +86,7 @@ class LaterEpisode(Episode):
         """The step that is scheduled makes copies of blocks, which are given back after it."""
         (_, mine), (_, theirs) = self.call("take_kv_cache_block_copies", None)
         if mine:
-            self.counts["copies of blocks"] += len(mine) // 2
+            self.counts["seen: copies of blocks"] += len(mine) // 2
             self.deferred.append([mine[::-1], theirs[::-1]])
 
     def admit(self) -> None:
