@@ -9,8 +9,9 @@ from vllm.v1.core import single_type_kv_cache_manager as group_managers
 from vllm.v1.kv_cache_spec_registry import KVCacheSpecRegistry
 
 from kvgpu.config import specs
-from kvgpu.config.kv_cache_config import KVCacheConfig, KVCacheGroupSpec, layer_specs
-from kvgpu.config.specs import FullAttentionSpec, KVCacheSpec, MambaSpec, UniformTypeKVCacheSpecs
+from kvgpu.config.block_sizes import hits_inside_states
+from kvgpu.config.kv_cache_config import KVCacheConfig, KVCacheGroupSpec
+from kvgpu.config.specs import KVCacheSpec, UniformTypeKVCacheSpecs
 from kvgpu.errors import ConfigError, UnknownNameError
 from kvgpu.groups.registry import spec_manager_map
 
@@ -118,24 +119,5 @@ def refuse_options(
         raise ConfigError(f"a drafter has {num_prefill_lookahead} modules (num_prefill_lookahead)")
     if enable_mamba_shared_prefix_checkpoint:
         raise ConfigError("states are also kept at the end of a shared prefix (enable_mamba_shared_prefix_checkpoint)")
-    if not enable_caching:
-        return
-    layers = [
-        (spec, group.kv_cache_spec) for group in config.kv_cache_groups for spec in layer_specs(group.kv_cache_spec)
-    ]
-    # A state that covers more tokens than a hash, or as many on each of several ranks, may be hit inside its block
-    # (fact B80), unless another group can only be hit at ends of its blocks.
-    inside = any(
-        isinstance(spec, MambaSpec)
-        and spec.mamba_cache_mode == "align"
-        and spec.block_size >= hash_block_size + (dcp_world_size == 1)
-        for spec, _ in layers
-    )
-    others_allow = all(
-        not group.prefix_cacheable
-        or isinstance(spec, FullAttentionSpec | MambaSpec)
-        or spec.block_size * (dcp_world_size if spec.dcp_sharded else 1) == hash_block_size
-        for spec, group in layers
-    )
-    if inside and others_allow:
+    if enable_caching and hits_inside_states(config, hash_block_size, dcp_world_size):
         raise ConfigError(f"blocks of states would be hit inside, every {hash_block_size} tokens (partial hash hits)")

@@ -8,9 +8,10 @@ from unittest.mock import patch
 from hypothesis import strategies as st
 
 from kvgpu.manager import KVCacheManager
+from kvgpu.replay.limits import SchedulerLimits
 from kvgpu.replay.result import ReplayResult
 from kvgpu.replay.run import Replayer, ReplayOptions
-from kvgpu.replay.scheduler import EventSink, SchedulerLimits
+from kvgpu.replay.scheduler import EventSink
 from kvgpu.replay.trace import Trace, from_requests
 
 BLOCK = 4
