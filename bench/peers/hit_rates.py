@@ -56,10 +56,11 @@ def rows_of(case: str, ours: ReplayResult, theirs: ReplayResult) -> list[Row]:
     gain = ours.hit_tokens / theirs.hit_tokens if theirs.hit_tokens else 1.0
     rate = Row("hit rate", asked, "%", 100 * ours.hit_rate, 100 * theirs.hit_rate, name, ratio_middle=gain)
     rate.goal, rate.met = ">= vLLM's", ours.hit_rate >= theirs.hit_rate
+    unit = "million tokens"
     return [
         rate,
-        Row("tokens hit", asked, "", ours.hit_tokens, theirs.hit_tokens, name, ratio_middle=gain),
-        Row("tokens computed", asked, "", ours.computed_tokens, theirs.computed_tokens, name),
+        Row("hit", asked, unit, ours.hit_tokens / 1e6, theirs.hit_tokens / 1e6, name, ratio_middle=gain),
+        Row("computed", asked, unit, ours.computed_tokens / 1e6, theirs.computed_tokens / 1e6, name),
     ]
 
 

@@ -89,6 +89,8 @@ class ReplayScheduler:
         budget, preempted = self._schedule_running(scheduled)
         if not preempted:
             self._schedule_waiting(scheduled, budget)
+        if self.limits.ends_at_hits:
+            self.manager.take_boundary_state_offloads()  # as an engine does in every step, or they pile up (B89)
         self.result.peak_usage = max(self.result.peak_usage, self.manager.usage)
         for sequence, num_new in scheduled:
             self._computed(sequence, num_new)
