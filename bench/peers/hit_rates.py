@@ -11,7 +11,6 @@ Exit status: 0, or 1 if kvgpu hits less than vLLM, 2 if vLLM is missing or count
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Iterator
 from itertools import zip_longest
@@ -108,7 +107,6 @@ def main() -> int:
     add("--num-blocks", default=BLOCKS, help="blocks of the pools, with commas between (%(default)s)")
     add("--no-decode", action="store_true", help="compute prompts only")
     options = parser.parse_args()
-    os.environ["PYTHONHASHSEED"] = "0"
     try:
         return finish("hit_rates", made(options), options)
     except (KVGPUError, OSError) as error:
