@@ -6,7 +6,7 @@ from math import gcd, lcm
 from typing import Any
 
 from kvgpu.config.behaviour import BEHAVIOUR_0_23, Behaviour
-from kvgpu.config.block_sizes import hits_inside_states
+from kvgpu.config.block_sizes import ends_inside_blocks
 from kvgpu.config.kv_cache_config import KVCacheConfig, KVCacheGroupSpec
 from kvgpu.config.specs import (
     ChunkedLocalAttentionSpec,
@@ -84,8 +84,8 @@ def parse_groups(
 
     Raises:
         UnknownNameError: There is no such group; the message lists all groups.
-        ConfigError: An argument is missing or wrong, or blocks of states would be hit inside, which kvgpu does not
-            model (fact B80).
+        ConfigError: An argument is missing or wrong, or blocks of states would be hit inside (fact B80), where the
+            replay cuts no prompts.
     """
     groups = []
     for place, part in enumerate(text.split("+")):
@@ -99,10 +99,10 @@ def parse_groups(
         groups.append(KVCacheGroupSpec([f"layer{place}"], GROUPS[name](size, argument)))
     config = KVCacheConfig(num_blocks, [], groups, retention_interval)
     hash_block_size = gcd(*(group.kv_cache_spec.block_size for group in groups))
-    if behaviour.keeps_boundaries and hits_inside_states(config, hash_block_size):
+    if behaviour.keeps_boundaries and ends_inside_blocks(groups, hash_block_size, 1):
         raise ConfigError(
             f"in behaviour {behaviour.version} blocks of states would be hit inside, every {hash_block_size} tokens, "
-            "which is not modelled: give all groups blocks of one size"
+            "where the replay cuts no prompts: give all groups blocks of one size"
         )
     return config
 

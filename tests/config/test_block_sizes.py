@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 from support.managers import full, make_config, mamba, window
 
-from kvgpu.config.block_sizes import hits_inside_states, resolve_kv_cache_block_sizes
+from kvgpu.config.block_sizes import ends_inside_blocks, resolve_kv_cache_block_sizes
 from kvgpu.errors import ConfigError
 
 
@@ -123,4 +123,4 @@ def test_sizes_without_a_common_multiple_in_range_are_refused():
     ],
 )
 def test_blocks_of_states_that_cover_more_than_a_hash_would_be_hit_inside(specs, hash_size, ranks, expected):
-    assert hits_inside_states(make_config(*specs), hash_size, ranks) is expected
+    assert ends_inside_blocks(make_config(*specs).kv_cache_groups, hash_size, ranks) is expected
