@@ -7,10 +7,10 @@ from kvgpu.blocks.block_list import BlockList
 from kvgpu.blocks.kv_cache_blocks import KVCacheBlocks
 from kvgpu.blocks.record import NO_IDS, Ids
 from kvgpu.coordinators.base import KVCacheCoordinator
-from kvgpu.errors import ArgumentError, ArgumentTypeError, GroupCountError, RunningRequestError
+from kvgpu.errors import ArgumentError, ArgumentTypeError, BlockStateError, GroupCountError, RunningRequestError
 from kvgpu.groups.compiled import find_hit_fault
 from kvgpu.hashing.block_hashes import BlockHashes
-from kvgpu.integers import as_integer, as_integers, shown
+from kvgpu.integers import MOST_TOKENS, as_integer, as_integers, shown
 from kvgpu.rules.plan_words import FULL
 
 NO_HITS: tuple[Ids, ...] = ()
@@ -106,6 +106,29 @@ class CallChecks:
                     f"request {request_id} says that {num_tokens} of its tokens are computed, but holds blocks for "
                     f"{held}: set num_computed_tokens to 0 when it is freed, or allocated for the first time"
                 )
+
+    def refuse_hashed(self, request_id: str, num_tokens: int, num_hashed: int = MOST_TOKENS) -> None:
+        """Check that the first `num_tokens` tokens, as far as there are blocks and hashes for them, can be cached.
+
+        Raises:
+            BlockStateError: A block that is to be cached can already be found under a hash.
+        """
+        pool, coordinator = self._block_pool, self._coordinator
+        state, holds = pool.state, pool.cached_block_hash_to_block.holds
+        covers_less = pool.prefix_cache.further.covers_less
+        for manager in coordinator.single_type_managers:
+            blocks = manager.req_to_blocks.get(request_id)
+            if blocks is None:
+                continue
+            num_cacheable = min(coordinator.get_num_cacheable_tokens(num_tokens, manager.kv_cache_group_id), num_hashed)
+            first, full = max(blocks.num_cached, 0), num_cacheable // manager.block_size
+            for place, block_id in enumerate(blocks.ids[first:full].tolist() if first < full else (), first + 1):
+                if block_id == state.null_id or covers_less(block_id, place * manager.block_size):
+                    continue
+                if holds(state.view(block_id)):
+                    raise BlockStateError(
+                        f"request {request_id}: block {block_id} is to be cached, but already has a hash"
+                    )
 
     def refuse_hashes_to_come(self, request_id: Any, hashes: Any, num_tokens: int) -> None:
         """Check the hashes under which blocks are about to be cached.

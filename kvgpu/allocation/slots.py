@@ -152,7 +152,7 @@ class SlotAllocator(Exclusive):
         if takes_hits:
             checks.refuse_bad_hits(request_id, computed, are_distinct(hashes))
         if caches:
-            coordinator.refuse_hashed(request_id, num_cacheable, num_hashed)
+            checks.refuse_hashed(request_id, num_cacheable, num_hashed)
             checks.refuse_hashes_to_come(request_id, hashes, num_cacheable)
         hits = computed if takes_hits else lookups.empty.blocks
         num_free = self.block_pool.get_num_free_blocks()
@@ -228,7 +228,7 @@ class SlotAllocator(Exclusive):
         if self._behaviour.keeps_boundaries:
             junction_of(request)  # an odd one is refused before anything is cached
         hashes, num_hashed = self._hashes_of(request, request_id, num_tokens)
-        coordinator.refuse_hashed(request_id, num_tokens, num_hashed)
+        self.checks.refuse_hashed(request_id, num_tokens, num_hashed)
         self.checks.refuse_hashes_to_come(request_id, hashes, num_tokens)
         coordinator.cache_blocks(request, num_tokens)
 

@@ -47,7 +47,7 @@ class SingleCalls:
             if record["serial"] != 0:
                 num_main = int(record["num_computed"]) + new
                 num_tokens = _tokens_to_cache(num_main, int(record["num_tokens"]))
-                self._manager.coordinator.refuse_hashed(self._rows.names[row], num_tokens)
+                self._manager.slots.checks.refuse_hashed(self._rows.names[row], num_tokens)
 
     def allocate(self, rows: RowIds, num_new: npt.NDArray[np.int64], options: StepOptions) -> BatchAllocation:
         """Do what `BatchManager.allocate_batch` does, by calls of `KVCacheManager.allocate_slots`.

@@ -39,6 +39,15 @@ def resolve_kv_cache_block_sizes(kv_cache_config: KVCacheConfig, vllm_config: An
         raise ConfigError(f"the configuration lacks a part that is needed: {error}") from error
 
 
+def has_blocks_of_several_hashes(groups: Sequence[KVCacheGroupSpec], hash_block_size: int, dcp_world_size: int) -> bool:
+    """Return whether a block of full attention or of states may have several hashes, so that a prompt may end there."""
+    return any(
+        isinstance(group.kv_cache_spec, FullAttentionSpec | MambaSpec)
+        and group.kv_cache_spec.block_size * dcp_world_size > hash_block_size
+        for group in groups
+    )
+
+
 def ends_inside_blocks(groups: Sequence[KVCacheGroupSpec], hash_block_size: int, dcp_world_size: int) -> bool:
     """Return whether hits of a model may end inside a block, in behaviour 0.33 (B80).
 

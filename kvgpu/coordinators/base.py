@@ -14,17 +14,16 @@ from kvgpu.blocks.record import NO_IDS, Ids
 from kvgpu.blocks.state import KVCacheBlock
 from kvgpu.compiled.jit import python_of
 from kvgpu.config.behaviour import BEHAVIOUR_0_23, Behaviour
+from kvgpu.config.block_sizes import has_blocks_of_several_hashes
 from kvgpu.config.kv_cache_config import KVCacheConfig
-from kvgpu.config.specs import FullAttentionSpec, MambaSpec
 from kvgpu.coordinators.retention import checked_retention, group_record
 from kvgpu.environment import retention_interval
-from kvgpu.errors import BlockStateError, ConfigError
+from kvgpu.errors import ConfigError
 from kvgpu.groups.base import Blocks, SingleTypeKVCacheManager
 from kvgpu.groups.cross import CrossAttentionManager
-from kvgpu.groups.mamba import MambaManager
 from kvgpu.groups.registry import get_manager_for_kv_cache_spec
 from kvgpu.hashing.functions import BlockHash
-from kvgpu.integers import MOST_TOKENS, as_integer, as_size
+from kvgpu.integers import as_integer, as_size
 from kvgpu.metrics import KVCacheMetricsCollector
 from kvgpu.rules import allocation as rules
 from kvgpu.rules.allocation import GROUP_RECORD
@@ -101,7 +100,10 @@ class KVCacheCoordinator(ABC):
             metrics_collector,
             behaviour=behaviour,
             num_hash_lookahead_tokens=num_hash_lookahead_tokens,
-            num_aliases=kv_cache_config.num_blocks if behaviour.keeps_inside and self._has_long_blocks() else 0,
+            num_aliases=kv_cache_config.num_blocks
+            if behaviour.keeps_inside
+            and has_blocks_of_several_hashes(groups, self.hash_block_size, self.dcp_world_size)
+            else 0,
             backend=backend,
         )
         flagged = {i for i, group in enumerate(groups) if group.is_eagle_group}
@@ -137,25 +139,9 @@ class KVCacheCoordinator(ABC):
         interval = in_config if behaviour.keeps_boundaries else retention_interval()
         self.retention_interval = checked_retention(interval, self.single_type_managers, size, behaviour)
 
-    def _has_long_blocks(self) -> bool:
-        """Whether a block of some group has several hashes, so that a prompt may end inside it."""
-        return any(
-            isinstance(group.kv_cache_spec, FullAttentionSpec | MambaSpec)
-            and group.kv_cache_spec.block_size * self.dcp_world_size > self.hash_block_size
-            for group in self.kv_cache_config.kv_cache_groups
-        )
-
     def keep_junctions(self, wanted: bool) -> bool:
-        """Keep states at junctions inside blocks from now on if that is wanted and can be; return whether it is (B85).
-
-        A drafter of several modules computes the last tokens again, so that steps do not end at a junction.
-        """
-        kept = bool(wanted and self.eagle_group_ids and self.enable_partial_hash_hits)
-        kept = kept and self.num_reprefillable_tokens == 0
-        for manager in self.single_type_managers:
-            if isinstance(manager, MambaManager):
-                manager.shared_prefix_checkpoint = kept
-        return kept
+        """Keep states at junctions inside blocks too if that is wanted and can be; return whether it is (B85)."""
+        return False
 
     @property
     def full_attention_group_id(self) -> int | None:
@@ -267,28 +253,6 @@ class KVCacheCoordinator(ABC):
         return _cacheable_tokens(
             num_computed_tokens, self.caching_alignment, manager.use_eagle, manager.block_size, behind
         )
-
-    def refuse_hashed(self, request_id: str, num_tokens: int, num_hashed: int = MOST_TOKENS) -> None:
-        """Check that the first `num_tokens` tokens, as far as there are blocks and hashes for them, can be cached.
-
-        Raises:
-            BlockStateError: A block that is to be cached can already be found under a hash.
-        """
-        state, holds = self.block_pool.state, self.block_pool.cached_block_hash_to_block.holds
-        covers_less = self.block_pool.prefix_cache.further.covers_less
-        for manager in self.single_type_managers:
-            blocks = manager.req_to_blocks.get(request_id)
-            if blocks is None:
-                continue
-            num_cacheable = min(self.get_num_cacheable_tokens(num_tokens, manager.kv_cache_group_id), num_hashed)
-            first, full = max(blocks.num_cached, 0), num_cacheable // manager.block_size
-            for place, block_id in enumerate(blocks.ids[first:full].tolist() if first < full else (), first + 1):
-                if block_id == state.null_id or covers_less(block_id, place * manager.block_size):
-                    continue
-                if holds(state.view(block_id)):
-                    raise BlockStateError(
-                        f"request {request_id}: block {block_id} is to be cached, but already has a hash"
-                    )
 
     def covered_until(self, request_id: str, num_computed_tokens: int) -> int:
         """Return the number of tokens up to which a call for the request changes nothing in any group."""

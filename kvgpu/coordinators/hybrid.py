@@ -11,6 +11,7 @@ from kvgpu.config.specs import FullAttentionSpec, KVCacheSpec
 from kvgpu.coordinators.base import Hits, KVCacheCoordinator
 from kvgpu.errors import ConfigError
 from kvgpu.groups.base import SingleTypeKVCacheManager
+from kvgpu.groups.mamba import MambaManager
 from kvgpu.groups.registry import layer_spec
 from kvgpu.hashing.functions import BlockHash
 from kvgpu.rules.plan import HitQuery, PrefixPlan
@@ -80,6 +81,15 @@ class HybridKVCacheCoordinator(KVCacheCoordinator):
                 self.single_type_managers[i].use_eagle = same.eagle
 
         self._plans = [PrefixPlan((query,), behaviour.looks_beyond_limit) for query in self.plan.queries]
+
+    def keep_junctions(self, wanted: bool) -> bool:
+        # A drafter of several modules computes the last tokens again, so that steps do not end at a junction.
+        kept = bool(wanted and self.eagle_group_ids and self.enable_partial_hash_hits)
+        kept = kept and self.num_reprefillable_tokens == 0
+        for manager in self.single_type_managers:
+            if isinstance(manager, MambaManager):
+                manager.shared_prefix_checkpoint = kept
+        return kept
 
     @property
     def full_attention_group_id(self) -> int | None:

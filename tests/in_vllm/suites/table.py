@@ -100,7 +100,7 @@ SUITES: dict[str, dict[str, Suite]] = {
                     "mamba_eagle_resume_checkpoint",
                 )
             ),
-            {"plain": 264},
+            {"plain": 264, "manager": 1},
             by_names=True,
         ),
         "hashes and planning": Suite(_core("kv_cache_utils"), {"plain": 111, "manager": 49}, by_names=True),
