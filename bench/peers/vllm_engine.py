@@ -1,4 +1,4 @@
-"""vLLM 0.23.0 with either manager, for benchmarks inside it: the tests have its engine without a GPU."""
+"""vLLM with either manager, for benchmarks inside it: the tests have its engine without a GPU."""
 
 import random
 import sys
@@ -7,7 +7,6 @@ from typing import Any
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "tests"))
 
-NAME = "vLLM 0.23.0"
 SIZE = 16
 VOCABULARY = 50_000
 WINDOW = 1024
@@ -22,6 +21,7 @@ class Engine:
     """What both sides need.
 
     Attributes:
+        name: Of vLLM, with its version.
         engines: The module that makes schedulers, configurations and requests.
         makers: Make vLLM's manager, and kvgpu's through the plug-in.
         hashers: Functions that hash requests, vLLM's and that of the plug-in.
@@ -32,6 +32,7 @@ class Engine:
     """
 
     def __init__(self) -> None:
+        import vllm
         from in_vllm import engines
         from vllm.utils.hashing import sha256
         from vllm.v1.core import kv_cache_utils
@@ -40,6 +41,7 @@ class Engine:
         from kvgpu.vllm import hasher
         from kvgpu.vllm.manager import make_manager
 
+        self.name = f"vLLM {vllm.__version__}"
         self.engines = engines
         self.makers = (KVCacheManager, make_manager)
         self.specs = {"full": (engines.full(),), "full + window": (engines.full(), engines.window(tokens=WINDOW))}
