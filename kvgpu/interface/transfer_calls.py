@@ -88,7 +88,7 @@ class TransferCalls(ManagerViews):
     def estimate_cached_tokens(self, request: Any) -> int:
         """Return how many of a request's leading tokens are cached in all groups, by its last cached blocks (B43).
 
-        O(blocks).
+        O(blocks behind the last cached one, and groups).
         """
         fewest: int | None = None
         request_id = name_of(request)
@@ -98,7 +98,8 @@ class TransferCalls(ManagerViews):
             spec = group.kv_cache_spec
             if isinstance(spec, NOT_CACHED) or not spec.prefix_cacheable:
                 continue
-            blocks = list(manager.req_to_blocks.get(request_id, ()))
+            # No list of them is made: every prompt asks, and the last block or the one before it is cached.
+            blocks = manager.req_to_blocks.get(request_id, ()) if self.coordinator.block_pool.enable_caching else ()
             cached = next((i + 1 for i in reversed(range(len(blocks))) if blocks[i].block_hash is not None), 0)
             num_tokens = cached * manager.block_size
             fewest = num_tokens if fewest is None else min(fewest, num_tokens)

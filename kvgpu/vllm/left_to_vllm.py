@@ -21,11 +21,8 @@ def is_left_to_vllm(scheduler: Any) -> bool:
         return scheduler.ec_connector is not None and scheduler.connector is None
     drafter = scheduler.vllm_config.speculative_config
     return bool(
-        # These are asked, or told, of single requests.
-        scheduler.ec_connector is not None
-        or scheduler.aux_output_connector is not None
         # Models that pool or diffuse, or encode only, do not generate a token a step.
-        or scheduler.num_sampled_tokens_per_step != 1
+        scheduler.num_sampled_tokens_per_step != 1
         or scheduler.is_mm_encoder_only
         # Chunks of prompts may not end anywhere.
         or scheduler.num_prefill_lookahead > 1
@@ -48,6 +45,12 @@ def takes_all(scheduler: Any, waits: bool, throttles: bool) -> bool:
         return True
     if scheduler.kv_cache_manager.behaviour == BEHAVIOUR_0_23:
         return False
+    # These are asked, or told, of single requests.
+    if scheduler.ec_connector is not None or scheduler.aux_output_connector is not None:
+        return True
+    # Instead of requests that give way, the step waits for blocks.
+    if scheduler.connector is not None and scheduler.connector.has_pending_block_frees():
+        return True
     # Prompts wait only while others generate, and for so many steps since one was computed.
     if throttles or scheduler.local_prefill_interval > 1:
         if waits and not scheduler.prefill_capacity_bound:

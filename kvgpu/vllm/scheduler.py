@@ -205,7 +205,7 @@ class Scheduler(scheduler.Scheduler):  # type: ignore[misc]  # vLLM is not there
             self.prev_step_scheduled_req_ids.update(step.ids)
         if not self._is_0_23:
             complete(self, output, step)
-            if is_alone:
+            if is_alone and step.total:
                 count_step(self)
 
     def _build_kv_connector_meta(self, connector: Any, scheduler_output: Any) -> Any:
