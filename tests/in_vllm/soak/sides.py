@@ -7,6 +7,7 @@ from typing import Any
 from unittest import mock
 
 from in_vllm import engines
+from in_vllm.oracle import is_0_33
 from in_vllm.soak.comparison import Difference
 from in_vllm.soak.connector import NAME as CONNECTOR
 from in_vllm.soak.grammar import GrammarManager
@@ -31,6 +32,7 @@ MODES = ("arrays", "manager only")
 EXPECTED_FALLBACKS: frozenset[str] = frozenset()
 """Reasons for which vLLM's manager may serve in place of kvgpu's; every layout of the soak is modelled."""
 
+IS_0_33 = is_0_33()
 ENCODER_BUDGET, ENCODER_CACHE = 64, 96
 RETENTION, V2_RUNNER = "VLLM_PREFIX_CACHE_RETENTION_INTERVAL", "VLLM_USE_V2_MODEL_RUNNER"
 
@@ -86,6 +88,15 @@ def _adapt(config: Any, scenario: Scenario) -> None:
             use_eagle=lambda: scenario.method == "eagle",
             uses_draft_model=lambda: scenario.method == "draft_model",
             use_dflash=lambda: scenario.method == "dflash",
+            # Since 0.26.
+            use_dspark=lambda: False,
+            use_multi_module_mtp=lambda: False,
+            use_eagle_block_drop=lambda: scenario.method == "eagle",
+            needs_eagle_block_drop=lambda: scenario.method == "eagle",
+            disable_eagle_block_drop=False,
+            disable_lookahead_block_hashes=not scenario.hashes_ahead,
+            num_speculative_tokens_per_batch_size=scenario.drafts_by_batch,
+            max_num_new_slots_for_drafting=int(scenario.method == "draft_model"),
         )
     if "connector" in scenario:
         config.kv_transfer_config = KVTransferConfig(
@@ -126,7 +137,8 @@ def _make_scheduler(scenario: Scenario, kind: type, make_manager: Any, publisher
         longest=scenario.longest,
         scheduler=make,
     )
-    variables = {RETENTION: str(scenario.retention)} if "retention" in scenario else {}
+    # Since 0.30 it is part of the configuration.
+    variables = {RETENTION: str(scenario.retention)} if "retention" in scenario and not IS_0_33 else {}
     with mock.patch.dict(os.environ), mock.patch.object(scheduler_module, "KVCacheManager", make_manager):
         for name in (RETENTION, "KVGPU_VLLM"):
             os.environ.pop(name, None)
@@ -166,7 +178,8 @@ def make_sides(scenario: Scenario, mode: str) -> tuple[list[Side], list[str]]:
     ):
         publisher = Publisher()
         scheduler = _make_scheduler(scenario, kind, make_manager, publisher)
-        hasher = hashing.get_request_block_hasher(scenario.hash_block_size, hash_fn)
+        ahead = (scheduler.num_hash_lookahead_tokens,) if IS_0_33 else ()
+        hasher = hashing.get_request_block_hasher(scenario.hash_block_size, hash_fn, *ahead)
         sides.append(Side(name, scheduler, hasher, publisher))
     fallbacks = [reason for reason in (manager_module.made - before) if reason != "kvgpu"]
     if not EXPECTED_FALLBACKS.issuperset(fallbacks):
