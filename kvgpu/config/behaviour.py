@@ -60,6 +60,8 @@ class Behaviour:
     """Retention comes with the configuration, also for states, and keeps the ends of a prompt (B60 to B66)."""
     shares_by_spec: bool
     """Context parallelism divides the blocks of the specs that say so, also beside other groups (B10, B13)."""
+    keeps_inside: bool
+    """The end of a prompt inside a block stays cached, and hits may end there in some models (B80 to B87)."""
 
 
 BEHAVIOUR_0_23: Final = Behaviour(
@@ -84,6 +86,7 @@ BEHAVIOUR_0_23: Final = Behaviour(
     looks_beyond_limit=False,
     keeps_boundaries=False,
     shares_by_spec=False,
+    keeps_inside=False,
 )
 
 BEHAVIOUR_0_33: Final = Behaviour(
@@ -108,6 +111,7 @@ BEHAVIOUR_0_33: Final = Behaviour(
     looks_beyond_limit=True,
     keeps_boundaries=True,
     shares_by_spec=True,
+    keeps_inside=True,
 )
 
 BEHAVIOURS: Final = {each.version: each for each in (BEHAVIOUR_0_23, BEHAVIOUR_0_33)}

@@ -220,7 +220,9 @@ class Scheduler(scheduler.Scheduler):  # type: ignore[misc]  # vLLM is not there
         if step is None or self._rows is None:
             super()._update_after_schedule(scheduler_output)
             return
-        if not step.is_decode or self._rows.has_structured or self._by_vllm:
+        # Blocks that are freed wait for the last step that a request was in, which vLLM notes.
+        notes_steps = not self._is_0_23 and self.defer_block_free
+        if not step.is_decode or self._rows.has_structured or self._by_vllm or notes_steps:
             self._merge(scheduler_output, step)
         by_vllm = step.merged
         super()._update_after_schedule(scheduler_output)
