@@ -72,7 +72,9 @@ def _adapt(config: Any, scenario: Scenario) -> None:
     config.scheduler_config.long_prefill_token_threshold = scenario.threshold
     config.scheduler_config.scheduler_reserve_full_isl = scenario.reserves_prompts
     config.cache_config.block_size = scenario.block_size
-    config.cache_config.enable_prefix_caching = "no_caching" not in scenario
+    # Since 0.30 states are only cached at ends of blocks.
+    uncached = IS_0_33 and scenario.layout in ("mamba_all", "mamba_none")
+    config.cache_config.enable_prefix_caching = "no_caching" not in scenario and not uncached
     if scenario.layout.startswith("mamba_"):
         config.cache_config.mamba_cache_mode = scenario.layout.removeprefix("mamba_")
     config.parallel_config.decode_context_parallel_size = scenario.ranks
