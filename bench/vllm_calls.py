@@ -99,7 +99,7 @@ def decode(engine: Engine, case: str, seed: int) -> Timer:
                         "cache_blocks, nothing becomes full", side, (step, i), manager.cache_blocks, request, computed
                     )
             for i in range(4):
-                if hasattr(engine.makers[0], "get_num_common_prefix_blocks"):
+                if engine.counts_shared_blocks:
                     timer("common prefix blocks", side, (step, i), manager.get_num_common_prefix_blocks, f"r{i}")
                 timer("take_events, without events", side, (step, i), manager.take_events)
             manager.new_step_starts()

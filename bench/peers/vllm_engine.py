@@ -25,6 +25,7 @@ class Engine:
         engines: The module that makes schedulers, configurations and requests.
         makers: Make vLLM's manager, and kvgpu's through the plug-in.
         hashers: Functions that hash requests, vLLM's and that of the plug-in.
+        counts_shared_blocks: Whether its scheduler asks for the leading blocks that all requests share.
         specs: Specs of vLLM, by kind of model.
 
     Raises:
@@ -39,10 +40,13 @@ class Engine:
         from vllm.v1.core.kv_cache_manager import KVCacheManager
 
         from kvgpu.vllm import hasher
+        from kvgpu.vllm.capabilities import behaviour_of_vllm
         from kvgpu.vllm.manager import make_manager
 
         self.name = f"vLLM {vllm.__version__}"
         self.engines = engines
+        behaviour = behaviour_of_vllm()
+        self.counts_shared_blocks = behaviour is None or behaviour.counts_shared_blocks
         self.makers = (KVCacheManager, make_manager)
         self.specs = {"full": (engines.full(),), "full + window": (engines.full(), engines.window(tokens=WINDOW))}
         self._hasher = engines.hasher_of_vllm()

@@ -55,6 +55,11 @@ class Scenario:
         counts_nans: Whether the model counts NaNs in logits.
         hashes_ahead: Whether hashes cover what EAGLE reads ahead; vLLM 0.33 only.
         drafts_by_batch: Draft tokens by size of batch, as ranges with a number each; vLLM 0.33 only.
+        watermark: Share of the blocks that admissions leave free; vLLM 0.33 only.
+        prefill_interval: Steps from one that computes prompts to the next; vLLM 0.33 only.
+        throttles: Share of the steps in which prompts should wait; vLLM 0.33 only.
+        adapts_threshold: Whether few requests may compute more than `threshold`; vLLM 0.33 only.
+        most_active: Requests that are admitted at once; vLLM 0.33 only.
         few_rows: Running requests from which on arrays serve; None for kvgpu's own number, which is a matter of speed.
     """
 
@@ -86,6 +91,11 @@ class Scenario:
     counts_nans: bool
     hashes_ahead: bool
     drafts_by_batch: list[tuple[int, int, int]] | None
+    watermark: float
+    prefill_interval: int
+    throttles: float
+    adapts_threshold: bool
+    most_active: int
     few_rows: int | None
 
     def __contains__(self, feature: str) -> bool:
@@ -203,4 +213,9 @@ def draw_scenario(seed: int, number: int, length: int, lead: str | None = None) 
         few_rows=rng.choice([None, 4, 2, 2, 2]),
         hashes_ahead=rng.random() < 0.5,
         drafts_by_batch=drafts_by_batch(rng, num_drafts, most_running) if rng.random() < 0.2 and num_drafts else None,
+        watermark=rng.choice([0.0, 0.0, 0.0, 0.05]),
+        prefill_interval=rng.choice([1, 1, 1, 1, 1, 3]),
+        throttles=rng.choice([0.0, 0.0, 0.0, 0.0, 0.5]),
+        adapts_threshold=rng.random() < 0.3,
+        most_active=rng.choice([most_running, most_running, most_running // 2]),
     )

@@ -71,6 +71,11 @@ def _adapt(config: Any, scenario: Scenario) -> None:
     config.scheduler_config.policy = "priority" if "priority" in scenario else "fcfs"
     config.scheduler_config.long_prefill_token_threshold = scenario.threshold
     config.scheduler_config.scheduler_reserve_full_isl = scenario.reserves_prompts
+    if IS_0_33:
+        config.scheduler_config.watermark = scenario.watermark
+        config.scheduler_config.prefill_schedule_interval = scenario.prefill_interval
+        config.scheduler_config.long_prefill_token_threshold_adaptive = scenario.adapts_threshold
+        config.scheduler_config.max_num_active_seqs = scenario.most_active
     config.cache_config.block_size = scenario.block_size
     # Since 0.30 states are only cached at ends of blocks.
     uncached = IS_0_33 and scenario.layout in ("mamba_all", "mamba_none")

@@ -49,7 +49,14 @@ COUNTS = (
     "max_num_running_reqs",
     "max_num_scheduled_tokens",
     *(
-        ("max_num_active_reqs", "prefill_capacity_bound", "num_executed_steps", "sched_step_seq", "processed_step_seq")
+        (
+            "max_num_active_reqs",
+            "prefill_capacity_bound",
+            "num_executed_steps",
+            "last_prefill_step",
+            "sched_step_seq",
+            "processed_step_seq",
+        )
         if IS_0_33
         else ()
     ),
