@@ -88,7 +88,9 @@ def append_tokens(step: ArrayStep, answer: Any, rules: AnswerRules) -> Made:
                 num_tokens - 1 + holders - num_computed != 1
                 or holders < 1
                 # Answers to steps before it had to give way are still to come.
-                or (request.num_in_flight_tokens != holders if counts_in_flight else request.async_tokens_to_discard > 0)
+                or (
+                    request.num_in_flight_tokens != holders if counts_in_flight else request.async_tokens_to_discard > 0
+                )
             ):
                 in_order = False
                 continue

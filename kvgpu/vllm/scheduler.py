@@ -241,12 +241,7 @@ class Scheduler(scheduler.Scheduler):  # type: ignore[misc]  # vLLM is not there
             return super().update_from_output(scheduler_output, model_runner_output)
         self.served.answers += len(scheduled)
         step = next((step for output, step in self._unanswered if output is scheduler_output), None)
-        if (
-            step is None
-            or self.perf_metrics is not None
-            or self._has_refused()
-            or not is_usual(model_runner_output)
-        ):
+        if step is None or self.perf_metrics is not None or self._has_refused() or not is_usual(model_runner_output):
             return super().update_from_output(scheduler_output, model_runner_output)
         self._unanswered = deque((each for each in self._unanswered if each[1] is not step), IN_FLIGHT)
         made = append_tokens(step, model_runner_output, self._rules)
