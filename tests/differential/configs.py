@@ -35,9 +35,6 @@ class Config:
     block_sizes: list[int] = field(default_factory=list)
 
 
-COARSE_SPECS = ("FullAttentionSpec", "MLAAttentionSpec", "MambaSpec")
-"""Specs of which vLLM 0.33 hits a part of a block, if it has several hashes."""
-
 ATTENTION = {"num_kv_heads": 1, "head_size": 1}
 
 
@@ -80,16 +77,7 @@ def _later(rng: random.Random, config: Config) -> Config:
         if "mamba_cache_mode" in group.kwargs:
             group.kwargs["mamba_cache_mode"] = "align" if caching else rng.choice(["none", "align"])
     config.mamba_align = any(g.kwargs.get("mamba_cache_mode") == "align" for g in config.groups)
-    # Hits end with a block: no block that could hold part of a hit has several hashes (docs/semantics.md).
-    if caching and any(group.spec in COARSE_SPECS for group in config.groups):
-        smallest = config.hash_block_size = max(config.hash_block_size, min(config.block_sizes))
-        for group in config.groups:
-            if group.spec in COARSE_SPECS:
-                group.kwargs["block_size"] = smallest
-        config.block_sizes = [group.kwargs["block_size"] for group in config.groups]
-        config.scheduler_block_size = lcm(*config.block_sizes)
-        if len(config.groups) == 1:
-            config.scheduler_block_size = config.hash_block_size = smallest * options["dcp_world_size"]
+    _keep_states_inside(rng, config)
     scheduler = config.scheduler_block_size
     config.retention = None
     if rng.random() < 0.7:
@@ -104,6 +92,23 @@ def _later(rng: random.Random, config: Config) -> Config:
     if options["use_eagle"] and rng.random() < 0.5:
         options["use_eagle"] = False
     return config
+
+
+def _keep_states_inside(rng: random.Random, config: Config) -> None:
+    """What concerns states inside a block: from inside a step, at junctions, and under hashes that look ahead."""
+    if rng.random() < 0.3:
+        every = config.hash_block_size * rng.choice([1, 1, 2])
+        for group in config.groups:
+            if group.kwargs.get("mamba_cache_mode") == "align":
+                group.kwargs |= {"num_prefill_checkpoint_blocks": 1, "prefill_checkpoint_alignment": every}
+    if rng.random() < 0.3:
+        config.options["enable_mamba_shared_prefix_checkpoint"] = True
+    if config.options["use_eagle"] and rng.random() < 0.5:
+        # As an engine has it: nothing is dropped where hashes look ahead.
+        lookahead = rng.choice([1, 1, 2])
+        if lookahead <= config.scheduler_block_size:
+            config.options |= {"use_eagle": False, "num_hash_lookahead_tokens": lookahead}
+            config.options["num_prefill_lookahead"] = lookahead
 
 
 def _drawn(rng: random.Random) -> Config:
