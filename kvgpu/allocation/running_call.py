@@ -44,8 +44,8 @@ SERIAL_NUMBER, LISTED, NUM_PROMPT, FACTS = 0, 1, 2, 3
 """Facts: the serial number of the first block table, the address of the list of hashes, tokens of the prompt."""
 
 NUM_COMPUTED, NUM_TOKENS, NUM_NEW, NUM_IN_FLIGHT, COUNTS = range(5)
-"""Counters: tokens that have slots, tokens of the request, tokens to give slots to, 0 for none, and tokens of steps that
-have not ended."""
+"""Counters: tokens that have slots, tokens of the request, tokens to give slots to, 0 for none, and tokens of steps
+that have not ended."""
 
 PLACE, COVERED_TO, BUSY = 0, 1, 2
 """Of a request that needed something: its place, the new value of `RequestBlocks.covered_until`, and then, for each

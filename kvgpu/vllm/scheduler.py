@@ -13,12 +13,11 @@ from vllm.v1.core.sched.request_queue import SchedulingPolicy
 
 from kvgpu.config.behaviour import BEHAVIOUR_0_23
 from kvgpu.environment import vllm_policy
-from kvgpu.vllm.array_step import ArrayStep, StepLimits, take_step
+from kvgpu.vllm.array_step import ArrayStep, StepLimits, complete, count_step, take_step
 from kvgpu.vllm.array_update import AnswerRules, append_tokens, is_usual, joined
 from kvgpu.vllm.left_to_vllm import is_left_to_vllm, longest_chunk, takes_all
 from kvgpu.vllm.plugin import register
 from kvgpu.vllm.running_rows import RunningRows
-from kvgpu.vllm.step_output import complete, count_step
 from kvgpu.vllm.waiting_order import WaitingOrder, waiting_order
 
 logger = logging.getLogger(__name__)
