@@ -177,7 +177,11 @@ GOALS = {"free ": 2, "look up 32,768 tokens, nothing cached": 3, "hash 512": 4, 
 
 
 def made(options: argparse.Namespace) -> Iterator[Row]:
-    """All rows."""
+    """All rows.
+
+    Raises:
+        ImportError: vLLM is missing, or is one that kvgpu does not serve.
+    """
     gc.disable()
     engine = Engine()
     found = measure(engine, options.rounds, options.most)

@@ -29,7 +29,7 @@ class Engine:
         specs: Specs of vLLM, by kind of model.
 
     Raises:
-        ImportError: vLLM is missing.
+        ImportError: vLLM is missing, or is one that kvgpu does not serve.
     """
 
     def __init__(self) -> None:
@@ -46,7 +46,9 @@ class Engine:
         self.name = f"vLLM {vllm.__version__}"
         self.engines = engines
         behaviour = behaviour_of_vllm()
-        self.counts_shared_blocks = behaviour is None or behaviour.counts_shared_blocks
+        if behaviour is None:
+            raise ImportError(f"kvgpu does not serve {self.name}: both sides would be vLLM's")
+        self.counts_shared_blocks = behaviour.counts_shared_blocks
         self.makers = (KVCacheManager, make_manager)
         self.specs = {"full": (engines.full(),), "full + window": (engines.full(), engines.window(tokens=WINDOW))}
         self._hasher = engines.hasher_of_vllm()
