@@ -22,6 +22,8 @@ ON_KERNELS := tests/ptx tests/device tests/index tests/batch/test_queries.py tes
 
 # Of vLLM, for the target vllm: tests/in_vllm/requirements has a file for each that is known.
 VERSION ?= 0.23.0
+# Those that kvgpu serves.
+SOAKED  := 0.23.0 0.33.0
 VLLM    := build/vllm-$(VERSION)
 SOURCE  := $(VLLM)/vllm-$(VERSION)
 CARD    := build/card
@@ -115,8 +117,8 @@ conformance: $(VENV)/.kernels
 vllm: $(VLLM)/.ready
 	$(IN_VLLM) -m pytest -q -p no:asyncio tests/in_vllm $(ARGS)
 	$(IN_VLLM) tests/in_vllm/suites/run.py $(SOURCE) --cases $(VLLM)/cases
-	test $(VERSION) != 0.23.0 || $(IN_VLLM) tests/in_vllm/soak/run.py --request-steps $(STEPS)
-	test $(VERSION) != 0.23.0 || $(IN_VLLM) tests/in_vllm/soak/run.py --request-steps $(STEPS) --manager-only
+	test -z "$(filter $(VERSION),$(SOAKED))" || $(IN_VLLM) tests/in_vllm/soak/run.py --request-steps $(STEPS)
+	test -z "$(filter $(VERSION),$(SOAKED))" || $(IN_VLLM) tests/in_vllm/soak/run.py --request-steps $(STEPS) --manager-only
 
 # On a machine with a GPU: what has goals, checks, the rest. The system's own Python with torch and Triton; rows go to
 # --out in ARGS, else to the folder named OUT in the environment, else to bench/data.

@@ -1,11 +1,11 @@
-"""What one call of a manager, or of a hasher, costs with requests of vLLM 0.23.0: its own, and those of the plug-in.
+"""What one call of a manager, or of a hasher, costs with requests of vLLM: its own, and those of the plug-in.
 
     python bench/vllm_calls.py [--rounds 9] [--most 32768] [--json -]
 
 Both managers of a case serve the same requests in turn, with vLLM's lists of hashes and statistics on; block ids, hits
 and hashes are compared at each call, and without equality no time is printed. A figure is the median of the rounds'
 medians.
-Needs an interpreter with vLLM 0.23.0.
+Needs an interpreter with vLLM 0.23.0 or 0.33.0.
 Exit status: 0 all goals met, 1 a goal missed, 2 the results differ, or vLLM is missing.
 """
 
@@ -18,6 +18,7 @@ import statistics
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
+from inspect import signature
 from pathlib import Path
 from time import perf_counter_ns as now
 from typing import Any
@@ -26,14 +27,15 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]
 
 from harness import Row, benchmark_options, compared, finish  # noqa: E402
-from peers.vllm_engine import NAME, SIZE, Engine, tokens  # noqa: E402
+from peers.vllm_engine import SIZE, Engine, tokens  # noqa: E402
 from tqdm import tqdm  # noqa: E402
-
-from kvgpu.config.behaviour import BEHAVIOUR_0_23  # noqa: E402
 
 RUNNING = 64
 ENDLESS = 100_000
 PROMPTS = (32, 512, 8192, 32_768)
+IN_FLIGHT = ("max_num_batched_tokens", "max_in_flight_tokens")
+"""Names of the same limit, one for each version of vLLM."""
+
 Times = dict[str, list[list[float]]]
 """By call: medians in us of each round, of vLLM and of kvgpu."""
 
@@ -42,7 +44,8 @@ def managers(engine: Engine, case: str, num_blocks: int) -> list[Any]:
     """vLLM's manager and kvgpu's, of a kind of model."""
     config = engine.engines.config_of(*engine.specs[case], num_blocks=num_blocks)
     options = {"max_model_len": 100_000, "scheduler_block_size": SIZE, "hash_block_size": SIZE, "log_stats": True}
-    return [make(config, **options, max_num_batched_tokens=8192) for make in engine.makers]
+    most = next(name for name in IN_FLIGHT if name in signature(engine.makers[0]).parameters)
+    return [make(config, **options, **{most: 8192}) for make in engine.makers]
 
 
 class Timer:
@@ -96,7 +99,8 @@ def decode(engine: Engine, case: str, seed: int) -> Timer:
                         "cache_blocks, nothing becomes full", side, (step, i), manager.cache_blocks, request, computed
                     )
             for i in range(4):
-                timer("common prefix blocks", side, (step, i), manager.get_num_common_prefix_blocks, f"r{i}")
+                if engine.counts_shared_blocks:
+                    timer("common prefix blocks", side, (step, i), manager.get_num_common_prefix_blocks, f"r{i}")
                 timer("take_events, without events", side, (step, i), manager.take_events)
             manager.new_step_starts()
     both[1].check()
@@ -114,7 +118,7 @@ def prompts(engine: Engine, case: str, num_tokens: int, seed: int) -> Timer:
             manager = both[side]
             first, second = (engine.request(f"{name}{turn}", prompt, ENDLESS) for name in "ab")
             for request, kind in ((first, "nothing cached"), (second, "all cached")):
-                blocks, hits = timer(f"look up {words}, {kind}", side, turn, manager.get_computed_blocks, request)
+                blocks, hits, *_ = timer(f"look up {words}, {kind}", side, turn, manager.get_computed_blocks, request)
                 more = (request, num_tokens - hits, hits, blocks)
                 timer(f"allocate {words}, {kind}", side, turn, manager.allocate_slots, *more)
                 held = manager.get_blocks(request.request_id)
@@ -176,20 +180,16 @@ def made(options: argparse.Namespace) -> Iterator[Row]:
     """All rows.
 
     Raises:
-        ImportError: vLLM is missing, or behaves otherwise than 0.23.0.
+        ImportError: vLLM is missing, or is one that kvgpu does not serve.
     """
     gc.disable()
     engine = Engine()
-    from kvgpu.vllm.capabilities import behaviour_of_vllm
-
-    if behaviour_of_vllm() != BEHAVIOUR_0_23:
-        raise ImportError(f"{NAME} is the peer, and here is another version")
     found = measure(engine, options.rounds, options.most)
     print("equal hits and block ids in all calls")
     for case, calls in found.items():
         for name, (theirs, ours) in calls.items():
             goal = next((ratio for start, ratio in GOALS.items() if name.startswith(start)), 1)
-            yield compared(name, case, "us/call", ours, theirs, peer_name=NAME, goal=goal)
+            yield compared(name, case, "us/call", ours, theirs, peer_name=engine.name, goal=goal)
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""What a step of vLLM 0.23.0's real schedulers costs with its own manager, and with kvgpu's through the plug-in.
+"""What a step of vLLM's real schedulers costs with its own manager, and with kvgpu's through the plug-in.
 
     python bench/vllm_steps.py [--rounds 5] [--most 1024] [--json -]
 
@@ -7,7 +7,7 @@ equality no time is printed. A figure is the CPU time of the scheduling thread, 
 unless it says otherwise; there is no model behind it. Rows that name `kvgpu.vllm.Scheduler` are of this class, with the
 share of requests that arrays served; others are of vLLM's own scheduler with kvgpu's manager. Rows with "first run"
 are of a fresh process, with its code in the cache of compiled code.
-Needs an interpreter with vLLM 0.23.0.
+Needs an interpreter with vLLM 0.23.0 or 0.33.0.
 Exit status: 0 all goals met, 1 a goal missed, 2 the results differ, or vLLM is missing.
 """
 
@@ -28,7 +28,7 @@ sys.path[:0] = [str(HERE.parent), str(HERE)]
 
 import numpy as np  # noqa: E402
 from harness import Row, benchmark_options, compared, finish  # noqa: E402
-from peers.vllm_engine import NAME, SIZE, Engine, tokens  # noqa: E402
+from peers.vllm_engine import SIZE, Engine, tokens  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 DECODE_STEPS = 192
@@ -147,9 +147,9 @@ class Schedulers(Engine):
         return sides
 
 
-def row(metric: str, case: str, times: list[list[float]], goal: float | None = None) -> Row:
+def row(engine: Engine, metric: str, case: str, times: list[list[float]], goal: float | None = None) -> Row:
     """A figure of both sides."""
-    return compared(metric, case, "us", times[1], times[0], peer_name=NAME, goal=goal)
+    return compared(metric, case, "us", times[1], times[0], peer_name=engine.name, goal=goal)
 
 
 def prefills(engine: Schedulers, options: argparse.Namespace) -> Iterator[Row]:
@@ -162,16 +162,16 @@ def prefills(engine: Schedulers, options: argparse.Namespace) -> Iterator[Row]:
             gc.collect()
             for total, times in zip(totals, engine.prefill(requests, length, shared, seed).times(), strict=True):
                 total.append(sum(times))
-        yield row("prefill, all steps", name, totals, goal)
+        yield row(engine, "prefill, all steps", name, totals, goal)
         if name == next(iter(PROMPTS)):
-            yield row("prefill, all steps, first run", name, [total[:1] for total in totals], goal)
+            yield row(engine, "prefill, all steps, first run", name, [total[:1] for total in totals], goal)
 
 
-def tails(case: str, times: list[list[float]]) -> Iterator[Row]:
+def tails(engine: Engine, case: str, times: list[list[float]]) -> Iterator[Row]:
     """Rows of the slowest steps, which must not be slower than vLLM's."""
     for name, share in (("99th percentile", 99), ("maximum", 100)):
         ours, theirs = (float(np.percentile(side, share)) for side in (times[1], times[0]))
-        yield row(f"decode step, {CLASS}, {name}", case, [[theirs], [ours]], 1)
+        yield row(engine, f"decode step, {CLASS}, {name}", case, [[theirs], [ours]], 1)
 
 
 def decodes(engine: Schedulers, options: argparse.Namespace) -> Iterator[Row]:
@@ -185,16 +185,16 @@ def decodes(engine: Schedulers, options: argparse.Namespace) -> Iterator[Row]:
         words = f"{running:,} running, {'async' if is_async else 'sync'}{', full + window' if hybrid else ''}"
         gc.collect()
         sides = engine.decode(running, is_async, hybrid, None, seed=running)
-        yield row("decode step", words, sides.times(first=SETTLE), 1.25)
+        yield row(engine, "decode step", words, sides.times(first=SETTLE), 1.25)
         gc.collect()
         sides = engine.decode(running, is_async, hybrid, Scheduler, seed=running)
         served = sides.schedulers[1].served
-        case = f"{words}, {100 * served.array_rows / served.rows:.0f} % from arrays"
-        yield row(f"decode step, {CLASS}", case, sides.times(first=SETTLE), 2)
-        yield row(f"decode step, {CLASS}, schedule alone", case, sides.times(first=SETTLE, alone=True), 4)
-        yield from tails(case, sides.times(first=SETTLE))
+        case = f"{words}, {100 * served.array_rows / max(1, served.rows):.0f} % from arrays"
+        yield row(engine, f"decode step, {CLASS}", case, sides.times(first=SETTLE), 2)
+        yield row(engine, f"decode step, {CLASS}, schedule alone", case, sides.times(first=SETTLE, alone=True), 4)
+        yield from tails(engine, case, sides.times(first=SETTLE))
         for clock, name in ((WALL, "wall time"), (PROCESS, "CPU time of the process")):
-            yield row(f"decode step, {CLASS}, {name}", case, sides.times(clock, SETTLE))
+            yield row(engine, f"decode step, {CLASS}, {name}", case, sides.times(clock, SETTLE))
 
 
 def made(options: argparse.Namespace) -> Iterator[Row]:

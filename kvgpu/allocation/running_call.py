@@ -43,8 +43,9 @@ int32, their new blocks, request by request and group by group. REPORT: int64 [R
 SERIAL_NUMBER, LISTED, NUM_PROMPT, FACTS = 0, 1, 2, 3
 """Facts: the serial number of the first block table, the address of the list of hashes, tokens of the prompt."""
 
-NUM_COMPUTED, NUM_TOKENS, NUM_NEW, COUNTS = 0, 1, 2, 3
-"""Counters: tokens that have slots, tokens of the request, and tokens to give slots to, 0 for none."""
+NUM_COMPUTED, NUM_TOKENS, NUM_NEW, NUM_IN_FLIGHT, COUNTS = range(5)
+"""Counters: tokens that have slots, tokens of the request, tokens to give slots to, 0 for none, and tokens of steps
+that have not ended."""
 
 PLACE, COVERED_TO, BUSY = 0, 1, 2
 """Of a request that needed something: its place, the new value of `RequestBlocks.covered_until`, and then, for each
@@ -120,6 +121,7 @@ def serve_rows(pool: Any, store: Any, groups: Any, args: Any, rows: Any, report:
         if report[NUM_IDS] + most_new(store, groups, fact[FACTS:], num_slots) > len(new_ids):
             return REFUSED
         args.num_computed, args.num_tokens, args.num_new = count[NUM_COMPUTED], count[NUM_TOKENS], count[NUM_NEW]
+        args.num_in_flight = count[NUM_IN_FLIGHT]
         args.num_prompt, args.num_hashes = fact[NUM_PROMPT], length_of(fact[LISTED])
         args.num_hashed = args.num_hashes * args.hash_block_size if args.clamps else MOST_TOKENS
         args.junction = table[JUNCTION]

@@ -20,6 +20,7 @@ from kvgpu.allocation.running_call import (
     NUM_COMPUTED,
     NUM_EVICTED,
     NUM_IDS,
+    NUM_IN_FLIGHT,
     NUM_KEYS,
     NUM_NEW,
     NUM_ROWS,
@@ -86,6 +87,7 @@ class RunningSlots(Exclusive):
         self._arguments["caches"] = self._arguments["caching"] = slots.enable_caching
         self._arguments["bytes_type"] = id(bytes)
         self._arguments["clamps"] = slots.block_pool.behaviour.clamps_to_hashes
+        self._waits_for_steps = slots.block_pool.behaviour.waits_for_steps
         self._handle: Handle | None = None
 
     def serves(self) -> bool:
@@ -135,7 +137,14 @@ class RunningSlots(Exclusive):
         return len(held)
 
     @exclusive
-    def allocate(self, num_computed: Counts, num_tokens: Counts, num_new: Counts, num_lookahead: int = 0) -> Served:
+    def allocate(
+        self,
+        num_computed: Counts,
+        num_tokens: Counts,
+        num_new: Counts,
+        num_lookahead: int = 0,
+        num_in_flight: Counts | None = None,
+    ) -> Served:
         """Give requests slots for their next tokens, in order, until one cannot be served.
 
         Args:
@@ -144,6 +153,8 @@ class RunningSlots(Exclusive):
             num_new: int64 [n], tokens to give slots to; nothing is done for a request with 0. Odd numbers end the call
                 at their request, as anything does that is not usual.
             num_lookahead: Draft tokens of each that need slots as well.
+            num_in_flight: int64 [n], tokens of steps that have not ended: blocks that these read stay (B40). None if
+                there are none; behaviour 0.23 does not look at them.
 
         Returns:
             How many were served, and their new blocks.
@@ -160,6 +171,7 @@ class RunningSlots(Exclusive):
         self._counts[:count, NUM_COMPUTED] = num_computed
         self._counts[:count, NUM_TOKENS] = num_tokens
         self._counts[:count, NUM_NEW] = num_new
+        self._counts[:count, NUM_IN_FLIGHT] = 0 if num_in_flight is None or not self._waits_for_steps else num_in_flight
         num_slots = int(np.clip(num_new, 0, self._single.max_model_len).sum()) + count * num_lookahead
         handle = self._ready_handle(num_slots, count)
         self._arguments["num_lookahead"] = num_lookahead

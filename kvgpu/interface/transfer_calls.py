@@ -89,7 +89,7 @@ class TransferCalls(ManagerViews):
     def estimate_cached_tokens(self, request: Any) -> int:
         """Return how many of a request's leading tokens are cached in all groups, by its cached blocks (B43).
 
-        O(blocks).
+        O(blocks behind the last cached one, and groups).
         """
         fewest: int | None = None
         request_id = name_of(request)
@@ -101,7 +101,9 @@ class TransferCalls(ManagerViews):
                 continue
             blocks = manager.req_to_blocks.get(request_id)
             ids = [] if blocks is None else blocks.ids.tolist()
-            num_tokens = max((manager.covered(block_id, place) for place, block_id in enumerate(ids)), default=0)
+            # What a block covers lies behind the block before it, so the last one that is cached decides.
+            covered = (manager.covered(ids[place], place) for place in reversed(range(len(ids))))
+            num_tokens = next(filter(None, covered), 0)
             fewest = num_tokens if fewest is None else min(fewest, num_tokens)
         return fewest or 0
 

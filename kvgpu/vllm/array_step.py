@@ -40,13 +40,13 @@ def lengths_of(lists: list[list[int]], out: Counts) -> Counts:
     return out
 
 
-def add_one(requests: list[Any], name: str) -> None:
-    """Count an attribute of each request up. O(requests)."""
+def add_to(requests: list[Any], name: str, number: int) -> None:
+    """Add a number to an attribute of each request. O(requests)."""
     if add_to_ints is None:
         for request in requests:
-            setattr(request, name, getattr(request, name) + 1)
+            setattr(request, name, getattr(request, name) + number)
     else:
-        add_to_ints(requests, name, 1)
+        add_to_ints(requests, name, number)
 
 
 @dataclass(frozen=True)
@@ -55,25 +55,25 @@ class StepLimits:
 
     Attributes:
         budget: Tokens of all requests.
-        longest_chunk: Tokens of one request; 0 for no limit.
         max_model_len: In tokens.
         num_lookahead: Slots of each request for drafts.
         has_placeholders: Whether requests have tokens that are sampled but not known yet.
         has_drafts: Whether requests have draft tokens.
+        counts_in_flight: Whether tokens of steps that have not ended are counted.
     """
 
     budget: int
-    longest_chunk: int
     max_model_len: int
     num_lookahead: int
     has_placeholders: bool
     has_drafts: bool
+    counts_in_flight: bool
 
     @cached_property
     def words(self) -> Counts:
-        """The first three for compiled code, int64 [LIMITS]. O(1)."""
+        """The first two for compiled code, int64 [LIMITS]; the length of a chunk is that of a step. O(1)."""
         words = np.zeros(LIMITS, np.int64)
-        words[[BUDGET, LONGEST_CHUNK, LONGEST]] = self.budget, self.longest_chunk, self.max_model_len
+        words[BUDGET], words[LONGEST] = self.budget, self.max_model_len
         return words
 
 
@@ -153,21 +153,64 @@ class ArrayStep:
         if self.drafts:
             output.scheduled_spec_decode_tokens = {**self.drafts, **output.scheduled_spec_decode_tokens}
 
-    def advance(self, has_placeholders: bool) -> None:
-        """Count the token of each request as computed, and as one to come if requests have such. O(requests)."""
-        add_one(self.requests, "num_computed_tokens")
-        if has_placeholders:
-            add_one(self.requests, "num_output_placeholders")
+    def advance(self, limits: StepLimits) -> None:
+        """Count the token of each request as computed, and as one to come, or in flight, if those are counted.
+
+        O(requests).
+        """
+        add_to(self.requests, "num_computed_tokens", 1)
+        if limits.has_placeholders:
+            add_to(self.requests, "num_output_placeholders", 1)
+        if limits.counts_in_flight:
+            add_to(self.requests, "num_in_flight_tokens", 1)
         for request in self.requests:
             request.is_prefill_chunk = False
 
+    def note_next(self, number: int) -> None:
+        """Note the number of the step that may compute the next token of each request. O(requests)."""
+        for request in self.requests:
+            request.next_decode_eligible_step = number
 
-def take_step(rows: RunningRows, limits: StepLimits, num_free: int | None = None) -> ArrayStep | None:
+
+def complete(scheduler: Any, output: Any, step: ArrayStep) -> None:
+    """Have an output of vLLM 0.33 speak of requests that arrays serve as well, once they have been merged into it.
+
+    Args:
+        scheduler: Has scheduled the others; what it knows of the requests is as before the step.
+        output: The output.
+        step: The requests that arrays serve.
+
+    O(1), and O(requests) with drafters.
+    """
+    if scheduler.dynamic_sd_lookup is not None:
+        output.num_spec_tokens_to_schedule = scheduler.dynamic_sd_lookup[len(output.num_scheduled_tokens)]
+    if output.skip_drafts:
+        numbers = zip(step.requests, step.num_computed, step.num_new, strict=True)
+        output.skip_drafts = all(scheduler._drafts_unused(*each) for each in numbers)
+    if scheduler._pending_encoder_input_ids:
+        updates = scheduler._get_encoder_input_updates(dict.fromkeys(step.ids), [], {})
+        output.encoder_input_updates = {**updates, **output.encoder_input_updates}
+    if output.kv_connector_block_state is not None:
+        output.kv_connector_block_state.req_ids.update(step.ids)
+
+
+def count_step(scheduler: Any) -> None:
+    """Count a step of which vLLM has scheduled nothing itself. O(1)."""
+    scheduler.num_executed_steps += 1
+    if scheduler.defer_block_free:
+        scheduler.sched_step_seq += 1
+
+
+def take_step(
+    rows: RunningRows, limits: StepLimits, chunk: int = 0, most: int | None = None, num_free: int | None = None
+) -> ArrayStep | None:
     """Give slots to running requests, from the first on, as far as this can be done in one call.
 
     Args:
         rows: Of the requests that run.
-        limits: Of the step.
+        limits: Of all steps.
+        chunk: Tokens of one request; 0 for no limit.
+        most: Requests to serve; None if they may be all.
         num_free: Free blocks that must certainly suffice for all requests; None if the last ones may get nothing.
 
     Returns:
@@ -183,13 +226,21 @@ def take_step(rows: RunningRows, limits: StepLimits, num_free: int | None = None
     if limits.has_drafts:
         columns[DRAFTS] = [len(request.spec_token_ids) for request in rows.requests]
         has_drafts = bool(columns[DRAFTS].any())
+    limits.words[LONGEST_CHUNK] = chunk
     count, first_other = plan_tokens(columns, limits.words)
+    if most is not None:
+        count = min(count, most)
+    in_flight = None
+    if limits.counts_in_flight:
+        in_flight = np.empty(len(rows.requests), np.int64)
+        ints_of(rows.requests, "num_in_flight_tokens", in_flight)
+        in_flight = in_flight[:count]
     num_tokens, num_computed, num_new = columns[TOKENS], columns[COMPUTED], columns[NUM_NEW, :count]
     if num_free is not None and (
         count < len(rows.running) or rows.slots.most_blocks(num_computed, num_new, limits.num_lookahead) > num_free
     ):
         return None
-    served = rows.slots.allocate(num_computed[:count], num_tokens[:count], num_new, limits.num_lookahead)
+    served = rows.slots.allocate(num_computed[:count], num_tokens[:count], num_new, limits.num_lookahead, in_flight)
     count = served.num_served
     if count == 0:
         return None

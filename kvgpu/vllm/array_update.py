@@ -2,17 +2,30 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
 from vllm.v1.request import RequestStatus
 
-from kvgpu.vllm.array_step import ArrayStep
+from kvgpu.vllm.array_step import ArrayStep, add_to
 
 Made = dict[str, tuple[int, Any]]
 """Outputs by name of request, with the client they are for."""
 
 RUNNING = RequestStatus.RUNNING
+
+
+class AnswerRules(NamedTuple):
+    """What a scheduler does with each new token."""
+
+    hash_block_size: int
+    """Tokens per block hash."""
+    is_async: bool
+    """Whether it counts tokens that are sampled but not known yet."""
+    counts_in_flight: bool
+    """Whether it counts tokens of steps that have not ended."""
+    cache: Callable[[Any, int], None] | None
+    """Caches full blocks of a request; None if this is done when slots are given."""
 
 
 def is_usual(answer: Any) -> bool:
@@ -23,18 +36,20 @@ def is_usual(answer: Any) -> bool:
         and not answer.prompt_logprobs_dict
         and answer.kv_connector_output is None
         and not answer.num_nans_in_logits
-        and answer.routed_experts is None
+        # Some of these are not in all versions.
+        and getattr(answer, "routed_experts", None) is None
+        and getattr(answer, "sampling_masks", None) is None
+        and not getattr(answer, "prompt_token_id_logprobs_dict", None)
     )
 
 
-def append_tokens(step: ArrayStep, answer: Any, hash_block_size: int, cache: Callable[[Any, int], None] | None) -> Made:
+def append_tokens(step: ArrayStep, answer: Any, rules: AnswerRules) -> Made:
     """Append the new tokens of those requests that go on, and make their outputs.
 
     Args:
         step: The requests.
         answer: A `ModelRunnerOutput` that `is_usual`.
-        hash_block_size: Tokens per block hash.
-        cache: For an asynchronous scheduler: caches full blocks of a request.
+        rules: Of the scheduler.
 
     Returns:
         What was made. A request that is not in it has not been touched: it ends, or something about it is not usual.
@@ -43,7 +58,8 @@ def append_tokens(step: ArrayStep, answer: Any, hash_block_size: int, cache: Cal
     """
     made: Made = {}
     index_of, sampled = answer.req_id_to_index, answer.sampled_token_ids
-    in_flight = 0 if cache is None else 1
+    hash_block_size, is_async, counts_in_flight, cache = rules
+    served: list[Any] = []
     in_order = True
     for name, row in zip(step.ids, step.answered, strict=True):
         if row is None:
@@ -66,15 +82,23 @@ def append_tokens(step: ArrayStep, answer: Any, hash_block_size: int, cache: Cal
         ):
             in_order = False
             continue
-        if in_flight:
+        if is_async:
             holders = request.num_output_placeholders
-            if num_tokens - 1 + holders - num_computed != 1 or holders < 1 or request.async_tokens_to_discard > 0:
+            if (
+                num_tokens - 1 + holders - num_computed != 1
+                or holders < 1
+                # Answers to steps before it had to give way are still to come.
+                or (
+                    request.num_in_flight_tokens != holders if counts_in_flight else request.async_tokens_to_discard > 0
+                )
+            ):
                 in_order = False
                 continue
             request.num_output_placeholders = holders - 1
-        elif num_computed != num_tokens - 1:
+        elif num_computed != num_tokens - 1 or (counts_in_flight and request.num_in_flight_tokens != 1):
             in_order = False
             continue
+        served.append(request)
         append_output(new[0])
         append_token(new[0])
         if num_tokens % hash_block_size == 0:
@@ -82,6 +106,8 @@ def append_tokens(step: ArrayStep, answer: Any, hash_block_size: int, cache: Cal
         if cache is not None and (num_tokens - 1) % hash_block_size == 0:
             cache(request, num_tokens - 1)
         made[name] = (client, EngineCoreOutput(name, new))
+    if counts_in_flight:
+        add_to(served, "num_in_flight_tokens", -1)
     return made
 
 

@@ -50,6 +50,8 @@ class RunningRows:
     def __init__(self, manager: KVCacheManager, max_model_len: int) -> None:
         self.slots = RunningSlots(manager.slots)
         self._hash_block_size = manager.coordinator.hash_block_size
+        # A hash that covers tokens after its block comes later, which only the hasher knows.
+        self._looks_ahead = manager.coordinator.block_pool.num_hash_lookahead_tokens > 0
         self._max_model_len = max_model_len
         self._known: dict[str, tuple[Any, Answered | None]] = {}
         self.running: list[Any] = []
@@ -97,6 +99,7 @@ class RunningRows:
             or request.trace_headers is not None
             # A session stops, and goes on with other limits as the same request.
             or request.resumable
+            or self._looks_ahead
             or len(request.block_hashes) != (len(tokens) // self._hash_block_size if request._block_hasher else 0)
         ):
             return None

@@ -13,9 +13,9 @@ from vllm.v1.core.sched.request_queue import SchedulingPolicy
 
 from kvgpu.config.behaviour import BEHAVIOUR_0_23
 from kvgpu.environment import vllm_policy
-from kvgpu.manager import KVCacheManager
-from kvgpu.vllm.array_step import ArrayStep, StepLimits, take_step
-from kvgpu.vllm.array_update import append_tokens, is_usual, joined
+from kvgpu.vllm.array_step import ArrayStep, StepLimits, complete, count_step, take_step
+from kvgpu.vllm.array_update import AnswerRules, append_tokens, is_usual, joined
+from kvgpu.vllm.left_to_vllm import is_left_to_vllm, longest_chunk, takes_all
 from kvgpu.vllm.plugin import register
 from kvgpu.vllm.running_rows import RunningRows
 from kvgpu.vllm.waiting_order import WaitingOrder, waiting_order
@@ -67,15 +67,15 @@ class Scheduler(scheduler.Scheduler):  # type: ignore[misc]  # vLLM is not there
 
     The running requests from the first on, up to one that arrays cannot serve, get their slots in one call; vLLM's own
     `schedule` then serves what is left, and does not see them. So everything unusual takes vLLM's own path in the same
-    step. In other versions than 0.23 it serves all.
+    step.
     """
 
-    _helps = True
     _step: ArrayStep | None = None
     _rows: RunningRows | None = None
     _order: WaitingOrder | None = None
     running: list[Any]
     max_num_running_reqs: int
+    max_num_active_reqs: int
     max_num_scheduled_tokens: int
 
     def __new__(cls, *args: Any, **options: Any) -> "Scheduler":
@@ -86,32 +86,34 @@ class Scheduler(scheduler.Scheduler):  # type: ignore[misc]  # vLLM is not there
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        manager = self.kv_cache_manager
-        if getattr(manager, "behaviour", BEHAVIOUR_0_23) != BEHAVIOUR_0_23:
-            logger.warning("vLLM schedules alone: arrays serve steps of vLLM 0.23 only")
-            self._helps = False
-            return
         self._unanswered: deque[tuple[Any, ArrayStep]] = deque(maxlen=IN_FLIGHT)
         self._order = waiting_order(vllm_policy(), self.kv_cache_manager, self.waiting)
-        # Whether vLLM looks at each scheduled request for more than its counters.
-        self._by_vllm = self.use_v2_model_runner or self.enable_return_routed_experts
+        if is_left_to_vllm(self):
+            return
+        manager = self.kv_cache_manager
+        self._is_0_23 = manager.behaviour == BEHAVIOUR_0_23
         self._is_async = isinstance(self, async_scheduler.AsyncScheduler)
+        # Whether vLLM looks at each scheduled request for more than its counters.
+        if self._is_0_23:
+            self._by_vllm = self.use_v2_model_runner or self.enable_return_routed_experts
+        else:
+            self._by_vllm = self._is_async and self.num_spec_tokens > 0
+        caches = self._is_async or (not self._is_0_23 and self.num_spec_tokens > 0)
+        self._rules = AnswerRules(
+            manager.coordinator.hash_block_size,
+            self._is_async,
+            not self._is_0_23,
+            manager.cache_blocks if caches else None,
+        )
         self._limits = StepLimits(
             self.max_num_scheduled_tokens,
-            self.scheduler_config.long_prefill_token_threshold,
             self.max_model_len,
             self.num_lookahead_tokens,
             self._is_async,
             self.num_spec_tokens > 0,
+            not self._is_0_23,
         )
-        if (
-            isinstance(self.kv_cache_manager, KVCacheManager)
-            and not self.use_pp
-            and not self.is_encoder_decoder
-            and not self.need_mamba_block_aligned_split
-            and (self.ec_connector is None or self.connector is not None)
-        ):
-            self._rows = RunningRows(self.kv_cache_manager, self.max_model_len)
+        self._rows = RunningRows(manager, self.max_model_len)
 
     @cached_property
     def served(self) -> Served:
@@ -120,12 +122,12 @@ class Scheduler(scheduler.Scheduler):  # type: ignore[misc]  # vLLM is not there
 
     def schedule(self, *args: Any, **options: Any) -> Any:
         """Make the next step, as vLLM does. O(requests that run, and what vLLM takes for those that wait)."""
-        if not self._helps:
-            return super().schedule(*args, **options)
         held = [] if self._order is None else self._order.arrange(self.waiting, self.running)
         try:
-            step = self._take_step()
-            output = super().schedule() if step is None else self._schedule_rest(step)
+            # The only argument is a switch: whether prompts should wait.
+            throttles = any((*args, *options.values()))
+            step = self._take_step(throttles)
+            output = super().schedule(*args, **options) if step is None else self._schedule_rest(step, args, options)
         finally:
             if held:
                 self.waiting.extend(held)
@@ -133,37 +135,48 @@ class Scheduler(scheduler.Scheduler):  # type: ignore[misc]  # vLLM is not there
         self.served.rows += len(output.scheduled_cached_reqs.req_ids)
         return output
 
-    def _schedule_rest(self, step: ArrayStep) -> Any:
+    def _schedule_rest(self, step: ArrayStep, args: Any, options: Any) -> Any:
         """Have vLLM schedule the requests that arrays have not served."""
         running, limits = self.running, (self.max_num_running_reqs, self.max_num_scheduled_tokens)
-        step.note_previous(self.prev_step_scheduled_req_ids)
+        if self._is_0_23 or not self.use_v2_model_runner:
+            step.note_previous(self.prev_step_scheduled_req_ids)
         self.running = running[step.num_rows :]
         self.max_num_running_reqs -= step.num_rows
         self.max_num_scheduled_tokens -= step.total
+        if not self._is_0_23:
+            self.max_num_active_reqs -= step.num_rows
         self._step = step
         try:
-            output = super().schedule()
+            output = super().schedule(*args, **options)
         finally:
             self._step = None
             self.running = running[: step.num_rows] + self.running
             self.max_num_running_reqs, self.max_num_scheduled_tokens = limits
-        output.num_common_prefix_blocks = self.kv_cache_manager.get_num_common_prefix_blocks(running[0].request_id)
+            if not self._is_0_23:
+                self.max_num_active_reqs += step.num_rows
+        if self._is_0_23:
+            output.num_common_prefix_blocks = self.kv_cache_manager.get_num_common_prefix_blocks(running[0].request_id)
         if step.is_decode:
             self._unanswered.append((output, step))
         self.served.array_steps += 1
         self.served.array_rows += len(step.ids)
         return output
 
-    def _take_step(self) -> ArrayStep | None:
+    def get_request_counts(self) -> tuple[int, int]:
+        """Return how many requests run, and how many wait. O(1)."""
+        running, waiting = super().get_request_counts()
+        return running + (0 if self._step is None else self._step.num_rows), waiting
+
+    def _take_step(self, throttles: bool) -> ArrayStep | None:
         """Give running requests their slots, if this can be done in one call."""
-        rows, num_free = self._rows, None
+        rows, num_free, most = self._rows, None, None
         if rows is None:
             return None
+        waits = self.get_request_counts()[1] > 0
         if (
             len(self.running) < FEW_ROWS
             or self._pause_state is PauseState.PAUSED_ALL
-            # The adapters of running requests limit which of the others may run: vLLM has to see all of them.
-            or (self.lora_config and (self.waiting or self.skipped_waiting))
+            or takes_all(self, waits, throttles)
             or not rows.slots.serves()
         ):
             rows.forget()  # a session may leave and come back, with a new end, before the next look
@@ -171,19 +184,28 @@ class Scheduler(scheduler.Scheduler):  # type: ignore[misc]  # vLLM is not there
         rows.enter(self.running)
         if len(rows.requests) < FEW_ROWS:
             return None
+        if waits and self.kv_cache_manager.watermark_blocks:
+            most = len(self.running) - 1  # vLLM sees that some request runs, beside which others leave blocks free
         if self.policy is SchedulingPolicy.PRIORITY:
             # Any request may have to give way to any other.
             num_free = self.kv_cache_manager.block_pool.get_num_free_blocks()
-        step = take_step(rows, self._limits, num_free)
+        step = take_step(rows, self._limits, longest_chunk(self), most, num_free)
         if step is None or step.num_rows < len(rows.requests):
             rows.forget()  # perhaps one has lost its blocks
         return step
 
     def _merge(self, output: Any, step: ArrayStep) -> None:
         """Put the requests that arrays have served into a `SchedulerOutput`."""
-        if not step.merged:
-            step.merge_into(output)
+        if step.merged:
+            return
+        is_alone = not output.total_num_scheduled_tokens
+        step.merge_into(output)
+        if self._is_0_23 or not self.use_v2_model_runner:
             self.prev_step_scheduled_req_ids.update(step.ids)
+        if not self._is_0_23:
+            complete(self, output, step)
+            if is_alone and step.total:
+                count_step(self)
 
     def _build_kv_connector_meta(self, connector: Any, scheduler_output: Any) -> Any:
         """Let a connector see all requests of the step."""
@@ -197,14 +219,18 @@ class Scheduler(scheduler.Scheduler):  # type: ignore[misc]  # vLLM is not there
         if step is None or self._rows is None:
             super()._update_after_schedule(scheduler_output)
             return
-        if not step.is_decode or self._rows.has_structured or self._by_vllm:
+        # Blocks that are freed wait for the last step that a request was in, which vLLM notes.
+        notes_steps = not self._is_0_23 and self.defer_block_free
+        if not step.is_decode or self._rows.has_structured or self._by_vllm or notes_steps:
             self._merge(scheduler_output, step)
         by_vllm = step.merged
         super()._update_after_schedule(scheduler_output)
         if by_vllm:
             return
         self._merge(scheduler_output, step)
-        step.advance(self._is_async)
+        step.advance(self._limits)
+        if self._is_async and self.use_v2_model_runner:
+            step.note_next(self.current_step + self.decode_stagger)
         self._inflight_prefills.difference_update(step.requests)
 
     def update_from_output(self, scheduler_output: Any, model_runner_output: Any) -> Any:
@@ -214,16 +240,18 @@ class Scheduler(scheduler.Scheduler):  # type: ignore[misc]  # vLLM is not there
             return super().update_from_output(scheduler_output, model_runner_output)
         self.served.answers += len(scheduled)
         step = next((step for output, step in self._unanswered if output is scheduler_output), None)
-        if step is None or self.perf_metrics is not None or not is_usual(model_runner_output):
+        if step is None or self.perf_metrics is not None or self._has_refused() or not is_usual(model_runner_output):
             return super().update_from_output(scheduler_output, model_runner_output)
         self._unanswered = deque((each for each in self._unanswered if each[1] is not step), IN_FLIGHT)
-        cache = self.kv_cache_manager.cache_blocks if self._is_async else None
-        size = self.kv_cache_manager.coordinator.hash_block_size
-        made = append_tokens(step, model_runner_output, size, cache)
+        made = append_tokens(step, model_runner_output, self._rules)
         self.served.array_answers += len(made)
         rest = copy.copy(scheduler_output)
         rest.num_scheduled_tokens = {name: count for name, count in scheduled.items() if name not in made}
         return joined(scheduled, made, super().update_from_output(rest, model_runner_output))
+
+    def _has_refused(self) -> bool:
+        """Whether clients are to be told of requests that cannot be served, which need not be in a step."""
+        return not self._is_0_23 and bool(self.grammar_compile_error_reqs or self.encoder_cache_mismatch_reqs)
 
     def shutdown(self) -> None:
         """End, and log what was served from arrays."""

@@ -13,6 +13,8 @@ MODELS = {
     "window": ((window(4, 10),), {}),
     "full_window": ((full(4), window(4, 8), window(4, 5)), {}),
     "full_chunked": ((full(4), chunked(4, 8)), {}),
+    "window 0.33": ((window(4, 10),), {"behaviour": "0.33"}),
+    "full_window 0.33": ((full(4), window(4, 8), window(4, 5)), {"behaviour": "0.33"}),
 }
 
 
@@ -66,8 +68,11 @@ class Twins:
                 token = int(self.rng.integers(0, 2))
                 many[place], one_by_one[place] = append(many[place], token), append(one_by_one[place], token)
         lookahead = int(self.rng.integers(0, 3))
+        in_flight = self.rng.integers(0, 12, count)
+        for request, number in zip(one_by_one, in_flight.tolist(), strict=False):
+            request.num_in_flight_tokens = number
         columns = [[r.num_computed_tokens for r in many[:count]], [r.num_tokens for r in many[:count]], new[:count]]
-        served = self.slots.allocate(*(np.array(column, np.int64) for column in columns), lookahead)
+        served = self.slots.allocate(*(np.array(column, np.int64) for column in columns), lookahead, in_flight)
         expected, num_served = [], 0
         for place, (request, number) in enumerate(zip(one_by_one[:count], new.tolist(), strict=False)):
             if number:
@@ -150,6 +155,14 @@ class TestWhoIsServed:
         assert twins.slots.allocate(*columns).num_served == 0
         assert snapshot(twins.managers[0]) == before
 
+    def test_so_does_a_negative_number_in_flight(self):
+        twins = Twins("full_window 0.33", seed=1)
+        twins.admit("a")
+        twins.slots.enter(twins.running[0])
+        columns = self.ones(twins, 1)
+        columns[0][0] += 40
+        assert twins.slots.allocate(*columns, 0, np.array([-1])).num_served == 0
+
     def test_more_numbers_than_requests_are_refused(self, twins):
         twins.slots.enter(twins.running[0][:2])
         with pytest.raises(ArgumentError, match="3 requests, but 2 were entered"):
@@ -161,6 +174,21 @@ class TestWhoIsServed:
     def test_nor_is_one_that_has_cached_nothing_yet(self, twins):
         assert not RunningSlots(make_manager(full(4)).slots).serves()
         assert twins.slots.serves()
+
+
+@pytest.mark.parametrize(("behaviour", "num_in_flight", "kept"), [("0.33", 12, 3), ("0.33", 0, 0), ("0.23", 12, 0)])
+def test_blocks_that_a_step_in_flight_reads_stay(behaviour, num_in_flight, kept):
+    """Of the first three blocks, which the next token does not attend to."""
+    manager = make_manager(window(4, 4), behaviour=behaviour, max_model_len=90)
+    request = engine_request("a", range(16))
+    assert admit(manager, request)
+    slots = RunningSlots(manager.slots)
+    slots.enter([request])
+    longer = append(request, 7)
+    numbers = [np.array([number], np.int64) for number in (longer.num_computed_tokens, longer.num_tokens, 1)]
+    assert slots.allocate(*numbers, 0, np.array([num_in_flight])).num_served == 1
+    null = manager.block_pool.null_block.block_id
+    assert sum(block != null for block in manager.get_block_ids("a")[0][:3]) == kept
 
 
 def test_no_more_blocks_are_counted_than_can_be_taken():

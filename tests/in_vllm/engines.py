@@ -104,7 +104,11 @@ def make_scheduler(options: Options) -> Any:
     return (options.scheduler or (AsyncScheduler if options.is_async else Scheduler))(
         vllm_config=config,
         kv_cache_config=config_of(*options.specs, num_blocks=options.num_blocks),
-        structured_output_manager=SimpleNamespace(should_advance=lambda request: False),
+        structured_output_manager=SimpleNamespace(
+            should_advance=lambda request: False,
+            # vLLM since 0.24 asks of every request.
+            accept_tokens=lambda request, tokens: True,
+        ),
         block_size=SIZE,
         hash_block_size=SIZE,
         log_stats=True,

@@ -23,6 +23,11 @@ def why_no_vllm(*versions: str) -> str:
     return ""
 
 
+def is_0_33() -> bool:
+    """Whether a vLLM is here that behaves as 0.33."""
+    return not why_no_vllm("0.33")
+
+
 def require_vllm(*versions: str, whole_module: bool = True) -> None:
     """Skip the module, or else the test, that calls this, and say so, unless such a vLLM is there; by default 0.23."""
     if reason := why_no_vllm(*(versions or ("0.23",))):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from in_vllm.oracle import require_vllm
 
-require_vllm()
+require_vllm("0.23", "0.33")
 
 from in_vllm.soak.comparison import Difference, same
 from in_vllm.soak.features import FEATURES, LAYOUTS, NAMES, draw_features

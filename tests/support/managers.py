@@ -83,7 +83,7 @@ def no_sampling(**attributes: Any) -> SimpleNamespace:
 
 def admit(manager: KVCacheManager, request: Request, **options: Any) -> KVCacheBlocks | None:
     """Look a new request up and give it slots for all its tokens."""
-    computed, num_hits = manager.get_computed_blocks(request)
+    computed, num_hits, *_ = manager.get_computed_blocks(request)
     blocks = manager.allocate_slots(request, request.num_tokens - num_hits, num_hits, computed, **options)
     if blocks is not None:
         request.num_computed_tokens = request.num_tokens

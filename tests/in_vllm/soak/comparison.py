@@ -55,8 +55,13 @@ def _reader(kind: type) -> Any:
 
 @cache
 def _stands_for(ours: type, theirs: type) -> bool:
-    """Whether a record of kvgpu has the name and the fields of one of vLLM: that of cache statistics does."""
-    return ours.__name__ == theirs.__name__ and dataclasses.is_dataclass(ours) and _fields(ours) == _fields(theirs)
+    """Whether a record of kvgpu has the name and the fields of one of vLLM: that of cache statistics does.
+
+    It has none for where hits come from, as only those from elsewhere say it.
+    """
+    if ours.__name__ != theirs.__name__ or not dataclasses.is_dataclass(ours):
+        return False
+    return _fields(ours) == [name for name in _fields(theirs) or () if name != "hits_by_source"]
 
 
 def difference(theirs: Any, ours: Any, path: str) -> tuple[str, Any, Any] | None:
@@ -96,6 +101,10 @@ def difference(theirs: Any, ours: Any, path: str) -> tuple[str, Any, Any] | None
     if reader is None:
         raise TypeError(f"{path} is of {kind}, which cannot be compared")
     names, read = reader
+    if kind is not type(ours):
+        names, read = _reader(type(ours))
+        if getattr(theirs, "hits_by_source", None):
+            return f"{path}.hits_by_source", theirs, ours
     return _among(read(theirs), read(ours), lambda place: f"{path}.{names[place]}")
 
 

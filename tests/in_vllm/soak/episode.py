@@ -15,7 +15,7 @@ from in_vllm.soak.listed_differences import name_of
 from in_vllm.soak.model_runner import ModelRunner, copies
 from in_vllm.soak.scenario import Scenario
 from in_vllm.soak.sides import Side, make_sides
-from in_vllm.soak.states import same_managers, same_requests
+from in_vllm.soak.states import IS_0_33, same_managers, same_requests
 from in_vllm.soak.workload import ABORT_ALL, Action, Workload
 from vllm.v1.core import kv_cache_metrics
 
@@ -166,7 +166,9 @@ class Episode:
     def _schedule(self) -> None:
         served = getattr(self.schedulers[1], "served", None)
         before = 0 if served is None else served.array_rows
-        outputs = self._both("schedule", lambda side: side.scheduler.schedule())
+        # From its number alone: a generator would draw other workloads for vLLM 0.23.
+        given = (self.step % 10 < 10 * self.scenario.throttles,) if IS_0_33 and self.scenario.throttles else ()
+        outputs = self._both("schedule", lambda side: side.scheduler.schedule(*given))
         same("SchedulerOutput", *outputs)
         self._same_states()
         output, scheduler = outputs[0], self.schedulers[0]

@@ -33,6 +33,18 @@ class GrammarManager:
         """Whether the grammar of a request is told of new tokens."""
         return request.use_structured_output
 
+    def accept_tokens(self, request: Any, tokens: list[int]) -> bool:
+        """Since 0.24 a scheduler asks this of every request."""
+        if not request.use_structured_output:
+            return True
+        return request.structured_output_request.grammar.accept_tokens(request.request_id, tokens)
+
+    def validate_tokens(self, request: Any, tokens: list[int]) -> list[int]:
+        """Since 0.24 a scheduler asks this of every request."""
+        if not request.use_structured_output:
+            return tokens
+        return request.structured_output_request.grammar.validate_tokens(tokens)
+
     def grammar_bitmask(self, requests: dict[str, Any], names: list[str], drafts: dict[str, list[int]]) -> Any:
         """A row for each request: what it was decided from, so that two masks are equal only if that was equal."""
         rows = [

@@ -97,7 +97,7 @@ class ModelRunner:
                 and request is not None
                 and request.sampling_params.prompt_logprobs is not None
                 and not request.num_output_tokens
-                and not request.async_tokens_to_discard
+                and not getattr(request, "async_tokens_to_discard", 0)
             ):
                 row = torch.arange(NUM_LOGPROBS, dtype=torch.int32)
                 found[name] = LogprobsTensors(row[None], row[None] / 8, row[:1])

@@ -6,7 +6,7 @@
 After each step: the whole `SchedulerOutput`, the `EngineCoreOutputs` of all clients, KV events, and what each request
 knows of itself; every few steps all state of the managers. Only timestamps are left out. An episode is decided by the
 seed and its number, with the same `--only`.
-Needs an interpreter with vLLM 0.23.0.
+Needs an interpreter with vLLM 0.23.0 or 0.33.0.
 Exit status: 0 no difference, 1 a difference, 2 vLLM is missing.
 """
 
@@ -92,7 +92,7 @@ def main():
     except ImportError as error:
         print(f"vLLM is missing: {error}", file=sys.stderr)
         return 2
-    if reason := why_no_vllm("0.23"):
+    if reason := why_no_vllm("0.23", "0.33"):
         print(reason, file=sys.stderr)
         return 2
     if options.only and options.only not in NAMES:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from in_vllm.engines import HEADS, full, window
+from in_vllm.oracle import is_0_33
 from in_vllm.soak.features import MAMBA, NAMES, draw_features
 from vllm.v1.kv_cache_interface import (
     ChunkedLocalAttentionSpec,
@@ -52,6 +53,13 @@ class Scenario:
         grows_too_long: Whether sessions may become longer than `longest`.
         sample_rate: Of the collector of cache metrics.
         counts_nans: Whether the model counts NaNs in logits.
+        hashes_ahead: Whether hashes cover what EAGLE reads ahead; vLLM 0.33 only.
+        drafts_by_batch: Draft tokens by size of batch, as ranges with a number each; vLLM 0.33 only.
+        watermark: Share of the blocks that admissions leave free; vLLM 0.33 only.
+        prefill_interval: Steps from one that computes prompts to the next; vLLM 0.33 only.
+        throttles: Share of the steps in which prompts should wait; vLLM 0.33 only.
+        adapts_threshold: Whether few requests may compute more than `threshold`; vLLM 0.33 only.
+        most_active: Requests that are admitted at once; vLLM 0.33 only.
         few_rows: Running requests from which on arrays serve; None for kvgpu's own number, which is a matter of speed.
     """
 
@@ -81,6 +89,13 @@ class Scenario:
     grows_too_long: bool
     sample_rate: float
     counts_nans: bool
+    hashes_ahead: bool
+    drafts_by_batch: list[tuple[int, int, int]] | None
+    watermark: float
+    prefill_interval: int
+    throttles: float
+    adapts_threshold: bool
+    most_active: int
     few_rows: int | None
 
     def __contains__(self, feature: str) -> bool:
@@ -138,7 +153,14 @@ class Scenario:
             KVCacheGroupSpec([f"layer{place}"], spec, is_eagle_group=place == self.eagle_group)
             for place, spec in enumerate(self.specs)
         ]
-        return KVCacheConfig(self.num_blocks, [], groups)
+        kept = {"prefix_cache_retention_interval": self.retention} if "retention" in self and is_0_33() else {}
+        return KVCacheConfig(self.num_blocks, [], groups, **kept)
+
+
+def drafts_by_batch(rng: random.Random, num_drafts: int, most_running: int) -> list[tuple[int, int, int]]:
+    """Fewer draft tokens for large batches: the first and last size of each range, and their number."""
+    middle = rng.randint(1, most_running - 1)
+    return [(1, middle, num_drafts), (middle + 1, most_running, rng.randint(0, num_drafts))]
 
 
 def draw_scenario(seed: int, number: int, length: int, lead: str | None = None) -> Scenario:
@@ -189,4 +211,11 @@ def draw_scenario(seed: int, number: int, length: int, lead: str | None = None) 
         sample_rate=rng.choice([1.0, 0.3]),
         counts_nans="logprobs" in features and rng.random() < 0.3,
         few_rows=rng.choice([None, 4, 2, 2, 2]),
+        hashes_ahead=rng.random() < 0.5,
+        drafts_by_batch=drafts_by_batch(rng, num_drafts, most_running) if rng.random() < 0.2 and num_drafts else None,
+        watermark=rng.choice([0.0, 0.0, 0.0, 0.05]),
+        prefill_interval=rng.choice([1, 1, 1, 1, 1, 3]),
+        throttles=rng.choice([0.0, 0.0, 0.0, 0.0, 0.5]),
+        adapts_threshold=rng.random() < 0.3,
+        most_active=rng.choice([most_running, most_running, most_running // 2]),
     )

@@ -7,6 +7,7 @@ from typing import Any
 from unittest import mock
 
 from in_vllm import engines
+from in_vllm.oracle import is_0_33
 from in_vllm.soak.comparison import Difference
 from in_vllm.soak.connector import NAME as CONNECTOR
 from in_vllm.soak.grammar import GrammarManager
@@ -31,6 +32,7 @@ MODES = ("arrays", "manager only")
 EXPECTED_FALLBACKS: frozenset[str] = frozenset()
 """Reasons for which vLLM's manager may serve in place of kvgpu's; every layout of the soak is modelled."""
 
+IS_0_33 = is_0_33()
 ENCODER_BUDGET, ENCODER_CACHE = 64, 96
 RETENTION, V2_RUNNER = "VLLM_PREFIX_CACHE_RETENTION_INTERVAL", "VLLM_USE_V2_MODEL_RUNNER"
 
@@ -69,8 +71,15 @@ def _adapt(config: Any, scenario: Scenario) -> None:
     config.scheduler_config.policy = "priority" if "priority" in scenario else "fcfs"
     config.scheduler_config.long_prefill_token_threshold = scenario.threshold
     config.scheduler_config.scheduler_reserve_full_isl = scenario.reserves_prompts
+    if IS_0_33:
+        config.scheduler_config.watermark = scenario.watermark
+        config.scheduler_config.prefill_schedule_interval = scenario.prefill_interval
+        config.scheduler_config.long_prefill_token_threshold_adaptive = scenario.adapts_threshold
+        config.scheduler_config.max_num_active_seqs = scenario.most_active
     config.cache_config.block_size = scenario.block_size
-    config.cache_config.enable_prefix_caching = "no_caching" not in scenario
+    # Since 0.30 states are only cached at ends of blocks.
+    uncached = IS_0_33 and scenario.layout in ("mamba_all", "mamba_none")
+    config.cache_config.enable_prefix_caching = "no_caching" not in scenario and not uncached
     if scenario.layout.startswith("mamba_"):
         config.cache_config.mamba_cache_mode = scenario.layout.removeprefix("mamba_")
     config.parallel_config.decode_context_parallel_size = scenario.ranks
@@ -86,6 +95,15 @@ def _adapt(config: Any, scenario: Scenario) -> None:
             use_eagle=lambda: scenario.method == "eagle",
             uses_draft_model=lambda: scenario.method == "draft_model",
             use_dflash=lambda: scenario.method == "dflash",
+            # Since 0.26.
+            use_dspark=lambda: False,
+            use_multi_module_mtp=lambda: False,
+            use_eagle_block_drop=lambda: scenario.method == "eagle",
+            needs_eagle_block_drop=lambda: scenario.method == "eagle",
+            disable_eagle_block_drop=False,
+            disable_lookahead_block_hashes=not scenario.hashes_ahead,
+            num_speculative_tokens_per_batch_size=scenario.drafts_by_batch,
+            max_num_new_slots_for_drafting=int(scenario.method == "draft_model"),
         )
     if "connector" in scenario:
         config.kv_transfer_config = KVTransferConfig(
@@ -126,7 +144,8 @@ def _make_scheduler(scenario: Scenario, kind: type, make_manager: Any, publisher
         longest=scenario.longest,
         scheduler=make,
     )
-    variables = {RETENTION: str(scenario.retention)} if "retention" in scenario else {}
+    # Since 0.30 it is part of the configuration.
+    variables = {RETENTION: str(scenario.retention)} if "retention" in scenario and not IS_0_33 else {}
     with mock.patch.dict(os.environ), mock.patch.object(scheduler_module, "KVCacheManager", make_manager):
         for name in (RETENTION, "KVGPU_VLLM"):
             os.environ.pop(name, None)
@@ -166,7 +185,8 @@ def make_sides(scenario: Scenario, mode: str) -> tuple[list[Side], list[str]]:
     ):
         publisher = Publisher()
         scheduler = _make_scheduler(scenario, kind, make_manager, publisher)
-        hasher = hashing.get_request_block_hasher(scenario.hash_block_size, hash_fn)
+        ahead = (scheduler.num_hash_lookahead_tokens,) if IS_0_33 else ()
+        hasher = hashing.get_request_block_hasher(scenario.hash_block_size, hash_fn, *ahead)
         sides.append(Side(name, scheduler, hasher, publisher))
     fallbacks = [reason for reason in (manager_module.made - before) if reason != "kvgpu"]
     if not EXPECTED_FALLBACKS.issuperset(fallbacks):

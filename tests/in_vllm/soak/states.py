@@ -3,9 +3,18 @@
 from operator import attrgetter
 from typing import Any
 
+from in_vllm.oracle import is_0_33
 from in_vllm.soak.comparison import same
 from in_vllm.soak.sides import Side
 
+IS_0_33 = is_0_33()
+OF_0_33 = (
+    "num_in_flight_tokens",
+    "num_stale_output_tokens",
+    "drop_stale_output",
+    "shared_prefix_boundary",
+    "last_sched_seq",
+)
 FACTS = (
     "status",
     "num_computed_tokens",
@@ -15,7 +24,6 @@ FACTS = (
     "num_tokens",
     "num_output_tokens",
     "num_preemptions",
-    "async_tokens_to_discard",
     "next_decode_eligible_step",
     "stop_reason",
     "num_nans_in_logits",
@@ -24,11 +32,13 @@ FACTS = (
     "_all_token_ids",
     "prompt_token_ids",
     "block_hashes",
+    *(OF_0_33 if IS_0_33 else ("async_tokens_to_discard",)),
 )
 """Of a request."""
 
 read_facts = attrgetter(*FACTS)
-QUEUES = ("running", "waiting", "skipped_waiting", "_inflight_prefills")
+UNORDERED = ("_inflight_prefills", *(("deferred_waiting",) if IS_0_33 else ()))
+QUEUES = ("running", "waiting", "kv_holding_waiting" if IS_0_33 else "skipped_waiting", *UNORDERED)
 COUNTS = (
     "finished_req_ids",
     "prev_step_scheduled_req_ids",
@@ -38,6 +48,18 @@ COUNTS = (
     "current_step",
     "max_num_running_reqs",
     "max_num_scheduled_tokens",
+    *(
+        (
+            "max_num_active_reqs",
+            "prefill_capacity_bound",
+            "num_executed_steps",
+            "last_prefill_step",
+            "sched_step_seq",
+            "processed_step_seq",
+        )
+        if IS_0_33
+        else ()
+    ),
 )
 """Of a scheduler."""
 
@@ -51,7 +73,7 @@ def same_requests(theirs: Any, ours: Any) -> None:
     same("requests", list(theirs.requests), list(ours.requests))
     for queue in QUEUES:
         names = [[request.request_id for request in getattr(side, queue)] for side in (theirs, ours)]
-        if queue == "_inflight_prefills":
+        if queue in UNORDERED:
             names = [sorted(each) for each in names]
         same(f"queue {queue}", *names)
     for count in COUNTS:

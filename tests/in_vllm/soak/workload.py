@@ -10,7 +10,7 @@ from in_vllm.soak.grammar import compile_grammar
 from in_vllm.soak.scenario import Scenario
 from in_vllm.soak.sides import Side
 from vllm.v1.core.sched.interface import PauseState
-from vllm.v1.request import RequestStatus
+from vllm.v1.request import Request, RequestStatus
 
 MOST_NEW = 4
 """Requests that come in one step, but for the first."""
@@ -136,7 +136,12 @@ class Workload:
 
 
 def _aborting(names: list[str] | None) -> Action:
-    return Action("abort", lambda side: side.scheduler.finish_requests(names, RequestStatus.FINISHED_ABORTED))
+    def abort(side: Side) -> list[Any]:
+        ended = side.scheduler.finish_requests(names, RequestStatus.FINISHED_ABORTED)
+        # Since 0.28 vLLM returns the requests, and their clients before.
+        return [(each.request_id, each.client_index) if isinstance(each, Request) else each for each in ended]
+
+    return Action("abort", abort)
 
 
 ABORT_ALL = _aborting(None)
