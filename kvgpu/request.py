@@ -79,6 +79,7 @@ class Request:
         cache_salt: str | None = None,
         priority: int = 0,
         block_hasher: BlockHasher | None = None,
+        session_id: str | None = None,
     ) -> None:
         if prompt_token_ids is None and prompt_embeds is None:
             raise ArgumentError("a request needs prompt_token_ids or prompt_embeds")
@@ -96,6 +97,7 @@ class Request:
         self.mm_features = mm_features or []
         self.lora_request = lora_request
         self.cache_salt = cache_salt
+        self.session_id = session_id
         self.prompt_embeds = prompt_embeds
         self.prompt_token_ids = prompt_token_ids
         if mm_features or not (lora_request is cache_salt is prompt_embeds is None):

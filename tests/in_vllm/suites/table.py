@@ -58,9 +58,9 @@ def _all(passed: int) -> dict[str, int]:
 def _plain(scheduler: int, async_scheduler: int, prefix_caching: int) -> dict[str, Suite]:
     """Suites of a version that kvgpu does not serve: whether they run on vLLM alone."""
     return {
-        "scheduler": Suite(_core("scheduler"), {"plain": scheduler}),
-        "async scheduler": Suite(_core("async_scheduler"), {"plain": async_scheduler}),
-        "prefix caching": Suite(_core("prefix_caching"), {"plain": prefix_caching}, by_names=True),
+        "scheduler": Suite(_core("scheduler"), {"plain": scheduler, "manager": 0}),
+        "async scheduler": Suite(_core("async_scheduler"), {"plain": async_scheduler, "manager": 0}),
+        "prefix caching": Suite(_core("prefix_caching"), {"plain": prefix_caching, "manager": 0}, by_names=True),
     }
 
 
