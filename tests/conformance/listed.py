@@ -1,14 +1,17 @@
 """`Listed`: the cases of vLLM's suites that kvgpu does not model, each with its feature, and what a run makes of them."""
 
 import re
+import textwrap
 import tomllib
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from in_vllm.suites.cases import Case
 
 FILE = Path(__file__).resolve().parent / "not_modelled.toml"
+WIDTH = 120
 
 
 @dataclass(frozen=True)
@@ -37,13 +40,18 @@ class Entry:
         return case == self.test or re.fullmatch(pattern, case) is not None
 
 
+def read(file: Path = FILE) -> dict[str, Any]:
+    """Return what is in the list: `apart`, and suite -> feature -> test -> cases."""
+    return tomllib.loads(file.read_text(encoding="utf-8"))
+
+
 def listed(suite: str, file: Path = FILE) -> list[Entry]:
     """Return the entries for a file of tests, by its name without `.py`; none if it has no section.
 
     Raises:
         ValueError: A test is there twice, or a count is no positive number.
     """
-    of_suite = tomllib.loads(file.read_text(encoding="utf-8")).get(suite, {})
+    of_suite = read(file).get(suite, {})
     entries = [Entry(feature, test, count) for feature, tests in of_suite.items() for test, count in tests.items()]
     twice = [test for test, times in Counter(entry.test for entry in entries).items() if times > 1]
     wrong = [entry.test for entry in entries if type(entry.count) is not int or entry.count < 1]
@@ -112,3 +120,26 @@ class Verdict:
             *(f"failed: {case.name}: {case.reason}" for case in self.failed),
             *(f"the list is wrong: {what}" for what in self.wrong),
         ]
+
+
+def _bullet(feature: str, tests: dict[str, int]) -> str:
+    names = ", ".join(f"`{test}`" + (f" {count}" if count > 1 else "") for test, count in tests.items())
+    text = f"- {feature} ({sum(tests.values())}): {names}."
+    return textwrap.fill(text, WIDTH, subsequent_indent="  ", break_on_hyphens=False, break_long_words=False)
+
+
+def document(file: Path = FILE) -> str:
+    """Return the list in Markdown: of each suite what is not modelled, and apart what runs none of kvgpu's classes."""
+    suites = read(file)
+    apart = set(suites.pop("apart"))
+    parts = []
+    for suite, features in suites.items():
+        own = [_bullet(name, tests) for name, tests in features.items() if f"{suite}: {name}" not in apart]
+        others = [_bullet(name, tests) for name, tests in features.items() if f"{suite}: {name}" in apart]
+        parts += [f"`{suite}.py`:", "\n".join(own)]
+        parts += ["Cases that run none of kvgpu's classes:", "\n".join(others)] if others else []
+    return "\n\n".join(parts) + "\n"
+
+
+if __name__ == "__main__":
+    print(document(), end="")

@@ -33,6 +33,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--behaviour", choices=("0.23", "0.33"), default="0.23", help="vLLM that the suite is for")
     parser.add_argument("--backend", help="index backend (default: KVGPU_BACKEND, else host)")
     parser.add_argument("--kernels", choices=("interpreted", "compiled"), default="interpreted", help="without a GPU")
+    parser.add_argument("--not-modelled", type=Path, help="list of cases that may fail (default: not_modelled.toml)")
     options = parser.parse_args(own)
     if not options.suite.is_file():
         parser.error(f"no such file: {options.suite}")
@@ -70,13 +71,13 @@ def main(argv: list[str]) -> int:
         install()
         return int(pytest.main([*arguments, *rest], plugins=plugins))
     from later_names import install_later
-    from listed import listed
+    from listed import FILE, listed
     from tally import Tally
 
     from kvgpu.config.behaviour import behaviour_of
 
     install_later(behaviour_of(options.behaviour))
-    tally = Tally(listed(options.suite.stem))
+    tally = Tally(listed(options.suite.stem, options.not_modelled or FILE))
     # Each failure is one line of the table; `-- --tb=short` shows where.
     status = pytest.main([*arguments, "--tb=no", "-rN", *rest], plugins=[*plugins, tally])
     is_told = status in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
