@@ -14,7 +14,7 @@ from kvgpu.config.specs import AttentionSpec, FullAttentionSpec, KVCacheSpec, ML
 from kvgpu.groups.hits import GroupHits
 from kvgpu.groups.new_ids import NewBlockIds
 from kvgpu.rules import allocation as rules
-from kvgpu.rules.retention import RESEND, Mask, Retention, masked, positions_of
+from kvgpu.rules.retention import DROP, DROP_BELOW, NO_DROP, RESEND, Mask, Retention, masked, positions_of
 
 Blocks = Sequence[KVCacheBlock] | Ids
 
@@ -62,7 +62,7 @@ class HeldBlocks(GroupHits):
         # One block holds block_size tokens on each of the ranks that share a sequence (B13).
         ranks = dcp_world_size * pcp_world_size
         if block_pool.behaviour.shares_by_spec:
-            ranks = dcp_world_size if kv_cache_spec.dcp_sharded else 1
+            ranks = self.dcp_world_size = dcp_world_size if kv_cache_spec.dcp_sharded else 1
         self.block_size = kv_cache_spec.block_size * ranks
         self.max_admission_blocks_per_request = max_admission_blocks_per_request
         self.use_eagle = False
@@ -92,10 +92,9 @@ class HeldBlocks(GroupHits):
 
     def mask_rule(self, retention_interval: int | None) -> Mask | None:
         """Return the rule for which blocks a later hit could need; None if it could need any of them."""
-        keeps_boundaries = self.block_pool.behaviour.keeps_boundaries
-        kept = Retention(
-            self.scheduler_block_size, self.use_eagle, retention_interval, self.kept_ends, keeps_boundaries
-        )
+        behaviour = self.block_pool.behaviour
+        dropped = (DROP_BELOW if behaviour.keeps_below_junctions else DROP) if self.use_eagle else NO_DROP
+        kept = Retention(self.scheduler_block_size, dropped, retention_interval, self.kept_ends, behaviour.thins_states)
         return self.mask_of_spec(self.kv_cache_spec, kept)
 
     def covered_until(self, request_id: str, num_computed_tokens: int) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 from vllm.v1.core import kv_cache_coordinator as coordinators
 from vllm.v1.core import kv_cache_manager as manager_of_vllm
 from vllm.v1.core import single_type_kv_cache_manager as groups
+from vllm.v1.kv_cache_interface import KVCacheSpec
 
 from kvgpu.config.behaviour import BEHAVIOUR_0_23
 from kvgpu.config.kv_cache_config import KVCacheConfig
@@ -53,7 +54,8 @@ def own_arguments(config: KVCacheConfig, *args: Any, **options: Any) -> dict[str
     behaviour = behaviour_of_vllm()
     if behaviour == BEHAVIOUR_0_23:
         return given
-    refuse_options(**{"config" if name == "kv_cache_config" else name: value for name, value in given.items()})
+    if behaviour is None or behaviour.reports_junction:
+        refuse_options(**{"config" if name == "kv_cache_config" else name: value for name, value in given.items()})
     given.pop("enable_mamba_shared_prefix_checkpoint", None)  # is refused unless it is off
     if "num_hash_lookahead_tokens" in given:
         given["num_hash_lookahead_tokens"] = int(
@@ -71,6 +73,11 @@ def own_manager(*args: Any, **options: Any) -> KVCacheManager:
     O(blocks of the pool).
     """
     return KVCacheManager(**own_arguments(*args, **options))
+
+
+def shows_specs_of_vllm() -> bool:
+    """Return whether vLLM's specs say whether blocks are cached, and so can stand for kvgpu's. O(1)."""
+    return hasattr(KVCacheSpec, "prefix_cacheable")
 
 
 def show_specs_of_vllm(manager: KVCacheManager) -> None:
@@ -108,7 +115,7 @@ def make_manager(kv_cache_config: Any, *args: Any, **options: Any) -> Any:
         logger.warning("vLLM's own KVCacheManager serves, since kvgpu does not model this: %s", reason)
         return theirs
     _declare_subclasses()
-    if behaviour_of_vllm() != BEHAVIOUR_0_23:
+    if shows_specs_of_vllm():
         show_specs_of_vllm(ours)
     if checks:
         made["check"] += 1

@@ -136,7 +136,7 @@ NEW_FIELDS: dict[type, dict[str, tuple[int | None, str]]] = {
     },
     specs.MLAAttentionSpec: {"tokens_per_state": (1, ""), "max_tp_shards": (None, "")},
 }
-"""Spec -> fields that vLLM 0.33 has besides, each with its default and what kvgpu lacks for other values, if anything."""
+"""Spec -> fields that vLLM 0.33 has besides, each with its default and what kvgpu lacks for others, if anything."""
 
 
 def _widened(kind: type) -> type:
@@ -174,7 +174,9 @@ def _bound_manager(behaviour: Behaviour) -> type:
 
 def install_later(behaviour: Behaviour) -> None:
     """Make `import vllm...` work for all names: with kvgpu's behaviour where it has them, with stand-ins elsewhere."""
-    over = {name: bound_names(name, targets, behaviour) for name, targets in LATER_NAMES.items() if "stubs" not in targets}
+    over = {
+        name: bound_names(name, targets, behaviour) for name, targets in LATER_NAMES.items() if "stubs" not in targets
+    }
     over["vllm.v1.kv_cache_interface"].KVCacheConfig = KVCacheConfig
     over["vllm.v1.kv_cache_interface"].KVCacheGroupSpec = KVCacheGroupSpec
     for kind in NEW_FIELDS:
@@ -184,6 +186,10 @@ def install_later(behaviour: Behaviour) -> None:
     for name, kind in alone.items():
         over[name] = types.ModuleType(name)
         setattr(over[name], kind.__name__, kind)
-    install({**LATER_NAMES, **dict.fromkeys(alone, [])}, lambda name, targets: WithStandIns(name, targets, [over[name]] if name in over else []))
+
+    def module(name: str, targets: list[str]) -> WithStandIns:
+        return WithStandIns(name, targets, [over[name]] if name in over else [])
+
+    install(LATER_NAMES | {name: [] for name in alone}, module)
     sys.meta_path.append(_Finder)
     over["vllm.v1.core.kv_cache_manager"].KVCacheManager = _bound_manager(behaviour)

@@ -1,4 +1,4 @@
-"""`Listed`: the cases of vLLM's suites that kvgpu does not model, each with its feature, and what a run makes of them."""
+"""`Listed`: the cases of vLLM's suites that kvgpu does not model, each with its feature; what a run makes of them."""
 
 import re
 import textwrap

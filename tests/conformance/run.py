@@ -2,8 +2,8 @@
 
     python tests/conformance/run.py SUITE.py [--behaviour 0.33] [--backend NAME] [--kernels compiled] [-- OPTIONS]
 
-OPTIONS go to pytest. Exit status: that of pytest; 2 for a bad command line. For a suite of 0.33 it is 0 if what failed is
-what not_modelled.toml lists, each case with the feature that kvgpu lacks, else 1.
+OPTIONS go to pytest. Exit status: that of pytest; 2 for a bad command line. For a suite of 0.33 it is 0 if what failed
+is what not_modelled.toml lists, each case with the feature that kvgpu lacks, else 1.
 """
 
 import argparse

@@ -34,7 +34,8 @@ def make_manager(*specs, **options):
 
 def test_a_lookup_says_the_junction():
     init_none_hash(sha256)
-    request = Request("r", list(range(40)), SamplingParams(), None, block_hasher=get_request_block_hasher(16, sha256, 1))
+    hasher = get_request_block_hasher(16, sha256, 1)
+    request = Request("r", list(range(40)), SamplingParams(), None, block_hasher=hasher)
     found = make_manager(FullAttentionSpec(block_size=16, **HEADS)).get_computed_blocks(request)
     assert found[1:] == (0, 0) and len(request.block_hashes) == 2
 
@@ -99,7 +100,18 @@ def suite(tmp_path_factory):
 def run(suite, text, *options):
     file = suite.parent / "list.toml"
     file.write_text(text)
-    words = [sys.executable, RUNNER, suite, "--behaviour", "0.33", "--backend", "host", "--not-modelled", file, *options]
+    words = [
+        sys.executable,
+        RUNNER,
+        suite,
+        "--behaviour",
+        "0.33",
+        "--backend",
+        "host",
+        "--not-modelled",
+        file,
+        *options,
+    ]
     environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST")}
     environment["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # starts faster
     return subprocess.run(list(map(str, words)), env=environment, capture_output=True, text=True, check=False)

@@ -61,10 +61,7 @@ def test_a_listed_case_that_does_not_fail_is_wrong(outcome):
 
 def test_an_entry_without_its_cases_is_wrong():
     found = wrong([case("test_a[1]", "failed")], [Entry("sinks", "test_a", 2), Entry("sinks", "test_gone", 1)])
-    assert found == [
-        "listed with 2 cases, and 1 failed: test_a",
-        "listed with 1 cases, and 0 failed: test_gone",
-    ]
+    assert found == ["listed with 2 cases, and 1 failed: test_a", "listed with 1 cases, and 0 failed: test_gone"]
 
 
 def test_nothing_is_said_of_what_was_not_to_run():
@@ -82,7 +79,8 @@ def test_what_passes_without_kvgpu_is_counted_apart_and_not_enough():
 
 
 @pytest.mark.parametrize(
-    ("text", "word"), [("[s.a]\nt = 0\n", "without a count: \\['t'\\]"), ("[s.a]\nt = 1\n[s.b]\nt = 1\n", "twice: \\['t'\\]")]
+    ("text", "word"),
+    [("[s.a]\nt = 0\n", "without a count: \\['t'\\]"), ("[s.a]\nt = 1\n[s.b]\nt = 1\n", "twice: \\['t'\\]")],
 )
 def test_a_list_that_contradicts_itself_is_refused(tmp_path, text, word):
     file = tmp_path / "list.toml"

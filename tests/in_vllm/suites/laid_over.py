@@ -15,9 +15,9 @@ from vllm.v1.kv_cache_interface import KVCacheSpec
 from vllm.v1.request import Request
 
 from kvgpu import manager
-from kvgpu.config.behaviour import BEHAVIOUR_0_23, Behaviour
+from kvgpu.config.behaviour import Behaviour
 from kvgpu.vllm.config import config_of, spec_of
-from kvgpu.vllm.manager import own_arguments, show_specs_of_vllm
+from kvgpu.vllm.manager import own_arguments, show_specs_of_vllm, shows_specs_of_vllm
 
 KEPT = {
     "vllm.lora.request",
@@ -49,7 +49,7 @@ def _bound_manager() -> type:
 
     def make(self: Any, kv_cache_config: Any, *args: Any, **options: Any) -> None:
         manager.KVCacheManager.__init__(self, **own_arguments(config_of(kv_cache_config), *args, **options))
-        if self.behaviour != BEHAVIOUR_0_23:
+        if shows_specs_of_vllm():
             show_specs_of_vllm(self)
 
     return subclass(manager.KVCacheManager, make)
