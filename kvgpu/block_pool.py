@@ -1,10 +1,9 @@
 """`BlockPool`: allocates blocks, remembers which are cached, and takes blocks back in eviction order."""
 
 import logging
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable
 
-from kvgpu.arguments import hashes_of, ids_to_cache, integers, listed_ids, own_blocks, truths
+from kvgpu.arguments import integers, listed_ids, own_blocks
 from kvgpu.block_tables.block_allocator import BlockAllocator
 from kvgpu.block_tables.holders import BlockHolders
 from kvgpu.blocks.block_list import AllBlocks, BlockList
@@ -14,23 +13,22 @@ from kvgpu.blocks.record import Ids
 from kvgpu.blocks.state import BlockState, KVCacheBlock
 from kvgpu.config.behaviour import Behaviour, behaviour_of
 from kvgpu.environment import backend_name
-from kvgpu.errors import ArgumentError, ArgumentTypeError, InvariantError
+from kvgpu.errors import ArgumentTypeError, InvariantError
 from kvgpu.events.event_queue import EventQueue
 from kvgpu.exclusive import exclusive
-from kvgpu.hashing.block_range import BlockRange
 from kvgpu.hashing.functions import BlockHash
 from kvgpu.hashing.map_keys import checked_group
 from kvgpu.index.journal import Journal
-from kvgpu.index.prefix_cache import NO_MASK, BlockMask, PrefixCache
+from kvgpu.index.prefix_cache import PrefixCache
 from kvgpu.index.registry import backend_by_name
 from kvgpu.integers import as_integer, as_option, as_size, as_switch, shown
 from kvgpu.metrics import KVCacheMetricsCollector
-from kvgpu.pool_events import PoolEvents
+from kvgpu.pool.pool_caching import PoolCaching
 
 logger = logging.getLogger(__name__)
 
 
-class BlockPool(PoolEvents):
+class BlockPool(PoolCaching):
     """All blocks of the KV cache.
 
     Args:
@@ -41,6 +39,7 @@ class BlockPool(PoolEvents):
         metrics_collector: Receives every allocation, access and eviction.
         behaviour: The version of vLLM to behave like, see `kvgpu.config.behaviour`.
         num_hash_lookahead_tokens: Tokens after a block that its hash covers, too, as events then say.
+        num_aliases: Further keys that blocks can have, all of them together, before lookups become slow.
         backend: Index backend; if None, `KVGPU_BACKEND` or else `host`.
         journal: Records the changes of the index, for a copy elsewhere.
 
@@ -69,6 +68,7 @@ class BlockPool(PoolEvents):
         *,
         behaviour: str | Behaviour = "0.23",
         num_hash_lookahead_tokens: int = 0,
+        num_aliases: int = 0,
         backend: str | None = None,
         journal: Journal | None = None,
     ) -> None:
@@ -81,7 +81,7 @@ class BlockPool(PoolEvents):
         self.events = EventQueue(wanted, self.turn, self.behaviour, self.num_hash_lookahead_tokens)
         index_type = backend_by_name(backend_name() if backend is None else backend)
         self.enable_caching = as_option("enable_caching", enable_caching)
-        self.state = BlockState(num_gpu_blocks)
+        self.state = BlockState(num_gpu_blocks, as_size("num_aliases", num_aliases, 0))
         self.index = index_type(self.state, journal)
         self.blocks = AllBlocks(self.state)
         self.free_block_queue = FreeKVCacheBlockQueue.of_state(self.state)
@@ -112,53 +112,6 @@ class BlockPool(PoolEvents):
             raise ArgumentTypeError(f"a block hash in bytes is expected, got {shown(block_hash)}")
         groups = [checked_group(group) for group in integers("groups", kv_cache_group_ids).tolist()]
         return self.prefix_cache.find_all(block_hash, groups)
-
-    @exclusive
-    def cache_full_blocks(
-        self,
-        request: Any,
-        blocks: Sequence[KVCacheBlock],
-        num_cached_blocks: int,
-        num_full_blocks: int,
-        block_size: int,
-        kv_cache_group_id: int,
-        block_mask: Sequence[bool] | BlockMask | None = None,
-    ) -> None:
-        """Make blocks [num_cached_blocks, num_full_blocks) of a request reusable (fact 25).
-
-        Args:
-            request: Has `block_hashes`, `all_token_ids` and the extra-key attributes.
-            blocks: Its blocks; those before `num_cached_blocks` are ignored. There may be
-                fewer blocks than are full if the request is longer than the model allows.
-            num_cached_blocks: Number of blocks that were handled before.
-            num_full_blocks: Number of blocks that are full now.
-            block_size: Tokens per block, a multiple of the hash block size.
-            kv_cache_group_id: Group of the blocks.
-            block_mask: Which of the new blocks to cache; None for all.
-
-        Raises:
-            ArgumentError: A number is out of range, the block size is not a multiple of the hash block size, or the
-                mask or the hashes are too short.
-            ArgumentTypeError: An argument is not a number, a block or a truth value as required.
-            BlockIdError: A block that was made by hand has an id outside the pool.
-            BlockStateError: A block already has a hash. None of these errors changes anything.
-            Exception: The code that makes events raised it. The blocks are cached, without an event.
-
-        Null blocks are skipped. Expected O(number of new blocks), and with events O(tokens in them):
-        an event is queued even if no block is cached (fact 57).
-        """
-        new = BlockRange.checked(
-            num_cached_blocks, num_full_blocks, block_size, kv_cache_group_id, self.hash_block_size
-        )
-        if new.first >= new.end:
-            return
-        hashes = hashes_of(request, getattr(request, "request_id", None), new.end * new.stride)
-        ids = ids_to_cache(self.state, blocks, new)
-        mask = NO_MASK if block_mask is None else truths("block_mask", block_mask)
-        if block_mask is not None and len(mask) < len(ids):
-            raise ArgumentError(f"a mask of shape {mask.shape} is too short for {len(ids)} blocks")
-        chosen = self.prefix_cache.insert(ids, hashes, new.first * new.stride, new.stride, new.group, mask)
-        self.events.stored(request, chosen, new)
 
     @exclusive
     def get_new_blocks(self, num_blocks: int) -> list[KVCacheBlock]:
@@ -289,7 +242,8 @@ class BlockPool(PoolEvents):
 
     @exclusive
     def _check(self) -> list[str]:
-        return queue_violations(self.state) + self.holders.violations() + self.index.violations()
+        further = self.prefix_cache.further.violations()
+        return queue_violations(self.state) + self.holders.violations() + self.index.violations() + further
 
     def _restore(self) -> None:
         """Make all counts agree again, after an exception from outside has interrupted a call. O(num_gpu_blocks)."""

@@ -46,6 +46,9 @@ class KVCacheManager(TransferCalls):
         num_hash_lookahead_tokens: Tokens after a block that its hash covers as well, as the block hasher has it.
         num_prefill_lookahead: Tokens after a chunk of a prompt that a drafter reads.
         watermark: Fraction of the blocks that stay free when a waiting request is admitted beside others.
+        enable_mamba_shared_prefix_checkpoint: Whether the state at a junction (see `get_computed_blocks`) stays cached
+            also inside a block, where a drafter has groups and hits may end there; `mamba_shared_prefix_checkpoint`
+            says whether it does.
         backend: `host`, `reference`, `triton`, `cuda` or `auto`; if None, `KVGPU_BACKEND` or else `host`.
         counts_admissions: Whether a request counts when it gets its first blocks, not at each of its lookups.
 
@@ -77,6 +80,7 @@ class KVCacheManager(TransferCalls):
         num_hash_lookahead_tokens: int = 0,
         num_prefill_lookahead: int = 0,
         watermark: float = 0.0,
+        enable_mamba_shared_prefix_checkpoint: bool = False,
         backend: str | None = None,
         counts_admissions: bool = False,
     ) -> None:
@@ -110,6 +114,9 @@ class KVCacheManager(TransferCalls):
         self.watermark_blocks = int(as_number("watermark", watermark) * self.block_pool.num_gpu_blocks)
         if not 0 <= self.watermark_blocks <= self.block_pool.num_gpu_blocks:
             raise ConfigError(f"the watermark is a fraction of the blocks, 0.0 to 1.0, got {watermark}")
+        self.mamba_shared_prefix_checkpoint = self.coordinator.keep_junctions(
+            as_option("enable_mamba_shared_prefix_checkpoint", enable_mamba_shared_prefix_checkpoint)
+        )
         self.lookups = PrefixLookups(self.coordinator, self.log_stats, counts_admissions)
         self.slots = SlotAllocator(self.coordinator, self.lookups)
         self.empty_kv_cache_blocks = self.lookups.empty

@@ -186,9 +186,8 @@ class CallChecks:
         pool = self._block_pool
         # Keys that were entered by hand need not be those of their blocks.
         cached_only = not (pool.cached_block_hash_to_block.extras or pool.behaviour.trusts_hits)
+        records = pool.state.records[: pool.num_gpu_blocks + 1]  # without those of aliases
         for single, ids in zip(self._coordinator.single_type_managers, computed, strict=True):
-            place = find_hit_fault(
-                pool.state.records, ids, pool.state.null_id, single.rule_kind != FULL, cached_only, distinct
-            )
+            place = find_hit_fault(records, ids, pool.state.null_id, single.rule_kind != FULL, cached_only, distinct)
             if place >= 0:
                 raise_bad_hit(request_id, int(ids[place]), pool.num_gpu_blocks)

@@ -156,10 +156,20 @@ class SlotAllocator(Exclusive):
             checks.refuse_hashes_to_come(request_id, hashes, num_cacheable)
         hits = computed if takes_hits else lookups.empty.blocks
         num_free = self.block_pool.get_num_free_blocks()
+        # A request that resumes computes the tokens again that it had generated.
+        prefill_end = max(numbers.num_prompt_tokens, numbers.num_tokens - 1)
         if must_fit:
             full = min(numbers.num_tokens, longest)
             needed = coordinator.get_num_blocks_to_allocate(
-                request_id, full, hits, numbers.num_encoder_tokens, total_computed, full, True
+                request_id,
+                full,
+                hits,
+                numbers.num_encoder_tokens,
+                total_computed,
+                full,
+                True,
+                num_local_computed_tokens=num_local,
+                prefill_end=prefill_end,
             )
             if needed + numbers.headroom > num_free:
                 return None
@@ -168,7 +178,14 @@ class SlotAllocator(Exclusive):
         coordinator.remove_skipped_blocks(request_id, processed)
         num_slots = max(0, min(num_main + numbers.num_lookahead_tokens, longest))
         needed = coordinator.get_num_blocks_to_allocate(
-            request_id, num_slots, hits, numbers.num_encoder_tokens, total_computed, num_main
+            request_id,
+            num_slots,
+            hits,
+            numbers.num_encoder_tokens,
+            total_computed,
+            num_main,
+            num_local_computed_tokens=num_local,
+            prefill_end=prefill_end,
         )
         if needed + numbers.headroom > self.block_pool.get_num_free_blocks() - numbers.reserved_blocks:
             return None

@@ -175,6 +175,8 @@ class BatchQueries(Exclusive):
         index = cache.index
         if plan is None or not isinstance(index, DeviceIndex) or not index.answers:
             raise ArgumentError("match_async needs an index on a device: use match()")
+        if plan.ends_inside:
+            raise ArgumentError("hits may end inside a block, where a device finds none: use match()")
         if cache.map.extras:
             raise ArgumentError("keys are cached that a device does not hold: use match()")
         if cache.state.width is None or not self.rows.hashes.fit(cache.state.width):

@@ -45,7 +45,7 @@ class BlockAllocator:
         self.metrics_collector = metrics_collector
         self.num_evictions = 0
         self._prefix_cache, self._state = prefix_cache, prefix_cache.state
-        self._index, self._map = prefix_cache.index, prefix_cache.map
+        self._index, self._map, self._further = prefix_cache.index, prefix_cache.map, prefix_cache.further
         self._events, self._turn = events, turn
         self._enable_caching = enable_caching
 
@@ -65,7 +65,7 @@ class BlockAllocator:
         ids: Ids = pop_free(*self._state.free, num_blocks, 1)
         cached = self._state.records["flags"][ids] & IN_TABLE != 0
         num_cached = int(np.count_nonzero(cached)) if self._enable_caching else 0
-        if self.metrics_collector is not None or self._map.extras:
+        if self.metrics_collector is not None or self._map.extras or self._further.is_aliased(ids):
             self._evict_one_by_one(ids)
         elif num_cached:
             self.num_evictions += num_cached
@@ -89,6 +89,10 @@ class BlockAllocator:
         """
         if self.metrics_collector is not None:
             self._turn.tell(self.metrics_collector.on_block_evicted, block)
+        if block.block_id in self._further.aliases and block._state is self._state:
+            self.num_evictions += 1
+            self.forget(block)
+            return True
         key = block.block_hash
         if key is None:
             return False
@@ -99,6 +103,11 @@ class BlockAllocator:
             self._note_removed(block._row)
         block.reset_hash()
         return True
+
+    def forget(self, block: KVCacheBlock) -> None:
+        """Forget all keys of a block, with an event for each under which it was found (B92). O(keys of the block)."""
+        for key in self._further.remove(block):
+            self._events.removed(key)
 
     def evict_all(self) -> None:
         """Forget all cached blocks. O(blocks of the pool)."""

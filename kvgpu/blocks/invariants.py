@@ -61,13 +61,13 @@ def led_violations(state: BlockState) -> list[str]:
         head = int(same_prev[block_id])
         if flags[block_id] & needed != needed or records["same_next"][block_id] != block_id:
             found.append(f"led block {block_id} is not the only one in the index with its key")
-        if not (0 <= head < state.num_blocks and flags[head] & LEADS and successor[head] == block_id):
+        if not (0 <= head < state.num_rows and flags[head] & LEADS and successor[head] == block_id):
             found.append(f"led block {block_id} is not the successor of any block")
     for block_id in leading.tolist():
         child = int(successor[block_id])
         if not flags[block_id] & FIRST:
             found.append(f"block {block_id} leads, but is not the first with its key")
-        if not (0 <= child < state.num_blocks and flags[child] & LED and same_prev[child] == block_id):
+        if not (0 <= child < state.num_rows and flags[child] & LED and same_prev[child] == block_id):
             found.append(f"block {block_id} leads to no led block")
     if state.meta[NUM_LED] != len(led):
         found.append(f"{len(led)} blocks are led, {state.meta[NUM_LED]} are counted")

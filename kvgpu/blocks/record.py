@@ -19,7 +19,7 @@ BLOCK_RECORD = np.dtype(
         ("same_next", "<i4"),
         ("successor", "<i4"),
         ("further", "<i4"),
-        ("unused", "<i8"),
+        ("num_tokens", "<i8"),
     ]
 )
 """What the index knows of a block.
@@ -27,7 +27,7 @@ BLOCK_RECORD = np.dtype(
 k0..k3: block hash; 16-byte hashes are padded with 0. same_prev, same_next: ring of the blocks with the same key;
 same_prev of a LED block is the block that leads to it. successor: the block that was cached after this one, a hint that
 must be verified. further: the one that was cached FURTHER blocks after this one, of no meaning but that it may be
-loaded."""
+loaded. num_tokens: tokens of the prefix that the hash covers, if the block is PARTIAL or MEASURED."""
 
 assert BLOCK_RECORD.itemsize == CACHE_LINE
 
@@ -63,6 +63,9 @@ SEEN = 512
 """Set only during one compiled pass: the pass has already seen the block."""
 
 NO_IDS: Ids = np.empty(0, np.int32)
+
+PARTIAL, MEASURED = 1024, 2048
+"""PARTIAL: the hash covers only a part of the block's tokens. MEASURED: the record says how many tokens it covers."""
 
 ENTERED = IN_TABLE | FIRST | SHARED | LED | LEADS | COUNTED
 """The flags that belong to the index."""

@@ -3,21 +3,19 @@
 The two are the state. A `KVCacheBlock` is a view of them, made on demand.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from kvgpu.blocks.block_keys import BlockKeys
 from kvgpu.blocks.free_order import make_queue
 from kvgpu.blocks.index_meta import make_meta
 from kvgpu.blocks.lru import neighbour
-from kvgpu.blocks.record import COARSE, ENTERED, HAS_HASH, IN_TABLE, ODD, Ids, make_records
-from kvgpu.errors import BlockIdError, BlockStateError
-from kvgpu.hashing.functions import HASH_WIDTHS
-from kvgpu.hashing.map_keys import GROUP_ID_BYTES, BlockHashWithGroupId, get_block_hash, get_group_id
+from kvgpu.blocks.record import MEASURED, Ids
+from kvgpu.errors import BlockIdError
+from kvgpu.hashing.map_keys import BlockHashWithGroupId
 from kvgpu.integers import MOST_TOKENS, as_integer, as_switch
-from kvgpu.layout import KEY_WORDS, MAX_GROUP_ID
 
 LOWEST, HIGHEST = -(1 << 63), (1 << 63) - 1
 """Range of the ids that a block made by hand may have."""
@@ -28,32 +26,22 @@ def _counted(ref_cnt: Any) -> int:
     return as_integer("ref_cnt", ref_cnt, -MOST_TOKENS, MOST_TOKENS)
 
 
-def _in_no_index(block_id: int) -> None:
-    """Do nothing: the default of `BlockState.take_out`, for a state without an index."""
+class BlockState(BlockKeys):
+    """Keys and uses of blocks 0 to num_blocks-1, the queue of the free ones, and the side stores.
 
-
-class BlockState:
-    """Records and uses of blocks 0 to num_blocks-1, the queue of the free ones, and the side stores.
-
-    The record and the use after the last block's are those of the placeholders at both ends of the queue.
-
-    The index sets `take_out`, which takes a block out of the index before its hash is changed by hand.
+    The use after the last block's is that of the placeholders at both ends of the queue. Arguments are those of
+    `BlockKeys`.
     """
 
-    def __init__(self, num_blocks: int) -> None:
-        self.num_blocks = num_blocks
-        self.records = make_records(num_blocks + 1)
+    def __init__(self, num_blocks: int, num_aliases: int = 0) -> None:
+        super().__init__(num_blocks, num_aliases)
         self.free = make_queue(num_blocks)
-        self.meta = make_meta(num_blocks)
+        self.meta = make_meta(self.num_rows)
         self.null_id = -1
         self.counts_null_users = True
-        self.width: int | None = None
-        self.odd_hashes: dict[int, BlockHashWithGroupId] = {}
-        self.coarse: dict[int, tuple[bytes, int, int]] = {}
         self.views: dict[int, KVCacheBlock] = {}
         self.foreign: list[KVCacheBlock] = []
         self.queue: Any = None
-        self.take_out: Callable[[int], None] = _in_no_index
 
     def view(self, block_id: int) -> "KVCacheBlock":
         """Return the `KVCacheBlock` with this id, the same object every time. O(1).
@@ -94,79 +82,6 @@ class BlockState:
             ids: Ids = blocks.ids  # type: ignore[union-attr]
             return ids
         return np.fromiter((self.id_of(block) for block in blocks), np.int32)
-
-    def adopt_width(self, hash_bytes: int) -> bool:
-        """Return whether records hold hashes of this length; the first regular hash decides the width."""
-        if self.width is None and hash_bytes in HASH_WIDTHS:
-            self.width = hash_bytes
-        return hash_bytes == self.width
-
-    def words_of(self, key: bytes) -> tuple[npt.NDArray[np.int64], int] | None:
-        """Return (key words int64[4], group) of a regular map key, or None if no record can hold the key."""
-        width = self.width
-        if width is None or len(key) < width + GROUP_ID_BYTES:
-            return None
-        group = get_group_id(BlockHashWithGroupId(key))
-        if (len(key) - GROUP_ID_BYTES) % width or group > MAX_GROUP_ID:
-            return None
-        last = key[-GROUP_ID_BYTES - width : -GROUP_ID_BYTES]
-        return np.frombuffer(last.ljust(8 * KEY_WORDS, b"\0"), "<i8"), group
-
-    def key_of(self, block_id: int) -> BlockHashWithGroupId | None:
-        """Return block hash and group id of a block as the bytes of its map key, or None if it has no hash."""
-        record = self.records[block_id]
-        flags = int(record["flags"])
-        if not flags & HAS_HASH:
-            return None
-        if flags & ODD:
-            return self.odd_hashes[block_id]
-        assert self.width is not None
-        if flags & COARSE:
-            blob, start, stop = self.coarse[block_id]
-            block_hash = blob[start:stop]
-        else:
-            block_hash = record.tobytes()[: self.width]
-        return BlockHashWithGroupId(block_hash + int(record["group"]).to_bytes(GROUP_ID_BYTES, "big"))
-
-    def set_key(self, block_id: int, key: BlockHashWithGroupId) -> None:
-        """Write the hash of a block that has none; the index is not changed.
-
-        Raises:
-            BlockStateError: The block already has a hash.
-        """
-        record = self.records[block_id]
-        if record["flags"] & HAS_HASH:
-            raise BlockStateError(f"block {block_id} already has a hash; call reset_hash() before it gets another")
-        group = get_group_id(key)
-        block_hash = get_block_hash(key)
-        if self.adopt_width(len(block_hash)) and group <= MAX_GROUP_ID:
-            words = np.frombuffer(block_hash.ljust(8 * KEY_WORDS, b"\0"), "<i8")
-            for name, word in zip(("k0", "k1", "k2", "k3"), words, strict=True):
-                record[name] = word
-            record["group"] = group
-            record["flags"] = HAS_HASH
-        else:
-            self.odd_hashes[block_id] = key
-            record["flags"] = HAS_HASH | ODD
-
-    def forget_keys(self) -> None:
-        """Forget all hashes and their width; the index is not changed. O(num_blocks)."""
-        self.records["flags"][: self.num_blocks] = 0
-        self.odd_hashes.clear()
-        self.coarse.clear()
-        self.width = None
-
-    def forget_entries(self) -> None:
-        """Record that the index, which has been emptied, holds no block; the hashes stay. O(num_blocks)."""
-        self.records["flags"][: self.num_blocks] &= ~np.int32(ENTERED)
-
-    def reset_key(self, block_id: int) -> None:
-        """Forget the hash of a block, after taking the block out of the index."""
-        if self.records[block_id]["flags"] & IN_TABLE:
-            self.take_out(block_id)
-        self.records[block_id]["flags"] = 0
-        self.odd_hashes.pop(block_id, None)
-        self.coarse.pop(block_id, None)
 
 
 class KVCacheBlock:
@@ -237,8 +152,17 @@ class KVCacheBlock:
         self._state.set_key(self._row, key)
 
     def set_block_hash(self, block_hash: BlockHashWithGroupId, num_tokens: int | None = None) -> None:
-        """Set `block_hash`; the name of its setter since vLLM 0.24. How many tokens it covers is not kept. O(1)."""
+        """Set `block_hash`, and how many tokens of a prefix it covers; the name of the setter since vLLM 0.24. O(1)."""
+        covered = None if num_tokens is None else as_integer("num_tokens", num_tokens, 0, MOST_TOKENS)
         self.block_hash = block_hash
+        if covered is not None:
+            self._state.measure(self._row, covered)
+
+    @property
+    def block_hash_num_tokens(self) -> int | None:
+        """Tokens of the prefix that `block_hash` covers (B20); None where nothing depends on it, and without a hash."""
+        record = self._state.records[self._row]
+        return int(record["num_tokens"]) if record["flags"] & MEASURED else None
 
     @property
     def _block_hash(self) -> BlockHashWithGroupId | None:

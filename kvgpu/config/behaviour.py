@@ -68,6 +68,8 @@ class Behaviour:
     """So does, with EAGLE, the position one block before a junction (B62)."""
     shares_by_spec: bool
     """Context parallelism divides the blocks of the specs that say so, also beside other groups (B10, B13)."""
+    keeps_inside: bool
+    """The end of a prompt inside a block stays cached, and hits may end there in some models (B80 to B87)."""
 
 
 BEHAVIOUR_0_23: Final = Behaviour(
@@ -96,6 +98,7 @@ BEHAVIOUR_0_23: Final = Behaviour(
     keeps_boundaries=False,
     keeps_below_junctions=False,
     shares_by_spec=False,
+    keeps_inside=False,
 )
 
 BEHAVIOUR_0_33: Final = Behaviour(
@@ -124,6 +127,7 @@ BEHAVIOUR_0_33: Final = Behaviour(
     keeps_boundaries=True,
     keeps_below_junctions=True,
     shares_by_spec=True,
+    keeps_inside=True,
 )
 
 BEHAVIOUR_0_24: Final = replace(

@@ -1,10 +1,11 @@
 """The block sizes that the scheduler and the hashes of a model use."""
 
+from collections.abc import Sequence
 from math import gcd, lcm, prod
 from typing import Any
 
-from kvgpu.config.kv_cache_config import KVCacheConfig
-from kvgpu.config.specs import MambaSpec
+from kvgpu.config.kv_cache_config import KVCacheConfig, KVCacheGroupSpec, layer_specs
+from kvgpu.config.specs import FullAttentionSpec, MambaSpec
 from kvgpu.errors import ConfigError
 from kvgpu.integers import as_size
 
@@ -36,6 +37,27 @@ def resolve_kv_cache_block_sizes(kv_cache_config: KVCacheConfig, vllm_config: An
         return _of_several(specs, ranks, cache, vllm_config)
     except (AttributeError, TypeError) as error:
         raise ConfigError(f"the configuration lacks a part that is needed: {error}") from error
+
+
+def ends_inside_blocks(groups: Sequence[KVCacheGroupSpec], hash_block_size: int, dcp_world_size: int) -> bool:
+    """Return whether hits of a model may end inside a block, in behaviour 0.33 (B80).
+
+    They may if a state covers more tokens than a hash, or as many on each of several ranks, unless another group can
+    only be hit at ends of its blocks. O(layers).
+    """
+    layers = [(spec, group.kv_cache_spec) for group in groups for spec in layer_specs(group.kv_cache_spec)]
+    has_states = any(
+        isinstance(spec, MambaSpec)
+        and spec.mamba_cache_mode == "align"
+        and spec.block_size >= hash_block_size + (dcp_world_size == 1)
+        for spec, _ in layers
+    )
+    return has_states and all(
+        not group.prefix_cacheable
+        or isinstance(spec, FullAttentionSpec | MambaSpec)
+        or spec.block_size * (dcp_world_size if spec.dcp_sharded else 1) == hash_block_size
+        for spec, group in layers
+    )
 
 
 def _of_several(specs: list[Any], ranks: int, cache: Any, vllm_config: Any) -> tuple[int, int]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from kvgpu.config.specs import AttentionSpec, KVCacheSpec, KVCacheSpecKind, MambaSpec, UniformTypeKVCacheSpecs
 
@@ -27,6 +27,13 @@ class KVCacheGroupSpec:
     layer_names: list[str]
     kv_cache_spec: KVCacheSpec
     is_eagle_group: bool = False
+
+
+class KVCacheBlockCopy(NamedTuple):
+    """A worker copies one block to another one before its step."""
+
+    src_block_id: int
+    dst_block_id: int
 
 
 @dataclass

@@ -221,8 +221,10 @@ class MambaSpec(KVCacheSpec):
     """Layers with a recurrent state; a block holds the state at its last token.
 
     `mamba_cache_mode` is `none` (no reuse), `all` (the state of every block is cached) or `align` (only states at
-    block boundaries of scheduler steps). `num_speculative_blocks` blocks are held for drafts (facts 37 to 42). A
-    `block_size` below 1 token, a negative number of blocks, or another mode is a ConfigError.
+    block boundaries of scheduler steps). `num_speculative_blocks` blocks are held for drafts (facts 37 to 42). With
+    `num_prefill_checkpoint_blocks` above 0, behaviour 0.33 also keeps a state from inside the last step of a prompt, of
+    which the engine has one each `prefill_checkpoint_alignment` tokens (B87). A `block_size` below 1 token, a negative
+    number, or another mode is a ConfigError.
     """
 
     kind = KVCacheSpecKind.MAMBA
@@ -232,10 +234,15 @@ class MambaSpec(KVCacheSpec):
     mamba_type: Any = "mamba2"
     mamba_cache_mode: str = "none"
     num_speculative_blocks: int = 0
+    num_prefill_checkpoint_blocks: int = field(default=0, kw_only=True)
+    prefill_checkpoint_alignment: int | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._keep_size("num_speculative_blocks", 0)
+        self._keep_size("num_prefill_checkpoint_blocks", 0)
+        if self.prefill_checkpoint_alignment is not None:
+            self._keep_size("prefill_checkpoint_alignment", 1)
         mode = self.mamba_cache_mode
         if not isinstance(mode, str) or mode not in MAMBA_CACHE_MODES:
             raise ConfigError(f"mamba_cache_mode must be one of {', '.join(MAMBA_CACHE_MODES)}, got {shown(mode)}")

@@ -15,11 +15,13 @@ from kvgpu.blocks.state import KVCacheBlock
 from kvgpu.compiled.jit import python_of
 from kvgpu.config.behaviour import BEHAVIOUR_0_23, Behaviour
 from kvgpu.config.kv_cache_config import KVCacheConfig
+from kvgpu.config.specs import FullAttentionSpec, MambaSpec
 from kvgpu.coordinators.retention import checked_retention, group_record
 from kvgpu.environment import retention_interval
 from kvgpu.errors import BlockStateError, ConfigError
 from kvgpu.groups.base import Blocks, SingleTypeKVCacheManager
 from kvgpu.groups.cross import CrossAttentionManager
+from kvgpu.groups.mamba import MambaManager
 from kvgpu.groups.registry import get_manager_for_kv_cache_spec
 from kvgpu.hashing.functions import BlockHash
 from kvgpu.integers import MOST_TOKENS, as_integer, as_size
@@ -95,13 +97,14 @@ class KVCacheCoordinator(ABC):
         # A drafter that reads several tokens after a chunk computes the last ones of it again (B67).
         self.num_reprefillable_tokens = max(0, as_integer("num_prefill_lookahead", num_prefill_lookahead) - 1)
         self.block_pool = BlockPool(
-            kv_cache_config.num_blocks,
+            as_size("num_blocks", kv_cache_config.num_blocks),
             enable_caching,
             self.hash_block_size,
             enable_kv_cache_events,
             metrics_collector,
             behaviour=behaviour,
             num_hash_lookahead_tokens=num_hash_lookahead_tokens,
+            num_aliases=kv_cache_config.num_blocks if behaviour.keeps_inside and self._has_long_blocks() else 0,
             backend=backend,
         )
         flagged = {i for i, group in enumerate(groups) if group.is_eagle_group}
@@ -131,11 +134,31 @@ class KVCacheCoordinator(ABC):
             manager.use_eagle = i in self.drop_eagle_group_ids
             if behaviour.keeps_boundaries and self.drop_eagle_group_ids:
                 manager.kept_ends = RESEND_OR_LONGER
-        self.enable_partial_hash_hits = False  # hits end with a block in every group (B80)
+        self.enable_partial_hash_hits = False
         self.group_block_sizes = tuple(manager.block_size for manager in self.single_type_managers)
         in_config = kv_cache_config.prefix_cache_retention_interval
         interval = in_config if behaviour.configures_retention else retention_interval()
         self.retention_interval = checked_retention(interval, self.single_type_managers, size, behaviour)
+
+    def _has_long_blocks(self) -> bool:
+        """Whether a block of some group has several hashes, so that a prompt may end inside it."""
+        return any(
+            isinstance(group.kv_cache_spec, FullAttentionSpec | MambaSpec)
+            and group.kv_cache_spec.block_size * self.dcp_world_size > self.hash_block_size
+            for group in self.kv_cache_config.kv_cache_groups
+        )
+
+    def keep_junctions(self, wanted: bool) -> bool:
+        """Keep states at junctions inside blocks from now on if that is wanted and can be; return whether it is (B85).
+
+        A drafter of several modules computes the last tokens again, so that steps do not end at a junction.
+        """
+        kept = bool(wanted and self.eagle_group_ids and self.enable_partial_hash_hits)
+        kept = kept and self.num_reprefillable_tokens == 0
+        for manager in self.single_type_managers:
+            if isinstance(manager, MambaManager):
+                manager.shared_prefix_checkpoint = kept
+        return kept
 
     @property
     def full_attention_group_id(self) -> int | None:
@@ -188,10 +211,8 @@ class KVCacheCoordinator(ABC):
         num_local_computed_tokens: int = 0,
         prefill_end: int = 0,
     ) -> int:
-        """Return how many blocks must be free so that the request gets its slots in all groups.
-
-        The last two arguments are without effect: hits end with a block, and states are kept only at the end of steps.
-        """
+        """Return how many blocks must be free so that the request gets its slots in all groups."""
+        prefill_end = 0 if self.retention_interval != 0 else prefill_end
         needed = 0
         for manager, computed in zip(self.single_type_managers, new_computed_blocks, strict=True):
             if isinstance(manager, CrossAttentionManager):
@@ -200,7 +221,14 @@ class KVCacheCoordinator(ABC):
                 )
             else:
                 needed += manager.get_num_blocks_to_allocate(
-                    request_id, num_tokens, computed, total_computed_tokens, num_tokens_main_model, apply_admission_cap
+                    request_id,
+                    num_tokens,
+                    computed,
+                    total_computed_tokens,
+                    num_tokens_main_model,
+                    apply_admission_cap,
+                    num_local_computed_tokens=num_local_computed_tokens,
+                    prefill_end=prefill_end,
                 )
         return needed
 
@@ -250,6 +278,7 @@ class KVCacheCoordinator(ABC):
             BlockStateError: A block that is to be cached can already be found under a hash.
         """
         state, holds = self.block_pool.state, self.block_pool.cached_block_hash_to_block.holds
+        is_partial = self.block_pool.prefix_cache.further.is_partial
         for manager in self.single_type_managers:
             blocks = manager.req_to_blocks.get(request_id)
             if blocks is None:
@@ -257,7 +286,7 @@ class KVCacheCoordinator(ABC):
             num_cacheable = min(self.get_num_cacheable_tokens(num_tokens, manager.kv_cache_group_id), num_hashed)
             first, full = max(blocks.num_cached, 0), num_cacheable // manager.block_size
             for block_id in blocks.ids[first:full].tolist() if first < full else ():
-                if block_id != state.null_id and holds(state.view(block_id)):
+                if block_id != state.null_id and holds(state.view(block_id)) and not is_partial(block_id):
                     raise BlockStateError(
                         f"request {request_id}: block {block_id} is to be cached, but already has a hash"
                     )

@@ -6,6 +6,7 @@ from typing import Any
 
 from kvgpu.blocks.block_list import BlockList
 from kvgpu.blocks.state import KVCacheBlock
+from kvgpu.config.block_sizes import ends_inside_blocks
 from kvgpu.config.specs import FullAttentionSpec, KVCacheSpec
 from kvgpu.coordinators.base import Hits, KVCacheCoordinator
 from kvgpu.errors import ConfigError
@@ -63,11 +64,16 @@ class HybridKVCacheCoordinator(KVCacheCoordinator):
             same.eagle |= i in self.drop_eagle_group_ids
         if len(self.spec_groups) < (1 if behaviour.shares_by_spec else 2):
             raise ConfigError("all groups have the same spec: put their layers into one group")
+        # Where hits may end inside a block, they end with any hash block.
+        self.enable_partial_hash_hits = behaviour.keeps_inside and ends_inside_blocks(
+            self.kv_cache_config.kv_cache_groups, self.hash_block_size, self.dcp_world_size
+        )
+        alignment = self.hash_block_size if self.enable_partial_hash_hits else self.scheduler_block_size
+        for single in self.single_type_managers:
+            single.cache_hit_alignment_tokens = alignment
         # Full attention comes first: any prefix of its hit is also a hit, so it need not be looked up again.
         self.spec_groups.sort(key=lambda group: not group.is_full)
-        self.plan = PrefixPlan(
-            tuple(same.query(self.scheduler_block_size) for same in self.spec_groups), behaviour.looks_beyond_limit
-        )
+        self.plan = PrefixPlan(tuple(same.query(alignment) for same in self.spec_groups), behaviour.looks_beyond_limit)
         for same in self.spec_groups:
             for i in same.group_ids:
                 # Groups of equal spec are looked up together, so they must cache the same blocks.
@@ -94,7 +100,7 @@ class HybridKVCacheCoordinator(KVCacheCoordinator):
 
     @property
     def caching_alignment(self) -> int:
-        return self.scheduler_block_size
+        return 1 if self.enable_partial_hash_hits else self.scheduler_block_size
 
     def find_hits(self, block_hashes: Sequence[BlockHash], max_cache_hit_length: int) -> Hits:
         num_tokens, lines, furthest = self.block_pool.prefix_cache.find_hits(

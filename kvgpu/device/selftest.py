@@ -121,10 +121,9 @@ class SelfTest:
         for r, length in enumerate(lengths.tolist()):
             begin = int(offsets[r])
 
-            def hit(query: int, block: int, begin: int = begin) -> bool:
-                rule = plan.queries[query]
-                key = keys[begin + (block + 1) * rule.stride - 1].tobytes()
-                return all(ids.get(key + bytes([group])) in self.first for group in rule.groups)
+            def hit(query: int, _: int, place: int, begin: int = begin) -> bool:
+                key = keys[begin + place].tobytes()
+                return all(ids.get(key + bytes([group])) in self.first for group in plan.queries[query].groups)
 
             expected, *_ = decide(plan, hit, length, int(limits[r]))
             expect(

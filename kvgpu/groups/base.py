@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from kvgpu.block_tables.request_blocks import RequestBlocks
 from kvgpu.blocks.block_list import BlockList
 from kvgpu.blocks.lru import count_unused
-from kvgpu.blocks.record import Ids
+from kvgpu.blocks.record import NO_IDS, Ids
 from kvgpu.blocks.state import KVCacheBlock
 from kvgpu.compiled.jit import python_of
 from kvgpu.config.specs import cdiv
@@ -29,6 +31,9 @@ class SingleTypeKVCacheManager(HeldBlocks):
         total_computed_tokens: int,
         num_tokens_main_model: int,
         apply_admission_cap: bool = False,
+        *,
+        num_local_computed_tokens: int = 0,
+        prefill_end: int = 0,
     ) -> int:
         """Return how many blocks must be free in the pool so that the request gets its slots (fact 22).
 
@@ -40,6 +45,8 @@ class SingleTypeKVCacheManager(HeldBlocks):
             total_computed_tokens: Tokens computed here or elsewhere.
             num_tokens_main_model: `num_tokens` without lookahead.
             apply_admission_cap: Count at most `max_admission_blocks_per_request` blocks.
+            num_local_computed_tokens: Tokens in the hits; the request gets a copy of a block that they end inside.
+            prefill_end: Tokens after which a prompt is computed, or 0 if every step may keep a state from inside it.
 
         Raises:
             RunningRequestError: Hits were passed for a running request.
@@ -56,6 +63,7 @@ class SingleTypeKVCacheManager(HeldBlocks):
         new = _blocks_missing(required, held, running, skipped, num_computed)
         if num_computed == 0:
             return new
+        new += self.ends_inside_block(new_computed_blocks, num_local_computed_tokens)
         return new + self._get_num_evictable_blocks(new_computed_blocks, max(0, skipped - held))
 
     def allocate_new_computed_blocks(
@@ -102,6 +110,9 @@ class SingleTypeKVCacheManager(HeldBlocks):
         self.block_pool.allocator.take_hits(ids)
         blocks.extend_ids(ids)
         self.num_cached_block[request_id] = len(blocks)
+        if self.ends_inside_block(ids, num_local_computed_tokens):
+            place = num_local_computed_tokens // self.block_size
+            self.partial_hits.tails[request_id] = self.num_cached_block[request_id] = place
         return cdiv(total, self.block_size) if num_external_computed_tokens > 0 else 0
 
     def allocate_external_blocks(self, request_id: str, num_blocks: int, zeroed: bool = True) -> None:
@@ -116,8 +127,14 @@ class SingleTypeKVCacheManager(HeldBlocks):
     def allocate_new_blocks(self, request_id: str, num_tokens: int, num_tokens_main_model: int) -> BlockList:
         """Give a request blocks until it has slots for `num_tokens` tokens; return the new blocks."""
         blocks = self.req_to_blocks[request_id]
+        copies = NO_IDS
+        if request_id in self.partial_hits.tails:
+            copies = self.block_pool.allocator.take(1)
+            self.partial_hits.redirect(blocks, self.partial_hits.tails.pop(request_id), int(copies[0]))
+            self.new_ids.note(copies)
         missing = cdiv(num_tokens, self.block_size) - len(blocks)
-        return BlockList(self.block_pool.state, self._extend(blocks, missing))
+        new = self._extend(blocks, missing)
+        return BlockList(self.block_pool.state, np.concatenate([copies, new]) if len(copies) else new)
 
     def _refuse_computed(self, request_id: str, new_computed_blocks: Blocks) -> None:
         if len(new_computed_blocks):

@@ -37,6 +37,25 @@ class FullAttentionManager(SingleTypeKVCacheManager):
     """Manages groups in which a token attends to all tokens before it; the hit is the leading run of cached blocks."""
 
     supports_context_parallel = True
+    ends_inside = True
+
+    def cache_blocks(self, request: Any, num_tokens: int, retention_interval: int | None = None) -> None:
+        super().cache_blocks(request, num_tokens, retention_interval)
+        if self.block_size != self.block_pool.hash_block_size and self.block_pool.behaviour.keeps_inside:
+            self._cache_end_of_prompt(request, num_tokens)
+
+    def _cache_end_of_prompt(self, request: Any, num_tokens: int) -> None:
+        """Have the last whole hash block of a prompt found if it lies inside a block (B81, B82).
+
+        The same prompt again hits at most all but one of its tokens, unless a lookup drops what it hit last.
+        """
+        num_prompt, unit = getattr(request, "num_prompt_tokens", None), self.block_pool.hash_block_size
+        if num_prompt is None or request.request_id not in self.req_to_blocks:
+            return
+        end = min((num_prompt if self.use_eagle else num_prompt - 1) // unit, len(request.block_hashes)) * unit
+        blocks, place = self.req_to_blocks[request.request_id], end // self.block_size
+        if 0 < end <= num_tokens and end % self.block_size and place < len(blocks):
+            self.block_pool.cache_partial_block(request, blocks[place], end, self.kv_cache_group_id, self.block_size)
 
     def get_num_common_prefix_blocks(self, running_request_id: str) -> int:
         """Return how many leading blocks have as many users as this group has requests (fact 51)."""

@@ -13,6 +13,7 @@ from kvgpu.compiled.jit import python_of
 from kvgpu.config.specs import AttentionSpec, FullAttentionSpec, KVCacheSpec, MLAAttentionSpec, TQFullAttentionSpec
 from kvgpu.groups.hits import GroupHits
 from kvgpu.groups.new_ids import NewBlockIds
+from kvgpu.groups.partial_hits import PartialHits
 from kvgpu.rules import allocation as rules
 from kvgpu.rules.retention import DROP, DROP_BELOW, NO_DROP, RESEND, Mask, Retention, masked, positions_of
 
@@ -58,6 +59,8 @@ class HeldBlocks(GroupHits):
         self.kv_cache_group_id = kv_cache_group_id
         self.scheduler_block_size = scheduler_block_size
         self.dcp_world_size = dcp_world_size
+        # Hits end at multiples of this number of tokens.
+        self.cache_hit_alignment_tokens = scheduler_block_size
         self.pcp_world_size = pcp_world_size
         # One block holds block_size tokens on each of the ranks that share a sequence (B13).
         ranks = dcp_world_size * pcp_world_size
@@ -77,6 +80,7 @@ class HeldBlocks(GroupHits):
             else type(kv_cache_spec) in (FullAttentionSpec, TQFullAttentionSpec, MLAAttentionSpec)
         )
         self.new_ids = NewBlockIds(block_pool.num_gpu_blocks)
+        self.partial_hits = PartialHits(block_pool)
         self.extent = 0
         self.req_to_blocks = BlockTables(block_pool.state, block_pool.block_tables)
         block_pool.holders.of_groups.append(self.req_to_blocks)
@@ -90,11 +94,27 @@ class HeldBlocks(GroupHits):
         """Return the states that were cached since the last call: request, block id, and tokens before the state."""
         return []
 
+    def take_last_state(self, request_id: str, num_computed: int, num_in_flight: int) -> tuple[int, int] | None:
+        """Return block and tokens of a state that an ended request leaves inside a block (B89); None without one."""
+        return None
+
+    def covered(self, block_id: int, place: int) -> int:
+        """Return how many tokens of a prefix the hash of a request's block covers; 0 without a hash. O(1)."""
+        block = self.block_pool.state.view(block_id)
+        num_tokens = block.block_hash_num_tokens
+        if num_tokens is not None:
+            return num_tokens
+        return (place + 1) * self.block_size if block.block_hash is not None else 0
+
+    def ends_inside_block(self, new_computed_blocks: Blocks, num_local_computed_tokens: int) -> bool:
+        """Whether a hit of so many tokens ends inside the last of its blocks, of which there may be none."""
+        return len(new_computed_blocks) > 0 and num_local_computed_tokens % self.block_size != 0
+
     def mask_rule(self, retention_interval: int | None) -> Mask | None:
         """Return the rule for which blocks a later hit could need; None if it could need any of them."""
-        behaviour = self.block_pool.behaviour
+        behaviour, alignment = self.block_pool.behaviour, self.cache_hit_alignment_tokens
         dropped = (DROP_BELOW if behaviour.keeps_below_junctions else DROP) if self.use_eagle else NO_DROP
-        kept = Retention(self.scheduler_block_size, dropped, retention_interval, self.kept_ends, behaviour.thins_states)
+        kept = Retention(alignment, dropped, retention_interval, self.kept_ends, behaviour.thins_states)
         return self.mask_of_spec(self.kv_cache_spec, kept)
 
     def covered_until(self, request_id: str, num_computed_tokens: int) -> int:
@@ -137,12 +157,13 @@ class HeldBlocks(GroupHits):
             num_full,
             self.block_size,
             self.kv_cache_group_id,
-            masked(rule, num_cached, num_full, positions_of(rule, num_prompt, junction)),
+            masked(rule, num_cached, num_full, positions_of(rule, num_prompt, junction, self.scheduler_block_size)),
         )
         self.num_cached_block[request.request_id] = num_full
 
     def pop(self, request_id: str) -> Ids:
         """Forget a request and return the ids of its blocks, which stay in use, without the null blocks in front."""
+        self.partial_hits.tails.pop(request_id, None)
         if request_id not in self.req_to_blocks:
             return NO_IDS
         store, table_id = self.block_pool.block_tables, self.req_to_blocks.leave(request_id)
@@ -153,6 +174,7 @@ class HeldBlocks(GroupHits):
 
     def free(self, request_id: str) -> None:
         """Give back all blocks of a request, last block first. Does nothing for an unknown request."""
+        self.partial_hits.tails.pop(request_id, None)
         if request_id in self.req_to_blocks:
             store, table_id = self.block_pool.block_tables, self.req_to_blocks.leave(request_id)
             self._give_back(store.of(table_id))

@@ -18,6 +18,8 @@ class GroupHits:
 
     rule_kind: ClassVar[int] = FULL
     supports_context_parallel: ClassVar[bool] = False
+    ends_inside: ClassVar[bool] = False
+    """Whether hits can end inside a block."""
 
     @classmethod
     def hit_rule(cls, spec: KVCacheSpec, block_size: int, alignment: int, drop: bool) -> HitRule:
@@ -33,7 +35,8 @@ class GroupHits:
         Args:
             spec: Spec of the groups.
             group_ids: Ids of the groups.
-            alignment: The hit is a multiple of this number of tokens.
+            alignment: The hit is a multiple of this number of tokens. If that is a hash block, hits of some kinds of
+                attention may end inside a block.
             drop: Whether to leave out the last block, which EAGLE computes again.
             ranks: Number of context-parallel ranks that share a block.
             stride: Number of hashes in one block.
@@ -44,6 +47,8 @@ class GroupHits:
         if ranks > 1 and not cls.supports_context_parallel:
             raise ConfigError(f"{cls.__name__} does not support context parallelism")
         rule = cls.hit_rule(spec, spec.block_size * ranks, alignment, drop)
+        if cls.ends_inside and alignment < rule.block_size and alignment * stride == rule.block_size:
+            rule = rule._replace(unit=alignment)
         return HitQuery(rule, tuple(group_ids), stride)
 
     @classmethod

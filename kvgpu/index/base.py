@@ -61,7 +61,7 @@ class BatchHits(NamedTuple):
 
 def decided(
     plan: PrefixPlan,
-    hit: Callable[[int, int], bool],
+    hit: Callable[[int, int, int], bool],
     ids: npt.NDArray[np.int32],
     num_hashes: int,
     max_length: int,
@@ -209,10 +209,10 @@ class BlockIndex(ABC):
             InvariantError: The ring of blocks with this key is broken.
         """
         chain = [first]
-        records, num_blocks = self.state.records, self.state.num_blocks
+        records, num_rows = self.state.records, self.state.num_rows
         while (after := int(records[chain[-1]]["same_next"])) != first:
             # A ring whose links agree in both directions returns to its beginning.
-            if not 0 <= after < num_blocks or records[after]["same_prev"] != chain[-1]:
+            if not 0 <= after < num_rows or records[after]["same_prev"] != chain[-1]:
                 raise InvariantError(
                     f"the ring of blocks with the key of block {first} is broken: block {after} does "
                     f"not lead back to block {chain[-1]}"

@@ -50,12 +50,13 @@ class BlockHashToBlockMap:
             if entry is not None:
                 return next(iter(entry.values())) if isinstance(entry, dict) else entry
         first = self._first(key)
-        return None if first < 0 or self._state is None else self._state.view(first)
+        return None if first < 0 or self._state is None else self._state.view(self._state.aliases.owner(first))
 
     def insert(self, key: BlockHashWithGroupId, block: KVCacheBlock) -> None:
         """Add a block under a key, after the blocks that have this key already (fact 12). Expected O(1).
 
-        O(blocks with this key) if the block's record cannot be the entry (another key, or a block of another pool).
+        O(blocks with this key) if no record can be the entry (the block has another key and there is no row for an
+        alias, or it is a block of another pool).
 
         Raises:
             ArgumentTypeError: The key is not bytes, or the block is not a `KVCacheBlock`.
@@ -65,6 +66,11 @@ class BlockHashToBlockMap:
         if key not in self.extras and self._is_regular(key, block):
             assert self._index is not None
             self._index.enter(block._row)
+            return
+        row = self._row_for_alias(key, block)
+        if row >= 0:
+            assert self._index is not None
+            self._index.enter(row)
             return
         self._move_to_extras(key)
         entry = self.extras.get(key)
@@ -91,17 +97,33 @@ class BlockHashToBlockMap:
         entry = self.extras.get(key)
         if entry is not None:
             return self._pop_extra(key, entry, block_id)
-        if self._state is None or not self._is_entry(key, block_id):
+        row = self._row_of(key, block_id)
+        if self._state is None or row < 0:
             return None
-        self._state.take_out(block_id)
+        if row == block_id:
+            self._state.take_out(row)
+        else:
+            self._drop_alias(row)
         return self._state.view(block_id)
+
+    def contain(self, key: BlockHashWithGroupId, block_id: int) -> bool:
+        """Return whether one block can be found under a key. Expected O(1).
+
+        Raises:
+            ArgumentTypeError: The key is not bytes.
+        """
+        _refuse_other_keys(key)
+        entry = self.extras.get(key)
+        if isinstance(entry, dict):
+            return block_id in entry
+        return entry.block_id == block_id if entry is not None else self._row_of(key, block_id) >= 0
 
     def holds(self, block: KVCacheBlock) -> bool:
         """Return whether a block can be found by its own hash. O(1)."""
         key = block.block_hash
         if key is None:
             return False
-        if block._state is self._state and self._is_entry(key, block._row):
+        if block._state is self._state and self._row_of(key, block._row) >= 0:
             return True
         entry = self.extras.get(key)
         return block is (entry.get(block.block_id) if isinstance(entry, dict) else entry)
@@ -133,9 +155,10 @@ class BlockHashToBlockMap:
             return None
         assert self._state is not None
         assert self._index is not None
+        owner = self._state.aliases.owner
         if self._state.records[first]["flags"] & SHARED:
-            return {i: self._state.view(i) for i in self._index.chain(first)}
-        return self._state.view(first)
+            return {i: self._state.view(i) for i in map(owner, self._index.chain(first))}
+        return self._state.view(owner(first))
 
     def keys(self) -> Iterator[BlockHashWithGroupId]:
         """Iterate over all keys. O(number of blocks)."""
@@ -157,16 +180,33 @@ class BlockHashToBlockMap:
         if not 0 <= block_id < end:
             raise BlockIdError(f"block id {block_id} is outside the pool of {end} blocks")
 
-    def _is_entry(self, key: bytes, block_id: Any) -> bool:
-        """Return whether the index holds this block of the pool under this key, which must be the block's own key."""
+    def _row_of(self, key: bytes, block_id: Any) -> int:
+        """Return the row under which the index holds this block of the pool with this key, or -1."""
         state = self._state
-        return bool(
-            state is not None
-            and isinstance(block_id, int | np.integer)
-            and 0 <= block_id < state.num_blocks
-            and state.records[block_id]["flags"] & IN_TABLE != 0
-            and state.key_of(int(block_id)) == key
-        )
+        if state is None or not isinstance(block_id, int | np.integer) or not 0 <= block_id < state.num_blocks:
+            return -1
+        for row in (int(block_id), *state.aliases.of(int(block_id))):
+            if state.records[row]["flags"] & IN_TABLE and state.key_of(row) == key:
+                return row
+        return -1
+
+    def _row_for_alias(self, key: BlockHashWithGroupId, block: KVCacheBlock) -> int:
+        """Return a new row that holds a key besides the one of a block of the pool, or -1 if there can be none."""
+        state = self._state
+        if state is None or key in self.extras or block._state is not state or state.words_of(key) is None:
+            return -1
+        if state.key_of(block._row) in (None, key):
+            return -1
+        row = state.aliases.take(block._row)
+        if row >= 0:
+            state.set_key(row, key)
+        return row
+
+    def _drop_alias(self, row: int) -> None:
+        """Take a key besides the one of its block out of the index, and forget it."""
+        assert self._state is not None
+        self._state.reset_key(row)
+        self._state.aliases.give(row)
 
     def _first(self, key: bytes) -> int:
         """Return the id of the first block in the index, after comparing every byte of the key; -1 if there is none."""
@@ -193,9 +233,8 @@ class BlockHashToBlockMap:
         entry = None if key in self.extras else self.entry(key)
         if entry is None:
             return
-        assert self._index is not None
-        ids = list(entry) if isinstance(entry, dict) else [entry.block_id]
-        self._index.erase(np.array(ids, np.int32), forget=False)
+        for block_id in list(entry) if isinstance(entry, dict) else [entry.block_id]:
+            self.pop(key, block_id)
         self.extras[key] = entry
 
     def _pop_extra(self, key: bytes, entry: Entry, block_id: int) -> KVCacheBlock | None:

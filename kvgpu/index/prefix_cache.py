@@ -16,6 +16,7 @@ from kvgpu.hashing.functions import BlockHash
 from kvgpu.hashing.map_keys import BlockHashWithGroupId, make_block_hash_with_group_id
 from kvgpu.index.base import BlockIndex, Keys, PrefixHits, decided
 from kvgpu.index.block_map import BlockHashToBlockMap
+from kvgpu.index.further_keys import FurtherKeys
 from kvgpu.layout import MAX_GROUP_ID
 from kvgpu.rules.plan import PrefixPlan
 
@@ -66,6 +67,7 @@ class PrefixCache:
         self._hash_of_block = joined_hash if joins_hashes else end_hash
         self._joins_hashes = joins_hashes
         self.map = BlockHashToBlockMap(state, index)
+        self.further = FurtherKeys(state, self.map)
 
     def find_all(self, block_hash: BlockHash, groups: Sequence[int]) -> list[KVCacheBlock] | None:
         """Return the first cached block with this hash in each group; None unless every group has one."""
@@ -90,7 +92,7 @@ class PrefixCache:
                 if not block_hashes.linked:
                     self.index.settle_for_good()
                 if block_hashes.width == self.state.width:
-                    return self.index.match(plan, block_hashes.keys, max_length)
+                    return self._owned(plan, self.index.match(plan, block_hashes.keys, max_length))
             else:
                 self.index.settle_for_good()
             count = min((max_length + plan.reach) // plan.hash_block_size, len(block_hashes))
@@ -101,15 +103,28 @@ class PrefixCache:
             elif self.state.width is not None:
                 found = self.index.match_list(plan, block_hashes, count, self.state.width, max_length)
             if found is not None:
-                return found
+                return self._owned(plan, found)
         return self._find_irregular(plan, block_hashes, max_length)
+
+    def _owned(self, plan: PrefixPlan, hits: PrefixHits) -> PrefixHits:
+        """Return hits with the blocks whose aliases were found, which only those of parts can be."""
+        if not (plan.ends_inside and self.further.aliases):
+            return hits
+        num_tokens, lines, furthest = hits
+        return num_tokens, [self.state.aliases.owners[line] for line in lines], furthest
 
     def _find_irregular(self, plan: PrefixPlan, block_hashes: Sequence[BlockHash], max_length: int) -> PrefixHits:
         ids = np.zeros((len(plan.groups), len(block_hashes)), np.int32)
 
-        def hit(query: int, block: int) -> bool:
+        def hit(query: int, block: int, place: int) -> bool:
             asked = plan.queries[query]
-            found = self.find_all(self._hash_of_block(block_hashes, block, asked.stride), asked.groups)
+            ends_inside = place != (block + 1) * asked.stride - 1
+            block_hash = (
+                BlockHash(block_hashes[place])
+                if ends_inside
+                else self._hash_of_block(block_hashes, block, asked.stride)
+            )
+            found = self.find_all(block_hash, asked.groups)
             if found is None:
                 return False
             ids[plan.lines[query], block] = self.state.ids_of(found)
@@ -147,7 +162,7 @@ class PrefixCache:
         if keys is None:
             return self._insert_irregular(ids, hashes[start:stop], stride, group, mask)
         chosen: Ids
-        chosen, place = choose(self.state.records, ids, mask, self.state.null_id)
+        chosen, place = choose(self._block_records, ids, mask, self.state.null_id)
         if place >= 0:
             self._refuse(int(ids[place]))
         shows_all = stride > 1 and self._joins_hashes
@@ -155,6 +170,28 @@ class PrefixCache:
         if shows_all:
             self._remember_coarse(chosen, keys, stride)
         return chosen
+
+    def to_promote(self, ids: Ids, mask: BlockMask) -> list[int]:
+        """Return those of some blocks that `insert` takes only once their keys, for parts of them, are forgotten.
+
+        Raises:
+            BlockStateError, BlockIdError: As `insert` does, for another reason. O(blocks), O(1) without such keys.
+        """
+        if not self.further.partial:
+            return []
+        kept = ids[mask[: len(ids)]] if len(mask) else ids
+        partial = self.further.partial_of(kept)
+        if partial:
+            others = kept[~np.isin(kept, partial)]
+            _, place = choose(self._block_records, others, NO_MASK, self.state.null_id)
+            if place >= 0:
+                self._refuse(int(others[place]))
+        return partial
+
+    @property
+    def _block_records(self) -> npt.NDArray[np.void]:
+        """Records of the blocks, and one more."""
+        return self.state.records[: self.state.num_blocks + 1]
 
     def _insert_irregular(self, ids: Ids, hashes: Sequence[BlockHash], stride: int, group: int, mask: BlockMask) -> Ids:
         todo: dict[KVCacheBlock, BlockHashWithGroupId] = {}
@@ -193,6 +230,7 @@ class PrefixCache:
     def clear(self) -> None:
         """Forget everything, including the hashes of all blocks. O(number of blocks)."""
         self.map.extras.clear()
+        self.further.clear()
         self.index.clear()
         self.state.forget_keys()
 
@@ -218,6 +256,7 @@ class PrefixCache:
         for block_id in np.flatnonzero(flags & (HAS_HASH | IN_TABLE) == HAS_HASH).tolist():
             if block_id not in kept:
                 self.state.reset_key(block_id)
+        self.further.restore()
         return True
 
     def keys_of(self, hashes: Sequence[bytes], start: int, stop: int) -> Keys | None:

@@ -72,10 +72,8 @@ class ReferenceIndex(BlockIndex):
     def match(self, plan: PrefixPlan, keys: Keys, max_length: int) -> PrefixHits:
         ids = np.full((len(plan.groups), len(keys)), self.state.null_id, np.int32)
 
-        def hit(query: int, block: int) -> bool:
-            asked = plan.queries[query]
-            key = keys[(block + 1) * asked.stride - 1]
-            found = [self.first(key, group) for group in asked.groups]
+        def hit(query: int, block: int, place: int) -> bool:
+            found = [self.first(keys[place], group) for group in plan.queries[query].groups]
             ids[plan.lines[query], block] = found
             return min(found) >= 0
 

@@ -7,6 +7,7 @@ from kvgpu.arguments import checked_name, name_of
 from kvgpu.blocks.block_list import BlockList
 from kvgpu.blocks.kv_cache_blocks import KVCacheBlocks
 from kvgpu.blocks.state import KVCacheBlock
+from kvgpu.config.kv_cache_config import KVCacheBlockCopy
 from kvgpu.config.specs import AttentionSpec, CrossAttentionSpec, EncoderOnlyAttentionSpec, cdiv
 from kvgpu.errors import ArgumentError
 from kvgpu.exclusive import exclusive
@@ -86,7 +87,7 @@ class TransferCalls(ManagerViews):
         return self.create_kv_cache_blocks(tuple(cut))
 
     def estimate_cached_tokens(self, request: Any) -> int:
-        """Return how many of a request's leading tokens are cached in all groups, by its last cached blocks (B43).
+        """Return how many of a request's leading tokens are cached in all groups, by its cached blocks (B43).
 
         O(blocks).
         """
@@ -98,9 +99,9 @@ class TransferCalls(ManagerViews):
             spec = group.kv_cache_spec
             if isinstance(spec, NOT_CACHED) or not spec.prefix_cacheable:
                 continue
-            blocks = list(manager.req_to_blocks.get(request_id, ()))
-            cached = next((i + 1 for i in reversed(range(len(blocks))) if blocks[i].block_hash is not None), 0)
-            num_tokens = cached * manager.block_size
+            blocks = manager.req_to_blocks.get(request_id)
+            ids = [] if blocks is None else blocks.ids.tolist()
+            num_tokens = max((manager.covered(block_id, place) for place, block_id in enumerate(ids)), default=0)
             fewest = num_tokens if fewest is None else min(fewest, num_tokens)
         return fewest or 0
 
@@ -133,12 +134,14 @@ class TransferCalls(ManagerViews):
             if blocks is not None:
                 manager.new_ids.note(blocks.ids[start // manager.block_size :].copy())
 
-    def take_kv_cache_block_copies(self) -> tuple[list[Any], list[KVCacheBlock]]:
-        """Return the copies of blocks that a worker has to make, and the blocks to give back after it: none (B84).
-
-        Hits end with a block here, so that no request writes to a block that others read. O(1).
+    @exclusive
+    def take_kv_cache_block_copies(self) -> tuple[list[KVCacheBlockCopy], list[KVCacheBlock]]:
+        """Return the copies of blocks that a worker has to make before the next step, and the blocks to give back with
+        `BlockPool.free_blocks` once it has made them: both of each copy (B84). O(copies).
         """
-        return [], []
+        view = self.block_pool.state.view
+        copies = [copy for group in self.coordinator.single_type_managers for copy in group.partial_hits.take_copies()]
+        return copies, [view(block_id) for copy in copies for block_id in copy]
 
     @exclusive
     def take_boundary_state_offloads(self) -> dict[str, list[tuple[int, int, int]]]:
@@ -155,6 +158,24 @@ class TransferCalls(ManagerViews):
                 offloads.setdefault(request_id, []).append((manager.kv_cache_group_id, block_id, num_tokens))
         return offloads
 
+    @exclusive
     def finalize_partial_tail_offloads(self, request: Any) -> list[tuple[int, int, int]]:
-        """Return the states inside a block that a request leaves to a connector: none are cached (B89). O(1)."""
-        return []
+        """Return the states inside a block that an ended request leaves to a connector, once each (B89).
+
+        Returns:
+            (group, block id, tokens before the state), of groups where the request computed nothing after the state.
+
+        Raises:
+            ArgumentError, ArgumentTypeError: The request does not say in numbers how many tokens are computed and in
+                flight.
+
+        O(groups).
+        """
+        request_id = name_of(request)
+        computed = as_integer("num_computed_tokens", request.num_computed_tokens)
+        in_flight = as_integer("num_in_flight_tokens", getattr(request, "num_in_flight_tokens", 0))
+        left = (
+            (group.kv_cache_group_id, group.take_last_state(request_id, computed, in_flight))
+            for group in self.coordinator.single_type_managers
+        )
+        return [(group_id, *state) for group_id, state in left if state is not None]

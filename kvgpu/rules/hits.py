@@ -4,8 +4,9 @@ Each rule is stated once, as Python that Numba also compiles. ``hit(query, i)`` 
 request is cached; ``run(query, i, end)`` returns the first block of [i, end) that is not cached, else `end`. A rule
 takes these, the longest hit allowed in tokens and its parameters (`HitRule`), and returns ``(first, length)``: `length`
 is the hit in blocks; blocks [first, length) are cached, and blocks before `first` are not needed (null). Rules ask only
-for the blocks that they need, and stop as soon as the answer is known. Source of the behaviour: facts 28 to 35 in
-docs/semantics.md.
+for the blocks that they need, and stop as soon as the answer is known. Where hits may end inside a block, `length`
+counts units of it, and ``part(query, u)`` tells whether a block is cached up to the end of unit `u` of the request.
+Source of the behaviour: facts 28 to 35, B54 and B57 in docs/semantics.md.
 """
 
 from collections.abc import Callable
@@ -28,6 +29,7 @@ from kvgpu.rules.plan_words import (
     QUERY_KIND,
     QUERY_MARGIN,
     QUERY_STRIDE,
+    QUERY_UNIT,
     QUERY_WORDS,
     SLIDING_WINDOW,
 )
@@ -101,8 +103,32 @@ def mamba_hit(hit: Any, run: Any, query: Any, max_length: int, rule: HitRule) ->
 
 
 @leaf
-def apply_rule(hit: Any, run: Any, query: Any, max_length: int, rule: HitRule) -> tuple[int, int]:
+def full_attention_part_hit(part: Any, run: Any, query: Any, max_length: int, rule: HitRule) -> tuple[int, int]:
+    """The leading run, and the longest part of the block after it that is cached (B54)."""
+    per_block = rule.block_size // rule.unit
+    num_full = run(query, 0, max_length // rule.block_size) * per_block
+    length = min(max_length // rule.unit, num_full + per_block - 1)
+    while length > num_full and not part(query, length - 1):
+        length -= 1
+    return 0, length - 1 if rule.drop and length > 0 else length
+
+
+@leaf
+def mamba_part_hit(part: Any, query: Any, max_length: int, rule: HitRule) -> tuple[int, int]:
+    """The right-most state, wherever in its block it was kept (B57)."""
+    length = max_length // rule.unit
+    while length > 0 and not part(query, length - 1):
+        length -= 1
+    return max(length - 1, 0) // (rule.block_size // rule.unit), length
+
+
+@leaf
+def apply_rule(hit: Any, run: Any, part: Any, query: Any, max_length: int, rule: HitRule) -> tuple[int, int]:
     """Apply the rule of `rule.kind`."""
+    if rule.unit != rule.block_size:
+        if rule.kind == FULL:
+            return full_attention_part_hit(part, run, query, max_length, rule)
+        return mamba_part_hit(part, query, max_length, rule)
     if rule.kind == FULL:
         return full_attention_hit(hit, run, query, max_length, rule)
     if rule.kind == SLIDING_WINDOW:
@@ -115,14 +141,15 @@ def apply_rule(hit: Any, run: Any, query: Any, max_length: int, rule: HitRule) -
 class Probes(NamedTuple):
     """How `common_hit` asks about blocks: functions, all compiled or all plain Python.
 
-    apply: `apply_rule`. bind: ``bind(lookup, q)`` makes from a lookup what `hit` and `run` take for query `q`. hit,
-    run: as rules take them; a block is cached if it is in all groups of the query.
+    apply: `apply_rule`. bind: ``bind(lookup, q)`` makes from a lookup what `hit`, `run` and `part` take for query `q`.
+    hit, run, part: as rules take them; a block is cached if it is in all groups of the query.
     """
 
     apply: Any
     bind: Any
     hit: Any
     run: Any
+    part: Any
 
 
 FIRST_NEEDED, NUM_HIT, FURTHEST, HIT_ROWS = 0, 1, 2, 3
@@ -158,25 +185,26 @@ def common_hit(probes: Any, lookup: Any, words: Any, num_hashes: int, max_length
         current = found
         for q in range(words[PLAN_NUM_QUERIES]):
             base = PLAN_HEADER + q * QUERY_WORDS
-            kind, size = words[base + QUERY_KIND], words[base + QUERY_BLOCK_SIZE]
+            kind, size, unit = words[base + QUERY_KIND], words[base + QUERY_BLOCK_SIZE], words[base + QUERY_UNIT]
             if kind == FULL and asked & (1 << q):
-                current = current // size * size
+                current = current // unit * unit
                 continue
             asked |= 1 << q
             drop = words[base + QUERY_DROP] != 0 and not verified & (1 << q)
             # The block to be dropped follows the hit that is being verified.
             margin = words[base + QUERY_MARGIN] if drop else 0
             limit = min(current + margin, max_length + words[PLAN_REACH])
-            limit = min(limit, num_hashes // words[base + QUERY_STRIDE] * size)
-            rule = HitRule(kind, size, words[base + QUERY_ALIGNMENT], drop, words[base + QUERY_EXTENT])
-            first, length = probes.apply(probes.hit, probes.run, probes.bind(lookup, q), limit, rule)
+            hashed = num_hashes // words[base + QUERY_STRIDE] * size if unit == size else num_hashes * unit
+            limit = min(limit, hashed)
+            rule = HitRule(kind, size, words[base + QUERY_ALIGNMENT], drop, words[base + QUERY_EXTENT], unit)
+            first, length = probes.apply(probes.hit, probes.run, probes.part, probes.bind(lookup, q), limit, rule)
             hits[FIRST_NEEDED][q] = first
             hits[NUM_HIT][q] = length
             if drop:
                 verified |= 1 << q
-            elif length * size < current:
+            elif length * unit < current:
                 verified = 0
-            current = length * size
+            current = length * unit
             if q == 0:
                 hits[FURTHEST][0] = max(hits[FURTHEST][0], current)
         if current >= found:
@@ -184,8 +212,13 @@ def common_hit(probes: Any, lookup: Any, words: Any, num_hashes: int, max_length
         found = current
         if words[PLAN_ONE_PASS]:
             break
-    for q in range(words[PLAN_NUM_CUT]):
-        hits[NUM_HIT][q] = min(hits[NUM_HIT][q], found // words[PLAN_HEADER + q * QUERY_WORDS + QUERY_BLOCK_SIZE])
+    for q in range(words[PLAN_NUM_QUERIES]):
+        base = PLAN_HEADER + q * QUERY_WORDS
+        size, unit = words[base + QUERY_BLOCK_SIZE], words[base + QUERY_UNIT]
+        if q < words[PLAN_NUM_CUT]:
+            hits[NUM_HIT][q] = min(hits[NUM_HIT][q], found // unit)
+        if unit != size:
+            hits[NUM_HIT][q] = (hits[NUM_HIT][q] * unit + size - 1) // size
     return found
 
 
@@ -194,15 +227,18 @@ _PYTHON_RULES = tuple(
 )
 """By kind."""
 
+_full_attention_part_hit, _mamba_part_hit = python_of(full_attention_part_hit), python_of(mamba_part_hit)
+
 
 def decide(
-    plan: PrefixPlan, hit: Callable[[int, int], bool], num_hashes: int, max_length: int
+    plan: PrefixPlan, hit: Callable[[int, int, int], bool], num_hashes: int, max_length: int
 ) -> tuple[int, list[int], list[int], int]:
     """`common_hit` in plain Python.
 
     Args:
         plan: What is looked up.
-        hit: Called as ``hit(q, i)``; each call may record what it found.
+        hit: Called as ``hit(q, i, h)``: whether block `i` is cached up to the end of hash block `h`, its last one
+            unless hits may end inside it; each call may record what it found.
         num_hashes: Hashes that the request has.
         max_length: Longest hit allowed, in tokens.
 
@@ -211,15 +247,27 @@ def decide(
         length in tokens that some groups have cached.
     """
 
+    strides = [query.stride for query in plan.queries]
+
+    def whole(query: int, i: int) -> bool:
+        return hit(query, i, (i + 1) * strides[query] - 1)
+
     def run(query: int, i: int, end: int) -> int:
-        while i < end and hit(query, i):
+        while i < end and whole(query, i):
             i += 1
         return i
 
-    def apply(hit: Any, run: Any, query: int, max_length: int, rule: HitRule) -> tuple[int, int]:
-        return _PYTHON_RULES[rule.kind](hit, run, query, max_length, rule)
+    def part(query: int, unit: int) -> bool:
+        return hit(query, unit // strides[query], unit)
 
-    probes = Probes(apply, lambda _, query: query, hit, run)
+    def apply(hit: Any, run: Any, part: Any, query: int, max_length: int, rule: HitRule) -> tuple[int, int]:
+        if not rule.ends_inside:
+            return _PYTHON_RULES[rule.kind](hit, run, query, max_length, rule)
+        if rule.kind == FULL:
+            return _full_attention_part_hit(part, run, query, max_length, rule)
+        return _mamba_part_hit(part, query, max_length, rule)
+
+    probes = Probes(apply, lambda _, query: query, whole, run, part)
     firsts, lengths, furthest = ([0] * len(plan.queries) for _ in range(HIT_ROWS))
     hits = (firsts, lengths, furthest)
     found = python_of(common_hit)(probes, None, plan.words.tolist(), num_hashes, max_length, hits)

@@ -22,7 +22,9 @@ class HitRule(NamedTuple):
 
     kind: FULL, SLIDING_WINDOW, CHUNKED_LOCAL or MAMBA. block_size, alignment: in tokens; a hit is a
     multiple of the alignment. drop: whether to leave out the last block, as EAGLE needs. extent: number of
-    blocks that a window needs (with `drop`, a hit needs one more), or the tokens of a chunk.
+    blocks that a window needs (with `drop`, a hit needs one more), or the tokens of a chunk. unit: tokens of a hash
+    block where hits of FULL and MAMBA may end with any of them (B54, B57), of which `drop` leaves out one; 0 where they
+    end with a block.
     """
 
     kind: int
@@ -30,6 +32,12 @@ class HitRule(NamedTuple):
     alignment: int
     drop: bool = False
     extent: int = 0
+    unit: int = 0
+
+    @property
+    def ends_inside(self) -> bool:
+        """Whether a hit may end inside a block."""
+        return 0 < self.unit < self.block_size
 
 
 @dataclass(frozen=True)
@@ -70,6 +78,8 @@ def _checked(query: Any) -> HitQuery:
         as_size("drop of a rule", rule.drop, 0, 1)
     if size % as_size("stride of a query", query.stride):
         raise ConfigError(f"a block of {size} tokens cannot have {query.stride} hash blocks")
+    if as_size("unit of a rule", rule.unit, 0) and (kind not in (FULL, MAMBA) or rule.unit * query.stride != size):
+        raise ConfigError(f"hits of {size} tokens a block cannot end after each {rule.unit}: {query}")
     return query if type(query.groups) is tuple else replace(query, groups=groups)
 
 
@@ -87,6 +97,7 @@ class PrefixPlan:
         groups: The groups of all queries, in order: each has one line of ids in a result.
         lines: For each query, its slice of `groups`.
         hash_block_size: Tokens per block hash.
+        ends_inside: Whether a hit may end inside a block of some group.
         reach: Tokens beyond the longest hit allowed that a lookup may read.
         words: The whole plan for compiled code and kernels, int64, laid out as in kvgpu/rules/plan_words.py and
             followed by `groups`.
@@ -104,6 +115,7 @@ class PrefixPlan:
     reach: int = field(init=False, repr=False, compare=False)
     groups: tuple[int, ...] = field(init=False, repr=False, compare=False)
     hash_block_size: int = field(init=False, repr=False, compare=False)
+    ends_inside: bool = field(init=False, repr=False, compare=False)
     lines: tuple[slice, ...] = field(init=False, repr=False, compare=False)
     words: npt.NDArray[np.int64] = field(init=False, repr=False, compare=False)
 
@@ -115,21 +127,23 @@ class PrefixPlan:
         # After one pass all groups agree: facts 44 and 46.
         one_pass = len(queries) == 1 or (len(queries) == 2 and queries[0].rule.kind == FULL)
         beyond = as_option("looks_beyond", self.looks_beyond)
-        margins = [0 if beyond and each.rule.kind == MAMBA else each.rule.block_size for each in queries]
+        units = [each.rule.unit or each.rule.block_size for each in queries]
+        margins = [0 if beyond and each.rule.kind == MAMBA else unit for each, unit in zip(queries, units, strict=True)]
         dropping = [margin for each, margin in zip(queries, margins, strict=True) if beyond and each.rule.drop]
         num_full = sum(1 for _ in takewhile(lambda each: each.rule.kind == FULL, queries))
         reach = max(dropping, default=0)
         words: list[int] = [len(queries), one_pass, reach, num_full if beyond else min(num_full, 1)]
         groups: list[int] = []
         lines: list[slice] = []
-        for query, margin in zip(queries, margins, strict=True):
+        for query, margin, unit in zip(queries, margins, units, strict=True):
             rule = query.rule
             step = rule.alignment // gcd(rule.alignment, rule.block_size)
-            words += [*map(int, rule), query.stride, len(groups), len(query.groups), step, margin]
+            words += [*map(int, rule[:5]), query.stride, len(groups), len(query.groups), step, margin, unit]
             lines.append(slice(len(groups), len(groups) + len(query.groups)))
             groups += query.groups
         rule, stride = queries[0].rule, queries[0].stride
         object.__setattr__(self, "hash_block_size", rule.block_size // stride)
+        object.__setattr__(self, "ends_inside", any(query.rule.ends_inside for query in queries))
         object.__setattr__(self, "reach", reach)
         object.__setattr__(self, "groups", tuple(groups))
         object.__setattr__(self, "lines", tuple(lines))

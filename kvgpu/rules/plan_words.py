@@ -19,7 +19,9 @@ QUERY_STEP = 8
 """Alignment of hits in blocks: what the alignment in tokens comes to."""
 QUERY_MARGIN = 9
 """Tokens beyond the hit to be verified that a query which drops a block looks at."""
-QUERY_WORDS = 10
+QUERY_UNIT = 10
+"""Tokens of the parts of a block that a hit may end with; those of a block if hits end with a block."""
+QUERY_WORDS = 11
 FULL = 0
 SLIDING_WINDOW = 1
 CHUNKED_LOCAL = 2

@@ -164,6 +164,21 @@ def state_to_keep(num_prompt: int, unit: int, drops: bool, lookahead: int) -> in
     return max(limit // unit * unit - (unit if drops else 0), 0)
 
 
+def can_keep_inside(start: int, end: int, position: int, unit: int, block_size: int, every: int) -> bool:
+    """Return whether a step can keep the state at a position inside it, in a block of its own (B87). O(1).
+
+    Args:
+        start, end: Tokens before the step, and after it.
+        position: Of the state.
+        unit: Tokens of a hash block: a state is kept at its end.
+        block_size: Tokens of a block.
+        every: Tokens between the positions of a step whose states the engine has.
+    """
+    has_place = cdiv(end, block_size) - 2 > (start - 1) // block_size
+    is_inside = start + unit <= position < end and (position - start) % every == 0
+    return has_place and is_inside and start % unit == 0
+
+
 @jit
 def _mask(rule: tuple[Any, ...], start: int, end: int, positions: Any, final: int) -> npt.NDArray[np.bool_]:
     mask = Mask(*rule)
@@ -204,10 +219,20 @@ def masked(
     return mask
 
 
-def positions_of(rule: Mask | None, num_prompt_tokens: int | None, junction: int = 0) -> Sequence[int]:
-    """`boundaries` for plain Python; `num_prompt_tokens` is None if it is not known. O(1)."""
+def positions_of(
+    rule: Mask | None, num_prompt_tokens: int | None, junction: int = 0, alignment: int | None = None
+) -> Sequence[int]:
+    """`boundaries` for plain Python. O(1).
+
+    Args:
+        rule: Mask of the group; None for no positions.
+        num_prompt_tokens: Tokens of the prompt; None if they are not known.
+        junction: As in `boundaries`.
+        alignment: Tokens of which a resumed prompt is a multiple, if hits may end elsewhere; None for that of the mask.
+    """
     if rule is None:
         return ()
     num_prompt = NOWHERE if num_prompt_tokens is None else num_prompt_tokens
-    found: tuple[int, int, int, int] = python_of(boundaries)(rule, num_prompt, junction)
+    aligned = rule if alignment is None else rule._replace(alignment=alignment)
+    found: tuple[int, int, int, int] = python_of(boundaries)(aligned, num_prompt, junction)
     return found

@@ -89,7 +89,11 @@ _STEPS = (
         ("to_event_extra_keys", "dcp_sharded"),
         {"tags_extra_keys": True, "shares_by_spec": True, "gives_hits_alone": True},
     ),
-    _Step("0.32", ("cache_hit_alignment_tokens",), {"looks_beyond_limit": True, "counts_shared_blocks": False}),
+    _Step(
+        "0.32",
+        ("cache_hit_alignment_tokens",),
+        {"looks_beyond_limit": True, "counts_shared_blocks": False, "keeps_inside": True},
+    ),
     _Step(
         "0.33",
         ("num_hash_lookahead_tokens",),

@@ -9,8 +9,8 @@ from vllm.v1.core import single_type_kv_cache_manager as group_managers
 from vllm.v1.kv_cache_spec_registry import KVCacheSpecRegistry
 
 from kvgpu.config import specs
-from kvgpu.config.kv_cache_config import KVCacheConfig, KVCacheGroupSpec, layer_specs
-from kvgpu.config.specs import FullAttentionSpec, KVCacheSpec, MambaSpec, UniformTypeKVCacheSpecs
+from kvgpu.config.kv_cache_config import KVCacheConfig, KVCacheGroupSpec
+from kvgpu.config.specs import KVCacheSpec, UniformTypeKVCacheSpecs
 from kvgpu.errors import ConfigError, UnknownNameError
 from kvgpu.groups.registry import spec_manager_map
 
@@ -48,8 +48,6 @@ def _counterpart(spec: Any) -> type[KVCacheSpec]:
     for name in _OWN_RULES:
         if getattr(kind, name, None) is not getattr(base, name, None):
             raise ConfigError(f"{kind.__name__} has a rule of its own, {name}")
-    if getattr(spec, "num_prefill_checkpoint_blocks", 0):
-        raise ConfigError(f"{kind.__name__}: states are also kept from inside a step (num_prefill_checkpoint_blocks)")
     return ours
 
 
@@ -92,50 +90,3 @@ def config_of(config: Any) -> KVCacheConfig:
         [_group_of(group) for group in config.kv_cache_groups],
         getattr(config, "prefix_cache_retention_interval", None),
     )
-
-
-def refuse_options(
-    config: KVCacheConfig,
-    hash_block_size: int,
-    enable_caching: bool = True,
-    num_prefill_lookahead: int = 0,
-    dcp_world_size: int = 1,
-    enable_mamba_shared_prefix_checkpoint: bool = False,
-    **others: Any,
-) -> None:
-    """Refuse what a manager of vLLM 0.26 or later may be asked for that kvgpu does not model. O(groups).
-
-    Args:
-        config: The groups, converted.
-        hash_block_size, enable_caching, num_prefill_lookahead, dcp_world_size, enable_mamba_shared_prefix_checkpoint:
-            Arguments of vLLM's `KVCacheManager`.
-        others: Its other arguments, which kvgpu's manager checks.
-
-    Raises:
-        ConfigError: It is not modelled; the message says why.
-    """
-    if num_prefill_lookahead > 1:
-        raise ConfigError(f"a drafter has {num_prefill_lookahead} modules (num_prefill_lookahead)")
-    if enable_mamba_shared_prefix_checkpoint:
-        raise ConfigError("states are also kept at the end of a shared prefix (enable_mamba_shared_prefix_checkpoint)")
-    if not enable_caching:
-        return
-    layers = [
-        (spec, group.kv_cache_spec) for group in config.kv_cache_groups for spec in layer_specs(group.kv_cache_spec)
-    ]
-    # A state that covers more tokens than a hash, or as many on each of several ranks, may be hit inside its block
-    # (fact B80), unless another group can only be hit at ends of its blocks.
-    inside = any(
-        isinstance(spec, MambaSpec)
-        and spec.mamba_cache_mode == "align"
-        and spec.block_size >= hash_block_size + (dcp_world_size == 1)
-        for spec, _ in layers
-    )
-    others_allow = all(
-        not group.prefix_cacheable
-        or isinstance(spec, FullAttentionSpec | MambaSpec)
-        or spec.block_size * (dcp_world_size if spec.dcp_sharded else 1) == hash_block_size
-        for spec, group in layers
-    )
-    if inside and others_allow:
-        raise ConfigError(f"blocks of states would be hit inside, every {hash_block_size} tokens (partial hash hits)")

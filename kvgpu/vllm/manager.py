@@ -22,7 +22,7 @@ from kvgpu.integers import MOST_TOKENS
 from kvgpu.manager import KVCacheManager
 from kvgpu.vllm.capabilities import behaviour_of_vllm
 from kvgpu.vllm.checked_manager import CheckedManager
-from kvgpu.vllm.config import config_of, refuse_options
+from kvgpu.vllm.config import config_of
 from kvgpu.vllm.warm_up import warm_up
 
 logger = logging.getLogger(__name__)
@@ -54,9 +54,6 @@ def own_arguments(config: KVCacheConfig, *args: Any, **options: Any) -> dict[str
     behaviour = behaviour_of_vllm()
     if behaviour == BEHAVIOUR_0_23:
         return given
-    if behaviour is None or behaviour.reports_junction:
-        refuse_options(**{"config" if name == "kv_cache_config" else name: value for name, value in given.items()})
-    given.pop("enable_mamba_shared_prefix_checkpoint", None)  # is refused unless it is off
     if "num_hash_lookahead_tokens" in given:
         given["num_hash_lookahead_tokens"] = int(
             given["num_hash_lookahead_tokens"]

@@ -29,10 +29,7 @@ def launch(plan, hits, offsets, max_lengths, with_ids=True):
 def expected(plan, hits, max_length):
     """The same of one request in plain Python: (tokens, firsts, lengths, furthest, ids per line)."""
     found, firsts, lengths, furthest = decide(
-        plan,
-        lambda q, i: bool(hits[plan.lines[q], (i + 1) * plan.queries[q].stride - 1].min() >= 0),
-        hits.shape[1],
-        max_length,
+        plan, lambda q, _, place: bool(hits[plan.lines[q], place].min() >= 0), hits.shape[1], max_length
     )
     ids = np.full(hits.shape, -1, np.int32)
     for q, query in enumerate(plan.queries):

@@ -25,7 +25,7 @@ def rule_of(spec, alignment=None, eagle=False):
 def decided(rule, hit, blocks, max_length):
     """(nulls, length) of one rule alone."""
     plan = PrefixPlan((HitQuery(rule, (0,)),))
-    num_tokens, firsts, lengths, _ = decide(plan, lambda _, i: hit(i), blocks, max_length)
+    num_tokens, firsts, lengths, _ = decide(plan, lambda _, i, place: hit(i), blocks, max_length)
     assert lengths[0] * rule.block_size == num_tokens
     return firsts[0], lengths[0]
 

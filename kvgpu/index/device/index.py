@@ -87,8 +87,8 @@ class DeviceIndex(HostIndex):
         self._stale = True
 
     def match(self, plan: PrefixPlan, keys: Keys, max_length: int) -> PrefixHits:
-        if self.state.width is None:
-            # No block was ever cached, so there is no table on the device.
+        # Without a cached block there is no table on the device, whose kernels find no parts of blocks.
+        if self.state.width is None or plan.ends_inside:
             return super().match(plan, keys, max_length)
         self._capture.refuse_waiting()
         try:
@@ -100,7 +100,7 @@ class DeviceIndex(HostIndex):
     def match_batch(
         self, plan: PrefixPlan, arena: HashArena, spans: RequestSpans, memo: Memo | None = None
     ) -> BatchHits:
-        if self.state.width is None or not spans.count:
+        if self.state.width is None or plan.ends_inside or not spans.count:
             return super().match_batch(plan, arena, spans, memo)
         self._capture.refuse_waiting()
         try:
@@ -233,7 +233,7 @@ class DeviceIndex(HostIndex):
         self._capture.refuse(True, "changed blocks")
         if not fits:
             self._stale, self._keys = True, None
-            self._copy = BlockHashTable(self.state.num_blocks, width, device=self.device, engine=self.engine)
+            self._copy = BlockHashTable(self.state.num_rows, width, device=self.device, engine=self.engine)
         assert self._copy is not None
         table, words = self._copy, self._copy.view.key_words
         if self._stale:

@@ -56,7 +56,7 @@ class HostIndex(BlockIndex):
     def __init__(self, state: BlockState, journal: Journal | None = None) -> None:
         super().__init__(state, journal)
         # Written to, not only allocated: the first use of a page costs as much as entering a hundred blocks.
-        buckets = num_buckets_for(state.num_blocks)
+        buckets = num_buckets_for(state.num_rows)
         self.table = np.full((buckets, BUCKET_WORDS), EMPTY_WORD, np.int64)
         self._log = NO_LOG
         self._handle = Handle((state.records, *state.free, self.table, self._log, state.meta), more=2)
@@ -217,7 +217,7 @@ class HostIndex(BlockIndex):
         for bucket, place in zip(buckets.tolist(), places.tolist(), strict=True):
             word = int(slots[bucket, place])
             row = (word & LOW_32) - 1
-            if not 0 <= row < self.state.num_blocks:
+            if not 0 <= row < self.state.num_rows:
                 found.append(f"a word of bucket {bucket} names block {row}, which does not exist")
                 continue
             if self.state.records["flags"][row] & LED:

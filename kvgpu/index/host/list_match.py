@@ -22,10 +22,12 @@ from kvgpu.rules.plan_words import (
     FULL,
     PLAN_HEADER,
     PLAN_NUM_QUERIES,
+    QUERY_BLOCK_SIZE,
     QUERY_DROP,
     QUERY_FIRST_LINE,
     QUERY_KIND,
     QUERY_STRIDE,
+    QUERY_UNIT,
     QUERY_WORDS,
 )
 
@@ -61,9 +63,10 @@ def leading_run(lookup: Any, num_blocks: int) -> int:
 
 @leaf
 def is_decided_by_first(words: Any) -> bool:
-    """Return whether nothing is hit unless the first block of the first query is: that query is full attention, and no
-    query looks beyond a hit of the others."""
-    if words[PLAN_HEADER + QUERY_KIND] != FULL:
+    """Return whether nothing is hit unless the first block of the first query is: that query is full attention with
+    hits that end with a block, and no query looks beyond a hit of the others."""
+    ends_inside = words[PLAN_HEADER + QUERY_UNIT] != words[PLAN_HEADER + QUERY_BLOCK_SIZE]
+    if words[PLAN_HEADER + QUERY_KIND] != FULL or ends_inside:
         return False
     looks_beyond = False
     for q in range(words[PLAN_NUM_QUERIES]):

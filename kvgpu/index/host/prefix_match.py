@@ -71,14 +71,14 @@ def lookup_in(pool: Any, hashes: Any, words: Any, ids: Any, last: Any, memo: Any
 
 
 @leaf
-def probe_line(query: Any, line: int, block: int) -> int:
-    """Return the id of `block` of the request in one group, or -1; notes what was found.
+def probe_key(query: Any, line: int, block: int, place: int) -> int:
+    """Return the id of `block` of the request in one group under the hash at `place`, or -1; notes what was found.
 
     The block that followed the previous one last time is tried first: one cache line instead of
     two. A successor is a hint, so its key and flags are verified.
     """
     records, last = query.records, query.last
-    key = key_at(query.hashes, (block + 1) * query.stride - 1, query.groups[line])
+    key = key_at(query.hashes, place, query.groups[line])
     follows = last[line, 0] == block - 1
     block_id = -1
     if follows:
@@ -95,6 +95,21 @@ def probe_line(query: Any, line: int, block: int) -> int:
     last[line, 0] = block
     last[line, 1] = block_id
     return block_id
+
+
+@leaf
+def probe_line(query: Any, line: int, block: int) -> int:
+    """`probe_key` for the hash of the whole block."""
+    return int(probe_key(query, line, block, (block + 1) * query.stride - 1))
+
+
+@leaf
+def probe_part(query: Any, unit: int) -> bool:
+    """Return whether a block is cached in every group of the query up to the end of a unit of the request."""
+    for line in range(len(query.groups)):  # noqa: SIM110 - Numba knows no generators here
+        if probe_key(query, line, unit // query.stride, unit) < 0:
+            return False
+    return True
 
 
 @leaf
@@ -190,7 +205,7 @@ def bind_query(lookup: Any, q: int) -> Any:
 @leaf
 def longest_prefix(lookup: Any, max_length: int, hits: Any) -> int:
     """`common_hit` of a `Lookup`."""
-    probes = Probes(apply_rule, bind_query, probe, probe_run)
+    probes = Probes(apply_rule, bind_query, probe, probe_run, probe_part)
     return int(common_hit(probes, lookup, lookup.words, len(lookup.hashes), max_length, hits))
 
 
