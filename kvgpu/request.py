@@ -54,6 +54,7 @@ class Request:
         block_hasher: From `get_request_block_hasher`, or any function of a request; None for a request without
             hashes.
         arrival_time: In seconds; now if None.
+        session_id: Shown in events of behaviour 0.33 (B91).
 
     Raises:
         ArgumentError: There is neither a prompt nor embeddings; a name, salt, adapter name or identifier cannot be

@@ -69,7 +69,10 @@ def own_manager(*args: Any, **options: Any) -> KVCacheManager:
 
     O(blocks of the pool).
     """
-    return KVCacheManager(**own_arguments(*args, **options))
+    manager = KVCacheManager(**own_arguments(*args, **options))
+    if manager.coordinator.enable_partial_hash_hits and not manager.behaviour.clamps_to_hashes:
+        raise ConfigError("blocks of states are hit inside, which kvgpu does as vLLM 0.33 only (partial hash hits)")
+    return manager
 
 
 def shows_specs_of_vllm() -> bool:

@@ -1,6 +1,5 @@
 """vLLM's names for suites of 0.33: kvgpu's with its behaviour, and stand-ins that fail where something is not there."""
 
-import inspect
 import sys
 import types
 from collections.abc import Sequence
@@ -156,18 +155,13 @@ def _widened(kind: type) -> type:
 
 
 def _bound_manager(behaviour: Behaviour) -> type:
-    """kvgpu's manager, which refuses what it refuses in vLLM."""
-    from kvgpu.vllm.config import refuse_options
+    """kvgpu's manager with a behaviour."""
 
-    refused = set(inspect.signature(refuse_options).parameters) - set(
-        inspect.signature(manager.KVCacheManager).parameters
-    )
-
-    def make(self: Any, config: Any, *args: Any, **options: Any) -> None:
-        refuse_options(config, **options)
-        known = {name: value for name, value in options.items() if name not in refused}
-        known["num_hash_lookahead_tokens"] = int(known.get("num_hash_lookahead_tokens", 0))  # may be a switch
-        manager.KVCacheManager.__init__(self, config, *args, **known, behaviour=behaviour)
+    def make(self: Any, *args: Any, **options: Any) -> None:
+        lookahead = int(options.pop("num_hash_lookahead_tokens", 0))  # some tests say whether there is a token
+        manager.KVCacheManager.__init__(
+            self, *args, **options, num_hash_lookahead_tokens=lookahead, behaviour=behaviour
+        )
 
     return subclass(manager.KVCacheManager, make)
 
