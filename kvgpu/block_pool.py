@@ -193,6 +193,8 @@ class BlockPool(PoolCaching):
         """
         for block_id in listed_ids(block_ids, self.num_gpu_blocks):
             self.allocator.evict(self.state.view(block_id))
+        if len(self.state.aliases.owners):
+            self.holders.forget_covered()  # requests that hold the blocks cache the ends of their prompts again
 
     @exclusive
     def reset_prefix_cache(self) -> bool:

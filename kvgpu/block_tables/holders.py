@@ -103,6 +103,12 @@ class BlockHolders:
         users = np.bincount(held[held >= 0], minlength=self._state.num_blocks) + self.handed_out
         recount(*self._state.free, users, self._state.null_id)
 
+    def forget_covered(self) -> None:
+        """Have the next call for each request look whether it needs anything. O(requests)."""
+        for tables in self.of_groups:
+            for blocks in tables.values():
+                blocks.covered_until = 0
+
     def _held(self) -> list[Ids]:
         """Ids of all block tables."""
         return [blocks.ids for tables in self.of_groups for blocks in tables.values()]

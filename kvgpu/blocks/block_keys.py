@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kvgpu.blocks.alias_rows import AliasRows
-from kvgpu.blocks.record import COARSE, ENTERED, HAS_HASH, IN_TABLE, MEASURED, ODD, PARTIAL, make_records
+from kvgpu.blocks.record import COARSE, ENTERED, HAS_HASH, IN_TABLE, MEASURED, ODD, make_records
 from kvgpu.errors import BlockStateError
 from kvgpu.hashing.functions import HASH_WIDTHS
 from kvgpu.hashing.map_keys import GROUP_ID_BYTES, BlockHashWithGroupId, get_block_hash, get_group_id
@@ -98,10 +98,10 @@ class BlockKeys:
             self.odd_hashes[block_id] = key
             record["flags"] = HAS_HASH | ODD
 
-    def measure(self, block_id: int, num_tokens: int, is_partial: bool = False) -> None:
-        """Write how many tokens of a prefix the hash of a block covers, and whether its block has more. O(1)."""
+    def measure(self, block_id: int, num_tokens: int) -> None:
+        """Write how many tokens of a prefix the hash of a block covers. O(1)."""
         self.records[block_id]["num_tokens"] = num_tokens
-        self.records[block_id]["flags"] |= MEASURED | (PARTIAL if is_partial else 0)
+        self.records[block_id]["flags"] |= MEASURED
 
     def forget_keys(self) -> None:
         """Forget all hashes and their width; the index is not changed. O(num_blocks)."""

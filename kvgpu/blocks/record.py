@@ -27,7 +27,7 @@ BLOCK_RECORD = np.dtype(
 k0..k3: block hash; 16-byte hashes are padded with 0. same_prev, same_next: ring of the blocks with the same key;
 same_prev of a LED block is the block that leads to it. successor: the block that was cached after this one, a hint that
 must be verified. further: the one that was cached FURTHER blocks after this one, of no meaning but that it may be
-loaded. num_tokens: tokens of the prefix that the hash covers, if the block is PARTIAL or MEASURED."""
+loaded. num_tokens: tokens of the prefix that the hash covers, if the block is MEASURED."""
 
 assert BLOCK_RECORD.itemsize == CACHE_LINE
 
@@ -64,8 +64,8 @@ SEEN = 512
 
 NO_IDS: Ids = np.empty(0, np.int32)
 
-PARTIAL, MEASURED = 1024, 2048
-"""PARTIAL: the hash covers only a part of the block's tokens. MEASURED: the record says how many tokens it covers."""
+MEASURED = 1024
+"""The record says how many tokens of a prefix the hash covers, which may be fewer than up to the end of the block."""
 
 ENTERED = IN_TABLE | FIRST | SHARED | LED | LEADS | COUNTED
 """The flags that belong to the index."""

@@ -278,15 +278,17 @@ class KVCacheCoordinator(ABC):
             BlockStateError: A block that is to be cached can already be found under a hash.
         """
         state, holds = self.block_pool.state, self.block_pool.cached_block_hash_to_block.holds
-        is_partial = self.block_pool.prefix_cache.further.is_partial
+        covers_less = self.block_pool.prefix_cache.further.covers_less
         for manager in self.single_type_managers:
             blocks = manager.req_to_blocks.get(request_id)
             if blocks is None:
                 continue
             num_cacheable = min(self.get_num_cacheable_tokens(num_tokens, manager.kv_cache_group_id), num_hashed)
             first, full = max(blocks.num_cached, 0), num_cacheable // manager.block_size
-            for block_id in blocks.ids[first:full].tolist() if first < full else ():
-                if block_id != state.null_id and holds(state.view(block_id)) and not is_partial(block_id):
+            for place, block_id in enumerate(blocks.ids[first:full].tolist() if first < full else (), first + 1):
+                if block_id == state.null_id or covers_less(block_id, place * manager.block_size):
+                    continue
+                if holds(state.view(block_id)):
                     raise BlockStateError(
                         f"request {request_id}: block {block_id} is to be cached, but already has a hash"
                     )

@@ -50,12 +50,23 @@ class FullAttentionManager(SingleTypeKVCacheManager):
         The same prompt again hits at most all but one of its tokens, unless a lookup drops what it hit last.
         """
         num_prompt, unit = getattr(request, "num_prompt_tokens", None), self.block_pool.hash_block_size
-        if num_prompt is None or request.request_id not in self.req_to_blocks:
+        blocks = self.req_to_blocks.get(request.request_id)
+        if num_prompt is None or blocks is None:
             return
-        end = min((num_prompt if self.use_eagle else num_prompt - 1) // unit, len(request.block_hashes)) * unit
-        blocks, place = self.req_to_blocks[request.request_id], end // self.block_size
+        last = (num_prompt if self.use_eagle else num_prompt - 1) // unit
+        end = min(last, len(request.block_hashes)) * unit
+        place = end // self.block_size
+        # A hash that looks ahead may be missing yet.
+        if min(end, num_tokens) < last * unit:
+            self.partial_hits.open_ends.add(request.request_id)
+        else:
+            self.partial_hits.open_ends.discard(request.request_id)
         if 0 < end <= num_tokens and end % self.block_size and place < len(blocks):
             self.block_pool.cache_partial_block(request, blocks[place], end, self.kv_cache_group_id, self.block_size)
+
+    def covered_until(self, request_id: str, num_computed_tokens: int) -> int:
+        is_open = request_id in self.partial_hits.open_ends
+        return 0 if is_open else super().covered_until(request_id, num_computed_tokens)
 
     def get_num_common_prefix_blocks(self, running_request_id: str) -> int:
         """Return how many leading blocks have as many users as this group has requests (fact 51)."""

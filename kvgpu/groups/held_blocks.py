@@ -163,7 +163,7 @@ class HeldBlocks(GroupHits):
 
     def pop(self, request_id: str) -> Ids:
         """Forget a request and return the ids of its blocks, which stay in use, without the null blocks in front."""
-        self.partial_hits.tails.pop(request_id, None)
+        self.partial_hits.forget(request_id)
         if request_id not in self.req_to_blocks:
             return NO_IDS
         store, table_id = self.block_pool.block_tables, self.req_to_blocks.leave(request_id)
@@ -174,7 +174,7 @@ class HeldBlocks(GroupHits):
 
     def free(self, request_id: str) -> None:
         """Give back all blocks of a request, last block first. Does nothing for an unknown request."""
-        self.partial_hits.tails.pop(request_id, None)
+        self.partial_hits.forget(request_id)
         if request_id in self.req_to_blocks:
             store, table_id = self.block_pool.block_tables, self.req_to_blocks.leave(request_id)
             self._give_back(store.of(table_id))

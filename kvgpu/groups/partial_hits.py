@@ -18,10 +18,12 @@ class PartialHits:
 
     Attributes:
         tails: By request, the place of such a block in its table.
+        open_ends: Requests the end of whose prompt, inside a block, is still to be cached.
     """
 
     def __init__(self, block_pool: BlockPool) -> None:
         self.tails: dict[str, int] = {}
+        self.open_ends: set[str] = set()
         self._pool = block_pool
         self._copies: list[KVCacheBlockCopy] = []
 
@@ -42,6 +44,11 @@ class PartialHits:
         self._copies.append(KVCacheBlockCopy(source, copy))
         self._pool.state.view(used_twice).incr_ref()
         self._pool.holders.hand_out(np.array([source, copy], np.int32))
+
+    def forget(self, request_id: str) -> None:
+        """Forget a request that has ended; copies that are to be made for it stay. O(1)."""
+        self.tails.pop(request_id, None)
+        self.open_ends.discard(request_id)
 
     def take_copies(self) -> list[KVCacheBlockCopy]:
         """Return the copies since the last call. O(1)."""

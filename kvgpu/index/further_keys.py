@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from kvgpu.blocks.record import PARTIAL, Ids
+from kvgpu.blocks.record import MEASURED, Ids
 from kvgpu.blocks.state import BlockState, KVCacheBlock
 from kvgpu.hashing.map_keys import BlockHashWithGroupId
 from kvgpu.index.block_map import BlockHashToBlockMap
@@ -21,34 +21,35 @@ class FurtherKeys:
 
     Attributes:
         aliases: Further keys by block, in the order in which the block got them.
-        partial: Blocks whose own key may be one for a part of their tokens: those of them whose record says so.
+        is_measured: Whether the record of any block may say how many tokens its own key covers.
     """
 
     def __init__(self, state: BlockState, found: BlockHashToBlockMap) -> None:
         self._state, self._map = state, found
         self.aliases: dict[int, list[BlockHashWithGroupId]] = {}
-        self.partial: set[int] = set()
+        self.is_measured = False
 
-    def is_partial(self, block_id: int) -> bool:
-        """Whether the own key of a block of the pool is one for a part of its tokens. O(1)."""
-        return block_id in self.partial and bool(self._state.records[block_id]["flags"] & PARTIAL)
+    def covers_less(self, block_id: int, num_tokens: int) -> bool:
+        """Whether the own key of a block of the pool is known to cover fewer tokens of a prefix. O(1)."""
+        if not self.is_measured or block_id < 0:
+            return False
+        record = self._state.records[block_id]
+        return bool(record["flags"] & MEASURED and record["num_tokens"] < num_tokens)
 
-    def insert(self, key: BlockHashWithGroupId, block: KVCacheBlock, num_tokens: int, is_partial: bool) -> bool:
+    def insert(self, key: BlockHashWithGroupId, block: KVCacheBlock, num_tokens: int) -> bool:
         """Have a block found under a key as well; return whether it was not found under it before. Expected O(1).
 
         Args:
             key: Becomes its own key if it has none.
             block: Of the pool.
             num_tokens: Tokens of the prefix that the key covers.
-            is_partial: Whether the block has more tokens.
         """
         if block.block_hash == key or self._map.contain(key, block.block_id):
             return False
         if block.block_hash is None:
             block.block_hash = key
-            self._state.measure(block.block_id, num_tokens, is_partial)
-            if is_partial:
-                self.partial.add(block.block_id)
+            self._state.measure(block.block_id, num_tokens)
+            self.is_measured = True
         else:
             self.aliases.setdefault(block.block_id, []).append(key)
         self._map.insert(key, block)
@@ -61,22 +62,18 @@ class FurtherKeys:
         keys = ([] if own is None else [own]) + self.aliases.pop(block_id, [])
         removed = [key for key in keys if self._map.pop(key, block_id) is not None]
         block.reset_hash()
-        self.partial.discard(block_id)
         return removed
 
     def move(self, source: KVCacheBlock, target: KVCacheBlock) -> None:
         """Have a block without keys found under those of another one, which loses them (B27). O(keys of the block)."""
-        num_tokens, is_partial = source.block_hash_num_tokens or 0, self.is_partial(source.block_id)
+        num_tokens = source.block_hash_num_tokens or 0
         for key in self.remove(source):
-            self.insert(key, target, num_tokens, is_partial)
-
-    def partial_of(self, ids: Ids) -> list[int]:
-        """Return those of some blocks, int32 [n], whose own key is one for a part of their tokens. O(n)."""
-        return [block_id for block_id in ids.tolist() if self.is_partial(block_id)] if self.partial else []
+            self.insert(key, target, num_tokens)
 
     def measure(self, ids: Ids, ends: Iterable[int]) -> None:
         """Note how many tokens of a prefix the new keys of blocks cover, where a pool has rows for aliases. O(n)."""
         if len(self._state.aliases.owners):
+            self.is_measured = True
             for block_id, end in zip(ids.tolist(), ends, strict=True):
                 if block_id >= 0:
                     self._state.measure(block_id, end)
@@ -90,7 +87,7 @@ class FurtherKeys:
     def clear(self) -> None:
         """Forget everything; the caller forgets the keys themselves. O(keys)."""
         self.aliases.clear()
-        self.partial.clear()
+        self.is_measured = False
 
     def restore(self) -> None:
         """Forget what the map does not know, after a call that was interrupted. O(keys)."""

@@ -11,7 +11,7 @@ from kvgpu.blocks.state import BlockState, KVCacheBlock
 from kvgpu.compiled.jit import jit
 from kvgpu.errors import BlockIdError, BlockStateError, InvariantError
 from kvgpu.hashing.block_hashes import BlockHashes, keys_if_of_width
-from kvgpu.hashing.block_range import end_hash, joined_hash
+from kvgpu.hashing.block_range import BlockRange, end_hash, joined_hash
 from kvgpu.hashing.functions import BlockHash
 from kvgpu.hashing.map_keys import BlockHashWithGroupId, make_block_hash_with_group_id
 from kvgpu.index.base import BlockIndex, Keys, PrefixHits, decided
@@ -171,18 +171,20 @@ class PrefixCache:
             self._remember_coarse(chosen, keys, stride)
         return chosen
 
-    def to_promote(self, ids: Ids, mask: BlockMask) -> list[int]:
-        """Return those of some blocks that `insert` takes only once their keys, for parts of them, are forgotten.
+    def to_promote(self, ids: Ids, mask: BlockMask, new: BlockRange) -> list[int]:
+        """Return those blocks of a range that `insert` takes only once their keys, for fewer tokens, are forgotten.
 
         Raises:
             BlockStateError, BlockIdError: As `insert` does, for another reason. O(blocks), O(1) without such keys.
         """
-        if not self.further.partial:
+        if not self.further.is_measured:
             return []
-        kept = ids[mask[: len(ids)]] if len(mask) else ids
-        partial = self.further.partial_of(kept)
+        ends = np.arange(new.first + 1, new.first + 1 + len(ids)) * new.block_size
+        if len(mask):
+            ids, ends = ids[mask[: len(ids)]], ends[mask[: len(ids)]]
+        partial = [i for i, end in zip(ids.tolist(), ends.tolist(), strict=True) if self.further.covers_less(i, end)]
         if partial:
-            others = kept[~np.isin(kept, partial)]
+            others = ids[~np.isin(ids, partial)]
             _, place = choose(self._block_records, others, NO_MASK, self.state.null_id)
             if place >= 0:
                 self._refuse(int(others[place]))

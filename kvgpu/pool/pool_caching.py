@@ -76,7 +76,7 @@ class PoolCaching(PoolEvents):
         if block_mask is not None and len(mask) < len(ids):
             raise ArgumentError(f"a mask of shape {mask.shape} is too short for {len(ids)} blocks")
         cache = self.prefix_cache
-        for block_id in cache.to_promote(ids, mask):
+        for block_id in cache.to_promote(ids, mask, new):
             self.allocator.forget(self.state.view(block_id))
         chosen = cache.insert(ids, hashes, new.first * new.stride, new.stride, new.group, mask)
         cache.further.measure(chosen, np.arange(new.first + 1, new.first + 1 + len(ids)) * new.block_size)
@@ -137,7 +137,7 @@ class PoolCaching(PoolEvents):
         if replaces or (not is_known and covered is not None and covered < num_tokens):
             self.allocator.forget(block)
             is_known = False
-        further.insert(key, block, num_tokens, num_tokens % size != 0)
+        further.insert(key, block, num_tokens)
         if not is_known:
             self.events.stored(request, ids, BlockRange(last, last + 1, unit, 1, group))
         return key

@@ -38,7 +38,7 @@ class Config:
 
 
 COARSE_SPECS = ("FullAttentionSpec", "MLAAttentionSpec", "MambaSpec")
-"""Specs of which vLLM 0.33 hits a part of a block, if it has several hashes."""
+"""Specs of which vLLM hits a part of a block, if it has several hashes."""
 
 ATTENTION = {"num_kv_heads": 1, "head_size": 1}
 
@@ -75,6 +75,19 @@ def random_config(rng: random.Random, behaviour: Behaviour) -> Config:
     return config if behaviour == BEHAVIOUR_0_23 else _later(rng, config, behaviour)
 
 
+def _end_hits_with_blocks(config: Config) -> None:
+    """Give no block several hashes that could hold part of a hit: kvgpu hits inside blocks as 0.33 does, only."""
+    if any(group.spec in COARSE_SPECS for group in config.groups):
+        smallest = config.hash_block_size = max(config.hash_block_size, min(config.block_sizes))
+        for group in config.groups:
+            if group.spec in COARSE_SPECS:
+                group.kwargs["block_size"] = smallest
+        config.block_sizes = [group.kwargs["block_size"] for group in config.groups]
+        config.scheduler_block_size = lcm(*config.block_sizes)
+        if len(config.groups) == 1:
+            config.scheduler_block_size = config.hash_block_size = smallest * config.options["dcp_world_size"]
+
+
 def _later(rng: random.Random, config: Config, behaviour: Behaviour) -> Config:
     """The same for a later vLLM."""
     options, caching = config.options, config.options["enable_caching"]
@@ -83,17 +96,10 @@ def _later(rng: random.Random, config: Config, behaviour: Behaviour) -> Config:
             if "mamba_cache_mode" in group.kwargs:
                 group.kwargs["mamba_cache_mode"] = "align" if caching else rng.choice(["none", "align"])
     config.mamba_align = any(g.kwargs.get("mamba_cache_mode") == "align" for g in config.groups)
-    # Hits end with a block: no block that could hold part of a hit has several hashes (docs/semantics.md).
-    may_hit_inside = behaviour.reports_junction and caching
-    if may_hit_inside and any(group.spec in COARSE_SPECS for group in config.groups):
-        smallest = config.hash_block_size = max(config.hash_block_size, min(config.block_sizes))
-        for group in config.groups:
-            if group.spec in COARSE_SPECS:
-                group.kwargs["block_size"] = smallest
-        config.block_sizes = [group.kwargs["block_size"] for group in config.groups]
-        config.scheduler_block_size = lcm(*config.block_sizes)
-        if len(config.groups) == 1:
-            config.scheduler_block_size = config.hash_block_size = smallest * options["dcp_world_size"]
+    if behaviour.clamps_to_hashes:
+        _keep_states_inside(rng, config)
+    elif behaviour.reports_junction and caching:
+        _end_hits_with_blocks(config)
     scheduler = config.scheduler_block_size
     if behaviour.configures_retention:
         config.retention = None
@@ -110,6 +116,23 @@ def _later(rng: random.Random, config: Config, behaviour: Behaviour) -> Config:
     if options["use_eagle"] and rng.random() < 0.5:
         options["use_eagle"] = False
     return config
+
+
+def _keep_states_inside(rng: random.Random, config: Config) -> None:
+    """What concerns states inside a block: from inside a step, at junctions, and under hashes that look ahead."""
+    if rng.random() < 0.3:
+        every = config.hash_block_size * rng.choice([1, 1, 2])
+        for group in config.groups:
+            if group.kwargs.get("mamba_cache_mode") == "align":
+                group.kwargs |= {"num_prefill_checkpoint_blocks": 1, "prefill_checkpoint_alignment": every}
+    if rng.random() < 0.3:
+        config.options["enable_mamba_shared_prefix_checkpoint"] = True
+    if config.options["use_eagle"] and rng.random() < 0.5:
+        # As an engine has it: nothing is dropped where hashes look ahead.
+        lookahead = rng.choice([1, 1, 2])
+        if lookahead <= config.scheduler_block_size:
+            config.options |= {"use_eagle": False, "num_hash_lookahead_tokens": lookahead}
+            config.options["num_prefill_lookahead"] = lookahead
 
 
 def _drawn(rng: random.Random) -> Config:

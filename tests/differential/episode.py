@@ -50,9 +50,16 @@ class Episode(Comparison):
             self._differ(f"hashes of {request_id}")
         self.waiting.append(request_id)
 
+    def positions(self, request: Any) -> list[int]:
+        """Tokens of a request at which an engine ends a step so that a state is kept there."""
+        return []
+
     def _chunk(self, request: Any, computed: int) -> int:
         """Tokens of the next prefill step."""
         left = request.num_tokens - computed
+        ends = [position for position in self.positions(request) if computed < position < request.num_tokens]
+        if ends and self.rng.random() < 0.6:
+            return int(self.rng.choice(ends)) - computed
         if self.rng.random() < 0.5:
             return left
         chunk = self.rng.randrange(1, left + 1)

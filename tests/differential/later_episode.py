@@ -55,6 +55,7 @@ class LaterEpisode(Episode):
             self._set(request_id, shared_prefix_boundary=junction[0])
         if self.behaviour.notes_junction:
             self.compare_notes()
+        self.counts["seen: hits inside a block"] += any(num_hits % size for size in self.config.block_sizes)
         step = self.config.scheduler_block_size
         if self.has("truncate_computed_blocks") and num_hits >= step and self.rng.random() < 0.1:
             shorter = self.rng.randrange(num_hits // step + 1) * step
@@ -106,8 +107,33 @@ class LaterEpisode(Episode):
         self.deferred.clear()
         self.compare_states()
 
+    def positions(self, request: Any) -> list[int]:
+        if not self.config.mamba_align:
+            return []
+        unit, options = self.config.hash_block_size, self.config.options
+        drops, lookahead = options["use_eagle"], options.get("num_hash_lookahead_tokens", 0)
+        limit = request.num_prompt_tokens - (0 if drops else max(1, lookahead))
+        return [limit // unit * unit - unit * drops, getattr(request, "shared_prefix_boundary", 0) // unit * unit]
+
+    def make_copies(self) -> None:
+        """The step that is scheduled makes copies of blocks, which are given back after it."""
+        (_, mine), (_, theirs) = self.call("take_kv_cache_block_copies", None)
+        if mine:
+            self.counts["seen: copies of blocks"] += len(mine) // 2
+            self.deferred.append([mine[::-1], theirs[::-1]])
+
+    def admit(self) -> None:
+        super().admit()
+        if self.rng.random() < 0.5:
+            self.make_copies()
+
+    def step(self) -> None:
+        super().step()
+        if self.rng.random() < 0.5:
+            self.make_copies()
+
     def sundry(self) -> None:
-        choice = self.rng.randrange(6)
+        choice = self.rng.randrange(7)
         request_id = self.rng.choice(self.running) if self.running else None
         if choice == 0:
             self.settle()
@@ -120,9 +146,12 @@ class LaterEpisode(Episode):
             self.call("get_block_ids_for_computed_tokens", None, request_id, computed)
         elif choice == 4 and request_id is not None and self.has("record_blocks_for_zeroing"):
             self.call("record_blocks_for_zeroing", None, request_id, 0)
+        elif choice == 5 and request_id is not None and self.has("finalize_partial_tail_offloads"):
+            self.call("finalize_partial_tail_offloads", request_id)
         else:
             super().sundry()
 
     def run(self, num_actions: int) -> None:
         super().run(num_actions)
+        self.make_copies()
         self.settle()

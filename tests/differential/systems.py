@@ -96,6 +96,8 @@ class System:
                 {r: [b.block_id for b in blocks] for r, blocks in m.req_to_blocks.items() if blocks} for m in managers
             ],
             "num_cached": [dict(m.num_cached_block) for m in managers],
+            "aliases": {b: set(keys) for b, keys in getattr(pool, "cached_block_hashes_by_block", {}).items()},
+            "keeps junctions": getattr(self.manager, "mamba_shared_prefix_checkpoint", False),
             "usage": self.manager.usage,
             "residency": None
             if self.collector is None
