@@ -117,6 +117,8 @@ class LaterEpisode(Episode):
 
     def make_copies(self) -> None:
         """The step that is scheduled makes copies of blocks, which are given back after it."""
+        if not self.has("take_kv_cache_block_copies"):
+            return
         (_, mine), (_, theirs) = self.call("take_kv_cache_block_copies", None)
         if mine:
             self.counts["seen: copies of blocks"] += len(mine) // 2
