@@ -1,4 +1,4 @@
-# make replay | test | test-compiled | races | card | test-pythons | lint | wheel | bench | bench-peers | vllm | gpu | plots | tables | conformance | aot | fuzz | clean.
+# make replay | test | test-compiled | races | card | test-pythons | lint | wheel | bench | bench-peers | hit-rates | vllm | gpu | plots | tables | conformance | aot | fuzz | clean.
 # TRACE=, ARGS=, SUITE=, BACKENDS=, PYTHON=, PYTHONS=, WORKERS=, VERSION= are optional.
 
 PYTHON ?= python3
@@ -28,7 +28,7 @@ CARD    := build/card
 IN_VLLM := PYTHONPATH=$(CURDIR)/$(SOURCE) $(VLLM)/bin/python
 INTO_VLLM := $(VLLM)/bin/python -m pip --disable-pip-version-check
 
-.PHONY: replay test test-compiled races card test-pythons lint wheel bench bench-peers vllm gpu plots tables conformance aot fuzz clean venv
+.PHONY: replay test test-compiled races card test-pythons lint wheel bench bench-peers hit-rates vllm gpu plots tables conformance aot fuzz clean venv
 
 # Benchmarks one after the other; status 1 says that a goal is missed, more than 1 that something is wrong.
 in-turn = for name in $(1); do \
@@ -92,6 +92,10 @@ bench: $(VENV)/.dev
 # Beside vLLM 0.23.0 and SGLang 0.5.23: PYTHON= has both on its path, and the packages of kvgpu.
 bench-peers:
 	$(call in-turn,calls steps queues hashing,$(PYTHON),$(TRACE) --peers $(ARGS))
+
+# Hit rates of kvgpu and of vLLM VERSION, whose managers one scheduler drives over TRACE.
+hit-rates: $(VLLM)/.ready
+	$(IN_VLLM) bench/peers/hit_rates.py $(TRACE) $(ARGS)
 
 # From the rows in bench/data: pictures, and the tables in README.md and docs/performance.md.
 plots: $(VENV)/.dev

@@ -19,8 +19,8 @@ from sides import trace_options  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
 from kvgpu.batch.admission import POLICIES  # noqa: E402
+from kvgpu.replay.limits import SchedulerLimits  # noqa: E402
 from kvgpu.replay.run import Replayer, ReplayOptions  # noqa: E402
-from kvgpu.replay.scheduler import SchedulerLimits  # noqa: E402
 from kvgpu.replay.trace import Trace, read_trace  # noqa: E402
 from kvgpu.replay.workload import conversations  # noqa: E402
 

@@ -29,6 +29,8 @@ from harness import Row, benchmark_options, compared, finish  # noqa: E402
 from peers.vllm_engine import NAME, SIZE, Engine, tokens  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
+from kvgpu.config.behaviour import BEHAVIOUR_0_23  # noqa: E402
+
 RUNNING = 64
 ENDLESS = 100_000
 PROMPTS = (32, 512, 8192, 32_768)
@@ -171,9 +173,18 @@ GOALS = {"free ": 2, "look up 32,768 tokens, nothing cached": 3, "hash 512": 4, 
 
 
 def made(options: argparse.Namespace) -> Iterator[Row]:
-    """All rows."""
+    """All rows.
+
+    Raises:
+        ImportError: vLLM is missing, or behaves otherwise than 0.23.0.
+    """
     gc.disable()
-    found = measure(Engine(), options.rounds, options.most)
+    engine = Engine()
+    from kvgpu.vllm.capabilities import behaviour_of_vllm
+
+    if behaviour_of_vllm() != BEHAVIOUR_0_23:
+        raise ImportError(f"{NAME} is the peer, and here is another version")
+    found = measure(engine, options.rounds, options.most)
     print("equal hits and block ids in all calls")
     for case, calls in found.items():
         for name, (theirs, ours) in calls.items():

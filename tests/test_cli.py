@@ -20,6 +20,7 @@ REPLAY_OPTIONS = [
     "--skip-bad-lines",
     "--limit",
     "--num-blocks",
+    "--behaviour",
     "--block-size",
     "--groups",
     "--hash",
@@ -35,6 +36,7 @@ REPLAY_OPTIONS = [
     "--sweep-blocks",
     "--json",
     "--report",
+    "--retention-interval",
     "--events",
 ]
 OPTIONS = {

@@ -12,6 +12,7 @@ import msgspec
 from tqdm import tqdm
 
 from kvgpu.batch.admission import AGE_LIMIT_MS, POLICIES
+from kvgpu.config.behaviour import BEHAVIOURS
 from kvgpu.console.output_file import output_file, place_of
 from kvgpu.console.printable import say
 from kvgpu.errors import ConfigError
@@ -19,15 +20,17 @@ from kvgpu.events.messages import KVCacheEvent, KVEventBatch
 from kvgpu.hashing.functions import HASH_FUNCTIONS
 from kvgpu.index.registry import BACKENDS
 from kvgpu.replay.group_names import GROUPS
+from kvgpu.replay.limits import SchedulerLimits
 from kvgpu.replay.ranges import check_whole
 from kvgpu.replay.report import plotting, table_rows, write_report
 from kvgpu.replay.result import ReplayResult
 from kvgpu.replay.run import Replayer, ReplayOptions, warm_up
-from kvgpu.replay.scheduler import EventSink, SchedulerLimits
+from kvgpu.replay.scheduler import EventSink
 from kvgpu.replay.trace import FORMATS, Trace, read_trace
 from kvgpu.replay.workload import conversations
 
 STANDARD_OUTPUT = "-"
+EVERYTHING = "all"
 
 
 def _sizes(text: str) -> list[int]:
@@ -35,6 +38,13 @@ def _sizes(text: str) -> list[int]:
         return [int(part) for part in text.split(",")]
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a list like 10000,20000") from None
+
+
+def _interval(text: str) -> int | None:
+    try:
+        return None if text == EVERYTHING else int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number of tokens nor '{EVERYTHING}'") from None
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,6 +58,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--num-blocks", type=int, default=200_000, help="blocks of the pool (%(default)s)")
     add("--block-size", type=int, default=16, help="tokens per block (%(default)s)")
     add("--groups", default="full", help=f"names joined by '+': {', '.join(GROUPS)} (%(default)s)")
+    add("--behaviour", default="0.23", help=f"version of vLLM to behave like: {', '.join(BEHAVIOURS)} (%(default)s)")
+    add(
+        "--retention-interval",
+        type=_interval,
+        default=0,
+        metavar="TOKENS",
+        help="behaviour 0.33: tokens between the positions of a prompt that stay cached in windows and states; 0 for "
+        f"its end and what others share, '{EVERYTHING}' for all (%(default)s)",
+    )
     add("--hash", default="sha256", help=f"{', '.join(HASH_FUNCTIONS)} (%(default)s)")
     add("--backend", help=f"{', '.join(BACKENDS)} (KVGPU_BACKEND, else host)")
     add("--max-running", type=int, default=256, help="requests served at a time (%(default)s)")
@@ -102,6 +121,8 @@ def _options(args: argparse.Namespace) -> ReplayOptions:
         groups=args.groups,
         hash_name=args.hash,
         backend=args.backend,
+        behaviour=args.behaviour,
+        retention_interval=args.retention_interval,
         limits=SchedulerLimits(
             max_running=args.max_running,
             max_batched_tokens=args.max_batched_tokens,
@@ -212,6 +233,8 @@ def _replay(args: argparse.Namespace, options: ReplayOptions, files: dict[str, B
         rows.append(("bad lines skipped", f"{trace.bad_lines:,}"))
     rows += [(f"hit rate with {r.num_blocks:,} blocks", f"{r.hit_rate:.1%}") for r in sweep]
     title = f"{trace.name}: {len(trace):,} requests on {result.backend}, groups {args.groups}"
+    if args.behaviour != "0.23":
+        title += f", behaviour {args.behaviour}"
     table += _table(title, rows)
     if args.json is not None:
         text = msgspec.json.format(msgspec.json.encode(summary), indent=2) + b"\n"

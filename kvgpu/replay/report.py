@@ -28,6 +28,7 @@ def table_rows(result: ReplayResult) -> list[tuple[str, str]]:
         ("hit rate of an endless cache", f"{result.ideal_hit_rate:.1%}"),
         ("prompt blocks", f"{result.prompt_blocks:,}"),
         ("output tokens", f"{result.output_tokens:,}"),
+        ("tokens computed", f"{result.computed_tokens:,}"),
         ("steps", f"{result.steps:,}"),
         ("evictions / preemptions", f"{result.evictions:,} / {result.preemptions:,}"),
         ("peak usage of the pool", f"{result.peak_usage:.1%} of {result.num_blocks:,} blocks"),

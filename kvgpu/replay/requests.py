@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from kvgpu.hashing.block_hashes import BlockHashes
-from kvgpu.hashing.functions import BlockHash, HashFunction
-from kvgpu.hashing.request_hasher import BlockHasher, get_request_block_hasher
+from kvgpu.hashing.functions import BlockHash
+from kvgpu.hashing.request_hasher import BlockHasher, RequestBlockHasher
 from kvgpu.replay.tokens import output_tokens, prompt_tokens
 from kvgpu.replay.trace import Trace
 from kvgpu.request import Request
@@ -19,10 +20,13 @@ OUTPUTS_AT_ONCE = 1024
 
 @dataclass
 class Sequence:
-    """A request of the trace that is being served; it generates `output_length` tokens."""
+    """A request of the trace that is being served; it generates `output_length` tokens.
+
+    `request` is kvgpu's, or that of an engine whose manager serves it.
+    """
 
     index: int
-    request: Request
+    request: Any
     output_length: int
     num_outputs: int = 0
     counted: bool = False
@@ -47,18 +51,14 @@ class RequestFactory:
 
     Args:
         trace: The requests.
-        hash_block_size: Tokens per block hash.
-        hash_fn: Hash function.
+        hasher: Hashes requests.
         decode: Whether requests generate their output.
         keep_hashes: Whether to store hashes for further replays of the same trace.
     """
 
-    def __init__(
-        self, trace: Trace, hash_block_size: int, hash_fn: HashFunction, decode: bool, keep_hashes: bool
-    ) -> None:
+    def __init__(self, trace: Trace, hasher: RequestBlockHasher, decode: bool, keep_hashes: bool) -> None:
         self._trace = trace
-        self._size = hash_block_size
-        self._hash = get_request_block_hasher(hash_block_size, hash_fn)
+        self._hash = hasher
         self._decode = decode
         self._kept: dict[int, BlockHashes] | None = {} if keep_hashes else None
 
@@ -73,11 +73,15 @@ class RequestFactory:
         if kept is not None:
             hasher = partial(self._known, kept)
         request = Request(str(index), prompt, block_hasher=hasher)
-        return Sequence(index, request, int(self._trace.output_length[index]) if self._decode else 0)
+        return Sequence(index, request, self.output_length(index))
+
+    def output_length(self, index: int) -> int:
+        """Return how many tokens the request at `index` of the trace generates."""
+        return int(self._trace.output_length[index]) if self._decode else 0
 
     def _known(self, kept: BlockHashes, request: Request) -> BlockHashes | list[BlockHash]:
         """Return new hashes of a request, from those stored by an earlier replay if these suffice."""
-        full = request.num_tokens // self._size
+        full = request.num_tokens // self._hash.block_size
         if len(kept) < full:
             return self._hash(request)
         rows = kept.keys[len(request.block_hashes) : full]

@@ -15,6 +15,8 @@ arranging of the waiting queue."""
 class ReplayResult:
     """Counts, times and series of one replay.
 
+    hit_tokens: of the first admission of each request. computed_tokens: of all steps, those that a preempted request
+    computes again included.
     seconds, blocks_of: per phase, time spent and blocks handled (calls for decode, requests for order). samples: one
     entry per admitted request: prompt tokens, hit tokens, usage of the pool, waiting time in virtual ms. latencies:
     seconds of each lookup and of each allocation that admitted a request.
@@ -28,12 +30,14 @@ class ReplayResult:
     ideal_hit_tokens: int = 0
     prompt_blocks: int = 0
     output_tokens: int = 0
+    computed_tokens: int = 0
     steps: int = 0
     evictions: int = 0
     preemptions: int = 0
     peak_usage: float = 0.0
     pool_bytes_per_block: float = 0.0
     backend: str = ""
+    behaviour: str = ""
     virtual_seconds: float | None = None
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
     blocks_of: dict[str, int] = field(default_factory=lambda: dict.fromkeys(PHASES, 0))
@@ -78,6 +82,7 @@ class ReplayResult:
             "blocks": self.prompt_blocks,
             "num_blocks": self.num_blocks,
             "output_tokens": self.output_tokens,
+            "computed_tokens": self.computed_tokens,
             "steps": self.steps,
             "evictions": self.evictions,
             "preemptions": self.preemptions,
@@ -86,6 +91,7 @@ class ReplayResult:
             "us_per_block": self.us_per_block,
             "pool_bytes_per_block": self.pool_bytes_per_block,
             "backend": self.backend,
+            "behaviour": self.behaviour,
             "virtual_seconds": self.virtual_seconds,
             "waiting_ms": None
             if self.virtual_seconds is None or not waits

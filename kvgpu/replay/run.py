@@ -1,27 +1,39 @@
 """Replays from options to results, on pools of one or several sizes."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
+from kvgpu.config.behaviour import Behaviour, behaviour_of
+from kvgpu.config.kv_cache_config import KVCacheConfig
 from kvgpu.config.specs import MambaSpec
+from kvgpu.errors import ConfigError
 from kvgpu.hashing.functions import get_hash_fn_by_name, init_none_hash
+from kvgpu.hashing.request_hasher import get_request_block_hasher
 from kvgpu.manager import KVCacheManager
 from kvgpu.replay.group_names import block_sizes_of, parse_groups
 from kvgpu.replay.ideal import ideal_hit_tokens
+from kvgpu.replay.limits import SchedulerLimits
 from kvgpu.replay.ranges import check_whole
 from kvgpu.replay.requests import RequestFactory
 from kvgpu.replay.result import ReplayResult
-from kvgpu.replay.scheduler import EventSink, ReplayScheduler, SchedulerLimits
+from kvgpu.replay.scheduler import EventSink, ReplayScheduler
 from kvgpu.replay.trace import Trace
 from kvgpu.replay.workload import conversations
 
 
 @dataclass(frozen=True)
 class ReplayOptions:
-    """What to replay on: pool, groups, hash function, backend and scheduler.
+    """What to replay on: pool, groups, hash function, backend, scheduler and behaviour.
+
+    behaviour: the version of vLLM that manager, hashes and scheduler behave like. retention_interval: tokens between
+    the positions of a prompt that stay cached in windows and states, None for all, which only behaviour 0.33 has as an
+    option; 0 is its default.
 
     Raises:
-        ConfigError: A number is out of range (block ids are int32), or the groups cannot be parsed.
+        ConfigError: A number is out of range (block ids are int32), the groups cannot be parsed, or the behaviour has
+            no such option.
+        UnknownNameError: There is no such behaviour.
     """
 
     num_blocks: int = 200_000
@@ -30,11 +42,44 @@ class ReplayOptions:
     hash_name: str = "sha256"
     backend: str | None = None
     limits: SchedulerLimits = field(default_factory=SchedulerLimits)
+    behaviour: str = "0.23"
+    retention_interval: int | None = 0
 
     def __post_init__(self) -> None:
         check_whole("num_blocks", self.num_blocks)
         check_whole("block_size", self.block_size)
-        block_sizes_of(parse_groups(self.groups, self.block_size, self.num_blocks))
+        if self.retention_interval is not None:
+            check_whole("retention_interval", self.retention_interval, 0)
+        if self.retention_interval != 0 and not self.known_behaviour.keeps_boundaries:
+            raise ConfigError(
+                f"a retention interval is no option of behaviour {self.behaviour}, which reads "
+                "VLLM_PREFIX_CACHE_RETENTION_INTERVAL"
+            )
+        block_sizes_of(self.config())
+
+    @property
+    def known_behaviour(self) -> Behaviour:
+        """The behaviour of this name. O(1)."""
+        return behaviour_of(self.behaviour)
+
+    def config(self, num_blocks: int | None = None) -> KVCacheConfig:
+        """Return the configuration of a pool; None stands for the size in the options. O(groups)."""
+        size = self.num_blocks if num_blocks is None else num_blocks
+        return parse_groups(self.groups, self.block_size, size, self.known_behaviour, self.retention_interval)
+
+    @property
+    def effective_limits(self) -> SchedulerLimits:
+        """The limits of a scheduler for these groups: prompts are cut where the states of Mamba groups can be cached.
+
+        Raises:
+            ConfigError: A step has fewer tokens than a block of states.
+        """
+        config = self.config()
+        specs = [group.kv_cache_spec for group in config.kv_cache_groups]
+        if not any(isinstance(spec, MambaSpec) and spec.mamba_cache_mode == "align" for spec in specs):
+            return self.limits
+        unit, _ = block_sizes_of(config)
+        return replace(self.limits, chunk_multiple=unit, ends_at_hits=self.known_behaviour.keeps_boundaries)
 
 
 class Replayer:
@@ -52,12 +97,21 @@ class Replayer:
     def __init__(self, trace: Trace, options: ReplayOptions, keep_hashes: bool = False) -> None:
         self.trace = trace
         self.options = options
-        config = parse_groups(options.groups, options.block_size, options.num_blocks)
-        self.scheduler_block_size, self.hash_block_size = block_sizes_of(config)
+        self.scheduler_block_size, self.hash_block_size = block_sizes_of(options.config())
         hash_fn = get_hash_fn_by_name(options.hash_name)
-        init_none_hash(hash_fn)
-        self.factory = RequestFactory(trace, self.hash_block_size, hash_fn, options.limits.decode, keep_hashes)
+        init_none_hash(hash_fn, options.known_behaviour)
+        self.hasher = get_request_block_hasher(self.hash_block_size, hash_fn, behaviour=options.known_behaviour)
+        self.factory = RequestFactory(trace, self.hasher, options.limits.decode, keep_hashes)
         self.ideal = ideal_hit_tokens(trace, self.scheduler_block_size)
+
+    def manager_sizes(self) -> dict[str, Any]:
+        """Return what a manager has to know of the trace and the options, in tokens, by argument. O(requests)."""
+        longest = (self.trace.input_length + self.trace.output_length).max()
+        return {
+            "max_model_len": int(longest) + 1,
+            "scheduler_block_size": self.scheduler_block_size,
+            "hash_block_size": self.hash_block_size,
+        }
 
     def run(
         self,
@@ -75,23 +129,17 @@ class Replayer:
         Raises:
             ConfigError: A pool of this size cannot be made.
         """
-        options, limits = self.options, self.options.limits
+        options = self.options
         if num_blocks is None:
             num_blocks = options.num_blocks
         check_whole("num_blocks", num_blocks)
-        config = parse_groups(options.groups, options.block_size, num_blocks)
-        for group in config.kv_cache_groups:
-            spec = group.kv_cache_spec
-            if isinstance(spec, MambaSpec) and spec.mamba_cache_mode == "align":
-                limits = SchedulerLimits(**{**vars(limits), "chunk_multiple": self.scheduler_block_size})
-        longest = (self.trace.input_length + self.trace.output_length).max()
+        limits = options.effective_limits
         manager = KVCacheManager(
-            config,
-            max_model_len=int(longest) + 1,
-            scheduler_block_size=self.scheduler_block_size,
-            hash_block_size=self.hash_block_size,
+            options.config(num_blocks),
+            **self.manager_sizes(),
             max_num_batched_tokens=limits.max_batched_tokens,
             enable_kv_cache_events=sink is not None,
+            behaviour=options.known_behaviour,
             backend=options.backend,
         )
         pool = manager.block_pool
@@ -100,10 +148,30 @@ class Replayer:
             ideal_hit_tokens=self.ideal,
             pool_bytes_per_block=pool.nbytes / num_blocks,
             backend=pool.index.name,
+            behaviour=options.behaviour,
         )
-        ReplayScheduler(self.trace, self.factory, manager, limits, result, self.hash_block_size).run(advance, sink)
+        self.serve(manager, self.factory, result, advance, sink)
         result.evictions = pool.allocator.num_evictions
         return result
+
+    def serve(
+        self,
+        manager: Any,
+        factory: RequestFactory,
+        result: ReplayResult,
+        advance: Callable[[int], None] = lambda _: None,
+        sink: EventSink | None = None,
+    ) -> None:
+        """Serve the trace with a manager, which may be that of another engine, and fill the result.
+
+        Args:
+            manager: A new manager of the same groups, sizes and behaviour.
+            factory: Makes the requests that it serves.
+            result: Filled with the results.
+            advance, sink: As in `run`.
+        """
+        limits = self.options.effective_limits
+        ReplayScheduler(self.trace, factory, manager, limits, result, self.hash_block_size).run(advance, sink)
 
 
 def warm_up(options: ReplayOptions) -> None:
@@ -111,12 +179,6 @@ def warm_up(options: ReplayOptions) -> None:
 
     Machine code is stored on disk: only the first process on a machine waits.
     """
-    size = parse_groups(options.groups, options.block_size, 1).kv_cache_groups
-    small = ReplayOptions(
-        num_blocks=400 * len(size),
-        block_size=options.block_size,
-        groups=options.groups,
-        hash_name=options.hash_name,
-        backend=options.backend,
-    )
+    num_groups = len(options.config().kv_cache_groups)
+    small = replace(options, num_blocks=400 * num_groups, limits=SchedulerLimits())
     Replayer(conversations(4, 1), small).run()

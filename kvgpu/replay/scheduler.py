@@ -2,61 +2,19 @@
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from operator import attrgetter
 from time import perf_counter
 
-from kvgpu.batch.admission import POLICIES, check_policy
+from kvgpu.batch.admission import POLICIES
 from kvgpu.blocks.kv_cache_blocks import KVCacheBlocks
-from kvgpu.errors import ConfigError
 from kvgpu.events.messages import KVCacheEvent
 from kvgpu.manager import KVCacheManager
-from kvgpu.replay.ranges import check_finite, check_whole
+from kvgpu.replay.limits import SchedulerLimits
 from kvgpu.replay.requests import RequestFactory, Sequence
 from kvgpu.replay.result import ReplayResult
 from kvgpu.replay.trace import Trace
 
 EventSink = Callable[[float, list[KVCacheEvent]], None]
-
-LONGEST_MS = 1e12
-"""Largest wait or step: 30 years, far below the 2**53 ms from which a clock would lose its fractions."""
-
-
-@dataclass(frozen=True)
-class SchedulerLimits:
-    """Bounds of one step, and the clock.
-
-    max_running: most requests served at a time. max_batched_tokens: most tokens computed per step. decode: whether
-    requests generate their output. virtual_time: requests arrive at the times of the trace, counted from its first
-    arrival, and a step takes step_ms + token_us * tokens; otherwise they arrive as fast as they can be served.
-    chunk_multiple: chunks of a prompt end at multiples of this number of tokens, up to the last multiple in it.
-    policy: order of admission. age_limit_ms: a request that has waited longer goes first with `longest-prefix`, and is
-    not held back with `hold-back`.
-    """
-
-    max_running: int = 256
-    max_batched_tokens: int = 8192
-    decode: bool = True
-    virtual_time: bool = False
-    step_ms: float = 10.0
-    token_us: float = 10.0
-    chunk_multiple: int = 1
-    policy: str = "fcfs"
-    age_limit_ms: float = 60_000.0
-
-    def __post_init__(self) -> None:
-        check_policy(self.policy)
-        for name in ("max_running", "max_batched_tokens", "chunk_multiple"):
-            check_whole(name, getattr(self, name))
-        for name in ("step_ms", "token_us", "age_limit_ms"):
-            check_finite(name, getattr(self, name), LONGEST_MS)
-        if self.step_ms + self.token_us == 0:
-            raise ConfigError("a step must take time: step_ms + token_us must be above 0")
-        if self.chunk_multiple > self.max_batched_tokens:
-            raise ConfigError(
-                f"max_batched_tokens {self.max_batched_tokens} must be at least the block size "
-                f"{self.chunk_multiple} of aligned Mamba groups"
-            )
 
 
 class ReplayScheduler:
@@ -65,7 +23,7 @@ class ReplayScheduler:
     Args:
         trace: The requests.
         factory: Makes the requests.
-        manager: Serves the requests; must be new.
+        manager: Serves the requests; must be new. A manager of vLLM's does, too.
         limits: Bounds and clock.
         result: Filled with the results.
         block_size: Tokens that count as one block in `result`.
@@ -131,18 +89,22 @@ class ReplayScheduler:
         budget, preempted = self._schedule_running(scheduled)
         if not preempted:
             self._schedule_waiting(scheduled, budget)
+        if self.limits.ends_at_hits:
+            self.manager.take_boundary_state_offloads()  # as an engine does in every step, or they pile up (B89)
         self.result.peak_usage = max(self.result.peak_usage, self.manager.usage)
         for sequence, num_new in scheduled:
             self._computed(sequence, num_new)
         self.running = [s for s in self.running if not self._left(s)]
-        return sum(num_new for _, num_new in scheduled)
+        num_tokens = sum(num_new for _, num_new in scheduled)
+        self.result.computed_tokens += num_tokens
+        return num_tokens
 
     def _schedule_running(self, scheduled: list[tuple[Sequence, int]]) -> tuple[int, bool]:
         budget, place, preempted = self.limits.max_batched_tokens, 0, False
         while place < len(self.running) and budget > 0:
             sequence = self.running[place]
             request = sequence.request
-            num_new = self._chunk(request.num_tokens, request.num_computed_tokens, budget)
+            num_new = self.limits.chunk(request, request.num_computed_tokens, budget)
             if num_new == 0:
                 break
             while self._allocate(sequence, num_new) is None:
@@ -171,12 +133,14 @@ class ReplayScheduler:
             sequence = self.waiting[0]
             request = sequence.request
             start = perf_counter()
-            computed, num_hits = self.manager.get_computed_blocks(request)
+            computed, num_hits, *junction = self.manager.get_computed_blocks(request)
             looked_up = perf_counter() - start
+            if junction:  # in behaviour 0.33 an engine keeps it, and reports admissions
+                request.shared_prefix_boundary = junction[0]
             self.result.seconds["lookup"] += looked_up
             self.result.blocks_of["lookup"] += (request.num_tokens - 1) // self.block_size
             self.result.latencies["lookup"].append(looked_up)
-            num_new = self._chunk(request.num_tokens, num_hits, budget)
+            num_new = self.limits.chunk(request, num_hits, budget)
             if num_new == 0:
                 return
             start = perf_counter()
@@ -188,25 +152,14 @@ class ReplayScheduler:
                     continue
                 return
             self.result.latencies["allocate"].append(perf_counter() - start)
+            if junction:
+                self.manager.record_prefix_cache_stats(request, num_hits)
             self.waiting.popleft()
             self.running.append(sequence)
             request.num_computed_tokens = num_hits
             scheduled.append((sequence, num_new))
             budget -= num_new
             self._count(sequence, num_hits)
-
-    def _chunk(self, num_tokens: int, num_computed: int, budget: int) -> int:
-        """Return the number of tokens of a request to compute next; 0 if the budget does not reach a boundary.
-
-        If only states at boundaries can be cached, each chunk ends at a boundary, up to and including the last boundary
-        of the request (fact 41).
-        """
-        multiple = self.limits.chunk_multiple
-        end = min(num_tokens, num_computed + budget)
-        boundary = num_tokens // multiple * multiple
-        if num_computed < boundary:
-            end = max(min(end, boundary) // multiple * multiple, num_computed)
-        return end - num_computed
 
     def _waited_ms(self, sequence: Sequence) -> float:
         return self.now_ms - float(self.arrival_ms[sequence.index])

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 from support.managers import full, make_config, mamba, window
 
-from kvgpu.config.block_sizes import resolve_kv_cache_block_sizes
+from kvgpu.config.block_sizes import ends_inside_blocks, resolve_kv_cache_block_sizes
 from kvgpu.errors import ConfigError
 
 
@@ -109,3 +109,18 @@ def test_sizes_without_a_common_multiple_in_range_are_refused():
     config = make_config(full(2**16 + 1), window(2**16 - 1, 64))
     with pytest.raises(ConfigError, match="least multiple"):
         resolve_kv_cache_block_sizes(config, engine())
+
+
+@pytest.mark.parametrize(
+    ("specs", "hash_size", "ranks", "expected"),
+    [
+        ([full(16), mamba(16, "align")], 16, 1, False),
+        ([full(16), mamba(64, "align")], 16, 1, True),
+        ([full(16), mamba(64, "none")], 16, 1, False),
+        ([window(32, 64), mamba(64, "align")], 16, 1, False),  # a window is hit at ends of its blocks only
+        ([window(16, 64), mamba(64, "align")], 16, 1, True),
+        ([full(16), mamba(16, "align")], 16, 2, True),
+    ],
+)
+def test_blocks_of_states_that_cover_more_than_a_hash_would_be_hit_inside(specs, hash_size, ranks, expected):
+    assert ends_inside_blocks(make_config(*specs).kv_cache_groups, hash_size, ranks) is expected

@@ -22,6 +22,7 @@ CALLED = {
     "card": "tests/conformance/run.py",
     "test-pythons": "make",
     "fuzz": "tests/fuzz/run.py",
+    "hit-rates": "bench/peers/hit_rates.py",
     "races": "tests/ptx/races.py",
     "vllm": "tests/in_vllm/suites/run.py",
 }

@@ -13,9 +13,9 @@ from support.traces import Grant, serve, shared_prefixes
 
 from kvgpu.batch.admission import POLICIES, HoldBack, LongestPrefix
 from kvgpu.errors import UnknownNameError
+from kvgpu.replay.limits import SchedulerLimits
 from kvgpu.replay.requests import Sequence
 from kvgpu.replay.run import Replayer, ReplayOptions
-from kvgpu.replay.scheduler import SchedulerLimits
 from kvgpu.replay.trace import from_requests
 
 BLOCK = 16

@@ -76,6 +76,7 @@ def test_json_counts_what_happened(as_json, twice):
         "ideal_hit_rate": 0.375,
         "blocks": 8,
         "output_tokens": 4,
+        "computed_tokens": 82,
         "evictions": 0,
         "preemptions": 0,
         "num_blocks": 2000,
@@ -140,6 +141,32 @@ def test_a_trace_whose_ids_are_of_another_size_is_refused_or_read_as_the_option_
     assert data["ideal_hit_rate"] == data["hit_rate"] == 0.475
 
 
+def test_the_behaviour_can_be_chosen(replay, as_json, twice):
+    assert as_json(twice, *SMALL)["behaviour"] == "0.23"
+    assert as_json(twice, *SMALL, "--behaviour", "0.33")["behaviour"] == "0.33"
+    assert "behaviour 0.33" in replay(twice, *SMALL, "--behaviour", "0.33")[1]
+
+
+def test_an_unknown_behaviour_is_refused(replay, twice):
+    status, _, err = replay(twice, *SMALL, "--behaviour", "0.29")
+    assert (status, "0.23, 0.33" in err) == (2, True)
+
+
+@pytest.mark.parametrize(("interval", "hits"), [("0", 0), ("32", 32), ("all", 48)])
+def test_the_retention_interval_can_be_chosen(as_json, tmp_path, interval, hits):
+    path = tmp_path / "fork.jsonl"
+    ids = [[1, 2, 3, 4, 5], [1, 2, 3, 6, 7]]
+    path.write_bytes(b"\n".join(line(input_length=80, output_length=0, hash_ids=each) for each in ids))
+    options = ["--trace-block-size", 16, "--groups", "full+swa:16", "--behaviour", "0.33", "--max-running", 1]
+    assert as_json(path, *SMALL, *options, "--retention-interval", interval)["hit_tokens"] == hits
+
+
+def test_a_retention_interval_that_is_no_number_is_refused(capsys, twice):
+    with pytest.raises(SystemExit) as leaves:
+        main(["replay", twice, "--retention-interval", "many"])
+    assert (leaves.value.code, "'many'" in capsys.readouterr().err) == (2, True)
+
+
 def test_the_block_size_can_be_chosen(as_json, twice):
     data = as_json(twice, *SMALL, "--block-size", 32)
     assert (data["blocks"], data["hit_tokens"]) == (4, 32)
@@ -188,8 +215,17 @@ def test_a_sweep_is_printed(replay):
     assert "hit rate with 500 blocks" in out
 
 
+def plainly(event):
+    """Class, hashes and group of an event, which is an array, or a map in behaviour 0.33."""
+    if isinstance(event, dict):
+        return event["type"], event["block_hashes"], event["group_idx"]
+    kind, hashes, *rest = event
+    return kind, hashes, rest[7 if kind == "BlockStored" else 1]
+
+
+@pytest.mark.parametrize("behaviour", ["0.23", "0.33"])
 @pytest.mark.parametrize("groups", ["full", "full+swa:64+swa:64", "full@32+swa:64"])
-def test_events_lead_a_copy_of_the_cache_to_the_same_blocks(replay, tmp_path, groups):
+def test_events_lead_a_copy_of_the_cache_to_the_same_blocks(replay, tmp_path, groups, behaviour):
     made = []
 
     def make(*args, **kwargs):
@@ -198,19 +234,20 @@ def test_events_lead_a_copy_of_the_cache_to_the_same_blocks(replay, tmp_path, gr
 
     path = tmp_path / "events.jsonl"
     with patch("kvgpu.replay.run.KVCacheManager", make):
-        replay("--limit", 60, "--num-blocks", 700, "--groups", groups, "--events", path)
+        options = ["--groups", groups, "--behaviour", behaviour, "--events", path]
+        replay("--limit", 60, "--num-blocks", 700, *options)
     model = Counter()
     removed = 0
     for text in path.read_text().splitlines():
         _, events, rank = json.loads(text)
         assert rank is None
-        for kind, hashes, *rest in events:
+        for kind, hashes, group in map(plainly, events):
             if kind == "BlockStored":
-                model.update((rest[7], block_hash) for block_hash in hashes)
+                model.update((group, block_hash) for block_hash in hashes)
             else:
                 assert kind == "BlockRemoved"
                 removed += len(hashes)
-                model.subtract((rest[1], block_hash) for block_hash in hashes)
+                model.subtract((group, block_hash) for block_hash in hashes)
     cached = Counter()
     for key, entry in made[-1].block_pool.cached_block_hash_to_block._cache.items():
         name = (get_group_id(key), maybe_convert_block_hash(get_block_hash(key)))

@@ -8,9 +8,10 @@ from unittest.mock import patch
 from hypothesis import strategies as st
 
 from kvgpu.manager import KVCacheManager
+from kvgpu.replay.limits import SchedulerLimits
 from kvgpu.replay.result import ReplayResult
 from kvgpu.replay.run import Replayer, ReplayOptions
-from kvgpu.replay.scheduler import EventSink, SchedulerLimits
+from kvgpu.replay.scheduler import EventSink
 from kvgpu.replay.trace import Trace, from_requests
 
 BLOCK = 4
@@ -86,17 +87,24 @@ def serve(
     block_size: int = BLOCK,
     groups: str = "full",
     sink: EventSink | None = None,
+    behaviour: str = "0.23",
+    retention_interval: int | None = 0,
     **limits: Any,
 ) -> tuple[ReplayResult, RecordingManager]:
-    """Replay a trace; the result, and what the manager saw."""
+    """Replay a trace; the result, and what the manager saw, which counts lookups."""
     made: list[RecordingManager] = []
 
     def make(*args: Any, **kwargs: Any) -> RecordingManager:
-        made.append(RecordingManager(*args, **kwargs))
+        made.append(RecordingManager(*args, **kwargs, log_stats=True))
         return made[-1]
 
     options = ReplayOptions(
-        num_blocks=num_blocks, block_size=block_size, groups=groups, limits=SchedulerLimits(**limits)
+        num_blocks=num_blocks,
+        block_size=block_size,
+        groups=groups,
+        limits=SchedulerLimits(**limits),
+        behaviour=behaviour,
+        retention_interval=retention_interval,
     )
     with patch("kvgpu.replay.run.KVCacheManager", make):
         result = Replayer(trace, options).run(sink=sink)
