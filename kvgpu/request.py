@@ -54,6 +54,7 @@ class Request:
         block_hasher: From `get_request_block_hasher`, or any function of a request; None for a request without
             hashes.
         arrival_time: In seconds; now if None.
+        session_id: Shown in events of behaviour 0.33 (B91).
 
     Raises:
         ArgumentError: There is neither a prompt nor embeddings; a name, salt, adapter name or identifier cannot be
@@ -79,6 +80,7 @@ class Request:
         cache_salt: str | None = None,
         priority: int = 0,
         block_hasher: BlockHasher | None = None,
+        session_id: str | None = None,
     ) -> None:
         if prompt_token_ids is None and prompt_embeds is None:
             raise ArgumentError("a request needs prompt_token_ids or prompt_embeds")
@@ -96,6 +98,7 @@ class Request:
         self.mm_features = mm_features or []
         self.lora_request = lora_request
         self.cache_salt = cache_salt
+        self.session_id = session_id
         self.prompt_embeds = prompt_embeds
         self.prompt_token_ids = prompt_token_ids
         if mm_features or not (lora_request is cache_salt is prompt_embeds is None):

@@ -41,6 +41,7 @@ class PrefixLookups(Exclusive):
         self.counts_admissions = as_option("counts_admissions", counts_admissions)
         self._counts_lookups = behaviour.counts_lookups and not self.counts_admissions
         self._reports_junction = behaviour.reports_junction
+        self._notes_junction = behaviour.notes_junction
         self.empty = KVCacheBlocks(tuple(() for _ in coordinator.single_type_managers))
 
     def wrapped(self, blocks: tuple[Sequence[KVCacheBlock], ...]) -> KVCacheBlocks:
@@ -71,6 +72,8 @@ class PrefixLookups(Exclusive):
         if self.stats is not None and self._counts_lookups:
             self.stats.add(num_tokens, num_hits, preempted)
         found = KVCacheBlocks(blocks) if num_hits else self.wrapped(blocks)
+        if self._notes_junction:
+            self._coordinator.num_uncached_common_prefix_tokens = max(furthest - num_hits, 0)
         if not self._reports_junction:
             return found, num_hits
         if num_hits and getattr(request, "kv_cache_report_mode", None) == "full":

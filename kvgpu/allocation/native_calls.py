@@ -88,6 +88,7 @@ def native_calls(coordinator: KVCacheCoordinator, slots: SlotAllocator, lookups:
         or arrays.index.journal is not None
         or (lookups.counts_admissions and not coordinator.block_pool.behaviour.reports_junction)
         or not KNOWN_LAYOUT
+        or (coordinator.behaviour.notes_junction and len(coordinator.single_type_managers) > 1)
     ):
         return None
     pool, managers = coordinator.block_pool, coordinator.single_type_managers

@@ -1,6 +1,6 @@
 """`Behaviour`: in what the KV-cache managers of vLLM's versions differ, each difference stated once."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from kvgpu.errors import ArgumentTypeError, UnknownNameError
@@ -52,12 +52,20 @@ class Behaviour:
     """The leading blocks that all requests share are counted, for cascade attention (B14)."""
     reports_junction: bool
     """A lookup also says up to where a longer prefix was cached in some groups only (B50, B66)."""
+    notes_junction: bool
+    """A lookup leaves the junction with the coordinator, as in 0.24 and 0.25 (B50)."""
     drops_on_request: bool
     """Groups of a drafter lose the last block of a hit only if `use_eagle` says so (B70)."""
     looks_beyond_limit: bool
     """A lookup that will drop a block may look beyond the longest hit allowed, and states are not dropped (B74)."""
+    thins_states: bool
+    """A retention interval is about states, too, and not only about windows (B60, B64)."""
+    configures_retention: bool
+    """The retention interval comes with the configuration, not from the environment, and may be 0 anywhere (B60)."""
     keeps_boundaries: bool
-    """Retention comes with the configuration, also for states, and keeps the ends of a prompt (B60 to B66)."""
+    """With an interval, both ends of a prompt and junctions stay cached (B61 to B66)."""
+    keeps_below_junctions: bool
+    """So does, with EAGLE, the position one block before a junction (B62)."""
     shares_by_spec: bool
     """Context parallelism divides the blocks of the specs that say so, also beside other groups (B10, B13)."""
     keeps_inside: bool
@@ -82,9 +90,13 @@ BEHAVIOUR_0_23: Final = Behaviour(
     counts_lookups=True,
     counts_shared_blocks=True,
     reports_junction=False,
+    notes_junction=False,
     drops_on_request=False,
     looks_beyond_limit=False,
+    thins_states=False,
+    configures_retention=False,
     keeps_boundaries=False,
+    keeps_below_junctions=False,
     shares_by_spec=False,
     keeps_inside=False,
 )
@@ -107,14 +119,38 @@ BEHAVIOUR_0_33: Final = Behaviour(
     counts_lookups=False,
     counts_shared_blocks=False,
     reports_junction=True,
+    notes_junction=False,
     drops_on_request=True,
     looks_beyond_limit=True,
+    thins_states=True,
+    configures_retention=True,
     keeps_boundaries=True,
+    keeps_below_junctions=True,
     shares_by_spec=True,
     keeps_inside=True,
 )
 
-BEHAVIOURS: Final = {each.version: each for each in (BEHAVIOUR_0_23, BEHAVIOUR_0_33)}
+BEHAVIOUR_0_24: Final = replace(
+    BEHAVIOUR_0_23,
+    version="0.24",
+    keys_by_last_hash=True,
+    splits_freed_blocks=True,
+    maps_events=True,
+    trusts_hits=True,
+    notes_junction=True,
+    thins_states=True,
+)
+
+BEHAVIOUR_0_32: Final = replace(
+    BEHAVIOUR_0_33,
+    version="0.32",
+    counts_null_users=True,
+    clamps_to_hashes=False,
+    drops_on_request=False,
+    keeps_below_junctions=False,
+)
+
+BEHAVIOURS: Final = {each.version: each for each in (BEHAVIOUR_0_23, BEHAVIOUR_0_24, BEHAVIOUR_0_32, BEHAVIOUR_0_33)}
 
 
 def behaviour_of(given: "str | Behaviour") -> Behaviour:

@@ -60,6 +60,9 @@ class KVCacheCoordinator(ABC):
         ConfigError: The configuration cannot work.
     """
 
+    num_uncached_common_prefix_tokens = 0
+    """By how many tokens some groups have more cached than the last hit, where a behaviour notes it (B50)."""
+
     def __init__(
         self,
         kv_cache_config: KVCacheConfig,
@@ -136,7 +139,7 @@ class KVCacheCoordinator(ABC):
         self.enable_partial_hash_hits = False
         self.group_block_sizes = tuple(manager.block_size for manager in self.single_type_managers)
         in_config = kv_cache_config.prefix_cache_retention_interval
-        interval = in_config if behaviour.keeps_boundaries else retention_interval()
+        interval = in_config if behaviour.configures_retention else retention_interval()
         self.retention_interval = checked_retention(interval, self.single_type_managers, size, behaviour)
 
     def keep_junctions(self, wanted: bool) -> bool:

@@ -29,9 +29,9 @@ def checked_retention(
         ConfigError: The interval is below 0 or not a multiple of the scheduler block size, or there is no group
             that it is about. In behaviour 0.33 the interval 0 is allowed there.
     """
-    sparse = (SlidingWindowManager, MambaManager) if behaviour.keeps_boundaries else SlidingWindowManager
+    sparse = (SlidingWindowManager, MambaManager) if behaviour.thins_states else SlidingWindowManager
     is_sparse = any(isinstance(manager, sparse) for manager in managers)
-    if interval is None or (interval == 0 and behaviour.keeps_boundaries and not is_sparse):
+    if interval is None or (interval == 0 and behaviour.configures_retention and not is_sparse):
         return interval
     if interval < 0:
         raise ConfigError(f"the retention interval must be non-negative, got {interval}")
@@ -40,7 +40,7 @@ def checked_retention(
             f"the retention interval {interval} must be a multiple of scheduler_block_size {scheduler_block_size}"
         )
     if not is_sparse:
-        kinds = "sliding-window or Mamba" if behaviour.keeps_boundaries else "sliding-window"
+        kinds = "sliding-window or Mamba" if behaviour.thins_states else "sliding-window"
         raise ConfigError(f"the retention interval {interval} is about no group: there is no {kinds} group")
     return interval
 

@@ -15,7 +15,7 @@ from kvgpu.groups.hits import GroupHits
 from kvgpu.groups.new_ids import NewBlockIds
 from kvgpu.groups.partial_hits import PartialHits
 from kvgpu.rules import allocation as rules
-from kvgpu.rules.retention import RESEND, Mask, Retention, masked, positions_of
+from kvgpu.rules.retention import DROP, DROP_BELOW, NO_DROP, RESEND, Mask, Retention, masked, positions_of
 
 Blocks = Sequence[KVCacheBlock] | Ids
 
@@ -112,9 +112,9 @@ class HeldBlocks(GroupHits):
 
     def mask_rule(self, retention_interval: int | None) -> Mask | None:
         """Return the rule for which blocks a later hit could need; None if it could need any of them."""
-        keeps_boundaries = self.block_pool.behaviour.keeps_boundaries
-        alignment = self.cache_hit_alignment_tokens
-        kept = Retention(alignment, self.use_eagle, retention_interval, self.kept_ends, keeps_boundaries)
+        behaviour, alignment = self.block_pool.behaviour, self.cache_hit_alignment_tokens
+        dropped = (DROP_BELOW if behaviour.keeps_below_junctions else DROP) if self.use_eagle else NO_DROP
+        kept = Retention(alignment, dropped, retention_interval, self.kept_ends, behaviour.thins_states)
         return self.mask_of_spec(self.kv_cache_spec, kept)
 
     def covered_until(self, request_id: str, num_computed_tokens: int) -> int:

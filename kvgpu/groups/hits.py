@@ -10,7 +10,7 @@ from kvgpu.errors import ConfigError
 from kvgpu.hashing.functions import BlockHash
 from kvgpu.rules.plan import HitQuery, HitRule, PrefixPlan
 from kvgpu.rules.plan_words import FULL
-from kvgpu.rules.retention import RESEND, Mask, Retention, masked, positions_of
+from kvgpu.rules.retention import DROP, NO_DROP, RESEND, Mask, Retention, masked, positions_of
 
 
 class GroupHits:
@@ -130,8 +130,9 @@ class GroupHits:
         spec = kv_cache_spec
         if dcp_world_size > 1 and spec.dcp_sharded:
             spec = spec.copy_with_new_block_size(spec.block_size * dcp_world_size)
-        keeps_boundaries = reachable_boundaries is not None
-        kept = Retention(alignment_tokens, use_eagle, retention_interval, RESEND, keeps_boundaries)
+        thins_states = reachable_boundaries is not None
+        dropped = DROP if use_eagle else NO_DROP
+        kept = Retention(alignment_tokens, dropped, retention_interval, RESEND, thins_states)
         rule = cls.mask_of_spec(spec, kept)
         positions = positions_of(rule, num_prompt_tokens) if reachable_boundaries is None else reachable_boundaries
         mask = masked(rule, start_block, end_block, positions, final_segment_end_block)

@@ -52,7 +52,7 @@ class MambaStates(SingleTypeKVCacheManager):
 
     @classmethod
     def mask_of_spec(cls, spec: KVCacheSpec, kept: Retention) -> Mask | None:
-        if not kept.keeps_boundaries:
+        if not kept.thins_states:
             return None
         return state_mask_rule(spec.block_size, kept.alignment, kept.eagle, kept.interval, kept.ends)
 

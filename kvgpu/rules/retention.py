@@ -13,6 +13,10 @@ NO_ENDS, RESEND, RESEND_OR_LONGER = 0, 1, 2
 """Which hits at the end of a prompt stay reachable. RESEND: that of the same prompt again. RESEND_OR_LONGER: that and
 the one of a longer prompt, each before the block that EAGLE drops."""
 
+NO_DROP, DROP, DROP_BELOW = 0, 1, 2
+"""Whether the last block of a hit is dropped. DROP_BELOW: it is, and the position a block before a junction stays
+reachable, too."""
+
 NOWHERE = -1
 """No position."""
 
@@ -42,7 +46,7 @@ class Mask(NamedTuple):
     alignment: int
     """Hits end at multiples of this number of tokens."""
     eagle: int
-    """Whether a hit may have to end a block before a junction."""
+    """Whether the last block of a hit is dropped: NO_DROP, DROP or DROP_BELOW."""
 
 
 class Retention(NamedTuple):
@@ -50,13 +54,13 @@ class Retention(NamedTuple):
 
     alignment: int | None
     """Hits end at multiples of this number of tokens; None for no mask."""
-    eagle: bool
-    """Whether the last block of a hit is dropped."""
+    eagle: int
+    """Whether the last block of a hit is dropped: NO_DROP, DROP or DROP_BELOW."""
     interval: int | None
     """Tokens between the hit lengths that stay reachable: None for all of them, 0 for only the end of the prompt."""
     ends: int
     """Which ends of the prompt stay reachable with an interval."""
-    keeps_boundaries: bool
+    thins_states: bool
     """The switch of `Behaviour` with this name."""
 
 
@@ -86,7 +90,7 @@ def boundaries(mask: Mask, num_prompt: int, junction: int) -> tuple[int, int, in
         longer = max(num_prompt // size * size - size, 0)
     if junction > 0 and mask.ends != NO_ENDS:
         at = junction
-        if mask.eagle:
+        if mask.eagle == DROP_BELOW:
             before = junction - mask.block_size
     return resend, longer, at, before
 
@@ -112,30 +116,30 @@ def is_reachable(mask: Mask, block: int, positions: Any) -> bool:
 
 
 def mask_rule(
-    spec: SlidingWindowSpec, alignment: int | None, eagle: bool, retention_interval: int | None, ends: int = RESEND
+    spec: SlidingWindowSpec, alignment: int | None, eagle: int, retention_interval: int | None, ends: int = RESEND
 ) -> Mask | None:
     """Return which blocks of a sliding window some allowed hit would need; None if it would need all (fact 48).
 
     Args:
         spec: Window and block size.
         alignment: Hits end at multiples of this number of tokens; None for no mask.
-        eagle: Whether the last block of a hit is dropped.
+        eagle: Whether the last block of a hit is dropped: NO_DROP, DROP or DROP_BELOW.
         retention_interval: Tokens between the hit lengths that stay reachable: None for every
             multiple of the alignment, 0 for only the end of the prompt.
         ends: Which ends of the prompt stay reachable with an interval.
     """
     if alignment is None or alignment % spec.block_size:
         return None
-    need = window_blocks(spec, eagle)
+    need = window_blocks(spec, eagle != NO_DROP)
     period = (alignment if retention_interval is None else retention_interval) // spec.block_size
     if 0 < period <= need:
         return None
     kept = NO_ENDS if retention_interval is None else ends
-    return Mask(spec.block_size, int(eagle), need, period, kept, alignment, int(eagle))
+    return Mask(spec.block_size, int(eagle != NO_DROP), need, period, kept, alignment, int(eagle))
 
 
 def state_mask_rule(
-    block_size: int, alignment: int | None, eagle: bool, retention_interval: int | None, ends: int = RESEND
+    block_size: int, alignment: int | None, eagle: int, retention_interval: int | None, ends: int = RESEND
 ) -> Mask | None:
     """Return which states of a recurrent layer some allowed hit would need; None if it would need all (B64).
 
@@ -181,7 +185,7 @@ def _mask(rule: tuple[Any, ...], start: int, end: int, positions: Any, final: in
     reachable = np.empty(end - start, np.bool_)
     for block in range(start, end):
         reachable[block - start] = is_reachable(mask, block, positions)
-    if final >= 0 and mask.period > 0 and mask.eagle == 0:
+    if final >= 0 and mask.period > 0 and mask.eagle == NO_DROP:
         for block in range(max(start, final // mask.period * mask.period, final - mask.need), min(end, final)):
             reachable[block - start] = True
     return reachable

@@ -7,9 +7,9 @@ from inspect import signature
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from kvgpu.config.behaviour import BEHAVIOUR_0_23, BEHAVIOUR_0_33, Behaviour
+from kvgpu.config.behaviour import BEHAVIOUR_0_23, BEHAVIOURS, Behaviour
 
-SERVED = (BEHAVIOUR_0_23, BEHAVIOUR_0_33)
+SERVED = tuple(BEHAVIOURS.values())
 """What kvgpu has been compared with; vLLM's own manager serves all else."""
 
 _MODULES = {
@@ -58,7 +58,8 @@ _STEPS = (
         ("splits freed blocks", "events are maps"),
         {
             "splits_freed_blocks": True,
-            "counts_null_users": False,
+            "notes_junction": True,
+            "thins_states": True,
             "keys_by_last_hash": True,
             "maps_events": True,
             "trusts_hits": True,
@@ -67,14 +68,20 @@ _STEPS = (
     _Step(
         "0.26",
         ("max_in_flight_tokens",),
-        {"waits_for_steps": True, "retires_states": True, "zeroes_by_config": True, "reports_junction": True},
+        {
+            "waits_for_steps": True,
+            "retires_states": True,
+            "zeroes_by_config": True,
+            "notes_junction": False,
+            "reports_junction": True,
+        },
     ),
     _Step("0.27", ("record_prefix_cache_stats",), {"counts_lookups": False}),
     _Step("0.28", ("num_prefill_lookahead",), {"finds_items": True}),
     _Step(
         "0.29",
         ("get_none_hash_seed", "prefix_cache_retention_interval"),
-        {"fixes_root_hash": True, "keeps_boundaries": True},
+        {"fixes_root_hash": True, "configures_retention": True, "keeps_boundaries": True},
     ),
     _Step("0.30", ("unpin_blocks",), {}),
     _Step(
@@ -82,11 +89,19 @@ _STEPS = (
         ("to_event_extra_keys", "dcp_sharded"),
         {"tags_extra_keys": True, "shares_by_spec": True, "gives_hits_alone": True},
     ),
-    _Step("0.32", ("cache_hit_alignment_tokens",), {"looks_beyond_limit": True, "counts_shared_blocks": False}),
-    _Step("0.33", ("num_hash_lookahead_tokens",), {"clamps_to_hashes": True, "drops_on_request": True}),
+    _Step(
+        "0.32",
+        ("cache_hit_alignment_tokens",),
+        {"looks_beyond_limit": True, "counts_shared_blocks": False, "keeps_inside": True},
+    ),
+    _Step(
+        "0.33",
+        ("num_hash_lookahead_tokens",),
+        {"clamps_to_hashes": True, "drops_on_request": True, "keeps_below_junctions": True, "counts_null_users": False},
+    ),
 )
-"""How 0.23 became 0.33. Retention before 0.29, and lookups of a drafter from 0.26 to 0.31, are neither the one nor the
-other of what a `Behaviour` can say."""
+"""How 0.23 became 0.33. From 0.26 to 0.31, what is kept of states and ends of prompts, and what a drafter looks up, is
+neither the one nor the other of what a `Behaviour` can say; kvgpu serves none of these."""
 
 
 def _signs(modules: dict[str, Any]) -> set[str] | None:
@@ -114,6 +129,11 @@ def _signs(modules: dict[str, Any]) -> set[str] | None:
     return {sign for sign, there in found.items() if there}
 
 
+def _compared(behaviour: Behaviour) -> Behaviour:
+    """The same of `SERVED`, if it is there."""
+    return next((each for each in SERVED if each == behaviour), behaviour)
+
+
 def behaviour_in(modules: dict[str, Any]) -> Behaviour | None:
     """Return what a vLLM does whose modules these are; None if it has some signs of a version, but not all before it.
 
@@ -132,9 +152,9 @@ def behaviour_in(modules: dict[str, Any]) -> Behaviour | None:
     for number, step in enumerate(_STEPS):
         if not signs.issuperset(step.signs):
             later = {sign for each in _STEPS[number:] for sign in each.signs}
-            return None if signs & later else behaviour
+            return None if signs & later else _compared(behaviour)
         behaviour = replace(behaviour, version=step.version, **step.switches)
-    return BEHAVIOUR_0_33
+    return _compared(behaviour)
 
 
 def _imported(name: str) -> ModuleType | None:

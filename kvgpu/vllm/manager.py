@@ -9,6 +9,7 @@ from typing import Any
 from vllm.v1.core import kv_cache_coordinator as coordinators
 from vllm.v1.core import kv_cache_manager as manager_of_vllm
 from vllm.v1.core import single_type_kv_cache_manager as groups
+from vllm.v1.kv_cache_interface import KVCacheSpec
 
 from kvgpu.config.behaviour import BEHAVIOUR_0_23
 from kvgpu.config.kv_cache_config import KVCacheConfig
@@ -68,7 +69,15 @@ def own_manager(*args: Any, **options: Any) -> KVCacheManager:
 
     O(blocks of the pool).
     """
-    return KVCacheManager(**own_arguments(*args, **options))
+    manager = KVCacheManager(**own_arguments(*args, **options))
+    if manager.coordinator.enable_partial_hash_hits and not manager.behaviour.clamps_to_hashes:
+        raise ConfigError("blocks of states are hit inside, which kvgpu does as vLLM 0.33 only (partial hash hits)")
+    return manager
+
+
+def shows_specs_of_vllm() -> bool:
+    """Return whether vLLM's specs say whether blocks are cached, and so can stand for kvgpu's. O(1)."""
+    return hasattr(KVCacheSpec, "prefix_cacheable")
 
 
 def show_specs_of_vllm(manager: KVCacheManager) -> None:
@@ -106,7 +115,7 @@ def make_manager(kv_cache_config: Any, *args: Any, **options: Any) -> Any:
         logger.warning("vLLM's own KVCacheManager serves, since kvgpu does not model this: %s", reason)
         return theirs
     _declare_subclasses()
-    if behaviour_of_vllm() != BEHAVIOUR_0_23:
+    if shows_specs_of_vllm():
         show_specs_of_vllm(ours)
     if checks:
         made["check"] += 1

@@ -22,11 +22,12 @@ def test_one_switch_can_be_set_apart():
 
 def test_every_switch_tells_the_versions_apart():
     for each in dataclasses.fields(BEHAVIOUR_0_23):
-        assert getattr(BEHAVIOUR_0_23, each.name) != getattr(BEHAVIOUR_0_33, each.name), each.name
+        assert len({getattr(behaviour, each.name) for behaviour in BEHAVIOURS.values()}) > 1, each.name
+    assert len(set(BEHAVIOURS.values())) == len(BEHAVIOURS)
 
 
 def test_an_unknown_version_is_refused_with_the_known_ones():
-    with pytest.raises(UnknownNameError, match=r"unknown behaviour '0\.9'; known: 0\.23, 0\.33"):
+    with pytest.raises(UnknownNameError, match=r"unknown behaviour '0\.9'; known: 0\.23, 0\.24, 0\.32, 0\.33"):
         behaviour_of("0.9")
 
 

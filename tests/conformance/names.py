@@ -7,6 +7,7 @@ to the module that holds it and not to a copy: reads and writes are passed on.
 import importlib
 import sys
 import types
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -84,11 +85,17 @@ def _imported(target: str) -> types.ModuleType:
 
 
 class LiveModule(types.ModuleType):
-    """A module whose attributes are those of other modules, at every moment."""
+    """A module whose attributes are those of other modules, at every moment.
 
-    def __init__(self, name: str, targets: list[str]) -> None:
+    Args:
+        name: Of vLLM's module.
+        targets: Names of the other modules, the first that has an attribute comes first.
+        over: Modules that come before these.
+    """
+
+    def __init__(self, name: str, targets: list[str], over: Sequence[types.ModuleType] = ()) -> None:
         super().__init__(name)
-        object.__setattr__(self, "_targets", [_imported(target) for target in targets])
+        object.__setattr__(self, "_targets", [*over, *(_imported(target) for target in targets)])
         object.__setattr__(self, "_deleted_from", {})
 
     @property
@@ -132,9 +139,14 @@ class LiveModule(types.ModuleType):
             self._deleted_from[name] = owner
 
 
-def install() -> None:
-    """Make ``import vllm...`` work for all names of `VLLM_NAMES`."""
-    for name, targets in VLLM_NAMES.items():
+def install(names: dict[str, list[str]] = VLLM_NAMES, make: Callable[..., types.ModuleType] = LiveModule) -> None:
+    """Make ``import vllm...`` work for these names.
+
+    Args:
+        names: vLLM's module -> kvgpu's modules.
+        make: Makes a module of a name and of kvgpu's modules.
+    """
+    for name, targets in names.items():
         parts = name.split(".")
         for depth in range(1, len(parts)):
             parent = ".".join(parts[:depth])
@@ -142,7 +154,7 @@ def install() -> None:
                 package = types.ModuleType(parent)
                 package.__path__ = []
                 sys.modules[parent] = package
-        sys.modules[name] = LiveModule(name, targets)
+        sys.modules[name] = make(name, targets)
     for name in sorted(n for n in sys.modules if n.split(".")[0] == "vllm" and "." in n):
         parent, _, child = name.rpartition(".")
         setattr(sys.modules[parent], child, sys.modules[name])

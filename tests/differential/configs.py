@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from math import gcd, lcm
 from typing import Any
 
+from kvgpu.config.behaviour import BEHAVIOUR_0_23, Behaviour
+
 
 @dataclass
 class Group:
@@ -35,6 +37,9 @@ class Config:
     block_sizes: list[int] = field(default_factory=list)
 
 
+COARSE_SPECS = ("FullAttentionSpec", "MLAAttentionSpec", "MambaSpec")
+"""Specs of which vLLM hits a part of a block, if it has several hashes."""
+
 ATTENTION = {"num_kv_heads": 1, "head_size": 1}
 
 
@@ -64,28 +69,47 @@ def _group(rng: random.Random, block_size: int, kinds: list[str], mamba_mode: st
     )
 
 
-def random_config(rng: random.Random, behaviour: str) -> Config:
+def random_config(rng: random.Random, behaviour: Behaviour) -> Config:
     """A configuration that an engine could have; a few are refused at construction by both."""
     config = _drawn(rng)
-    return config if behaviour == "0.23" else _later(rng, config)
+    return config if behaviour == BEHAVIOUR_0_23 else _later(rng, config, behaviour)
 
 
-def _later(rng: random.Random, config: Config) -> Config:
-    """The same for vLLM 0.33."""
+def _end_hits_with_blocks(config: Config) -> None:
+    """Give no block several hashes that could hold part of a hit: kvgpu hits inside blocks as 0.33 does, only."""
+    if any(group.spec in COARSE_SPECS for group in config.groups):
+        smallest = config.hash_block_size = max(config.hash_block_size, min(config.block_sizes))
+        for group in config.groups:
+            if group.spec in COARSE_SPECS:
+                group.kwargs["block_size"] = smallest
+        config.block_sizes = [group.kwargs["block_size"] for group in config.groups]
+        config.scheduler_block_size = lcm(*config.block_sizes)
+        if len(config.groups) == 1:
+            config.scheduler_block_size = config.hash_block_size = smallest * config.options["dcp_world_size"]
+
+
+def _later(rng: random.Random, config: Config, behaviour: Behaviour) -> Config:
+    """The same for a later vLLM."""
     options, caching = config.options, config.options["enable_caching"]
-    for group in config.groups:
-        if "mamba_cache_mode" in group.kwargs:
-            group.kwargs["mamba_cache_mode"] = "align" if caching else rng.choice(["none", "align"])
+    if behaviour.clamps_to_hashes:
+        for group in config.groups:
+            if "mamba_cache_mode" in group.kwargs:
+                group.kwargs["mamba_cache_mode"] = "align" if caching else rng.choice(["none", "align"])
     config.mamba_align = any(g.kwargs.get("mamba_cache_mode") == "align" for g in config.groups)
-    _keep_states_inside(rng, config)
+    if behaviour.clamps_to_hashes:
+        _keep_states_inside(rng, config)
+    elif behaviour.reports_junction and caching:
+        _end_hits_with_blocks(config)
     scheduler = config.scheduler_block_size
-    config.retention = None
-    if rng.random() < 0.7:
+    if behaviour.configures_retention:
+        config.retention = None
+    if behaviour.configures_retention and rng.random() < 0.7:
         sparse = any(g.spec not in ("FullAttentionSpec", "MLAAttentionSpec") for g in config.groups)
         config.fields["prefix_cache_retention_interval"] = rng.choice(
             [0, 0, 0, scheduler, 2 * scheduler] if sparse else [0]
         )
-    options["max_in_flight_tokens"] = options.pop("max_num_batched_tokens")
+    if behaviour.waits_for_steps:
+        options["max_in_flight_tokens"] = options.pop("max_num_batched_tokens")
     if rng.random() < 0.2:
         options["watermark"] = rng.choice([0.01, 0.1, 0.3])
     # As an engine has it: with look-ahead hashes, the groups of a drafter are flagged, and none drops a block.

@@ -1,8 +1,9 @@
-"""Compare kvgpu with the real vLLM, 0.23.0 or 0.33.0, call by call, on random configurations.
+"""Compare kvgpu with the real vLLM, call by call, on random configurations.
 
     python tests/differential/run.py [--behaviour 0.33] [--calls N] [--seed S] [--backend NAME]
 
-Needs an interpreter in which both can be imported. Exit status 1 on the first difference.
+Needs an interpreter in which both can be imported; kvgpu behaves as the vLLM that is installed. Exit status 1 on the
+first difference.
 """
 
 import argparse
@@ -28,7 +29,7 @@ def main() -> int:
     parser.add_argument("--calls", type=int, default=200_000, help="calls to compare")
     parser.add_argument("--seed", type=int, default=0, help="seed of the first episode")
     parser.add_argument("--actions", type=int, default=150, help="actions per episode")
-    parser.add_argument("--behaviour", choices=("0.23", "0.33"), default="0.23", help="of kvgpu; vLLM must be that one")
+    parser.add_argument("--behaviour", help="what the installed vLLM must do, or it is an error")
     parser.add_argument("--backend", default="host", help="index backend of kvgpu")
     options = parser.parse_args()
     os.environ["KVGPU_BACKEND"] = options.backend
@@ -41,10 +42,16 @@ def main() -> int:
     from systems import kvgpu_modules, vllm_modules
     from tqdm import tqdm
 
-    if not vllm.__version__.startswith(options.behaviour):
-        parser.error(f"vLLM {options.behaviour}.0 is the oracle, this is {vllm.__version__}")
-    ours, oracle = kvgpu_modules(torch.float32, options.behaviour), vllm_modules(torch.float32)
-    kind = Episode if options.behaviour == "0.23" else LaterEpisode
+    from kvgpu.config.behaviour import BEHAVIOUR_0_23
+    from kvgpu.vllm.capabilities import behaviour_of_vllm
+
+    behaviour = behaviour_of_vllm()
+    if behaviour is None:
+        parser.error(f"kvgpu does not know vLLM {vllm.__version__}")
+    if options.behaviour not in (None, behaviour.version):
+        parser.error(f"vLLM {vllm.__version__} does what is done since {behaviour.version}, not {options.behaviour}")
+    ours, oracle = kvgpu_modules(torch.float32, behaviour), vllm_modules(torch.float32)
+    kind = Episode if behaviour == BEHAVIOUR_0_23 else LaterEpisode
     counts: Counter[str] = Counter()
     seed = options.seed
     with tqdm(total=options.calls, disable=None, unit="call") as bar:
@@ -63,7 +70,8 @@ def main() -> int:
     for name, count in sorted(counts.items()):
         print(f"{count:9d}  {name}")
     episodes = seed - options.seed
-    print(f"{num_calls(counts)} calls in {episodes} episodes on {options.backend}: no difference")
+    told = f"{num_calls(counts)} calls in {episodes} episodes on {options.backend}"
+    print(f"{told} beside vLLM {vllm.__version__}: no difference")
     return 0
 
 

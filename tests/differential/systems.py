@@ -6,6 +6,8 @@ from typing import Any
 
 from configs import Config
 
+from kvgpu.config.behaviour import Behaviour
+
 RETENTION = "VLLM_PREFIX_CACHE_RETENTION_INTERVAL"
 SEED = "PYTHONHASHSEED"
 
@@ -124,7 +126,7 @@ def plain(result: Any) -> Any:
     return result
 
 
-def kvgpu_modules(dtype: Any, behaviour: str) -> dict[str, Any]:
+def kvgpu_modules(dtype: Any, behaviour: str | Behaviour) -> dict[str, Any]:
     """kvgpu, with data-only stand-ins for the inputs."""
     import stubs
 

@@ -41,6 +41,7 @@ FILES = {
 """A vLLM as far as the plug-in looks at it, before a manager is made."""
 V23 = {"prepend": ", prepend=False", "arrays": True, "more": ""}
 V24 = {"prepend": "", "arrays": False, "more": ""}
+V26 = {**V24, "more": ", max_in_flight_tokens"}
 
 
 @pytest.fixture
@@ -88,10 +89,14 @@ def test_installed_alone_it_changes_nothing(run, variables):
     assert json.loads(run(**variables).stdout) == [*THEIRS, []]
 
 
+def test_a_version_that_is_served_gets_kvgpu(run):
+    assert json.loads(run(vllm=V24, KVGPU_VLLM="1").stdout)[:2] == [OURS, OURS]
+
+
 @pytest.mark.parametrize(
     ("vllm", "why"),
     [
-        (V24, "kvgpu does not serve what vLLM does since 0.24"),
+        (V26, "kvgpu does not serve what vLLM does since 0.26"),
         ({**V23, "more": ", num_surprises=0"}, "kvgpu does not know it"),
         ({**V23, "arrays": False}, "kvgpu does not know it"),
     ],

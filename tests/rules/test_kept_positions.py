@@ -8,7 +8,17 @@ from support.managers import full, mamba, window
 from kvgpu.groups.registry import manager_class
 from kvgpu.rules.plan import HitQuery, HitRule, PrefixPlan
 from kvgpu.rules.plan_words import FULL, MAMBA, PLAN_NUM_CUT, PLAN_REACH, SLIDING_WINDOW
-from kvgpu.rules.retention import RESEND, RESEND_OR_LONGER, mask_rule, positions_of, state_mask_rule, state_to_keep
+from kvgpu.rules.retention import (
+    DROP,
+    DROP_BELOW,
+    NO_DROP,
+    RESEND,
+    RESEND_OR_LONGER,
+    mask_rule,
+    positions_of,
+    state_mask_rule,
+    state_to_keep,
+)
 
 
 def kept(spec, end, alignment, eagle, interval, positions, **options):
@@ -68,7 +78,10 @@ def test_a_drafter_resumes_a_block_before_the_end(prompt, expected):
 
 @settings(max_examples=200, deadline=None)
 @given(
-    prompt=st.integers(1, 500), junction=st.integers(0, 500), eagle=st.booleans(), step=st.sampled_from([16, 32, 64])
+    prompt=st.integers(1, 500),
+    junction=st.integers(0, 500),
+    eagle=st.sampled_from([NO_DROP, DROP, DROP_BELOW]),
+    step=st.sampled_from([16, 32, 64]),
 )
 def test_positions_are_those_of_the_prompt_and_of_the_junction(prompt, junction, eagle, step):
     rule = state_mask_rule(16, step, eagle, 0, RESEND_OR_LONGER if eagle else RESEND)
@@ -76,7 +89,7 @@ def test_positions_are_those_of_the_prompt_and_of_the_junction(prompt, junction,
     if eagle:
         expected = {max((prompt - 1) // step * step - step, 0), max(prompt // step * step - step, 0)}
     if junction:
-        expected |= {junction, junction - 16} if eagle else {junction}
+        expected |= {junction, junction - 16} if eagle == DROP_BELOW else {junction}
     found = set(positions_of(rule, prompt, junction))
     assert {position for position in found if position >= 0} == {position for position in expected if position >= 0}
 

@@ -38,14 +38,13 @@ cases: dict[str, Case] = {}
 
 if MODE != "plain":
     os.environ["KVGPU_VLLM"] = "check" if MODE == "check" else "1"
-    from kvgpu.config.behaviour import BEHAVIOURS
     from kvgpu.vllm import capabilities
     from kvgpu.vllm import manager as manager_module
     from kvgpu.vllm.checked_manager import CheckedManager
     from kvgpu.vllm.plugin import register
 
     # What is still being built runs here before an engine gets it.
-    capabilities.SERVED = tuple(BEHAVIOURS.values())
+    capabilities.SERVED = (*capabilities.SERVED, capabilities.behaviour_of_vllm())
     register()
     made_checked: list[CheckedManager] = []
     make_checked = CheckedManager.__init__

@@ -55,12 +55,23 @@ def _all(passed: int) -> dict[str, int]:
     return dict.fromkeys(MODES, passed)
 
 
-def _plain(scheduler: int, async_scheduler: int, prefix_caching: int) -> dict[str, Suite]:
-    """Suites of a version that kvgpu does not serve: whether they run on vLLM alone."""
+def _between(
+    modes: tuple[str, ...], schedulers: tuple[int, int], asynchronous: tuple[int, int], prefix_caching: tuple[int, int]
+) -> dict[str, Suite]:
+    """Suites of a version between 0.23 and 0.33: in each the tests that pass on vLLM alone, and on kvgpu.
+
+    Args:
+        modes: In which kvgpu's manager runs the schedulers.
+        schedulers, asynchronous, prefix_caching: Numbers of tests.
+    """
+
+    def passed(numbers: tuple[int, int], modes: tuple[str, ...]) -> dict[str, int]:
+        return {"plain": numbers[0], **dict.fromkeys(modes, numbers[1])}
+
     return {
-        "scheduler": Suite(_core("scheduler"), {"plain": scheduler}),
-        "async scheduler": Suite(_core("async_scheduler"), {"plain": async_scheduler}),
-        "prefix caching": Suite(_core("prefix_caching"), {"plain": prefix_caching}, by_names=True),
+        "scheduler": Suite(_core("scheduler"), passed(schedulers, modes)),
+        "async scheduler": Suite(_core("async_scheduler"), passed(asynchronous, modes)),
+        "prefix caching": Suite(_core("prefix_caching"), passed(prefix_caching, ("manager",)), by_names=True),
     }
 
 
@@ -71,9 +82,9 @@ SUITES: dict[str, dict[str, Suite]] = {
         "connectors": _connectors(_all(81)),
         "prefix caching": Suite(_core("prefix_caching"), {"plain": 75, "manager": 75}, by_names=True),
     },
-    "0.25.1": _plain(123, 10, 81),
-    "0.28.0": _plain(147, 16, 89),
-    "0.32.0": _plain(208, 19, 173),
+    "0.25.1": _between(("manager", "check"), (123, 123), (10, 10), (81, 79)),
+    "0.28.0": _between(("manager",), (147, 103), (16, 15), (89, 86)),
+    "0.32.0": _between(("manager", "check"), (208, 208), (19, 19), (173, 104)),
     "0.33.0": {
         "scheduler": Suite(
             _core("scheduler"),
@@ -90,8 +101,8 @@ SUITES: dict[str, dict[str, Suite]] = {
         "deferred frees": Suite(_core("deferred_block_free"), {"plain": 18, "manager": 17, "scheduler": 15}),
         "prefix replay": Suite(_core("prefix_replay"), {"plain": 15, "manager": 15, "scheduler": 15}),
         "connectors": _connectors({"plain": 483, "manager": 483, "scheduler": 483}),
-        "prefix caching": Suite(_core("prefix_caching"), {"plain": 213, "manager": 110}, by_names=True),
-        "groups": Suite(_core("single_type_kv_cache_manager"), {"plain": 49, "manager": 10}, by_names=True),
+        "prefix caching": Suite(_core("prefix_caching"), {"plain": 213, "manager": 146}, by_names=True),
+        "groups": Suite(_core("single_type_kv_cache_manager"), {"plain": 49, "manager": 11}, by_names=True),
         "hits inside blocks": Suite(
             tuple(
                 f"{CORE}/prefix_cache/test_{name}.py"
@@ -101,10 +112,10 @@ SUITES: dict[str, dict[str, Suite]] = {
                     "mamba_eagle_resume_checkpoint",
                 )
             ),
-            {"plain": 264, "manager": 1},
+            {"plain": 264, "manager": 238},
             by_names=True,
         ),
-        "hashes and planning": Suite(_core("kv_cache_utils"), {"plain": 111, "manager": 49}, by_names=True),
+        "hashes and planning": Suite(_core("kv_cache_utils"), {"plain": 111, "manager": 52}, by_names=True),
     },
 }
 """Version -> name -> suite."""

@@ -32,6 +32,10 @@ RANGES = {"R1": ["0.23"], "R2": ["0.24"], "R3": ["0.26", "0.27", "0.28"], "R4": 
 RANGES["R5"] = ["0.33"]
 
 
+ONLY_FOR_A_TIME = {"notes_junction"}
+"""Switches that are on in 0.24 and 0.25 only."""
+
+
 def signs_of(version):
     return {sign for since, sign in SIGNS if VERSIONS.index(since) <= VERSIONS.index(version)}
 
@@ -74,7 +78,7 @@ def modules_with(signs, more=()):
 def switched(behaviour):
     """The fields in which a behaviour is not that of 0.23."""
     old, new = dataclasses.asdict(BEHAVIOUR_0_23), dataclasses.asdict(behaviour)
-    return {name for name in new if new[name] != old[name]} - {"version"}
+    return {name for name in new if new[name] != old[name]} - {"version", *ONLY_FOR_A_TIME}
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -95,7 +99,8 @@ def test_what_was_switched_stays_switched(first, second):
 
 def test_all_signs_together_switch_all_of_0_33():
     last = behaviour_in(modules_with(signs_of("0.32")))
-    assert switched(BEHAVIOUR_0_33) - switched(last) == {"clamps_to_hashes", "drops_on_request"}
+    since_0_33 = {"clamps_to_hashes", "drops_on_request", "keeps_below_junctions", "counts_null_users"}
+    assert switched(BEHAVIOUR_0_33) - switched(last) == since_0_33
 
 
 @pytest.mark.parametrize(
@@ -103,6 +108,7 @@ def test_all_signs_together_switch_all_of_0_33():
     [
         ("R1", {"maps_events": False, "splits_freed_blocks": False, "reports_junction": False}),
         ("R2", {"maps_events": True, "splits_freed_blocks": True, "waits_for_steps": False, "fixes_root_hash": False}),
+        ("R2", {"notes_junction": True, "thins_states": True, "configures_retention": False}),
         (
             "R3",
             {"waits_for_steps": True, "reports_junction": True, "fixes_root_hash": False, "keeps_boundaries": False},

@@ -4,7 +4,7 @@ import warnings
 
 import pytest
 
-from kvgpu.config.behaviour import BEHAVIOURS
+from kvgpu.config.behaviour import BEHAVIOUR_0_23, BEHAVIOUR_0_33, BEHAVIOURS
 
 try:
     with warnings.catch_warnings(action="ignore"):  # of what torch and others deprecate
@@ -13,8 +13,9 @@ try:
 except ImportError as error:
     pytest.skip(f"vLLM is not installed: no event was compared with its own ({error})", allow_module_level=True)
 BEHAVIOUR = BEHAVIOURS.get(".".join(vllm.__version__.split(".")[:2]))
-if BEHAVIOUR is None:
-    pytest.skip(f"no behaviour is that of vLLM {vllm.__version__}", allow_module_level=True)
+if BEHAVIOUR not in (BEHAVIOUR_0_23, BEHAVIOUR_0_33):
+    # Of others the maps are equal, not their bytes (docs/vllm.md); tests/differential compares what is read.
+    pytest.skip(f"the bytes of vLLM {vllm.__version__} are not reproduced", allow_module_level=True)
 
 import logging
 
