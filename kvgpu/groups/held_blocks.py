@@ -107,7 +107,7 @@ class HeldBlocks(GroupHits):
         return (place + 1) * self.block_size if block.block_hash is not None else 0
 
     def ends_inside_block(self, new_computed_blocks: Blocks, num_local_computed_tokens: int) -> bool:
-        """Whether a hit of so many tokens ends inside the last of its blocks, of which there may be none."""
+        """Whether a hit of so many tokens ends inside the last of its blocks, if there are any (B35)."""
         return len(new_computed_blocks) > 0 and num_local_computed_tokens % self.block_size != 0
 
     def mask_rule(self, retention_interval: int | None) -> Mask | None:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from kvgpu.config.behaviour import BEHAVIOUR_0_23
+from kvgpu.config.behaviour import BEHAVIOUR_0_23, BEHAVIOUR_0_33
 from kvgpu.manager import KVCacheManager
 
 
@@ -19,6 +19,8 @@ def is_left_to_vllm(scheduler: Any) -> bool:
     if manager.behaviour == BEHAVIOUR_0_23:
         # Without a connector of blocks, that of encoders would not see requests that arrays serve.
         return scheduler.ec_connector is not None and scheduler.connector is None
+    if manager.behaviour != BEHAVIOUR_0_33:
+        return True  # arrays follow the schedulers of these two
     drafter = scheduler.vllm_config.speculative_config
     return bool(
         # Models that pool or diffuse, or encode only, do not generate a token a step.

@@ -56,22 +56,17 @@ def _all(passed: int) -> dict[str, int]:
 
 
 def _between(
-    modes: tuple[str, ...], schedulers: tuple[int, int], asynchronous: tuple[int, int], prefix_caching: tuple[int, int]
+    schedulers: tuple[int, int], asynchronous: tuple[int, int], prefix_caching: tuple[int, int]
 ) -> dict[str, Suite]:
-    """Suites of a version between 0.23 and 0.33: in each the tests that pass on vLLM alone, and on kvgpu.
+    """Suites of a version between 0.23 and 0.33: in each the tests that pass on vLLM alone, and on kvgpu's manager."""
 
-    Args:
-        modes: In which kvgpu's manager runs the schedulers.
-        schedulers, asynchronous, prefix_caching: Numbers of tests.
-    """
-
-    def passed(numbers: tuple[int, int], modes: tuple[str, ...]) -> dict[str, int]:
-        return {"plain": numbers[0], **dict.fromkeys(modes, numbers[1])}
+    def passed(numbers: tuple[int, int]) -> dict[str, int]:
+        return dict(zip(("plain", "manager"), numbers, strict=True))
 
     return {
-        "scheduler": Suite(_core("scheduler"), passed(schedulers, modes)),
-        "async scheduler": Suite(_core("async_scheduler"), passed(asynchronous, modes)),
-        "prefix caching": Suite(_core("prefix_caching"), passed(prefix_caching, ("manager",)), by_names=True),
+        "scheduler": Suite(_core("scheduler"), passed(schedulers)),
+        "async scheduler": Suite(_core("async_scheduler"), passed(asynchronous)),
+        "prefix caching": Suite(_core("prefix_caching"), passed(prefix_caching), by_names=True),
     }
 
 
@@ -82,9 +77,9 @@ SUITES: dict[str, dict[str, Suite]] = {
         "connectors": _connectors(_all(81)),
         "prefix caching": Suite(_core("prefix_caching"), {"plain": 75, "manager": 75}, by_names=True),
     },
-    "0.25.1": _between(("manager", "check"), (123, 123), (10, 10), (81, 79)),
-    "0.28.0": _between(("manager",), (147, 103), (16, 15), (89, 86)),
-    "0.32.0": _between(("manager", "check"), (208, 208), (19, 19), (173, 104)),
+    "0.25.1": _between((123, 123), (10, 10), (81, 79)),
+    "0.28.0": _between((147, 103), (16, 15), (89, 86)),
+    "0.32.0": _between((208, 208), (19, 19), (173, 104)),
     "0.33.0": {
         "scheduler": Suite(
             _core("scheduler"),

@@ -16,12 +16,13 @@ from vllm.v1.core import single_type_kv_cache_manager as groups
 from vllm.v1.core.kv_cache_manager import KVCacheManager as ManagerOfVllm
 
 from kvgpu.config import specs
+from kvgpu.config.block_sizes import ends_inside_blocks
 from kvgpu.config.kv_cache_config import KVCacheConfig
 from kvgpu.errors import ConfigError
 from kvgpu.manager import KVCacheManager
 from kvgpu.vllm import manager as manager_module
 from kvgpu.vllm.capabilities import behaviour_of_vllm
-from kvgpu.vllm.config import config_of, refuse_options, spec_of
+from kvgpu.vllm.config import config_of, spec_of
 from kvgpu.vllm.manager import make_manager, own_arguments, show_specs_of_vllm
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -155,19 +156,8 @@ class TestRefused:
         with pytest.raises(ConfigError, match=r"group of layer0: .*HiSparse"):
             config_of(theirs)
 
-    def test_states_from_inside_a_step_are_refused(self):
-        if not hasattr(mamba(), "num_prefill_checkpoint_blocks"):
-            pytest.skip("this version has none")
-        with pytest.raises(ConfigError, match="num_prefill_checkpoint_blocks"):
-            spec_of(mamba(num_prefill_checkpoint_blocks=1))
-
-    def test_a_drafter_of_several_modules_is_refused(self):
-        refuse_options(config_of(engines.config_of(full())), SIZE, num_prefill_lookahead=1)
-        with pytest.raises(ConfigError, match="2 modules"):
-            refuse_options(config_of(engines.config_of(full())), SIZE, num_prefill_lookahead=2)
-
     @pytest.mark.parametrize(
-        ("others", "state", "ranks", "caching", "refused"),
+        ("others", "state", "ranks", "caching", "inside"),
         [
             ([full()], {"mamba_cache_mode": "align", "block_size": 2 * SIZE}, 1, True, True),
             ([full()], {"mamba_cache_mode": "align", "block_size": SIZE}, 1, True, False),
@@ -178,36 +168,27 @@ class TestRefused:
             ([full(), window(2 * SIZE)], {"mamba_cache_mode": "align", "block_size": 2 * SIZE}, 1, True, False),
         ],
     )
-    def test_hits_inside_blocks_are_refused_where_vllm_would_have_them(self, others, state, ranks, caching, refused):
+    def test_hits_end_inside_blocks_where_they_do_in_vllm(self, others, state, ranks, caching, inside):
         theirs = engines.config_of(*others, mamba(**state))
-        options = {"hash_block_size": SIZE, "dcp_world_size": ranks, "enable_caching": caching}
-        if refused:
-            with pytest.raises(ConfigError, match="partial hash hits"):
-                refuse_options(config_of(theirs), **options)
-        else:
-            refuse_options(config_of(theirs), **options)
+        groups_of_ours = config_of(theirs).kv_cache_groups
+        assert (caching and ends_inside_blocks(groups_of_ours, SIZE, ranks)) is inside
         if caching and hasattr(kv_cache_utils, "partial_hash_hits_enabled"):
             kinds = [type(each).__name__ for each in others]
             managers = [getattr(groups, name.replace("Spec", "Manager")) for name in (*kinds, "MambaSpec")]
             expected = kv_cache_utils.partial_hash_hits_enabled(theirs.kv_cache_groups, SIZE, ranks, managers)
-            assert expected is refused
+            assert expected is inside
 
-    def test_states_at_the_end_of_a_shared_prefix_are_refused(self):
-        with pytest.raises(ConfigError, match="end of a shared prefix"):
-            refuse_options(config_of(engines.config_of(full())), SIZE, enable_mamba_shared_prefix_checkpoint=True)
-
-    @pytest.mark.parametrize("options", [{}, {"num_prefill_lookahead": 2}])
-    def test_vllm_serves_what_is_refused(self, options, caplog, monkeypatch):
+    def test_vllm_serves_what_is_refused(self, caplog, monkeypatch):
         monkeypatch.delenv("KVGPU_VLLM", raising=False)
         monkeypatch.setattr(manager_module, "made", type(manager_module.made)())
         if behaviour_of_vllm().version == "0.23":
             pytest.skip("this version has nothing that is refused by name")
-        theirs = engines.config_of(full() if options else of_vllm("RSWASpec", REFUSED["RSWASpec"][0]))
-        manager = make_manager(theirs, max_model_len=99, scheduler_block_size=SIZE, hash_block_size=SIZE, **options)
+        theirs = engines.config_of(of_vllm("RSWASpec", REFUSED["RSWASpec"][0]))
+        manager = make_manager(theirs, max_model_len=99, scheduler_block_size=SIZE, hash_block_size=SIZE)
         assert type(manager) is ManagerOfVllm
         ((reason, count),) = manager_module.made.items()
         assert count == 1
-        assert "2 modules" in reason if options else "RSWASpec" in reason
+        assert "RSWASpec" in reason
         (message,) = caplog.messages
         assert message.endswith(reason.removeprefix("vllm: "))
 
