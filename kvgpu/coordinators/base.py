@@ -96,7 +96,7 @@ class KVCacheCoordinator(ABC):
         # A drafter that reads several tokens after a chunk computes the last ones of it again (B67).
         self.num_reprefillable_tokens = max(0, as_integer("num_prefill_lookahead", num_prefill_lookahead) - 1)
         self.block_pool = BlockPool(
-            as_size("num_blocks", kv_cache_config.num_blocks),
+            as_size("num_gpu_blocks", kv_cache_config.num_blocks),
             enable_caching,
             self.hash_block_size,
             enable_kv_cache_events,

@@ -108,6 +108,8 @@ class HeldBlocks(GroupHits):
 
     def ends_inside_block(self, new_computed_blocks: Blocks, num_local_computed_tokens: int) -> bool:
         """Whether a hit of so many tokens ends inside the last of its blocks, if there are any (B35)."""
+        if not self.block_pool.behaviour.keeps_inside or self.block_size == self.block_pool.hash_block_size:
+            return False
         return len(new_computed_blocks) > 0 and num_local_computed_tokens % self.block_size != 0
 
     def mask_rule(self, retention_interval: int | None) -> Mask | None:

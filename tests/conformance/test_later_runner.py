@@ -17,7 +17,7 @@ from vllm.v1.core.kv_cache_manager import KVCacheManager, Request
 from vllm.v1.core.kv_cache_utils import generate_block_hash_extra_keys, get_request_block_hasher, init_none_hash
 from vllm.v1.hisparse.coordinator import get_hisparse_coordinator
 from vllm.v1.kv_cache_interface import (
-    FullAttentionSpec, KVCacheConfig, KVCacheGroupRole, KVCacheGroupSpec, MambaSpec, RSWASpec,
+    FullAttentionSpec, KVCacheConfig, KVCacheGroupRole, KVCacheGroupSpec, RSWASpec,
 )
 from vllm.v1.request import RequestStatus
 
@@ -55,14 +55,6 @@ def test_host_memory(size):
     KVCacheGroupSpec(["source"], FullAttentionSpec(block_size=size, **HEADS), role=KVCacheGroupRole.HISPARSE_SOURCE)
 
 
-def test_states_from_inside_a_step():
-    MambaSpec(block_size=16, shapes=((1,),), dtypes=(None,), num_prefill_checkpoint_blocks=1)
-
-
-def test_drafters():
-    make_manager(FullAttentionSpec(block_size=16, **HEADS), num_prefill_lookahead=2)
-
-
 def test_what_a_test_may_expect_is_not_what_is_lacking():
     with pytest.raises(ValueError):
         get_hisparse_coordinator(None)
@@ -73,18 +65,12 @@ test_sparse_windows = 1
 [test_later.HiSparse]
 "test_host_memory[*]" = 2
 test_what_a_test_may_expect_is_not_what_is_lacking = 1
-[test_later.checkpoints]
-test_states_from_inside_a_step = 1
-[test_later."several modules"]
-test_drafters = 1
 """
 TABLE = """\
     2  passed on kvgpu
     0  passed, runs nothing of kvgpu
     1  not modelled: R-SWA
     3  not modelled: HiSparse
-    1  not modelled: checkpoints
-    1  not modelled: several modules
     0  skipped
     0  failed
 """
@@ -134,7 +120,7 @@ def test_a_failure_that_is_not_listed_is_status_1_and_says_why(suite):
 def test_a_listed_case_that_passes_is_status_1(suite):
     done = run(suite, LIST + "test_a_lookup_says_the_junction = 1\n")
     assert done.returncode == 1
-    assert "the list is wrong: listed as several modules, and passed: " in done.stdout
+    assert "the list is wrong: listed as HiSparse, and passed: " in done.stdout
 
 
 def test_cases_that_are_left_out_are_not_missed(suite):

@@ -90,6 +90,9 @@ def of_python(rest, tmp_path):
         assert "--window" in run(sys.executable, script, "--help").stdout
     elif script == "tests/differential/run.py":
         assert "--calls" in run(sys.executable, script, "--help").stdout
+    elif script == "tests/conformance/run.py":
+        # Run by tests/conformance/test_later_runner.py.
+        assert "--behaviour" in run(sys.executable, script, "--help").stdout
     elif script == "tests/in_vllm/suites/run.py":
         # Run by make vllm.
         assert "--suites" in run(sys.executable, script, "--help").stdout

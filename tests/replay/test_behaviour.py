@@ -55,7 +55,7 @@ def test_groups_whose_states_would_be_hit_inside_are_refused():
 
 
 def test_an_unknown_behaviour_is_refused():
-    with pytest.raises(UnknownNameError, match=r"0\.23, 0\.33"):
+    with pytest.raises(UnknownNameError, match=r"0\.23, 0\.24, 0\.32, 0\.33"):
         ReplayOptions(behaviour="0.31")
 
 
