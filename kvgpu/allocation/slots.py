@@ -226,7 +226,12 @@ class SlotAllocator(Exclusive):
         if not self.enable_caching or not any(request_id in table for table in tables):
             return
         if self._behaviour.keeps_boundaries:
-            junction_of(request)  # an odd one is refused before anything is cached
+            # Odd ones are refused before anything is cached.
+            junction_of(request)
+            for name in ("num_prompt_tokens", "num_computed_tokens"):
+                given = getattr(request, name, None)
+                if given is not None:
+                    as_integer(name, given, self.lowest)
         hashes, num_hashed = self._hashes_of(request, request_id, num_tokens)
         self.checks.refuse_hashed(request_id, num_tokens, num_hashed)
         self.checks.refuse_hashes_to_come(request_id, hashes, num_tokens)

@@ -28,9 +28,6 @@ class AliasRows:
         self._rows: dict[int, list[int]] = {}
         self.clear()
 
-    def __len__(self) -> int:
-        return sum(map(len, self._rows.values()))
-
     def of(self, block_id: int) -> list[int]:
         """Return the rows of a block besides its own, in the order in which it got them. O(rows of the block)."""
         return list(self._rows.get(block_id, ()))

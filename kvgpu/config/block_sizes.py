@@ -5,7 +5,7 @@ from math import gcd, lcm, prod
 from typing import Any
 
 from kvgpu.config.kv_cache_config import KVCacheConfig, KVCacheGroupSpec, layer_specs
-from kvgpu.config.specs import FullAttentionSpec, MambaSpec
+from kvgpu.config.specs import FullAttentionSpec, KVCacheSpec, MambaSpec
 from kvgpu.errors import ConfigError
 from kvgpu.integers import as_size
 
@@ -42,10 +42,15 @@ def resolve_kv_cache_block_sizes(kv_cache_config: KVCacheConfig, vllm_config: An
 def has_blocks_of_several_hashes(groups: Sequence[KVCacheGroupSpec], hash_block_size: int, dcp_world_size: int) -> bool:
     """Return whether a block of full attention or of states may have several hashes, so that a prompt may end there."""
     return any(
-        isinstance(group.kv_cache_spec, FullAttentionSpec | MambaSpec)
-        and group.kv_cache_spec.block_size * dcp_world_size > hash_block_size
+        isinstance(spec, FullAttentionSpec | MambaSpec) and _tokens_of_block(spec, dcp_world_size) > hash_block_size
         for group in groups
+        for spec in layer_specs(group.kv_cache_spec)
     )
+
+
+def _tokens_of_block(spec: KVCacheSpec, dcp_world_size: int) -> int:
+    """Return how many tokens a block holds on all ranks that share it (B13)."""
+    return spec.block_size * (dcp_world_size if spec.dcp_sharded else 1)
 
 
 def ends_inside_blocks(groups: Sequence[KVCacheGroupSpec], hash_block_size: int, dcp_world_size: int) -> bool:
@@ -64,7 +69,7 @@ def ends_inside_blocks(groups: Sequence[KVCacheGroupSpec], hash_block_size: int,
     return has_states and all(
         not group.prefix_cacheable
         or isinstance(spec, FullAttentionSpec | MambaSpec)
-        or spec.block_size * (dcp_world_size if spec.dcp_sharded else 1) == hash_block_size
+        or _tokens_of_block(spec, dcp_world_size) == hash_block_size
         for spec, group in layers
     )
 

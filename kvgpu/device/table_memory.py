@@ -114,10 +114,12 @@ class TableMemory:
 
         Raises:
             ArgumentTypeError: Something else than a plan.
-            ArgumentError: The plan would have to be copied in a capture.
+            ArgumentError: The plan would have to be copied in a capture, or asks for parts of blocks.
         """
         if not isinstance(plan, PrefixPlan):
             raise ArgumentTypeError(f"plan: a PrefixPlan is expected, got {type(plan).__name__}")
+        if plan.ends_inside:
+            raise ArgumentError("plan: its hits may end inside a block, where kernels find none: use a 'host' index")
         words = self._plans.get(plan)
         if words is None:
             if tensors.is_capturing(self.device):

@@ -61,9 +61,9 @@ class MambaManager(MambaStates):
         )
         kept = self.plan_checkpoint(request_id, total_computed_tokens, num_tokens_main_model, prefill_end)
         if not apply_admission_cap:
-            self._checkpoints.pop(request_id, None)
+            self._planned.pop(request_id, None)
             if kept is not None:
-                self._checkpoints[request_id] = kept
+                self._planned[request_id] = kept
         at_most = 1 + copied + (kept is not None)
         if request_id not in self._allocated:
             at_most += self.num_speculative_blocks
@@ -80,7 +80,11 @@ class MambaManager(MambaStates):
         blocks = self.req_to_blocks[request_id]
         held, spare = len(blocks), self.num_speculative_blocks
         required = cdiv(num_tokens_main_model, self.block_size) + spare
-        kept, tail = request_id in self._checkpoints, self.partial_hits.tails.pop(request_id, None)
+        self._checkpoints.pop(request_id, None)
+        kept = request_id in self._planned
+        if kept:
+            self._checkpoints[request_id] = self._planned.pop(request_id)
+        tail = self.partial_hits.tails.pop(request_id, None)
         if required <= held and not kept and tail is None:
             # The number of draft tokens may shrink from step to step.
             if self._retires:

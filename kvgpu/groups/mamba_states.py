@@ -45,7 +45,9 @@ class MambaStates(SingleTypeKVCacheManager):
         self._inside_every = kv_cache_spec.prefill_checkpoint_alignment if keeps else None
         # States cached since the last `take_new_states`; None where nobody takes them.
         self._new_states: list[tuple[str, int, int]] | None = [] if self._retires and self.aligned else None
-        # By request, a state from inside this step: its position in tokens, and the place of its block.
+        # By request, a state from inside this step: its position in tokens, and the place of its block; the first is
+        # for a step that has no blocks yet.
+        self._planned: dict[str, tuple[int, int]] = {}
         self._checkpoints: dict[str, tuple[int, int]] = {}
         # By request, the last state of its prompt that it cached inside a block: the block, and its position.
         self._last_states: dict[str, tuple[int, int]] = {}
@@ -177,6 +179,7 @@ class MambaStates(SingleTypeKVCacheManager):
 
     def _forget(self, request_id: str) -> None:
         """Forget what is known of a request besides its blocks."""
+        self._planned.pop(request_id, None)
         self._checkpoints.pop(request_id, None)
         self._last_states.pop(request_id, None)
         if self._new_states:

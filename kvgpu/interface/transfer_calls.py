@@ -174,7 +174,7 @@ class TransferCalls(ManagerViews):
         O(groups).
         """
         request_id = name_of(request)
-        computed = as_integer("num_computed_tokens", request.num_computed_tokens)
+        computed = as_integer("num_computed_tokens", getattr(request, "num_computed_tokens", None))
         in_flight = as_integer("num_in_flight_tokens", getattr(request, "num_in_flight_tokens", 0))
         left = (
             (group.kv_cache_group_id, group.take_last_state(request_id, computed, in_flight))

@@ -11,7 +11,7 @@ from vllm.v1.core import kv_cache_manager as manager_of_vllm
 from vllm.v1.core import single_type_kv_cache_manager as groups
 from vllm.v1.kv_cache_interface import KVCacheSpec
 
-from kvgpu.config.behaviour import BEHAVIOUR_0_23
+from kvgpu.config.behaviour import BEHAVIOUR_0_23, BEHAVIOUR_0_33
 from kvgpu.config.kv_cache_config import KVCacheConfig
 from kvgpu.coordinators.hybrid import HybridKVCacheCoordinator
 from kvgpu.coordinators.unitary import KVCacheCoordinatorNoPrefixCache, UnitaryKVCacheCoordinator
@@ -70,7 +70,7 @@ def own_manager(*args: Any, **options: Any) -> KVCacheManager:
     O(blocks of the pool).
     """
     manager = KVCacheManager(**own_arguments(*args, **options))
-    if manager.coordinator.enable_partial_hash_hits and not manager.behaviour.clamps_to_hashes:
+    if manager.coordinator.enable_partial_hash_hits and manager.behaviour != BEHAVIOUR_0_33:
         raise ConfigError("blocks of states are hit inside, which kvgpu does as vLLM 0.33 only (partial hash hits)")
     return manager
 

@@ -1,15 +1,14 @@
 """Behaviour 0.33: hits that end inside a block, the copies that they make necessary, and states from inside a step."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from behaviour.later import computed, later
-from support.managers import full, make_manager, make_request, mamba, per_backend, window
+from support.managers import full, make_manager, make_request, mamba, per_backend
 
 from kvgpu.block_pool import BlockPool
-from kvgpu.config.block_sizes import ends_inside_blocks
-from kvgpu.config.kv_cache_config import KVCacheGroupSpec
-from kvgpu.errors import ArgumentError, BlockStateError
+from kvgpu.errors import ArgumentError, ArgumentTypeError, BlockStateError
 from kvgpu.rules.hits import decide
 from kvgpu.rules.plan import HitQuery, HitRule, PrefixPlan
 from kvgpu.rules.plan_words import FULL, MAMBA
@@ -150,22 +149,33 @@ class TestSharedEnd:
         manager.check()
 
 
-@pytest.mark.parametrize(
-    ("specs", "ranks", "inside"),
-    [
-        ((full(32), mamba(32, "align")), 1, True),
-        ((full(16), mamba(16, "align")), 1, False),
-        ((full(16), mamba(16, "align")), 2, True),
-        ((full(16), mamba(32, "none")), 1, False),
-        ((full(32), mamba(32, "align"), window(16, 20)), 1, True),
-        ((full(32), mamba(32, "align"), window(32, 20)), 1, False),
-        ((full(32), window(16, 20)), 1, False),
-    ],
-    ids=str,
-)
-def test_which_models_are_hit_inside_blocks(specs, ranks, inside):
-    groups = [KVCacheGroupSpec([str(i)], spec) for i, spec in enumerate(specs)]
-    assert ends_inside_blocks(groups, UNIT, ranks) is inside
+@per_backend
+def test_a_state_from_inside_is_kept_only_if_its_step_got_blocks(backend):
+    spec = replace(mamba(64, "align"), num_prefill_checkpoint_blocks=1, prefill_checkpoint_alignment=UNIT)
+    manager = later(full(UNIT), spec, hash_block_size=UNIT, backend=backend, retention=0)
+    request = make_request("a", 135, UNIT)
+    held = manager.block_pool.allocate(manager.block_pool.get_num_free_blocks())
+    assert manager.allocate_slots(request, 135) is None
+    manager.block_pool.free_blocks(held)
+    assert manager.allocate_slots(request, 16) is not None
+    request.num_computed_tokens = 16
+    held = manager.block_pool.allocate(manager.block_pool.get_num_free_blocks())
+    assert manager.allocate_slots(request, 119) is None
+    manager.cache_blocks(request, 16)
+    assert manager.block_pool.get_cached_block(request.block_hashes[7], [1]) is None
+    manager.check()
+
+
+@pytest.mark.parametrize("name", ["num_prompt_tokens", "num_computed_tokens", "shared_prefix_boundary"])
+def test_odd_numbers_of_a_request_are_refused_before_anything_is_cached(name):
+    manager = hybrid("host", enable_mamba_shared_prefix_checkpoint=True, use_eagle=True)
+    request = make_request("a", 70, UNIT)
+    assert manager.allocate_slots(request, 70, delay_cache_blocks=True) is not None
+    odd = SimpleNamespace(request_id="a", block_hashes=request.block_hashes, num_prompt_tokens=70)
+    setattr(odd, name, "many")
+    with pytest.raises(ArgumentTypeError, match=name):
+        manager.cache_blocks(odd, 64)
+    assert manager.block_pool.get_cached_block(request.block_hashes[1], [0]) is None
 
 
 @pytest.mark.parametrize("length", range(9))

@@ -186,6 +186,12 @@ def test_programs_that_take_several_tiles_find_every_key(engine, monkeypatch):
     assert found.hits[0].tolist() == list(range(1200))
 
 
+def test_a_plan_that_asks_for_parts_of_blocks_is_refused(table):
+    plan = PrefixPlan((HitQuery(HitRule(FULL, 4, 1, unit=1), (0,), 4),))
+    with pytest.raises(ArgumentError, match="inside a block"):
+        table.prefix_buffers(1, 8, plan)
+
+
 @pytest.mark.parametrize(
     "query",
     [

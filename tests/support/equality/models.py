@@ -92,6 +92,7 @@ MODELS = {
     "later_windows_foreign": Model((full(4), window(4, 9)), {**LATER, "retention": 0}, foreign=0.5),
     "later_window_events": Model((full(4), window(4, 9)), {**LATER, **EVENTS, "retention": 0}),
     "later_uneven": Model((full(8), window(4, 8)), {**LATER, "retention": 0}),
+    "later_parts": Model((full(8), mamba(8, "align", spare=1)), {**LATER, "retention": 0, "hash_block_size": 4}),
     "later_states": Model((full(4), mamba(4, "align", spare=1)), {**LATER, "retention": 0}),
 }
 

@@ -163,5 +163,9 @@ class RandomSteps:
         for pair in list(twins.beside):
             self.free_beside(pair)
         twins.compare()
+        copied = [manager.take_kv_cache_block_copies() for manager in (twins.batched, twins.single)]
+        assert copied[0][0] == copied[1][0]
+        for manager, (_, retained) in zip((twins.batched, twins.single), copied, strict=True):
+            manager.block_pool.free_blocks(retained)
         assert twins.batched.usage == twins.single.usage
         assert twins.batched.reset_prefix_cache()
