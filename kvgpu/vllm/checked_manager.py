@@ -89,6 +89,14 @@ class CheckedManager:
         vars(self)[name] = compared
         return compared
 
+    def take_kv_cache_block_copies(self) -> tuple[list[Any], list[Any]]:
+        """Return vLLM's copies of blocks. Both blocks of each go back to its pool beside the manager, so the first
+        copies end the comparison."""
+        copies, retained = self.theirs.take_kv_cache_block_copies()
+        if copies and self.ours is not None:
+            self._end("blocks that were copied go back beside the manager", "take_kv_cache_block_copies", (), {})
+        return copies, retained
+
     @property
     def block_pool(self) -> Any:
         """vLLM's pool. What its user does to it is not repeated in kvgpu's, so a difference may come from there."""

@@ -69,3 +69,11 @@ def test_a_connector_that_has_the_pool_is_named(manager, request_of_three, caplo
     with caplog.at_level(logging.ERROR, "kvgpu"):
         manager.allocate_slots(request_of_three, 3 * SIZE)
     assert "a connector was given vLLM's pool" in caplog.text
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_copies_of_blocks_end_the_comparison(manager, monkeypatch, copied):
+    answer = ([(1, 2)], ["source", "copy"]) if copied else ([], [])
+    monkeypatch.setattr(manager.theirs, "take_kv_cache_block_copies", lambda: answer, raising=False)
+    assert manager.take_kv_cache_block_copies() == answer
+    assert (manager.ours is None, manager.difference) == (copied, None)
