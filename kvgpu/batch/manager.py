@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from kvgpu.arguments import integers
 from kvgpu.batch.attention_tables import check_tables
 from kvgpu.batch.queries import BatchQueries
 from kvgpu.batch.result import BatchAllocation
@@ -13,11 +14,13 @@ from kvgpu.batch.row_blocks import RowBlocks
 from kvgpu.batch.row_counters import RowCounters
 from kvgpu.batch.rows.record import RowIds
 from kvgpu.batch.single_calls import SingleCalls
+from kvgpu.batch.step.arrays import with_in_flight
 from kvgpu.batch.steps import BatchSteps
 from kvgpu.batch.tracked_requests import TrackedRequests
+from kvgpu.errors import ArgumentError
 from kvgpu.exclusive import exclusive, exclusive_part
 from kvgpu.index.base import BatchHits
-from kvgpu.integers import as_integer, as_switch
+from kvgpu.integers import MOST_TOKENS, as_integer, as_switch
 from kvgpu.native import append_tokens, cover_rows
 
 if TYPE_CHECKING:
@@ -138,6 +141,7 @@ class BatchManager(RowCounters):
         num_new_tokens: npt.ArrayLike,
         *,
         num_lookahead_tokens: int = 0,
+        num_in_flight_tokens: npt.ArrayLike = 0,
         delay_cache_blocks: bool = False,
         full_sequence_must_fit: bool = False,
         reserved_blocks: int = 0,
@@ -155,6 +159,8 @@ class BatchManager(RowCounters):
             num_new_tokens: Integers [n] or one for all, at least 1: tokens to compute next. A row that holds
                 blocks gets exactly this number.
             num_lookahead_tokens: Draft tokens of each row that need slots as well.
+            num_in_flight_tokens: Integers [n] or one for all, at least 0: computed tokens that belong to steps that
+                have not ended. Behaviour 0.33 keeps the blocks that these read (B40); 0.23 does not look at them.
             delay_cache_blocks, full_sequence_must_fit, reserved_blocks: As in `allocate_slots`, for each row.
             stop_when_full: Do not try rows after the first that does not fit.
             out: Block tables to be kept up to date, one per group: int32 [>= max_requests, >= blocks], a
@@ -185,20 +191,28 @@ class BatchManager(RowCounters):
             done = cover_rows(usual, rows, num_new_tokens, num_lookahead_tokens, reserved_blocks, *switches)
             if done is not None:
                 return BatchAllocation(self.blocks, rows, *done, self._steps.no_new_blocks)
-        return self._allocate(rows, num_new_tokens, num_lookahead_tokens, reserved_blocks, switches, out)
+        numbers = num_new_tokens, num_in_flight_tokens
+        return self._allocate(rows, numbers, num_lookahead_tokens, reserved_blocks, switches, out)
 
     @exclusive_part("allocate_batch")
     def _allocate(
         self,
         rows: RowIds,
-        num_new_tokens: npt.ArrayLike,
+        numbers: tuple[npt.ArrayLike, npt.ArrayLike],
         num_lookahead_tokens: int,
         reserved_blocks: int,
         switches: tuple[bool, bool, bool],
         out: Sequence[Any] | None,
     ) -> BatchAllocation:
         rows, stamp = self.rows.as_rows(rows)
-        given = self._steps.counts(num_new_tokens, len(rows))
+        num_new, in_flight = numbers
+        given = self._steps.counts(num_new, len(rows))
+        if in_flight.__class__ is not int or in_flight != 0:
+            waiting = integers("num_in_flight_tokens", in_flight, len(rows), one_for_all=True)
+            if waiting.size and not 0 <= waiting.min() <= waiting.max() <= MOST_TOKENS:
+                raise ArgumentError(f"num_in_flight_tokens: 0 to {MOST_TOKENS} are expected, got {waiting.tolist()}")
+            if self.manager.behaviour.waits_for_steps:
+                given = with_in_flight(given, waiting, len(rows))
         widths = NO_WIDTHS if out is None else check_tables(out, *self.blocks.table_ids.shape)
         delays, whole, stops = switches
         # In the order of StepOptions, which takes half a microsecond to make.

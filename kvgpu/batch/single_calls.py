@@ -49,13 +49,16 @@ class SingleCalls:
                 num_tokens = _tokens_to_cache(num_main, int(record["num_tokens"]))
                 self._manager.slots.checks.refuse_hashed(self._rows.names[row], num_tokens)
 
-    def allocate(self, rows: RowIds, num_new: npt.NDArray[np.int64], options: StepOptions) -> BatchAllocation:
+    def allocate(
+        self, rows: RowIds, num_new: npt.NDArray[np.int64], options: StepOptions, in_flight: npt.NDArray[np.int64]
+    ) -> BatchAllocation:
         """Do what `BatchManager.allocate_batch` does, by calls of `KVCacheManager.allocate_slots`.
 
         Args:
             rows: int64 [n].
             num_new: int64 [n], new tokens of each; written to.
             options: Of the step.
+            in_flight: int64 [n], tokens of each in flight, which its request is told where the manager reads them.
 
         Raises:
             ArgumentError: A request goes by another name than when it was tracked.
@@ -75,6 +78,8 @@ class SingleCalls:
             record = records[row]
             self._requests.sync(rows[i : i + 1])
             request = self._rows.requests[row]
+            if manager.behaviour.waits_for_steps:
+                request.num_in_flight_tokens = int(in_flight[i])
             hits, new = None, int(num_new[i])
             if record["serial"] == 0:
                 hits, num_hits, *junction = manager.get_computed_blocks(request)

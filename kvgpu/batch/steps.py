@@ -15,7 +15,7 @@ from kvgpu.batch.row_blocks import RowBlocks
 from kvgpu.batch.rows.record import REPEATED, UNTRACKED, RowIds, row_error
 from kvgpu.batch.single_calls import SingleCalls
 from kvgpu.batch.step import allocate as step
-from kvgpu.batch.step.arrays import ARENA, REQUESTS, TABLE_IDS
+from kvgpu.batch.step.arrays import ARENA, REQUESTS, TABLE_IDS, new_and_in_flight
 from kvgpu.batch.step.options import NUM_WRITTEN, STEP_OPTIONS, StepOptions
 from kvgpu.batch.step.report import (
     DONE,
@@ -131,7 +131,7 @@ class BatchSteps:
 
         Args:
             rows: int64 [n], not checked yet.
-            given: From `counts`.
+            given: From `counts`, or as `with_in_flight` returns it.
             options: The fields of `StepOptions`.
             widths: int64 [groups], columns of `out`; empty if there is none.
             out: Block tables of the caller that were checked, or None.
@@ -175,13 +175,13 @@ class BatchSteps:
     def _allocate_singly(
         self, rows: RowIds, given: npt.NDArray[np.int64], options: StepOptions, out: Sequence[Any] | None
     ) -> BatchAllocation:
-        num_new = np.full(len(rows), given, np.int64)
+        num_new, in_flight = new_and_in_flight(given, len(rows))
         if options.caches:
             self._single_calls.refuse_hashed(rows, num_new)
         if out is not None:
             # All of the rows: some may have got blocks when another one fails.
             self._blocks.unwritten.update(rows.tolist())
-        return self._single_calls.allocate(rows, num_new, options)
+        return self._single_calls.allocate(rows, num_new, options, in_flight)
 
     def _trusts(self) -> bool:
         """Return whether no tracked request can have lost its blocks to single calls."""

@@ -21,6 +21,7 @@ from kvgpu.batch.step.arrays import (
     Step,
     batch_at,
     given_at,
+    in_flight_at,
 )
 from kvgpu.batch.step.check import check_step, hashed_tokens, is_covered
 from kvgpu.batch.step.report import DONE, clear_report
@@ -148,7 +149,7 @@ def allocate_row(step: Any, place: int, lookups: Any, results: Any, tally: Any) 
         request.num_prompt,
         junction,
         hashed_tokens(request, options),
-        0,
+        in_flight_at(batch, place),
         options.max_model_len,
         options.reserved_blocks,
         0,

@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from kvgpu.batch.rows.record import REQUEST_RECORD
 from kvgpu.batch.step.options import STEP_OPTIONS
@@ -36,7 +37,7 @@ class BatchArrays(NamedTuple):
     arena: Any
     """int64 [any, KEY_WORDS], hashes."""
     given: Any
-    """int64 [n] or [1], new tokens of each row or of all."""
+    """int64 [n] or [1], new tokens of each row or of all; or [2 n], those of each, and then their tokens in flight."""
     widths: Any
     """int64 [groups], columns of the caller's block tables; empty if there are none."""
 
@@ -75,3 +76,29 @@ def batch_at(handle: Any, rows: Any, given: Any, widths: Any) -> BatchArrays:
 def given_at(batch: Any, place: int) -> int:
     """Return the new tokens of the row at a place of the step."""
     return int(batch.given[place if len(batch.given) > 1 else 0])
+
+
+@leaf
+def in_flight_at(batch: Any, place: int) -> int:
+    """Return the tokens of the row at a place of the step that belong to steps that have not ended."""
+    count = len(batch.rows)
+    return int(batch.given[count + place]) if len(batch.given) == 2 * count else 0
+
+
+def with_in_flight(
+    num_new: npt.NDArray[np.int64], num_in_flight: npt.NDArray[np.int64], count: int
+) -> npt.NDArray[np.int64]:
+    """Return `given` of `BatchArrays` from new tokens and tokens in flight, int64 [n] or [1] each. O(n)."""
+    given = np.empty((2, count), np.int64)
+    given[0], given[1] = num_new, num_in_flight
+    return given.reshape(-1)
+
+
+def new_and_in_flight(given: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:
+    """Return a copy of `given` of `BatchArrays` as int64 [2, n]: new tokens, and tokens in flight. O(n)."""
+    both = np.zeros((2, count), np.int64)
+    if len(given) == 2 * count:
+        both[:] = given.reshape(2, count)
+    else:
+        both[0] = given
+    return both

@@ -68,7 +68,8 @@ class RandomSteps:
         asked = [(row, self.number(1, most)) for row in rows]
         fitting = [(row, count) for row, count in asked if self.suits(self.twins.pairs[row], count)]
         rows, counts = [row for row, _ in fitting], [count for _, count in fitting]
-        self.twins.allocate(rows, counts, stop_when_full=self.chance(0.3), **self.options())
+        in_flight = [self.number(0, 12) if self.chance(0.3) else 0 for _ in rows]
+        self.twins.allocate(rows, counts, in_flight, stop_when_full=self.chance(0.3), **self.options())
 
     def suits(self, pair: Pair, count: int) -> bool:
         """Whether the model is long enough for so many tokens more; a batch asks that of the whole of a new request."""

@@ -94,21 +94,35 @@ class Twins:
         return [self.pairs.pop(row) for row in rows]
 
     def allocate(
-        self, rows: Sequence[int], counts: Sequence[int], stop_when_full: bool = False, **options: Any
+        self,
+        rows: Sequence[int],
+        counts: Sequence[int],
+        in_flight: Sequence[int],
+        stop_when_full: bool = False,
+        **options: Any,
     ) -> None:
-        """Slots for rows; compares all that is returned."""
+        """Slots for rows, which have tokens in flight; compares all that is returned."""
         if self._kind != "none":
             self.compare_hits(rows)
         expected, num_tried = [], 0
-        for row, count in zip(rows, counts, strict=True):
+        for row, count, waiting in zip(rows, counts, in_flight, strict=True):
             num_tried += 1
+            self.pairs[row].single.num_in_flight_tokens = waiting
             expected.append(self._ask_single(self.pairs[row], count, options))
             if stop_when_full and not expected[-1].fits:
                 break
         expected += [Expected.nothing(len(self.groups))] * (len(rows) - num_tried)
         got = self.batch.allocate_batch(
-            np.array(rows, np.int64), np.array(counts, np.int64), stop_when_full=stop_when_full, out=self.out, **options
+            np.array(rows, np.int64),
+            np.array(counts, np.int64),
+            num_in_flight_tokens=np.array(in_flight, np.int64) if any(in_flight) else 0,
+            stop_when_full=stop_when_full,
+            out=self.out,
+            **options,
         )
+        for row in rows:
+            # Calls beside the batch read it from the requests.
+            self.pairs[row].single.num_in_flight_tokens = self.pairs[row].batched.num_in_flight_tokens = 0
         assert got.num_tried == num_tried
         assert got.fits.tolist() == [want.fits for want in expected]
         assert got.num_hit_tokens.tolist() == [want.num_hit_tokens for want in expected]
