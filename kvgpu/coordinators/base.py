@@ -95,6 +95,11 @@ class KVCacheCoordinator(ABC):
         self.behaviour = behaviour
         # A drafter that reads several tokens after a chunk computes the last ones of it again (B67).
         self.num_reprefillable_tokens = max(0, as_integer("num_prefill_lookahead", num_prefill_lookahead) - 1)
+        has_aliases = (
+            enable_caching
+            and behaviour.keeps_inside
+            and has_blocks_of_several_hashes(groups, self.hash_block_size, self.dcp_world_size)
+        )
         self.block_pool = BlockPool(
             as_size("num_gpu_blocks", kv_cache_config.num_blocks),
             enable_caching,
@@ -103,10 +108,7 @@ class KVCacheCoordinator(ABC):
             metrics_collector,
             behaviour=behaviour,
             num_hash_lookahead_tokens=num_hash_lookahead_tokens,
-            num_aliases=kv_cache_config.num_blocks
-            if behaviour.keeps_inside
-            and has_blocks_of_several_hashes(groups, self.hash_block_size, self.dcp_world_size)
-            else 0,
+            num_aliases=kv_cache_config.num_blocks if has_aliases else 0,
             backend=backend,
         )
         flagged = {i for i, group in enumerate(groups) if group.is_eagle_group}

@@ -192,6 +192,12 @@ def test_a_part_is_the_longest_of_the_block_after_the_run(length, drop):
         assert (num_tokens, lengths[0]) == (expected, -(-expected // 4))
 
 
+@pytest.mark.parametrize("caching", [True, False])
+def test_rows_for_aliases_take_memory_only_with_caching(caching):
+    state = hybrid("host", enable_caching=caching).block_pool.state
+    assert (len(state.records) > state.num_blocks + 1) is caching
+
+
 @pytest.mark.parametrize("length", range(9))
 def test_of_states_the_last_one_counts(length):
     plan = PrefixPlan((HitQuery(HitRule(MAMBA, 4, 1, False, 0, 1), (0,), 4),), looks_beyond=True)
