@@ -101,6 +101,13 @@ def test_a_benchmark_that_fails_is_an_error(revisions):
     assert "work of" in told
 
 
+def test_a_row_of_several_steps_has_as_many_calls():
+    module = bench_module("peers.revisions")
+    row = module.row_of(("decode", "8 running, 16 steps", "us/request"), "old", [4.5], [3.0])
+    assert module.held_against(row, [4.5], [3.0], [3.0]).met
+    assert not module.held_against(row, [4.7], [3.0], [3.0]).met
+
+
 def test_noise_of_the_old_revision_beside_itself_widens_the_goal():
     module = bench_module("peers.revisions")
     row = module.row_of(("step", "all", "us"), "old", [10.5] * 5, [10] * 5)
