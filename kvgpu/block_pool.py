@@ -2,18 +2,20 @@
 
 import logging
 from collections.abc import Iterable
+from typing import Any
 
 from kvgpu.arguments import integers, listed_ids, own_blocks
 from kvgpu.block_tables.block_allocator import BlockAllocator
 from kvgpu.block_tables.holders import BlockHolders
 from kvgpu.blocks.block_list import AllBlocks, BlockList
+from kvgpu.blocks.free_order import POLICY
 from kvgpu.blocks.free_queue import FreeKVCacheBlockQueue
 from kvgpu.blocks.invariants import queue_violations
 from kvgpu.blocks.record import Ids
 from kvgpu.blocks.state import BlockState, KVCacheBlock
 from kvgpu.config.behaviour import Behaviour, behaviour_of
 from kvgpu.environment import backend_name
-from kvgpu.errors import ArgumentTypeError, InvariantError
+from kvgpu.errors import ArgumentTypeError, BlockStateError, InvariantError
 from kvgpu.events.event_queue import EventQueue
 from kvgpu.exclusive import exclusive
 from kvgpu.hashing.functions import BlockHash
@@ -56,6 +58,7 @@ class BlockPool(PoolCaching):
         events: Those that nobody has taken yet.
         holders: Who holds which blocks: block tables, and callers of `get_new_blocks` and `touch` until `free_blocks`.
         block_tables: Memory of the block tables.
+        eviction: What `set_eviction` has made; None for `lru`.
     """
 
     def __init__(
@@ -99,6 +102,7 @@ class BlockPool(PoolCaching):
         self.null_block = self.free_block_queue.popleft()
         self.state.null_id = self.null_block.block_id
         self.state.counts_null_users = self.behaviour.counts_null_users
+        self.eviction: Any = None
 
     def get_cached_block(self, block_hash: BlockHash, kv_cache_group_ids: list[int]) -> list[KVCacheBlock] | None:
         """Return the first cached block with this hash in each group (fact 12); None unless every group has one.
@@ -214,6 +218,27 @@ class BlockPool(PoolCaching):
         logger.info("The prefix cache was reset")
         return True
 
+    @exclusive
+    def set_eviction(self, name: str) -> None:
+        """Have a policy say which free blocks are taken next; those that are not cached always go first.
+
+        Args:
+            name: One of `kvgpu.eviction.policy.EVICTIONS`; `lru`, which a pool has from the start, is vLLM's order.
+
+        Raises:
+            UnknownNameError: There is no such policy.
+            BlockStateError: The pool has been used. Neither changes anything.
+
+        O(num_gpu_blocks); compiles code, or loads it from disk, unless the policy is `lru`.
+        """
+        from kvgpu.eviction.policy import eviction_by_name
+
+        eviction = eviction_by_name(name, self.state)
+        if self.get_num_free_blocks() != self.num_gpu_blocks - 1 or len(self.index):
+            raise BlockStateError("an order of eviction is chosen before blocks are taken or cached")
+        self.state.free.queue_words[POLICY] = 0 if eviction is None else eviction.address
+        self.eviction = eviction
+
     def get_num_free_blocks(self) -> int:
         """Return the number of blocks that can be allocated. O(1)."""
         return self.free_block_queue.num_free_blocks
@@ -227,7 +252,8 @@ class BlockPool(PoolCaching):
     def nbytes(self) -> int:
         """Bytes of the records, of the free queue and of the table, including its copy on a device. O(1)."""
         state = self.state
-        return sum(array.nbytes for array in (state.records, *state.free)) + self.index.nbytes
+        of_policy = 0 if self.eviction is None else self.eviction.nbytes
+        return sum(array.nbytes for array in (state.records, *state.free)) + self.index.nbytes + of_policy
 
     def check(self) -> None:
         """Check that queue, reference counts, records and table agree. O(num_gpu_blocks).

@@ -49,6 +49,7 @@ class KVCacheManager(TransferCalls):
         enable_mamba_shared_prefix_checkpoint: Whether the state at a junction (see `get_computed_blocks`) stays cached
             also inside a block, where a drafter has groups and hits may end there; `mamba_shared_prefix_checkpoint`
             says whether it does.
+        eviction: Which free blocks are taken first, see `BlockPool.set_eviction`.
         backend: `host`, `reference`, `triton`, `cuda` or `auto`; if None, `KVGPU_BACKEND` or else `host`.
         counts_admissions: Whether a request counts when it gets its first blocks, not at each of its lookups.
 
@@ -83,6 +84,7 @@ class KVCacheManager(TransferCalls):
         enable_mamba_shared_prefix_checkpoint: bool = False,
         backend: str | None = None,
         counts_admissions: bool = False,
+        eviction: str = "lru",
     ) -> None:
         self.behaviour = behaviour_of(behaviour)
         self.enable_caching = as_option("enable_caching", enable_caching)
@@ -111,6 +113,7 @@ class KVCacheManager(TransferCalls):
         self.max_model_len = self.coordinator.max_model_len
         self.num_kv_cache_groups = len(self.coordinator.single_type_managers)
         self.block_pool = self.coordinator.block_pool
+        self.block_pool.set_eviction(eviction)
         self.watermark_blocks = int(as_number("watermark", watermark) * self.block_pool.num_gpu_blocks)
         if not 0 <= self.watermark_blocks <= self.block_pool.num_gpu_blocks:
             raise ConfigError(f"the watermark is a fraction of the blocks, 0.0 to 1.0, got {watermark}")

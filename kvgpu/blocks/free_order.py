@@ -26,12 +26,13 @@ SLOTS_PER_BLOCK = 2
 SWEPT_PER_BLOCK = 8
 """Slots that a sweep looks at for each block that enters."""
 
-HEAD, TAIL, NUM_FREE, SOURCE, TARGET, SWEEPING, QUEUE_WORDS = range(7)
+HEAD, TAIL, NUM_FREE, SOURCE, TARGET, SWEEPING, POLICY, QUEUE_WORDS = range(8)
 """Words of a queue.
 
 HEAD, TAIL: number of the first slot in use, and the number after the last. NUM_FREE: members. SWEEPING: 1 while a
 sweep is under way. SOURCE: number of the slot that the sweep looks at next. TARGET: the one that the next member moves
-to; all slots between the two are gaps.
+to; all slots between the two are gaps. POLICY: address of what decides who is evicted next, see
+`kvgpu.blocks.eviction_calls`; 0 if it is the order of the queue.
 """
 
 USE = np.dtype([("ref_cnt", "<i4"), ("place", "<i4")])

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from kvgpu.blocks.eviction_calls import TAKEN, TOUCHED, tell_policy
 from kvgpu.blocks.free_order import (
     GAP,
     HEAD,
@@ -69,6 +70,7 @@ def cut(words: Any, number: int, count: int) -> None:
 def pop_free(uses: Any, order: Any, words: Any, count: int, ref_cnt: int) -> Any:
     """Take the first `count` blocks and return their ids, int32. The queue must have at least `count` members."""
     free = FreeQueue(uses, order, words)
+    tell_policy(words, TAKEN, count, 0)
     number, taken = words[HEAD], 0
     ids = np.empty(count, np.int32)
     while taken < count:
@@ -103,6 +105,7 @@ def touch_all(free: Any, ids: Any, null_id: int) -> None:
         if uses[block_id].ref_cnt == 0 and block_id != null_id:
             unlink(free, block_id)
         uses[block_id].ref_cnt += 1
+    tell_policy(free.queue_words, TOUCHED, ids.ctypes.data, count)
 
 
 @jit

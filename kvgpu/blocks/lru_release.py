@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from kvgpu.blocks.eviction_calls import FREED, tell_policy
 from kvgpu.blocks.free_order import GAP, HEAD, NUM_FREE, TAIL, FreeQueue, make_slots, put, slot_of
 from kvgpu.blocks.record import HAS_HASH
 from kvgpu.compiled.jit import AHEAD, jit, leaf, prefetch
@@ -50,6 +51,7 @@ def end_run(free: Any, first: int, number: int, prepend: bool) -> None:
         words[HEAD] = first
     else:
         words[TAIL] = number
+    tell_policy(words, FREED, first, number)
 
 
 @leaf

@@ -156,6 +156,21 @@ def _word_from(typing_context: Any, address: Any) -> Any:
 
 
 @intrinsic
+def _call_code(typing_context: Any, code: Any, first: Any, second: Any, third: Any) -> Any:
+    """Call the code at an address (int64) that `address_of_code` returned: it takes three int64, and raises nothing."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        lowering: Any = cgutils
+        word, error = ir.IntType(64), lowering.voidptr_t
+        kind = ir.FunctionType(ir.IntType(32), [word.as_pointer(), error.as_pointer(), word, word, word])
+        result, raised = (lowering.alloca_once(builder, place) for place in (word, error))
+        builder.call(builder.inttoptr(arguments[0], kind.as_pointer()), [result, raised, *arguments[1:]])
+        return builder.load(result)
+
+    return types.int64(types.int64, types.int64, types.int64, types.int64), generate
+
+
+@intrinsic
 def _prefetch_at(typing_context: Any, address: Any) -> Any:
     """Do what `prefetch` does for an address (int64)."""
 
@@ -212,6 +227,7 @@ put_word: Callable[[Any, int, Any], None] = cast(Any, _put_word)
 word_at: Callable[[Any, int], Any] = cast(Any, _word_at)
 word_from: Callable[[int], int] = cast(Any, _word_from)
 prefetch_at: Callable[[int], None] = cast(Any, _prefetch_at)
+call_code: Callable[[int, int, int, int], int] = cast(Any, _call_code)
 pointer: Callable[[int, Any], Any] = cast(Any, _pointer)
 carray: Callable[..., Any] = cast(Any, numba).carray  # its stubs do not export it
 lanes_equal: Callable[[Any, int, int, int], int] = cast(Any, _lanes_equal)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from kvgpu.block_tables.store import BEGIN, LENGTH, NUM_CACHED, make_room
+from kvgpu.blocks.eviction_calls import CACHED, FIRST_PLACE, TAKEN, tell_policy
 from kvgpu.blocks.free_order import HEAD, NUM_FREE, TAIL, next_member
 from kvgpu.blocks.index_meta import BROKEN, RING, RING_MASK
 from kvgpu.blocks.lru import count_free, cut, leave, load_later, touch_all
@@ -45,6 +46,7 @@ def take_free(pool: Any, out: Any, tally: Any) -> None:
         meta[BROKEN] = 1
         out[:] = pool.null_id
         return
+    tell_policy(pool.queue_words, TAKEN, len(out), 0)
     number, end = pool.queue_words[HEAD], pool.queue_words[TAIL]
     num_led = num_others = taken = 0
     while taken < len(out):
@@ -252,6 +254,7 @@ def cache_full(
         tally[KEYS] += insert_run(pool, chosen, chosen_hashes, before, group.group_id)
     else:
         tally[KEYS] += insert_reachable(pool, group, chosen, chosen_hashes, first, ends)
+    tell_policy(pool.queue_words, CACHED, chosen.ctypes.data, FIRST_PLACE * first + len(chosen))
     table[NUM_CACHED] = end
 
 

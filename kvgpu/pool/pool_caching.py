@@ -7,6 +7,7 @@ import numpy as np
 
 from kvgpu.arguments import hashes_of, ids_to_cache, own_blocks, refuse_odd_hashes, truths
 from kvgpu.block_tables.block_allocator import BlockAllocator
+from kvgpu.blocks.eviction_calls import note_cached
 from kvgpu.blocks.state import BlockState, KVCacheBlock
 from kvgpu.errors import ArgumentError, BlockStateError
 from kvgpu.exclusive import exclusive
@@ -80,6 +81,7 @@ class PoolCaching(PoolEvents):
             self.allocator.forget(self.state.view(block_id))
         chosen = cache.insert(ids, hashes, new.first * new.stride, new.stride, new.group, mask)
         cache.further.measure(chosen, np.arange(new.first + 1, new.first + 1 + len(ids)) * new.block_size)
+        note_cached(self.state.free.queue_words, ids, new.first)
         self.events.stored(request, chosen, new)
 
     @exclusive

@@ -1,0 +1,67 @@
+"""Adaptive replacement: recency and frequency share the pool as hits on what was evicted say.
+
+N. Megiddo, D. S. Modha: ARC: A Self-Tuning, Low Overhead Replacement Cache, FAST 2003. A block is taken before it is
+known what it will hold, so the share changes when a block becomes free for the first time, after the eviction that
+made room for it.
+"""
+
+from typing import Any
+
+from kvgpu.compiled.jit import leaf
+from kvgpu.eviction.arrays import AGE, NUM_BLOCKS
+from kvgpu.eviction.ghosts import (
+    FIRST_LIST,
+    NONE,
+    SECOND_LIST,
+    find_ghost,
+    forget_ghost,
+    forget_oldest,
+    list_of,
+    remember_ghost,
+)
+from kvgpu.eviction.lanes import NO_BLOCK, put_last
+from kvgpu.eviction.members import first_free, is_cached, key_of
+
+ONCE, OFTEN, NUM_LANES = 1, 2, 3
+"""Blocks that were used once since they were cached, and others. AGE is how many of the first shall be kept."""
+
+
+@leaf
+def _learn(pool: Any, ghost: int) -> None:
+    """Give more blocks to the kind of those that were asked for after they had been evicted."""
+    first, second = pool.ghosts.lanes.counts[FIRST_LIST], pool.ghosts.lanes.counts[SECOND_LIST]
+    share = pool.numbers[AGE]
+    if list_of(pool.ghosts, ghost) == FIRST_LIST:
+        share = min(pool.numbers[NUM_BLOCKS], share + max(1, second // first))
+    else:
+        share = max(0, share - max(1, first // second))
+    pool.numbers[AGE] = share
+    forget_ghost(pool.ghosts, ghost)
+
+
+@leaf
+def enter_arc(pool: Any, block_id: int) -> None:
+    """Place a cached block that has become free."""
+    lane = ONCE if pool.marks[block_id] == 0 and pool.hits[block_id] == 0 else OFTEN
+    if pool.marks[block_id] == 0:
+        ghost = find_ghost(pool.ghosts, key_of(pool, block_id))
+        if ghost != NONE:
+            _learn(pool, ghost)
+            lane = OFTEN
+    put_last(pool.lanes, lane, block_id)
+
+
+@leaf
+def choose_arc(pool: Any) -> int:
+    """Return the block to evict next, or NO_BLOCK."""
+    counts = pool.lanes.counts
+    lane = ONCE if counts[ONCE] > pool.numbers[AGE] else OFTEN
+    block_id = first_free(pool, lane)
+    if block_id == NO_BLOCK:
+        lane = ONCE + OFTEN - lane
+        block_id = first_free(pool, lane)
+    if block_id != NO_BLOCK and is_cached(pool, block_id):
+        remember_ghost(pool.ghosts, FIRST_LIST if lane == ONCE else SECOND_LIST, key_of(pool, block_id))
+        if counts[ONCE] + pool.ghosts.lanes.counts[FIRST_LIST] > pool.numbers[NUM_BLOCKS] + 1:
+            forget_oldest(pool.ghosts, FIRST_LIST)
+    return block_id

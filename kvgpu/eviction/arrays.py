@@ -1,0 +1,91 @@
+"""`Evictable`: what a policy knows of the blocks of a pool, behind one address."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from kvgpu.blocks.free_order import USE, FreeQueue
+from kvgpu.blocks.record import BLOCK_RECORD
+from kvgpu.compiled.handle import IDS, WORDS, array_at, handle_at, lines_at
+from kvgpu.compiled.jit import inline
+from kvgpu.eviction.ghosts import Ghosts
+from kvgpu.eviction.lanes import Lanes
+
+KIND, NUM_BLOCKS, GOAL, AGE, NUM_NUMBERS = range(5)
+"""Numbers of a policy. KIND: which it is. NUM_BLOCKS: those of the pool. GOAL: of a list, in blocks. AGE: see the policy."""
+
+(
+    USES,
+    ORDER,
+    QUEUE_WORDS,
+    RECORDS,
+    NUMBERS,
+    HITS,
+    MARKS,
+    LINKS,
+    LANE_OF,
+    COUNTS,
+    GHOST_KEYS,
+    GHOST_CHAINS,
+    GHOST_HEADS,
+    GHOST_LINKS,
+    GHOST_LANE_OF,
+    GHOST_COUNTS,
+    SKETCH,
+    NUM_ARRAYS,
+) = range(18)
+"""Arrays of the handle, in order, in front of the words that name code. See `Evictable`."""
+
+_USE, _RECORD = np.empty(0, USE), np.empty(0, BLOCK_RECORD)
+_BYTES, _SHORTS = np.empty(0, np.uint8), np.empty(0, np.int16)
+
+
+class Evictable(NamedTuple):
+    """All that a policy reads and writes."""
+
+    free: Any
+    """`FreeQueue`."""
+    records: Any
+    """BLOCK_RECORD [rows]."""
+    numbers: Any
+    """int64 [NUM_NUMBERS]."""
+    hits: Any
+    """uint8 [blocks], how often each has been hit since it was cached, at most `MOST_HITS`."""
+    marks: Any
+    """uint8 [blocks], what the policy notes of a block; 0 for one that has not been free since it was cached."""
+    lanes: Any
+    """`Lanes` of the blocks."""
+    ghosts: Any
+    """`Ghosts`; of length 1 where the policy has none."""
+    sketch: Any
+    """uint8 [a power of two], counts of a sketch; of length 1 where the policy has none."""
+
+
+MOST_HITS = 127
+
+
+@inline
+def evictable_at(address: int) -> Any:
+    """Return what a policy reads and writes, from the address behind its arrays."""
+    words = handle_at(address - 16 * NUM_ARRAYS, 2 * NUM_ARRAYS)
+    return Evictable(
+        FreeQueue(array_at(words, 2 * USES, _USE), array_at(words, 2 * ORDER, IDS), array_at(words, 2 * QUEUE_WORDS, WORDS)),
+        array_at(words, 2 * RECORDS, _RECORD),
+        array_at(words, 2 * NUMBERS, WORDS),
+        array_at(words, 2 * HITS, _BYTES),
+        array_at(words, 2 * MARKS, _BYTES),
+        Lanes(
+            lines_at(words, 2 * LINKS, IDS, 2), array_at(words, 2 * LANE_OF, _SHORTS), array_at(words, 2 * COUNTS, WORDS)
+        ),
+        Ghosts(
+            array_at(words, 2 * GHOST_KEYS, WORDS),
+            array_at(words, 2 * GHOST_CHAINS, IDS),
+            array_at(words, 2 * GHOST_HEADS, IDS),
+            Lanes(
+                lines_at(words, 2 * GHOST_LINKS, IDS, 2),
+                array_at(words, 2 * GHOST_LANE_OF, _SHORTS),
+                array_at(words, 2 * GHOST_COUNTS, WORDS),
+            ),
+        ),
+        array_at(words, 2 * SKETCH, _BYTES),
+    )

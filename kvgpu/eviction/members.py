@@ -1,0 +1,46 @@
+"""What all policies ask of a block, and of the list of those that are not cached."""
+
+from typing import Any
+
+from kvgpu.blocks.free_order import OUTSIDE
+from kvgpu.blocks.record import HAS_HASH
+from kvgpu.compiled.jit import leaf
+from kvgpu.eviction.lanes import NO_BLOCK, drop, first_of
+
+PLAIN = 0
+"""The list of free blocks that are not cached, which are taken before all others."""
+
+
+@leaf
+def is_own(pool: Any, block_id: int) -> bool:
+    """Return whether a block is one of the pool: those of others have ids below 0."""
+    return bool(0 <= block_id < len(pool.hits))
+
+
+@leaf
+def is_free(pool: Any, block_id: int) -> bool:
+    """Return whether nobody uses a block."""
+    return bool(pool.free.uses[block_id].place != OUTSIDE)
+
+
+@leaf
+def is_cached(pool: Any, block_id: int) -> bool:
+    """Return whether a lookup can find a block."""
+    return bool(pool.records[block_id].flags & HAS_HASH != 0)
+
+
+@leaf
+def key_of(pool: Any, block_id: int) -> int:
+    """Return a word that stands for the key of a cached block."""
+    record = pool.records[block_id]
+    return int(record.k0 ^ record.k1 ^ record.group)
+
+
+@leaf
+def first_free(pool: Any, lane: int) -> int:
+    """Return the first block of a list that nobody uses, or NO_BLOCK; those before it leave the list. Amortised O(1)."""
+    block_id = first_of(pool.lanes, lane)
+    while block_id != NO_BLOCK and not is_free(pool, block_id):
+        drop(pool.lanes, block_id)
+        block_id = first_of(pool.lanes, lane)
+    return block_id

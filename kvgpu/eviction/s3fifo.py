@@ -1,0 +1,61 @@
+"""S3-FIFO: a small queue keeps what is used once away from the main one; hits move nothing.
+
+J. Yang et al.: FIFO Queues are All You Need for Cache Eviction, SOSP 2023.
+"""
+
+from typing import Any
+
+from kvgpu.compiled.jit import leaf
+from kvgpu.eviction.arrays import GOAL
+from kvgpu.eviction.ghosts import FIRST_LIST, NONE, find_ghost, forget_ghost, remember_ghost
+from kvgpu.eviction.lanes import NO_BLOCK, NOWHERE, drop, first_of, put_last
+from kvgpu.eviction.members import is_cached, is_free, key_of
+
+SMALL, MAIN, NUM_LANES = 1, 2, 3
+SMALL_SHARE = 0.1
+"""Of the blocks of the pool, the small queue holds so many."""
+MOST_COUNTED = 3
+"""Hits of a block that count, at most."""
+
+
+@leaf
+def enter_s3fifo(pool: Any, block_id: int) -> None:
+    """Place a cached block that has become free; a mark is the queue that it belongs to."""
+    if pool.lanes.lane_of[block_id] != NOWHERE:
+        return
+    lane = pool.marks[block_id]
+    if lane == 0:
+        ghost = find_ghost(pool.ghosts, key_of(pool, block_id))
+        lane = SMALL if ghost == NONE else MAIN
+        if ghost != NONE:
+            forget_ghost(pool.ghosts, ghost)
+    _queue(pool, lane, block_id)
+
+
+@leaf
+def _queue(pool: Any, lane: int, block_id: int) -> None:
+    put_last(pool.lanes, lane, block_id)
+    pool.marks[block_id] = lane
+
+
+@leaf
+def choose_s3fifo(pool: Any) -> int:
+    """Return the block to evict next, or NO_BLOCK. Amortised O(1): a hit pays for at most three more looks."""
+    counts, hits = pool.lanes.counts, pool.hits
+    while counts[SMALL] + counts[MAIN] > 0:
+        lane = SMALL if counts[MAIN] == 0 or counts[SMALL] > pool.numbers[GOAL] else MAIN
+        block_id = first_of(pool.lanes, lane)
+        used = min(hits[block_id], MOST_COUNTED)
+        if not is_free(pool, block_id):
+            drop(pool.lanes, block_id)
+        elif lane == SMALL and used > 1:
+            hits[block_id] = 0
+            _queue(pool, MAIN, block_id)
+        elif lane == MAIN and used > 0:
+            hits[block_id] = used - 1
+            _queue(pool, MAIN, block_id)
+        else:
+            if lane == SMALL and is_cached(pool, block_id):
+                remember_ghost(pool.ghosts, FIRST_LIST, key_of(pool, block_id))
+            return block_id
+    return NO_BLOCK

@@ -1,0 +1,39 @@
+"""Tail first: blocks far from the beginning of their prompts go first, since all that follows a block needs it.
+
+Of blocks about as far, by powers of two, the least recently used goes first. vLLM has the same hint in the order in
+which a request gives back its blocks, the last one first (fact 17).
+"""
+
+from typing import Any
+
+from kvgpu.compiled.jit import leaf
+from kvgpu.eviction.lanes import NO_BLOCK, put_last
+from kvgpu.eviction.members import first_free
+
+CLASSES = 24
+NUM_LANES = 1 + CLASSES
+
+
+@leaf
+def note_place(pool: Any, block_id: int, place: int) -> None:
+    """Note how many blocks precede a block that is cached, as a power of two."""
+    distance = 0
+    while place >> distance > 0 and distance < CLASSES - 1:
+        distance += 1
+    pool.marks[block_id] = distance
+
+
+@leaf
+def enter_tail_first(pool: Any, block_id: int) -> None:
+    """Place a cached block that has become free."""
+    put_last(pool.lanes, 1 + pool.marks[block_id], block_id)
+
+
+@leaf
+def choose_tail_first(pool: Any) -> int:
+    """Return the block to evict next, or NO_BLOCK. O(CLASSES)."""
+    for lane in range(CLASSES, 0, -1):
+        block_id = first_free(pool, lane)
+        if block_id != NO_BLOCK:
+            return block_id
+    return NO_BLOCK

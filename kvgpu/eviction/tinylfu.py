@@ -1,0 +1,74 @@
+"""TinyLFU in front of LRU: a new block that was asked for less often than the next victim is evicted before it.
+
+G. Einziger, R. Friedman, B. Manes: TinyLFU: A Highly Efficient Cache Admission Policy, ACM TOS 13 (4), 2017. How often
+keys were asked for, also those of blocks that are gone, is estimated by a count-min sketch that is halved now and then.
+"""
+
+from typing import Any
+
+from kvgpu.compiled.jit import leaf
+from kvgpu.eviction.arrays import AGE, NUM_BLOCKS
+from kvgpu.eviction.lanes import NO_BLOCK, put_last
+from kvgpu.eviction.members import PLAIN, first_free, key_of
+from kvgpu.layout import HASH_MULTIPLIER
+
+REJECTED, ADMITTED, NUM_LANES = 1, 2, 3
+ROWS = 4
+MOST = 15
+"""Largest count of the sketch."""
+SAMPLE = 10
+"""Times the blocks of the pool: after so many keys all counts are halved. AGE is how many were counted since."""
+
+
+@leaf
+def _place_of(sketch: Any, row: int, key: int) -> int:
+    """Return where a row of the sketch counts a key."""
+    width = len(sketch) // ROWS
+    mixed = (key ^ (key >> 29)) * (HASH_MULTIPLIER + 2 * row)
+    return int(row * width + ((mixed >> 31) & (width - 1)))
+
+
+@leaf
+def estimate(sketch: Any, key: int) -> int:
+    """Return how often a key was counted, or more."""
+    least = MOST
+    for row in range(ROWS):
+        least = min(least, sketch[_place_of(sketch, row, key)])
+    return int(least)
+
+
+@leaf
+def count_key(pool: Any, key: int) -> None:
+    """Count a key. Amortised O(1)."""
+    sketch = pool.sketch
+    for row in range(ROWS):
+        place = _place_of(sketch, row, key)
+        if sketch[place] < MOST:
+            sketch[place] += 1
+    pool.numbers[AGE] += 1
+    if pool.numbers[AGE] >= SAMPLE * pool.numbers[NUM_BLOCKS]:
+        for place in range(len(sketch)):
+            sketch[place] >>= 1
+        pool.numbers[AGE] //= 2
+
+
+@leaf
+def enter_tinylfu(pool: Any, block_id: int) -> None:
+    """Place a cached block that has become free."""
+    is_new = pool.marks[block_id] == 0 and pool.hits[block_id] == 0
+    key = key_of(pool, block_id)
+    if is_new:
+        count_key(pool, key)
+    lane = ADMITTED
+    if is_new and first_free(pool, PLAIN) == NO_BLOCK:
+        victim = first_free(pool, ADMITTED)
+        if victim != NO_BLOCK and estimate(pool.sketch, key) <= estimate(pool.sketch, key_of(pool, victim)):
+            lane = REJECTED
+    put_last(pool.lanes, lane, block_id)
+
+
+@leaf
+def choose_tinylfu(pool: Any) -> int:
+    """Return the block to evict next, or NO_BLOCK."""
+    block_id = first_free(pool, REJECTED)
+    return first_free(pool, ADMITTED) if block_id == NO_BLOCK else block_id

@@ -1,0 +1,239 @@
+"""Every policy of eviction in a few lines of Python: what the compiled ones must do, block by block."""
+
+from collections import OrderedDict, deque
+
+
+class Plain:
+    """Blocks of a pool, of which those that are free and cached wait in lists of the policy.
+
+    Block 0 is the null block, so a pool of n blocks has n - 1 that can be taken.
+    """
+
+    def __init__(self, num_blocks):
+        self.num_blocks = num_blocks
+        self.plain = OrderedDict.fromkeys(range(1, num_blocks))
+        self.hits = [0] * num_blocks
+        self.known = [False] * num_blocks
+        self.keys = [None] * num_blocks
+        self.used = set()
+
+    def take(self):
+        """The block that is evicted next, which is used from now on."""
+        block = self.plain.popitem(last=False)[0] if self.plain else self.choose()
+        self.used.add(block)
+        self.hits[block], self.known[block], self.keys[block] = 0, False, None
+        return block
+
+    def free(self, block, key):
+        """A block has no users any more; `key` is None if it is not cached."""
+        self.used.discard(block)
+        self.keys[block] = key
+        if key is None:
+            self.plain[block] = None
+            self.hits[block], self.known[block] = 0, False
+        else:
+            self.enter(block, key)
+            self.known[block] = True
+
+    def touch(self, block, key):
+        """A request hits a block."""
+        self.hits[block] = min(self.hits[block] + 1, 127)
+        self.used.add(block)
+        self.leave(block)
+
+    def is_new(self, block):
+        """Whether it was used once since it was cached."""
+        return not self.known[block] and self.hits[block] == 0
+
+
+class Slru(Plain):
+    def __init__(self, num_blocks):
+        super().__init__(num_blocks)
+        self.probation, self.protected = OrderedDict(), OrderedDict()
+
+    def enter(self, block, key):
+        if self.is_new(block):
+            self.probation[block] = None
+            return
+        self.protected[block] = None
+        while len(self.protected) > int(0.8 * self.num_blocks):
+            self.probation[self.protected.popitem(last=False)[0]] = None
+
+    def leave(self, block):
+        self.probation.pop(block, None)
+        self.protected.pop(block, None)
+
+    def choose(self):
+        return (self.probation or self.protected).popitem(last=False)[0]
+
+
+class Lfu(Plain):
+    def __init__(self, num_blocks):
+        super().__init__(num_blocks)
+        self.age, self.turn, self.ranks = 0, 0, {}
+
+    def enter(self, block, key):
+        self.turn += 1
+        self.ranks[block] = self.age + min(self.hits[block] + 1, 127), self.turn
+
+    def leave(self, block):
+        self.ranks.pop(block, None)
+
+    def choose(self):
+        block = min(self.ranks, key=self.ranks.get)
+        self.age = self.ranks.pop(block)[0]
+        return block
+
+
+class S3Fifo(Plain):
+    def __init__(self, num_blocks):
+        super().__init__(num_blocks)
+        self.queues = {"small": deque(), "main": deque()}
+        self.of, self.ghosts = {}, OrderedDict()
+
+    def enter(self, block, key):
+        if not self.known[block]:
+            self.of[block] = "main" if key in self.ghosts else "small"
+            self.ghosts.pop(key, None)
+        if all(block not in queue for queue in self.queues.values()):
+            self.queues[self.of[block]].append(block)
+
+    def leave(self, block):
+        pass
+
+    def choose(self):
+        small, main = self.queues["small"], self.queues["main"]
+        while True:
+            queue = small if not main or len(small) > int(0.1 * self.num_blocks) else main
+            block = queue.popleft()
+            used = min(self.hits[block], 3)
+            if block in self.used:
+                continue
+            if queue is small and used > 1:
+                self.hits[block], self.of[block] = 0, "main"
+                main.append(block)
+            elif queue is main and used > 0:
+                self.hits[block] = used - 1
+                main.append(block)
+            else:
+                if queue is small:
+                    self.remember(self.keys[block])
+                return block
+
+    def remember(self, key):
+        self.ghosts.pop(key, None)
+        if len(self.ghosts) == max(1, int(0.9 * self.num_blocks)):
+            self.ghosts.popitem(last=False)
+        self.ghosts[key] = None
+
+
+class Arc(Plain):
+    def __init__(self, num_blocks):
+        super().__init__(num_blocks)
+        self.share = 0
+        self.once, self.often = OrderedDict(), OrderedDict()
+        self.was_once, self.was_often = OrderedDict(), OrderedDict()
+
+    def enter(self, block, key):
+        lists = self.once if self.is_new(block) else self.often
+        if not self.known[block] and (key in self.was_once or key in self.was_often):
+            first, second = len(self.was_once), len(self.was_often)
+            if key in self.was_once:
+                self.share = min(self.num_blocks, self.share + max(1, second // first))
+                del self.was_once[key]
+            else:
+                self.share = max(0, self.share - max(1, first // second))
+                del self.was_often[key]
+            lists = self.often
+        lists[block] = None
+
+    def leave(self, block):
+        self.once.pop(block, None)
+        self.often.pop(block, None)
+
+    def choose(self):
+        from_once = bool(self.once) if not self.often else len(self.once) > self.share
+        block = (self.once if from_once else self.often).popitem(last=False)[0]
+        ghosts = self.was_once if from_once else self.was_often
+        for known in (self.was_once, self.was_often):
+            known.pop(self.keys[block], None)
+        if len(self.was_once) + len(self.was_often) == self.num_blocks:
+            (ghosts or (self.was_often if from_once else self.was_once)).popitem(last=False)
+        ghosts[self.keys[block]] = None
+        if len(self.once) + len(self.was_once) > self.num_blocks:
+            self.was_once.popitem(last=False)
+        return block
+
+
+class TinyLfu(Plain):
+    ROWS, MOST, MULTIPLIER = 4, 15, -7046029254386353131
+
+    def __init__(self, num_blocks):
+        super().__init__(num_blocks)
+        self.rejected, self.admitted = OrderedDict(), OrderedDict()
+        self.width = 1 << max(4, (num_blocks - 1).bit_length())
+        self.counts = [[0] * self.width for _ in range(self.ROWS)]
+        self.counted = 0
+
+    def place(self, row, key):
+        signed = lambda word: (word + (1 << 63)) % (1 << 64) - (1 << 63)  # noqa: E731
+        mixed = signed((key ^ (key >> 29)) * (self.MULTIPLIER + 2 * row))
+        return (mixed >> 31) & (self.width - 1)
+
+    def estimate(self, key):
+        return min(counts[self.place(row, key)] for row, counts in enumerate(self.counts))
+
+    def count(self, key):
+        for row, counts in enumerate(self.counts):
+            place = self.place(row, key)
+            counts[place] = min(counts[place] + 1, self.MOST)
+        self.counted += 1
+        if self.counted >= 10 * self.num_blocks:
+            self.counts = [[count >> 1 for count in counts] for counts in self.counts]
+            self.counted //= 2
+
+    def touch(self, block, key):
+        super().touch(block, key)
+        if key is not None:
+            self.count(key)
+
+    def enter(self, block, key):
+        is_new = self.is_new(block)
+        if is_new:
+            self.count(key)
+        rejects = False
+        if is_new and not self.plain and self.admitted:
+            victim = next(iter(self.admitted))
+            rejects = self.estimate(key) <= self.estimate(self.keys[victim])
+        (self.rejected if rejects else self.admitted)[block] = None
+
+    def leave(self, block):
+        self.rejected.pop(block, None)
+        self.admitted.pop(block, None)
+
+    def choose(self):
+        return (self.rejected or self.admitted).popitem(last=False)[0]
+
+
+class TailFirst(Plain):
+    def __init__(self, num_blocks):
+        super().__init__(num_blocks)
+        self.places, self.turn, self.waiting = {}, 0, {}
+
+    def cached_at(self, block, place):
+        self.places[block] = place
+
+    def enter(self, block, key):
+        self.turn += 1
+        self.waiting[block] = -self.places[block].bit_length(), self.turn
+
+    def leave(self, block):
+        self.waiting.pop(block, None)
+
+    def choose(self):
+        block = min(self.waiting, key=self.waiting.get)
+        del self.waiting[block]
+        return block
+
+
+POLICIES = {"slru": Slru, "lfu": Lfu, "s3fifo": S3Fifo, "arc": Arc, "tinylfu": TinyLfu, "tail-first": TailFirst}

@@ -1,0 +1,134 @@
+"""Each policy evicts the blocks that a few lines of Python say, whatever happens to the blocks."""
+
+import copy
+import random
+from types import SimpleNamespace
+
+import pytest
+from eviction.plain import POLICIES
+
+from kvgpu.block_pool import BlockPool
+from kvgpu.errors import BlockStateError, UnknownNameError
+from kvgpu.eviction.policy import EVICTIONS
+
+every_policy = pytest.mark.parametrize("name", POLICIES)
+
+
+def hash_of(number):
+    return number.to_bytes(4, "little") * 8
+
+
+def key_of(number):
+    """What policies take for the key of a block in group 0: see `kvgpu.eviction.members.key_of`."""
+    words = [int.from_bytes(hash_of(number)[at : at + 8], "little", signed=True) for at in (0, 8)]
+    return words[0] ^ words[1] ^ number * 0
+
+
+class Twins:
+    """A pool with a policy, and the same in plain Python."""
+
+    def __init__(self, name, num_blocks, seed):
+        self.rng = random.Random(seed)
+        self.pool = BlockPool(num_blocks, True, 16, backend=self.rng.choice(["host", "reference"]))
+        self.pool.set_eviction(name)
+        self.plain = POLICIES[name](num_blocks)
+        self.held = {}
+        self.numbers = {}
+        """Hashes of cached blocks, by block."""
+
+    def take(self, count):
+        count = min(count, self.pool.get_num_free_blocks())
+        expected = [self.plain.take() for _ in range(count)]
+        got = self.pool.allocate(count).tolist()
+        assert got == expected
+        for block in got:
+            self.held[block] = 1
+            self.numbers.pop(block, None)
+
+    def cache(self, block, number):
+        if block in self.numbers:
+            return
+        place = self.rng.choice([0, 1, 5, 40])
+        request = SimpleNamespace(request_id="r", block_hashes=[hash_of(number)] * (place + 1))
+        blocks = [self.pool.null_block] * place + [self.pool.state.view(block)]
+        self.pool.cache_full_blocks(request, blocks, place, place + 1, 16, 0)
+        self.numbers[block] = number
+        if hasattr(self.plain, "places"):
+            self.plain.cached_at(block, place)
+
+    def touch(self, blocks):
+        for block in blocks:
+            self.plain.touch(block, key_of(self.numbers[block]))
+            self.held[block] = self.held.get(block, 0) + 1
+        self.pool.touch([self.pool.state.view(block) for block in blocks])
+
+    def free(self, blocks):
+        self.pool.free_blocks([self.pool.state.view(block) for block in blocks])
+        for block in blocks:
+            self.held[block] -= 1
+            if not self.held[block]:
+                del self.held[block]
+                number = self.numbers.get(block)
+                self.plain.free(block, None if number is None else key_of(number))
+
+    def step(self, num_keys):
+        rng = self.rng
+        what = rng.random()
+        if what < 0.35:
+            self.take(rng.randint(1, 4))
+            for block in list(self.held):
+                if rng.random() < 0.5:
+                    self.cache(block, int(num_keys * rng.random() ** 3))
+        elif what < 0.6 and self.numbers:
+            self.touch(rng.sample(sorted(self.numbers), rng.randint(1, min(3, len(self.numbers)))))
+        elif self.held:
+            self.free(rng.sample(sorted(self.held), rng.randint(1, min(5, len(self.held)))))
+
+
+@every_policy
+@pytest.mark.parametrize("seed", range(8))
+def test_blocks_are_evicted_in_the_order_of_the_plain_policy(name, seed):
+    twins = Twins(name, [6, 13, 40, 100][seed % 4], seed)
+    for _ in range(3000):
+        twins.step(num_keys=150)
+    twins.pool.check()
+    twins.free([block for block, count in twins.held.items() for _ in range(count)])
+    twins.take(twins.pool.num_gpu_blocks)
+    twins.pool.check()
+
+
+@every_policy
+def test_a_copy_of_a_pool_goes_its_own_way(name):
+    twins = Twins(name, 40, seed=3)
+    for _ in range(500):
+        twins.step(num_keys=150)
+    other = copy.deepcopy(twins)
+    for pair in (twins, other):
+        pair.rng.seed(pair is other)
+        for _ in range(500):
+            pair.step(num_keys=150)
+
+
+@pytest.mark.parametrize("name", EVICTIONS)
+def test_an_order_is_chosen_before_blocks_are_used(name):
+    pool = BlockPool(8, True, 16)
+    pool.set_eviction(name)
+    pool.allocate(1)
+    with pytest.raises(BlockStateError, match="before blocks are taken"):
+        pool.set_eviction("lru")
+
+
+def test_an_order_may_be_chosen_again():
+    pool = BlockPool(8, True, 16)
+    pool.set_eviction("arc")
+    more = pool.nbytes
+    pool.set_eviction("lru")
+    assert pool.eviction is None
+    assert pool.nbytes < more
+
+
+def test_an_unknown_order_is_refused():
+    pool = BlockPool(8, True, 16)
+    with pytest.raises(UnknownNameError, match="known: arc, lfu, lru"):
+        pool.set_eviction("mru")
+    assert pool.eviction is None
