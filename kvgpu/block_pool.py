@@ -223,7 +223,7 @@ class BlockPool(PoolCaching):
         """Have a policy say which free blocks are taken next; those that are not cached always go first.
 
         Args:
-            name: One of `kvgpu.eviction.policy.EVICTIONS`; `lru`, which a pool has from the start, is vLLM's order.
+            name: One of `kvgpu.eviction.names.EVICTIONS`; `lru`, which a pool has from the start, is vLLM's order.
 
         Raises:
             UnknownNameError: There is no such policy.

@@ -12,7 +12,8 @@ from kvgpu.eviction.ghosts import Ghosts
 from kvgpu.eviction.lanes import Lanes
 
 KIND, NUM_BLOCKS, GOAL, AGE, NUM_NUMBERS = range(5)
-"""Numbers of a policy. KIND: which it is. NUM_BLOCKS: those of the pool. GOAL: of a list, in blocks. AGE: see the policy."""
+"""Numbers of a policy. KIND: which it is. NUM_BLOCKS: those of the pool. GOAL: of a list, in blocks. AGE: what a policy
+has learned."""
 
 (
     USES,
@@ -21,7 +22,7 @@ KIND, NUM_BLOCKS, GOAL, AGE, NUM_NUMBERS = range(5)
     RECORDS,
     NUMBERS,
     HITS,
-    MARKS,
+    NOTES,
     LINKS,
     LANE_OF,
     COUNTS,
@@ -51,7 +52,7 @@ class Evictable(NamedTuple):
     """int64 [NUM_NUMBERS]."""
     hits: Any
     """uint8 [blocks], how often each has been hit since it was cached, at most `MOST_HITS`."""
-    marks: Any
+    notes: Any
     """uint8 [blocks], what the policy notes of a block; 0 for one that has not been free since it was cached."""
     lanes: Any
     """`Lanes` of the blocks."""
@@ -69,13 +70,17 @@ def evictable_at(address: int) -> Any:
     """Return what a policy reads and writes, from the address behind its arrays."""
     words = handle_at(address - 16 * NUM_ARRAYS, 2 * NUM_ARRAYS)
     return Evictable(
-        FreeQueue(array_at(words, 2 * USES, _USE), array_at(words, 2 * ORDER, IDS), array_at(words, 2 * QUEUE_WORDS, WORDS)),
+        FreeQueue(
+            array_at(words, 2 * USES, _USE), array_at(words, 2 * ORDER, IDS), array_at(words, 2 * QUEUE_WORDS, WORDS)
+        ),
         array_at(words, 2 * RECORDS, _RECORD),
         array_at(words, 2 * NUMBERS, WORDS),
         array_at(words, 2 * HITS, _BYTES),
-        array_at(words, 2 * MARKS, _BYTES),
+        array_at(words, 2 * NOTES, _BYTES),
         Lanes(
-            lines_at(words, 2 * LINKS, IDS, 2), array_at(words, 2 * LANE_OF, _SHORTS), array_at(words, 2 * COUNTS, WORDS)
+            lines_at(words, 2 * LINKS, IDS, 2),
+            array_at(words, 2 * LANE_OF, _SHORTS),
+            array_at(words, 2 * COUNTS, WORDS),
         ),
         Ghosts(
             array_at(words, 2 * GHOST_KEYS, WORDS),

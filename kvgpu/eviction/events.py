@@ -36,7 +36,7 @@ def _enter(pool: Any, block_id: int) -> None:
     else:
         enter_tail_first(pool, block_id)
     if kind in (SLRU, ARC, TINYLFU):
-        pool.marks[block_id] = 1
+        pool.notes[block_id] = 1
 
 
 @leaf
@@ -61,7 +61,7 @@ def _choose(pool: Any) -> int:
 @leaf
 def _forget(pool: Any, block_id: int) -> None:
     drop(pool.lanes, block_id)
-    pool.hits[block_id] = pool.marks[block_id] = 0
+    pool.hits[block_id] = pool.notes[block_id] = 0
 
 
 @inline
@@ -107,7 +107,7 @@ def on_freed(address: int, first: int, number: int) -> int:
         if is_cached(pool, block_id):
             _enter(pool, block_id)
         else:
-            pool.hits[block_id] = pool.marks[block_id] = 0
+            pool.hits[block_id] = pool.notes[block_id] = 0
             put_last(pool.lanes, PLAIN, block_id)
     return 0
 

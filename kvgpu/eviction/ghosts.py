@@ -73,7 +73,7 @@ def forget_oldest(ghosts: Any, which: int) -> None:
 
 @leaf
 def remember_ghost(ghosts: Any, which: int, key: int) -> None:
-    """Put a key at the end of a list. If there is no place for it, the oldest of the list is forgotten, or of the other."""
+    """Put a key at the end of a list; without a place for it the oldest of the list is forgotten, or of the other."""
     known = find_ghost(ghosts, key)
     if known != NONE:
         forget_ghost(ghosts, known)

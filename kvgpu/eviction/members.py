@@ -38,7 +38,7 @@ def key_of(pool: Any, block_id: int) -> int:
 
 @leaf
 def first_free(pool: Any, lane: int) -> int:
-    """Return the first block of a list that nobody uses, or NO_BLOCK; those before it leave the list. Amortised O(1)."""
+    """Return the first block of a list that nobody uses, or NO_BLOCK; those before it leave. Amortised O(1)."""
     block_id = first_of(pool.lanes, lane)
     while block_id != NO_BLOCK and not is_free(pool, block_id):
         drop(pool.lanes, block_id)

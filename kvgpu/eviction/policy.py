@@ -10,14 +10,12 @@ from kvgpu.blocks.free_order import POLICY
 from kvgpu.blocks.state import BlockState
 from kvgpu.compiled.addresses import address_of_code
 from kvgpu.compiled.handle import Handle
-from kvgpu.errors import UnknownNameError
 from kvgpu.eviction import arc, events, lfu, s3fifo, slru, tail_first, tinylfu
 from kvgpu.eviction.arrays import GOAL, KIND, NUM_ARRAYS, NUM_BLOCKS, NUM_NUMBERS
 from kvgpu.eviction.ghosts import make_ghosts
 from kvgpu.eviction.lanes import fill, make_lanes
 from kvgpu.eviction.members import PLAIN
-
-LRU = "lru"
+from kvgpu.eviction.names import LRU, check_eviction
 
 
 class _Kind(NamedTuple):
@@ -38,8 +36,6 @@ KINDS = {
     "tinylfu": _Kind(events.TINYLFU, tinylfu.NUM_LANES, sketch=True),
     "tail-first": _Kind(events.TAIL_FIRST, tail_first.NUM_LANES),
 }
-EVICTIONS = (LRU, *KINDS)
-"""Names of policies. `lru` is the order of the queue itself, which vLLM has; it needs no `Eviction`."""
 
 
 class Eviction:
@@ -97,6 +93,5 @@ def eviction_by_name(name: str, state: BlockState) -> Eviction | None:
     Raises:
         UnknownNameError: There is no such policy.
     """
-    if name not in EVICTIONS:
-        raise UnknownNameError("eviction", name, list(EVICTIONS))
+    check_eviction(name)
     return None if name == LRU else Eviction(name, state)

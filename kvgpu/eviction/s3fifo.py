@@ -20,10 +20,10 @@ MOST_COUNTED = 3
 
 @leaf
 def enter_s3fifo(pool: Any, block_id: int) -> None:
-    """Place a cached block that has become free; a mark is the queue that it belongs to."""
+    """Place a cached block that has become free; a note is the queue that it belongs to."""
     if pool.lanes.lane_of[block_id] != NOWHERE:
         return
-    lane = pool.marks[block_id]
+    lane = pool.notes[block_id]
     if lane == 0:
         ghost = find_ghost(pool.ghosts, key_of(pool, block_id))
         lane = SMALL if ghost == NONE else MAIN
@@ -35,7 +35,7 @@ def enter_s3fifo(pool: Any, block_id: int) -> None:
 @leaf
 def _queue(pool: Any, lane: int, block_id: int) -> None:
     put_last(pool.lanes, lane, block_id)
-    pool.marks[block_id] = lane
+    pool.notes[block_id] = lane
 
 
 @leaf

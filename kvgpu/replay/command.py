@@ -17,6 +17,7 @@ from kvgpu.console.output_file import output_file, place_of
 from kvgpu.console.printable import say
 from kvgpu.errors import ConfigError
 from kvgpu.events.messages import KVCacheEvent, KVEventBatch
+from kvgpu.eviction.names import EVICTIONS, LRU
 from kvgpu.hashing.functions import HASH_FUNCTIONS
 from kvgpu.index.registry import BACKENDS
 from kvgpu.replay.group_names import GROUPS
@@ -67,6 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="behaviour 0.33: tokens between the positions of a prompt that stay cached in windows and states; 0 for "
         f"its end and what others share, '{EVERYTHING}' for all (%(default)s)",
     )
+    add("--eviction", default=LRU, help=f"which free blocks are taken first: {', '.join(EVICTIONS)} (%(default)s)")
     add("--hash", default="sha256", help=f"{', '.join(HASH_FUNCTIONS)} (%(default)s)")
     add("--backend", help=f"{', '.join(BACKENDS)} (KVGPU_BACKEND, else host)")
     add("--max-running", type=int, default=256, help="requests served at a time (%(default)s)")
@@ -123,6 +125,7 @@ def _options(args: argparse.Namespace) -> ReplayOptions:
         backend=args.backend,
         behaviour=args.behaviour,
         retention_interval=args.retention_interval,
+        eviction=args.eviction,
         limits=SchedulerLimits(
             max_running=args.max_running,
             max_batched_tokens=args.max_batched_tokens,
@@ -235,6 +238,8 @@ def _replay(args: argparse.Namespace, options: ReplayOptions, files: dict[str, B
     title = f"{trace.name}: {len(trace):,} requests on {result.backend}, groups {args.groups}"
     if args.behaviour != "0.23":
         title += f", behaviour {args.behaviour}"
+    if args.eviction != LRU:
+        title += f", eviction {args.eviction}"
     table += _table(title, rows)
     if args.json is not None:
         text = msgspec.json.format(msgspec.json.encode(summary), indent=2) + b"\n"

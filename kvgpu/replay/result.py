@@ -38,6 +38,7 @@ class ReplayResult:
     pool_bytes_per_block: float = 0.0
     backend: str = ""
     behaviour: str = ""
+    eviction: str = ""
     virtual_seconds: float | None = None
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(PHASES, 0.0))
     blocks_of: dict[str, int] = field(default_factory=lambda: dict.fromkeys(PHASES, 0))
@@ -92,6 +93,7 @@ class ReplayResult:
             "pool_bytes_per_block": self.pool_bytes_per_block,
             "backend": self.backend,
             "behaviour": self.behaviour,
+            "eviction": self.eviction,
             "virtual_seconds": self.virtual_seconds,
             "waiting_ms": None
             if self.virtual_seconds is None or not waits

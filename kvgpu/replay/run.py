@@ -8,6 +8,7 @@ from kvgpu.config.behaviour import Behaviour, behaviour_of
 from kvgpu.config.kv_cache_config import KVCacheConfig
 from kvgpu.config.specs import MambaSpec
 from kvgpu.errors import ConfigError
+from kvgpu.eviction.names import LRU, check_eviction
 from kvgpu.hashing.functions import get_hash_fn_by_name, init_none_hash
 from kvgpu.hashing.request_hasher import get_request_block_hasher
 from kvgpu.manager import KVCacheManager
@@ -24,7 +25,7 @@ from kvgpu.replay.workload import conversations
 
 @dataclass(frozen=True)
 class ReplayOptions:
-    """What to replay on: pool, groups, hash function, backend, scheduler and behaviour.
+    """What to replay on: pool, groups, hash function, backend, scheduler, behaviour and order of eviction.
 
     behaviour: the version of vLLM that manager, hashes and scheduler behave like. retention_interval: tokens between
     the positions of a prompt that stay cached in windows and states, None for all, which only behaviour 0.33 has as an
@@ -33,7 +34,7 @@ class ReplayOptions:
     Raises:
         ConfigError: A number is out of range (block ids are int32), the groups cannot be parsed, or the behaviour has
             no such option.
-        UnknownNameError: There is no such behaviour.
+        UnknownNameError: There is no such behaviour, or order of eviction.
     """
 
     num_blocks: int = 200_000
@@ -44,12 +45,14 @@ class ReplayOptions:
     limits: SchedulerLimits = field(default_factory=SchedulerLimits)
     behaviour: str = "0.23"
     retention_interval: int | None = 0
+    eviction: str = LRU
 
     def __post_init__(self) -> None:
         check_whole("num_blocks", self.num_blocks)
         check_whole("block_size", self.block_size)
         if self.retention_interval is not None:
             check_whole("retention_interval", self.retention_interval, 0)
+        check_eviction(self.eviction)
         if self.retention_interval != 0 and not self.known_behaviour.keeps_boundaries:
             raise ConfigError(
                 f"a retention interval is no option of behaviour {self.behaviour}, which reads "
@@ -141,6 +144,7 @@ class Replayer:
             enable_kv_cache_events=sink is not None,
             behaviour=options.known_behaviour,
             backend=options.backend,
+            eviction=options.eviction,
         )
         pool = manager.block_pool
         result = ReplayResult(
@@ -149,6 +153,7 @@ class Replayer:
             pool_bytes_per_block=pool.nbytes / num_blocks,
             backend=pool.index.name,
             behaviour=options.behaviour,
+            eviction=options.eviction,
         )
         self.serve(manager, self.factory, result, advance, sink)
         result.evictions = pool.allocator.num_evictions

@@ -9,7 +9,8 @@ from eviction.plain import POLICIES
 
 from kvgpu.block_pool import BlockPool
 from kvgpu.errors import BlockStateError, UnknownNameError
-from kvgpu.eviction.policy import EVICTIONS
+from kvgpu.eviction.names import EVICTIONS
+from kvgpu.eviction.policy import KINDS
 
 every_policy = pytest.mark.parametrize("name", POLICIES)
 
@@ -107,6 +108,10 @@ def test_a_copy_of_a_pool_goes_its_own_way(name):
         pair.rng.seed(pair is other)
         for _ in range(500):
             pair.step(num_keys=150)
+
+
+def test_every_name_but_that_of_the_queue_has_a_policy():
+    assert ("lru", *KINDS) == EVICTIONS
 
 
 @pytest.mark.parametrize("name", EVICTIONS)

@@ -16,7 +16,7 @@ FLOORS = [
     {"hashing.kvgpu128", "hashing.serialised"},
     {"hashing", "kernels"},
     {"blocks", "device", "events", "request"},
-    {"arguments", "hashing.device", "index", "publishing"},
+    {"arguments", "eviction", "hashing.device", "index", "publishing"},
     {"block_tables", "index.host"},
     {"pool"},
     {"block_pool"},
