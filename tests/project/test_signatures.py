@@ -14,6 +14,8 @@ SHARE_OF_LONGEST = 0.02
 """Functions with so many."""
 
 FIXED_BY_VLLM = {
+    # Its options are those of `allocate_slots`.
+    "batch/manager.py: BatchManager.allocate_batch",
     "block_pool.py: BlockPool.__init__",
     "coordinators/base.py: KVCacheCoordinator.__init__",
     "coordinators/base.py: KVCacheCoordinator.get_num_blocks_to_allocate",
