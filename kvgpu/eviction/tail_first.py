@@ -1,7 +1,7 @@
 """Tail first: blocks far from the beginning of their prompts go first, since all that follows a block needs it.
 
 Of blocks about as far, by powers of two, the least recently used goes first. vLLM has the same hint in the order in
-which a request gives back its blocks, the last one first (fact 17).
+which a request gives back its blocks, the last one first.
 """
 
 from typing import Any
