@@ -1,4 +1,4 @@
-"""The queue of free blocks in eviction order: `FreeKVCacheBlockQueue`."""
+"""The queue of free blocks: `FreeKVCacheBlockQueue`."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -155,7 +155,7 @@ class FreeKVCacheBlockQueue:
         self._put(blocks, prepend=True)
 
     def get_all_free_blocks(self) -> list[KVCacheBlock]:
-        """Return all members in the order of eviction. O(n)."""
+        """Return all members in the order of the queue, in which `lru` evicts them. O(n)."""
         _, order, words = self._state.free
         return list(BlockList(self._state, free_ids(order, words, words.item(NUM_FREE))))
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from kvgpu.blocks.eviction_calls import TAKEN, TOUCHED, tell_policy
+from kvgpu.blocks.eviction_calls import FREED, TAKEN, TOUCHED, tell_policy
 from kvgpu.blocks.free_order import (
     GAP,
     HEAD,
@@ -127,6 +127,7 @@ def link_last(free: Any, block_id: int) -> None:
 def recount(uses: Any, order: Any, words: Any, users: Any, null_id: int) -> None:
     """Give every block the number of users in `users`, and make the queue hold exactly the blocks without users."""
     free = FreeQueue(uses, order, words)
+    first = words[TAIL]
     for block_id in range(len(uses) - 1):
         if block_id == null_id:
             continue
@@ -135,6 +136,7 @@ def recount(uses: Any, order: Any, words: Any, users: Any, null_id: int) -> None
             unlink(free, block_id)
         elif uses[block_id].place == OUTSIDE:
             link_last(free, block_id)
+    tell_policy(words, FREED, first, words[TAIL])
 
 
 @leaf

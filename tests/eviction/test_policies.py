@@ -137,3 +137,15 @@ def test_an_unknown_order_is_refused():
     with pytest.raises(UnknownNameError, match="known: arc, lfu, lru"):
         pool.set_eviction("mru")
     assert pool.eviction is None
+
+
+@every_policy
+def test_blocks_of_an_interrupted_call_are_placed_again(name):
+    twins = Twins(name, 40, seed=5)
+    for _ in range(300):
+        twins.step(num_keys=150)
+    twins.pool.free_block_queue.popleft()  # nobody holds it
+    twins.pool.turn.restore()
+    twins.pool.check()
+    twins.free([block for block, count in twins.held.items() for _ in range(count)])
+    assert sorted(twins.pool.allocate(39).tolist()) == list(range(1, 40))
