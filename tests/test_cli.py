@@ -38,6 +38,7 @@ REPLAY_OPTIONS = [
     "--report",
     "--retention-interval",
     "--events",
+    "--eviction",
 ]
 OPTIONS = {
     "replay": REPLAY_OPTIONS,
