@@ -88,15 +88,16 @@ class PrefixCache:
             max_length: Longest hit allowed, in tokens; the number of hashes is also a limit.
         """
         if not self.map.extras:
-            if self.state.width is None:
+            width = self.state.width
+            if width is None:
                 # Nothing has been cached.
                 return 0, [NO_IDS] * len(plan.groups), 0
             if isinstance(block_hashes, BlockHashes):
                 if not block_hashes.linked:
                     self.index.settle_for_good()
-                if block_hashes.width == self.state.width:
-                    found = self.index.match(plan, block_hashes.keys, max_length)
-                    return self._owned(found) if plan.ends_inside else found
+                if block_hashes.width == width:
+                    hits = self.index.match(plan, block_hashes.keys, max_length)
+                    return self._owned(hits) if plan.ends_inside else hits
             else:
                 self.index.settle_for_good()
             count = min((max_length + plan.reach) // plan.hash_block_size, len(block_hashes))
@@ -104,8 +105,8 @@ class PrefixCache:
             if block_hashes.__class__ is not list:
                 keys = self.keys_of(block_hashes, 0, count)
                 found = None if keys is None else self.index.match(plan, keys, max_length)
-            elif self.state.width is not None:
-                found = self.index.match_list(plan, block_hashes, count, self.state.width, max_length)
+            else:
+                found = self.index.match_list(plan, block_hashes, count, width, max_length)
             if found is not None:
                 return self._owned(found) if plan.ends_inside else found
         return self._find_irregular(plan, block_hashes, max_length)
