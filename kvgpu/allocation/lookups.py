@@ -42,6 +42,7 @@ class PrefixLookups(Exclusive):
         self._counts_lookups = behaviour.counts_lookups and not self.counts_admissions
         self._reports_junction = behaviour.reports_junction
         self._notes_junction = behaviour.notes_junction
+        self._tells_junction = self._reports_junction or self._notes_junction
         self.empty = KVCacheBlocks(tuple(() for _ in coordinator.single_type_managers))
 
     def wrapped(self, blocks: tuple[Sequence[KVCacheBlock], ...]) -> KVCacheBlocks:
@@ -59,8 +60,9 @@ class PrefixLookups(Exclusive):
         except (AttributeError, TypeError, ValueError) as error:
             raise ArgumentTypeError(f"a request that can be looked up is expected: {error}") from None
         num_tokens = as_integer("num_tokens", num_tokens)
-        longest = num_tokens - 1 if num_tokens else 0
-        if max_length is not None:
+        if max_length is None:
+            longest = num_tokens - 1 if num_tokens else 0
+        else:
             longest = as_integer("max_cache_hit_length", max_length)
         if hashes.__class__ is not list and hashes.__class__ is not BlockHashes:
             sequence_of_hashes(name_of(request), hashes)
@@ -72,6 +74,8 @@ class PrefixLookups(Exclusive):
         if self.stats is not None and self._counts_lookups:
             self.stats.add(num_tokens, num_hits, preempted)
         found = KVCacheBlocks(blocks) if num_hits else self.wrapped(blocks)
+        if not self._tells_junction:
+            return found, num_hits
         if self._notes_junction:
             self._coordinator.num_uncached_common_prefix_tokens = max(furthest - num_hits, 0)
         if not self._reports_junction:

@@ -64,8 +64,8 @@ class SlotAllocator(Exclusive):
     def covers(self, request: Any, given: tuple[Any, ...]) -> bool:
         """Whether a request stays inside its blocks and needs nothing, so that most calls need not go through the
         groups; False if anything is odd. `given` as in `allocate_slots`. O(1)."""
-        num_new, num_hit_tokens, computed, num_lookahead, num_external, _, _, *rest = given
-        must_fit, reserved_blocks, _, headroom, _ = rest
+        num_new, num_hit_tokens, computed, num_lookahead, num_external, _, _, must_fit, reserved_blocks = given[:9]
+        headroom = given[10]
         try:
             if (
                 self.first_tables is None

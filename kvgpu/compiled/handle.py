@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
+from kvgpu.compiled.addresses import address_of
 from kvgpu.compiled.jit import carray, inline, pointer
 from kvgpu.errors import ArgumentTypeError
 
@@ -64,7 +65,7 @@ class Handle:
 
         The old array lives until the words name the new one, whenever this is interrupted.
         """
-        self.words[2 * place : 2 * place + 2] = array.ctypes.data, len(array)
+        self.words[2 * place : 2 * place + 2] = address_of(array), len(array)
         self._arrays[place] = array
 
     def array(self, place: int) -> npt.NDArray[Any]:

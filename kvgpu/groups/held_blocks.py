@@ -7,7 +7,7 @@ import numpy as np
 
 from kvgpu.block_pool import BlockPool
 from kvgpu.block_tables.by_request import BlockTables, CachedCounts
-from kvgpu.blocks.record import NO_IDS, Ids
+from kvgpu.blocks.record import HAS_HASH, MEASURED, NO_IDS, Ids
 from kvgpu.blocks.state import KVCacheBlock
 from kvgpu.compiled.jit import python_of
 from kvgpu.config.specs import AttentionSpec, FullAttentionSpec, KVCacheSpec, MLAAttentionSpec, TQFullAttentionSpec
@@ -100,11 +100,12 @@ class HeldBlocks(GroupHits):
 
     def covered(self, block_id: int, place: int) -> int:
         """Return how many tokens of a prefix the hash of a request's block covers; 0 without a hash. O(1)."""
-        block = self.block_pool.state.view(block_id)
-        num_tokens = block.block_hash_num_tokens
-        if num_tokens is not None:
-            return num_tokens
-        return (place + 1) * self.block_size if block.block_hash is not None else 0
+        block = self.block_pool.state.view(block_id)  # which may be one of another pool
+        record = block._state.records[block._row]
+        flags = int(record["flags"])
+        if flags & MEASURED:
+            return int(record["num_tokens"])
+        return (place + 1) * self.block_size if flags & HAS_HASH else 0
 
     def ends_inside_block(self, new_computed_blocks: Blocks, num_local_computed_tokens: int) -> bool:
         """Whether a hit of so many tokens ends inside the last of its blocks, if there are any (B35)."""

@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from kvgpu.blocks.record import COARSE, HAS_HASH, IN_TABLE, Ids
+from kvgpu.blocks.record import COARSE, HAS_HASH, IN_TABLE, NO_IDS, Ids
 from kvgpu.blocks.state import BlockState, KVCacheBlock
 from kvgpu.compiled.jit import jit
 from kvgpu.errors import BlockIdError, BlockStateError, InvariantError
@@ -88,11 +88,16 @@ class PrefixCache:
             max_length: Longest hit allowed, in tokens; the number of hashes is also a limit.
         """
         if not self.map.extras:
+            width = self.state.width
+            if width is None:
+                # Nothing has been cached.
+                return 0, [NO_IDS] * len(plan.groups), 0
             if isinstance(block_hashes, BlockHashes):
                 if not block_hashes.linked:
                     self.index.settle_for_good()
-                if block_hashes.width == self.state.width:
-                    return self._owned(plan, self.index.match(plan, block_hashes.keys, max_length))
+                if block_hashes.width == width:
+                    hits = self.index.match(plan, block_hashes.keys, max_length)
+                    return self._owned(hits) if plan.ends_inside else hits
             else:
                 self.index.settle_for_good()
             count = min((max_length + plan.reach) // plan.hash_block_size, len(block_hashes))
@@ -100,15 +105,15 @@ class PrefixCache:
             if block_hashes.__class__ is not list:
                 keys = self.keys_of(block_hashes, 0, count)
                 found = None if keys is None else self.index.match(plan, keys, max_length)
-            elif self.state.width is not None:
-                found = self.index.match_list(plan, block_hashes, count, self.state.width, max_length)
+            else:
+                found = self.index.match_list(plan, block_hashes, count, width, max_length)
             if found is not None:
-                return self._owned(plan, found)
+                return self._owned(found) if plan.ends_inside else found
         return self._find_irregular(plan, block_hashes, max_length)
 
-    def _owned(self, plan: PrefixPlan, hits: PrefixHits) -> PrefixHits:
-        """Return hits with the blocks whose aliases were found, which only those of parts can be."""
-        if not (plan.ends_inside and self.further.aliases):
+    def _owned(self, hits: PrefixHits) -> PrefixHits:
+        """Return hits with the blocks whose aliases were found."""
+        if not self.further.aliases:
             return hits
         num_tokens, lines, furthest = hits
         return num_tokens, [self.state.aliases.owners[line] for line in lines], furthest

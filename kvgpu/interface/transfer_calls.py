@@ -6,6 +6,7 @@ from typing import Any
 from kvgpu.arguments import checked_name, name_of
 from kvgpu.blocks.block_list import BlockList
 from kvgpu.blocks.kv_cache_blocks import KVCacheBlocks
+from kvgpu.blocks.record import NO_IDS
 from kvgpu.blocks.state import KVCacheBlock
 from kvgpu.config.kv_cache_config import KVCacheBlockCopy
 from kvgpu.config.specs import AttentionSpec, CrossAttentionSpec, EncoderOnlyAttentionSpec, cdiv
@@ -100,9 +101,9 @@ class TransferCalls(ManagerViews):
             if isinstance(spec, NOT_CACHED) or not spec.prefix_cacheable:
                 continue
             blocks = manager.req_to_blocks.get(request_id)
-            ids = [] if blocks is None else blocks.ids.tolist()
+            ids = NO_IDS if blocks is None else blocks.ids
             # What a block covers lies behind the block before it, so the last one that is cached decides.
-            covered = (manager.covered(ids[place], place) for place in reversed(range(len(ids))))
+            covered = (manager.covered(int(ids[place]), place) for place in reversed(range(len(ids))))
             num_tokens = next(filter(None, covered), 0)
             fewest = num_tokens if fewest is None else min(fewest, num_tokens)
         return fewest or 0
