@@ -93,6 +93,9 @@ def of_python(rest, tmp_path):
     elif script == "tests/conformance/run.py":
         # Run by tests/conformance/test_later_runner.py.
         assert "--behaviour" in run(sys.executable, script, "--help").stdout
+    elif script == "bench/peers/revisions.py":
+        # Run by tests/bench/test_revisions.py.
+        assert "--pairs" in run(sys.executable, script, "--help").stdout
     elif script == "tests/in_vllm/suites/run.py":
         # Run by make vllm.
         assert "--suites" in run(sys.executable, script, "--help").stdout
