@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from kvgpu.blocks.record import COARSE, HAS_HASH, IN_TABLE, NO_IDS, Ids
+from kvgpu.blocks.record import COARSE, HAS_HASH, IN_TABLE, Ids
 from kvgpu.blocks.state import BlockState, KVCacheBlock
 from kvgpu.compiled.jit import jit
 from kvgpu.errors import BlockIdError, BlockStateError, InvariantError
@@ -89,9 +89,6 @@ class PrefixCache:
         """
         if not self.map.extras:
             width = self.state.width
-            if width is None:
-                # Nothing has been cached.
-                return 0, [NO_IDS] * len(plan.groups), 0
             if isinstance(block_hashes, BlockHashes):
                 if not block_hashes.linked:
                     self.index.settle_for_good()
@@ -105,7 +102,7 @@ class PrefixCache:
             if block_hashes.__class__ is not list:
                 keys = self.keys_of(block_hashes, 0, count)
                 found = None if keys is None else self.index.match(plan, keys, max_length)
-            else:
+            elif width is not None:
                 found = self.index.match_list(plan, block_hashes, count, width, max_length)
             if found is not None:
                 return self._owned(found) if plan.ends_inside else found

@@ -35,6 +35,17 @@ def test_blocks_in_front_of_the_chunk_need_not_be_cached(backend):
     assert manager.get_computed_blocks(request)[0].get_block_ids() == ([0, 0, 0, 0],)
 
 
+@per_backend
+@pytest.mark.parametrize("listed", [False, True])
+def test_a_chunk_that_begins_behind_all_hashes_needs_nothing_cached(backend, listed):
+    manager = make_manager(chunked(4, 8), backend=backend)
+    request = make_request("a", 18, 4)
+    if listed:
+        request.block_hashes = list(request.block_hashes)
+    blocks, num_hits = manager.get_computed_blocks(request)
+    assert (num_hits, blocks.get_block_ids()) == (16, ([0, 0, 0, 0],))
+
+
 @pytest.mark.parametrize(("computed", "skipped"), [(0, 0), (3, 0), (4, 4), (6, 4), (8, 8), (12, 12), (13, 12)])
 def test_tokens_in_front_of_the_chunk_are_skipped(computed, skipped):
     assert make_group(chunked(2, 4)).get_num_skipped_tokens(computed) == skipped
