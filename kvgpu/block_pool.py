@@ -234,7 +234,7 @@ class BlockPool(PoolCaching):
         from kvgpu.eviction.policy import eviction_by_name
 
         eviction = eviction_by_name(name, self.state)
-        if self.get_num_free_blocks() != self.num_gpu_blocks - 1 or len(self.index):
+        if self.get_num_free_blocks() + self.num_reserved_blocks != self.num_gpu_blocks - 1 or len(self.index):
             raise BlockStateError("an order of eviction is chosen before blocks are taken or cached")
         self.state.free.queue_words[POLICY] = 0 if eviction is None else eviction.address
         self.eviction = eviction

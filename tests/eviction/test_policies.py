@@ -6,8 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 from eviction.plain import POLICIES
+from support.managers import HEADS, make_manager
 
 from kvgpu.block_pool import BlockPool
+from kvgpu.config.specs import SinkFullAttentionSpec
 from kvgpu.errors import BlockStateError, UnknownNameError
 from kvgpu.eviction.names import EVICTIONS
 from kvgpu.eviction.policy import KINDS
@@ -121,6 +123,14 @@ def test_an_order_is_chosen_before_blocks_are_used(name):
     pool.allocate(1)
     with pytest.raises(BlockStateError, match="before blocks are taken"):
         pool.set_eviction("lru")
+
+
+@pytest.mark.parametrize("name", EVICTIONS)
+def test_blocks_that_a_model_keeps_for_itself_are_never_taken(name):
+    manager = make_manager(SinkFullAttentionSpec(4, **HEADS, sink_len=8), num_blocks=12, eviction=name)
+    taken = manager.block_pool.allocate(manager.block_pool.get_num_free_blocks()).tolist()
+    assert sorted(taken) == list(range(3, 12))
+    manager.check()
 
 
 def test_an_order_may_be_chosen_again():
