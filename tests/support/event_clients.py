@@ -201,8 +201,10 @@ class Subscriber:
                 self._read(self.next, payload)
 
     def overlook(self):
-        """Lose the next live message, as on a bad connection."""
-        self._live.recv_multipart()
+        """Lose the next live message that it has not read, as on a bad connection; a replay may have overtaken some."""
+        lost = -1
+        while lost < self.next:
+            lost = number_of(self._live.recv_multipart()[1])
 
     def _read(self, number, payload):
         assert number == self.next
