@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Iterable
-from typing import Any
 
 from kvgpu.arguments import integers, listed_ids, own_blocks
 from kvgpu.block_tables.block_allocator import BlockAllocator
@@ -17,6 +16,7 @@ from kvgpu.config.behaviour import Behaviour, behaviour_of
 from kvgpu.environment import backend_name
 from kvgpu.errors import ArgumentTypeError, BlockStateError, InvariantError
 from kvgpu.events.event_queue import EventQueue
+from kvgpu.eviction.names import LRU, check_eviction
 from kvgpu.exclusive import exclusive
 from kvgpu.hashing.functions import BlockHash
 from kvgpu.hashing.map_keys import checked_group
@@ -102,7 +102,6 @@ class BlockPool(PoolCaching):
         self.null_block = self.free_block_queue.popleft()
         self.state.null_id = self.null_block.block_id
         self.state.counts_null_users = self.behaviour.counts_null_users
-        self.eviction: Any = None
 
     def get_cached_block(self, block_hash: BlockHash, kv_cache_group_ids: list[int]) -> list[KVCacheBlock] | None:
         """Return the first cached block with this hash in each group (fact 12); None unless every group has one.
@@ -231,13 +230,16 @@ class BlockPool(PoolCaching):
 
         O(num_gpu_blocks); compiles code, or loads it from disk, unless the policy is `lru`.
         """
-        from kvgpu.eviction.policy import eviction_by_name
+        check_eviction(name)
+        eviction = None
+        if name != LRU:
+            from kvgpu.eviction.policy import Eviction
 
-        eviction = eviction_by_name(name, self.state)
+            eviction = Eviction(name, self.state)
         if self.get_num_free_blocks() + self.num_reserved_blocks != self.num_gpu_blocks - 1 or len(self.index):
             raise BlockStateError("an order of eviction is chosen before blocks are taken or cached")
-        self.state.free.queue_words[POLICY] = 0 if eviction is None else eviction.address
         self.eviction = eviction
+        self.state.free.queue_words[POLICY] = 0 if eviction is None else eviction.address
 
     def get_num_free_blocks(self) -> int:
         """Return the number of blocks that can be allocated. O(1)."""

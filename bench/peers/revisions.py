@@ -153,6 +153,9 @@ def measured(sides: list[Side], benchmarks: list[str], pairs: int) -> dict[str, 
     found: dict[str, dict[Name, list[float]]] = defaultdict(lambda: defaultdict(list))
     turns = [*((side.commit, side) for side in sides), (AGAIN, sides[1])]
     commands = {(side, text): command_of(side, text) for side in sides for text in benchmarks}
+    for (side, text), command in commands.items():
+        if not command and side in sides[:2]:
+            raise AssertionError(f"{side.commit} has no benchmark {text.split()[0]}")
     with tqdm(total=(pairs + 1) * len(benchmarks) * len(turns), disable=None, unit="run") as bar:
         for turn in range(pairs + 1):
             shift = turn % len(turns)
@@ -174,7 +177,7 @@ def made(options: argparse.Namespace, repository: Path = ROOT) -> Iterator[Row]:
         AssertionError: A benchmark fails.
     """
     sides = [made_tree(revision, repository) for revision in (options.new, options.old, *options.older)]
-    benchmarks = [text.strip() for text in options.benchmarks.split(";") if text.strip()]
+    benchmarks = options.benchmarks.split(";")
     yield from rows_of(sides, measured(sides, benchmarks, options.pairs))
 
 
@@ -187,7 +190,10 @@ def main() -> int:
     add("--new", default="HEAD", help="the revision that is measured (%(default)s)")
     add("--pairs", type=int, default=7, help="rounds that count (%(default)s)")
     add("--benchmarks", default=BENCHMARKS, help="with pairs of option and value, and ; between (%(default)s)")
-    return finish("revisions", made(options := parser.parse_args()), options)
+    options = parser.parse_args()
+    if any(len(text.split()) % 2 == 0 for text in options.benchmarks.split(";")):
+        parser.error("--benchmarks: a name, and pairs of option and value, are expected")
+    return finish("revisions", made(options), options)
 
 
 if __name__ == "__main__":

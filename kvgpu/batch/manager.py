@@ -187,18 +187,19 @@ class BatchManager(RowCounters):
         usual = self.requests.usual.prepared
         switches = (delay_cache_blocks, full_sequence_must_fit, stop_when_full)
         arrays = self.manager.slots.arrays
-        if out is None and usual is not None and arrays is not None and arrays.ready():
+        waits = num_in_flight_tokens.__class__ is not int or num_in_flight_tokens != 0
+        if not waits and out is None and usual is not None and arrays is not None and arrays.ready():
             done = cover_rows(usual, rows, num_new_tokens, num_lookahead_tokens, reserved_blocks, *switches)
             if done is not None:
                 return BatchAllocation(self.blocks, rows, *done, self._steps.no_new_blocks)
-        numbers = num_new_tokens, num_in_flight_tokens
+        numbers = num_new_tokens, num_in_flight_tokens if waits else None
         return self._allocate(rows, numbers, num_lookahead_tokens, reserved_blocks, switches, out)
 
     @exclusive_part("allocate_batch")
     def _allocate(
         self,
         rows: RowIds,
-        numbers: tuple[npt.ArrayLike, npt.ArrayLike],
+        numbers: tuple[npt.ArrayLike, npt.ArrayLike | None],
         num_lookahead_tokens: int,
         reserved_blocks: int,
         switches: tuple[bool, bool, bool],
@@ -207,7 +208,7 @@ class BatchManager(RowCounters):
         rows, stamp = self.rows.as_rows(rows)
         num_new, in_flight = numbers
         given = self._steps.counts(num_new, len(rows))
-        if in_flight.__class__ is not int or in_flight != 0:
+        if in_flight is not None:
             waiting = integers("num_in_flight_tokens", in_flight, len(rows), one_for_all=True)
             if waiting.size and not 0 <= waiting.min() <= waiting.max() <= MOST_TOKENS:
                 raise ArgumentError(f"num_in_flight_tokens: 0 to {MOST_TOKENS} are expected, got {waiting.tolist()}")

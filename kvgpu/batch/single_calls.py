@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from kvgpu.allocation.arguments import SlotsCall
 from kvgpu.batch.result import BatchAllocation
 from kvgpu.batch.row_blocks import RowBlocks
 from kvgpu.batch.rows.record import RowIds
@@ -52,13 +53,13 @@ class SingleCalls:
     def allocate(
         self, rows: RowIds, num_new: npt.NDArray[np.int64], options: StepOptions, in_flight: npt.NDArray[np.int64]
     ) -> BatchAllocation:
-        """Do what `BatchManager.allocate_batch` does, by calls of `KVCacheManager.allocate_slots`.
+        """Do what `BatchManager.allocate_batch` does, by the calls behind `KVCacheManager.allocate_slots`.
 
         Args:
             rows: int64 [n].
             num_new: int64 [n], new tokens of each; written to.
             options: Of the step.
-            in_flight: int64 [n], tokens of each in flight, which its request is told where the manager reads them.
+            in_flight: int64 [n], tokens of each in flight.
 
         Raises:
             ArgumentError: A request goes by another name than when it was tracked.
@@ -78,8 +79,6 @@ class SingleCalls:
             record = records[row]
             self._requests.sync(rows[i : i + 1])
             request = self._rows.requests[row]
-            if manager.behaviour.waits_for_steps:
-                request.num_in_flight_tokens = int(in_flight[i])
             hits, new = None, int(num_new[i])
             if record["serial"] == 0:
                 hits, num_hits, *junction = manager.get_computed_blocks(request)
@@ -87,16 +86,21 @@ class SingleCalls:
                     request.shared_prefix_boundary = junction[0]
                 hit_tokens[i] = num_hits
                 new = min(new, request.num_tokens - num_hits)
-            blocks = manager.allocate_slots(
-                request,
+            call = SlotsCall(
                 new,
                 int(hit_tokens[i]),
-                hits,
+                None if hits is manager.empty_kv_cache_blocks else hits,
                 options.num_lookahead,
-                delay_cache_blocks=manager.enable_caching and not options.caches,
-                full_sequence_must_fit=options.whole,
+                num_external=0,
+                delays=manager.enable_caching and not options.caches,
+                num_encoder=0,
+                must_fit=options.whole,
                 reserved_blocks=options.reserved_blocks,
+                num_in_flight=int(in_flight[i]),
+                headroom=0,
+                unzeroed=(),
             )
+            blocks = manager.slots.allocate_slots(request, call)
             if blocks is not None:
                 if record["serial"] == 0 and not manager.behaviour.counts_lookups:
                     manager.record_prefix_cache_stats(request, int(hit_tokens[i]))

@@ -8,7 +8,7 @@ made room for it.
 from typing import Any
 
 from kvgpu.compiled.jit import leaf
-from kvgpu.eviction.arrays import AGE, NUM_BLOCKS
+from kvgpu.eviction.arrays import LEARNED, NUM_BLOCKS
 from kvgpu.eviction.ghosts import (
     FIRST_LIST,
     NONE,
@@ -23,19 +23,19 @@ from kvgpu.eviction.lanes import NO_BLOCK, put_last
 from kvgpu.eviction.members import first_free, is_cached, key_of
 
 ONCE, OFTEN, NUM_LANES = 1, 2, 3
-"""Blocks that were used once since they were cached, and others. AGE is how many of the first shall be kept."""
+"""Blocks that were used once since they were cached, and others. LEARNED is how many of the first shall be kept."""
 
 
 @leaf
 def _learn(pool: Any, ghost: int) -> None:
     """Give more blocks to the kind of those that were asked for after they had been evicted."""
     first, second = pool.ghosts.lanes.counts[FIRST_LIST], pool.ghosts.lanes.counts[SECOND_LIST]
-    share = pool.numbers[AGE]
+    share = pool.numbers[LEARNED]
     if list_of(pool.ghosts, ghost) == FIRST_LIST:
         share = min(pool.numbers[NUM_BLOCKS], share + max(1, second // first))
     else:
         share = max(0, share - max(1, first // second))
-    pool.numbers[AGE] = share
+    pool.numbers[LEARNED] = share
     forget_ghost(pool.ghosts, ghost)
 
 
@@ -55,7 +55,7 @@ def enter_arc(pool: Any, block_id: int) -> None:
 def choose_arc(pool: Any) -> int:
     """Return the block to evict next, or NO_BLOCK."""
     counts = pool.lanes.counts
-    lane = ONCE if counts[ONCE] > pool.numbers[AGE] else OFTEN
+    lane = ONCE if counts[ONCE] > pool.numbers[LEARNED] else OFTEN
     block_id = first_free(pool, lane)
     if block_id == NO_BLOCK:
         lane = ONCE + OFTEN - lane

@@ -11,9 +11,9 @@ from kvgpu.compiled.jit import inline
 from kvgpu.eviction.ghosts import Ghosts
 from kvgpu.eviction.lanes import Lanes
 
-KIND, NUM_BLOCKS, GOAL, AGE, NUM_NUMBERS = range(5)
-"""Numbers of a policy. KIND: which it is. NUM_BLOCKS: those of the pool. GOAL: of a list, in blocks. AGE: what a policy
-has learned."""
+KIND, NUM_BLOCKS, GOAL, LEARNED, NUM_NUMBERS = range(5)
+"""Numbers of a policy. KIND: which it is. NUM_BLOCKS: those of the pool. GOAL: of a list, in blocks.
+LEARNED: what the policy has learned, see there."""
 
 (
     USES,
@@ -24,18 +24,18 @@ has learned."""
     HITS,
     NOTES,
     LINKS,
-    LANE_OF,
-    COUNTS,
+    _LANE_OF,
+    _COUNTS,
     GHOST_KEYS,
     GHOST_CHAINS,
     GHOST_HEADS,
     GHOST_LINKS,
-    GHOST_LANE_OF,
-    GHOST_COUNTS,
+    _GHOST_LANE_OF,
+    _GHOST_COUNTS,
     SKETCH,
     NUM_ARRAYS,
 ) = range(18)
-"""Arrays of the handle, in order, in front of the words that name code. See `Evictable`."""
+"""Arrays of the handle, in order, in front of the words that name code. LINKS and GHOST_LINKS begin `Lanes`."""
 
 _USE, _RECORD = np.empty(0, USE), np.empty(0, BLOCK_RECORD)
 _BYTES, _SHORTS = np.empty(0, np.uint8), np.empty(0, np.int16)
@@ -66,31 +66,29 @@ MOST_HITS = 127
 
 
 @inline
+def _lanes_at(words: Any, first: int) -> Any:
+    """Return the `Lanes` whose arrays begin at a place of a handle."""
+    links, lane_of = lines_at(words, 2 * first, IDS, 2), array_at(words, 2 * (first + 1), _SHORTS)
+    return Lanes(links, lane_of, array_at(words, 2 * (first + 2), WORDS))
+
+
+@inline
 def evictable_at(address: int) -> Any:
     """Return what a policy reads and writes, from the address behind its arrays."""
     words = handle_at(address - 16 * NUM_ARRAYS, 2 * NUM_ARRAYS)
+    uses, order = array_at(words, 2 * USES, _USE), array_at(words, 2 * ORDER, IDS)
     return Evictable(
-        FreeQueue(
-            array_at(words, 2 * USES, _USE), array_at(words, 2 * ORDER, IDS), array_at(words, 2 * QUEUE_WORDS, WORDS)
-        ),
+        FreeQueue(uses, order, array_at(words, 2 * QUEUE_WORDS, WORDS)),
         array_at(words, 2 * RECORDS, _RECORD),
         array_at(words, 2 * NUMBERS, WORDS),
         array_at(words, 2 * HITS, _BYTES),
         array_at(words, 2 * NOTES, _BYTES),
-        Lanes(
-            lines_at(words, 2 * LINKS, IDS, 2),
-            array_at(words, 2 * LANE_OF, _SHORTS),
-            array_at(words, 2 * COUNTS, WORDS),
-        ),
+        _lanes_at(words, LINKS),
         Ghosts(
             array_at(words, 2 * GHOST_KEYS, WORDS),
             array_at(words, 2 * GHOST_CHAINS, IDS),
             array_at(words, 2 * GHOST_HEADS, IDS),
-            Lanes(
-                lines_at(words, 2 * GHOST_LINKS, IDS, 2),
-                array_at(words, 2 * GHOST_LANE_OF, _SHORTS),
-                array_at(words, 2 * GHOST_COUNTS, WORDS),
-            ),
+            _lanes_at(words, GHOST_LINKS),
         ),
         array_at(words, 2 * SKETCH, _BYTES),
     )

@@ -68,26 +68,13 @@ def drop(lanes: Any, block_id: int) -> None:
 
 
 @leaf
-def _link(lanes: Any, lane: int, block_id: int, before: int, after: int) -> None:
-    """Put a block that is in no list between two neighbours of a list."""
+def put_last(lanes: Any, lane: int, block_id: int) -> None:
+    """Put a block at the end of a list, whichever list it was in."""
+    drop(lanes, block_id)
+    after = end_of(lanes, lane)
+    before = lanes.links[after, BEFORE]
     lanes.links[block_id, BEFORE], lanes.links[block_id, AFTER] = before, after
     lanes.links[before, AFTER] = block_id
     lanes.links[after, BEFORE] = block_id
     lanes.lane_of[block_id] = lane
     lanes.counts[lane] += 1
-
-
-@leaf
-def put_last(lanes: Any, lane: int, block_id: int) -> None:
-    """Put a block at the end of a list, whichever list it was in."""
-    drop(lanes, block_id)
-    end = end_of(lanes, lane)
-    _link(lanes, lane, block_id, lanes.links[end, BEFORE], end)
-
-
-@leaf
-def put_first(lanes: Any, lane: int, block_id: int) -> None:
-    """Put a block in front of a list, whichever list it was in."""
-    drop(lanes, block_id)
-    end = end_of(lanes, lane)
-    _link(lanes, lane, block_id, end, lanes.links[end, AFTER])

@@ -7,7 +7,7 @@ free. M. Arlitt et al.: Evaluating Content Management Techniques for Web Proxy C
 from typing import Any
 
 from kvgpu.compiled.jit import leaf
-from kvgpu.eviction.arrays import AGE, MOST_HITS
+from kvgpu.eviction.arrays import LEARNED, MOST_HITS
 from kvgpu.eviction.lanes import NO_BLOCK, put_last
 from kvgpu.eviction.members import first_free
 
@@ -25,16 +25,16 @@ def _lane_of(rank: int) -> int:
 def enter_lfu(pool: Any, block_id: int) -> None:
     """Place a cached block that has become free."""
     used = min(pool.hits[block_id] + 1, MOST_HITS)
-    put_last(pool.lanes, _lane_of(pool.numbers[AGE] + used), block_id)
+    put_last(pool.lanes, _lane_of(pool.numbers[LEARNED] + used), block_id)
 
 
 @leaf
 def choose_lfu(pool: Any) -> int:
     """Return the block to evict next, or NO_BLOCK. O(RANKS) at most."""
-    age = pool.numbers[AGE]
+    age = pool.numbers[LEARNED]
     for rank in range(age, age + RANKS):
         block_id = first_free(pool, _lane_of(rank))
         if block_id != NO_BLOCK:
-            pool.numbers[AGE] = rank
+            pool.numbers[LEARNED] = rank
             return block_id
     return NO_BLOCK

@@ -11,11 +11,10 @@ from kvgpu.blocks.state import BlockState
 from kvgpu.compiled.addresses import address_of_code
 from kvgpu.compiled.handle import Handle
 from kvgpu.eviction import arc, events, lfu, s3fifo, slru, tail_first, tinylfu
-from kvgpu.eviction.arrays import GOAL, KIND, NUM_ARRAYS, NUM_BLOCKS, NUM_NUMBERS
+from kvgpu.eviction.arrays import GOAL, KIND, NUM_ARRAYS, NUM_BLOCKS, NUM_NUMBERS, NUMBERS
 from kvgpu.eviction.ghosts import make_ghosts
 from kvgpu.eviction.lanes import fill, make_lanes
 from kvgpu.eviction.members import PLAIN
-from kvgpu.eviction.names import LRU, check_eviction
 
 
 class _Kind(NamedTuple):
@@ -84,14 +83,4 @@ class Eviction:
     @property
     def nbytes(self) -> int:
         """Bytes of what it keeps of blocks and keys. O(1)."""
-        return sum(self._handle.array(place).nbytes for place in range(4, NUM_ARRAYS))
-
-
-def eviction_by_name(name: str, state: BlockState) -> Eviction | None:
-    """Make a policy for an unused pool; None for `lru`.
-
-    Raises:
-        UnknownNameError: There is no such policy.
-    """
-    check_eviction(name)
-    return None if name == LRU else Eviction(name, state)
+        return sum(self._handle.array(place).nbytes for place in range(NUMBERS, NUM_ARRAYS))

@@ -8,7 +8,7 @@ from typing import Any
 from kvgpu.compiled.jit import leaf
 from kvgpu.eviction.arrays import GOAL
 from kvgpu.eviction.ghosts import FIRST_LIST, NONE, find_ghost, forget_ghost, remember_ghost
-from kvgpu.eviction.lanes import NO_BLOCK, NOWHERE, drop, first_of, put_last
+from kvgpu.eviction.lanes import NO_BLOCK, drop, first_of, put_last
 from kvgpu.eviction.members import is_cached, is_free, key_of
 
 SMALL, MAIN, NUM_LANES = 1, 2, 3
@@ -21,7 +21,7 @@ MOST_COUNTED = 3
 @leaf
 def enter_s3fifo(pool: Any, block_id: int) -> None:
     """Place a cached block that has become free; a note is the queue that it belongs to."""
-    if pool.lanes.lane_of[block_id] != NOWHERE:
+    if pool.lanes.lane_of[block_id] in (SMALL, MAIN):
         return
     lane = pool.notes[block_id]
     if lane == 0:

@@ -7,7 +7,7 @@ keys were asked for, also those of blocks that are gone, is estimated by a count
 from typing import Any
 
 from kvgpu.compiled.jit import leaf
-from kvgpu.eviction.arrays import AGE, NUM_BLOCKS
+from kvgpu.eviction.arrays import LEARNED, NUM_BLOCKS
 from kvgpu.eviction.lanes import NO_BLOCK, put_last
 from kvgpu.eviction.members import PLAIN, first_free, key_of
 from kvgpu.layout import HASH_MULTIPLIER
@@ -17,7 +17,7 @@ ROWS = 4
 MOST = 15
 """Largest count of the sketch."""
 SAMPLE = 10
-"""Times the blocks of the pool: after so many keys all counts are halved. AGE is how many were counted since."""
+"""Times the blocks of the pool: after so many keys all counts are halved. LEARNED is how many were counted since."""
 
 
 @leaf
@@ -45,11 +45,11 @@ def count_key(pool: Any, key: int) -> None:
         place = _place_of(sketch, row, key)
         if sketch[place] < MOST:
             sketch[place] += 1
-    pool.numbers[AGE] += 1
-    if pool.numbers[AGE] >= SAMPLE * pool.numbers[NUM_BLOCKS]:
+    pool.numbers[LEARNED] += 1
+    if pool.numbers[LEARNED] >= SAMPLE * pool.numbers[NUM_BLOCKS]:
         for place in range(len(sketch)):
             sketch[place] >>= 1
-        pool.numbers[AGE] //= 2
+        pool.numbers[LEARNED] //= 2
 
 
 @leaf

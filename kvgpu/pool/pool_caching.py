@@ -1,7 +1,7 @@
 """`PoolCaching`: the calls of a block pool that make blocks reusable, whole ones and parts of them."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from kvgpu.index.prefix_cache import NO_MASK, BlockMask, PrefixCache
 from kvgpu.integers import as_integer, as_switch
 from kvgpu.pool.pool_events import PoolEvents
 
+if TYPE_CHECKING:
+    from kvgpu.eviction.policy import Eviction
+
 
 class PoolCaching(PoolEvents):
     """Base of `BlockPool`, which sets the attributes.
@@ -25,11 +28,13 @@ class PoolCaching(PoolEvents):
         state: Records of the blocks.
         prefix_cache: What is cached in them.
         allocator: Forgets keys.
+        eviction: What says which blocks are taken first; None for the least recently used.
     """
 
     state: BlockState
     prefix_cache: PrefixCache
     allocator: BlockAllocator
+    eviction: "Eviction | None" = None
 
     @exclusive
     def cache_full_blocks(
@@ -81,7 +86,8 @@ class PoolCaching(PoolEvents):
             self.allocator.forget(self.state.view(block_id))
         chosen = cache.insert(ids, hashes, new.first * new.stride, new.stride, new.group, mask)
         cache.further.measure(chosen, np.arange(new.first + 1, new.first + 1 + len(ids)) * new.block_size)
-        note_cached(self.state.free.queue_words, ids, new.first)
+        if self.eviction is not None:
+            note_cached(self.state.free.queue_words, np.ascontiguousarray(ids), new.first)
         self.events.stored(request, chosen, new)
 
     @exclusive

@@ -104,6 +104,19 @@ class TestTokensInFlight:
         with refused(batch, ArgumentError, "num_in_flight_tokens"):
             batch.allocate_batch(rows, 1, num_in_flight_tokens=numbers)
 
+    def test_they_are_refused_where_no_row_needs_a_block(self, served):
+        served.allocate_batch(ROWS[:2], 1)
+        with refused(served, ArgumentError, "num_in_flight_tokens"):
+            served.allocate_batch(ROWS[:2], 1, num_in_flight_tokens=-1)
+
+    @pytest.mark.parametrize("backend", ["host", "reference"])
+    def test_the_count_of_the_request_itself_stays(self, backend):
+        batch = make_batch(full(4), window(4, 6), behaviour="0.33", backend=backend)
+        rows = track(batch, 10)
+        batch.rows.requests[0].num_in_flight_tokens = 7
+        assert batch.allocate_batch(rows, 10, num_in_flight_tokens=3).fits.all()
+        assert batch.rows.requests[0].num_in_flight_tokens == 7
+
     @pytest.mark.parametrize("numbers", [[0, 0], 0.5, "none"])
     def test_other_numbers_are_refused(self, served, numbers):
         with refused(served, ArgumentTypeError, "num_in_flight_tokens"):

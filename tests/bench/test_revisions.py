@@ -95,6 +95,17 @@ def test_a_revision_that_git_does_not_know_is_an_error(revisions):
     assert "revision nothing cannot be made" in told
 
 
+def test_a_benchmark_that_a_revision_lacks_is_an_error(revisions):
+    status, rows, told = revisions([1, 1, 1], "--benchmarks", "play")
+    assert (status, rows) == (2, {})
+    assert "has no benchmark play" in told
+
+
+def test_an_option_without_a_value_is_refused(revisions):
+    with pytest.raises(SystemExit):
+        revisions([1, 1, 1], "--benchmarks", "work --known")
+
+
 def test_a_benchmark_that_fails_is_an_error(revisions):
     status, rows, told = revisions([1, 1, "None"])
     assert (status, rows) == (2, {})

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 from eviction.plain import POLICIES
-from support.managers import HEADS, make_manager
+from support.managers import HEADS, full, make_manager, make_request, per_backend
 
 from kvgpu.block_pool import BlockPool
 from kvgpu.config.specs import SinkFullAttentionSpec
@@ -24,7 +24,7 @@ def hash_of(number):
 def key_of(number):
     """What policies take for the key of a block in group 0: see `kvgpu.eviction.members.key_of`."""
     words = [int.from_bytes(hash_of(number)[at : at + 8], "little", signed=True) for at in (0, 8)]
-    return words[0] ^ words[1] ^ number * 0
+    return words[0] ^ words[1]
 
 
 class Twins:
@@ -131,6 +131,22 @@ def test_blocks_that_a_model_keeps_for_itself_are_never_taken(name):
     taken = manager.block_pool.allocate(manager.block_pool.get_num_free_blocks()).tolist()
     assert sorted(taken) == list(range(3, 12))
     manager.check()
+
+
+@per_backend
+@pytest.mark.parametrize("name", ["lru", "tail-first"])
+def test_a_manager_tells_where_blocks_lie_in_their_prompts(backend, name):
+    manager = make_manager(full(4), num_blocks=64, backend=backend, eviction=name)
+    older, newer = (make_request(key, [token] * (4 * count), 4) for key, token, count in (("a", 1, 20), ("b", 2, 40)))
+    held = []
+    for request in (older, newer):
+        manager.allocate_slots(request, request.num_tokens)
+        held.append(manager.get_block_ids(request.request_id)[0])
+    for request in (older, newer):
+        manager.free(request)
+    manager.block_pool.allocate(3)  # what was never cached
+    expected = held[0][::-1] if name == "lru" else held[1][:31:-1]
+    assert manager.block_pool.allocate(8).tolist() == expected[:8]
 
 
 def test_an_order_may_be_chosen_again():

@@ -122,7 +122,7 @@ class Twins:
         )
         for row in rows:
             # Calls beside the batch read it from the requests.
-            self.pairs[row].single.num_in_flight_tokens = self.pairs[row].batched.num_in_flight_tokens = 0
+            self.pairs[row].single.num_in_flight_tokens = 0
         assert got.num_tried == num_tried
         assert got.fits.tolist() == [want.fits for want in expected]
         assert got.num_hit_tokens.tolist() == [want.num_hit_tokens for want in expected]
