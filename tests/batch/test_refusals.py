@@ -104,10 +104,15 @@ class TestTokensInFlight:
         with refused(batch, ArgumentError, "num_in_flight_tokens"):
             batch.allocate_batch(rows, 1, num_in_flight_tokens=numbers)
 
-    def test_they_are_refused_where_no_row_needs_a_block(self, served):
-        served.allocate_batch(ROWS[:2], 1)
-        with refused(served, ArgumentError, "num_in_flight_tokens"):
-            served.allocate_batch(ROWS[:2], 1, num_in_flight_tokens=-1)
+    def test_they_are_refused_where_no_row_needs_a_block(self):
+        batch = make_batch(full(16))
+        rows = track(batch, 17, 18)
+        batch.allocate_batch(rows, 18)
+        for _ in range(2):  # from the second time on, usual calls are prepared
+            batch.append_batch(rows, np.array([5, 6]))
+            batch.allocate_batch(rows, 1)
+        with refused(batch, ArgumentError, "num_in_flight_tokens"):
+            batch.allocate_batch(rows, 1, num_in_flight_tokens=-1)
 
     @pytest.mark.parametrize("backend", ["host", "reference"])
     def test_the_count_of_the_request_itself_stays(self, backend):
