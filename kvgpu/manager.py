@@ -14,7 +14,7 @@ from kvgpu.coordinators.registry import get_kv_cache_coordinator
 from kvgpu.errors import ConfigError
 from kvgpu.exclusive import exclusive
 from kvgpu.integers import as_integer, as_number, as_option
-from kvgpu.interface.transfer_calls import TransferCalls
+from kvgpu.interface.snapshot_calls import SnapshotCalls
 from kvgpu.metrics import KVCacheMetricsCollector
 from kvgpu.request import Request
 
@@ -24,7 +24,7 @@ WAITING = ("WAITING", "PREEMPTED")
 """States of a request that is to be admitted."""
 
 
-class KVCacheManager(TransferCalls):
+class KVCacheManager(SnapshotCalls):
     """Looks up, allocates, caches and frees the KV-cache blocks of requests, for one thread and stream at a time.
 
     Args:

@@ -22,7 +22,7 @@ FLOORS = [
     {"block_pool"},
     {"batch.rows", "groups", "index.device"},
     {"coordinators"},
-    {"allocation"},
+    {"allocation", "snapshot"},
     {"batch.step", "interface"},
     {"manager"},
     {"batch"},
