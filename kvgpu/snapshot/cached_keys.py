@@ -88,11 +88,14 @@ def written(coordinator: KVCacheCoordinator, freed: FreedPool) -> Arrays:
     rows, owners, numbers = rows[kept], owners[kept], numbers[kept]
     records, width = state.records[rows], state.width or 0
     flags = records["flags"]
-    coarse = [_hashes_of(state.coarse, row) for row in rows.tolist()] if (flags & COARSE).any() else [b""] * len(rows)
+    coarse = [b""] * len(rows)
+    for place in np.flatnonzero(flags & COARSE).tolist():
+        blob, start, stop = state.coarse[int(rows[place])]
+        coarse[place] = blob[start:stop]
     lengths = np.array([len(each) for each in coarse], np.int32)
     return {
         "width": np.array([width], np.int32),
-        "hashes": np.ascontiguousarray(records.view(np.uint8).reshape(len(rows), -1)[:, :width]),
+        "hashes": np.ascontiguousarray(records.view(np.uint8).reshape(len(rows), records.itemsize)[:, :width]),
         "blocks": owners,
         "groups": records["group"].copy(),
         "numbers": numbers,
@@ -102,11 +105,6 @@ def written(coordinator: KVCacheCoordinator, freed: FreedPool) -> Arrays:
         "coarse_bytes": np.frombuffer(b"".join(coarse), np.uint8),
         **odd_keys.written(pool),
     }
-
-
-def _hashes_of(coarse: dict[int, tuple[bytes, int, int]], row: int) -> bytes:
-    blob, start, stop = coarse.get(row, (b"", 0, 0))
-    return blob[start:stop]
 
 
 def checked(fields: Fields, coordinator: KVCacheCoordinator) -> Callable[[], None]:
