@@ -89,6 +89,7 @@ def serve(
     sink: EventSink | None = None,
     behaviour: str = "0.23",
     retention_interval: int | None = 0,
+    eviction: str = "lru",
     **limits: Any,
 ) -> tuple[ReplayResult, RecordingManager]:
     """Replay a trace; the result, and what the manager saw, which counts lookups."""
@@ -105,6 +106,7 @@ def serve(
         limits=SchedulerLimits(**limits),
         behaviour=behaviour,
         retention_interval=retention_interval,
+        eviction=eviction,
     )
     with patch("kvgpu.replay.run.KVCacheManager", make):
         result = Replayer(trace, options).run(sink=sink)
