@@ -1,8 +1,8 @@
 """The most that any order of eviction could hit: Belady's MIN over the blocks of the prompts.
 
 L. A. Belady: A Study of Replacement Algorithms for a Virtual-Storage Computer, IBM Systems Journal 5 (2), 1966. Here a
-block may also be left out, nobody holds blocks, and each block counts by itself, while a manager hits leading runs only:
-an upper bound for full attention, which need not be reachable.
+block may also be left out, nobody holds blocks, and each block counts by itself, while a manager hits leading runs: an
+upper bound for full attention, which need not be reachable.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kvgpu.compiled.jit import jit
-from kvgpu.replay.trace import Trace
+from kvgpu.replay.traces.trace import Trace
 
 NEVER = -1
 

@@ -23,13 +23,13 @@ from kvgpu.index.registry import BACKENDS
 from kvgpu.replay.comparison import BELADY, Outcome, compare, names_of
 from kvgpu.replay.group_names import GROUPS
 from kvgpu.replay.limits import SchedulerLimits
-from kvgpu.replay.ranges import check_whole
 from kvgpu.replay.report import plotting, table_rows, write_report
 from kvgpu.replay.result import ReplayResult
 from kvgpu.replay.run import Replayer, ReplayOptions, warm_up
 from kvgpu.replay.scheduler import EventSink
-from kvgpu.replay.trace import FORMATS, Trace, read_trace
-from kvgpu.replay.workload import conversations
+from kvgpu.replay.traces.ranges import check_whole
+from kvgpu.replay.traces.trace import FORMATS, Trace, read_trace
+from kvgpu.replay.traces.workload import conversations
 
 STANDARD_OUTPUT = "-"
 EVERYTHING = "all"
@@ -73,8 +73,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--eviction",
         default=LRU,
         metavar="NAME,...",
-        help=f"which free blocks are taken first: {', '.join(EVICTIONS)} (%(default)s); several are compared, also with "
-        f"the bound '{BELADY}', on all pools, in processes beside each other",
+        help=f"which free blocks are taken first: {', '.join(EVICTIONS)} (%(default)s); several are compared, also "
+        f"with the bound '{BELADY}', on all pools, in processes beside each other",
     )
     add("--hash", default="sha256", help=f"{', '.join(HASH_FUNCTIONS)} (%(default)s)")
     add("--backend", help=f"{', '.join(BACKENDS)} (KVGPU_BACKEND, else host)")

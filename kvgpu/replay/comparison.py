@@ -12,7 +12,7 @@ from kvgpu.errors import ConfigError
 from kvgpu.eviction.names import check_eviction
 from kvgpu.replay.belady import belady_hit_tokens
 from kvgpu.replay.run import Replayer, ReplayOptions
-from kvgpu.replay.trace import Trace
+from kvgpu.replay.traces.trace import Trace
 
 BELADY = "belady"
 """In the place of an order of eviction: the most that any of them could hit."""
@@ -67,9 +67,7 @@ def _replay(eviction: str, num_blocks: int) -> Outcome:
     assert _replayer is not None
     _replayer.options = replace(_replayer.options, eviction=eviction)
     result = _replayer.run(num_blocks)
-    return Outcome(
-        eviction, num_blocks, result.hit_rate, result.computed_tokens, result.evictions, result.preemptions
-    )
+    return Outcome(eviction, num_blocks, result.hit_rate, result.computed_tokens, result.evictions, result.preemptions)
 
 
 def bounds(trace: Trace, options: ReplayOptions, sizes: Sequence[int]) -> list[Outcome]:
@@ -79,9 +77,7 @@ def bounds(trace: Trace, options: ReplayOptions, sizes: Sequence[int]) -> list[O
         return [Outcome(BELADY, size, None) for size in sizes]
     asked = int(trace.input_length.sum())
     hits = belady_hit_tokens(trace, specs[0].block_size, sizes)
-    return [
-        Outcome(BELADY, size, found / asked if asked else 0.0) for size, found in zip(sizes, hits, strict=True)
-    ]
+    return [Outcome(BELADY, size, found / asked if asked else 0.0) for size, found in zip(sizes, hits, strict=True)]
 
 
 def compare(

@@ -1,6 +1,6 @@
 """The hit rate of an endless cache that never evicts a block."""
 
-from kvgpu.replay.trace import Trace
+from kvgpu.replay.traces.trace import Trace
 
 
 def ideal_hit_tokens(trace: Trace, block_size: int) -> int:

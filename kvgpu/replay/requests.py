@@ -10,8 +10,8 @@ import numpy.typing as npt
 from kvgpu.hashing.block_hashes import BlockHashes
 from kvgpu.hashing.functions import BlockHash
 from kvgpu.hashing.request_hasher import BlockHasher, RequestBlockHasher
-from kvgpu.replay.tokens import output_tokens, prompt_tokens
-from kvgpu.replay.trace import Trace
+from kvgpu.replay.traces.tokens import output_tokens, prompt_tokens
+from kvgpu.replay.traces.trace import Trace
 from kvgpu.request import Request
 
 OUTPUTS_AT_ONCE = 1024

@@ -15,12 +15,12 @@ from kvgpu.manager import KVCacheManager
 from kvgpu.replay.group_names import block_sizes_of, parse_groups
 from kvgpu.replay.ideal import ideal_hit_tokens
 from kvgpu.replay.limits import SchedulerLimits
-from kvgpu.replay.ranges import check_whole
 from kvgpu.replay.requests import RequestFactory
 from kvgpu.replay.result import ReplayResult
 from kvgpu.replay.scheduler import EventSink, ReplayScheduler
-from kvgpu.replay.trace import Trace
-from kvgpu.replay.workload import conversations
+from kvgpu.replay.traces.ranges import check_whole
+from kvgpu.replay.traces.trace import Trace
+from kvgpu.replay.traces.workload import conversations
 
 
 @dataclass(frozen=True)

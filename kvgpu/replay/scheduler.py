@@ -12,7 +12,7 @@ from kvgpu.manager import KVCacheManager
 from kvgpu.replay.limits import SchedulerLimits
 from kvgpu.replay.requests import RequestFactory, Sequence
 from kvgpu.replay.result import ReplayResult
-from kvgpu.replay.trace import Trace
+from kvgpu.replay.traces.trace import Trace
 
 EventSink = Callable[[float, list[KVCacheEvent]], None]
 

@@ -10,7 +10,7 @@ from support.bounded import bounded, num_inputs
 from support.trace_bytes import nearly_traces
 
 from kvgpu.errors import TraceError, UnknownNameError
-from kvgpu.replay.trace import LARGEST, LARGEST_LENGTH, Trace, read_trace
+from kvgpu.replay.traces.trace import LARGEST, LARGEST_LENGTH, Trace, read_trace
 
 MEMORY = 1 << 28
 SECONDS = 20

@@ -29,10 +29,7 @@ def best(trace, block_size, capacity):
         found = kept | blocks
         later = frozenset().union(*(other for _, other in prompts[request + 1 :]))
         useful = sorted(found & later)
-        if len(useful) <= capacity:
-            choices = [frozenset(useful)]
-        else:
-            choices = map(frozenset, combinations(useful, capacity))
+        choices = map(frozenset, combinations(useful, min(capacity, len(useful))))
         return len(kept & looked_up) + max(hits_from(request + 1, choice) for choice in choices)
 
     return block_size * hits_from(0, frozenset())

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from support.traces import distinct, serve, shared_prefixes
 
 from kvgpu.replay.ideal import ideal_hit_tokens
-from kvgpu.replay.trace import from_requests
+from kvgpu.replay.traces.trace import from_requests
 
 
 def brute_force(trace, block_size):

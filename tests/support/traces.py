@@ -12,7 +12,7 @@ from kvgpu.replay.limits import SchedulerLimits
 from kvgpu.replay.result import ReplayResult
 from kvgpu.replay.run import Replayer, ReplayOptions
 from kvgpu.replay.scheduler import EventSink
-from kvgpu.replay.trace import Trace, from_requests
+from kvgpu.replay.traces.trace import Trace, from_requests
 
 BLOCK = 4
 """Tokens of one hash id, and of one block, unless a test says otherwise."""

@@ -5,7 +5,7 @@ import pytest
 from support.traces import line
 
 from kvgpu.errors import ConfigError, TraceError, UnknownNameError
-from kvgpu.replay.trace import FORMATS, from_requests, read_trace
+from kvgpu.replay.traces.trace import FORMATS, from_requests, read_trace
 
 MOONCAKE = (
     b'{"timestamp": 27482, "input_length": 600, "output_length": 52, "hash_ids": [46, 47]}\n'

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from kvgpu.errors import TraceError, UnknownNameError
-from kvgpu.replay.lines import LONGEST_LINE, lines_of, looks_like
-from kvgpu.replay.ranges import check_whole
+from kvgpu.replay.traces.lines import LONGEST_LINE, lines_of, looks_like
+from kvgpu.replay.traces.ranges import check_whole
 
 
 class TraceFormat(NamedTuple):

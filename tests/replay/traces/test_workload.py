@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kvgpu.replay.ideal import ideal_hit_tokens
-from kvgpu.replay.workload import BLOCK_TOKENS, conversations
+from kvgpu.replay.traces.workload import BLOCK_TOKENS, conversations
 
 ARRAYS = ["arrival_ms", "input_length", "output_length", "offsets", "ids"]
 

@@ -14,8 +14,8 @@ import pytest
 from support.traces import line
 
 from kvgpu.errors import TraceError
-from kvgpu.replay import lines
-from kvgpu.replay.trace import read_trace
+from kvgpu.replay.traces import lines
+from kvgpu.replay.traces.trace import read_trace
 
 TWO = line(timestamp=1) + b"\n" + line(timestamp=2) + b"\n"
 BOM = b"\xef\xbb\xbf"
@@ -194,7 +194,7 @@ def test_what_is_read_has_a_limit_too(write, monkeypatch, content, pack):
 
 def test_a_line_longer_than_the_limit_is_a_bad_line_and_the_next_is_read(write, monkeypatch):
     monkeypatch.setattr(lines, "LONGEST_LINE", 200)
-    monkeypatch.setattr("kvgpu.replay.trace.LONGEST_LINE", 200)
+    monkeypatch.setattr("kvgpu.replay.traces.trace.LONGEST_LINE", 200)
     path = write(line() + b" " * 300 + b"\n" + line())
     with pytest.raises(TraceError, match=":1: a line of more than 200 bytes"):
         read_trace(path)
