@@ -9,28 +9,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from kvgpu.compiled.jit import jit
+from kvgpu.replay.traces.keys import prompt_keys
 from kvgpu.replay.traces.trace import Trace
 
 NEVER = -1
-
-
-def _keys_of(trace: Trace, block_size: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return a number for each full block of each prompt, equal for equal blocks, int64 [blocks]; and where those of
-    each request begin, int64 [requests + 1]. O(blocks log(blocks))."""
-    per_id = trace.block_tokens
-    _, numbers = np.unique(trace.ids, return_inverse=True)
-    counts = trace.input_length // block_size
-    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    parts = [np.empty(0, np.int64)]
-    for request in range(len(trace)):
-        last = np.arange(1, counts[request] + 1) * block_size - 1
-        ids = numbers[trace.offsets[request] : trace.offsets[request + 1]]
-        parts.append(ids[last // per_id] * per_id + last % per_id)
-    _, keys = np.unique(np.concatenate(parts), return_inverse=True)
-    return keys.astype(np.int64), offsets
 
 
 @jit
@@ -82,7 +66,6 @@ def belady_hit_tokens(trace: Trace, block_size: int, num_blocks: Sequence[int]) 
 
     O(blocks log(blocks)), and O(blocks + requests^2) for each pool.
     """
-    keys, offsets = _keys_of(trace, block_size)
-    limits = np.maximum(trace.input_length - 1, 0) // block_size
-    next_hits = _next_hits(keys, offsets, limits, int(keys.max(initial=-1)) + 1)
+    numbers, offsets, limits, count = prompt_keys(trace, block_size)
+    next_hits = _next_hits(numbers, offsets, limits, count)
     return [block_size * int(_hits(offsets, next_hits, max(0, size - 1))) for size in num_blocks]

@@ -52,7 +52,7 @@ def _interval(text: str) -> int | None:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command to its parser."""
     add = parser.add_argument
-    add("trace", nargs="?", type=Path, help="JSON lines or CSV, may be compressed by gzip or zstd; the embedded workload if omitted")
+    add("trace", nargs="?", type=Path, help="JSON lines or CSV, may be compressed; the embedded workload if omitted")
     add("--format", default="auto", help=f"auto, {', '.join(FORMATS)}")
     add("--trace-block-size", type=int, metavar="N", help="tokens per hash id (mooncake: 512, others: 16)")
     add("--skip-bad-lines", action="store_true", help="count unreadable lines and continue")

@@ -90,6 +90,7 @@ def serve(
     behaviour: str = "0.23",
     retention_interval: int | None = 0,
     eviction: str = "lru",
+    follows_blocks: bool = False,
     **limits: Any,
 ) -> tuple[ReplayResult, RecordingManager]:
     """Replay a trace; the result, and what the manager saw, which counts lookups."""
@@ -109,7 +110,7 @@ def serve(
         eviction=eviction,
     )
     with patch("kvgpu.replay.run.KVCacheManager", make):
-        result = Replayer(trace, options).run(sink=sink)
+        result = Replayer(trace, options, follows_blocks=follows_blocks).run(sink=sink)
     return result, made[0]
 
 
