@@ -6,21 +6,23 @@ from typing import Any
 
 from kvgpu.config.behaviour import Behaviour, behaviour_of
 from kvgpu.config.kv_cache_config import KVCacheConfig
-from kvgpu.config.specs import MambaSpec
+from kvgpu.config.specs import FullAttentionSpec, MambaSpec
 from kvgpu.errors import ConfigError
 from kvgpu.eviction.names import LRU, check_eviction
 from kvgpu.hashing.functions import get_hash_fn_by_name, init_none_hash
 from kvgpu.hashing.request_hasher import get_request_block_hasher
 from kvgpu.manager import KVCacheManager
 from kvgpu.replay.group_names import block_sizes_of, parse_groups
-from kvgpu.replay.ideal import ideal_hit_tokens
+from kvgpu.replay.ideal import ideal_hits
 from kvgpu.replay.limits import SchedulerLimits
-from kvgpu.replay.ranges import check_whole
+from kvgpu.replay.losses import EarlyEvictions, Losses
 from kvgpu.replay.requests import RequestFactory
 from kvgpu.replay.result import ReplayResult
 from kvgpu.replay.scheduler import EventSink, ReplayScheduler
-from kvgpu.replay.trace import Trace
-from kvgpu.replay.workload import conversations
+from kvgpu.replay.traces.keys import prompt_keys
+from kvgpu.replay.traces.ranges import check_whole
+from kvgpu.replay.traces.trace import Trace
+from kvgpu.replay.traces.workload import conversations
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,12 @@ class ReplayOptions:
         return parse_groups(self.groups, self.block_size, size, self.known_behaviour, self.retention_interval)
 
     @property
+    def full_attention_only(self) -> bool:
+        """Whether the groups are one of full attention. O(groups)."""
+        specs = [group.kv_cache_spec for group in self.config().kv_cache_groups]
+        return len(specs) == 1 and isinstance(specs[0], FullAttentionSpec)
+
+    @property
     def effective_limits(self) -> SchedulerLimits:
         """The limits of a scheduler for these groups: prompts are cut where the states of Mamba groups can be cached.
 
@@ -92,12 +100,15 @@ class Replayer:
         trace: The requests.
         options: What to replay on.
         keep_hashes: Whether to store hashes for further replays (32 bytes per block).
+        follows_blocks: Whether to count early evictions, if the groups are one of full attention (8 bytes per block).
 
     Raises:
         ConfigError: The options cannot work.
     """
 
-    def __init__(self, trace: Trace, options: ReplayOptions, keep_hashes: bool = False) -> None:
+    def __init__(
+        self, trace: Trace, options: ReplayOptions, keep_hashes: bool = False, follows_blocks: bool = False
+    ) -> None:
         self.trace = trace
         self.options = options
         self.scheduler_block_size, self.hash_block_size = block_sizes_of(options.config())
@@ -105,7 +116,9 @@ class Replayer:
         init_none_hash(hash_fn, options.known_behaviour)
         self.hasher = get_request_block_hasher(self.hash_block_size, hash_fn, behaviour=options.known_behaviour)
         self.factory = RequestFactory(trace, self.hasher, options.limits.decode, keep_hashes)
-        self.ideal = ideal_hit_tokens(trace, self.scheduler_block_size)
+        self.ideal_hits = ideal_hits(trace, self.scheduler_block_size)
+        follows = follows_blocks and options.full_attention_only
+        self.keys = prompt_keys(trace, self.scheduler_block_size) if follows else None
 
     def manager_sizes(self) -> dict[str, Any]:
         """Return what a manager has to know of the trace and the options, in tokens, by argument. O(requests)."""
@@ -149,7 +162,7 @@ class Replayer:
         pool = manager.block_pool
         result = ReplayResult(
             num_blocks=num_blocks,
-            ideal_hit_tokens=self.ideal,
+            ideal_hit_tokens=int(self.ideal_hits.sum()),
             pool_bytes_per_block=pool.nbytes / num_blocks,
             backend=pool.index.name,
             behaviour=options.behaviour,
@@ -176,7 +189,9 @@ class Replayer:
             advance, sink: As in `run`.
         """
         limits = self.options.effective_limits
-        ReplayScheduler(self.trace, factory, manager, limits, result, self.hash_block_size).run(advance, sink)
+        early = None if self.keys is None else EarlyEvictions(self.keys, result.num_blocks)
+        losses = Losses(result, self.ideal_hits, early)
+        ReplayScheduler(self.trace, factory, manager, limits, losses, self.hash_block_size).run(advance, sink)
 
 
 def warm_up(options: ReplayOptions) -> None:

@@ -26,6 +26,7 @@ FLOORS = [
     {"batch.step", "interface"},
     {"manager"},
     {"batch"},
+    {"replay.traces"},
     {"replay", "warmup"},
     {"vllm"},
     {"doctor"},
