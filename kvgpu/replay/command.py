@@ -24,6 +24,7 @@ from kvgpu.replay.comparison import BELADY, Outcome, compare, names_of
 from kvgpu.replay.group_names import GROUPS
 from kvgpu.replay.limits import SchedulerLimits
 from kvgpu.replay.report import plotting, table_rows, write_report
+from kvgpu.replay.restart import Restart
 from kvgpu.replay.result import ReplayResult
 from kvgpu.replay.run import Replayer, ReplayOptions, warm_up
 from kvgpu.replay.scheduler import EventSink
@@ -101,6 +102,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a request that waited longer goes first (longest-prefix) or is not held back (hold-back) (%(default)s)",
     )
     add("--sweep-blocks", type=_sizes, default=[], help="also replay on pools of these sizes")
+    add("--snapshot", type=Path, help="begin with this file if it is there, and write it at the end, as at a restart")
     add("--json", type=Path, help="write the result as JSON ('-' for standard output)")
     add("--report", type=Path, help="write a report as HTML")
     add("--events", type=Path, help="write KV events, one JSON batch per line")
@@ -134,6 +136,7 @@ def _options(args: argparse.Namespace) -> ReplayOptions:
         behaviour=args.behaviour,
         retention_interval=args.retention_interval,
         eviction=eviction,
+        same_hashes=args.snapshot is not None,
         limits=SchedulerLimits(
             max_running=args.max_running,
             max_batched_tokens=args.max_batched_tokens,
@@ -162,7 +165,7 @@ def _output_paths(args: argparse.Namespace) -> dict[str, Path]:
     Raises:
         ConfigError: Two of them are the same file, or one is the trace.
     """
-    paths = {name: getattr(args, name) for name in ("json", "report", "events")}
+    paths = {name: getattr(args, name) for name in ("json", "report", "events", "snapshot")}
     paths = {name: path for name, path in paths.items() if path is not None}
     if str(paths.get("json")) == STANDARD_OUTPUT:
         del paths["json"]
@@ -173,6 +176,7 @@ def _output_paths(args: argparse.Namespace) -> dict[str, Path]:
         # Nothing is lost if two options write to the same device.
         if other != f"--{name}" and (place.is_file() or not place.exists()):
             raise ConfigError(f"--{name} would overwrite {other}: {path}")
+    paths.pop("snapshot", None)  # which has a writer of its own
     return paths
 
 
@@ -226,10 +230,12 @@ def run_command(args: argparse.Namespace) -> int:
 def _replay(args: argparse.Namespace, options: ReplayOptions, files: dict[str, BinaryIO], table: list[str]) -> None:
     """Replay the trace, fill the table and write the files."""
     trace = _load(args)
-    replayer = Replayer(trace, options, keep_hashes=bool(args.sweep_blocks))
+    restart = None if args.snapshot is None else Restart(args.snapshot)
+    replayer = Replayer(trace, options, keep_hashes=bool(args.sweep_blocks or restart))
     warm_up(options)
     sink = _event_sink(files["events"]) if "events" in files else None
-    result = _run(replayer, options.num_blocks, sink)
+    result = _run(replayer, options.num_blocks, sink, restart)
+    cold = _run(replayer, options.num_blocks, None) if restart and restart.loaded_blocks is not None else None
     sweep = [_run(replayer, size, None) for size in args.sweep_blocks]
     outcomes = _compare(trace, options, args)
     summary = {
@@ -242,6 +248,10 @@ def _replay(args: argparse.Namespace, options: ReplayOptions, files: dict[str, B
         "orders_of_eviction": [outcome.as_dict() for outcome in outcomes],
     }
     rows = table_rows(result)
+    if restart:
+        restart.end()
+        summary["snapshot"] = restart.as_dict(cold)
+        rows += restart.rows(cold)
     if trace.bad_lines:
         rows.append(("bad lines skipped", f"{trace.bad_lines:,}"))
     rows += [(f"hit rate with {r.num_blocks:,} blocks", f"{r.hit_rate:.1%}") for r in sweep]
@@ -284,6 +294,6 @@ def _write_bytes(text: bytes) -> None:
         binary.write(text)
 
 
-def _run(replayer: Replayer, num_blocks: int, sink: EventSink | None) -> ReplayResult:
+def _run(replayer: Replayer, num_blocks: int, sink: EventSink | None, restart: Restart | None = None) -> ReplayResult:
     with tqdm(total=len(replayer.trace), unit="request", desc=f"{num_blocks:,} blocks", disable=None) as bar:
-        return replayer.run(num_blocks, bar.update, sink)
+        return replayer.run(num_blocks, bar.update, sink, restart)

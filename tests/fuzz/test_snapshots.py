@@ -12,6 +12,8 @@ from support.bounded import bounded, num_inputs
 from support.managers import full, make_manager, mamba, window
 
 from kvgpu.errors import SnapshotError
+from kvgpu.eviction.arrays import GHOST_LINKS, LINKS, NUM_ARRAYS
+from kvgpu.eviction.lanes import AFTER, BEFORE
 from kvgpu.snapshot.archive import packed, unpacked
 
 MEMORY = 1 << 28
@@ -23,6 +25,8 @@ KINDS = [
     {"specs": (full(8), window(4, 9)), "eviction": "arc"},
     {"specs": (full(8), mamba(8, "align")), "behaviour": "0.33", "hash_block_size": 4},
 ]
+WITH_ALIASES = len(KINDS) - 1
+numbers_of_kinds = st.sampled_from([*range(len(KINDS)), *[WITH_ALIASES] * 3])
 ODD_NUMBERS = [-1, 0, 1, 2, 7, 29, 30, 31, 255, 1 << 31, (1 << 31) - 1, -(1 << 31), (1 << 62), (1 << 63) - 1]
 DTYPES = [np.uint8, np.int32, np.int64, np.float64, np.int16, "S3", ">i4"]
 
@@ -47,6 +51,22 @@ def snapshots(tmp_path_factory):
     return SimpleNamespace(path=path, of=found)
 
 
+def lists_agree(eviction):
+    """Whether the lists of a policy lead from each member to the next and back, and nowhere else."""
+    arrays = [eviction._handle.array(place) for place in range(NUM_ARRAYS)]
+    for first in (LINKS, GHOST_LINKS):
+        links, list_of, counts = arrays[first : first + 3]
+        assert (list_of < len(counts)).all()
+        for number, count in enumerate(counts.tolist()):
+            place = end = len(list_of) + number
+            for _ in range(count):
+                assert links[links[place, AFTER], BEFORE] == place
+                place = links[place, AFTER]
+                assert list_of[place] == number
+            assert (links[place, AFTER], links[end, BEFORE]) == (end, place)
+            assert (list_of == number).sum() == count
+
+
 def check(snapshots, number, data):
     """What is promised of any file."""
     snapshots.path.write_bytes(data)
@@ -57,6 +77,8 @@ def check(snapshots, number, data):
         except SnapshotError:
             assert everything(manager) == snapshots.of[number].new
         manager.check()
+        if manager.block_pool.eviction is not None:
+            lists_agree(manager.block_pool.eviction)
         life = Life(manager, 4)
         for _ in range(40):
             life.step()
@@ -122,18 +144,19 @@ fuzzed = settings(max_examples=num_inputs(300), deadline=None, suppress_health_c
 
 
 @fuzzed
-@given(data=st.data(), number=st.integers(0, len(KINDS) - 1))
+@given(data=st.data(), number=numbers_of_kinds)
 def test_a_damaged_file_is_refused(snapshots, data, number):
     check(snapshots, number, damaged_bytes(data.draw, snapshots.of[number].data))
 
 
 @fuzzed
-@given(data=st.data(), number=st.integers(0, len(KINDS) - 1))
+@given(data=st.data(), number=numbers_of_kinds)
 def test_a_snapshot_that_somebody_made_up_breaks_nothing(snapshots, data, number):
     """Its checksum is right, but its arrays are none that a manager has written."""
     draw, arrays = data.draw, dict(snapshots.of[number].arrays)
     for _ in range(draw(st.integers(1, 3))):
-        name, what = draw(st.sampled_from(sorted(arrays))), draw(st.integers(0, 19))
+        names = [*sorted(arrays), *[name for name in ("keys.numbers", "policy.members") if name in arrays] * 3]
+        name, what = draw(st.sampled_from(names)), draw(st.integers(0, 19))
         if what == 0:
             del arrays[name]
         elif what == 1:
