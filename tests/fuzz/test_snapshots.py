@@ -45,6 +45,8 @@ def snapshots(tmp_path_factory):
         life = Life(manager, 3)
         for _ in range(150):
             life.step()
+        while manager.behaviour.keeps_inside and not manager.block_pool.cached_block_hashes_by_block:
+            life.step()
         manager.save(path)
         data = path.read_bytes()
         found.append(SimpleNamespace(data=data, arrays=unpacked(data), new=everything(made(kind))))

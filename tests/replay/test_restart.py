@@ -1,4 +1,4 @@
-"""Replays with a restart between them: the second begins with what the first had cached, and says what that was worth."""
+"""Replays with a restart between them: the second begins with what the first had cached, and says what it gains."""
 
 import json
 
