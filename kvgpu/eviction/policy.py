@@ -15,8 +15,8 @@ from kvgpu.compiled.handle import Handle
 from kvgpu.eviction import events
 from kvgpu.eviction.names import LRU
 from kvgpu.eviction.policies import arc, cost, lfu, queue_aware, recency, s3fifo, slru, tail_first, tinylfu
-from kvgpu.eviction.state.arrays import GOAL, KIND, NUM_ARRAYS, NUM_BLOCKS, NUM_NUMBERS, NUMBERS, USES
-from kvgpu.eviction.state.expected import make_expected
+from kvgpu.eviction.state.arrays import EXPECTED_WORDS, GOAL, KIND, NUM_ARRAYS, NUM_BLOCKS, NUM_NUMBERS, NUMBERS, USES
+from kvgpu.eviction.state.expected import COUNT, make_expected
 from kvgpu.eviction.state.ghosts import make_ghosts
 from kvgpu.eviction.state.hints import PRIORITIES, make_hints
 from kvgpu.eviction.state.lanes import fill, make_lanes
@@ -118,6 +118,11 @@ class Eviction:
             lengths: int32 [requests, queries], lengths of their hits, in blocks.
         """
         events.expect(self.address, plan.words, spans, lengths)
+
+    @property
+    def num_expected(self) -> int:
+        """Number of keys that waiting requests would hit, as `expect` was last told. O(1)."""
+        return int(self._handle.array(EXPECTED_WORDS)[COUNT])
 
     def place_again(self, ids: Sequence[int]) -> None:
         """Put free blocks of these that are not cached any more with those that go first. O(ids)."""
