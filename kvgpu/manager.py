@@ -116,7 +116,6 @@ class KVCacheManager(CacheCalls):
         self.max_model_len = self.coordinator.max_model_len
         self.num_kv_cache_groups = len(self.coordinator.single_type_managers)
         self.block_pool = self.coordinator.block_pool
-        self._pins = {}
         longest = blocks_of_longest(self.coordinator)
         self.hints = None if hints is None else RequestHints(self.coordinator, hints, longest)
         self.block_pool.set_eviction(eviction, None if self.hints is None else self.hints.shares)
