@@ -5,18 +5,19 @@ import stat
 from pathlib import Path
 from typing import Any
 
+from kvgpu.allocation.request_hints import NANOSECONDS
 from kvgpu.compiled.trusted_files import read_trusted, write_whole
 from kvgpu.console.output_file import place_of
 from kvgpu.errors import ArgumentTypeError, ConfigError, SnapshotError
 from kvgpu.exclusive import exclusive_part
 from kvgpu.hashing.functions import HashFunction
 from kvgpu.integers import shown
-from kvgpu.interface.transfer_calls import TransferCalls
+from kvgpu.interface.cache_calls import CacheCalls
 
 FilePath = str | os.PathLike[str]
 
 
-class SnapshotCalls(TransferCalls):
+class SnapshotCalls(CacheCalls):
     """The part of `KVCacheManager` that writes and reads snapshots."""
 
     def save(self, path: FilePath, *, hash_fn: HashFunction | None = None, label: str = "") -> None:
@@ -76,13 +77,26 @@ class SnapshotCalls(TransferCalls):
     def _written(self, hash_fn: HashFunction | None, label: str) -> Any:
         from kvgpu.snapshot.contents import identity, written
 
-        return written(self.coordinator, identity(self.coordinator, hash_fn, label))
+        own = identity(self.coordinator, hash_fn, label, self._shares)
+        return written(self.coordinator, own, self._time)
 
     @exclusive_part("load")
     def _loaded(self, arrays: Any, hash_fn: HashFunction | None, label: str) -> int:
         from kvgpu.snapshot.contents import checked, identity
 
-        return checked(arrays, self.coordinator, identity(self.coordinator, hash_fn, label))()
+        own = identity(self.coordinator, hash_fn, label, self._shares)
+        return checked(arrays, self.coordinator, own, self._time)()
+
+    @property
+    def _shares(self) -> dict[str, int] | None:
+        """Blocks that each tenant keeps; None if requests give no hints."""
+        hints = self.hints
+        return None if hints is None else dict(zip(hints.limits.shares, hints.shares, strict=True))
+
+    @property
+    def _time(self) -> int:
+        """The time in ns by the clock of hints, 0 without."""
+        return 0 if self.hints is None else int(self.hints.limits.clock() * NANOSECONDS)
 
 
 def _checked(hash_fn: Any, label: Any) -> tuple[Any, str]:

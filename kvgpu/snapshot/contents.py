@@ -13,7 +13,7 @@ from kvgpu.errors import BlockStateError, SnapshotError
 from kvgpu.hashing.functions import HashFunction
 from kvgpu.snapshot.archive import Arrays
 from kvgpu.snapshot.fields import Fields
-from kvgpu.snapshot.freed_pool import FreedPool, reserved_ids
+from kvgpu.snapshot.freed_pool import FreedPool, has_hints, reserved_ids
 from kvgpu.snapshot.identity import configuration, hash_identity, refuse_others
 
 FORMAT = "kvgpu snapshot"
@@ -34,13 +34,15 @@ def most_bytes(coordinator: KVCacheCoordinator) -> int:
     return MORE_BYTES + coordinator.block_pool.num_gpu_blocks * (BYTES_PER_BLOCK + BYTES_PER_HASH * hashes)
 
 
-def identity(coordinator: KVCacheCoordinator, hash_fn: HashFunction | None, label: str) -> Identity:
+def identity(
+    coordinator: KVCacheCoordinator, hash_fn: HashFunction | None, label: str, shares: dict[str, int] | None
+) -> Identity:
     """Return what a snapshot of a manager must say about itself, in the form that JSON gives back. O(layers).
 
     Raises:
         NoneHashError, ArgumentTypeError: As in `hash_identity`.
     """
-    own = {"hash": hash_identity(hash_fn), "label": label, "configuration": configuration(coordinator)}
+    own = {"hash": hash_identity(hash_fn), "label": label, "configuration": configuration(coordinator, shares)}
     again: Identity = json.loads(json.dumps(own))
     return again
 
@@ -51,18 +53,21 @@ def sections_of(coordinator: KVCacheCoordinator) -> list[tuple[str, Any]]:
     Changes are made in this order. A policy compiles code, so only pools that have one load it.
     """
     names = {"keys": "cached_keys", "order": "free_order"}
-    if coordinator.block_pool.eviction is not None:
+    eviction = coordinator.block_pool.eviction
+    if eviction is not None:
+        if has_hints(eviction):
+            names["hints"] = "block_hints"
         names["policy"] = "policy"
     return [(name, import_module(f"kvgpu.snapshot.{module}")) for name, module in names.items()]
 
 
-def written(coordinator: KVCacheCoordinator, own: Identity) -> Arrays:
-    """Return the arrays of a snapshot; nothing is changed. O(blocks of the pool).
+def written(coordinator: KVCacheCoordinator, own: Identity, now: int) -> Arrays:
+    """Return the arrays of a snapshot at a time in ns; nothing is changed. O(blocks of the pool).
 
     Raises:
         BlockStateError: As in `FreedPool`.
     """
-    freed = FreedPool(coordinator)
+    freed = FreedPool(coordinator, now)
     about = json.dumps({"format": FORMAT, "version": VERSION, **own}).encode()
     arrays: Arrays = {ABOUT: np.frombuffer(about, np.uint8)}
     for name, section in sections_of(coordinator):
@@ -70,8 +75,14 @@ def written(coordinator: KVCacheCoordinator, own: Identity) -> Arrays:
     return arrays
 
 
-def checked(arrays: Arrays, coordinator: KVCacheCoordinator, own: Identity) -> Callable[[], int]:
+def checked(arrays: Arrays, coordinator: KVCacheCoordinator, own: Identity, now: int) -> Callable[[], int]:
     """Return what brings a snapshot into an unused manager and returns the number of blocks that are cached then.
+
+    Args:
+        arrays: Of the file.
+        coordinator: Of the manager.
+        own: What the snapshot must say about itself.
+        now: The time in ns, by the clock of hints.
 
     Raises:
         BlockStateError: The manager has been used.
@@ -90,7 +101,7 @@ def checked(arrays: Arrays, coordinator: KVCacheCoordinator, own: Identity) -> C
     changes = []
     for name, section in sections:
         fields = Fields(name, arrays)
-        changes.append(section.checked(fields, coordinator))
+        changes.append(section.checked(fields, coordinator, now))
         fields.end()
 
     def change() -> int:

@@ -8,12 +8,15 @@ import numpy.typing as npt
 
 from kvgpu.blocks.free_order import POLICY
 from kvgpu.coordinators.base import KVCacheCoordinator
-from kvgpu.eviction.arrays import GHOST_KEYS, GHOST_LINKS, HITS, LEARNED, LINKS, MOST_HITS, NOTES, NUMBERS, SKETCH
-from kvgpu.eviction.ghosts import FREE, NONE, NUM_LISTS, Ghosts
-from kvgpu.eviction.lanes import AFTER, BEFORE, NOWHERE, Lanes
-from kvgpu.eviction.s3fifo import MAIN
-from kvgpu.eviction.tail_first import CLASSES
-from kvgpu.eviction.tinylfu import MOST
+from kvgpu.eviction.names import LRU
+from kvgpu.eviction.policies.cost import RANKS
+from kvgpu.eviction.policies.queue_aware import RECENT, SPARED
+from kvgpu.eviction.policies.s3fifo import MAIN
+from kvgpu.eviction.policies.tail_first import CLASSES
+from kvgpu.eviction.policies.tinylfu import MOST
+from kvgpu.eviction.state.arrays import GHOST_KEYS, GHOST_LINKS, HITS, LEARNED, LINKS, MOST_HITS, NOTES, NUMBERS, SKETCH
+from kvgpu.eviction.state.ghosts import FREE, NONE, NUM_LISTS, Ghosts
+from kvgpu.eviction.state.lanes import AFTER, BEFORE, NOWHERE, Lanes
 from kvgpu.snapshot.archive import Arrays
 from kvgpu.snapshot.fields import Fields, unique
 from kvgpu.snapshot.freed_pool import FreedPool
@@ -21,7 +24,17 @@ from kvgpu.snapshot.freed_pool import FreedPool
 if TYPE_CHECKING:
     from kvgpu.eviction.policy import Eviction
 
-LARGEST_NOTE = {"slru": 1, "lfu": 0, "s3fifo": MAIN, "arc": 1, "tinylfu": 1, "tail-first": CLASSES - 1}
+LARGEST_NOTE = {
+    LRU: 0,
+    "slru": 1,
+    "lfu": 0,
+    "s3fifo": MAIN,
+    "arc": 1,
+    "tinylfu": 1,
+    "tail-first": CLASSES - 1,
+    "cost": RANKS - 1,
+    "queue-aware": 0,
+}
 """By policy, what it notes of a block, at most: the number of a list follows from it."""
 
 MOST_LEARNED = 1 << 60
@@ -88,6 +101,9 @@ def written(coordinator: KVCacheCoordinator, freed: FreedPool) -> Arrays:
     eviction = freed.eviction
     assert eviction is not None
     members, lists = _members(_lanes(eviction, LINKS))
+    if eviction.expects:  # nobody waits after a restart: what was spared for those who do is the oldest
+        order = np.argsort(np.where(lists == SPARED, RECENT - 0.5, lists), kind="stable")
+        members, lists = members[order], np.where(lists == SPARED, RECENT, lists)[order]
     ghosts = _ghosts(eviction)
     places, ghost_lists = _members(ghosts.lanes, FREE + 1)
     return {
@@ -102,7 +118,7 @@ def written(coordinator: KVCacheCoordinator, freed: FreedPool) -> Arrays:
     }
 
 
-def checked(fields: Fields, coordinator: KVCacheCoordinator) -> Callable[[], None]:
+def checked(fields: Fields, coordinator: KVCacheCoordinator, now: int) -> Callable[[], None]:
     """Return what makes the policy of an unused pool know the same.
 
     Raises:

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from snapshot.life import Life, everything
+from snapshot.life import Clock, Life, everything
 from support.bounded import bounded, num_inputs
 from support.managers import full, make_manager, mamba, window
 
+from kvgpu.config.cache_hints import HintLimits
 from kvgpu.errors import SnapshotError
-from kvgpu.eviction.arrays import GHOST_LINKS, LINKS, NUM_ARRAYS
-from kvgpu.eviction.lanes import AFTER, BEFORE
+from kvgpu.eviction.state.arrays import GHOST_LINKS, LINKS, NUM_ARRAYS
+from kvgpu.eviction.state.lanes import AFTER, BEFORE
 from kvgpu.snapshot.archive import packed, unpacked
 
 MEMORY = 1 << 28
@@ -22,6 +23,8 @@ SECONDS = 20
 KINDS = [
     *[{"specs": (full(4),), "eviction": name} for name in ("lru", "slru", "lfu", "s3fifo", "arc", "tinylfu")],
     {"specs": (full(4), window(4, 10)), "eviction": "tail-first"},
+    {"specs": (full(4), window(4, 10)), "eviction": "cost"},
+    *[{"specs": (full(4),), "eviction": name, "hints": {"a": 0.2}} for name in ("lru", "queue-aware")],
     {"specs": (full(8), window(4, 9)), "eviction": "arc"},
     {"specs": (full(8), mamba(8, "align")), "behaviour": "0.33", "hash_block_size": 4},
 ]
@@ -33,7 +36,9 @@ DTYPES = [np.uint8, np.int32, np.int64, np.float64, np.int16, "S3", ">i4"]
 
 def made(kind):
     kind = dict(kind)
-    return make_manager(*kind.pop("specs"), num_blocks=30, **kind)
+    if "hints" in kind:
+        kind |= {"hints": HintLimits(kind["hints"], clock=Clock()), "max_model_len": 150}
+    return make_manager(*kind.pop("specs"), num_blocks=60 if "hints" in kind else 30, **kind)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +50,7 @@ def snapshots(tmp_path_factory):
         life = Life(manager, 3)
         for _ in range(150):
             life.step()
-        while manager.behaviour.keeps_inside and not manager.block_pool.cached_block_hashes_by_block:
+        while not life.is_rich():
             life.step()
         manager.save(path)
         data = path.read_bytes()

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from snapshot.life import Life, everything
+from snapshot.life import Clock, Life, everything
 from support.managers import (
     CPU_BACKENDS,
     HEADS,
@@ -20,9 +20,12 @@ from support.managers import (
     window,
 )
 
+from kvgpu.batch.manager import BatchManager
 from kvgpu.block_pool import BlockPool
+from kvgpu.config.cache_hints import CacheHints, HintLimits
 from kvgpu.config.specs import SinkFullAttentionSpec
 from kvgpu.eviction.names import EVICTIONS
+from kvgpu.eviction.state.arrays import DEADLINES, LEVELS, TENANTS
 from kvgpu.hashing import functions as hashing
 
 MODELS: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -33,6 +36,7 @@ MODELS: dict[str, tuple[Any, dict[str, Any]]] = {
     "blocks of several hashes": ([full(8), window(4, 9), mamba(16)], {}),
     "a drafter": ([full(4)], {"use_eagle": True}),
     "sinks": ([SinkFullAttentionSpec(4, **HEADS, sink_len=8)], {}),
+    "hints": ([full(4)], {"num_blocks": 60, "max_model_len": 150, "hints": {"a": 0.2, "b": 0.1}}),
     "0.33": ([full(4), window(4, 10)], {"behaviour": "0.33"}),
     "0.33, hits inside blocks": ([full(8), mamba(8, "align")], {"behaviour": "0.33", "hash_block_size": 4}),
 }
@@ -41,13 +45,18 @@ every_model = pytest.mark.parametrize("model", MODELS)
 
 def made(model: str, **options: Any) -> Any:
     specs, more = MODELS[model]
-    return make_manager(*specs, **{"num_blocks": 24 * len(specs), **more, **options})
+    options = {"num_blocks": 24 * len(specs), **more, **options}
+    if "hints" in options:
+        options["hints"] = HintLimits(options["hints"], clock=Clock())
+    return make_manager(*specs, **options)
 
 
 def restarted(manager: Any, path: Any, model: str, **options: Any) -> Any:
     """Another manager, which begins with what one knows now."""
     manager.save(path)
     other = made(model, **options)
+    if other.hints is not None:
+        other.hints.limits.clock.now = 5.0  # which begins anew with each machine
     assert other.load(path) == sum(block.block_hash is not None for block in manager.block_pool.blocks)
     other.check()
     return other
@@ -166,6 +175,40 @@ def test_equal_states_are_equal_files(tmp_path):
     for name in ("one", "two"):
         manager.save(tmp_path / name)
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+
+
+def test_what_requests_have_said_of_blocks_is_kept(tmp_path):
+    """A priority and a share hold after the restart, and a lifetime goes on where it was."""
+    old = made("hints")
+    for place, hints in enumerate([CacheHints(10), CacheHints(lifetime=8), CacheHints(0, None, "a")]):
+        request = make_request(f"r{place}", [place] * 40, 4, cache_hints=hints)
+        admit(old, request)
+        old.free(request)
+    old.hints.limits.clock.now += 3
+    new = restarted(old, tmp_path / "a", "hints")
+    found = [manager.block_pool.eviction._handle for manager in (old, new)]
+    for place in (LEVELS, TENANTS):
+        assert found[0].array(place).tolist() == found[1].array(place).tolist()
+    left = [handle.array(DEADLINES) for handle in found]
+    assert (left[0] > 0).tolist() == (left[1] > 0).tolist()
+    assert set(left[1].tolist()) == {0, 10 * 10**9}  # the clock showed 5
+
+
+def test_what_waiting_requests_would_have_hit_is_spared_no_more(tmp_path):
+    old = made("full", eviction="queue-aware")
+    first, second = (make_request(name, [token] * 40, 4) for name, token in (("first", 1), ("second", 2)))
+    for request in (first, second):
+        admit(old, request)
+        old.free(request)
+    batch = BatchManager(old, 4, 64)
+    batch.match(batch.track([make_request("waits", [1] * 41, 4)]))
+    old.block_pool.free_blocks(old.block_pool.get_new_blocks(5))
+    new = restarted(old, tmp_path / "a", "full", eviction="queue-aware")
+    cold = {block.block_id for block in new.block_pool.blocks if block.block_hash is None and not block.is_null}
+    taken = new.block_pool.allocate(len(cold) + 10).tolist()
+    assert set(taken[: len(cold)]) == cold
+    assert new.get_computed_blocks(make_request("again", [1] * 41, 4))[1] == 0
+    assert new.get_computed_blocks(make_request("again", [2] * 41, 4))[1] > 0
 
 
 def test_an_unused_manager_may_be_saved(tmp_path):
