@@ -13,7 +13,7 @@ from kvgpu.errors import BlockStateError, SnapshotError
 from kvgpu.hashing.functions import HashFunction
 from kvgpu.snapshot.archive import Arrays
 from kvgpu.snapshot.fields import Fields
-from kvgpu.snapshot.freed_pool import FreedPool, has_hints, reserved_ids
+from kvgpu.snapshot.freed_pool import FreedPool, reserved_ids, shares_of
 from kvgpu.snapshot.identity import configuration, hash_identity, refuse_others
 
 FORMAT = "kvgpu snapshot"
@@ -55,7 +55,7 @@ def sections_of(coordinator: KVCacheCoordinator) -> list[tuple[str, Any]]:
     names = {"keys": "cached_keys", "order": "free_order"}
     eviction = coordinator.block_pool.eviction
     if eviction is not None:
-        if has_hints(eviction):
+        if shares_of(eviction) is not None:
             names["hints"] = "block_hints"
         names["policy"] = "policy"
     return [(name, import_module(f"kvgpu.snapshot.{module}")) for name, module in names.items()]
@@ -105,8 +105,12 @@ def checked(arrays: Arrays, coordinator: KVCacheCoordinator, own: Identity, now:
         fields.end()
 
     def change() -> int:
-        for part in changes:
-            part()
+        try:
+            for part in changes:
+                part()
+        except BaseException:  # from outside: half a snapshot is worth less than a cold start
+            _forget_all(coordinator)
+            raise
         state = coordinator.block_pool.state
         return int(np.count_nonzero(state.records["flags"][: state.num_blocks] & HAS_HASH))
 
@@ -125,6 +129,14 @@ def _about(arrays: Arrays) -> dict[str, Any]:
     if about.get("version") != VERSION:
         raise SnapshotError(f"the snapshot has version {about.get('version')!r:.40}; {VERSION} is read here")
     return about
+
+
+def _forget_all(coordinator: KVCacheCoordinator) -> None:
+    """Forget all cached blocks, and what a policy knows."""
+    pool = coordinator.block_pool
+    pool.prefix_cache.clear()
+    if pool.eviction is not None:
+        pool.set_eviction(pool.eviction.name, shares_of(pool.eviction))
 
 
 def _refuse_used(coordinator: KVCacheCoordinator) -> None:

@@ -56,7 +56,7 @@ class FreedPool:
         managers = coordinator.single_type_managers
         for name in dict.fromkeys(name for manager in managers for name in manager.req_to_blocks):
             tables = [(manager.req_to_blocks.get(name), manager.splits_freed_blocks) for manager in managers]
-            if self.eviction is not None and has_hints(self.eviction):
+            if self.eviction is not None and shares_of(self.eviction) is not None:
                 for blocks, _ in tables:
                     if blocks is not None:
                         self.eviction.hint(blocks.ids[blocks.ids != state.null_id], USUAL_PRIORITY, 0, 0)
@@ -75,12 +75,13 @@ class FreedPool:
             raise BlockStateError("some blocks are neither held nor free: see check()")
 
 
-def has_hints(eviction: "Eviction") -> bool:
-    """Return whether requests of a pool may give hints. O(1)."""
-    from kvgpu.eviction.state.arrays import HINT_NUMBERS
+def shares_of(eviction: "Eviction") -> list[int] | None:
+    """Return how many blocks each tenant keeps; None if requests give no hints. O(tenants)."""
+    from kvgpu.eviction.state.arrays import HINT_NUMBERS, SHARES
     from kvgpu.eviction.state.hints import FIRST_LANE
 
-    return bool(eviction._handle.array(HINT_NUMBERS)[FIRST_LANE])
+    handle = eviction._handle
+    return handle.array(SHARES)[1:].tolist() if handle.array(HINT_NUMBERS)[FIRST_LANE] else None
 
 
 def reserved_ids(coordinator: KVCacheCoordinator) -> Ids:
