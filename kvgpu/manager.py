@@ -15,7 +15,8 @@ from kvgpu.coordinators.registry import get_kv_cache_coordinator
 from kvgpu.errors import ConfigError
 from kvgpu.exclusive import exclusive
 from kvgpu.integers import as_integer, as_number, as_option
-from kvgpu.interface.cache_calls import CacheCalls, blocks_of_longest
+from kvgpu.interface.cache_calls import blocks_of_longest
+from kvgpu.interface.snapshot_calls import SnapshotCalls
 from kvgpu.metrics import KVCacheMetricsCollector
 from kvgpu.request import Request
 
@@ -25,7 +26,7 @@ WAITING = ("WAITING", "PREEMPTED")
 """States of a request that is to be admitted."""
 
 
-class KVCacheManager(CacheCalls):
+class KVCacheManager(SnapshotCalls):
     """Looks up, allocates, caches and frees the KV-cache blocks of requests, for one thread and stream at a time.
 
     Args:
