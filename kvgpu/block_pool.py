@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterable
 
 from kvgpu.arguments import integers, listed_ids, own_blocks
-from kvgpu.block_tables.block_allocator import BlockAllocator
+from kvgpu.block_tables.block_allocator import REQUESTED, BlockAllocator
 from kvgpu.block_tables.holders import BlockHolders
 from kvgpu.blocks.block_list import AllBlocks, BlockList
 from kvgpu.blocks.free_order import POLICY
@@ -195,7 +195,8 @@ class BlockPool(PoolCaching):
             Exception: The metrics collector, or the code that makes events, raised it. All blocks are evicted.
         """
         for block_id in listed_ids(block_ids, self.num_gpu_blocks):
-            self.allocator.evict(self.state.view(block_id))
+            if self.allocator.evict(self.state.view(block_id)):
+                self.allocator.num_forgotten[REQUESTED] += 1
         if len(self.state.aliases.owners):
             self.holders.forget_covered()  # requests that hold the blocks cache the ends of their prompts again
 

@@ -25,7 +25,7 @@ FLOORS = [
     {"allocation"},
     {"batch.step", "interface"},
     {"manager"},
-    {"batch"},
+    {"batch", "monitoring"},
     {"replay", "warmup"},
     {"vllm"},
     {"doctor"},
