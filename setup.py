@@ -101,6 +101,7 @@ setup(
         "prometheus": ["prometheus-client>=0.20"],
         "vllm": ["vllm==0.23.0"],
         "dev": [
+            "cachetools>=5",
             "coverage>=7.6",
             "hypothesis>=6.100",
             "matplotlib>=3.8",
