@@ -28,6 +28,10 @@ class NotEnoughBlocksError(KVGPUError, ValueError):
     """More blocks were requested than the pool has free. The state is as before the call."""
 
 
+class PinLimitError(NotEnoughBlocksError):
+    """Too much of the pool would be pinned. The state is as before the call."""
+
+
 class BlockIdError(KVGPUError, AssertionError, IndexError):
     """A block id is outside the pool. The state is as before the call."""
 
