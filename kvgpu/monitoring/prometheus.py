@@ -46,6 +46,12 @@ FAMILIES = (
         lambda numbers: {"": numbers.usage},
     ),
     _Family(
+        "kvgpu:kv_cache_pinned_blocks",
+        "gauge",
+        "KV-cache blocks that are pinned.",
+        lambda numbers: {"": numbers.pinned},
+    ),
+    _Family(
         "vllm:prefix_cache_queries",
         "counter",
         "Tokens looked up in the prefix cache.",

@@ -72,9 +72,10 @@ class ExternalHits:
 class Numbers(NamedTuple):
     """What a manager showed at one moment."""
 
-    manager: KVCacheManager
     usage: float
     """Fraction of the blocks in use, 0.0 to 1.0."""
+    pinned: int
+    """Blocks that are pinned, which are in use."""
     prefix_cache: TokenCounts | None
     """Of requests that were not preempted before; None without `log_stats`."""
     external: tuple[int, dict[str, int]] | None
@@ -99,12 +100,15 @@ class ManagerReadings:
         self._last = TokenCounts(0, 0)
 
     def read(self) -> Numbers:
-        """Return the numbers of this moment; counts are never below those that were returned before. O(1)."""
+        """Return the numbers of this moment; counts are never below those that were returned before.
+
+        O(pinned blocks).
+        """
         manager = self.manager
         allocator, collector = manager.block_pool.allocator, manager.metrics_collector
         return Numbers(
-            manager,
             manager.usage,
+            manager.num_pinned_blocks,
             self._prefix_cache(),
             None if self.external is None else self.external.read(),
             {CAPACITY: allocator.num_evictions, **allocator.num_forgotten},

@@ -160,5 +160,6 @@ def test_tinylfu_hits_about_what_libcachesim_hits(trace, capacity, tolerance):
 
 
 @every_case
-def test_where_all_blocks_begin_prompts_tail_first_is_least_recently_used_first(trace, capacity):
-    assert hits_of_pool("tail-first", trace, capacity) == hits_of_pool("lru", trace, capacity)
+@pytest.mark.parametrize("policy", ["tail-first", "cost", "queue-aware"])
+def test_where_all_blocks_begin_prompts_and_none_waits_others_are_least_recently_used_first(policy, trace, capacity):
+    assert hits_of_pool(policy, trace, capacity) == hits_of_pool("lru", trace, capacity)

@@ -53,6 +53,17 @@ def test_usage_is_that_of_the_manager():
     assert registry.get_sample_value("vllm:kv_cache_usage_perc", LABELS) == pytest.approx(3 / 9)
 
 
+def test_pinned_blocks_are_those_of_the_manager():
+    manager = counting_manager(num_blocks=20, max_model_len=40)
+    registry, _ = watched(manager)
+    request = make_request("a", 12, 4)
+    admit(manager, request)
+    assert manager.pin(request) == 12
+    assert registry.get_sample_value("kvgpu:kv_cache_pinned_blocks", LABELS) == 3
+    manager.unpin("a")
+    assert registry.get_sample_value("kvgpu:kv_cache_pinned_blocks", LABELS) == 0
+
+
 @per_backend
 def test_tokens_queried_and_hit_are_those_of_all_reports(backend):
     manager = counting_manager(backend=backend)
@@ -152,7 +163,8 @@ def test_ages_are_histograms():
 def test_what_a_manager_does_not_count_is_not_shown():
     registry, external = watched(make_manager(full(4)))
     assert external is None
-    assert set(families(registry)) == {"vllm:kv_cache_usage_perc", "kvgpu:kv_block_evictions"}
+    always = {"vllm:kv_cache_usage_perc", "kvgpu:kv_cache_pinned_blocks", "kvgpu:kv_block_evictions"}
+    assert set(families(registry)) == always
 
 
 def test_all_metrics_are_shown_where_all_is_counted():

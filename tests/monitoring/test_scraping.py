@@ -67,7 +67,8 @@ class Scraper(Thread):
 @pytest.mark.parametrize("ages", [False, True])
 def test_scrapes_beside_an_engine_never_see_a_count_fall(served, ages):
     collector = ManagerCollector()
-    manager = make_manager(full(4), num_blocks=20, log_stats=True, metrics_collector=BlockAges(0.5) if ages else None)
+    metrics = BlockAges(0.5) if ages else None
+    manager = make_manager(full(4), num_blocks=20, max_model_len=36, log_stats=True, metrics_collector=metrics)
     external = collector.add(manager, "m", 0, external=True)
     batch = BatchManager(manager, 4, 100)
     scrapers = [Scraper(collector) for _ in range(2)]
@@ -88,6 +89,9 @@ def test_scrapes_beside_an_engine_never_see_a_count_fall(served, ages):
             batch.free_batch(rows)
             batch.untrack(rows)
         external.record(3, step % 3, source=("host", "disk")[step % 2])
+        if step % 4 == 0:
+            manager.pin(request)
+        manager.unpin(f"r{step - 2}")
         if step % 7 == 0:
             manager.evict_blocks([1, 2])
         if step % 50 == 0:
