@@ -4,7 +4,7 @@ import logging
 from collections.abc import Iterable, Mapping
 
 from kvgpu.arguments import integers, listed_ids, own_blocks
-from kvgpu.block_tables.block_allocator import BlockAllocator
+from kvgpu.block_tables.block_allocator import REQUESTED, BlockAllocator
 from kvgpu.block_tables.holders import BlockHolders
 from kvgpu.blocks.block_list import AllBlocks, BlockList
 from kvgpu.blocks.free_order import POLICY
@@ -196,7 +196,8 @@ class BlockPool(PoolCaching):
         """
         evicted = listed_ids(block_ids, self.num_gpu_blocks)
         for block_id in evicted:
-            self.allocator.evict(self.state.view(block_id))
+            if self.allocator.evict(self.state.view(block_id)):
+                self.allocator.num_forgotten[REQUESTED] += 1
         if self.eviction is not None:
             self.eviction.place_again(evicted)
         if len(self.state.aliases.owners):
