@@ -97,6 +97,7 @@ setup(
         "cuda12": [*GPU, "cupy-cuda12x>=13.3"],
         "cuda13": [*GPU, "cupy-cuda13x>=13.6"],
         "report": ["matplotlib>=3.8"],
+        "traces": ["zstandard>=0.22"],
         "events": ["pyzmq>=26"],
         "prometheus": ["prometheus-client>=0.20"],
         "vllm": ["vllm==0.23.0"],
@@ -112,6 +113,7 @@ setup(
             "pyzmq>=26",
             "ruff>=0.6",
             "setuptools>=77",
+            "zstandard>=0.22",
         ],
     },
     entry_points={

@@ -21,8 +21,8 @@ from tqdm import tqdm  # noqa: E402
 from kvgpu.batch.admission import POLICIES  # noqa: E402
 from kvgpu.replay.limits import SchedulerLimits  # noqa: E402
 from kvgpu.replay.run import Replayer, ReplayOptions  # noqa: E402
-from kvgpu.replay.trace import Trace, read_trace  # noqa: E402
-from kvgpu.replay.workload import conversations  # noqa: E402
+from kvgpu.replay.traces.trace import Trace, read_trace  # noqa: E402
+from kvgpu.replay.traces.workload import conversations  # noqa: E402
 
 SPEEDS = (25.0, 45.0)
 AGE_LIMIT_MS = 600_000.0

@@ -22,8 +22,8 @@ from tqdm import tqdm  # noqa: E402
 
 from kvgpu.replay.result import ReplayResult  # noqa: E402
 from kvgpu.replay.run import Replayer, ReplayOptions, warm_up  # noqa: E402
-from kvgpu.replay.trace import Trace, read_trace  # noqa: E402
-from kvgpu.replay.workload import conversations  # noqa: E402
+from kvgpu.replay.traces.trace import Trace, read_trace  # noqa: E402
+from kvgpu.replay.traces.workload import conversations  # noqa: E402
 
 BLOCKS = {"full": 200_000, "full+swa:1024": 400_000}
 UNITS = {"decode": "ns/token", "order": "ns/request"}

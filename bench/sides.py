@@ -160,9 +160,9 @@ class Workload(NamedTuple):
 
 def workload(path: Path | None, count: int) -> Workload:
     """The first `count` prompts of a trace, or of the embedded workload."""
-    from kvgpu.replay.tokens import prompt_tokens
-    from kvgpu.replay.trace import read_trace
-    from kvgpu.replay.workload import conversations
+    from kvgpu.replay.traces.tokens import prompt_tokens
+    from kvgpu.replay.traces.trace import read_trace
+    from kvgpu.replay.traces.workload import conversations
 
     trace = (conversations() if path is None else read_trace(path)).head(count)
     return Workload(trace.name, [prompt_tokens(trace, i).tolist() for i in range(len(trace))])

@@ -96,3 +96,7 @@ class MissingPackageError(KVGPUError, ImportError):
 
 class WarmupError(KVGPUError, RuntimeError):
     """A process that should have compiled something failed; the message has its last words."""
+
+
+class SnapshotError(KVGPUError, ValueError):
+    """A file is no snapshot, is damaged, or is of another configuration or hash function. Nothing was changed."""

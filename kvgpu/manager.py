@@ -15,7 +15,8 @@ from kvgpu.coordinators.registry import get_kv_cache_coordinator
 from kvgpu.errors import ConfigError
 from kvgpu.exclusive import exclusive
 from kvgpu.integers import as_integer, as_number, as_option
-from kvgpu.interface.cache_calls import CacheCalls, blocks_of_longest
+from kvgpu.interface.cache_calls import blocks_of_longest
+from kvgpu.interface.snapshot_calls import SnapshotCalls
 from kvgpu.metrics import KVCacheMetricsCollector
 from kvgpu.request import Request
 
@@ -25,7 +26,7 @@ WAITING = ("WAITING", "PREEMPTED")
 """States of a request that is to be admitted."""
 
 
-class KVCacheManager(CacheCalls):
+class KVCacheManager(SnapshotCalls):
     """Looks up, allocates, caches and frees the KV-cache blocks of requests, for one thread and stream at a time.
 
     Args:
@@ -116,7 +117,6 @@ class KVCacheManager(CacheCalls):
         self.max_model_len = self.coordinator.max_model_len
         self.num_kv_cache_groups = len(self.coordinator.single_type_managers)
         self.block_pool = self.coordinator.block_pool
-        self._pins = {}
         longest = blocks_of_longest(self.coordinator)
         self.hints = None if hints is None else RequestHints(self.coordinator, hints, longest)
         self.block_pool.set_eviction(eviction, None if self.hints is None else self.hints.shares)

@@ -28,8 +28,8 @@ from kvgpu.errors import KVGPUError  # noqa: E402
 from kvgpu.replay.limits import SchedulerLimits  # noqa: E402
 from kvgpu.replay.result import ReplayResult  # noqa: E402
 from kvgpu.replay.run import Replayer, ReplayOptions, warm_up  # noqa: E402
-from kvgpu.replay.trace import Trace, read_trace  # noqa: E402
-from kvgpu.replay.workload import conversations  # noqa: E402
+from kvgpu.replay.traces.trace import Trace, read_trace  # noqa: E402
+from kvgpu.replay.traces.workload import conversations  # noqa: E402
 
 GROUPS = "full,full+swa:1024+swa:1024,full+mamba:align"
 BLOCKS = "200000,60000"

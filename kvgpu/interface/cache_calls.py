@@ -24,12 +24,15 @@ class CacheCalls(TransferCalls):
     """
 
     hints: RequestHints | None
-    _pins: dict[str, Ids]
 
     @property
     def num_pinned_blocks(self) -> int:
         """Number of blocks that are pinned. O(pinned blocks)."""
         return len(self._pinned_with(NO_IDS))
+
+    @property
+    def _pins(self) -> dict[str, Ids]:
+        return self.block_pool.holders.pins
 
     @exclusive
     def pin(self, request: Any, num_tokens: int | None = None) -> int:
@@ -64,7 +67,7 @@ class CacheCalls(TransferCalls):
         if num_hits == 0 or len(ids) == 0:
             return 0
         self._refuse_beyond_limit(len(self._pinned_with(ids)))
-        self.block_pool.touch(ids)
+        self.block_pool.allocator.take_hits(ids)
         self._pins[name] = ids
         return int(num_hits)
 
@@ -73,7 +76,7 @@ class CacheCalls(TransferCalls):
         """Give a pin up; its blocks stay cached until they are evicted. Return whether there was one. O(its blocks)."""
         ids = self._pins.pop(checked_name(request_id), None)
         if ids is not None:
-            self.block_pool.free_blocks(ids, backwards=True)
+            self.block_pool.allocator.give_back(ids, backwards=True)
         return ids is not None
 
     @exclusive
@@ -115,7 +118,7 @@ class CacheCalls(TransferCalls):
         most = int(limits.max_pinned * pool.num_gpu_blocks)
         if num_pinned > most:
             raise PinLimitError(f"{num_pinned} blocks would be pinned, and {most} may be: raise HintLimits.max_pinned")
-        kept = 0 if hints is None else sum(hints.shares)
+        kept = 0 if hints is None else sum(hints.shares.values())
         needed = blocks_of_longest(self.coordinator)
         usable = pool.num_gpu_blocks - 1 - pool.num_reserved_blocks
         if num_pinned + kept + needed > usable:

@@ -20,15 +20,17 @@ from kvgpu.events.messages import KVCacheEvent, KVEventBatch
 from kvgpu.eviction.names import EVICTIONS, LRU
 from kvgpu.hashing.functions import HASH_FUNCTIONS
 from kvgpu.index.registry import BACKENDS
+from kvgpu.replay.comparison import BELADY, Outcome, compare, names_of
 from kvgpu.replay.group_names import GROUPS
 from kvgpu.replay.limits import SchedulerLimits
-from kvgpu.replay.ranges import check_whole
 from kvgpu.replay.report import plotting, table_rows, write_report
+from kvgpu.replay.restart import Restart
 from kvgpu.replay.result import ReplayResult
 from kvgpu.replay.run import Replayer, ReplayOptions, warm_up
 from kvgpu.replay.scheduler import EventSink
-from kvgpu.replay.trace import FORMATS, Trace, read_trace
-from kvgpu.replay.workload import conversations
+from kvgpu.replay.traces.ranges import check_whole
+from kvgpu.replay.traces.trace import FORMATS, Trace, read_trace
+from kvgpu.replay.traces.workload import conversations
 
 STANDARD_OUTPUT = "-"
 EVERYTHING = "all"
@@ -51,9 +53,9 @@ def _interval(text: str) -> int | None:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command to its parser."""
     add = parser.add_argument
-    add("trace", nargs="?", type=Path, help="JSON lines, may be compressed by gzip; the embedded workload if omitted")
+    add("trace", nargs="?", type=Path, help="JSON lines or CSV, may be compressed; the embedded workload if omitted")
     add("--format", default="auto", help=f"auto, {', '.join(FORMATS)}")
-    add("--trace-block-size", type=int, metavar="N", help="tokens per hash id (mooncake: 512, bailian: 16)")
+    add("--trace-block-size", type=int, metavar="N", help="tokens per hash id (mooncake: 512, others: 16)")
     add("--skip-bad-lines", action="store_true", help="count unreadable lines and continue")
     add("--limit", type=int, help="replay the first N requests")
     add("--num-blocks", type=int, default=200_000, help="blocks of the pool (%(default)s)")
@@ -68,7 +70,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="behaviour 0.33: tokens between the positions of a prompt that stay cached in windows and states; 0 for "
         f"its end and what others share, '{EVERYTHING}' for all (%(default)s)",
     )
-    add("--eviction", default=LRU, help=f"which free blocks are taken first: {', '.join(EVICTIONS)} (%(default)s)")
+    add(
+        "--eviction",
+        default=LRU,
+        metavar="NAME,...",
+        help=f"which free blocks are taken first: {', '.join(EVICTIONS)} (%(default)s); several are compared, also "
+        f"with the bound '{BELADY}', on all pools, in processes beside each other",
+    )
     add("--hash", default="sha256", help=f"{', '.join(HASH_FUNCTIONS)} (%(default)s)")
     add("--backend", help=f"{', '.join(BACKENDS)} (KVGPU_BACKEND, else host)")
     add("--max-running", type=int, default=256, help="requests served at a time (%(default)s)")
@@ -94,6 +102,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a request that waited longer goes first (longest-prefix) or is not held back (hold-back) (%(default)s)",
     )
     add("--sweep-blocks", type=_sizes, default=[], help="also replay on pools of these sizes")
+    add("--snapshot", type=Path, help="begin with this file if it is there, and write it at the end, as at a restart")
     add("--json", type=Path, help="write the result as JSON ('-' for standard output)")
     add("--report", type=Path, help="write a report as HTML")
     add("--events", type=Path, help="write KV events, one JSON batch per line")
@@ -117,6 +126,7 @@ def _git_revision() -> str:
 
 
 def _options(args: argparse.Namespace) -> ReplayOptions:
+    eviction = next(name for name in names_of(args.eviction) if name != BELADY)
     return ReplayOptions(
         num_blocks=args.num_blocks,
         block_size=args.block_size,
@@ -125,7 +135,8 @@ def _options(args: argparse.Namespace) -> ReplayOptions:
         backend=args.backend,
         behaviour=args.behaviour,
         retention_interval=args.retention_interval,
-        eviction=args.eviction,
+        eviction=eviction,
+        same_hashes=args.snapshot is not None,
         limits=SchedulerLimits(
             max_running=args.max_running,
             max_batched_tokens=args.max_batched_tokens,
@@ -154,7 +165,7 @@ def _output_paths(args: argparse.Namespace) -> dict[str, Path]:
     Raises:
         ConfigError: Two of them are the same file, or one is the trace.
     """
-    paths = {name: getattr(args, name) for name in ("json", "report", "events")}
+    paths = {name: getattr(args, name) for name in ("json", "report", "events", "snapshot")}
     paths = {name: path for name, path in paths.items() if path is not None}
     if str(paths.get("json")) == STANDARD_OUTPUT:
         del paths["json"]
@@ -165,6 +176,7 @@ def _output_paths(args: argparse.Namespace) -> dict[str, Path]:
         # Nothing is lost if two options write to the same device.
         if other != f"--{name}" and (place.is_file() or not place.exists()):
             raise ConfigError(f"--{name} would overwrite {other}: {path}")
+    paths.pop("snapshot", None)  # which has a writer of its own
     return paths
 
 
@@ -218,11 +230,14 @@ def run_command(args: argparse.Namespace) -> int:
 def _replay(args: argparse.Namespace, options: ReplayOptions, files: dict[str, BinaryIO], table: list[str]) -> None:
     """Replay the trace, fill the table and write the files."""
     trace = _load(args)
-    replayer = Replayer(trace, options, keep_hashes=bool(args.sweep_blocks))
+    restart = None if args.snapshot is None else Restart(args.snapshot)
+    replayer = Replayer(trace, options, keep_hashes=bool(args.sweep_blocks or restart))
     warm_up(options)
     sink = _event_sink(files["events"]) if "events" in files else None
-    result = _run(replayer, options.num_blocks, sink)
+    result = _run(replayer, options.num_blocks, sink, restart)
+    cold = _run(replayer, options.num_blocks, None) if restart and restart.loaded_blocks is not None else None
     sweep = [_run(replayer, size, None) for size in args.sweep_blocks]
+    outcomes = _compare(trace, options, args)
     summary = {
         **result.as_dict(),
         "trace": trace.name,
@@ -230,16 +245,24 @@ def _replay(args: argparse.Namespace, options: ReplayOptions, files: dict[str, B
         "bad_lines": trace.bad_lines,
         "git": _git_revision(),
         "sweep": [{"num_blocks": r.num_blocks, "hit_rate": r.hit_rate} for r in sweep],
+        "orders_of_eviction": [outcome.as_dict() for outcome in outcomes],
     }
     rows = table_rows(result)
+    if restart:
+        restart.end()
+        summary["snapshot"] = restart.as_dict(cold)
+        rows += restart.rows(cold)
     if trace.bad_lines:
         rows.append(("bad lines skipped", f"{trace.bad_lines:,}"))
     rows += [(f"hit rate with {r.num_blocks:,} blocks", f"{r.hit_rate:.1%}") for r in sweep]
+    rows += [
+        (f"{o.eviction}, {o.num_blocks:,} blocks", "-" if o.hit_rate is None else f"{o.hit_rate:.2%}") for o in outcomes
+    ]
     title = f"{trace.name}: {len(trace):,} requests on {result.backend}, groups {args.groups}"
     if args.behaviour != "0.23":
         title += f", behaviour {args.behaviour}"
-    if args.eviction != LRU:
-        title += f", eviction {args.eviction}"
+    if options.eviction != LRU:
+        title += f", eviction {options.eviction}"
     table += _table(title, rows)
     if args.json is not None:
         text = msgspec.json.format(msgspec.json.encode(summary), indent=2) + b"\n"
@@ -252,6 +275,15 @@ def _replay(args: argparse.Namespace, options: ReplayOptions, files: dict[str, B
         write_report(files["report"], trace.name, settings | {"git": summary["git"]}, result, sweep)
 
 
+def _compare(trace: Trace, options: ReplayOptions, args: argparse.Namespace) -> list[Outcome]:
+    """Replay on all orders of eviction that the command names, if there are several."""
+    names, sizes = names_of(args.eviction), list(dict.fromkeys([args.num_blocks, *args.sweep_blocks]))
+    if len(names) == 1:
+        return []
+    with tqdm(total=len(names) * len(sizes), unit="replay", desc="orders of eviction", disable=None) as bar:
+        return compare(trace, options, names, sizes, bar.update)
+
+
 def _write_bytes(text: bytes) -> None:
     """Write JSON to standard output as UTF-8, whatever its encoding."""
     binary = getattr(sys.stdout, "buffer", None)
@@ -262,6 +294,6 @@ def _write_bytes(text: bytes) -> None:
         binary.write(text)
 
 
-def _run(replayer: Replayer, num_blocks: int, sink: EventSink | None) -> ReplayResult:
+def _run(replayer: Replayer, num_blocks: int, sink: EventSink | None, restart: Restart | None = None) -> ReplayResult:
     with tqdm(total=len(replayer.trace), unit="request", desc=f"{num_blocks:,} blocks", disable=None) as bar:
-        return replayer.run(num_blocks, bar.update, sink)
+        return replayer.run(num_blocks, bar.update, sink, restart)

@@ -17,7 +17,7 @@ from kvgpu.config.specs import (
     SlidingWindowSpec,
 )
 from kvgpu.errors import ConfigError, UnknownNameError
-from kvgpu.replay.ranges import INT32_MAX
+from kvgpu.replay.traces.ranges import INT32_MAX
 
 _HEADS: dict[str, Any] = {"num_kv_heads": 1, "head_size": 1, "dtype": None}
 

@@ -1,10 +1,13 @@
 """The hit rate of an endless cache that never evicts a block."""
 
-from kvgpu.replay.trace import Trace
+import numpy as np
+import numpy.typing as npt
+
+from kvgpu.replay.traces.trace import Trace
 
 
-def ideal_hit_tokens(trace: Trace, block_size: int) -> int:
-    """Count the prompt tokens that hit an endless cache if requests are served one after the other. O(hash ids).
+def ideal_hits(trace: Trace, block_size: int) -> npt.NDArray[np.int64]:
+    """Count the tokens of each prompt that hit an endless cache if requests are served one after the other.
 
     A hit is a run of full blocks from the start, and at least one token remains to be computed. Generated tokens do
     not count, since no prompt looks them up.
@@ -12,9 +15,14 @@ def ideal_hit_tokens(trace: Trace, block_size: int) -> int:
     Args:
         trace: The requests.
         block_size: Tokens per cache block.
+
+    Returns:
+        int64 [requests].
+
+    O(hash ids).
     """
     cached: dict[int, int] = {}
-    hits = 0
+    hits = np.zeros(len(trace), np.int64)
     per_id = trace.block_tokens
     for request in range(len(trace)):
         length = int(trace.input_length[request])
@@ -30,5 +38,5 @@ def ideal_hit_tokens(trace: Trace, block_size: int) -> int:
                 found = max(found, min(known, limit))
                 broken = known < begin + per_id
             cached[block] = max(cached.get(block, 0), min(full, begin + per_id))
-        hits += found // block_size * block_size
+        hits[request] = found // block_size * block_size
     return hits

@@ -5,7 +5,7 @@ from typing import Any
 
 from kvgpu.batch.admission import check_policy
 from kvgpu.errors import ConfigError
-from kvgpu.replay.ranges import check_finite, check_whole
+from kvgpu.replay.traces.ranges import check_finite, check_whole
 from kvgpu.rules.retention import state_to_keep
 
 LONGEST_MS = 1e12

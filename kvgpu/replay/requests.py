@@ -10,8 +10,8 @@ import numpy.typing as npt
 from kvgpu.hashing.block_hashes import BlockHashes
 from kvgpu.hashing.functions import BlockHash
 from kvgpu.hashing.request_hasher import BlockHasher, RequestBlockHasher
-from kvgpu.replay.tokens import output_tokens, prompt_tokens
-from kvgpu.replay.trace import Trace
+from kvgpu.replay.traces.tokens import output_tokens, prompt_tokens
+from kvgpu.replay.traces.trace import Trace
 from kvgpu.request import Request
 
 OUTPUTS_AT_ONCE = 1024
@@ -22,7 +22,8 @@ OUTPUTS_AT_ONCE = 1024
 class Sequence:
     """A request of the trace that is being served; it generates `output_length` tokens.
 
-    `request` is kvgpu's, or that of an engine whose manager serves it.
+    `request` is kvgpu's, or that of an engine whose manager serves it. num_lost: tokens that it had computed when it
+    was preempted.
     """
 
     index: int
@@ -30,6 +31,7 @@ class Sequence:
     output_length: int
     num_outputs: int = 0
     counted: bool = False
+    num_lost: int = 0
     _drawn: list[int] = field(default_factory=list, repr=False)
 
     @property

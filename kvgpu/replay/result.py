@@ -16,7 +16,9 @@ class ReplayResult:
     """Counts, times and series of one replay.
 
     hit_tokens: of the first admission of each request. computed_tokens: of all steps, those that a preempted request
-    computes again included.
+    computes again included. recomputed_tokens: those that an endless cache would have had, and those that a preempted
+    request had computed before. early_evictions: blocks that a prompt asked for within a minute after they were
+    evicted; None if nobody followed them.
     seconds, blocks_of: per phase, time spent and blocks handled (calls for decode, requests for order). samples: one
     entry per admitted request: prompt tokens, hit tokens, usage of the pool, waiting time in virtual ms. latencies:
     seconds of each lookup and of each allocation that admitted a request.
@@ -31,8 +33,10 @@ class ReplayResult:
     prompt_blocks: int = 0
     output_tokens: int = 0
     computed_tokens: int = 0
+    recomputed_tokens: int = 0
     steps: int = 0
     evictions: int = 0
+    early_evictions: int | None = None
     preemptions: int = 0
     peak_usage: float = 0.0
     pool_bytes_per_block: float = 0.0
@@ -84,8 +88,10 @@ class ReplayResult:
             "num_blocks": self.num_blocks,
             "output_tokens": self.output_tokens,
             "computed_tokens": self.computed_tokens,
+            "recomputed_tokens": self.recomputed_tokens,
             "steps": self.steps,
             "evictions": self.evictions,
+            "early_evictions": self.early_evictions,
             "preemptions": self.preemptions,
             "peak_usage": self.peak_usage,
             "seconds": self.seconds,

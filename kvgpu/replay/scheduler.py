@@ -10,9 +10,9 @@ from kvgpu.blocks.kv_cache_blocks import KVCacheBlocks
 from kvgpu.events.messages import KVCacheEvent
 from kvgpu.manager import KVCacheManager
 from kvgpu.replay.limits import SchedulerLimits
+from kvgpu.replay.losses import Losses
 from kvgpu.replay.requests import RequestFactory, Sequence
-from kvgpu.replay.result import ReplayResult
-from kvgpu.replay.trace import Trace
+from kvgpu.replay.traces.trace import Trace
 
 EventSink = Callable[[float, list[KVCacheEvent]], None]
 
@@ -25,8 +25,8 @@ class ReplayScheduler:
         factory: Makes the requests.
         manager: Serves the requests; must be new. A manager of vLLM's does, too.
         limits: Bounds and clock.
-        result: Filled with the results.
-        block_size: Tokens that count as one block in `result`.
+        losses: Told of what happens to requests and blocks; its result is filled.
+        block_size: Tokens that count as one block in the result.
     """
 
     def __init__(
@@ -35,14 +35,15 @@ class ReplayScheduler:
         factory: RequestFactory,
         manager: KVCacheManager,
         limits: SchedulerLimits,
-        result: ReplayResult,
+        losses: Losses,
         block_size: int,
     ) -> None:
         self.trace = trace
         self.factory = factory
         self.manager = manager
         self.limits = limits
-        self.result = result
+        self.losses = losses
+        self.result = losses.result
         self.block_size = block_size
         # Traces count time from different origins, some from 1970.
         self.arrival_ms = trace.arrival_ms - trace.arrival_ms[:1]
@@ -140,6 +141,7 @@ class ReplayScheduler:
             self.result.seconds["lookup"] += looked_up
             self.result.blocks_of["lookup"] += (request.num_tokens - 1) // self.block_size
             self.result.latencies["lookup"].append(looked_up)
+            self.losses.looked_up(sequence, self._trace_ms())
             num_new = self.limits.chunk(request, num_hits, budget)
             if num_new == 0:
                 return
@@ -159,10 +161,15 @@ class ReplayScheduler:
             request.num_computed_tokens = num_hits
             scheduled.append((sequence, num_new))
             budget -= num_new
+            self.losses.admitted(sequence, num_hits)
             self._count(sequence, num_hits)
 
     def _waited_ms(self, sequence: Sequence) -> float:
         return self.now_ms - float(self.arrival_ms[sequence.index])
+
+    def _trace_ms(self) -> float:
+        """Return the time that the trace has come to; without virtual time, that of the last arrival."""
+        return self.now_ms if self.limits.virtual_time else float(self.arrival_ms[self.next_arrival - 1])
 
     def _take_arrivals(self) -> None:
         """Add requests that have arrived to the queue; without virtual time, add the next one if the queue is empty."""
@@ -191,10 +198,13 @@ class ReplayScheduler:
             self.result.seconds["allocate"] += seconds
             if blocks is not None:
                 self.result.blocks_of["allocate"] += sum(map(len, blocks.blocks))
+        if blocks is not None:
+            self.losses.allocated(sequence, computed, blocks, self._trace_ms())
         return blocks
 
     def _preempt_latest(self) -> Sequence:
         sequence = self.running.pop()
+        sequence.num_lost = sequence.request.num_computed_tokens
         self._free(sequence)
         sequence.request.num_computed_tokens = 0
         sequence.request.num_preemptions += 1
@@ -231,6 +241,7 @@ class ReplayScheduler:
         self.result.blocks_of["free"] += sum(map(len, held))
         with self.result.timed("free"):
             self.manager.free(sequence.request)
+        self.losses.freed(sequence, sequence.request.num_computed_tokens // self.block_size)
 
     def _count(self, sequence: Sequence, num_hits: int) -> None:
         """Count a request in the result, once, at its first admission."""

@@ -68,9 +68,9 @@ def test_a_new_source_of_compiled_code_changes_the_digest(copy):
 
 
 def test_a_module_that_compiled_code_imports_by_its_package_changes_the_digest(copy):
-    (copy / "index" / "new.py").write_text("from kvgpu.replay import ranges\n\n\n@jit\ndef f(): ...\n")
+    (copy / "index" / "new.py").write_text("from kvgpu.replay import limits\n\n\n@jit\ndef f(): ...\n")
     before = digest(copy)
-    with (copy / "replay" / "ranges.py").open("a") as file:
+    with (copy / "replay" / "limits.py").open("a") as file:
         file.write("\nCHANGED = 1\n")
     assert digest(copy) != before
 

@@ -3,6 +3,7 @@
 import copy
 
 import pytest
+from support.interrupts import every_line
 from support.managers import admit, decode, free_order, full, make_manager, make_request, mamba, per_backend, window
 
 from kvgpu.config.cache_hints import HintLimits
@@ -168,3 +169,22 @@ def test_a_copy_has_pins_of_its_own():
     assert (manager.num_pinned_blocks, other.num_pinned_blocks) == (10, 0)
     manager.check()
     other.check()
+
+
+class Pinned:
+    def __init__(self):
+        self.manager = make_manager(full(SIZE), num_blocks=64, max_model_len=80)
+        self.first, self.second = (cached(self.manager, token, 5) for token in (1, 2))
+        self.manager.pin(self.first)
+
+
+@pytest.mark.parametrize("call", [lambda s: s.manager.pin(s.second), lambda s: s.manager.unpin("r1")])
+def test_an_interrupt_at_any_line_loses_nothing(call):
+    for _, served in every_line(Pinned, call):
+        manager = served.manager
+        manager.new_step_starts()
+        manager.check()
+        for name in ("r1", "r2"):
+            manager.unpin(name)
+        assert manager.block_pool.get_num_free_blocks() == 63
+        manager.check()

@@ -190,7 +190,7 @@ def test_masks_go_first():
     server.manager.free(request)
     server.flood()
     assert server.hits(1) == 10
-    levels = server.manager.block_pool.eviction._handle.array(LEVELS)
+    levels = server.manager.block_pool.eviction.array(LEVELS)
     assert np.count_nonzero(levels == 91) == 10 + 3
 
 

@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from support.bounded import bounded, num_inputs
 from support.trace_bytes import nearly_traces
 
-from kvgpu.errors import TraceError, UnknownNameError
-from kvgpu.replay.trace import LARGEST, LARGEST_LENGTH, Trace, read_trace
+from kvgpu.errors import MissingPackageError, TraceError, UnknownNameError
+from kvgpu.replay.traces.compression import ZSTD
+from kvgpu.replay.traces.fields import LARGEST, LARGEST_LENGTH
+from kvgpu.replay.traces.trace import Trace, read_trace
 
 MEMORY = 1 << 28
 SECONDS = 20
@@ -38,7 +40,7 @@ def path(tmp_path_factory):
 @settings(max_examples=num_inputs(1000), deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     content=nearly_traces(),
-    format_name=st.sampled_from(["auto"] * 8 + ["mooncake", "bailian", "csv", ""]),
+    format_name=st.sampled_from(["auto"] * 8 + ["mooncake", "bailian", "own", "csv", ""]),
     skip=st.booleans(),
     block_tokens=st.sampled_from([None] * 8 + [16, 512, 1, 2**15]),
 )
@@ -49,6 +51,9 @@ def test_a_file_is_a_trace_or_an_error_says_what_it_is(path, content, format_nam
         with bounded(SECONDS, MEMORY):
             trace = read_trace(path, format_name, skip, block_tokens)
     except (TraceError, UnknownNameError) as raised:
+        error = raised
+    except MissingPackageError as raised:
+        assert content.startswith(ZSTD)
         error = raised
     if error is None:
         check(trace, path)

@@ -16,7 +16,7 @@ from kvgpu.errors import UnknownNameError
 from kvgpu.replay.limits import SchedulerLimits
 from kvgpu.replay.requests import Sequence
 from kvgpu.replay.run import Replayer, ReplayOptions
-from kvgpu.replay.trace import from_requests
+from kvgpu.replay.traces.trace import from_requests
 
 BLOCK = 16
 

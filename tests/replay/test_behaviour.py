@@ -11,7 +11,7 @@ from kvgpu.errors import ConfigError, UnknownNameError
 from kvgpu.replay.group_names import parse_groups
 from kvgpu.replay.limits import SchedulerLimits
 from kvgpu.replay.run import ReplayOptions
-from kvgpu.replay.trace import from_requests
+from kvgpu.replay.traces.trace import from_requests
 
 SIZE = 16
 

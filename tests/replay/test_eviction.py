@@ -9,7 +9,7 @@ from kvgpu.cli import main
 from kvgpu.errors import UnknownNameError
 from kvgpu.eviction.names import EVICTIONS
 from kvgpu.replay.run import ReplayOptions
-from kvgpu.replay.workload import conversations
+from kvgpu.replay.traces.workload import conversations
 
 
 @pytest.mark.parametrize("behaviour", ["0.23", "0.33"])

@@ -5,8 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.traces import distinct, serve, shared_prefixes
 
-from kvgpu.replay.ideal import ideal_hit_tokens
-from kvgpu.replay.trace import from_requests
+from kvgpu.replay.ideal import ideal_hits
+from kvgpu.replay.traces.trace import from_requests
 
 
 def brute_force(trace, block_size):
@@ -30,7 +30,7 @@ def brute_force(trace, block_size):
 @settings(max_examples=150, deadline=None)
 @given(trace=shared_prefixes(), block_size=st.sampled_from([1, 2, 3, 4, 8, 12, 16, 24]))
 def test_it_equals_a_search_in_all_prefixes(trace, block_size):
-    assert ideal_hit_tokens(trace, block_size) == brute_force(trace, block_size)
+    assert ideal_hits(trace, block_size).sum() == brute_force(trace, block_size)
 
 
 @settings(max_examples=25, deadline=None)
@@ -66,13 +66,13 @@ def test_groups_of_several_block_sizes_hit_multiples_of_the_largest(trace):
 )
 def test_hits_are_full_blocks_that_leave_a_token(lengths, expected):
     rows = [(0.0, length, 0, [1, 2, 3, 4, 5][: -(-length // 4)]) for length in lengths]
-    assert ideal_hit_tokens(from_requests("same", 4, rows), 4) == expected
+    assert ideal_hits(from_requests("same", 4, rows), 4).sum() == expected
 
 
 def test_what_is_generated_is_never_asked_for():
     rows = [(0.0, 4, 100, [1]), (1.0, 9, 0, [1, 2, 3])]
-    assert ideal_hit_tokens(from_requests("t", 4, rows), 4) == 4
+    assert ideal_hits(from_requests("t", 4, rows), 4).sum() == 4
 
 
 def test_requests_that_share_nothing_hit_nothing():
-    assert ideal_hit_tokens(distinct((16, 0), (40, 3), (8, 0)), 4) == 0
+    assert ideal_hits(distinct((16, 0), (40, 3), (8, 0)), 4).sum() == 0

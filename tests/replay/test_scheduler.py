@@ -10,7 +10,7 @@ from support.traces import BLOCK, Grant, distinct, serve, shared_prefixes
 from kvgpu.errors import ConfigError
 from kvgpu.replay.limits import SchedulerLimits
 from kvgpu.replay.run import Replayer, ReplayOptions
-from kvgpu.replay.trace import from_requests
+from kvgpu.replay.traces.trace import from_requests
 
 lengths = st.lists(st.tuples(st.integers(1, 30), st.integers(0, 8)), min_size=1, max_size=8)
 bounds = st.tuples(st.integers(1, 3), st.integers(1, 12))

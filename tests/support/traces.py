@@ -12,7 +12,7 @@ from kvgpu.replay.limits import SchedulerLimits
 from kvgpu.replay.result import ReplayResult
 from kvgpu.replay.run import Replayer, ReplayOptions
 from kvgpu.replay.scheduler import EventSink
-from kvgpu.replay.trace import Trace, from_requests
+from kvgpu.replay.traces.trace import Trace, from_requests
 
 BLOCK = 4
 """Tokens of one hash id, and of one block, unless a test says otherwise."""
@@ -90,6 +90,7 @@ def serve(
     behaviour: str = "0.23",
     retention_interval: int | None = 0,
     eviction: str = "lru",
+    follows_blocks: bool = False,
     **limits: Any,
 ) -> tuple[ReplayResult, RecordingManager]:
     """Replay a trace; the result, and what the manager saw, which counts lookups."""
@@ -109,7 +110,7 @@ def serve(
         eviction=eviction,
     )
     with patch("kvgpu.replay.run.KVCacheManager", make):
-        result = Replayer(trace, options).run(sink=sink)
+        result = Replayer(trace, options, follows_blocks=follows_blocks).run(sink=sink)
     return result, made[0]
 
 

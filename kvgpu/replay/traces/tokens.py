@@ -3,7 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
-from kvgpu.replay.trace import Trace
+from kvgpu.replay.traces.trace import Trace
 
 VOCABULARY = 128_000
 """Token ids are drawn from 0 to VOCABULARY-1; their size matters to pickle and CBOR."""

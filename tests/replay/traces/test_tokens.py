@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvgpu.replay.tokens import VOCABULARY, output_tokens, prompt_tokens, tokens_of
-from kvgpu.replay.trace import from_requests
+from kvgpu.replay.traces.tokens import VOCABULARY, output_tokens, prompt_tokens, tokens_of
+from kvgpu.replay.traces.trace import from_requests
 
 ids = st.integers(0, 2**48 - 1)
 

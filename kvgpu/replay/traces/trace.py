@@ -1,42 +1,29 @@
-"""Traces: requests as flat arrays, read from JSON lines of two published formats."""
+"""Traces: requests as flat arrays, read from JSON lines of two published formats, or from one's own lines or table."""
 
 import os
-import reprlib
 from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from kvgpu.errors import TraceError, UnknownNameError
-from kvgpu.replay.lines import LONGEST_LINE, lines_of, looks_like
-from kvgpu.replay.ranges import check_whole
-
-
-class TraceFormat(NamedTuple):
-    """How one publisher writes traces: tokens per hash id, and the unit of timestamps in ms."""
-
-    block_tokens: int
-    timestamp_ms: float
-
-
-FORMATS = {"mooncake": TraceFormat(512, 1.0), "bailian": TraceFormat(16, 1000.0)}
-"""Mooncake FAST'25 (github.com/kvcache-ai/Mooncake) and Alibaba's qwen-bailian-usagetraces-anon."""
-
-LARGEST = 10**15
-"""Largest timestamp: every integer up to this one is an exact float."""
-
-LARGEST_LENGTH = 10**7
-"""Most tokens that one request may have, or generate: more than the context of any model, yet they fit into memory."""
+from kvgpu.replay.traces.fields import TraceFormat, has_hashes, object_of, request_of
+from kvgpu.replay.traces.lines import lines_of
+from kvgpu.replay.traces.names import Names
+from kvgpu.replay.traces.ranges import check_whole
+from kvgpu.replay.traces.rows import Header, header_of
 
 LARGEST_BLOCK = 1 << 15
 """Most tokens per hash id: the tokens of all ids are numbered in 63 bits."""
 
-ID_BITS = 48
+MOONCAKE, BAILIAN, OWN = "mooncake", "bailian", "own"
+FORMATS = {MOONCAKE: TraceFormat(512, 1.0), BAILIAN: TraceFormat(16, 1000.0), OWN: TraceFormat(16, 1.0, any_ids=True)}
+"""Mooncake FAST'25 (github.com/kvcache-ai/Mooncake), Alibaba's qwen-bailian-usagetraces-anon, and that of one's own
+traces, as JSON lines or as a table."""
 
 BAILIAN_FIELD = "chat_id"
 """A field that only Bailian lines have."""
@@ -120,83 +107,47 @@ def from_requests(name: str, block_tokens: int, requests: Iterable[tuple[float, 
     return rows.trace(name, block_tokens)
 
 
-def _field(line: dict[str, Any], field: str, where: str) -> Any:
-    if field not in line:
-        raise TraceError(f"{where}: field '{field}' is missing; the line has {reprlib.repr(list(line))}")
-    return line[field]
+def _told_by(line: dict[str, Any]) -> str:
+    """Return the format of a line: only Bailian lines name their conversation, only one's own have tokens or hashes."""
+    if BAILIAN_FIELD in line:
+        return BAILIAN
+    return OWN if "token_ids" in line or has_hashes(line.get("hash_ids")) else MOONCAKE
 
 
-def _number(line: dict[str, Any], field: str, largest: int, where: str) -> float:
-    value = _field(line, field, where)
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= largest:
-        shown = reprlib.repr(value)
-        raise TraceError(f"{where}: field '{field}' must be a number of 0 to {largest}, got {shown}")
-    return value
+class _Reader:
+    """Makes requests of lines, one after the other."""
 
+    def __init__(self, block_tokens: int | None) -> None:
+        self.rows = _Rows()
+        self._block_tokens = block_tokens
+        self._names = Names()
 
-def _length(line: dict[str, Any], field: str, least: int, where: str) -> int:
-    value = _number(line, field, LARGEST_LENGTH, where)
-    if value != int(value):
-        raise TraceError(f"{where}: field '{field}' must be an integer, got {value!r}")
-    if value < least:
-        raise TraceError(f"{where}: field '{field}' must be at least {least}")
-    return int(value)
+    def format(self, name: str) -> TraceFormat:
+        """Return a format, with the number of tokens per id that the caller gave."""
+        found = FORMATS[name]
+        return found if self._block_tokens is None else found._replace(block_tokens=self._block_tokens)
 
-
-def _object(text: bytes, where: str) -> dict[str, Any]:
-    if len(text) > LONGEST_LINE:
-        raise TraceError(f"{where}: a line of more than {LONGEST_LINE:,} bytes")
-    if not text.startswith(b"{"):
-        raise TraceError(f"{where}: one JSON object per line is expected, but this is {looks_like(text)}")
-    try:
-        line = msgspec.json.decode(text)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        hint = "; it has NUL bytes: the file was cut off" if b"\0" in text else ""
-        raise TraceError(f"{where}: not one JSON object: {error}{hint}") from None
-    assert isinstance(line, dict)
-    return line
-
-
-def _request(line: dict[str, Any], where: str, format: TraceFormat) -> tuple[float, int, int, list[int]]:
-    arrival_ms = _number(line, "timestamp", LARGEST, where) * format.timestamp_ms
-    input_length = _length(line, "input_length", 1, where)
-    output_length = _length(line, "output_length", 0, where)
-    ids = _field(line, "hash_ids", where)
-    if not isinstance(ids, list) or not all(type(i) is int and 0 <= i < 1 << ID_BITS for i in ids):
-        raise TraceError(f"{where}: field 'hash_ids' must be a list of integers of 0 to 2**{ID_BITS} - 1")
-    needed = _num_ids(input_length, format.block_tokens)
-    if len(ids) != needed:
-        raise TraceError(
-            f"{where}: field 'hash_ids' has {len(ids)} ids, input_length {input_length} needs {needed} of "
-            f"{format.block_tokens} tokens: --trace-block-size N says how many tokens an id stands for"
-            + _fitting(input_length, len(ids))
-        )
-    return arrival_ms, input_length, output_length, ids
-
-
-def _num_ids(tokens: int, per_id: int) -> int:
-    return -(-tokens // per_id)
-
-
-def _fitting(tokens: int, num_ids: int) -> str:
-    """Return a hint: the least number of tokens per id for which the line would be right."""
-    size = _num_ids(tokens, max(num_ids, 1))
-    return f" ({size} would fit this line)" if _num_ids(tokens, size) == num_ids else ""
-
-
-def _told_by(line: dict[str, Any]) -> TraceFormat:
-    """Return the format of a line: only Bailian lines name their conversation."""
-    return FORMATS["bailian" if BAILIAN_FIELD in line else "mooncake"]
+    def add(self, line: dict[str, Any], where: str, name: str) -> None:
+        """Add the request of a line, in the format of this name."""
+        format = self.format(name)
+        request = request_of(line, where, format)
+        if request.tokens is not None:
+            ids = self._names.of_tokens(request.tokens, format.block_tokens)
+        else:
+            assert request.ids is not None
+            ids = self._names.of_ids(request.ids) if format.any_ids else request.ids
+        self.rows.add(request.arrival_ms, request.input_length, request.output_length, ids)
 
 
 def read_trace(
     path: Path, format_name: str = "auto", skip_bad_lines: bool = False, block_tokens: int | None = None
 ) -> Trace:
-    """Read a trace from JSON lines. O(bytes) time; memory for one line and the arrays of the trace.
+    """Read a trace. O(bytes) time; memory for one line and the arrays of the trace, and for the names of one's own ids.
 
     Args:
-        path: The file or pipe; may be compressed by gzip.
-        format_name: `mooncake`, `bailian`, or `auto` to detect it from the fields of the first line that can be read.
+        path: The file or pipe; may be compressed by gzip or zstd.
+        format_name: `mooncake`, `bailian`, `own`, or `auto` to detect it from the header of a table, or from the fields
+            of the first line that can be read.
         skip_bad_lines: Whether to count lines that cannot be read, instead of stopping at the first one.
         block_tokens: Tokens that one hash id stands for; None for the number in the published traces of the format.
             The ids of a line cover exactly its input: as many ids as input_length needs, no more and no fewer.
@@ -206,32 +157,35 @@ def read_trace(
             not a trace.
         UnknownNameError: There is no such format.
         ConfigError: `block_tokens` is out of range.
+        MissingPackageError: The file is compressed by zstd, and zstandard is not installed.
         OSError: The file cannot be read.
     """
     if format_name not in (*FORMATS, "auto"):
         raise UnknownNameError("trace format", format_name, [*FORMATS, "auto"])
     if block_tokens is not None:
         check_whole("tokens per hash id (--trace-block-size)", block_tokens, 1, LARGEST_BLOCK)
-    format = FORMATS.get(format_name)
-    rows = _Rows()
+    name = None if format_name == "auto" else format_name
+    reader = _Reader(block_tokens)
+    header: Header | None = None
     first_error = ""
     bad_lines = 0
     for number, text in lines_of(path):
         where = f"{path}:{number}"
+        if not reader.rows.counts and header is None and name in (None, OWN) and (header := header_of(text)):
+            name = OWN
+            continue
         try:
-            line = _object(text, where)
-            found = format or _told_by(line)
-            if block_tokens is not None:
-                found = found._replace(block_tokens=block_tokens)
-            rows.add(*_request(line, where, found))
-            format = found
+            line = object_of(text, where) if header is None else header.fields(text, where)
+            found = name or _told_by(line)
+            reader.add(line, where, found)
+            name = found
         except TraceError as error:
             if not skip_bad_lines:
                 raise
             first_error = first_error or f"; the first: {error}"
             bad_lines += 1
-    if format is None or not rows.counts:
+    if name is None or not reader.rows.counts:
         raise TraceError(f"{path}: no request in it ({bad_lines} bad lines{first_error})")
     # A name that is not UTF-8 could not be written.
-    name = os.fsencode(path.name).decode("utf-8", "backslashreplace")
-    return rows.trace(name, format.block_tokens, bad_lines)
+    shown = os.fsencode(path.name).decode("utf-8", "backslashreplace")
+    return reader.rows.trace(shown, reader.format(name).block_tokens, bad_lines)

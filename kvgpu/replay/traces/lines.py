@@ -1,16 +1,15 @@
 """Lines of a trace file, compressed or not, of limited length; and what a file is if it has no such lines."""
 
-import gzip
 import io
 import os
 import stat
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from kvgpu.errors import TraceError
+from kvgpu.replay.traces.compression import decompressed
 
 LONGEST_LINE = 1 << 24
 """In bytes. The line of a prompt of ten million tokens has up to 8 MB at 16 tokens per id."""
@@ -22,11 +21,9 @@ HEAD = 64
 """Number of first bytes that show what a file is."""
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-GZIP = b"\x1f\x8b"
 
 _KINDS = {
     b"version https://git-lfs": "a Git LFS pointer and not the trace itself: `git lfs pull` gets that",
-    b"\x28\xb5\x2f\xfd": "compressed by zstd: decompress it first",
     b"\xfd7zXZ": "compressed by xz: decompress it first",
     b"BZh": "compressed by bzip2: decompress it first",
     b"PK\x03\x04": "a ZIP archive: unpack it first",
@@ -47,7 +44,7 @@ def lines_of(path: Path) -> Iterator[tuple[int, bytes]]:
     """Read the lines of a file one after the other, with only one line in memory.
 
     Args:
-        path: A file or a pipe; gzip is decompressed.
+        path: A file or a pipe; gzip and zstd are decompressed.
 
     Returns:
         (number, line without white space and byte order mark) of each line that is not empty. A line of more than
@@ -56,25 +53,36 @@ def lines_of(path: Path) -> Iterator[tuple[int, bytes]]:
     Raises:
         TraceError: The file is of a kind that is known not to be a trace, larger than `LARGEST_FILE`, damaged, or a
             device.
+        MissingPackageError: It is compressed by zstd, and zstandard is not installed.
         OSError: The file cannot be read.
     """
     left = LARGEST_FILE
     number = 0
     with _opened(path) as file:
-        while text := _read(file, path, LONGEST_LINE + 1):
+        while text := file.readline(LONGEST_LINE + 1):
             number += 1
             is_cut = len(text) > LONGEST_LINE and not text.endswith(b"\n")
             rest = text
             while rest and not rest.endswith(b"\n"):
                 left -= len(rest)
                 _check_size(left, path)
-                rest = _read(file, path, 1 << 20)
+                rest = file.readline(1 << 20)
             left -= len(rest)
             _check_size(left, path)
             if not is_cut:
                 text = text.removeprefix(BYTE_ORDER_MARK).strip()
             if text:
                 yield number, text
+
+
+def check_line(text: bytes, where: str) -> None:
+    """Check that a line was not cut by `lines_of`. O(1).
+
+    Raises:
+        TraceError: It was; the message begins with `where`.
+    """
+    if len(text) > LONGEST_LINE:
+        raise TraceError(f"{where}: a line of more than {LONGEST_LINE:,} bytes")
 
 
 def looks_like(text: bytes) -> str:
@@ -88,7 +96,7 @@ def looks_like(text: bytes) -> str:
         return "a page of HTML or XML"
     shown = repr(begin[:40])[1:]
     if (b"," in text or b"\t" in text) and b"{" not in text:
-        return f"a row of a table (CSV), {shown}"
+        return f"a row of a table (CSV) without a header of timestamp, output_length and hash_ids or token_ids, {shown}"
     return shown
 
 
@@ -109,12 +117,7 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         for begin, kind in _KINDS.items():
             if head.startswith(begin):
                 raise TraceError(f"{path}: {kind}")
-        whole = io.BufferedReader(_Rejoined(head, raw))
-        if head.startswith(GZIP):
-            with gzip.GzipFile(fileobj=whole) as file:
-                yield io.BufferedReader(file)
-        else:
-            yield whole
+        yield decompressed(io.BufferedReader(_Rejoined(head, raw)), head, path)
 
 
 class _Rejoined(io.RawIOBase):
@@ -134,14 +137,6 @@ class _Rejoined(io.RawIOBase):
         self._head = self._head[len(part) :]
         buffer[: len(part)] = part
         return len(part)
-
-
-def _read(file: BinaryIO, path: Path, limit: int) -> bytes:
-    """Read a line, or its first `limit` bytes."""
-    try:
-        return file.readline(limit)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise TraceError(f"{path}: compressed by gzip, and cut off or damaged: {error}") from None
 
 
 def _check_size(left: int, path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from kvgpu.replay.trace import Trace, from_requests
+from kvgpu.replay.traces.trace import Trace, from_requests
 
 BLOCK_TOKENS = 16
 

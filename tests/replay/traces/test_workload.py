@@ -5,8 +5,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from kvgpu.replay.ideal import ideal_hit_tokens
-from kvgpu.replay.workload import BLOCK_TOKENS, conversations
+from kvgpu.replay.ideal import ideal_hits
+from kvgpu.replay.traces.workload import BLOCK_TOKENS, conversations
 
 ARRAYS = ["arrival_ms", "input_length", "output_length", "offsets", "ids"]
 
@@ -87,4 +87,4 @@ def test_each_conversation_has_at_least_one_turn(count):
 
 def test_most_of_it_is_worth_caching():
     trace = conversations()
-    assert ideal_hit_tokens(trace, BLOCK_TOKENS) > trace.input_length.sum() / 2
+    assert ideal_hits(trace, BLOCK_TOKENS).sum() > trace.input_length.sum() / 2

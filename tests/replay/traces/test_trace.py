@@ -5,7 +5,7 @@ import pytest
 from support.traces import line
 
 from kvgpu.errors import ConfigError, TraceError, UnknownNameError
-from kvgpu.replay.trace import FORMATS, from_requests, read_trace
+from kvgpu.replay.traces.trace import FORMATS, from_requests, read_trace
 
 MOONCAKE = (
     b'{"timestamp": 27482, "input_length": 600, "output_length": 52, "hash_ids": [46, 47]}\n'
@@ -60,7 +60,7 @@ def test_a_format_that_is_named_is_not_guessed(write):
 
 
 def test_an_unknown_format_is_an_error_that_lists_the_known(write):
-    with pytest.raises(UnknownNameError, match=r"'csv'.*auto, bailian, mooncake"):
+    with pytest.raises(UnknownNameError, match=r"'csv'.*auto, bailian, mooncake, own"):
         read_trace(write(MOONCAKE), "csv")
 
 
@@ -235,4 +235,5 @@ def test_the_head_of_a_trace_is_its_first_requests(limit, left):
 
 
 def test_every_format_is_documented_by_a_positive_block():
-    assert {name: tuple(f) for name, f in FORMATS.items()} == {"mooncake": (512, 1.0), "bailian": (16, 1000.0)}
+    formats = {name: (f.block_tokens, f.timestamp_ms) for name, f in FORMATS.items()}
+    assert formats == {"mooncake": (512, 1.0), "bailian": (16, 1000.0), "own": (16, 1.0)}

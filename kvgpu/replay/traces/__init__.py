@@ -1,0 +1,1 @@
+"""Traces: reading, the embedded workload, and the tokens of their prompts."""
