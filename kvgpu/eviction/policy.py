@@ -73,16 +73,15 @@ class Eviction:
         numbers = np.zeros(NUM_NUMBERS, np.int64)
         numbers[KIND], numbers[NUM_BLOCKS], numbers[GOAL] = kind.number, count, int(kind.goal * count)
         lanes = make_lanes(count, kind.num_lanes + (0 if shares is None else PRIORITIES + 1 + len(shares)))
-        fill(lanes, PLAIN)
+        fill(lanes, PLAIN, np.arange(count, dtype=np.int32))
         keys, chains, heads, of_ghosts = make_ghosts(max(1, int(kind.ghosts * count)))
         sketch = np.zeros(tinylfu.ROWS << max(4, (count - 1).bit_length()) if kind.sketch else 1, np.uint8)
         expected = make_expected(count if kind.expects else 1)
         *of_hints, lifetimes = make_hints(count, kind.num_lanes, None if shares is None else list(shares.values()))
-        bytes_of_blocks = np.zeros((2, count), np.uint8)
         self._queue_words = state.free.queue_words
         self._handle = Handle(
             [
-                *(*state.free, state.records, numbers, *bytes_of_blocks, *lanes),
+                *(*state.free, state.records, numbers, *lanes),
                 *(keys, chains, heads, *of_ghosts, sketch),
                 *(*expected, *of_hints, *lifetimes),
             ],

@@ -7,7 +7,7 @@ import numpy as np
 
 from kvgpu.config.cache_hints import LONGEST_LIFETIME, MOST_PRIORITY
 from kvgpu.coordinators.base import KVCacheCoordinator
-from kvgpu.eviction.state.arrays import DEADLINES, HEAP, HEAP_PLACES, LEVELS, LIFETIME_WORDS, SHARES, TENANTS
+from kvgpu.eviction.state.arrays import DEADLINES, HEAP, HEAP_PLACES, LIFETIME_WORDS, NODES, SHARES
 from kvgpu.eviction.state.lifetimes import COUNT, NEVER, NOW, UNDATED
 from kvgpu.snapshot.archive import Arrays
 from kvgpu.snapshot.fields import Fields
@@ -22,12 +22,9 @@ def written(coordinator: KVCacheCoordinator, freed: FreedPool) -> Arrays:
     eviction = freed.eviction
     assert eviction is not None
     deadlines: Any = eviction.array(DEADLINES)
+    nodes = eviction.array(NODES)[: len(deadlines)]
     left = np.maximum(deadlines - eviction.array(LIFETIME_WORDS)[NOW], 0)
-    return {
-        "levels": eviction.array(LEVELS),
-        "tenants": eviction.array(TENANTS),
-        "left": np.where(deadlines == NEVER, NO_END, left),
-    }
+    return {"levels": nodes["level"], "tenants": nodes["tenant"], "left": np.where(deadlines == NEVER, NO_END, left)}
 
 
 def checked(fields: Fields, coordinator: KVCacheCoordinator) -> Callable[[], None]:
@@ -58,7 +55,7 @@ def checked(fields: Fields, coordinator: KVCacheCoordinator) -> Callable[[], Non
         heap: Any = eviction.array(HEAP)
         heap[: len(dated)] = dated
         words[COUNT] = len(dated)
-        eviction.array(LEVELS)[:] = levels
-        eviction.array(TENANTS)[:] = tenants
+        nodes = eviction.array(NODES)
+        nodes["level"][:count], nodes["tenant"][:count] = levels, tenants
 
     return change

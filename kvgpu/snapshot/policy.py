@@ -12,9 +12,9 @@ from kvgpu.eviction.policies.cost import RANKS
 from kvgpu.eviction.policies.s3fifo import MAIN
 from kvgpu.eviction.policies.tail_first import CLASSES
 from kvgpu.eviction.policies.tinylfu import MOST
-from kvgpu.eviction.state.arrays import GHOST_KEYS, GHOST_LINKS, HITS, LEARNED, LINKS, MOST_HITS, NOTES, NUMBERS, SKETCH
+from kvgpu.eviction.state.arrays import GHOST_KEYS, GHOST_NODES, LEARNED, NODES, NUMBERS, SKETCH
 from kvgpu.eviction.state.ghosts import FREE, NONE, NUM_LISTS, Ghosts
-from kvgpu.eviction.state.lanes import AFTER, BEFORE, NOWHERE, Lanes
+from kvgpu.eviction.state.lanes import MOST_HITS, NOWHERE, Lanes, fill
 from kvgpu.snapshot.archive import Arrays
 from kvgpu.snapshot.fields import Fields, unique
 from kvgpu.snapshot.freed_pool import FreedPool
@@ -46,12 +46,12 @@ def _lanes(eviction: "Eviction", first: int) -> Lanes:
 
 def _ghosts(eviction: "Eviction") -> Ghosts:
     keys, chains, heads = (eviction.array(GHOST_KEYS + i) for i in range(3))
-    return Ghosts(keys, chains, heads, _lanes(eviction, GHOST_LINKS))
+    return Ghosts(keys, chains, heads, _lanes(eviction, GHOST_NODES))
 
 
 def _members(lanes: Lanes, first: int = 0) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
     """Return the members of all lists from a number on, one list after the other, and the list of each."""
-    after, count = lanes.links[:, AFTER].tolist(), len(lanes.lane_of)
+    after, count = lanes.nodes["after"].tolist(), len(lanes.nodes) - len(lanes.counts)
     found: list[int] = []
     for end in range(count + first, len(after)):
         member = after[end]
@@ -59,20 +59,14 @@ def _members(lanes: Lanes, first: int = 0) -> tuple[npt.NDArray[np.int32], npt.N
             found.append(member)
             member = after[member]
     members = np.array(found, np.int32)
-    return members, lanes.lane_of[members].astype(np.int32)
+    return members, lanes.nodes["lane"][members].astype(np.int32)
 
 
 def _link(lanes: Lanes, members: npt.NDArray[np.int32], lists: npt.NDArray[np.int32]) -> None:
     """Make lists hold these members and nothing else, in this order."""
-    links, count = lanes.links, len(lanes.lane_of)
-    lanes.lane_of[:] = NOWHERE
-    lanes.lane_of[members] = lists
+    lanes.nodes["lane"][: len(lanes.nodes) - len(lanes.counts)] = NOWHERE
     for lane in range(len(lanes.counts)):
-        end, own = count + lane, members[lists == lane]
-        order = np.concatenate([[end], own, [end]]).astype(np.int32)
-        links[own, BEFORE], links[own, AFTER] = order[:-2], order[2:]
-        links[end, BEFORE], links[end, AFTER] = order[-2], order[1]
-        lanes.counts[lane] = len(own)
+        fill(lanes, lane, members[lists == lane])
 
 
 def _remember(ghosts: Ghosts, keys: npt.NDArray[np.int64], lists: npt.NDArray[np.int32]) -> None:
@@ -94,13 +88,13 @@ def written(coordinator: KVCacheCoordinator, freed: FreedPool) -> Arrays:
     """Return the arrays of the section. O(blocks)."""
     eviction = freed.eviction
     assert eviction is not None
-    members, lists = _members(_lanes(eviction, LINKS))
-    ghosts = _ghosts(eviction)
+    members, lists = _members(_lanes(eviction, NODES))
+    ghosts, nodes = _ghosts(eviction), eviction.array(NODES)[: coordinator.block_pool.num_gpu_blocks]
     places, ghost_lists = _members(ghosts.lanes, FREE + 1)
     return {
         "numbers": eviction.array(NUMBERS),
-        "hits": eviction.array(HITS),
-        "notes": eviction.array(NOTES),
+        "hits": nodes["hits"],
+        "notes": nodes["notes"],
         "members": members,
         "lists": lists,
         "ghosts": ghosts.keys[places],
@@ -128,7 +122,7 @@ def checked(fields: Fields, coordinator: KVCacheCoordinator) -> Callable[[], Non
     hits = fields.numbers("hits", np.uint8, 0, MOST_HITS, count)
     notes = fields.numbers("notes", np.uint8, 0, LARGEST_NOTE.get(eviction.name, 0), count)
     sketch = fields.numbers("sketch", np.uint8, 0, MOST, len(eviction.array(SKETCH)))
-    lanes, ghosts = _lanes(eviction, LINKS), _ghosts(eviction)
+    lanes, ghosts = _lanes(eviction, NODES), _ghosts(eviction)
     members = fields.numbers("members", np.int32, 0, count - 1)
     lists = fields.numbers("lists", np.int32, 0, len(lanes.counts) - 1, len(members))
     keys = fields.take("ghosts", np.int64)
@@ -140,8 +134,8 @@ def checked(fields: Fields, coordinator: KVCacheCoordinator) -> Callable[[], Non
     def change() -> None:
         words[POLICY] = 0  # if this is interrupted, the queue decides
         own[LEARNED] = numbers[LEARNED]
-        for place, array in ((HITS, hits), (NOTES, notes), (SKETCH, sketch)):
-            eviction.array(place)[:] = array
+        lanes.nodes["hits"][:count], lanes.nodes["notes"][:count] = hits, notes
+        eviction.array(SKETCH)[:] = sketch
         _link(lanes, members, lists)
         _remember(ghosts, keys, ghost_lists)
         words[POLICY] = eviction.address

@@ -13,8 +13,7 @@ from support.managers import full, make_manager, mamba, window
 
 from kvgpu.config.cache_hints import HintLimits
 from kvgpu.errors import SnapshotError
-from kvgpu.eviction.state.arrays import GHOST_LINKS, LINKS, NUM_ARRAYS
-from kvgpu.eviction.state.lanes import AFTER, BEFORE
+from kvgpu.eviction.state.arrays import GHOST_NODES, NODES, NUM_ARRAYS
 from kvgpu.snapshot.archive import packed, unpacked
 
 MEMORY = 1 << 28
@@ -58,16 +57,17 @@ def snapshots(tmp_path_factory):
 def lists_agree(eviction):
     """Whether the lists of a policy lead from each member to the next and back, and nowhere else."""
     arrays = [eviction.array(place) for place in range(NUM_ARRAYS)]
-    for first in (LINKS, GHOST_LINKS):
-        links, list_of, counts = arrays[first : first + 3]
+    for first in (NODES, GHOST_NODES):
+        nodes, counts = arrays[first : first + 2]
+        after, before, list_of = nodes["after"], nodes["before"], nodes["lane"][: len(nodes) - len(counts)]
         assert (list_of < len(counts)).all()
         for number, count in enumerate(counts.tolist()):
             place = end = len(list_of) + number
             for _ in range(count):
-                assert links[links[place, AFTER], BEFORE] == place
-                place = links[place, AFTER]
+                assert before[after[place]] == place
+                place = after[place]
                 assert list_of[place] == number
-            assert (links[place, AFTER], links[end, BEFORE]) == (end, place)
+            assert (after[place], before[end]) == (end, place)
             assert (list_of == number).sum() == count
 
 

@@ -25,7 +25,7 @@ from kvgpu.block_pool import BlockPool
 from kvgpu.config.cache_hints import HintLimits
 from kvgpu.config.specs import SinkFullAttentionSpec
 from kvgpu.eviction.names import EVICTIONS
-from kvgpu.eviction.state.arrays import DEADLINES, LEVELS, LIFETIME_WORDS, TENANTS
+from kvgpu.eviction.state.arrays import DEADLINES, LIFETIME_WORDS, NODES
 from kvgpu.eviction.state.lifetimes import NOW
 from kvgpu.hashing import functions as hashing
 
@@ -229,8 +229,8 @@ def test_what_requests_said_of_blocks_survives(tmp_path, seed):
     limits[1].clock.now = 0.0
     new.load(tmp_path / "a")
     expected, found = (manager.block_pool.eviction for manager in (old, new))
-    for place in (LEVELS, TENANTS):
-        assert found.array(place).tolist() == expected.array(place).tolist()
+    for name in ("level", "tenant"):
+        assert found.array(NODES)[name].tolist() == expected.array(NODES)[name].tolist()
     assert left(found).tolist() == left(expected).tolist()
     limits[0].clock.now = limits[1].clock.now = 1e6
     for each in (old, new):
