@@ -10,9 +10,9 @@ from types import SimpleNamespace
 
 import pytest
 from eviction.caches import CACHES, S3Fifo
-from kvgpu.replay.workload import conversations
 
 from kvgpu.block_pool import BlockPool
+from kvgpu.replay.traces.workload import conversations
 
 LENGTH = 8000
 FIRST_SCANNED = 1_000_000
