@@ -148,8 +148,11 @@ $(VENV)/.report: $(VENV)/.base
 	$(PIP) -e '.[report]'
 	touch $@
 
+# Of libcachesim, which policies of eviction are compared with, without what it fetches traces with. There is no wheel for
+# every machine: where it is missing, the comparison is skipped.
 $(VENV)/.dev: $(VENV)/.base
 	$(PIP) -e '.[dev]'
+	-$(PIP) --no-deps --only-binary :all: libcachesim
 	touch $@
 
 $(VENV)/.kernels: $(VENV)/.dev

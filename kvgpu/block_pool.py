@@ -1,10 +1,10 @@
 """`BlockPool`: allocates blocks, remembers which are cached, and takes blocks back in eviction order."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 
 from kvgpu.arguments import integers, listed_ids, own_blocks
-from kvgpu.block_tables.block_allocator import BlockAllocator
+from kvgpu.block_tables.block_allocator import REQUESTED, BlockAllocator
 from kvgpu.block_tables.holders import BlockHolders
 from kvgpu.blocks.block_list import AllBlocks, BlockList
 from kvgpu.blocks.free_order import POLICY
@@ -196,7 +196,8 @@ class BlockPool(PoolCaching):
         """
         evicted = listed_ids(block_ids, self.num_gpu_blocks)
         for block_id in evicted:
-            self.allocator.evict(self.state.view(block_id))
+            if self.allocator.evict(self.state.view(block_id)):
+                self.allocator.num_forgotten[REQUESTED] += 1
         if self.eviction is not None:
             self.eviction.place_again(evicted)
         if len(self.state.aliases.owners):
@@ -223,12 +224,12 @@ class BlockPool(PoolCaching):
         return True
 
     @exclusive
-    def set_eviction(self, name: str, shares: Sequence[int] | None = None) -> None:
+    def set_eviction(self, name: str, shares: Mapping[str, int] | None = None) -> None:
         """Have a policy say which free blocks are taken next; those that are not cached always go first.
 
         Args:
             name: One of `kvgpu.eviction.names.EVICTIONS`; `lru`, which a pool has from the start, is vLLM's order.
-            shares: Blocks that tenants 1, 2, ... keep; None if requests give no hints.
+            shares: Blocks that each tenant keeps; None if requests give no hints.
 
         Raises:
             UnknownNameError: There is no such policy.

@@ -37,8 +37,8 @@ class RequestHints:
         self.limits, self._coordinator = limits, coordinator
         pool = coordinator.block_pool
         self._tenants = {tenant: place for place, tenant in enumerate(limits.shares, 1)}
-        self.shares = [int(share * pool.num_gpu_blocks) for share in limits.shares.values()]
-        kept, usable = sum(self.shares), pool.num_gpu_blocks - 1 - pool.num_reserved_blocks
+        self.shares = {tenant: int(share * pool.num_gpu_blocks) for tenant, share in limits.shares.items()}
+        kept, usable = sum(self.shares.values()), pool.num_gpu_blocks - 1 - pool.num_reserved_blocks
         if kept and kept + longest > usable:
             raise ConfigError(
                 f"tenants keep {kept} of {usable} blocks, and the longest request needs {longest}: "

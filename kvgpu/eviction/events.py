@@ -5,7 +5,7 @@ from typing import Any
 from kvgpu.blocks.eviction_calls import FIRST_PLACE
 from kvgpu.blocks.free_order import GAP, HEAD, NUM_FREE, make_slots, put, slot_of, unlink
 from kvgpu.compiled.handle import IDS
-from kvgpu.compiled.jit import carray, inline, jit, leaf, pointer
+from kvgpu.compiled.jit import AHEAD, carray, inline, jit, leaf, pointer, prefetch
 from kvgpu.eviction.policies.arc import choose_arc, enter_arc
 from kvgpu.eviction.policies.cost import choose_cost, enter_cost, note_cost
 from kvgpu.eviction.policies.lfu import choose_lfu, enter_lfu
@@ -15,7 +15,7 @@ from kvgpu.eviction.policies.s3fifo import choose_s3fifo, enter_s3fifo
 from kvgpu.eviction.policies.slru import choose_slru, enter_slru
 from kvgpu.eviction.policies.tail_first import choose_tail_first, enter_tail_first, note_place
 from kvgpu.eviction.policies.tinylfu import choose_tinylfu, count_key, enter_tinylfu
-from kvgpu.eviction.state.arrays import KIND, MOST_HITS, evictable_at
+from kvgpu.eviction.state.arrays import KIND, evictable_at
 from kvgpu.eviction.state.expected import expect_requests
 from kvgpu.eviction.state.hints import (
     TAKER,
@@ -30,12 +30,15 @@ from kvgpu.eviction.state.hints import (
     in_lane_of_hints,
     kept_from,
 )
-from kvgpu.eviction.state.lanes import NO_BLOCK, drop, put_last
+from kvgpu.eviction.state.lanes import MOST_HITS, NO_BLOCK, drop, put_last
 from kvgpu.eviction.state.lifetimes import NOW, first_overdue, forget_deadline
 from kvgpu.eviction.state.members import PLAIN, first_free, is_cached, is_own, key_of
 
 SLRU, LFU, S3FIFO, ARC, TINYLFU, TAIL_FIRST, QUEUE_AWARE, COST, RECENCY = range(9)
 """Kinds of policies."""
+
+EARLY = 2 * AHEAD
+"""Blocks between loading what is known of a block and placing it."""
 
 
 @leaf
@@ -64,7 +67,7 @@ def _enter(pool: Any, block_id: int) -> None:
     else:
         enter_recency(pool, block_id)
     if kind in (SLRU, ARC, TINYLFU):
-        pool.notes[block_id] = 1
+        pool.nodes[block_id].notes = 1
 
 
 @leaf
@@ -104,7 +107,8 @@ def _choose(pool: Any) -> int:
 @leaf
 def _forget(pool: Any, block_id: int) -> None:
     drop(pool.lanes, block_id)
-    pool.hits[block_id] = pool.notes[block_id] = 0
+    node = pool.nodes[block_id]
+    node.hits = node.notes = 0
     forget_hints(pool, block_id)
 
 
@@ -145,6 +149,11 @@ def on_freed(address: int, first: int, number: int) -> int:
     pool = evictable_at(address)
     order = pool.free.order
     for place in range(first, number):
+        if place + EARLY < number:
+            later = order[slot_of(order, place + EARLY)]
+            if later != GAP:
+                prefetch(pool.nodes, later)
+                prefetch(pool.records, later)
         block_id = order[slot_of(order, place)]
         if block_id == GAP:
             continue
@@ -165,7 +174,7 @@ def on_touched(address: int, ids_at: int, count: int) -> int:
         block_id = ids[place]
         if not is_own(pool, block_id):
             continue
-        pool.hits[block_id] = min(pool.hits[block_id] + 1, MOST_HITS)
+        pool.nodes[block_id].hits = min(pool.nodes[block_id].hits + 1, MOST_HITS)
         if kind != S3FIFO or in_lane_of_hints(pool, block_id):
             drop(pool.lanes, block_id)
         if kind == TINYLFU and is_cached(pool, block_id):

@@ -1,6 +1,6 @@
 """`Eviction`: a policy for the blocks of one pool."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Any, NamedTuple
 
@@ -58,31 +58,30 @@ class Eviction:
     Args:
         name: One of KINDS.
         state: Of the pool.
-        shares: Blocks that tenants 1, 2, ... keep; None if requests give no hints.
+        shares: Blocks that each tenant keeps, whose numbers are 1, 2, ...; None if requests give no hints.
 
     Attributes:
-        name: The same.
+        name, shares: The same.
         expects: Whether it is to be told what waiting requests would hit.
 
     Construction is O(blocks), and compiles code or loads it from disk.
     """
 
-    def __init__(self, name: str, state: BlockState, shares: Sequence[int] | None = None) -> None:
+    def __init__(self, name: str, state: BlockState, shares: Mapping[str, int] | None = None) -> None:
         self.name, kind, count = name, KINDS[name], state.num_blocks
-        self.expects = kind.expects
+        self.expects, self.shares = kind.expects, None if shares is None else dict(shares)
         numbers = np.zeros(NUM_NUMBERS, np.int64)
         numbers[KIND], numbers[NUM_BLOCKS], numbers[GOAL] = kind.number, count, int(kind.goal * count)
         lanes = make_lanes(count, kind.num_lanes + (0 if shares is None else PRIORITIES + 1 + len(shares)))
-        fill(lanes, PLAIN)
+        fill(lanes, PLAIN, np.arange(count, dtype=np.int32))
         keys, chains, heads, of_ghosts = make_ghosts(max(1, int(kind.ghosts * count)))
         sketch = np.zeros(tinylfu.ROWS << max(4, (count - 1).bit_length()) if kind.sketch else 1, np.uint8)
         expected = make_expected(count if kind.expects else 1)
-        *of_hints, lifetimes = make_hints(count, kind.num_lanes, shares)
-        bytes_of_blocks = np.zeros((2, count), np.uint8)
+        *of_hints, lifetimes = make_hints(count, kind.num_lanes, None if shares is None else list(shares.values()))
         self._queue_words = state.free.queue_words
         self._handle = Handle(
             [
-                *(*state.free, state.records, numbers, *bytes_of_blocks, *lanes),
+                *(*state.free, state.records, numbers, *lanes),
                 *(keys, chains, heads, *of_ghosts, sketch),
                 *(*expected, *of_hints, *lifetimes),
             ],
@@ -101,11 +100,15 @@ class Eviction:
         """Return the policy of a copy of the pool."""
         made = Eviction.__new__(Eviction)
         memo[id(self)] = made
-        made.name, made.expects = self.name, self.expects
+        made.name, made.expects, made.shares = self.name, self.expects, self.shares
         made._queue_words, made._handle = deepcopy(self._queue_words, memo), deepcopy(self._handle, memo)
         if self._queue_words[POLICY] == self.address:
             made._queue_words[POLICY] = made.address
         return made
+
+    def array(self, place: int) -> npt.NDArray[Any]:
+        """Return an array that it works on, by its place in `kvgpu.eviction.state.arrays`. O(1)."""
+        return self._handle.array(place)
 
     def expect(
         self, plan: PrefixPlan, spans: tuple[npt.NDArray[np.int64], ...], lengths: npt.NDArray[np.int32]
@@ -122,11 +125,11 @@ class Eviction:
     @property
     def num_expected(self) -> int:
         """Number of keys that waiting requests would hit, as `expect` was last told. O(1)."""
-        return int(self._handle.array(EXPECTED_WORDS)[COUNT])
+        return int(self.array(EXPECTED_WORDS)[COUNT])
 
     def place_again(self, ids: Sequence[int]) -> None:
         """Put free blocks of these that are not cached any more with those that go first. O(ids)."""
-        uses = self._handle.array(USES)
+        uses = self.array(USES)
         for block_id in ids:
             place = int(uses["place"][block_id])
             if place != OUTSIDE:

@@ -118,7 +118,7 @@ class CacheCalls(TransferCalls):
         most = int(limits.max_pinned * pool.num_gpu_blocks)
         if num_pinned > most:
             raise PinLimitError(f"{num_pinned} blocks would be pinned, and {most} may be: raise HintLimits.max_pinned")
-        kept = 0 if hints is None else sum(hints.shares)
+        kept = 0 if hints is None else sum(hints.shares.values())
         needed = blocks_of_longest(self.coordinator)
         usable = pool.num_gpu_blocks - 1 - pool.num_reserved_blocks
         if num_pinned + kept + needed > usable:

@@ -77,21 +77,13 @@ class SnapshotCalls(CacheCalls):
     def _written(self, hash_fn: HashFunction | None, label: str) -> Any:
         from kvgpu.snapshot.contents import identity, written
 
-        own = identity(self.coordinator, hash_fn, label, self._shares)
-        return written(self.coordinator, own, self._time)
+        return written(self.coordinator, identity(self.coordinator, hash_fn, label), self._time)
 
     @exclusive_part("load")
     def _loaded(self, arrays: Any, hash_fn: HashFunction | None, label: str) -> int:
         from kvgpu.snapshot.contents import checked, identity
 
-        own = identity(self.coordinator, hash_fn, label, self._shares)
-        return checked(arrays, self.coordinator, own, self._time)()
-
-    @property
-    def _shares(self) -> dict[str, int] | None:
-        """Blocks that each tenant keeps; None if requests give no hints."""
-        hints = self.hints
-        return None if hints is None else dict(zip(hints.limits.shares, hints.shares, strict=True))
+        return checked(arrays, self.coordinator, identity(self.coordinator, hash_fn, label), self._time)()
 
     @property
     def _time(self) -> int:

@@ -13,7 +13,7 @@ from kvgpu.errors import BlockStateError, SnapshotError
 from kvgpu.hashing.functions import HashFunction
 from kvgpu.snapshot.archive import Arrays
 from kvgpu.snapshot.fields import Fields
-from kvgpu.snapshot.freed_pool import FreedPool, reserved_ids, shares_of
+from kvgpu.snapshot.freed_pool import FreedPool, reserved_ids
 from kvgpu.snapshot.identity import configuration, hash_identity, refuse_others
 
 FORMAT = "kvgpu snapshot"
@@ -34,15 +34,13 @@ def most_bytes(coordinator: KVCacheCoordinator) -> int:
     return MORE_BYTES + coordinator.block_pool.num_gpu_blocks * (BYTES_PER_BLOCK + BYTES_PER_HASH * hashes)
 
 
-def identity(
-    coordinator: KVCacheCoordinator, hash_fn: HashFunction | None, label: str, shares: dict[str, int] | None
-) -> Identity:
+def identity(coordinator: KVCacheCoordinator, hash_fn: HashFunction | None, label: str) -> Identity:
     """Return what a snapshot of a manager must say about itself, in the form that JSON gives back. O(layers).
 
     Raises:
         NoneHashError, ArgumentTypeError: As in `hash_identity`.
     """
-    own = {"hash": hash_identity(hash_fn), "label": label, "configuration": configuration(coordinator, shares)}
+    own = {"hash": hash_identity(hash_fn), "label": label, "configuration": configuration(coordinator)}
     again: Identity = json.loads(json.dumps(own))
     return again
 
@@ -53,11 +51,10 @@ def sections_of(coordinator: KVCacheCoordinator) -> list[tuple[str, Any]]:
     Changes are made in this order. A policy compiles code, so only pools that have one load it.
     """
     names = {"keys": "cached_keys", "order": "free_order"}
-    eviction = coordinator.block_pool.eviction
-    if eviction is not None:
-        if shares_of(eviction) is not None:
-            names["hints"] = "block_hints"
+    if coordinator.block_pool.eviction is not None:
         names["policy"] = "policy"
+        if coordinator.block_pool.eviction.shares is not None:
+            names["hints"] = "hints"
     return [(name, import_module(f"kvgpu.snapshot.{module}")) for name, module in names.items()]
 
 
@@ -136,7 +133,7 @@ def _forget_all(coordinator: KVCacheCoordinator) -> None:
     pool = coordinator.block_pool
     pool.prefix_cache.clear()
     if pool.eviction is not None:
-        pool.set_eviction(pool.eviction.name, shares_of(pool.eviction))
+        pool.set_eviction(pool.eviction.name, pool.eviction.shares)
 
 
 def _refuse_used(coordinator: KVCacheCoordinator) -> None:

@@ -47,17 +47,14 @@ def hash_identity(hash_fn: hashing.HashFunction | None) -> dict[str, str]:
     }
 
 
-def configuration(coordinator: KVCacheCoordinator, shares: dict[str, int] | None) -> dict[str, Any]:
+def configuration(coordinator: KVCacheCoordinator) -> dict[str, Any]:
     """Return what decides which blocks are cached under which keys and what they hold, as JSON has it. O(layers).
 
     What only says how much is served at a time (`max_model_len`, tokens of a step, the watermark) is no part of it, nor
     are the backend, events and statistics.
-
-    Args:
-        coordinator: Of the manager.
-        shares: Blocks that each tenant keeps; None if requests give no hints.
     """
     pool, config = coordinator.block_pool, coordinator.kv_cache_config
+    shares = None if pool.eviction is None else pool.eviction.shares
     return {
         "num_blocks": pool.num_gpu_blocks,
         "enable_caching": coordinator.enable_caching,
@@ -71,7 +68,7 @@ def configuration(coordinator: KVCacheCoordinator, shares: dict[str, int] | None
         "eagle_groups": sorted(coordinator.eagle_group_ids),
         "groups_that_drop": sorted(coordinator.drop_eagle_group_ids),
         "eviction": LRU if pool.eviction is None else pool.eviction.name,
-        "hints": None if shares is None else [[tenant, count] for tenant, count in shares.items()],
+        "shares": None if shares is None else list(shares.items()),
         "behaviour": asdict(coordinator.behaviour),
         "groups": [
             {"layers": [str(name) for name in group.layer_names], "spec": _as_json(group.kv_cache_spec)}

@@ -8,15 +8,14 @@ import numpy.typing as npt
 
 from kvgpu.blocks.free_order import POLICY
 from kvgpu.coordinators.base import KVCacheCoordinator
-from kvgpu.eviction.names import LRU
 from kvgpu.eviction.policies.cost import RANKS
 from kvgpu.eviction.policies.queue_aware import RECENT, SPARED
 from kvgpu.eviction.policies.s3fifo import MAIN
 from kvgpu.eviction.policies.tail_first import CLASSES
 from kvgpu.eviction.policies.tinylfu import MOST
-from kvgpu.eviction.state.arrays import GHOST_KEYS, GHOST_LINKS, HITS, LEARNED, LINKS, MOST_HITS, NOTES, NUMBERS, SKETCH
+from kvgpu.eviction.state.arrays import GHOST_KEYS, GHOST_NODES, LEARNED, NODES, NUMBERS, SKETCH
 from kvgpu.eviction.state.ghosts import FREE, NONE, NUM_LISTS, Ghosts
-from kvgpu.eviction.state.lanes import AFTER, BEFORE, NOWHERE, Lanes
+from kvgpu.eviction.state.lanes import MOST_HITS, NOWHERE, Lanes, fill
 from kvgpu.snapshot.archive import Arrays
 from kvgpu.snapshot.fields import Fields, unique
 from kvgpu.snapshot.freed_pool import FreedPool
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from kvgpu.eviction.policy import Eviction
 
 LARGEST_NOTE = {
-    LRU: 0,
     "slru": 1,
     "lfu": 0,
     "s3fifo": MAIN,
@@ -34,30 +32,27 @@ LARGEST_NOTE = {
     "tail-first": CLASSES - 1,
     "cost": RANKS - 1,
     "queue-aware": 0,
+    "lru": 0,
 }
-"""By policy, what it notes of a block, at most: the number of a list follows from it."""
+"""By policy, what it notes of a block, at most: the number of a list follows from it. The others note nothing."""
 
 MOST_LEARNED = 1 << 60
 """What a policy has learned is at most so much: ranks and counts, which are far below."""
 
 
-def _array(eviction: "Eviction", place: int) -> Any:
-    return eviction._handle.array(place)
-
-
 def _lanes(eviction: "Eviction", first: int) -> Lanes:
     """Return the lists whose arrays begin at a place."""
-    return Lanes(*(_array(eviction, first + i) for i in range(len(Lanes._fields))))
+    return Lanes(*(eviction.array(first + i) for i in range(len(Lanes._fields))))
 
 
 def _ghosts(eviction: "Eviction") -> Ghosts:
-    keys, chains, heads = (_array(eviction, GHOST_KEYS + i) for i in range(3))
-    return Ghosts(keys, chains, heads, _lanes(eviction, GHOST_LINKS))
+    keys, chains, heads = (eviction.array(GHOST_KEYS + i) for i in range(3))
+    return Ghosts(keys, chains, heads, _lanes(eviction, GHOST_NODES))
 
 
 def _members(lanes: Lanes, first: int = 0) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
     """Return the members of all lists from a number on, one list after the other, and the list of each."""
-    after, count = lanes.links[:, AFTER].tolist(), len(lanes.lane_of)
+    after, count = lanes.nodes["after"].tolist(), len(lanes.nodes) - len(lanes.counts)
     found: list[int] = []
     for end in range(count + first, len(after)):
         member = after[end]
@@ -65,20 +60,14 @@ def _members(lanes: Lanes, first: int = 0) -> tuple[npt.NDArray[np.int32], npt.N
             found.append(member)
             member = after[member]
     members = np.array(found, np.int32)
-    return members, lanes.lane_of[members].astype(np.int32)
+    return members, lanes.nodes["lane"][members].astype(np.int32)
 
 
 def _link(lanes: Lanes, members: npt.NDArray[np.int32], lists: npt.NDArray[np.int32]) -> None:
     """Make lists hold these members and nothing else, in this order."""
-    links, count = lanes.links, len(lanes.lane_of)
-    lanes.lane_of[:] = NOWHERE
-    lanes.lane_of[members] = lists
+    lanes.nodes["lane"][: len(lanes.nodes) - len(lanes.counts)] = NOWHERE
     for lane in range(len(lanes.counts)):
-        end, own = count + lane, members[lists == lane]
-        order = np.concatenate([[end], own, [end]]).astype(np.int32)
-        links[own, BEFORE], links[own, AFTER] = order[:-2], order[2:]
-        links[end, BEFORE], links[end, AFTER] = order[-2], order[1]
-        lanes.counts[lane] = len(own)
+        fill(lanes, lane, members[lists == lane])
 
 
 def _remember(ghosts: Ghosts, keys: npt.NDArray[np.int64], lists: npt.NDArray[np.int32]) -> None:
@@ -100,21 +89,21 @@ def written(coordinator: KVCacheCoordinator, freed: FreedPool) -> Arrays:
     """Return the arrays of the section. O(blocks)."""
     eviction = freed.eviction
     assert eviction is not None
-    members, lists = _members(_lanes(eviction, LINKS))
+    members, lists = _members(_lanes(eviction, NODES))
     if eviction.expects:  # nobody waits after a restart: what was spared for those who do is the oldest
         order = np.argsort(np.where(lists == SPARED, RECENT - 0.5, lists), kind="stable")
         members, lists = members[order], np.where(lists == SPARED, RECENT, lists)[order]
-    ghosts = _ghosts(eviction)
+    ghosts, nodes = _ghosts(eviction), eviction.array(NODES)[: coordinator.block_pool.num_gpu_blocks]
     places, ghost_lists = _members(ghosts.lanes, FREE + 1)
     return {
-        "numbers": _array(eviction, NUMBERS),
-        "hits": _array(eviction, HITS),
-        "notes": _array(eviction, NOTES),
+        "numbers": eviction.array(NUMBERS),
+        "hits": nodes["hits"],
+        "notes": nodes["notes"],
         "members": members,
         "lists": lists,
         "ghosts": ghosts.keys[places],
         "ghost_lists": ghost_lists,
-        "sketch": _array(eviction, SKETCH),
+        "sketch": eviction.array(SKETCH),
     }
 
 
@@ -128,16 +117,16 @@ def checked(fields: Fields, coordinator: KVCacheCoordinator, now: int) -> Callab
     """
     pool, eviction = coordinator.block_pool, coordinator.block_pool.eviction
     assert eviction is not None
-    own = _array(eviction, NUMBERS)
+    own: Any = eviction.array(NUMBERS)
     numbers = fields.numbers("numbers", np.int64, 0, MOST_LEARNED, len(own))
     given = np.delete(np.arange(len(own)), LEARNED)
     if not np.array_equal(numbers[given], own[given]):
         raise fields.error("the numbers are those of another policy")
     count = pool.num_gpu_blocks
     hits = fields.numbers("hits", np.uint8, 0, MOST_HITS, count)
-    notes = fields.numbers("notes", np.uint8, 0, LARGEST_NOTE[eviction.name], count)
-    sketch = fields.numbers("sketch", np.uint8, 0, MOST, len(_array(eviction, SKETCH)))
-    lanes, ghosts = _lanes(eviction, LINKS), _ghosts(eviction)
+    notes = fields.numbers("notes", np.uint8, 0, LARGEST_NOTE.get(eviction.name, 0), count)
+    sketch = fields.numbers("sketch", np.uint8, 0, MOST, len(eviction.array(SKETCH)))
+    lanes, ghosts = _lanes(eviction, NODES), _ghosts(eviction)
     members = fields.numbers("members", np.int32, 0, count - 1)
     lists = fields.numbers("lists", np.int32, 0, len(lanes.counts) - 1, len(members))
     keys = fields.take("ghosts", np.int64)
@@ -149,8 +138,8 @@ def checked(fields: Fields, coordinator: KVCacheCoordinator, now: int) -> Callab
     def change() -> None:
         words[POLICY] = 0  # if this is interrupted, the queue decides
         own[LEARNED] = numbers[LEARNED]
-        for place, array in ((HITS, hits), (NOTES, notes), (SKETCH, sketch)):
-            _array(eviction, place)[:] = array
+        lanes.nodes["hits"][:count], lanes.nodes["notes"][:count] = hits, notes
+        eviction.array(SKETCH)[:] = sketch
         _link(lanes, members, lists)
         _remember(ghosts, keys, ghost_lists)
         words[POLICY] = eviction.address

@@ -5,7 +5,6 @@ from collections import OrderedDict, deque
 
 class Plain:
     """Blocks of a pool, of which those that are free and cached wait in lists of the policy.
-
     Block 0 is the null block, so a pool of n blocks has n - 1 that can be taken.
     """
 
@@ -283,8 +282,8 @@ class QueueAware(Plain):
         self.recent.pop(block, None)
 
     def choose(self):
-        others = (block for block in self.recent if self.keys[block] not in self.expected)
-        block = next(others, None) or next(iter(self.recent))
+        others = [block for block in self.recent if self.keys[block] not in self.expected]
+        block = (others or list(self.recent))[0]
         del self.recent[block]
         return block
 

@@ -85,7 +85,7 @@ class Twins:
     def __init__(self, num_blocks, seed):
         self.rng, self.now, self.number = random.Random(seed), 1, 0
         self.pool = BlockPool(num_blocks, True, 16)
-        self.pool.set_eviction("lru", SHARES)
+        self.pool.set_eviction("lru", dict(zip("abc", SHARES, strict=True)))
         self.plain, self.held, self.cached = Plain(num_blocks), [], set()
 
     def take(self):
@@ -157,7 +157,7 @@ def test_blocks_are_evicted_in_the_order_that_hints_say(seed):
 @pytest.mark.parametrize("name", KINDS)
 def test_with_any_policy_low_priorities_go_first_and_high_ones_last(name):
     pool = BlockPool(41, True, 16)
-    pool.set_eviction(name, [])
+    pool.set_eviction(name, {})
     blocks = pool.allocate(40).tolist()
     for block in blocks:
         pool.cache_full_blocks(_Request([hash_of(block)]), [pool.state.view(block)], 0, 1, 16, 0)
@@ -173,7 +173,7 @@ def test_with_any_policy_low_priorities_go_first_and_high_ones_last(name):
 @pytest.mark.parametrize("name", KINDS)
 def test_a_reset_forgets_what_requests_said(name):
     pool = BlockPool(41, True, 16)
-    pool.set_eviction(name, [20])
+    pool.set_eviction(name, {"a": 20})
     blocks = pool.allocate(40)
     for block in blocks.tolist():
         pool.cache_full_blocks(_Request([hash_of(block)]), [pool.state.view(block)], 0, 1, 16, 0)

@@ -11,7 +11,7 @@ from support.managers import admit, full, make_manager, make_request, mamba, win
 from kvgpu.batch.manager import BatchManager
 from kvgpu.config.cache_hints import CacheHints, HintLimits
 from kvgpu.errors import ArgumentError, ArgumentTypeError, ConfigError
-from kvgpu.eviction.state.arrays import LEVELS
+from kvgpu.eviction.state.arrays import NODES
 
 SIZE = 4
 WHY_NO_DEVICE = CANNOT_RUN["triton"]()
@@ -190,7 +190,7 @@ def test_masks_go_first():
     server.manager.free(request)
     server.flood()
     assert server.hits(1) == 10
-    levels = server.manager.block_pool.eviction._handle.array(LEVELS)
+    levels = server.manager.block_pool.eviction.array(NODES)["level"]
     assert np.count_nonzero(levels == 91) == 10 + 3
 
 

@@ -26,7 +26,7 @@ FLOORS = [
     {"allocation", "snapshot"},
     {"batch.step", "interface"},
     {"manager"},
-    {"batch"},
+    {"batch", "monitoring"},
     {"replay.traces"},
     {"replay", "warmup"},
     {"vllm"},

@@ -7,20 +7,9 @@ from typing import Any
 from support.managers import make_request, snapshot
 
 from kvgpu.config.cache_hints import CacheHints
-from kvgpu.errors import PinLimitError
 from kvgpu.eviction.state.arrays import DEADLINES
 
 DOCUMENTS = [[d] * 9 + list(range(d, d + 90)) for d in (0, 100, 200)]
-
-
-class Clock:
-    """Shows seconds, which pass when somebody says so."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class Life:
@@ -54,8 +43,6 @@ class Life:
         elif what < 0.96 and manager.block_pool.get_num_free_blocks() > 6:
             self.taken.append(manager.block_pool.get_new_blocks(2))
             seen = [block.block_id for block in self.taken[-1]]
-        elif what < 0.97 and self.running:
-            seen = self.pin(rng.choice(self.running))
         elif self.taken:
             seen = manager.block_pool.free_blocks(self.taken.pop(rng.randrange(len(self.taken))))
         else:
@@ -65,18 +52,12 @@ class Life:
         manager.new_step_starts()
         return seen, copies, manager.take_new_block_ids()
 
-    def pin(self, request: Any) -> Any:
-        if self.manager.unpin(request.request_id):
-            return None
-        try:
-            return self.manager.pin(request)
-        except PinLimitError:
-            return "too many"
-
     def admit(self) -> Any:
         tokens = [*self.rng.choice(DOCUMENTS)[: self.rng.randrange(1, 90)], *[7] * self.rng.randrange(4)]
         self.made += 1
-        request = make_request(f"{self.name}{self.made}", tokens, self.unit, **self.hints())
+        request = make_request(f"{self.name}{self.made}", tokens, self.unit)
+        if self.manager.hints is not None:
+            request.cache_hints = self.hints()
         computed, hits, *junction = self.manager.get_computed_blocks(request)
         request.shared_prefix_boundary = junction[0] if junction else 0
         missing = request.num_tokens - hits
@@ -87,14 +68,10 @@ class Life:
             self.running.append(request)
         return hits, junction, computed.get_block_ids(), new and new.get_block_ids()
 
-    def hints(self) -> dict[str, Any]:
-        """What a request says of its blocks, where that is of use."""
-        if self.manager.hints is None:
-            return {}
-        rng = self.rng
-        self.manager.hints.limits.clock.now += rng.random()
-        hints = CacheHints(rng.choice([0, 20, 35, 80]), rng.choice([None, 3, 30, 60]), rng.choice([None, "a", "b"]))
-        return {"cache_hints": rng.choice([None, hints])}
+    def hints(self) -> CacheHints | None:
+        lifetime = self.rng.choice([None, 0, 5 + self.made / 7, 99 + self.made])  # no two have one end
+        hints = CacheHints(self.rng.choice([0, 35, 35, 80]), lifetime, self.rng.choice([None, "a", "b"]))
+        return self.rng.choice([None, hints, hints, hints])
 
     def go_on(self, request: Any) -> Any:
         if request.num_computed_tokens >= request.num_tokens:
@@ -110,7 +87,7 @@ class Life:
         """Whether a snapshot would have something of all that this manager may know."""
         pool = self.manager.block_pool
         if self.manager.hints is not None:
-            dated = pool.eviction._handle.array(DEADLINES) > 0
+            dated = pool.eviction.array(DEADLINES) > 0
             return bool((dated & (pool.state.free.uses["place"][:-1] >= 0)).sum() > 2)
         return not self.manager.behaviour.keeps_inside or bool(pool.cached_block_hashes_by_block)
 
@@ -119,8 +96,6 @@ class Life:
         for group in self.manager.coordinator.single_type_managers:
             for name in list(group.req_to_blocks):
                 self.manager.free(SimpleNamespace(request_id=name))
-        for name in list(self.manager.block_pool.holders.pins):
-            self.manager.unpin(name)
         held = self.manager.block_pool.holders.handed_out.nonzero()[0]
         reserved = self.manager.block_pool.num_reserved_blocks
         self.manager.block_pool.free_blocks(held[reserved:])

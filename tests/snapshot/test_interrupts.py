@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from snapshot.life import Clock, Life, everything
+from snapshot.life import Life, everything
 from support.interrupts import every_line
 from support.managers import full, make_manager, mamba, per_backend
 
@@ -21,7 +21,7 @@ every_model = pytest.mark.parametrize("model", MODELS)
 
 def made(model, backend):
     specs, options = MODELS[model]
-    hints = {"hints": HintLimits({"a": 0.2}, clock=Clock())} if model == "hints" else {}
+    hints = {"hints": HintLimits({"a": 0.2}, clock=lambda: 5.0)} if model == "hints" else {}
     return make_manager(*specs, backend=backend, **options, **hints)
 
 

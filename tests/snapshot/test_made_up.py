@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from snapshot.life import Clock, Life, everything
+from snapshot.life import Life, everything
 from support.managers import full, make_manager, mamba
 
 from kvgpu.config.cache_hints import HintLimits
@@ -13,7 +13,12 @@ from kvgpu.snapshot.archive import packed, unpacked
 
 KINDS: dict[str, Any] = {
     "plain": {"specs": [full(4)], "eviction": "arc"},
-    "hints": {"specs": [full(4)], "hints": {"a": 0.2}},
+    "hints": {
+        "specs": [full(4)],
+        "hints": HintLimits({"a": 0.2}, clock=lambda: 5.0),
+        "max_model_len": 100,
+        "num_blocks": 60,
+    },
     "aliases": {"specs": [full(8), mamba(8, "align")], "behaviour": "0.33", "hash_block_size": 4},
     "long blocks": {"specs": [full(8), full(4)]},
 }
@@ -21,8 +26,6 @@ KINDS: dict[str, Any] = {
 
 def made(kind: str) -> Any:
     options = dict(KINDS[kind])
-    if "hints" in options:
-        options |= {"hints": HintLimits(options["hints"], clock=Clock()), "num_blocks": 60, "max_model_len": 150}
     return make_manager(*options.pop("specs"), **{"num_blocks": 30, **options})
 
 
@@ -127,8 +130,8 @@ CHANGES: dict[str, tuple[str, Any, str]] = {
     "an unknown level": ("hints", set_first("hints.levels", 102), "levels has numbers"),
     "an unknown tenant": ("hints", set_first("hints.tenants", 2), "tenants has numbers"),
     "a block with two deadlines": ("hints", twice("hints.dated"), "no heap"),
-    "deadlines out of order": ("hints", set_first("hints.left", 1 << 59), "no heap"),
-    "no time left": ("hints", set_first("hints.left", 0), "left has numbers"),
+    "deadlines out of order": ("hints", set_first("hints.left", 10**18), "no heap"),
+    "less than no time left": ("hints", set_first("hints.left", -1), "left has numbers"),
     "an evicted key in no list": ("plain", set_first("policy.ghost_lists", 0), "ghost_lists has numbers"),
 }
 

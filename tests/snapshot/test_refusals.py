@@ -10,7 +10,6 @@ import pytest
 from snapshot.life import everything
 from support.managers import admit, full, make_manager, make_request, window
 
-from kvgpu.config.cache_hints import HintLimits
 from kvgpu.errors import ArgumentTypeError, BlockStateError, ConfigError, NoneHashError, SnapshotError
 from kvgpu.hashing import functions as hashing
 from kvgpu.hashing.kvgpu128.function import Kvgpu128
@@ -47,7 +46,6 @@ OTHERS = {
     "eagle_groups": {"use_eagle": True},
     "eviction is 'lru', not 'arc'": {"eviction": "arc"},
     "behaviour": {"behaviour": "0.33"},
-    "hints is None": {"hints": HintLimits({"a": 0.1}), "max_model_len": 40},
 }
 
 
@@ -163,8 +161,8 @@ def test_another_version_is_refused(path, version, match):
 
 
 def test_an_unknown_section_is_refused(path):
-    path.write_bytes(packed({**unpacked(path.read_bytes()), "more.pins": np.zeros(3, np.int32)}))
-    refused(path, "sections that are not known here: more")
+    path.write_bytes(packed({**unpacked(path.read_bytes()), "hints.pins": np.zeros(3, np.int32)}))
+    refused(path, "sections that are not known here: hints")
 
 
 def test_an_unknown_array_of_a_section_is_refused(path):

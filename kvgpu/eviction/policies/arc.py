@@ -42,8 +42,8 @@ def _learn(pool: Any, ghost: int) -> None:
 @leaf
 def enter_arc(pool: Any, block_id: int) -> None:
     """Place a cached block that has become free."""
-    lane = ONCE if pool.notes[block_id] == 0 and pool.hits[block_id] == 0 else OFTEN
-    if pool.notes[block_id] == 0:
+    lane = ONCE if pool.nodes[block_id].notes == 0 and pool.nodes[block_id].hits == 0 else OFTEN
+    if pool.nodes[block_id].notes == 0:
         ghost = find_ghost(pool.ghosts, key_of(pool, block_id))
         if ghost != NONE:
             _learn(pool, ghost)

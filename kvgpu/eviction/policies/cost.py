@@ -25,7 +25,7 @@ NUM_LANES = 1 + RANKS
 @leaf
 def note_cost(pool: Any, block_id: int, place: int) -> None:
     """Note what a block costs that so many blocks of its request precede."""
-    pool.notes[block_id] = min(SHARES + place * SHARES // ATTENTION, RANKS - 1)
+    pool.nodes[block_id].notes = min(SHARES + place * SHARES // ATTENTION, RANKS - 1)
 
 
 @leaf
@@ -36,7 +36,7 @@ def _lane_of(rank: int) -> int:
 @leaf
 def enter_cost(pool: Any, block_id: int) -> None:
     """Place a cached block that has become free."""
-    put_last(pool.lanes, _lane_of(pool.numbers[LEARNED] + pool.notes[block_id]), block_id)
+    put_last(pool.lanes, _lane_of(pool.numbers[LEARNED] + pool.nodes[block_id].notes), block_id)
 
 
 @leaf

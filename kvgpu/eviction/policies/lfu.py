@@ -7,8 +7,8 @@ free. M. Arlitt et al.: Evaluating Content Management Techniques for Web Proxy C
 from typing import Any
 
 from kvgpu.compiled.jit import leaf
-from kvgpu.eviction.state.arrays import LEARNED, MOST_HITS
-from kvgpu.eviction.state.lanes import NO_BLOCK, put_last
+from kvgpu.eviction.state.arrays import LEARNED
+from kvgpu.eviction.state.lanes import MOST_HITS, NO_BLOCK, put_last
 from kvgpu.eviction.state.members import first_free
 
 RANKS = MOST_HITS + 1
@@ -24,7 +24,7 @@ def _lane_of(rank: int) -> int:
 @leaf
 def enter_lfu(pool: Any, block_id: int) -> None:
     """Place a cached block that has become free."""
-    used = min(pool.hits[block_id] + 1, MOST_HITS)
+    used = min(pool.nodes[block_id].hits + 1, MOST_HITS)
     put_last(pool.lanes, _lane_of(pool.numbers[LEARNED] + used), block_id)
 
 

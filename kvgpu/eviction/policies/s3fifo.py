@@ -21,9 +21,9 @@ MOST_COUNTED = 3
 @leaf
 def enter_s3fifo(pool: Any, block_id: int) -> None:
     """Place a cached block that has become free; a note is the queue that it belongs to."""
-    if pool.lanes.lane_of[block_id] in (SMALL, MAIN):
+    if pool.nodes[block_id].lane in (SMALL, MAIN):
         return
-    lane = pool.notes[block_id]
+    lane = pool.nodes[block_id].notes
     if lane == 0:
         ghost = find_ghost(pool.ghosts, key_of(pool, block_id))
         lane = SMALL if ghost == NONE else MAIN
@@ -35,24 +35,24 @@ def enter_s3fifo(pool: Any, block_id: int) -> None:
 @leaf
 def _queue(pool: Any, lane: int, block_id: int) -> None:
     put_last(pool.lanes, lane, block_id)
-    pool.notes[block_id] = lane
+    pool.nodes[block_id].notes = lane
 
 
 @leaf
 def choose_s3fifo(pool: Any) -> int:
     """Return the block to evict next, or NO_BLOCK. Amortised O(1): a hit pays for at most three more looks."""
-    counts, hits = pool.lanes.counts, pool.hits
+    counts = pool.lanes.counts
     while counts[SMALL] + counts[MAIN] > 0:
         lane = SMALL if counts[MAIN] == 0 or counts[SMALL] > pool.numbers[GOAL] else MAIN
         block_id = first_of(pool.lanes, lane)
-        used = min(hits[block_id], MOST_COUNTED)
+        used = min(pool.nodes[block_id].hits, MOST_COUNTED)
         if not is_free(pool, block_id):
             drop(pool.lanes, block_id)
         elif lane == SMALL and used > 1:
-            hits[block_id] = 0
+            pool.nodes[block_id].hits = 0
             _queue(pool, MAIN, block_id)
         elif lane == MAIN and used > 0:
-            hits[block_id] = used - 1
+            pool.nodes[block_id].hits = used - 1
             _queue(pool, MAIN, block_id)
         else:
             if lane == SMALL and is_cached(pool, block_id):

@@ -19,7 +19,7 @@ PROTECTED_SHARE = 0.8
 def enter_slru(pool: Any, block_id: int) -> None:
     """Place a cached block that has become free."""
     lanes = pool.lanes
-    if pool.notes[block_id] == 0 and pool.hits[block_id] == 0:
+    if pool.nodes[block_id].notes == 0 and pool.nodes[block_id].hits == 0:
         put_last(lanes, PROBATION, block_id)
         return
     put_last(lanes, PROTECTED, block_id)

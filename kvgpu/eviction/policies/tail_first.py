@@ -20,13 +20,13 @@ def note_place(pool: Any, block_id: int, place: int) -> None:
     distance = 0
     while place >> distance > 0 and distance < CLASSES - 1:
         distance += 1
-    pool.notes[block_id] = distance
+    pool.nodes[block_id].notes = distance
 
 
 @leaf
 def enter_tail_first(pool: Any, block_id: int) -> None:
     """Place a cached block that has become free."""
-    put_last(pool.lanes, 1 + pool.notes[block_id], block_id)
+    put_last(pool.lanes, 1 + pool.nodes[block_id].notes, block_id)
 
 
 @leaf

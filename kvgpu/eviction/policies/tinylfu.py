@@ -55,7 +55,7 @@ def count_key(pool: Any, key: int) -> None:
 @leaf
 def enter_tinylfu(pool: Any, block_id: int) -> None:
     """Place a cached block that has become free."""
-    is_new = pool.notes[block_id] == 0 and pool.hits[block_id] == 0
+    is_new = pool.nodes[block_id].notes == 0 and pool.nodes[block_id].hits == 0
     key = key_of(pool, block_id)
     if is_new:
         count_key(pool, key)

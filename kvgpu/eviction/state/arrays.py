@@ -6,12 +6,12 @@ import numpy as np
 
 from kvgpu.blocks.free_order import USE, FreeQueue
 from kvgpu.blocks.record import BLOCK_RECORD
-from kvgpu.compiled.handle import IDS, WORDS, array_at, handle_at, lines_at
+from kvgpu.compiled.handle import IDS, WORDS, array_at, handle_at
 from kvgpu.compiled.jit import inline
 from kvgpu.eviction.state.expected import Expected
 from kvgpu.eviction.state.ghosts import Ghosts
 from kvgpu.eviction.state.hints import Hints
-from kvgpu.eviction.state.lanes import Lanes
+from kvgpu.eviction.state.lanes import NODE, Lanes
 from kvgpu.eviction.state.lifetimes import Lifetimes
 
 KIND, NUM_BLOCKS, GOAL, LEARNED, NUM_NUMBERS = range(5)
@@ -24,23 +24,17 @@ LEARNED: what the policy has learned, see there."""
     QUEUE_WORDS,
     RECORDS,
     NUMBERS,
-    HITS,
-    NOTES,
-    LINKS,
-    _LANE_OF,
+    NODES,
     _COUNTS,
     GHOST_KEYS,
     GHOST_CHAINS,
     GHOST_HEADS,
-    GHOST_LINKS,
-    _GHOST_LANE_OF,
+    GHOST_NODES,
     _GHOST_COUNTS,
     SKETCH,
     EXPECTED_KEYS,
     EXPECTED_STAMPS,
     EXPECTED_WORDS,
-    LEVELS,
-    TENANTS,
     SHARES,
     HINT_NUMBERS,
     DEADLINES,
@@ -48,11 +42,11 @@ LEARNED: what the policy has learned, see there."""
     HEAP_PLACES,
     LIFETIME_WORDS,
     NUM_ARRAYS,
-) = range(29)
-"""Arrays of the handle, in order, in front of the words that name code. LINKS and GHOST_LINKS begin `Lanes`."""
+) = range(23)
+"""Arrays of the handle, in order, in front of the words that name code. NODES and GHOST_NODES begin `Lanes`."""
 
 _USE, _RECORD = np.empty(0, USE), np.empty(0, BLOCK_RECORD)
-_BYTES, _SHORTS = np.empty(0, np.uint8), np.empty(0, np.int16)
+_BYTES, _NODE = np.empty(0, np.uint8), np.empty(0, NODE)
 
 
 class Evictable(NamedTuple):
@@ -64,10 +58,8 @@ class Evictable(NamedTuple):
     """BLOCK_RECORD [rows]."""
     numbers: Any
     """int64 [NUM_NUMBERS]."""
-    hits: Any
-    """uint8 [blocks], how often each has been hit since it was cached, at most `MOST_HITS`."""
-    notes: Any
-    """uint8 [blocks], what the policy notes of a block; 0 for one that has not been free since it was cached."""
+    nodes: Any
+    """NODE [blocks + lanes], those of `lanes`."""
     lanes: Any
     """`Lanes` of the blocks."""
     ghosts: Any
@@ -80,14 +72,10 @@ class Evictable(NamedTuple):
     """`Hints`; for one block where requests give none."""
 
 
-MOST_HITS = 127
-
-
 @inline
 def _lanes_at(words: Any, first: int) -> Any:
     """Return the `Lanes` whose arrays begin at a place of a handle."""
-    links, lane_of = lines_at(words, 2 * first, IDS, 2), array_at(words, 2 * (first + 1), _SHORTS)
-    return Lanes(links, lane_of, array_at(words, 2 * (first + 2), WORDS))
+    return Lanes(array_at(words, 2 * first, _NODE), array_at(words, 2 * (first + 1), WORDS))
 
 
 @inline
@@ -99,14 +87,13 @@ def evictable_at(address: int) -> Any:
         FreeQueue(uses, order, array_at(words, 2 * QUEUE_WORDS, WORDS)),
         array_at(words, 2 * RECORDS, _RECORD),
         array_at(words, 2 * NUMBERS, WORDS),
-        array_at(words, 2 * HITS, _BYTES),
-        array_at(words, 2 * NOTES, _BYTES),
-        _lanes_at(words, LINKS),
+        array_at(words, 2 * NODES, _NODE),
+        _lanes_at(words, NODES),
         Ghosts(
             array_at(words, 2 * GHOST_KEYS, WORDS),
             array_at(words, 2 * GHOST_CHAINS, IDS),
             array_at(words, 2 * GHOST_HEADS, IDS),
-            _lanes_at(words, GHOST_LINKS),
+            _lanes_at(words, GHOST_NODES),
         ),
         array_at(words, 2 * SKETCH, _BYTES),
         Expected(
@@ -115,8 +102,6 @@ def evictable_at(address: int) -> Any:
             array_at(words, 2 * EXPECTED_WORDS, WORDS),
         ),
         Hints(
-            array_at(words, 2 * LEVELS, _BYTES),
-            array_at(words, 2 * TENANTS, _SHORTS),
             array_at(words, 2 * SHARES, WORDS),
             array_at(words, 2 * HINT_NUMBERS, WORDS),
             Lifetimes(

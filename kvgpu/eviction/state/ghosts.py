@@ -31,7 +31,7 @@ class Ghosts(NamedTuple):
 def make_ghosts(capacity: int) -> Ghosts:
     """Make an empty memory of so many keys. O(capacity)."""
     lanes = make_lanes(capacity, NUM_LISTS)
-    fill(lanes, FREE)
+    fill(lanes, FREE, np.arange(capacity, dtype=np.int32))
     heads = np.full(1 << max(1, capacity - 1).bit_length(), NONE, np.int32)
     return Ghosts(np.zeros(capacity, np.int64), np.full(capacity, NONE, np.int32), heads, lanes)
 
@@ -91,4 +91,4 @@ def remember_ghost(ghosts: Any, which: int, key: int) -> None:
 @leaf
 def list_of(ghosts: Any, place: int) -> int:
     """Return the list that a key is in."""
-    return int(ghosts.lanes.lane_of[place])
+    return int(ghosts.lanes.nodes[place].lane)

@@ -18,7 +18,9 @@ PRIORITIES = 101
 USUAL = 35
 """Priority of a request that says nothing, which TensorRT-LLM has, too."""
 UNSET = 0
-"""Level of a block that no request has given one; that of others is one more than their priority."""
+"""Level of a block that no request has given one; that of others is one more than their priority.
+
+The tenant of a block is 0 for none that has a share."""
 
 FIRST_LANE, TAKER, HINT_NUMBERS = range(3)
 """Numbers. FIRST_LANE: of the lists for hints, one for each priority and then one for each tenant; 0 if there are none.
@@ -26,12 +28,8 @@ TAKER: the tenant for whose request blocks are taken."""
 
 
 class Hints(NamedTuple):
-    """What requests have said of the blocks that they used."""
+    """What is known of tenants and deadlines; levels and tenants of blocks are in their nodes."""
 
-    levels: Any
-    """uint8 [blocks], or UNSET."""
-    tenants: Any
-    """int16 [blocks], 0 for none that has a share."""
     shares: Any
     """int64 [tenants], blocks that each keeps; that of tenant 0 is 0."""
     numbers: Any
@@ -51,13 +49,7 @@ def make_hints(num_blocks: int, first_lane: int, shares: Sequence[int] | None) -
     numbers = np.zeros(HINT_NUMBERS, np.int64)
     numbers[FIRST_LANE] = 0 if shares is None else first_lane
     count = 1 if shares is None else num_blocks
-    return Hints(
-        np.zeros(count, np.uint8),
-        np.zeros(count, np.int16),
-        np.array([0, *(shares or ())], np.int64),
-        numbers,
-        make_lifetimes(count),
-    )
+    return Hints(np.array([0, *(shares or ())], np.int64), numbers, make_lifetimes(count))
 
 
 @leaf
@@ -69,7 +61,7 @@ def has_hints(pool: Any) -> bool:
 @leaf
 def in_lane_of_hints(pool: Any, block_id: int) -> bool:
     """Return whether a block is in a list for hints."""
-    return has_hints(pool) and bool(pool.lanes.lane_of[block_id] >= pool.hints.numbers[FIRST_LANE])
+    return has_hints(pool) and bool(pool.nodes[block_id].lane >= pool.hints.numbers[FIRST_LANE])
 
 
 @leaf
@@ -80,7 +72,7 @@ def _lane_of_tenant(pool: Any, tenant: int) -> int:
 @leaf
 def enter_level(pool: Any, block_id: int) -> bool:
     """Place a free block by its priority; return whether that has a list."""
-    level = pool.hints.levels[block_id]
+    level = pool.nodes[block_id].level
     if level in (UNSET, USUAL + 1):
         return False
     put_last(pool.lanes, pool.hints.numbers[FIRST_LANE] + level - 1, block_id)
@@ -95,9 +87,9 @@ def enter_share(pool: Any, block_id: int) -> int:
         The block that has no place yet: the same one, or the oldest of the tenant, which it has driven out.
         NO_BLOCK if there is none.
     """
-    hints = pool.hints
-    tenant = hints.tenants[block_id]
-    if hints.shares[tenant] == 0 or (hints.levels[block_id] != UNSET and hints.levels[block_id] <= USUAL):
+    hints, node = pool.hints, pool.nodes[block_id]
+    tenant = node.tenant
+    if hints.shares[tenant] == 0 or (node.level != UNSET and node.level <= USUAL):
         return block_id
     lane = _lane_of_tenant(pool, tenant)
     put_last(pool.lanes, lane, block_id)
@@ -151,16 +143,16 @@ def kept_from(pool: Any, tenant: int) -> int:
 def forget_hints(pool: Any, block_id: int) -> None:
     """Forget what was said of a block that is evicted, or not cached."""
     if has_hints(pool):
-        pool.hints.levels[block_id] = UNSET
-        pool.hints.tenants[block_id] = 0
+        pool.nodes[block_id].level = UNSET
+        pool.nodes[block_id].tenant = 0
         forget_deadline(pool.hints.lifetimes, block_id)
 
 
 @leaf
 def expire(pool: Any, block_id: int) -> None:
     """Put a block whose time is over with those of priority 0; one that is in use has no hints any more."""
-    pool.hints.levels[block_id] = UNSET
-    if pool.lanes.lane_of[block_id] != NOWHERE:
+    pool.nodes[block_id].level = UNSET
+    if pool.nodes[block_id].lane != NOWHERE:
         put_last(pool.lanes, pool.hints.numbers[FIRST_LANE], block_id)
 
 
@@ -171,11 +163,11 @@ def hint_block(pool: Any, block_id: int, level: int, deadline: int, tenant: int)
     A block has the highest priority of the requests that used it, the latest deadline (0 is later than all others),
     and belongs to the tenant of the first one.
     """
-    hints, life = pool.hints, pool.hints.lifetimes
-    before, until = hints.levels[block_id], life.deadlines[block_id]
+    node, life = pool.nodes[block_id], pool.hints.lifetimes
+    before, until = node.level, life.deadlines[block_id]
     if before != UNSET and (until == 0 or deadline != 0):
         deadline = 0 if until == 0 else max(until, deadline)
-    hints.levels[block_id] = max(before, level)
-    if hints.tenants[block_id] == 0:
-        hints.tenants[block_id] = tenant
+    node.level = max(before, level)
+    if node.tenant == 0:
+        node.tenant = tenant
     set_deadline(life, block_id, deadline)

@@ -3,54 +3,79 @@
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from kvgpu.compiled.jit import leaf
 
-BEFORE, AFTER = 0, 1
 NOWHERE = -1
 NO_BLOCK = -1
+
+NODE = np.dtype(
+    [
+        ("before", "<i4"),
+        ("after", "<i4"),
+        ("lane", "<i2"),
+        ("tenant", "<i2"),
+        ("hits", "u1"),
+        ("notes", "u1"),
+        ("level", "u1"),
+        ("unused", "u1"),
+    ]
+)
+"""What is known of a block: 16 bytes, since a block costs about as much as the cache lines that it takes.
+
+before, after: its neighbours in a list. lane: the list, or NOWHERE. hits: how often it was hit since it was cached, at
+most `MOST_HITS`. notes: what the policy notes of it; 0 for a block that has not been free since it was cached.
+level, tenant: see `kvgpu.eviction.state.hints`.
+"""
+MOST_HITS = 127
 
 
 class Lanes(NamedTuple):
     """Arrays of all lists."""
 
-    links: Any
-    """int32 [blocks + lanes, 2], the neighbours BEFORE and AFTER; after those of blocks come the ends of the lists."""
-    lane_of: Any
-    """int16 [blocks], the list of each block, or NOWHERE."""
+    nodes: Any
+    """NODE [blocks + lanes]; after those of blocks come the ends of the lists."""
     counts: Any
     """int64 [lanes], members."""
 
 
 def make_lanes(num_blocks: int, num_lanes: int) -> Lanes:
     """Make empty lists. O(blocks + lanes)."""
-    links = np.zeros((num_blocks + num_lanes, 2), np.int32)
-    links[num_blocks:] = np.arange(num_blocks, num_blocks + num_lanes)[:, None]
-    return Lanes(links, np.full(num_blocks, NOWHERE, np.int16), np.zeros(num_lanes, np.int64))
+    nodes = np.zeros(num_blocks + num_lanes, NODE)
+    nodes["lane"] = NOWHERE
+    nodes["before"][num_blocks:] = nodes["after"][num_blocks:] = np.arange(num_blocks, num_blocks + num_lanes)
+    return Lanes(nodes, np.zeros(num_lanes, np.int64))
 
 
-def fill(lanes: Lanes, lane: int) -> None:
-    """Put all blocks, which are in no list, into one. O(blocks)."""
-    count = len(lanes.lane_of)
-    end = count + lane
-    order = np.array([end, *range(count), end], np.int32)
-    lanes.links[:count, BEFORE], lanes.links[:count, AFTER] = order[:-2], order[2:]
-    lanes.links[end, BEFORE], lanes.links[end, AFTER] = order[-2], order[1]
-    lanes.lane_of[:] = lane
-    lanes.counts[lane] = count
+def fill(lanes: Lanes, lane: int, members: npt.NDArray[np.int32]) -> None:
+    """Make a list hold these members, which are in none, in this order, and nothing else. O(members)."""
+    nodes = lanes.nodes
+    end = len(nodes) - len(lanes.counts) + lane
+    order = np.concatenate([[end], members, [end]]).astype(np.int32)
+    nodes["before"][members], nodes["after"][members] = order[:-2], order[2:]
+    nodes["before"][end], nodes["after"][end] = order[-2], order[1]
+    nodes["lane"][members] = lane
+    lanes.counts[lane] = len(members)
+
+
+@leaf
+def num_nodes(lanes: Any) -> int:
+    """Return how many blocks, or other things, may be in the lists."""
+    return int(len(lanes.nodes) - len(lanes.counts))
 
 
 @leaf
 def end_of(lanes: Any, lane: int) -> int:
     """Return what stands for both ends of a list."""
-    return int(len(lanes.lane_of) + lane)
+    return int(num_nodes(lanes) + lane)
 
 
 @leaf
 def first_of(lanes: Any, lane: int) -> int:
     """Return the first block of a list, or NO_BLOCK."""
     end = end_of(lanes, lane)
-    block_id = lanes.links[end, AFTER]
+    block_id = lanes.nodes[end].after
     return int(block_id) if block_id != end else NO_BLOCK
 
 
@@ -58,29 +83,29 @@ def first_of(lanes: Any, lane: int) -> int:
 def last_of(lanes: Any, lane: int) -> int:
     """Return the last block of a list, or NO_BLOCK."""
     end = end_of(lanes, lane)
-    block_id = lanes.links[end, BEFORE]
+    block_id = lanes.nodes[end].before
     return int(block_id) if block_id != end else NO_BLOCK
 
 
 @leaf
 def drop(lanes: Any, block_id: int) -> None:
     """Take a block out of its list, if it is in one."""
-    lane = lanes.lane_of[block_id]
+    node = lanes.nodes[block_id]
+    lane = node.lane
     if lane == NOWHERE:
         return
-    before, after = lanes.links[block_id, BEFORE], lanes.links[block_id, AFTER]
-    lanes.links[before, AFTER] = after
-    lanes.links[after, BEFORE] = before
-    lanes.lane_of[block_id] = NOWHERE
+    lanes.nodes[node.before].after = node.after
+    lanes.nodes[node.after].before = node.before
+    node.lane = NOWHERE
     lanes.counts[lane] -= 1
 
 
 @leaf
 def _put(lanes: Any, lane: int, block_id: int, before: int, after: int) -> None:
-    lanes.links[block_id, BEFORE], lanes.links[block_id, AFTER] = before, after
-    lanes.links[before, AFTER] = block_id
-    lanes.links[after, BEFORE] = block_id
-    lanes.lane_of[block_id] = lane
+    node = lanes.nodes[block_id]
+    node.before, node.after, node.lane = before, after, lane
+    lanes.nodes[before].after = block_id
+    lanes.nodes[after].before = block_id
     lanes.counts[lane] += 1
 
 
@@ -89,7 +114,7 @@ def put_last(lanes: Any, lane: int, block_id: int) -> None:
     """Put a block at the end of a list, whichever list it was in."""
     drop(lanes, block_id)
     end = end_of(lanes, lane)
-    _put(lanes, lane, block_id, lanes.links[end, BEFORE], end)
+    _put(lanes, lane, block_id, lanes.nodes[end].before, end)
 
 
 @leaf
@@ -97,4 +122,4 @@ def put_first(lanes: Any, lane: int, block_id: int) -> None:
     """Put a block at the beginning of a list, whichever list it was in."""
     drop(lanes, block_id)
     end = end_of(lanes, lane)
-    _put(lanes, lane, block_id, end, lanes.links[end, AFTER])
+    _put(lanes, lane, block_id, end, lanes.nodes[end].after)

@@ -4,8 +4,8 @@ from typing import Any
 
 from kvgpu.blocks.free_order import OUTSIDE
 from kvgpu.blocks.record import HAS_HASH
-from kvgpu.compiled.jit import leaf
-from kvgpu.eviction.state.lanes import NO_BLOCK, drop, first_of
+from kvgpu.compiled.jit import leaf, prefetch
+from kvgpu.eviction.state.lanes import NO_BLOCK, drop, first_of, num_nodes
 
 PLAIN = 0
 """The list of free blocks that are not cached, which are taken before all others."""
@@ -14,7 +14,7 @@ PLAIN = 0
 @leaf
 def is_own(pool: Any, block_id: int) -> bool:
     """Return whether a block is one of the pool: those of others have ids below 0."""
-    return bool(0 <= block_id < len(pool.hits))
+    return bool(0 <= block_id < num_nodes(pool.lanes))
 
 
 @leaf
@@ -43,4 +43,6 @@ def first_free(pool: Any, lane: int) -> int:
     while block_id != NO_BLOCK and not is_free(pool, block_id):
         drop(pool.lanes, block_id)
         block_id = first_of(pool.lanes, lane)
+    if block_id != NO_BLOCK:
+        prefetch(pool.nodes, pool.nodes[block_id].after)
     return block_id
