@@ -144,8 +144,11 @@ $(VENV)/.base: setup.py constraints.txt $(wildcard kvgpu/native/*.[ch])
 	$(PIP) -e .
 	touch $@
 
+# Of libcachesim, which policies of eviction are compared with, without what it fetches traces with. There is no wheel for
+# every machine: where it is missing, the comparison is skipped.
 $(VENV)/.dev: $(VENV)/.base
 	$(PIP) -e '.[dev]'
+	-$(PIP) --no-deps --only-binary :all: libcachesim
 	touch $@
 
 $(VENV)/.kernels: $(VENV)/.dev

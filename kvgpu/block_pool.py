@@ -1,10 +1,10 @@
 """`BlockPool`: allocates blocks, remembers which are cached, and takes blocks back in eviction order."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from kvgpu.arguments import integers, listed_ids, own_blocks
-from kvgpu.block_tables.block_allocator import BlockAllocator
+from kvgpu.block_tables.block_allocator import REQUESTED, BlockAllocator
 from kvgpu.block_tables.holders import BlockHolders
 from kvgpu.blocks.block_list import AllBlocks, BlockList
 from kvgpu.blocks.free_order import POLICY
@@ -194,8 +194,12 @@ class BlockPool(PoolCaching):
             BlockIdError: An id is outside the pool. Neither of these errors evicts anything.
             Exception: The metrics collector, or the code that makes events, raised it. All blocks are evicted.
         """
-        for block_id in listed_ids(block_ids, self.num_gpu_blocks):
-            self.allocator.evict(self.state.view(block_id))
+        evicted = listed_ids(block_ids, self.num_gpu_blocks)
+        for block_id in evicted:
+            if self.allocator.evict(self.state.view(block_id)):
+                self.allocator.num_forgotten[REQUESTED] += 1
+        if self.eviction is not None:
+            self.eviction.place_again(evicted)
         if len(self.state.aliases.owners):
             self.holders.forget_covered()  # requests that hold the blocks cache the ends of their prompts again
 
@@ -214,28 +218,31 @@ class BlockPool(PoolCaching):
             logger.warning("The prefix cache was not reset: %d blocks are in use; free all requests first", used - 1)
             return False
         self.allocator.evict_all()
+        if self.eviction is not None:
+            self.eviction.place_all_again()
         logger.info("The prefix cache was reset")
         return True
 
     @exclusive
-    def set_eviction(self, name: str) -> None:
+    def set_eviction(self, name: str, shares: Mapping[str, int] | None = None) -> None:
         """Have a policy say which free blocks are taken next; those that are not cached always go first.
 
         Args:
             name: One of `kvgpu.eviction.names.EVICTIONS`; `lru`, which a pool has from the start, is vLLM's order.
+            shares: Blocks that each tenant keeps; None if requests give no hints.
 
         Raises:
             UnknownNameError: There is no such policy.
             BlockStateError: The pool has been used. Neither changes anything.
 
-        O(num_gpu_blocks); compiles code, or loads it from disk, unless the policy is `lru`.
+        O(num_gpu_blocks); compiles code, or loads it from disk, unless the policy is `lru` without hints.
         """
         check_eviction(name)
         eviction = None
-        if name != LRU:
+        if name != LRU or shares is not None:
             from kvgpu.eviction.policy import Eviction
 
-            eviction = Eviction(name, self.state)
+            eviction = Eviction(name, self.state, shares)
         if self.get_num_free_blocks() + self.num_reserved_blocks != self.num_gpu_blocks - 1 or len(self.index):
             raise BlockStateError("an order of eviction is chosen before blocks are taken or cached")
         self.eviction = eviction

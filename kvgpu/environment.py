@@ -151,3 +151,29 @@ def hash_key() -> bytes:
 def vllm_policy() -> str | None:
     """Return `KVGPU_VLLM_POLICY`, the order in which `kvgpu.vllm.Scheduler` admits requests; None if it is not set."""
     return os.environ.get("KVGPU_VLLM_POLICY") or None
+
+
+def vllm_eviction() -> str:
+    """Return `KVGPU_EVICTION`, the order of eviction of managers inside vLLM; `lru`, which is vLLM's, if unset."""
+    return os.environ.get("KVGPU_EVICTION") or "lru"
+
+
+def vllm_hint_shares() -> dict[str, float] | None:
+    """Return what `KVGPU_CACHE_HINTS` gives tenants inside vLLM, as fractions of the pool; None if unset: no hints.
+
+    The value is `1`, or `tenant=fraction` for each tenant, with commas in between.
+
+    Raises:
+        ConfigError: The value is anything else, or names a tenant twice.
+    """
+    value = os.environ.get("KVGPU_CACHE_HINTS")
+    if not value or value == "1":
+        return {} if value else None
+    pairs = re.findall("([^=,]+)=([0-9.]{1,20})(?:,|$)", value)
+    try:
+        shares = {tenant: float(fraction) for tenant, fraction in pairs}
+    except ValueError:
+        shares = {}
+    if not shares or len(shares) != len(value.split(",")):
+        raise ConfigError(f"KVGPU_CACHE_HINTS must be 1, or tenant=fraction for each tenant, got {value!r:.100}")
+    return shares

@@ -33,6 +33,10 @@ class NotEnoughBlocksError(KVGPUError, ValueError):
     """More blocks were requested than the pool has free. The state is as before the call."""
 
 
+class PinLimitError(NotEnoughBlocksError):
+    """Too much of the pool would be pinned. The state is as before the call."""
+
+
 class BlockIdError(KVGPUError, AssertionError, IndexError):
     """A block id is outside the pool. The state is as before the call."""
 
@@ -101,3 +105,7 @@ class MissingPackageError(KVGPUError, ImportError):
 
 class WarmupError(KVGPUError, RuntimeError):
     """A process that should have compiled something failed; the message has its last words."""
+
+
+class SnapshotError(KVGPUError, ValueError):
+    """A file is no snapshot, is damaged, or is of another configuration or hash function. Nothing was changed."""

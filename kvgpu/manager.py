@@ -1,20 +1,22 @@
 """`KVCacheManager`: the interface for a scheduler."""
 
-from collections.abc import Iterable
 from typing import Any
 
 from kvgpu.allocation.lookups import PrefixLookups
 from kvgpu.allocation.native_calls import native_calls
+from kvgpu.allocation.request_hints import RequestHints
 from kvgpu.allocation.slots import SlotAllocator
 from kvgpu.arguments import checked_name, name_of
 from kvgpu.blocks.kv_cache_blocks import KVCacheBlocks
 from kvgpu.config.behaviour import Behaviour, behaviour_of
+from kvgpu.config.cache_hints import HintLimits
 from kvgpu.config.kv_cache_config import KVCacheConfig
 from kvgpu.coordinators.registry import get_kv_cache_coordinator
 from kvgpu.errors import ConfigError
 from kvgpu.exclusive import exclusive
 from kvgpu.integers import as_integer, as_number, as_option
-from kvgpu.interface.transfer_calls import TransferCalls
+from kvgpu.interface.cache_calls import blocks_of_longest
+from kvgpu.interface.snapshot_calls import SnapshotCalls
 from kvgpu.metrics import KVCacheMetricsCollector
 from kvgpu.request import Request
 
@@ -24,7 +26,7 @@ WAITING = ("WAITING", "PREEMPTED")
 """States of a request that is to be admitted."""
 
 
-class KVCacheManager(TransferCalls):
+class KVCacheManager(SnapshotCalls):
     """Looks up, allocates, caches and frees the KV-cache blocks of requests, for one thread and stream at a time.
 
     Args:
@@ -50,6 +52,7 @@ class KVCacheManager(TransferCalls):
             also inside a block, where a drafter has groups and hits may end there; `mamba_shared_prefix_checkpoint`
             says whether it does.
         eviction: Which free blocks are taken first, see `BlockPool.set_eviction`.
+        hints: Has requests say how long their blocks are of use (see `CacheHints`); None if they do not.
         backend: `host`, `reference`, `triton`, `cuda` or `auto`; if None, `KVGPU_BACKEND` or else `host`.
         counts_admissions: Whether a request counts when it gets its first blocks, not at each of its lookups.
 
@@ -85,6 +88,7 @@ class KVCacheManager(TransferCalls):
         backend: str | None = None,
         counts_admissions: bool = False,
         eviction: str = "lru",
+        hints: HintLimits | None = None,
     ) -> None:
         self.behaviour = behaviour_of(behaviour)
         self.enable_caching = as_option("enable_caching", enable_caching)
@@ -113,7 +117,9 @@ class KVCacheManager(TransferCalls):
         self.max_model_len = self.coordinator.max_model_len
         self.num_kv_cache_groups = len(self.coordinator.single_type_managers)
         self.block_pool = self.coordinator.block_pool
-        self.block_pool.set_eviction(eviction)
+        longest = blocks_of_longest(self.coordinator)
+        self.hints = None if hints is None else RequestHints(self.coordinator, hints, longest)
+        self.block_pool.set_eviction(eviction, None if self.hints is None else self.hints.shares)
         self.watermark_blocks = int(as_number("watermark", watermark) * self.block_pool.num_gpu_blocks)
         if not 0 <= self.watermark_blocks <= self.block_pool.num_gpu_blocks:
             raise ConfigError(f"the watermark is a fraction of the blocks, 0.0 to 1.0, got {watermark}")
@@ -208,6 +214,8 @@ class KVCacheManager(TransferCalls):
         O(1) while the request stays inside its blocks, otherwise expected O(blocks that change). Never waits for a
         device. A quirk of vLLM's (fact 53d): blocks outside the window are given back even if new ones do not fit.
         """
+        if self.hints is not None:
+            reserved_blocks = self.hints.begin(request, reserved_blocks)
         given = (  # the fields of a SlotsCall, which takes half a microsecond to make
             num_new_tokens,
             num_new_computed_tokens,
@@ -234,6 +242,8 @@ class KVCacheManager(TransferCalls):
 
     def free(self, request: Any) -> None:
         """Give back all blocks of a request; does nothing for an unknown request. O(blocks)."""
+        if self.hints is not None:
+            self.hints.end(request)
         calls = self.native
         if calls is None or calls.free(request) is NotImplemented:
             self.slots.free(name_of(request))
@@ -263,19 +273,6 @@ class KVCacheManager(TransferCalls):
         given = total_computed_tokens if processed_computed_tokens is None else processed_computed_tokens
         num_tokens = as_integer("total_computed_tokens", given)
         self.coordinator.remove_skipped_blocks(checked_name(request_id), num_tokens)
-
-    @exclusive
-    def evict_blocks(self, block_ids: Iterable[int]) -> None:
-        """Forget the hashes of blocks, as when loading them has failed; see `BlockPool.evict_blocks`. O(ids)."""
-        self.block_pool.evict_blocks(block_ids)
-
-    @exclusive
-    def reset_prefix_cache(self) -> bool:
-        """Forget all cached blocks; return False and change nothing while requests hold any. O(blocks of the pool)."""
-        reset = self.block_pool.reset_prefix_cache()
-        if reset and self.prefix_cache_stats is not None:
-            self.prefix_cache_stats.reset = True
-        return reset
 
     def cache_blocks(self, request: Any, num_computed_tokens: int) -> None:
         """Cache the full blocks of the first `num_computed_tokens` tokens (fact 25), if it holds any. Expected O(them).

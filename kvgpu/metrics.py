@@ -195,11 +195,12 @@ class KVCacheMetricsCollector:
         """Report a followed block (see `drain_events`) and stop following it. O(1)."""
         state = self.block_metrics.pop(block.block_id, None)
         if state is not None:
-            self._eviction_events.append(
-                KVCacheEvictionEvent(
-                    state.get_lifetime_seconds(), state.get_idle_time_seconds(), tuple(state.get_reuse_gaps_seconds())
-                )
-            )
+            gaps = tuple(state.get_reuse_gaps_seconds())
+            self.report(KVCacheEvictionEvent(state.get_lifetime_seconds(), state.get_idle_time_seconds(), gaps))
+
+    def report(self, event: KVCacheEvictionEvent) -> None:
+        """Keep the life of an evicted block for `drain_events`. O(1)."""
+        self._eviction_events.append(event)
 
     def reset(self) -> None:
         """Stop following all blocks, without a report. O(blocks followed)."""

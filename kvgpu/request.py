@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from kvgpu.config.cache_hints import CacheHints
 from kvgpu.errors import ArgumentError, ArgumentTypeError
 from kvgpu.hashing.block_hashes import BlockHashes
 from kvgpu.hashing.functions import BlockHash
@@ -55,6 +56,7 @@ class Request:
             hashes.
         arrival_time: In seconds; now if None.
         session_id: Shown in events of behaviour 0.33 (B91).
+        cache_hints: How long its cached blocks are of use, for managers with `HintLimits`.
 
     Raises:
         ArgumentError: There is neither a prompt nor embeddings; a name, salt, adapter name or identifier cannot be
@@ -81,6 +83,7 @@ class Request:
         priority: int = 0,
         block_hasher: BlockHasher | None = None,
         session_id: str | None = None,
+        cache_hints: CacheHints | None = None,
     ) -> None:
         if prompt_token_ids is None and prompt_embeds is None:
             raise ArgumentError("a request needs prompt_token_ids or prompt_embeds")
@@ -99,6 +102,9 @@ class Request:
         self.lora_request = lora_request
         self.cache_salt = cache_salt
         self.session_id = session_id
+        if cache_hints is not None and not isinstance(cache_hints, CacheHints):
+            raise ArgumentTypeError(f"cache_hints: CacheHints are expected, got {cache_hints!r:.100}")
+        self.cache_hints = cache_hints
         self.prompt_embeds = prompt_embeds
         self.prompt_token_ids = prompt_token_ids
         if mm_features or not (lora_request is cache_salt is prompt_embeds is None):

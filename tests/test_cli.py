@@ -34,6 +34,7 @@ REPLAY_OPTIONS = [
     "--step-ms",
     "--token-us",
     "--sweep-blocks",
+    "--snapshot",
     "--json",
     "--report",
     "--retention-interval",

@@ -187,3 +187,25 @@ def test_a_bad_setting_for_event_hashes_is_noticed_before_anything_changes(set_v
     with pytest.raises(ConfigError):
         admit(manager, make_request("r", 32, 4))
     assert snapshot(manager) == before
+
+
+@pytest.mark.parametrize(
+    ("value", "shares"),
+    [(None, None), ("", None), ("1", {}), ("a=0.5", {"a": 0.5}), ("a=0.25,team b=0.5", {"a": 0.25, "team b": 0.5})],
+)
+def test_hints_inside_vllm_are_a_switch_or_shares(set_variables, value, shares):
+    set_variables(KVGPU_CACHE_HINTS=value)
+    assert environment.vllm_hint_shares() == shares
+
+
+@pytest.mark.parametrize("value", ["0", "yes", "a", "a=", "=0.5", "a=half", "a=0.1,", "a=0.1,a=0.2", "a=1.2.3", "a=-1"])
+def test_other_hints_inside_vllm_are_refused(set_variables, value):
+    set_variables(KVGPU_CACHE_HINTS=value)
+    with pytest.raises(ConfigError, match="KVGPU_CACHE_HINTS must be"):
+        environment.vllm_hint_shares()
+
+
+@pytest.mark.parametrize(("value", "name"), [(None, "lru"), ("", "lru"), ("arc", "arc")])
+def test_the_order_of_eviction_inside_vllm_is_vllm_s_unless_set(set_variables, value, name):
+    set_variables(KVGPU_EVICTION=value)
+    assert environment.vllm_eviction() == name

@@ -37,6 +37,7 @@ class Policy:
         request_of: Callable[[Any], Any] = lambda entry: entry,
         arrival: Callable[[Any], Any] | None = None,
     ) -> None:
+        self._manager = manager
         self._queries = BatchQueries(manager, FIRST_REQUESTS, FIRST_HASHES)
         self._age_limit_ms = age_limit_ms
         self._request_of, self._arrival = request_of, arrival
@@ -76,12 +77,21 @@ class Policy:
         return np.array([rows.row_of(name) for name in lengths], np.int64)
 
 
+class FirstCome(Policy):
+    """First come, first served, where the order of eviction spares what waiting requests would hit."""
+
+    def arrange(self, waiting: deque[Any], running: Sequence[Any], waited_ms: Callable[[Any], float]) -> int:
+        """See `Policy`; changes nothing, and holds no request back. One lookup of all waiting requests."""
+        self._queries.match(self._rows(list(map(self._request_of, waiting))))
+        return 0
+
+
 class LongestPrefix(Policy):
     """The longest cached prefix first; one call looks up the whole queue."""
 
     def arrange(self, waiting: deque[Any], running: Sequence[Any], waited_ms: Callable[[Any], float]) -> int:
         """See `Policy`; holds no request back. One lookup of all waiting requests, and O(n log n) to sort them."""
-        if len(waiting) < 2:
+        if len(waiting) < 2 and not spares_waiting(self._manager):
             return 0
         hits = self._queries.match(self._rows(list(map(self._request_of, waiting)))).num_tokens
         waited = [waited_ms(entry) for entry in waiting]
@@ -131,6 +141,18 @@ class HoldBack(Policy):
 
 POLICIES: dict[str, type[Policy] | None] = {"fcfs": None, "longest-prefix": LongestPrefix, "hold-back": HoldBack}
 """Policy -> its class; None leaves the queue unchanged."""
+
+
+def spares_waiting(manager: Any) -> bool:
+    """Return whether the order of eviction of a manager, of any engine, is to know what waiting requests hit. O(1)."""
+    eviction = getattr(getattr(manager, "block_pool", None), "eviction", None)
+    return eviction is not None and bool(eviction.expects)
+
+
+def policy_for(name: str, manager: Any) -> type[Policy] | None:
+    """Return the class of a policy, None if the queue stays as it is and need not be looked up. O(1)."""
+    kind = POLICIES[name]
+    return FirstCome if kind is None and spares_waiting(manager) else kind
 
 
 def check_policy(name: str) -> None:

@@ -250,6 +250,8 @@ class BatchManager(RowCounters):
         self._steps.refuse_freed(rows)
         holding = rows[self.rows.records["serial"][rows] != 0]
         preemptions = self.requests.preemptions(holding) if preempt else []
+        if self.manager.hints is not None:
+            self.manager.hints.end_all(map(self.rows.requests.__getitem__, holding.tolist()))
         self._steps.free(rows, holding)
         if preempt:
             self.requests.set_preemptions(holding, [count + 1 for count in preemptions])

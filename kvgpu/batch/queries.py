@@ -77,7 +77,8 @@ class BatchQueries(Exclusive):
     def match(self, rows: RowIds | None = None, *, out: BatchHits | None = None) -> BatchHits:
         """Find what `get_computed_blocks` would find for each row: tokens, and blocks per query.
 
-        Nothing is taken, and nothing counts in the statistics: a request counts when it is admitted.
+        Nothing is taken, and nothing counts in the statistics: a request counts when it is admitted. Where the order of
+        eviction is `queue-aware`, what these rows would hit is spared until the next call.
 
         Args:
             rows: int64 [n], from `track`; None for all tracked, in the order of tracking.
@@ -102,6 +103,10 @@ class BatchQueries(Exclusive):
         if out is not None:
             self._check_hits(out, len(given))
         hits = self._match(given, stamp)
+        eviction = self.manager.block_pool.eviction
+        if eviction is not None and eviction.expects and self.plan is not None:
+            spans, arena = self.rows.spans(given), self.rows.hashes.arena.words
+            eviction.expect(self.plan, (arena, spans.borrowed, spans.begins, spans.ends), hits.lengths)
         if out is None:
             return hits
         out.num_tokens[:] = hits.num_tokens

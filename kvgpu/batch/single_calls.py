@@ -86,6 +86,7 @@ class SingleCalls:
                     request.shared_prefix_boundary = junction[0]
                 hit_tokens[i] = num_hits
                 new = min(new, request.num_tokens - num_hits)
+            reserved, hints = options.reserved_blocks, manager.hints
             call = SlotsCall(
                 new,
                 int(hit_tokens[i]),
@@ -95,7 +96,7 @@ class SingleCalls:
                 delays=manager.enable_caching and not options.caches,
                 num_encoder=0,
                 must_fit=options.whole,
-                reserved_blocks=options.reserved_blocks,
+                reserved_blocks=reserved if hints is None else hints.begin(request, reserved),
                 num_in_flight=int(in_flight[i]),
                 headroom=0,
                 unzeroed=(),

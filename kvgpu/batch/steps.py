@@ -137,8 +137,9 @@ class BatchSteps:
             out: Block tables of the caller that were checked, or None.
         """
         pool, hashes = self.manager.block_pool, self.rows.hashes
-        arrays = self.manager.slots.arrays
-        if arrays is not None and not (arrays.ready() and hashes.fit(pool.state.width)):
+        arrays, hints = self.manager.slots.arrays, self.manager.hints
+        in_turn = hints is not None and hints.begin_batch()
+        if arrays is not None and (in_turn or not (arrays.ready() and hashes.fit(pool.state.width))):
             arrays = None
         if arrays is not None and not hashes.linked:
             arrays.index.settle_for_good()
@@ -270,14 +271,13 @@ class BatchSteps:
         O(blocks).
         """
         manager, pool, records = self.manager, self.manager.block_pool, self.rows.records
-        names = self.rows.names_of(holding)
+        names, table_ids = self.rows.names_of(holding), self._blocks.table_ids
         self._blocks.num_changes += 1
         if manager.slots.arrays is None or not manager.slots.arrays.ready():
             self._single_calls.free(rows, names)
         else:
             self._blocks.leave(names)
             state, store, groups = pool.state, pool.block_tables.arrays(), manager.slots.arrays.groups
-            table_ids = self._blocks.table_ids
             step.free_rows(tuple(state.free), state.records, state.null_id, store, groups, records, rows, table_ids)
             self._close(table_ids[holding])
 

@@ -17,6 +17,9 @@ from kvgpu.metrics import KVCacheMetricsCollector
 
 logger = logging.getLogger(__name__)
 
+REQUESTED, RESET = "requested", "reset"
+"""Reasons to forget cached blocks other than that new ones need them: `evict_blocks`, and `reset_prefix_cache`."""
+
 
 class BlockAllocator:
     """Takes free blocks, which evicts what is cached in them, and frees blocks without users.
@@ -31,7 +34,8 @@ class BlockAllocator:
         enable_caching: Whether blocks can be cached at all.
 
     Attributes:
-        num_evictions: Blocks evicted so far.
+        num_evictions: Cached blocks that were taken for new ones so far.
+        num_forgotten: Cached blocks that were forgotten for other reasons so far, by reason.
     """
 
     def __init__(
@@ -44,6 +48,7 @@ class BlockAllocator:
     ) -> None:
         self.metrics_collector = metrics_collector
         self.num_evictions = 0
+        self.num_forgotten = {REQUESTED: 0, RESET: 0}
         self._prefix_cache, self._state = prefix_cache, prefix_cache.state
         self._index, self._map, self._further = prefix_cache.index, prefix_cache.map, prefix_cache.further
         self._events, self._turn = events, turn
@@ -77,8 +82,8 @@ class BlockAllocator:
 
     def _evict_one_by_one(self, ids: Ids) -> None:
         for block in BlockList(self._state, ids):
-            if self._enable_caching:
-                self.evict(block)
+            if self._enable_caching and self.evict(block):
+                self.num_evictions += 1
             if self.metrics_collector is not None:
                 self._turn.tell(self.metrics_collector.on_block_allocated, block)
 
@@ -90,7 +95,6 @@ class BlockAllocator:
         if self.metrics_collector is not None:
             self._turn.tell(self.metrics_collector.on_block_evicted, block)
         if block.block_id in self._further.aliases and block._state is self._state:
-            self.num_evictions += 1
             self.forget(block)
             return True
         key = block.block_hash
@@ -98,7 +102,6 @@ class BlockAllocator:
             return False
         if self._map.pop(key, block.block_id) is None:
             return False
-        self.num_evictions += 1
         if self._events.enabled and block._state is self._state:
             self._note_removed(block._row)
         block.reset_hash()
@@ -111,6 +114,7 @@ class BlockAllocator:
 
     def evict_all(self) -> None:
         """Forget all cached blocks. O(blocks of the pool)."""
+        self.num_forgotten[RESET] += int(np.count_nonzero(self._state.records["flags"] & IN_TABLE))
         self._prefix_cache.clear()
         if self.metrics_collector is not None:
             self._turn.tell(self.metrics_collector.reset)

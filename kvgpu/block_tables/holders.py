@@ -43,9 +43,9 @@ def hand_back(uses: Any, ids: Any, null_id: int) -> int:
 
 
 class BlockHolders:
-    """Who holds which blocks: block tables of requests, and callers to whom blocks were handed out.
+    """Who holds which blocks: block tables of requests, pins, and callers to whom blocks were handed out.
 
-    A block is in use as often as these two say; its reference count in the records follows from them.
+    A block is in use as often as these say; its reference count in the records follows from them.
 
     Args:
         state: Records of the pool.
@@ -54,6 +54,7 @@ class BlockHolders:
     Attributes:
         store: Memory of the block tables.
         of_groups: Block tables of each group.
+        pins: Blocks that stay in use until a name is unpinned, int32 [n], each once; by name.
         handed_out: int32 [num_blocks]: uses that callers have to give back.
         last_hand_out: int64 [1], number of the call that last handed out blocks; 0 once they stay with their caller.
     """
@@ -61,6 +62,7 @@ class BlockHolders:
     def __init__(self, state: BlockState, turn: Turn) -> None:
         self.store = BlockTableStore()
         self.of_groups: list[BlockTables] = []
+        self.pins: dict[str, Ids] = {}
         self.handed_out: npt.NDArray[np.int32] = np.zeros(state.num_blocks, np.int32)
         self._state = state
         self._turn = turn
@@ -110,5 +112,5 @@ class BlockHolders:
                 blocks.covered_until = 0
 
     def _held(self) -> list[Ids]:
-        """Ids of all block tables."""
-        return [blocks.ids for tables in self.of_groups for blocks in tables.values()]
+        """Ids of all block tables and pins."""
+        return [*(blocks.ids for tables in self.of_groups for blocks in tables.values()), *self.pins.values()]

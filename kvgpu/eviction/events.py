@@ -6,22 +6,44 @@ from kvgpu.blocks.eviction_calls import FIRST_PLACE
 from kvgpu.blocks.free_order import GAP, HEAD, NUM_FREE, make_slots, put, slot_of, unlink
 from kvgpu.compiled.handle import IDS
 from kvgpu.compiled.jit import carray, inline, jit, leaf, pointer
-from kvgpu.eviction.arc import choose_arc, enter_arc
-from kvgpu.eviction.arrays import KIND, MOST_HITS, evictable_at
-from kvgpu.eviction.lanes import NO_BLOCK, drop, put_last
-from kvgpu.eviction.lfu import choose_lfu, enter_lfu
-from kvgpu.eviction.members import PLAIN, first_free, is_cached, is_own, key_of
-from kvgpu.eviction.s3fifo import choose_s3fifo, enter_s3fifo
-from kvgpu.eviction.slru import choose_slru, enter_slru
-from kvgpu.eviction.tail_first import choose_tail_first, enter_tail_first, note_place
-from kvgpu.eviction.tinylfu import choose_tinylfu, count_key, enter_tinylfu
+from kvgpu.eviction.policies.arc import choose_arc, enter_arc
+from kvgpu.eviction.policies.cost import choose_cost, enter_cost, note_cost
+from kvgpu.eviction.policies.lfu import choose_lfu, enter_lfu
+from kvgpu.eviction.policies.queue_aware import choose_queue_aware, enter_queue_aware, return_spared
+from kvgpu.eviction.policies.recency import choose_recency, enter_recency
+from kvgpu.eviction.policies.s3fifo import choose_s3fifo, enter_s3fifo
+from kvgpu.eviction.policies.slru import choose_slru, enter_slru
+from kvgpu.eviction.policies.tail_first import choose_tail_first, enter_tail_first, note_place
+from kvgpu.eviction.policies.tinylfu import choose_tinylfu, count_key, enter_tinylfu
+from kvgpu.eviction.state.arrays import KIND, MOST_HITS, evictable_at
+from kvgpu.eviction.state.expected import expect_requests
+from kvgpu.eviction.state.hints import (
+    TAKER,
+    choose_high,
+    choose_low,
+    enter_level,
+    enter_share,
+    expire,
+    forget_hints,
+    has_hints,
+    hint_block,
+    in_lane_of_hints,
+    kept_from,
+)
+from kvgpu.eviction.state.lanes import NO_BLOCK, drop, put_last
+from kvgpu.eviction.state.lifetimes import NOW, first_overdue, forget_deadline
+from kvgpu.eviction.state.members import PLAIN, first_free, is_cached, is_own, key_of
 
-SLRU, LFU, S3FIFO, ARC, TINYLFU, TAIL_FIRST = range(6)
+SLRU, LFU, S3FIFO, ARC, TINYLFU, TAIL_FIRST, QUEUE_AWARE, COST, RECENCY = range(9)
 """Kinds of policies."""
 
 
 @leaf
 def _enter(pool: Any, block_id: int) -> None:
+    if has_hints(pool):
+        block_id = enter_share(pool, block_id)
+        if block_id == NO_BLOCK or enter_level(pool, block_id):
+            return
     kind = pool.numbers[KIND]
     if kind == SLRU:
         enter_slru(pool, block_id)
@@ -33,17 +55,20 @@ def _enter(pool: Any, block_id: int) -> None:
         enter_arc(pool, block_id)
     elif kind == TINYLFU:
         enter_tinylfu(pool, block_id)
-    else:
+    elif kind == TAIL_FIRST:
         enter_tail_first(pool, block_id)
+    elif kind == QUEUE_AWARE:
+        enter_queue_aware(pool, block_id)
+    elif kind == COST:
+        enter_cost(pool, block_id)
+    else:
+        enter_recency(pool, block_id)
     if kind in (SLRU, ARC, TINYLFU):
         pool.notes[block_id] = 1
 
 
 @leaf
-def _choose(pool: Any) -> int:
-    block_id = first_free(pool, PLAIN)
-    if block_id != NO_BLOCK:
-        return block_id
+def _choose_of_policy(pool: Any) -> int:
     kind = pool.numbers[KIND]
     if kind == SLRU:
         return choose_slru(pool)
@@ -55,13 +80,32 @@ def _choose(pool: Any) -> int:
         return choose_arc(pool)
     if kind == TINYLFU:
         return choose_tinylfu(pool)
-    return choose_tail_first(pool)
+    if kind == TAIL_FIRST:
+        return choose_tail_first(pool)
+    if kind == QUEUE_AWARE:
+        return choose_queue_aware(pool)
+    if kind == COST:
+        return choose_cost(pool)
+    return choose_recency(pool)
+
+
+@leaf
+def _choose(pool: Any) -> int:
+    block_id = first_free(pool, PLAIN)
+    if block_id == NO_BLOCK and has_hints(pool):
+        block_id = choose_low(pool)
+    if block_id == NO_BLOCK:
+        block_id = _choose_of_policy(pool)
+    if block_id == NO_BLOCK and has_hints(pool):
+        block_id = choose_high(pool)
+    return block_id
 
 
 @leaf
 def _forget(pool: Any, block_id: int) -> None:
     drop(pool.lanes, block_id)
     pool.hits[block_id] = pool.notes[block_id] = 0
+    forget_hints(pool, block_id)
 
 
 @inline
@@ -107,7 +151,7 @@ def on_freed(address: int, first: int, number: int) -> int:
         if is_cached(pool, block_id):
             _enter(pool, block_id)
         else:
-            pool.hits[block_id] = pool.notes[block_id] = 0
+            _forget(pool, block_id)
             put_last(pool.lanes, PLAIN, block_id)
     return 0
 
@@ -122,7 +166,7 @@ def on_touched(address: int, ids_at: int, count: int) -> int:
         if not is_own(pool, block_id):
             continue
         pool.hits[block_id] = min(pool.hits[block_id] + 1, MOST_HITS)
-        if kind != S3FIFO:
+        if kind != S3FIFO or in_lane_of_hints(pool, block_id):
             drop(pool.lanes, block_id)
         if kind == TINYLFU and is_cached(pool, block_id):
             count_key(pool, key_of(pool, block_id))
@@ -133,11 +177,51 @@ def on_touched(address: int, ids_at: int, count: int) -> int:
 def on_cached(address: int, ids_at: int, counted: int) -> int:
     """Note where blocks lie in their prompts."""
     pool = evictable_at(address)
-    if pool.numbers[KIND] != TAIL_FIRST:
+    kind = pool.numbers[KIND]
+    if kind not in (TAIL_FIRST, COST):
         return 0
     count, first = counted % FIRST_PLACE, counted // FIRST_PLACE
     ids = carray(pointer(ids_at, IDS), (count,))
     for place in range(count):
-        if is_own(pool, ids[place]):
+        if not is_own(pool, ids[place]):
+            continue
+        if kind == COST:
+            note_cost(pool, ids[place], first + place)
+        else:
             note_place(pool, ids[place], first + place)
     return 0
+
+
+@jit
+def expect(address: int, plan: Any, spans: Any, lengths: Any) -> None:
+    """Spare what these requests would hit, and nothing else; see `expect_requests`. O(hits)."""
+    pool = evictable_at(address)
+    return_spared(pool)
+    expect_requests(pool.expected, plan, spans, lengths)
+
+
+@jit
+def begin_taking(address: int, now: int, tenant: int) -> int:
+    """Prepare for taking blocks for a tenant's request at a time in ns; return how many the others keep.
+
+    Blocks whose time is over go first from now on. O(tenants), and O(log blocks) for each of these.
+    """
+    pool = evictable_at(address)
+    life = pool.hints.lifetimes
+    life.words[NOW] = now
+    pool.hints.numbers[TAKER] = tenant
+    overdue = first_overdue(life, NO_BLOCK)
+    while overdue != NO_BLOCK:
+        forget_deadline(life, overdue)
+        expire(pool, overdue)
+        overdue = first_overdue(life, NO_BLOCK)
+    return int(kept_from(pool, tenant))
+
+
+@jit
+def hint_blocks(address: int, ids: Any, priority: int, deadline: int, tenant: int) -> None:
+    """Do what `hint_block` does, for blocks of the pool; `ids` are int32 [n]."""
+    pool = evictable_at(address)
+    for place in range(len(ids)):
+        if is_own(pool, ids[place]):
+            hint_block(pool, ids[place], priority + 1, deadline, tenant)

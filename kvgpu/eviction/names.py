@@ -3,8 +3,9 @@
 from kvgpu.errors import UnknownNameError
 
 LRU = "lru"
-EVICTIONS = (LRU, "slru", "lfu", "s3fifo", "arc", "tinylfu", "tail-first")
-"""`lru` is the order of the queue of free blocks itself, which vLLM has. The others are files of `kvgpu.eviction`."""
+EVICTIONS = (LRU, "slru", "lfu", "s3fifo", "arc", "tinylfu", "tail-first", "queue-aware", "cost")
+"""`lru` is the order of the queue of free blocks itself, which vLLM has. The others are files of
+`kvgpu.eviction.policies`."""
 
 
 def check_eviction(name: str) -> None:

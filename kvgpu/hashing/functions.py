@@ -125,6 +125,9 @@ HASH_FUNCTIONS: dict[str, HashFunction] = {
 NONE_HASH: BlockHash
 """Parent of the first block, set by `init_none_hash`. Read it as an attribute of this module."""
 
+NONE_HASH_FUNCTION: HashFunction | None = None
+"""What `init_none_hash` was called with; None before."""
+
 
 def none_hash() -> BlockHash:
     """Return `NONE_HASH`.
@@ -185,10 +188,11 @@ def init_none_hash(hash_fn: HashFunction, behaviour: str | Behaviour = "0.23") -
 
     O(1).
     """
-    global NONE_HASH
+    global NONE_HASH, NONE_HASH_FUNCTION
     if not callable(hash_fn):
         raise ArgumentTypeError(f"a hash function is expected, got {shown(hash_fn)}")
     fixed = behaviour_of(behaviour).fixes_root_hash
+    NONE_HASH_FUNCTION = hash_fn
     seed = os.environ.get("PYTHONHASHSEED")
     if seed is not None:
         NONE_HASH = BlockHash(hash_fn(seed))

@@ -39,6 +39,8 @@ class ManagerViews(Exclusive):
     slots: SlotAllocator
     lookups: PrefixLookups
     native: "Calls | None"
+    reported_tokens: tuple[int, int] = (0, 0)
+    """Tokens queried and hit in all that `make_prefix_cache_stats` has returned so far; one word, for any thread."""
 
     @property
     def prefix_cache_stats(self) -> PrefixCacheStats | None:
@@ -53,7 +55,11 @@ class ManagerViews(Exclusive):
     @exclusive
     def make_prefix_cache_stats(self) -> PrefixCacheStats | None:
         """Return the counts since the last call, or None without `log_stats`. O(1)."""
-        return self.lookups.take_stats()
+        stats = self.lookups.take_stats()
+        if stats is not None:
+            queries, hits = self.reported_tokens
+            self.reported_tokens = queries + stats.queries, hits + stats.hits
+        return stats
 
     def prefix_cache_lookup_enabled(self, request: Any) -> bool:
         """Whether a lookup of a request may find anything. O(1)."""

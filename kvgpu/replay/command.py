@@ -17,6 +17,7 @@ from kvgpu.events.messages import KVCacheEvent, KVEventBatch
 from kvgpu.eviction.names import EVICTIONS, LRU
 from kvgpu.replay.command_line import OUTPUTS, add_arguments, changed, options_of, trace_of
 from kvgpu.replay.comparison import compare, names_of, outcome_of
+from kvgpu.replay.restart import Restart
 from kvgpu.replay.result import ReplayResult
 from kvgpu.replay.run import Replayer, ReplayOptions, warm_up
 from kvgpu.replay.scheduler import EventSink
@@ -66,6 +67,7 @@ def _output_paths(args: argparse.Namespace) -> dict[str, Path]:
         # Nothing is lost if two options write to the same device.
         if other != f"--{name}" and (place.is_file() or not place.exists()):
             raise ConfigError(f"--{name} would overwrite {other}: {path}")
+    paths.pop("snapshot", None)  # which has a writer of its own
     return paths
 
 
@@ -128,12 +130,17 @@ def run_command(args: argparse.Namespace) -> int:
 def _replay(args: argparse.Namespace, options: ReplayOptions, files: dict[str, BinaryIO], table: list[str]) -> None:
     """Replay the trace, fill the table and write the files."""
     trace = trace_of(args)
-    replayer = Replayer(trace, options, keep_hashes=bool(args.sweep_blocks), follows_blocks=True)
+    restart = None if args.snapshot is None else Restart(args.snapshot)
+    replayer = Replayer(trace, options, keep_hashes=bool(args.sweep_blocks or restart), follows_blocks=True)
     warm_up(options)
     sink = _event_sink(files["events"]) if "events" in files else None
-    result = _run(replayer, options.num_blocks, sink)
-    orders = _orders(args, replayer, outcome_of(result))
+    result = _run(replayer, options.num_blocks, sink, restart)
+    cold = _run(replayer, options.num_blocks, None) if restart and restart.loaded_blocks is not None else None
+    orders = _orders(args, replayer, outcome_of(cold or result))
     summary = _summary(args, trace, result, orders)
+    if restart:
+        restart.end()
+        summary["snapshot"] = restart.as_dict(cold)
     run = run_of(summary)
     table += _table(run, options)
     if args.json is not None:
@@ -184,6 +191,6 @@ def _write_bytes(text: bytes) -> None:
         binary.write(text)
 
 
-def _run(replayer: Replayer, num_blocks: int, sink: EventSink | None) -> ReplayResult:
+def _run(replayer: Replayer, num_blocks: int, sink: EventSink | None, restart: Restart | None = None) -> ReplayResult:
     with tqdm(total=len(replayer.trace), unit="request", desc=f"{num_blocks:,} blocks", disable=None) as bar:
-        return replayer.run(num_blocks, bar.update, sink)
+        return replayer.run(num_blocks, bar.update, sink, restart)

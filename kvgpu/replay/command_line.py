@@ -21,7 +21,7 @@ from kvgpu.replay.traces.trace import FORMATS, Trace, read_trace, readable
 from kvgpu.replay.traces.workload import conversations
 from kvgpu.report.document import BOUND
 
-OUTPUTS = ("json", "report", "events")
+OUTPUTS = ("json", "report", "events", "snapshot")
 """Options that name files to write."""
 
 EVERYTHING = "all"
@@ -93,6 +93,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a request that waited longer goes first (longest-prefix) or is not held back (hold-back) (%(default)s)",
     )
     add("--sweep-blocks", type=_sizes, default=[], help="also replay on pools of these sizes")
+    add("--snapshot", type=Path, help="begin with this file if it is there, and write it at the end, as at a restart")
     add("--json", type=Path, help="write the result as JSON ('-' for standard output)")
     add("--report", type=Path, help="write a report as HTML")
     add("--events", type=Path, help="write KV events, one JSON batch per line")
@@ -116,6 +117,7 @@ def options_of(args: argparse.Namespace) -> ReplayOptions:
         behaviour=args.behaviour,
         retention_interval=args.retention_interval,
         eviction=eviction,
+        same_hashes=args.snapshot is not None,
         limits=SchedulerLimits(
             max_running=args.max_running,
             max_batched_tokens=args.max_batched_tokens,

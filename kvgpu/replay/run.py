@@ -9,7 +9,7 @@ from kvgpu.config.kv_cache_config import KVCacheConfig
 from kvgpu.config.specs import FullAttentionSpec, MambaSpec
 from kvgpu.errors import ConfigError
 from kvgpu.eviction.names import LRU, check_eviction
-from kvgpu.hashing.functions import get_hash_fn_by_name, init_none_hash
+from kvgpu.hashing import functions as hashing
 from kvgpu.hashing.request_hasher import get_request_block_hasher
 from kvgpu.manager import KVCacheManager
 from kvgpu.replay.group_names import block_sizes_of, parse_groups
@@ -17,6 +17,7 @@ from kvgpu.replay.ideal import ideal_hits
 from kvgpu.replay.limits import SchedulerLimits
 from kvgpu.replay.losses import EarlyEvictions, Losses
 from kvgpu.replay.requests import RequestFactory
+from kvgpu.replay.restart import Restart
 from kvgpu.replay.result import ReplayResult
 from kvgpu.replay.scheduler import EventSink, ReplayScheduler
 from kvgpu.replay.traces.keys import prompt_keys
@@ -31,7 +32,7 @@ class ReplayOptions:
 
     behaviour: the version of vLLM that manager, hashes and scheduler behave like. retention_interval: tokens between
     the positions of a prompt that stay cached in windows and states, None for all, which only behaviour 0.33 has as an
-    option; 0 is its default.
+    option; 0 is its default. same_hashes: whether other processes make the same hashes, whatever PYTHONHASHSEED is.
 
     Raises:
         ConfigError: A number is out of range (block ids are int32), the groups cannot be parsed, or the behaviour has
@@ -48,6 +49,7 @@ class ReplayOptions:
     behaviour: str = "0.23"
     retention_interval: int | None = 0
     eviction: str = LRU
+    same_hashes: bool = False
 
     def __post_init__(self) -> None:
         check_whole("num_blocks", self.num_blocks)
@@ -112,8 +114,10 @@ class Replayer:
         self.trace = trace
         self.options = options
         self.scheduler_block_size, self.hash_block_size = block_sizes_of(options.config())
-        hash_fn = get_hash_fn_by_name(options.hash_name)
-        init_none_hash(hash_fn, options.known_behaviour)
+        hash_fn = hashing.get_hash_fn_by_name(options.hash_name)
+        hashing.init_none_hash(hash_fn, options.known_behaviour)
+        if options.same_hashes:
+            hashing.NONE_HASH = hashing.BlockHash(hash_fn("kvgpu replay"))
         self.hasher = get_request_block_hasher(self.hash_block_size, hash_fn, behaviour=options.known_behaviour)
         self.factory = RequestFactory(trace, self.hasher, options.limits.decode, keep_hashes)
         self.ideal_hits = ideal_hits(trace, self.scheduler_block_size)
@@ -134,6 +138,7 @@ class Replayer:
         num_blocks: int | None = None,
         advance: Callable[[int], None] = lambda _: None,
         sink: EventSink | None = None,
+        restart: Restart | None = None,
     ) -> ReplayResult:
         """Replay once, on a fresh pool.
 
@@ -141,9 +146,11 @@ class Replayer:
             num_blocks: Blocks of the pool; None for the number in the options.
             advance: Called after each step with the number of requests that finished or were rejected in it.
             sink: Called with the time and the events of each step.
+            restart: Fills the pool before the first request; None for a cold start.
 
         Raises:
             ConfigError: A pool of this size cannot be made.
+            SnapshotError, OSError: As in `Restart.begin`.
         """
         options = self.options
         if num_blocks is None:
@@ -159,6 +166,8 @@ class Replayer:
             backend=options.backend,
             eviction=options.eviction,
         )
+        if restart is not None:
+            restart.begin(manager)
         pool = manager.block_pool
         result = ReplayResult(
             num_blocks=num_blocks,

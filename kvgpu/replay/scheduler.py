@@ -5,7 +5,7 @@ from collections.abc import Callable
 from operator import attrgetter
 from time import perf_counter
 
-from kvgpu.batch.admission import POLICIES
+from kvgpu.batch.admission import policy_for
 from kvgpu.blocks.kv_cache_blocks import KVCacheBlocks
 from kvgpu.events.messages import KVCacheEvent
 from kvgpu.manager import KVCacheManager
@@ -51,7 +51,7 @@ class ReplayScheduler:
         self.next_arrival = 0
         self.waiting: deque[Sequence] = deque()
         self.running: list[Sequence] = []
-        make_order = POLICIES[limits.policy]
+        make_order = policy_for(limits.policy, manager)
         self.order = (
             None
             if make_order is None

@@ -41,6 +41,13 @@ class OverTime(msgspec.Struct):
     waiting_s: list[float] = []
 
 
+class Snapshot(msgspec.Struct):
+    """Blocks that were cached before the first request, and the hit rate without them; None after a cold start."""
+
+    loaded_blocks: int | None = None
+    cold_hit_rate: float | None = None
+
+
 class Run(msgspec.Struct):
     """What one replay did. Fields that older files lack have defaults.
 
@@ -80,6 +87,13 @@ class Run(msgspec.Struct):
     orders_of_eviction: list[Order] = []
     over_time: OverTime = msgspec.field(default_factory=OverTime)
     quantiles: dict[str, list[float]] = {}
+    snapshot: Snapshot | None = None
+
+    @property
+    def cold_hit_rate(self) -> float:
+        """The hit rate of a pool that is empty at the beginning. O(1)."""
+        cold = None if self.snapshot is None else self.snapshot.cold_hit_rate
+        return self.hit_rate if cold is None else cold
 
     def sizes(self) -> list[int]:
         """Return the sizes of pools with an outcome, ascending. O(orders log(orders))."""

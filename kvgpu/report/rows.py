@@ -30,6 +30,11 @@ def rows_of(run: Run) -> list[tuple[str, str]]:
     ]
     if run.bad_lines:
         rows.append(("bad lines skipped", f"{run.bad_lines:,}"))
+    if run.snapshot is not None and run.snapshot.loaded_blocks is None:
+        rows.append(("snapshot", "written; a replay that begins with it shows what it is worth"))
+    elif run.snapshot is not None:
+        rows.append(("blocks cached by the snapshot", f"{run.snapshot.loaded_blocks:,}"))
+        rows.append(("hit rate after a cold start", f"{run.cold_hit_rate:.1%}"))
     for phase, seconds in run.seconds.items():
         text = f"{seconds:.2f} s"
         cost = run.us_per_block.get(phase)

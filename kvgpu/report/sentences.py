@@ -10,7 +10,7 @@ SMALL = 0.0005
 
 def sentences(run: Run) -> list[str]:
     """Say what one replay shows. O(orders^2)."""
-    return [*_capacity(run), *_best(run), *_losses(run), *_troubles(run)]
+    return [*_restart(run), *_capacity(run), *_best(run), *_losses(run), *_troubles(run)]
 
 
 def differences(runs: Sequence[Run], names: Sequence[str]) -> list[str]:
@@ -43,15 +43,25 @@ def differences(runs: Sequence[Run], names: Sequence[str]) -> list[str]:
     return found
 
 
+def _restart(run: Run) -> list[str]:
+    if run.snapshot is None or run.snapshot.loaded_blocks is None:
+        return []
+    gain = _points(run.hit_rate - run.cold_hit_rate)
+    return [
+        f"With the snapshot {run.hit_rate:.1%} of the prompt tokens were hit, {gain} points more than after a cold "
+        "start. Without it:"
+    ]
+
+
 def _capacity(run: Run) -> list[str]:
-    size = f"{run.num_blocks:,} blocks"
-    text = f"{size} hit {run.hit_rate:.1%} of the prompt tokens"
+    rate = run.cold_hit_rate
+    text = f"{run.num_blocks:,} blocks hit {rate:.1%} of the prompt tokens"
     if not run.ideal_hit_rate:
         return [f"{text}; no prompt begins like an earlier one."]
-    shares = [f"{_share(run.hit_rate / run.ideal_hit_rate)} of what an endless cache would hit"]
+    shares = [f"{_share(rate / run.ideal_hit_rate)} of what an endless cache would hit"]
     bound = run.at(run.num_blocks, BOUND)
     if bound is not None and bound.hit_rate:
-        shares.append(f"{_share(run.hit_rate / bound.hit_rate)} of what any order of eviction could hit with them")
+        shares.append(f"{_share(rate / bound.hit_rate)} of what any order of eviction could hit with them")
     found = [f"{text}: {', and '.join(shares)}."]
     others = [order for other in run.sizes() if other != run.num_blocks and (order := run.at(other))]
     if others:
@@ -84,7 +94,7 @@ def _best(run: Run) -> list[str]:
     text = f"Of {len(ranked)} orders of eviction, {best.eviction} hits most ({best.hit_rate:.1%})"
     if best.eviction == run.eviction:
         return [f"{text}, and {worst.eviction} least ({worst.hit_rate:.1%})."]
-    gain = best.hit_rate - run.hit_rate
+    gain = best.hit_rate - run.cold_hit_rate
     return [f"{text}, {_points(gain)} points more than {run.eviction}."]
 
 

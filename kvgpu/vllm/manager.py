@@ -12,11 +12,13 @@ from vllm.v1.core import single_type_kv_cache_manager as groups
 from vllm.v1.kv_cache_interface import KVCacheSpec
 
 from kvgpu.config.behaviour import BEHAVIOUR_0_23, BEHAVIOUR_0_33
+from kvgpu.config.cache_hints import HintLimits
 from kvgpu.config.kv_cache_config import KVCacheConfig
 from kvgpu.coordinators.hybrid import HybridKVCacheCoordinator
 from kvgpu.coordinators.unitary import KVCacheCoordinatorNoPrefixCache, UnitaryKVCacheCoordinator
-from kvgpu.environment import vllm_mode
+from kvgpu.environment import vllm_eviction, vllm_hint_shares, vllm_mode
 from kvgpu.errors import ConfigError
+from kvgpu.eviction.names import LRU
 from kvgpu.groups.registry import spec_manager_map
 from kvgpu.integers import MOST_TOKENS
 from kvgpu.manager import KVCacheManager
@@ -64,12 +66,16 @@ def own_arguments(config: KVCacheConfig, *args: Any, **options: Any) -> dict[str
 def own_manager(*args: Any, **options: Any) -> KVCacheManager:
     """Make kvgpu's manager from the arguments of vLLM's, of which the configuration is converted.
 
+    `KVGPU_EVICTION` and `KVGPU_CACHE_HINTS` say what vLLM's has no argument for.
+
     Raises:
         ConfigError: kvgpu does not model what is asked for, or it cannot work.
 
     O(blocks of the pool).
     """
-    manager = KVCacheManager(**own_arguments(*args, **options))
+    shares = vllm_hint_shares()
+    hints = None if shares is None else HintLimits(shares, trusts_clients=True)
+    manager = KVCacheManager(**own_arguments(*args, **options), eviction=vllm_eviction(), hints=hints)
     if manager.coordinator.enable_partial_hash_hits and manager.behaviour != BEHAVIOUR_0_33:
         raise ConfigError("blocks of states are hit inside, which kvgpu does as vLLM 0.33 only (partial hash hits)")
     return manager
@@ -104,6 +110,8 @@ def make_manager(kv_cache_config: Any, *args: Any, **options: Any) -> Any:
     """
     checks = vllm_mode() == "check"
     try:
+        if checks and (vllm_eviction() != LRU or vllm_hint_shares() is not None):
+            raise ConfigError("KVGPU_EVICTION and KVGPU_CACHE_HINTS make other hits than vLLM's manager has")
         config = config_of(kv_cache_config)
         # A collector must not hear of every block twice.
         ours = own_manager(config, *args, **{**options, "metrics_collector": None} if checks else options)

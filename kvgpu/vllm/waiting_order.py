@@ -5,7 +5,7 @@ import time
 from collections import deque
 from typing import Any
 
-from kvgpu.batch.admission import POLICIES, Policy, check_policy
+from kvgpu.batch.admission import Policy, check_policy, policy_for
 from kvgpu.errors import KVGPUError
 from kvgpu.manager import KVCacheManager
 
@@ -60,7 +60,7 @@ def waiting_order(name: str | None, manager: Any, queue: Any) -> WaitingOrder | 
     """
     name = name or "fcfs"
     check_policy(name)
-    kind = POLICIES[name]
+    kind = policy_for(name, manager)
     if kind is None:
         return None
     if not isinstance(manager, KVCacheManager) or not manager.enable_caching or not isinstance(queue, deque):

@@ -5,7 +5,6 @@ from collections import OrderedDict, deque
 
 class Plain:
     """Blocks of a pool, of which those that are free and cached wait in lists of the policy.
-
     Block 0 is the null block, so a pool of n blocks has n - 1 that can be taken.
     """
 
@@ -29,11 +28,17 @@ class Plain:
         self.used.discard(block)
         self.keys[block] = key
         if key is None:
-            self.plain[block] = None
-            self.hits[block], self.known[block] = 0, False
+            self.forget(block)
         else:
             self.enter(block, key)
             self.known[block] = True
+
+    def forget(self, block):
+        """A block without users is not cached any more."""
+        self.leave(block)
+        self.plain.pop(block, None)
+        self.plain[block] = None
+        self.hits[block], self.known[block] = 0, False
 
     def touch(self, block, key):
         """A request hits a block."""
@@ -100,6 +105,12 @@ class S3Fifo(Plain):
 
     def leave(self, block):
         pass
+
+    def forget(self, block):
+        super().forget(block)
+        for queue in self.queues.values():
+            if block in queue:
+                queue.remove(block)
 
     def choose(self):
         small, main = self.queues["small"], self.queues["main"]
@@ -236,4 +247,54 @@ class TailFirst(Plain):
         return block
 
 
-POLICIES = {"slru": Slru, "lfu": Lfu, "s3fifo": S3Fifo, "arc": Arc, "tinylfu": TinyLfu, "tail-first": TailFirst}
+class Cost(Plain):
+    """GreedyDual: a block costs 8, and one more for each 256 blocks before it; what is evicted lends its rank."""
+
+    def __init__(self, num_blocks):
+        super().__init__(num_blocks)
+        self.costs, self.turn, self.age, self.ranks = {}, 0, 0, {}
+
+    def cached_at(self, block, place):
+        self.costs[block] = min(8 + place // 256, 127)
+
+    def enter(self, block, key):
+        self.turn += 1
+        self.ranks[block] = self.age + self.costs[block], self.turn
+
+    def leave(self, block):
+        self.ranks.pop(block, None)
+
+    def choose(self):
+        block = min(self.ranks, key=self.ranks.get)
+        self.age = self.ranks.pop(block)[0]
+        return block
+
+
+class QueueAware(Plain):
+    def __init__(self, num_blocks):
+        super().__init__(num_blocks)
+        self.recent, self.expected = OrderedDict(), set()
+
+    def enter(self, block, key):
+        self.recent[block] = None
+
+    def leave(self, block):
+        self.recent.pop(block, None)
+
+    def choose(self):
+        others = [block for block in self.recent if self.keys[block] not in self.expected]
+        block = (others or list(self.recent))[0]
+        del self.recent[block]
+        return block
+
+
+POLICIES = {
+    "slru": Slru,
+    "lfu": Lfu,
+    "s3fifo": S3Fifo,
+    "arc": Arc,
+    "tinylfu": TinyLfu,
+    "tail-first": TailFirst,
+    "queue-aware": QueueAware,
+    "cost": Cost,
+}

@@ -19,6 +19,7 @@ from support.managers import (
 )
 
 from kvgpu.batch.manager import BatchManager
+from kvgpu.config.cache_hints import HintLimits
 from kvgpu.hashing.map_keys import make_block_hash_with_group_id
 from kvgpu.metrics import KVCacheMetricsCollector
 
@@ -28,7 +29,11 @@ GROUPS = {
     "mamba": (full(4), mamba(4, "align")),
     "chunks": (chunked(4, 8),),
 }
-OPTIONS = {"plain": {}, "told": {"enable_kv_cache_events": True, "log_stats": True, "metrics_collector": True}}
+OPTIONS = {
+    "plain": {},
+    "told": {"enable_kv_cache_events": True, "log_stats": True, "metrics_collector": True},
+    "hinted": {"hints": HintLimits(), "eviction": "slru"},
+}
 STEP = int(os.environ.get("KVGPU_INTERRUPT_STEP", "41"))
 """Lines between those at which a call is interrupted, other ones of each: 1 for every line."""
 

@@ -86,7 +86,6 @@ def of_make(rest, tmp_path):
 
 def of_python(rest, tmp_path):
     script = rest.split()[0]
-    name = Path(script).stem
     if script == "examples/vllm_cpu.py":
         # Run by tests/in_vllm/test_example.py.
         assert "--window" in run(sys.executable, script, "--help").stdout
@@ -103,8 +102,7 @@ def of_python(rest, tmp_path):
         assert "--suites" in run(sys.executable, script, "--help").stdout
     else:
         # Run by tests/bench/test_commands.py, and by tests/in_vllm/test_benchmarks.py.
-        assert script.startswith("bench/")
-        assert name in SMALL | SMALL_IN_VLLM
+        assert re.fullmatch(r"bench/(.+)[.]py", script)[1] in SMALL | SMALL_IN_VLLM
 
 
 def of_kvgpu(rest, tmp_path):

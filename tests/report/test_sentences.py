@@ -3,6 +3,7 @@
 import pytest
 from support.replays.runs import order, run
 
+from kvgpu.report.document import Snapshot
 from kvgpu.report.sentences import differences, sentences
 
 
@@ -87,3 +88,15 @@ def test_runs_of_different_requests_are_said_to_be_such():
 def test_runs_of_which_one_rejected_requests_served_the_same():
     runs = [run(), run(requests=19, rejected=1, prompt_tokens=900)]
     assert not differences(runs, ["a", "b"])[0].startswith("These runs")
+
+
+def test_a_warm_replay_is_told_apart_from_a_cold_start():
+    first, second, *_ = sentences(run(hit_rate=0.45, snapshot=Snapshot(7, 0.3)))
+    assert first == (
+        "With the snapshot 45.0% of the prompt tokens were hit, 15.0 points more than after a cold start. Without it:"
+    )
+    assert second.startswith("200 blocks hit 30.0% of the prompt tokens: 75% of what an endless cache would hit")
+
+
+def test_a_replay_that_writes_the_first_snapshot_says_nothing_of_it():
+    assert sentences(run(snapshot=Snapshot())) == sentences(run())

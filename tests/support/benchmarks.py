@@ -1,4 +1,4 @@
-"""The benchmarks, and options with which each runs small."""
+"""The benchmarks, by their place in bench/, and options with which each runs small."""
 
 import importlib
 import sys
@@ -17,6 +17,7 @@ SMALL = {
     "publisher": ["--batches", "300", "--wait", "0.1", "--rounds", "1"],
     "queues": ["--requests", "6", "--rounds", "1", "--most", "1"],
     "replay": ["--requests", "6", "--rounds", "1"],
+    "served/evictions": ["--blocks", "90000", "--requests", "160", "--steps", "1", "--rounds", "1"],
     "steps": ["--requests", "6", "--rounds", "1", "--most", "1", "--age", "64"],
     "table": ["--most", "2000", "--rounds", "1"],
 }

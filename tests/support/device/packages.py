@@ -16,7 +16,7 @@ def _is_lacked(name: str) -> bool:
         return True
 
 
-LACKED = frozenset(filter(_is_lacked, ("cbor2", "msgspec", "tqdm", "zmq")))
+LACKED = frozenset(filter(_is_lacked, ("cbor2", "msgspec", "prometheus_client", "tqdm", "zmq")))
 """Those that are not installed: none where `make venv` has been run."""
 
 

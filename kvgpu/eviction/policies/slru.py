@@ -6,9 +6,9 @@ R. Karedla, J. S. Love, B. G. Wherry: Caching Strategies to Improve Disk System 
 from typing import Any
 
 from kvgpu.compiled.jit import leaf
-from kvgpu.eviction.arrays import GOAL
-from kvgpu.eviction.lanes import NO_BLOCK, first_of, put_last
-from kvgpu.eviction.members import first_free
+from kvgpu.eviction.state.arrays import GOAL
+from kvgpu.eviction.state.lanes import NO_BLOCK, first_of, put_last
+from kvgpu.eviction.state.members import first_free
 
 PROBATION, PROTECTED, NUM_LANES = 1, 2, 3
 PROTECTED_SHARE = 0.8

@@ -7,9 +7,9 @@ free. M. Arlitt et al.: Evaluating Content Management Techniques for Web Proxy C
 from typing import Any
 
 from kvgpu.compiled.jit import leaf
-from kvgpu.eviction.arrays import LEARNED, MOST_HITS
-from kvgpu.eviction.lanes import NO_BLOCK, put_last
-from kvgpu.eviction.members import first_free
+from kvgpu.eviction.state.arrays import LEARNED, MOST_HITS
+from kvgpu.eviction.state.lanes import NO_BLOCK, put_last
+from kvgpu.eviction.state.members import first_free
 
 RANKS = MOST_HITS + 1
 """Ranks of blocks in the pool are less than so many apart, so each has a list of its own."""

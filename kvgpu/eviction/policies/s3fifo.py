@@ -6,10 +6,10 @@ J. Yang et al.: FIFO Queues are All You Need for Cache Eviction, SOSP 2023.
 from typing import Any
 
 from kvgpu.compiled.jit import leaf
-from kvgpu.eviction.arrays import GOAL
-from kvgpu.eviction.ghosts import FIRST_LIST, NONE, find_ghost, forget_ghost, remember_ghost
-from kvgpu.eviction.lanes import NO_BLOCK, drop, first_of, put_last
-from kvgpu.eviction.members import is_cached, is_free, key_of
+from kvgpu.eviction.state.arrays import GOAL
+from kvgpu.eviction.state.ghosts import FIRST_LIST, NONE, find_ghost, forget_ghost, remember_ghost
+from kvgpu.eviction.state.lanes import NO_BLOCK, drop, first_of, put_last
+from kvgpu.eviction.state.members import is_cached, is_free, key_of
 
 SMALL, MAIN, NUM_LANES = 1, 2, 3
 SMALL_SHARE = 0.1

@@ -5,7 +5,7 @@ from typing import Any
 from kvgpu.blocks.free_order import OUTSIDE
 from kvgpu.blocks.record import HAS_HASH
 from kvgpu.compiled.jit import leaf
-from kvgpu.eviction.lanes import NO_BLOCK, drop, first_of
+from kvgpu.eviction.state.lanes import NO_BLOCK, drop, first_of
 
 PLAIN = 0
 """The list of free blocks that are not cached, which are taken before all others."""

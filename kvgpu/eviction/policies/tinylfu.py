@@ -7,9 +7,9 @@ keys were asked for, also those of blocks that are gone, is estimated by a count
 from typing import Any
 
 from kvgpu.compiled.jit import leaf
-from kvgpu.eviction.arrays import LEARNED, NUM_BLOCKS
-from kvgpu.eviction.lanes import NO_BLOCK, put_last
-from kvgpu.eviction.members import PLAIN, first_free, key_of
+from kvgpu.eviction.state.arrays import LEARNED, NUM_BLOCKS
+from kvgpu.eviction.state.lanes import NO_BLOCK, put_last
+from kvgpu.eviction.state.members import PLAIN, first_free, key_of
 from kvgpu.layout import HASH_MULTIPLIER
 
 REJECTED, ADMITTED, NUM_LANES = 1, 2, 3

@@ -8,8 +8,8 @@ made room for it.
 from typing import Any
 
 from kvgpu.compiled.jit import leaf
-from kvgpu.eviction.arrays import LEARNED, NUM_BLOCKS
-from kvgpu.eviction.ghosts import (
+from kvgpu.eviction.state.arrays import LEARNED, NUM_BLOCKS
+from kvgpu.eviction.state.ghosts import (
     FIRST_LIST,
     NONE,
     SECOND_LIST,
@@ -19,8 +19,8 @@ from kvgpu.eviction.ghosts import (
     list_of,
     remember_ghost,
 )
-from kvgpu.eviction.lanes import NO_BLOCK, put_last
-from kvgpu.eviction.members import first_free, is_cached, key_of
+from kvgpu.eviction.state.lanes import NO_BLOCK, put_last
+from kvgpu.eviction.state.members import first_free, is_cached, key_of
 
 ONCE, OFTEN, NUM_LANES = 1, 2, 3
 """Blocks that were used once since they were cached, and others. LEARNED is how many of the first shall be kept."""

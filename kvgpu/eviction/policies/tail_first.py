@@ -7,8 +7,8 @@ which a request gives back its blocks, the last one first.
 from typing import Any
 
 from kvgpu.compiled.jit import leaf
-from kvgpu.eviction.lanes import NO_BLOCK, put_last
-from kvgpu.eviction.members import first_free
+from kvgpu.eviction.state.lanes import NO_BLOCK, put_last
+from kvgpu.eviction.state.members import first_free
 
 CLASSES = 24
 NUM_LANES = 1 + CLASSES

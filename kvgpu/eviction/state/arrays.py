@@ -8,8 +8,11 @@ from kvgpu.blocks.free_order import USE, FreeQueue
 from kvgpu.blocks.record import BLOCK_RECORD
 from kvgpu.compiled.handle import IDS, WORDS, array_at, handle_at, lines_at
 from kvgpu.compiled.jit import inline
-from kvgpu.eviction.ghosts import Ghosts
-from kvgpu.eviction.lanes import Lanes
+from kvgpu.eviction.state.expected import Expected
+from kvgpu.eviction.state.ghosts import Ghosts
+from kvgpu.eviction.state.hints import Hints
+from kvgpu.eviction.state.lanes import Lanes
+from kvgpu.eviction.state.lifetimes import Lifetimes
 
 KIND, NUM_BLOCKS, GOAL, LEARNED, NUM_NUMBERS = range(5)
 """Numbers of a policy. KIND: which it is. NUM_BLOCKS: those of the pool. GOAL: of a list, in blocks.
@@ -33,8 +36,19 @@ LEARNED: what the policy has learned, see there."""
     _GHOST_LANE_OF,
     _GHOST_COUNTS,
     SKETCH,
+    EXPECTED_KEYS,
+    EXPECTED_STAMPS,
+    EXPECTED_WORDS,
+    LEVELS,
+    TENANTS,
+    SHARES,
+    HINT_NUMBERS,
+    DEADLINES,
+    HEAP,
+    HEAP_PLACES,
+    LIFETIME_WORDS,
     NUM_ARRAYS,
-) = range(18)
+) = range(29)
 """Arrays of the handle, in order, in front of the words that name code. LINKS and GHOST_LINKS begin `Lanes`."""
 
 _USE, _RECORD = np.empty(0, USE), np.empty(0, BLOCK_RECORD)
@@ -60,6 +74,10 @@ class Evictable(NamedTuple):
     """`Ghosts`; of length 1 where the policy has none."""
     sketch: Any
     """uint8 [a power of two], counts of a sketch; of length 1 where the policy has none."""
+    expected: Any
+    """`Expected`; for one key where the policy does not look at what waits."""
+    hints: Any
+    """`Hints`; for one block where requests give none."""
 
 
 MOST_HITS = 127
@@ -91,4 +109,21 @@ def evictable_at(address: int) -> Any:
             _lanes_at(words, GHOST_LINKS),
         ),
         array_at(words, 2 * SKETCH, _BYTES),
+        Expected(
+            array_at(words, 2 * EXPECTED_KEYS, WORDS),
+            array_at(words, 2 * EXPECTED_STAMPS, WORDS),
+            array_at(words, 2 * EXPECTED_WORDS, WORDS),
+        ),
+        Hints(
+            array_at(words, 2 * LEVELS, _BYTES),
+            array_at(words, 2 * TENANTS, _SHORTS),
+            array_at(words, 2 * SHARES, WORDS),
+            array_at(words, 2 * HINT_NUMBERS, WORDS),
+            Lifetimes(
+                array_at(words, 2 * DEADLINES, WORDS),
+                array_at(words, 2 * HEAP, IDS),
+                array_at(words, 2 * HEAP_PLACES, IDS),
+                array_at(words, 2 * LIFETIME_WORDS, WORDS),
+            ),
+        ),
     )

@@ -55,6 +55,14 @@ def first_of(lanes: Any, lane: int) -> int:
 
 
 @leaf
+def last_of(lanes: Any, lane: int) -> int:
+    """Return the last block of a list, or NO_BLOCK."""
+    end = end_of(lanes, lane)
+    block_id = lanes.links[end, BEFORE]
+    return int(block_id) if block_id != end else NO_BLOCK
+
+
+@leaf
 def drop(lanes: Any, block_id: int) -> None:
     """Take a block out of its list, if it is in one."""
     lane = lanes.lane_of[block_id]
@@ -68,13 +76,25 @@ def drop(lanes: Any, block_id: int) -> None:
 
 
 @leaf
-def put_last(lanes: Any, lane: int, block_id: int) -> None:
-    """Put a block at the end of a list, whichever list it was in."""
-    drop(lanes, block_id)
-    after = end_of(lanes, lane)
-    before = lanes.links[after, BEFORE]
+def _put(lanes: Any, lane: int, block_id: int, before: int, after: int) -> None:
     lanes.links[block_id, BEFORE], lanes.links[block_id, AFTER] = before, after
     lanes.links[before, AFTER] = block_id
     lanes.links[after, BEFORE] = block_id
     lanes.lane_of[block_id] = lane
     lanes.counts[lane] += 1
+
+
+@leaf
+def put_last(lanes: Any, lane: int, block_id: int) -> None:
+    """Put a block at the end of a list, whichever list it was in."""
+    drop(lanes, block_id)
+    end = end_of(lanes, lane)
+    _put(lanes, lane, block_id, lanes.links[end, BEFORE], end)
+
+
+@leaf
+def put_first(lanes: Any, lane: int, block_id: int) -> None:
+    """Put a block at the beginning of a list, whichever list it was in."""
+    drop(lanes, block_id)
+    end = end_of(lanes, lane)
+    _put(lanes, lane, block_id, end, lanes.links[end, AFTER])

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kvgpu.compiled.jit import leaf
-from kvgpu.eviction.lanes import fill, first_of, make_lanes, put_last
+from kvgpu.eviction.state.lanes import fill, first_of, make_lanes, put_last
 
 FREE, FIRST_LIST, SECOND_LIST, NUM_LISTS = range(4)
 NONE = -1
