@@ -37,7 +37,7 @@ in-turn = for name in $(1); do \
 	  echo "== $$name"; $(2) bench/$$name.py $(3); status=$$?; test $$status -le 1 || exit $$status; \
 	done
 
-replay: $(VENV)/.report
+replay: $(VENV)/.base
 	$(BIN)/python -m kvgpu replay $(TRACE) --report replay-report.html $(ARGS)
 
 # With PyTorch and Triton: the kernels run on a GPU, or else in Triton's interpreter.
@@ -142,10 +142,6 @@ venv: $(VENV)/.dev
 $(VENV)/.base: setup.py constraints.txt $(wildcard kvgpu/native/*.[ch])
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) -e .
-	touch $@
-
-$(VENV)/.report: $(VENV)/.base
-	$(PIP) -e '.[report]'
 	touch $@
 
 # Of libcachesim, which policies of eviction are compared with, without what it fetches traces with. There is no wheel for

@@ -96,7 +96,6 @@ setup(
         "gpu": GPU,
         "cuda12": [*GPU, "cupy-cuda12x>=13.3"],
         "cuda13": [*GPU, "cupy-cuda13x>=13.6"],
-        "report": ["matplotlib>=3.8"],
         "traces": ["zstandard>=0.22"],
         "events": ["pyzmq>=26"],
         "prometheus": ["prometheus-client>=0.20"],

@@ -18,6 +18,7 @@ COMMANDS = {
         "drive the manager with a request trace",
         "Serve the requests of a trace as a scheduler would, and report hit rate and cost.",
     ),
+    "compare": ("put replays side by side", "Compare runs of a replay, from the JSON that they wrote."),
     "doctor": (
         "say what is installed here and whether it works",
         "Print versions, devices and choices, and test every backend that can be used here.",

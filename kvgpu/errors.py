@@ -18,6 +18,11 @@ class UnknownNameError(ConfigError):
 
     def __init__(self, what: str, name: object, known: list[str]) -> None:
         super().__init__(f"unknown {what} {name!r}; known: {', '.join(sorted(known))}")
+        self._about = (what, name, known)
+
+    def __reduce__(self) -> tuple[type, tuple[object, ...]]:
+        """Return what makes the error again in another process. O(1)."""
+        return type(self), self._about
 
 
 class ArgumentError(KVGPUError, ValueError):
@@ -53,6 +58,10 @@ class NoneHashError(KVGPUError, AttributeError):
 
     def __init__(self) -> None:
         super().__init__("there is no NONE_HASH yet: call init_none_hash(hash_fn) once at the start")
+
+    def __reduce__(self) -> tuple[type, tuple[object, ...]]:
+        """Return what makes the error again in another process. O(1)."""
+        return type(self), ()
 
 
 class TraceError(KVGPUError, ValueError):

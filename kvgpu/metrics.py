@@ -203,8 +203,9 @@ class KVCacheMetricsCollector:
         self._eviction_events.append(event)
 
     def reset(self) -> None:
-        """Stop following all blocks, without a report. O(blocks followed)."""
+        """Stop following all blocks, and forget what was not drained. O(blocks followed)."""
         self.block_metrics.clear()
+        self._eviction_events.clear()
 
     def drain_events(self) -> list[KVCacheEvictionEvent]:
         """Return and clear the reports since the last call, in order of eviction, with times in seconds. O(1)."""

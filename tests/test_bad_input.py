@@ -1,7 +1,5 @@
 """Bad input to the command `kvgpu`: it prints one line, exits with status 2, and replays and writes nothing."""
 
-import sys
-
 import pytest
 from support.traces import SMALL_REPLAY, line
 
@@ -86,12 +84,6 @@ def test_a_file_that_cannot_be_written_is_said_before_the_trace_is_read(capsys, 
     # It is no trace, and would be refused.
     assert main(["replay", __file__, "--report", str(tmp_path / "missing" / "r.html")]) == 2
     assert "r.html" in capsys.readouterr().err
-
-
-def test_a_report_without_matplotlib_is_refused_before_the_trace_is_read(capsys, monkeypatch):
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    assert main(["replay", __file__, "--report", "/dev/null"]) == 2
-    assert "kvgpu[report]" in capsys.readouterr().err
 
 
 def test_an_unknown_backend_in_the_environment_is_bad_input(capsys, monkeypatch):

@@ -43,6 +43,7 @@ REPLAY_OPTIONS = [
 ]
 OPTIONS = {
     "replay": REPLAY_OPTIONS,
+    "compare": ["--report"],
     "doctor": ["--backend", "--json"],
     "warmup": ["--for-wheel", "--jobs", "--json", "--part"],
 }

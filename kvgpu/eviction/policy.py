@@ -75,7 +75,7 @@ class Eviction:
         lanes = make_lanes(count, kind.num_lanes + (0 if shares is None else PRIORITIES + 1 + len(shares)))
         fill(lanes, PLAIN, np.arange(count, dtype=np.int32))
         keys, chains, heads, of_ghosts = make_ghosts(max(1, int(kind.ghosts * count)))
-        sketch = np.zeros(tinylfu.ROWS << max(4, (count - 1).bit_length()) if kind.sketch else 1, np.uint8)
+        sketch = tinylfu.make_sketch(count if kind.sketch else 0)
         expected = make_expected(count if kind.expects else 1)
         *of_hints, lifetimes = make_hints(count, kind.num_lanes, None if shares is None else list(shares.values()))
         self._queue_words = state.free.queue_words

@@ -1,111 +1,36 @@
-"""`kvgpu replay`: command line, output files and exit status."""
+"""`kvgpu replay`: what it runs, output files and exit status."""
 
 import argparse
 import subprocess
 import sys
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import msgspec
 from tqdm import tqdm
 
-from kvgpu.batch.admission import AGE_LIMIT_MS, POLICIES
-from kvgpu.config.behaviour import BEHAVIOURS
 from kvgpu.console.output_file import output_file, place_of
 from kvgpu.console.printable import say
 from kvgpu.errors import ConfigError
 from kvgpu.events.messages import KVCacheEvent, KVEventBatch
 from kvgpu.eviction.names import EVICTIONS, LRU
-from kvgpu.hashing.functions import HASH_FUNCTIONS
-from kvgpu.index.registry import BACKENDS
-from kvgpu.replay.comparison import BELADY, Outcome, compare, names_of
-from kvgpu.replay.group_names import GROUPS
-from kvgpu.replay.limits import SchedulerLimits
-from kvgpu.replay.report import plotting, table_rows, write_report
+from kvgpu.replay.command_line import OUTPUTS, add_arguments, changed, options_of, trace_of
+from kvgpu.replay.comparison import compare, names_of, outcome_of
 from kvgpu.replay.restart import Restart
 from kvgpu.replay.result import ReplayResult
 from kvgpu.replay.run import Replayer, ReplayOptions, warm_up
 from kvgpu.replay.scheduler import EventSink
-from kvgpu.replay.traces.ranges import check_whole
-from kvgpu.replay.traces.trace import FORMATS, Trace, read_trace
-from kvgpu.replay.traces.workload import conversations
+from kvgpu.replay.series import over_time, quantiles
+from kvgpu.replay.traces.trace import Trace
+from kvgpu.report.document import Order, Run, run_of
+from kvgpu.report.page import write_report
+from kvgpu.report.rows import ORDER_COLUMNS, aligned, order_rows, rows_of
+from kvgpu.report.sentences import sentences
+
+__all__ = ["add_arguments", "run_command"]
 
 STANDARD_OUTPUT = "-"
-EVERYTHING = "all"
-
-
-def _sizes(text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list like 10000,20000") from None
-
-
-def _interval(text: str) -> int | None:
-    try:
-        return None if text == EVERYTHING else int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is neither a number of tokens nor '{EVERYTHING}'") from None
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the command to its parser."""
-    add = parser.add_argument
-    add("trace", nargs="?", type=Path, help="JSON lines or CSV, may be compressed; the embedded workload if omitted")
-    add("--format", default="auto", help=f"auto, {', '.join(FORMATS)}")
-    add("--trace-block-size", type=int, metavar="N", help="tokens per hash id (mooncake: 512, others: 16)")
-    add("--skip-bad-lines", action="store_true", help="count unreadable lines and continue")
-    add("--limit", type=int, help="replay the first N requests")
-    add("--num-blocks", type=int, default=200_000, help="blocks of the pool (%(default)s)")
-    add("--block-size", type=int, default=16, help="tokens per block (%(default)s)")
-    add("--groups", default="full", help=f"names joined by '+': {', '.join(GROUPS)} (%(default)s)")
-    add("--behaviour", default="0.23", help=f"version of vLLM to behave like: {', '.join(BEHAVIOURS)} (%(default)s)")
-    add(
-        "--retention-interval",
-        type=_interval,
-        default=0,
-        metavar="TOKENS",
-        help="behaviour 0.33: tokens between the positions of a prompt that stay cached in windows and states; 0 for "
-        f"its end and what others share, '{EVERYTHING}' for all (%(default)s)",
-    )
-    add(
-        "--eviction",
-        default=LRU,
-        metavar="NAME,...",
-        help=f"which free blocks are taken first: {', '.join(EVICTIONS)} (%(default)s); several are compared, also "
-        f"with the bound '{BELADY}', on all pools, in processes beside each other",
-    )
-    add("--hash", default="sha256", help=f"{', '.join(HASH_FUNCTIONS)} (%(default)s)")
-    add("--backend", help=f"{', '.join(BACKENDS)} (KVGPU_BACKEND, else host)")
-    add("--max-running", type=int, default=256, help="requests served at a time (%(default)s)")
-    add("--max-batched-tokens", type=int, default=8192, help="tokens per step (%(default)s)")
-    add("--no-decode", action="store_true", help="compute prompts only")
-    add(
-        "--clock",
-        choices=("order", "trace"),
-        default="order",
-        help="arrival: as fast as requests can be served, or at the times of the trace",
-    )
-    add("--step-ms", type=float, default=10.0, help="--clock trace: ms per step (%(default)s)")
-    add("--token-us", type=float, default=10.0, help="--clock trace: us per token (%(default)s)")
-    add(
-        "--policy",
-        default="fcfs",
-        help=f"order of admission: {', '.join(POLICIES)} (%(default)s); matters with --clock trace",
-    )
-    add(
-        "--age-limit-ms",
-        type=float,
-        default=AGE_LIMIT_MS,
-        help="a request that waited longer goes first (longest-prefix) or is not held back (hold-back) (%(default)s)",
-    )
-    add("--sweep-blocks", type=_sizes, default=[], help="also replay on pools of these sizes")
-    add("--snapshot", type=Path, help="begin with this file if it is there, and write it at the end, as at a restart")
-    add("--json", type=Path, help="write the result as JSON ('-' for standard output)")
-    add("--report", type=Path, help="write a report as HTML")
-    add("--events", type=Path, help="write KV events, one JSON batch per line")
 
 
 def _git_revision() -> str:
@@ -125,47 +50,13 @@ def _git_revision() -> str:
     return done.stdout.strip()
 
 
-def _options(args: argparse.Namespace) -> ReplayOptions:
-    eviction = next(name for name in names_of(args.eviction) if name != BELADY)
-    return ReplayOptions(
-        num_blocks=args.num_blocks,
-        block_size=args.block_size,
-        groups=args.groups,
-        hash_name=args.hash,
-        backend=args.backend,
-        behaviour=args.behaviour,
-        retention_interval=args.retention_interval,
-        eviction=eviction,
-        same_hashes=args.snapshot is not None,
-        limits=SchedulerLimits(
-            max_running=args.max_running,
-            max_batched_tokens=args.max_batched_tokens,
-            decode=not args.no_decode,
-            virtual_time=args.clock == "trace",
-            step_ms=args.step_ms,
-            token_us=args.token_us,
-            policy=args.policy,
-            age_limit_ms=args.age_limit_ms,
-        ),
-    )
-
-
-def _load(args: argparse.Namespace) -> Trace:
-    if args.trace is None:
-        if args.trace_block_size is not None:
-            raise ConfigError("--trace-block-size applies to a trace, and none is given")
-        return conversations().head(args.limit)
-    trace = read_trace(args.trace, args.format, args.skip_bad_lines, args.trace_block_size)
-    return trace.head(args.limit)
-
-
 def _output_paths(args: argparse.Namespace) -> dict[str, Path]:
     """Return the files to write, by the option that names them.
 
     Raises:
         ConfigError: Two of them are the same file, or one is the trace.
     """
-    paths = {name: getattr(args, name) for name in ("json", "report", "events", "snapshot")}
+    paths = {name: getattr(args, name) for name in OUTPUTS}
     paths = {name: path for name, path in paths.items() if path is not None}
     if str(paths.get("json")) == STANDARD_OUTPUT:
         del paths["json"]
@@ -189,9 +80,24 @@ def _event_sink(file: BinaryIO) -> EventSink:
     return write
 
 
-def _table(title: str, rows: list[tuple[str, str]]) -> list[str]:
+def _table(run: Run, options: ReplayOptions) -> list[str]:
+    """Return what the terminal shows of a replay."""
+    title = f"{run.trace}: {run.requests + run.rejected:,} requests on {run.backend}, groups {options.groups}"
+    if options.behaviour != "0.23":
+        title += f", behaviour {options.behaviour}"
+    if options.eviction != LRU:
+        title += f", eviction {options.eviction}"
+    rows = rows_of(run)
+    rows += [
+        (f"hit rate with {order.num_blocks:,} blocks", f"{order.hit_rate:.1%}")
+        for order in run.orders_of_eviction
+        if order.eviction == run.eviction and order.num_blocks != run.num_blocks
+    ]
     width = max(len(name) for name, _ in rows)
-    return [title, *(f"  {name:<{width}}  {value}" for name, value in rows)]
+    lines = [title, *(f"  {name:<{width}}  {value}" for name, value in rows)]
+    if len({order.eviction for order in run.orders_of_eviction}) > 1:
+        lines += ["", *(f"  {line}" for line in aligned([ORDER_COLUMNS, *order_rows(run)]))]
+    return [*lines, "", *sentences(run)]
 
 
 def run_command(args: argparse.Namespace) -> int:
@@ -203,14 +109,8 @@ def run_command(args: argparse.Namespace) -> int:
         KVGPUError: Bad options or a bad trace.
         OSError: A file cannot be read or written.
     """
-    options = _options(args)
-    if args.limit is not None:
-        check_whole("--limit", args.limit, high=sys.maxsize)
-    for size in args.sweep_blocks:
-        replace(options, num_blocks=size)  # raises
+    options = options_of(args)
     paths = _output_paths(args)
-    if args.report is not None:
-        plotting()
     out = sys.stderr if str(args.json) == STANDARD_OUTPUT else sys.stdout
     table: list[str] = []
     try:
@@ -229,41 +129,20 @@ def run_command(args: argparse.Namespace) -> int:
 
 def _replay(args: argparse.Namespace, options: ReplayOptions, files: dict[str, BinaryIO], table: list[str]) -> None:
     """Replay the trace, fill the table and write the files."""
-    trace = _load(args)
+    trace = trace_of(args)
     restart = None if args.snapshot is None else Restart(args.snapshot)
-    replayer = Replayer(trace, options, keep_hashes=bool(args.sweep_blocks or restart))
+    replayer = Replayer(trace, options, keep_hashes=bool(args.sweep_blocks or restart), follows_blocks=True)
     warm_up(options)
     sink = _event_sink(files["events"]) if "events" in files else None
     result = _run(replayer, options.num_blocks, sink, restart)
     cold = _run(replayer, options.num_blocks, None) if restart and restart.loaded_blocks is not None else None
-    sweep = [_run(replayer, size, None) for size in args.sweep_blocks]
-    outcomes = _compare(trace, options, args)
-    summary = {
-        **result.as_dict(),
-        "trace": trace.name,
-        "policy": args.policy,
-        "bad_lines": trace.bad_lines,
-        "git": _git_revision(),
-        "sweep": [{"num_blocks": r.num_blocks, "hit_rate": r.hit_rate} for r in sweep],
-        "orders_of_eviction": [outcome.as_dict() for outcome in outcomes],
-    }
-    rows = table_rows(result)
+    orders = _orders(args, replayer, outcome_of(cold or result))
+    summary = _summary(args, trace, result, orders)
     if restart:
         restart.end()
         summary["snapshot"] = restart.as_dict(cold)
-        rows += restart.rows(cold)
-    if trace.bad_lines:
-        rows.append(("bad lines skipped", f"{trace.bad_lines:,}"))
-    rows += [(f"hit rate with {r.num_blocks:,} blocks", f"{r.hit_rate:.1%}") for r in sweep]
-    rows += [
-        (f"{o.eviction}, {o.num_blocks:,} blocks", "-" if o.hit_rate is None else f"{o.hit_rate:.2%}") for o in outcomes
-    ]
-    title = f"{trace.name}: {len(trace):,} requests on {result.backend}, groups {args.groups}"
-    if args.behaviour != "0.23":
-        title += f", behaviour {args.behaviour}"
-    if options.eviction != LRU:
-        title += f", eviction {options.eviction}"
-    table += _table(title, rows)
+    run = run_of(summary)
+    table += _table(run, options)
     if args.json is not None:
         text = msgspec.json.format(msgspec.json.encode(summary), indent=2) + b"\n"
         if "json" in files:
@@ -271,17 +150,35 @@ def _replay(args: argparse.Namespace, options: ReplayOptions, files: dict[str, B
         else:
             _write_bytes(text)
     if "report" in files:
-        settings = {k: v for k, v in vars(args).items() if k not in ("run", "json", "report")}
-        write_report(files["report"], trace.name, settings | {"git": summary["git"]}, result, sweep)
+        write_report(files["report"], run)
 
 
-def _compare(trace: Trace, options: ReplayOptions, args: argparse.Namespace) -> list[Outcome]:
-    """Replay on all orders of eviction that the command names, if there are several."""
+def _orders(args: argparse.Namespace, replayer: Replayer, first: Order) -> list[Order]:
+    """Replay on the other pools, and with the other orders of eviction, that the command names."""
     names, sizes = names_of(args.eviction), list(dict.fromkeys([args.num_blocks, *args.sweep_blocks]))
     if len(names) == 1:
-        return []
-    with tqdm(total=len(names) * len(sizes), unit="replay", desc="orders of eviction", disable=None) as bar:
-        return compare(trace, options, names, sizes, bar.update)
+        return [first, *(outcome_of(_run(replayer, size, None)) for size in sizes[1:])]
+    trace = replayer.trace
+    num_replays = sum(name in EVICTIONS for name in names) * len(sizes) - 1
+    with tqdm(total=num_replays * len(trace), unit="request", desc="orders of eviction", disable=None) as bar:
+        return compare(trace, replayer.options, names, sizes, [first], bar.update)
+
+
+def _summary(args: argparse.Namespace, trace: Trace, result: ReplayResult, orders: list[Order]) -> dict[str, Any]:
+    """Return what the JSON says."""
+    rate_of = {order.num_blocks: order.hit_rate for order in orders if order.eviction == result.eviction}
+    return {
+        **result.as_dict(),
+        "trace": trace.name,
+        "policy": args.policy,
+        "bad_lines": trace.bad_lines,
+        "git": _git_revision(),
+        "settings": changed(args),
+        "sweep": [{"num_blocks": size, "hit_rate": rate_of[size]} for size in args.sweep_blocks],
+        "orders_of_eviction": [msgspec.to_builtins(order) for order in orders],
+        "over_time": over_time(result),
+        "quantiles": quantiles(result),
+    }
 
 
 def _write_bytes(text: bytes) -> None:

@@ -46,15 +46,6 @@ class Restart:
         if self._manager is not None:
             self._manager.save(self._path, label=LABEL)
 
-    def rows(self, cold: ReplayResult | None) -> list[tuple[str, str]]:
-        """Return what the terminal shows of it, with the result of the same replay after a cold start. O(1)."""
-        if cold is None:
-            return [("snapshot", "written; a replay that begins with it shows what it is worth")]
-        return [
-            ("blocks cached by the snapshot", f"{self.loaded_blocks:,}"),
-            ("hit rate after a cold start", f"{cold.hit_rate:.1%}"),
-        ]
-
     def as_dict(self, cold: ReplayResult | None) -> dict[str, Any]:
-        """Return the same for JSON. O(1)."""
+        """Return for JSON what it was worth, with the result of the same replay after a cold start. O(1)."""
         return {"loaded_blocks": self.loaded_blocks, "cold_hit_rate": None if cold is None else cold.hit_rate}

@@ -96,6 +96,7 @@ class ReplayResult:
             "peak_usage": self.peak_usage,
             "seconds": self.seconds,
             "us_per_block": self.us_per_block,
+            "handled": self.blocks_of,
             "pool_bytes_per_block": self.pool_bytes_per_block,
             "backend": self.backend,
             "behaviour": self.behaviour,

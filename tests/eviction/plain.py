@@ -182,7 +182,7 @@ class TinyLfu(Plain):
     def __init__(self, num_blocks):
         super().__init__(num_blocks)
         self.rejected, self.admitted = OrderedDict(), OrderedDict()
-        self.width = 1 << max(4, (num_blocks - 1).bit_length())
+        self.width = 1 << max(4, (4 * num_blocks - 1).bit_length())
         self.counts = [[0] * self.width for _ in range(self.ROWS)]
         self.counted = 0
 
@@ -199,7 +199,7 @@ class TinyLfu(Plain):
             place = self.place(row, key)
             counts[place] = min(counts[place] + 1, self.MOST)
         self.counted += 1
-        if self.counted >= 10 * self.num_blocks:
+        if self.counted >= 32 * self.num_blocks:
             self.counts = [[count >> 1 for count in counts] for counts in self.counts]
             self.counted //= 2
 

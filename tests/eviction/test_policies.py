@@ -2,6 +2,7 @@
 
 import copy
 import random
+from hashlib import sha256
 from types import SimpleNamespace
 
 import numpy as np
@@ -23,7 +24,7 @@ ONE_GROUP = PrefixPlan((HitQuery(HitRule(FULL, 16, 16), (0,)),))
 
 
 def hash_of(number):
-    return number.to_bytes(4, "little") * 8
+    return sha256(number.to_bytes(8, "little")).digest()
 
 
 def key_of(number):
@@ -88,7 +89,7 @@ class Twins:
 
     def expect(self, numbers):
         """Requests wait whose first blocks have these hashes."""
-        words = np.array([np.frombuffer(hash_of(number), np.int64) for number in numbers])
+        words = np.frombuffer(b"".join(map(hash_of, numbers)), np.int64).reshape(-1, 4)
         begins = np.arange(len(numbers))
         spans = (words, np.zeros(len(numbers), np.int64), begins, begins + 1)
         self.pool.eviction.expect(ONE_GROUP, spans, np.ones((len(numbers), 1), np.int32))
@@ -100,7 +101,8 @@ class Twins:
         if what < 0.02:
             self.evict(rng.sample(range(1, self.pool.num_gpu_blocks), 2))
         elif what < 0.06 and self.pool.eviction.expects:
-            self.expect(rng.sample(range(num_keys), rng.randint(1, num_keys)))
+            cached = sorted({*self.numbers.values()})  # nothing else is hit
+            self.expect(rng.sample(cached, rng.randint(0, len(cached))))
         if what < 0.35:
             self.take(rng.randint(1, 4))
             for block in list(self.held):

@@ -149,11 +149,10 @@ def test_least_recently_used_first_is_that_of_cachetools(trace, capacity):
 
 @pytest.mark.parametrize(
     ("trace", "capacity", "tolerance"),
-    [("zipf and scans", 100, 0.06), ("zipf and scans", 305, 0.03), ("chats", 300, 0.005), ("chats", 1000, 0.005)],
+    [("zipf and scans", 100, 0.02), ("zipf and scans", 305, 0.025), ("chats", 300, 0.01), ("chats", 1000, 0.005)],
 )
 def test_tinylfu_hits_about_what_libcachesim_hits(trace, capacity, tolerance):
-    """Theirs estimates with a filter that has more counters, and they halve after 32 keys a block; here after 10, with
-    a column a block. With many keys and few blocks this costs hits. Nobody else is as near."""
+    """Estimates depend on the hash functions of the two, which differ; least recently used first is not as near."""
     expected = sum(published_hits("tinylfu", trace, capacity))
     assert sum(hits_of_pool("tinylfu", trace, capacity)) == pytest.approx(expected, rel=tolerance)
     assert sum(hits_of_pool("lru", trace, capacity)) != pytest.approx(expected, rel=1.5 * tolerance)

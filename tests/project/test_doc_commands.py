@@ -7,14 +7,16 @@ import sys
 from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 
+import msgspec
 import pytest
 from support.benchmarks import SMALL, SMALL_IN_VLLM
 from support.device.packages import lacked_in
+from support.replays.runs import run as made_up_run
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 VENV = sys.prefix
-STAMPS = [word for name in (".base", ".report", ".dev", ".kernels") for word in ("-o", f"{VENV}/{name}")]
+STAMPS = [word for name in (".base", ".dev", ".kernels") for word in ("-o", f"{VENV}/{name}")]
 IN_CI = {"lint", "aot", "conformance", "test", "test-compiled"}
 """Targets that .ci/run calls: not again from a test."""
 NOT_INSTALLED = "kvgpu is not installed: it runs from its checkout"
@@ -110,6 +112,10 @@ def of_kvgpu(rest, tmp_path):
         "doctor": ["--backend", "host", "--json", str(tmp_path / "doctor.json")],
     }
     name = rest.split()[0]
+    if name == "compare":
+        small[name] = [str(tmp_path / "a.json"), str(tmp_path / "b.json")]
+        for path in small[name]:
+            Path(path).write_bytes(msgspec.json.encode(made_up_run()))
     assert run(sys.executable, "-m", "kvgpu", name, *small[name]).stdout
 
 

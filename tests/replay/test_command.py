@@ -255,3 +255,30 @@ def test_events_lead_a_copy_of_the_cache_to_the_same_blocks(replay, tmp_path, gr
     assert removed > 0
     assert +model == cached
     assert min(model.values()) >= 0
+
+
+def test_json_says_which_options_differ_from_their_defaults(as_json, twice):
+    settings = as_json(twice, "--num-blocks", 2000, "--hash", "sha256", "--no-decode")["settings"]
+    assert settings == {"trace": twice, "--num-blocks": "2000", "--no-decode": "True"}
+
+
+def test_json_has_the_course_of_the_replay_in_few_parts(as_json):
+    data = as_json("--limit", 60, "--num-blocks", 3000)
+    parts = data["over_time"]
+    assert (parts["requests"][-1], len(parts["requests"])) == (60, 12)
+    assert parts["so_far"][-1] == pytest.approx(data["hit_rate"])
+    assert [len(values) for values in parts.values()] == [12] * len(parts)
+    assert data["quantiles"]["lookup"] == sorted(data["quantiles"]["lookup"])
+
+
+def test_what_is_lost_to_evictions_is_counted(as_json):
+    enough, small = (as_json("--limit", 60, "--num-blocks", size) for size in (9000, 300))
+    assert (enough["recomputed_tokens"], enough["early_evictions"]) == (0, 0)
+    assert small["recomputed_tokens"] > 0
+    assert 0 < small["early_evictions"] < small["evictions"]
+
+
+def test_the_table_ends_with_what_the_figures_say(replay, twice):
+    out = replay(twice, *SMALL)[1]
+    assert "2,000 blocks hit 37.5% of the prompt tokens: 100% of what an endless cache would hit." in out
+    assert out.endswith("Nothing was evicted.\n")

@@ -6,6 +6,9 @@ keys were asked for, also those of blocks that are gone, is estimated by a count
 
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from kvgpu.compiled.jit import leaf
 from kvgpu.eviction.state.arrays import LEARNED, NUM_BLOCKS
 from kvgpu.eviction.state.lanes import NO_BLOCK, put_last
@@ -13,11 +16,17 @@ from kvgpu.eviction.state.members import PLAIN, first_free, key_of
 from kvgpu.layout import HASH_MULTIPLIER
 
 REJECTED, ADMITTED, NUM_LANES = 1, 2, 3
-ROWS = 4
+ROWS, COLUMNS = 4, 4
+"""Rows of the sketch, and columns of a row for each block of the pool, at least."""
 MOST = 15
 """Largest count of the sketch."""
-SAMPLE = 10
+SAMPLE = 32
 """Times the blocks of the pool: after so many keys all counts are halved. LEARNED is how many were counted since."""
+
+
+def make_sketch(num_blocks: int) -> npt.NDArray[np.uint8]:
+    """Make an empty sketch for so many blocks, uint8 [a power of two]. O(num_blocks)."""
+    return np.zeros(ROWS << max(4, (COLUMNS * num_blocks - 1).bit_length()) if num_blocks else 1, np.uint8)
 
 
 @leaf

@@ -69,6 +69,20 @@ class Trace:
             self.bad_lines,
         )
 
+    def chosen(self, which: npt.NDArray[np.bool_]) -> "Trace":
+        """Return the requests for which this is true, bool [requests]. O(ids)."""
+        counts = np.diff(self.offsets)
+        return Trace(
+            self.name,
+            self.block_tokens,
+            self.arrival_ms[which],
+            self.input_length[which],
+            self.output_length[which],
+            np.concatenate([[0], np.cumsum(counts[which])]).astype(np.int64),
+            self.ids[np.repeat(which, counts)],
+            self.bad_lines,
+        )
+
 
 class _Rows:
     """Collects requests as plain numbers instead of objects, since a trace may have millions."""
@@ -186,6 +200,9 @@ def read_trace(
             bad_lines += 1
     if name is None or not reader.rows.counts:
         raise TraceError(f"{path}: no request in it ({bad_lines} bad lines{first_error})")
-    # A name that is not UTF-8 could not be written.
-    shown = os.fsencode(path.name).decode("utf-8", "backslashreplace")
-    return reader.rows.trace(shown, reader.format(name).block_tokens, bad_lines)
+    return reader.rows.trace(readable(path.name), reader.format(name).block_tokens, bad_lines)
+
+
+def readable(name: str) -> str:
+    """Return the name of a file as text that can be written, though the name may not be UTF-8. O(len(name))."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
