@@ -5,6 +5,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
+from kvgpu.allocation.request_hints import NANOSECONDS
 from kvgpu.compiled.trusted_files import read_trusted, write_whole
 from kvgpu.console.output_file import place_of
 from kvgpu.errors import ArgumentTypeError, ConfigError, SnapshotError
@@ -76,13 +77,18 @@ class SnapshotCalls(CacheCalls):
     def _written(self, hash_fn: HashFunction | None, label: str) -> Any:
         from kvgpu.snapshot.contents import identity, written
 
-        return written(self.coordinator, identity(self.coordinator, hash_fn, label))
+        return written(self.coordinator, identity(self.coordinator, hash_fn, label), self._time)
 
     @exclusive_part("load")
     def _loaded(self, arrays: Any, hash_fn: HashFunction | None, label: str) -> int:
         from kvgpu.snapshot.contents import checked, identity
 
-        return checked(arrays, self.coordinator, identity(self.coordinator, hash_fn, label))()
+        return checked(arrays, self.coordinator, identity(self.coordinator, hash_fn, label), self._time)()
+
+    @property
+    def _time(self) -> int:
+        """The time in ns by the clock of hints, 0 without."""
+        return 0 if self.hints is None else int(self.hints.limits.clock() * NANOSECONDS)
 
 
 def _checked(hash_fn: Any, label: Any) -> tuple[Any, str]:

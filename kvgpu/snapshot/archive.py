@@ -35,9 +35,10 @@ def packed(arrays: Arrays) -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for name, array in (*arrays.items(), (CHECKSUM, checksum(arrays))):
+            member = io.BytesIO()
+            np.lib.format.write_array(member, np.ascontiguousarray(array), NPY_VERSION, allow_pickle=False)
             # Without a date, so that equal snapshots are equal files.
-            with archive.open(zipfile.ZipInfo(name + SUFFIX), "w", force_zip64=True) as member:
-                np.lib.format.write_array(member, np.ascontiguousarray(array), NPY_VERSION, allow_pickle=False)
+            archive.writestr(zipfile.ZipInfo(name + SUFFIX), member.getbuffer())
     return file.getvalue()
 
 

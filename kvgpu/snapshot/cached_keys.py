@@ -107,7 +107,7 @@ def written(coordinator: KVCacheCoordinator, freed: FreedPool) -> Arrays:
     }
 
 
-def checked(fields: Fields, coordinator: KVCacheCoordinator) -> Callable[[], None]:
+def checked(fields: Fields, coordinator: KVCacheCoordinator, now: int) -> Callable[[], None]:
     """Return what caches the blocks in an unused pool.
 
     Raises:

@@ -58,13 +58,13 @@ def sections_of(coordinator: KVCacheCoordinator) -> list[tuple[str, Any]]:
     return [(name, import_module(f"kvgpu.snapshot.{module}")) for name, module in names.items()]
 
 
-def written(coordinator: KVCacheCoordinator, own: Identity) -> Arrays:
-    """Return the arrays of a snapshot; nothing is changed. O(blocks of the pool).
+def written(coordinator: KVCacheCoordinator, own: Identity, now: int) -> Arrays:
+    """Return the arrays of a snapshot at a time in ns; nothing is changed. O(blocks of the pool).
 
     Raises:
         BlockStateError: As in `FreedPool`.
     """
-    freed = FreedPool(coordinator)
+    freed = FreedPool(coordinator, now)
     about = json.dumps({"format": FORMAT, "version": VERSION, **own}).encode()
     arrays: Arrays = {ABOUT: np.frombuffer(about, np.uint8)}
     for name, section in sections_of(coordinator):
@@ -72,8 +72,14 @@ def written(coordinator: KVCacheCoordinator, own: Identity) -> Arrays:
     return arrays
 
 
-def checked(arrays: Arrays, coordinator: KVCacheCoordinator, own: Identity) -> Callable[[], int]:
+def checked(arrays: Arrays, coordinator: KVCacheCoordinator, own: Identity, now: int) -> Callable[[], int]:
     """Return what brings a snapshot into an unused manager and returns the number of blocks that are cached then.
+
+    Args:
+        arrays: Of the file.
+        coordinator: Of the manager.
+        own: What the snapshot must say about itself.
+        now: The time in ns, by the clock of hints.
 
     Raises:
         BlockStateError: The manager has been used.
@@ -92,12 +98,16 @@ def checked(arrays: Arrays, coordinator: KVCacheCoordinator, own: Identity) -> C
     changes = []
     for name, section in sections:
         fields = Fields(name, arrays)
-        changes.append(section.checked(fields, coordinator))
+        changes.append(section.checked(fields, coordinator, now))
         fields.end()
 
     def change() -> int:
-        for part in changes:
-            part()
+        try:
+            for part in changes:
+                part()
+        except BaseException:  # from outside: half a snapshot is worth less than a cold start
+            _forget_all(coordinator)
+            raise
         state = coordinator.block_pool.state
         return int(np.count_nonzero(state.records["flags"][: state.num_blocks] & HAS_HASH))
 
@@ -116,6 +126,14 @@ def _about(arrays: Arrays) -> dict[str, Any]:
     if about.get("version") != VERSION:
         raise SnapshotError(f"the snapshot has version {about.get('version')!r:.40}; {VERSION} is read here")
     return about
+
+
+def _forget_all(coordinator: KVCacheCoordinator) -> None:
+    """Forget all cached blocks, and what a policy knows."""
+    pool = coordinator.block_pool
+    pool.prefix_cache.clear()
+    if pool.eviction is not None:
+        pool.set_eviction(pool.eviction.name, pool.eviction.shares)
 
 
 def _refuse_used(coordinator: KVCacheCoordinator) -> None:

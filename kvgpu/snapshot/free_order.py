@@ -17,7 +17,7 @@ def written(coordinator: KVCacheCoordinator, freed: FreedPool) -> Arrays:
     return {"ids": freed.order}
 
 
-def checked(fields: Fields, coordinator: KVCacheCoordinator) -> Callable[[], None]:
+def checked(fields: Fields, coordinator: KVCacheCoordinator, now: int) -> Callable[[], None]:
     """Return what makes the queue of an unused pool have this order.
 
     Raises:

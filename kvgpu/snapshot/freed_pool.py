@@ -25,6 +25,7 @@ class FreedPool:
 
     Args:
         coordinator: Of the manager.
+        now: The time in ns, by the clock of hints; 0 if requests give none.
 
     Raises:
         BlockStateError: Blocks are missing: neither is anybody known to hold them, nor are they free.
@@ -34,9 +35,11 @@ class FreedPool:
     Attributes:
         order: int32 ids of the free blocks, in the order of the queue.
         eviction: The policy; None without one.
+        now: The same.
     """
 
-    def __init__(self, coordinator: KVCacheCoordinator) -> None:
+    def __init__(self, coordinator: KVCacheCoordinator, now: int) -> None:
+        self.now = now
         pool, state = coordinator.block_pool, coordinator.block_pool.state
         memo: dict[int, Any] = {id(state.records): state.records}  # which nothing here writes to
         free = deepcopy(state.free, memo)

@@ -54,6 +54,7 @@ def configuration(coordinator: KVCacheCoordinator) -> dict[str, Any]:
     are the backend, events and statistics.
     """
     pool, config = coordinator.block_pool, coordinator.kv_cache_config
+    shares = None if pool.eviction is None else pool.eviction.shares
     return {
         "num_blocks": pool.num_gpu_blocks,
         "enable_caching": coordinator.enable_caching,
@@ -67,7 +68,7 @@ def configuration(coordinator: KVCacheCoordinator) -> dict[str, Any]:
         "eagle_groups": sorted(coordinator.eagle_group_ids),
         "groups_that_drop": sorted(coordinator.drop_eagle_group_ids),
         "eviction": LRU if pool.eviction is None else pool.eviction.name,
-        "shares": None if pool.eviction is None else pool.eviction.shares,
+        "shares": None if shares is None else list(shares.items()),
         "behaviour": asdict(coordinator.behaviour),
         "groups": [
             {"layers": [str(name) for name in group.layer_names], "spec": _as_json(group.kv_cache_spec)}

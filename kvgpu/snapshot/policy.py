@@ -9,6 +9,7 @@ import numpy.typing as npt
 from kvgpu.blocks.free_order import POLICY
 from kvgpu.coordinators.base import KVCacheCoordinator
 from kvgpu.eviction.policies.cost import RANKS
+from kvgpu.eviction.policies.queue_aware import RECENT, SPARED
 from kvgpu.eviction.policies.s3fifo import MAIN
 from kvgpu.eviction.policies.tail_first import CLASSES
 from kvgpu.eviction.policies.tinylfu import MOST
@@ -89,6 +90,9 @@ def written(coordinator: KVCacheCoordinator, freed: FreedPool) -> Arrays:
     eviction = freed.eviction
     assert eviction is not None
     members, lists = _members(_lanes(eviction, NODES))
+    if eviction.expects:  # nobody waits after a restart: what was spared for those who do is the oldest
+        order = np.argsort(np.where(lists == SPARED, RECENT - 0.5, lists), kind="stable")
+        members, lists = members[order], np.where(lists == SPARED, RECENT, lists)[order]
     ghosts, nodes = _ghosts(eviction), eviction.array(NODES)[: coordinator.block_pool.num_gpu_blocks]
     places, ghost_lists = _members(ghosts.lanes, FREE + 1)
     return {
@@ -103,7 +107,7 @@ def written(coordinator: KVCacheCoordinator, freed: FreedPool) -> Arrays:
     }
 
 
-def checked(fields: Fields, coordinator: KVCacheCoordinator) -> Callable[[], None]:
+def checked(fields: Fields, coordinator: KVCacheCoordinator, now: int) -> Callable[[], None]:
     """Return what makes the policy of an unused pool know the same.
 
     Raises:

@@ -7,6 +7,7 @@ from typing import Any
 from support.managers import make_request, snapshot
 
 from kvgpu.config.cache_hints import CacheHints
+from kvgpu.eviction.state.arrays import DEADLINES
 
 DOCUMENTS = [[d] * 9 + list(range(d, d + 90)) for d in (0, 100, 200)]
 
@@ -68,9 +69,9 @@ class Life:
         return hits, junction, computed.get_block_ids(), new and new.get_block_ids()
 
     def hints(self) -> CacheHints | None:
-        lifetime = self.rng.choice([None, None, 0, 5 + self.made / 7])  # no two have one end
+        lifetime = self.rng.choice([None, 0, 5 + self.made / 7, 99 + self.made])  # no two have one end
         hints = CacheHints(self.rng.choice([0, 35, 35, 80]), lifetime, self.rng.choice([None, "a", "b"]))
-        return self.rng.choice([None, hints])
+        return self.rng.choice([None, hints, hints, hints])
 
     def go_on(self, request: Any) -> Any:
         if request.num_computed_tokens >= request.num_tokens:
@@ -81,6 +82,14 @@ class Life:
             return self.manager.free(request)
         request.num_computed_tokens = request.num_tokens
         return new.get_block_ids()
+
+    def is_rich(self) -> bool:
+        """Whether a snapshot would have something of all that this manager may know."""
+        pool = self.manager.block_pool
+        if self.manager.hints is not None:
+            dated = pool.eviction.array(DEADLINES) > 0
+            return bool((dated & (pool.state.free.uses["place"][:-1] >= 0)).sum() > 2)
+        return not self.manager.behaviour.keeps_inside or bool(pool.cached_block_hashes_by_block)
 
     def end(self) -> None:
         """Everybody gives back what they hold, in the order that `KVCacheManager.save` documents."""

@@ -7,11 +7,18 @@ import pytest
 from snapshot.life import Life, everything
 from support.managers import full, make_manager, mamba
 
+from kvgpu.config.cache_hints import HintLimits
 from kvgpu.errors import SnapshotError
 from kvgpu.snapshot.archive import packed, unpacked
 
 KINDS: dict[str, Any] = {
     "plain": {"specs": [full(4)], "eviction": "arc"},
+    "hints": {
+        "specs": [full(4)],
+        "hints": HintLimits({"a": 0.2}, clock=lambda: 5.0),
+        "max_model_len": 100,
+        "num_blocks": 60,
+    },
     "aliases": {"specs": [full(8), mamba(8, "align")], "behaviour": "0.33", "hash_block_size": 4},
     "long blocks": {"specs": [full(8), full(4)]},
 }
@@ -19,7 +26,7 @@ KINDS: dict[str, Any] = {
 
 def made(kind: str) -> Any:
     options = dict(KINDS[kind])
-    return make_manager(*options.pop("specs"), num_blocks=30, **options)
+    return make_manager(*options.pop("specs"), **{"num_blocks": 30, **options})
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +38,7 @@ def lived(tmp_path_factory):
         life = Life(manager, 3)
         for _ in range(150):
             life.step()
-        while kind == "aliases" and not manager.block_pool.cached_block_hashes_by_block:
+        while not life.is_rich():
             life.step()
         manager.save(path)
         arrays[kind] = unpacked(path.read_bytes())
@@ -120,6 +127,11 @@ CHANGES: dict[str, tuple[str, Any, str]] = {
     "an unknown list": ("plain", set_first("policy.lists", 3), "lists has numbers"),
     "a member of no pool": ("plain", set_first("policy.members", 30), "members has numbers"),
     "an evicted key twice": ("plain", twice("policy.ghosts"), "in two lists"),
+    "an unknown level": ("hints", set_first("hints.levels", 102), "levels has numbers"),
+    "an unknown tenant": ("hints", set_first("hints.tenants", 2), "tenants has numbers"),
+    "a block with two deadlines": ("hints", twice("hints.dated"), "no heap"),
+    "deadlines out of order": ("hints", set_first("hints.left", 10**18), "no heap"),
+    "less than no time left": ("hints", set_first("hints.left", -1), "left has numbers"),
     "an evicted key in no list": ("plain", set_first("policy.ghost_lists", 0), "ghost_lists has numbers"),
 }
 
