@@ -36,7 +36,7 @@ figure{margin:0}
 figcaption{font-weight:600}
 .keys{display:flex;flex-wrap:wrap;gap:.1rem .9rem;font-size:.85rem;color:var(--faint);min-height:1.5rem}
 .keys label{cursor:pointer;white-space:nowrap}
-.keys label:has(:not(:checked)){opacity:.45}
+.keys label:has(input:not(:checked)){opacity:.45}
 .keys input{position:absolute;opacity:0}
 .keys input:focus-visible+svg{outline:2px solid var(--c0)}
 .key{width:18px;height:8px;margin-right:.35rem}
