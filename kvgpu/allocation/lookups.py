@@ -6,7 +6,7 @@ from typing import Any
 from kvgpu.arguments import name_of, refuse_odd_hashes, sequence_of_hashes
 from kvgpu.blocks.kv_cache_blocks import KVCacheBlocks
 from kvgpu.blocks.state import KVCacheBlock
-from kvgpu.coordinators.base import KVCacheCoordinator
+from kvgpu.coordinators.base import Hits, KVCacheCoordinator
 from kvgpu.errors import ArgumentTypeError
 from kvgpu.exclusive import Exclusive, exclusive
 from kvgpu.hashing.block_hashes import BlockHashes
@@ -66,11 +66,7 @@ class PrefixLookups(Exclusive):
             longest = as_integer("max_cache_hit_length", max_length)
         if hashes.__class__ is not list and hashes.__class__ is not BlockHashes:
             sequence_of_hashes(name_of(request), hashes)
-        try:
-            blocks, num_hits, furthest = self._coordinator.find_hits(hashes, longest)
-        except TypeError:
-            refuse_odd_hashes(request.request_id, hashes)
-            raise
+        blocks, num_hits, furthest = self.find_hits(request, hashes, longest)
         if self.stats is not None and self._counts_lookups:
             self.stats.add(num_tokens, num_hits, preempted)
         found = KVCacheBlocks(blocks) if num_hits else self.wrapped(blocks)
@@ -83,6 +79,18 @@ class PrefixLookups(Exclusive):
         if num_hits and getattr(request, "kv_cache_report_mode", None) == "full":
             self._report(request, found)
         return found, num_hits, furthest if furthest > num_hits else 0
+
+    def find_hits(self, request: Any, hashes: Any, longest: int) -> Hits:
+        """Find the longest prefix of at most `longest` tokens that is cached in all groups; nothing is counted.
+
+        Raises:
+            ArgumentTypeError: Some of the hashes are none.
+        """
+        try:
+            return self._coordinator.find_hits(hashes, longest)
+        except TypeError:
+            refuse_odd_hashes(request.request_id, hashes)
+            raise
 
     def _report(self, request: Any, found: KVCacheBlocks) -> None:
         """Queue hits as events, for consumers that follow single requests (B93)."""

@@ -60,7 +60,7 @@ class CacheCalls(TransferCalls):
         longest = as_integer("num_tokens", request.num_tokens if num_tokens is None else num_tokens)
         if not self.enable_caching:
             return 0
-        blocks, num_hits, _ = self.coordinator.find_hits(hashes_of(request, name, 0), longest)
+        blocks, num_hits, _ = self.lookups.find_hits(request, hashes_of(request, name, 0), longest)
         state = self.block_pool.state
         ids = np.concatenate([NO_IDS, *(state.ids_of(each) for each in blocks)]).astype(np.int32)
         ids = np.unique(ids[ids != state.null_id])

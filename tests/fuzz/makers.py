@@ -12,6 +12,7 @@ from kvgpu.blocks.free_queue import FreeKVCacheBlockQueue
 from kvgpu.blocks.kv_cache_blocks import KVCacheBlocks
 from kvgpu.blocks.state import KVCacheBlock
 from kvgpu.config.block_sizes import resolve_kv_cache_block_sizes
+from kvgpu.config.cache_hints import CacheHints, HintLimits
 from kvgpu.config.kv_cache_config import KVCacheConfig, KVCacheGroupSpec
 from kvgpu.config.specs import (
     ChunkedLocalAttentionSpec,
@@ -143,6 +144,11 @@ PARTS: dict[str, Callable[[], Case]] = {
             "counts_admissions": False,
             **SWITCHES,
         },
+    ),
+    "CacheHints": lambda: (CacheHints, {"priority": 3, "lifetime": 5.0, "tenant": "a"}),
+    "HintLimits": lambda: (
+        lambda **limits: make_manager(full(SIZE), max_model_len=40, hints=HintLimits(**limits)),
+        {"shares": {"a": 0.1}, "max_pinned": 0.5, "trusts_clients": False, "clock": float},
     ),
     "BlockPool": lambda: (BlockPool, {"num_gpu_blocks": NUM_BLOCKS, "hash_block_size": SIZE, **SWITCHES}),
     "BatchManager": lambda: (

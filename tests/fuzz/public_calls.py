@@ -167,6 +167,17 @@ class Target(Subject):
     def call_evict_blocks(self) -> Call:
         return Call("evict_blocks", self.manager.evict_blocks, {"block_ids": [1, 2, 3]})
 
+    def call_pin(self) -> Call:
+        request = self.rng.choice(self.running) if self.running and self.rng.random() < 0.5 else self.new_request()
+        arguments = {"request": request, "num_tokens": self.rng.choice([None, 8, request.num_tokens])}
+        return Call("pin", self.manager.pin, arguments, request)
+
+    def call_unpin(self) -> Call:
+        return Call("unpin", self.manager.unpin, {"request_id": "nobody"})
+
+    def call_reset(self) -> Call | None:
+        return Call("reset_prefix_cache", self.manager.reset_prefix_cache, {}) if self.rng.random() < 0.1 else None
+
     def call_pool(self) -> Call:
         pool, rng = self.manager.block_pool, self.rng
         blocks = self.taken[0] if self.taken else []

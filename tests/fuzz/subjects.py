@@ -7,6 +7,7 @@ import numpy as np
 from support.managers import admit, chunked, full, make_manager, make_request, mamba, snapshot, window
 
 from kvgpu.batch.manager import BatchManager
+from kvgpu.config.cache_hints import CacheHints, HintLimits
 from kvgpu.metrics import KVCacheMetricsCollector
 
 NUM_BLOCKS = 30
@@ -19,6 +20,8 @@ GROUPS = {
     "full": ((full(SIZE),), {}),
     "full + window": ((full(SIZE), window(SIZE, 8)), {}),
     "full + mamba align": ((full(SIZE), mamba(SIZE, "align")), {}),
+    "full, hints": ((full(SIZE),), {"hints": HintLimits({"a": 0.2}, trusts_clients=True), "eviction": "slru"}),
+    "full + window, hints": ((full(SIZE), window(SIZE, 8)), {"hints": HintLimits(), "eviction": "queue-aware"}),
     "chunked local": ((chunked(SIZE, 8),), {}),
     "context parallel 2": (
         (full(SIZE // 2),),
@@ -64,7 +67,12 @@ class Subject:
         length = self.rng.randrange(1, 40)
         shared = self.rng.randrange(length + 1)
         tokens = [*range(shared), *(1000 * self.count + i for i in range(length - shared))]
-        return make_request(f"r{self.count}", tokens, SIZE)
+        request = make_request(f"r{self.count}", tokens, SIZE)
+        if self.manager.hints is not None:
+            hints = {"priority": self.rng.randrange(101), "lifetime": self.rng.choice([None, 0.0, 1.0]), "tenant": "a"}
+            request.cache_hints = self.rng.choice([None, CacheHints(**hints)])
+            request.kv_transfer_params = {"cache_hints": hints}
+        return request
 
     def live(self) -> None:
         """Something that is right happens, so that the state does not stand still."""
@@ -115,6 +123,7 @@ class Subject:
                 (r.request_id, len(r.all_token_ids), len(r.block_hashes), r.num_computed_tokens)
                 for r in (*self.running, *self.tracked.values())
             ],
+            "pins": {name: ids.tolist() for name, ids in self.manager.block_pool.holders.pins.items()},
             "handed out": self.manager.block_pool.holders.handed_out.tolist(),
             "store": self.manager.block_pool.block_tables.num_used(),
         }
@@ -130,6 +139,8 @@ class Subject:
         if (taken != pool.holders.handed_out).any():
             pool.free_blocks(np.repeat(np.arange(NUM_BLOCKS), pool.holders.handed_out))
             self.taken = []
+        for name in list(pool.holders.pins):
+            self.manager.unpin(name)
         known = {r.request_id for r in (*self.running, *self.tracked.values())}
         for single in self.manager.coordinator.single_type_managers:
             for name in [n for n in single.req_to_blocks if n not in known]:
