@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from functools import cache
+from functools import cache, partial
 from inspect import signature
 from typing import Any
 
@@ -63,10 +63,11 @@ def own_arguments(config: KVCacheConfig, *args: Any, **options: Any) -> dict[str
     return {**given, "behaviour": behaviour}
 
 
-def own_manager(*args: Any, **options: Any) -> KVCacheManager:
+def own_manager(*args: Any, keeps_shares: bool = True, **options: Any) -> KVCacheManager:
     """Make kvgpu's manager from the arguments of vLLM's, of which the configuration is converted.
 
-    `KVGPU_EVICTION` and `KVGPU_CACHE_HINTS` say what vLLM's has no argument for.
+    `KVGPU_EVICTION` and `KVGPU_CACHE_HINTS` say what vLLM's has no argument for; tenants have no shares in a small pool
+    that does not keep them.
 
     Raises:
         ConfigError: kvgpu does not model what is asked for, or it cannot work.
@@ -74,7 +75,7 @@ def own_manager(*args: Any, **options: Any) -> KVCacheManager:
     O(blocks of the pool).
     """
     shares = vllm_hint_shares()
-    hints = None if shares is None else HintLimits(shares, trusts_clients=True)
+    hints = None if shares is None else HintLimits(shares if keeps_shares else {}, trusts_clients=True)
     manager = KVCacheManager(**own_arguments(*args, **options), eviction=vllm_eviction(), hints=hints)
     if manager.coordinator.enable_partial_hash_hits and manager.behaviour != BEHAVIOUR_0_33:
         raise ConfigError("blocks of states are hit inside, which kvgpu does as vLLM 0.33 only (partial hash hits)")
@@ -116,7 +117,7 @@ def make_manager(kv_cache_config: Any, *args: Any, **options: Any) -> Any:
         # A collector must not hear of every block twice.
         ours = own_manager(config, *args, **{**options, "metrics_collector": None} if checks else options)
         ours.slots.lowest = -MOST_TOKENS  # of a session, or after blocks could not be loaded
-        warm_up(config, *args, make=own_manager, **options)
+        warm_up(config, *args, make=partial(own_manager, keeps_shares=False), **options)
     except ConfigError as reason:
         theirs = manager_of_vllm.KVCacheManager(kv_cache_config, *args, **options)
         made[f"vllm: {reason}"] += 1
