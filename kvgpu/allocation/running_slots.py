@@ -93,6 +93,8 @@ class RunningSlots(Exclusive):
     def serves(self) -> bool:
         """Whether all that calls touch lies in arrays now; if not, `allocate` must not be called. O(1)."""
         arrays, pool = self._single.arrays, self._single.block_pool
+        if pool.eviction is not None and pool.eviction.shares:
+            return False  # each request counts other blocks as free
         return (
             arrays is not None
             and KNOWN_LAYOUT

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from kvgpu.allocation.request_hints import RequestHints
 from kvgpu.arguments import checked_name, hashes_of, name_of
 from kvgpu.blocks.record import NO_IDS, Ids
 from kvgpu.config.cache_hints import HintLimits
@@ -17,13 +16,7 @@ from kvgpu.interface.transfer_calls import TransferCalls
 
 
 class CacheCalls(TransferCalls):
-    """The part of `KVCacheManager` that decides what stays cached beside the order of eviction.
-
-    Attributes:
-        hints: Hands hints of requests on; None if they give none.
-    """
-
-    hints: RequestHints | None
+    """The part of `KVCacheManager` that decides what stays cached beside the order of eviction."""
 
     @property
     def num_pinned_blocks(self) -> int:

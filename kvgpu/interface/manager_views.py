@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from kvgpu.allocation.lookups import PrefixLookups
+from kvgpu.allocation.request_hints import RequestHints
 from kvgpu.allocation.slots import SlotAllocator
 from kvgpu.arguments import checked_name
 from kvgpu.block_pool import BlockPool
@@ -29,6 +30,7 @@ class ManagerViews(Exclusive):
         kv_cache_config: Of the manager.
         coordinator, block_pool, slots, lookups: Parts of the manager.
         enable_caching: Of the manager.
+        hints: Hands hints of requests on; None if they give none.
         native: Serves usual calls of requests whose hashes lie in a list; None if Python serves all.
     """
 
@@ -38,6 +40,7 @@ class ManagerViews(Exclusive):
     enable_caching: bool
     slots: SlotAllocator
     lookups: PrefixLookups
+    hints: RequestHints | None
     native: "Calls | None"
     reported_tokens: tuple[int, int] = (0, 0)
     """Tokens queried and hit in all that `make_prefix_cache_stats` has returned so far; one word, for any thread."""

@@ -115,6 +115,8 @@ class TransferCalls(ManagerViews):
         The blocks come group by group in the order of allocation, without the null blocks in front; the caller gives
         them back in reverse order once nothing reads them. None for an unknown request. O(blocks).
         """
+        if self.hints is not None:
+            self.hints.end(request)
         state, ids = self.coordinator.block_pool.state, self.coordinator.pop(name_of(request))
         self.coordinator.block_pool.holders.hand_out(ids)
         return list(BlockList(state, ids))

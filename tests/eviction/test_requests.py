@@ -8,6 +8,7 @@ import pytest
 from support.indexes import CANNOT_RUN
 from support.managers import admit, full, make_manager, make_request, mamba, window
 
+from kvgpu.allocation.running_slots import RunningSlots
 from kvgpu.batch.manager import BatchManager
 from kvgpu.config.cache_hints import CacheHints, HintLimits
 from kvgpu.errors import ArgumentError, ArgumentTypeError, ConfigError
@@ -199,6 +200,23 @@ def test_masks_go_first():
 def test_all_kinds_of_groups_keep_what_a_hit_needs(specs, batched):
     server = Server(*specs, batched=batched, num_blocks=100)
     server.serve(1, cache_hints=CacheHints(priority=80))
+    server.flood()
+    assert server.hits(1) == 10
+
+
+@pytest.mark.parametrize(("shares", "serves"), [({}, True), ({"a": 0.1}, False)])
+def test_running_requests_of_an_engine_are_served_one_by_one_where_tenants_have_shares(shares, serves):
+    server = Server(shares=shares)
+    server.serve(1)
+    assert RunningSlots(server.manager.slots).serves() == serves
+
+
+def test_blocks_that_wait_for_a_step_in_flight_keep_what_was_said_of_them():
+    server = Server()
+    request = server.start(1, cache_hints=CacheHints(priority=80))
+    waiting = server.manager.pop_blocks_for_free(request)
+    server.flood(4)
+    server.manager.block_pool.free_blocks(waiting[::-1])
     server.flood()
     assert server.hits(1) == 10
 

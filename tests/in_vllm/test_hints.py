@@ -69,6 +69,22 @@ def test_a_tenant_keeps_its_share(scheduler_of, monkeypatch, kind):
     assert serve(scheduler, "again", PROMPT) == 19 * SIZE
 
 
+@pytest.mark.parametrize("kind", [None, own_scheduler.Scheduler], ids=["vllm", "kvgpu"])
+def test_requests_that_grow_leave_a_tenant_its_share(scheduler_of, monkeypatch, kind):
+    monkeypatch.setenv("KVGPU_CACHE_HINTS", "a=0.25")
+    scheduler = scheduler_of(kind)
+    serve(scheduler, "first", PROMPT, {"tenant": "a"})
+    for number in range(40):  # so many that arrays serve them
+        scheduler.add_request(
+            engines.make_request(f"grows{number}", [1000 + number] * (1 + number % SIZE), HASHER, max_tokens=100)
+        )
+    for step in range(60):
+        output = scheduler.schedule()
+        scheduler.update_from_output(output, engines.output_of(scheduler, output, step))
+    again = engines.make_request("again", PROMPT, HASHER)
+    assert scheduler.kv_cache_manager.get_computed_blocks(again)[1] == 19 * SIZE
+
+
 def test_another_order_of_eviction_cannot_be_compared_with_vllm(monkeypatch, caplog):
     monkeypatch.setenv("KVGPU_VLLM", "check")
     monkeypatch.setenv("KVGPU_EVICTION", "arc")
