@@ -66,7 +66,11 @@ class PrefixLookups(Exclusive):
             longest = as_integer("max_cache_hit_length", max_length)
         if hashes.__class__ is not list and hashes.__class__ is not BlockHashes:
             sequence_of_hashes(name_of(request), hashes)
-        blocks, num_hits, furthest = self.find_hits(request, hashes, longest)
+        try:  # as `find_hits`, one call less
+            blocks, num_hits, furthest = self._coordinator.find_hits(hashes, longest)
+        except TypeError:
+            refuse_odd_hashes(request.request_id, hashes)
+            raise
         if self.stats is not None and self._counts_lookups:
             self.stats.add(num_tokens, num_hits, preempted)
         found = KVCacheBlocks(blocks) if num_hits else self.wrapped(blocks)
