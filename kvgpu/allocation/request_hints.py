@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 from kvgpu.arguments import name_of
 from kvgpu.config.cache_hints import CacheHints, HintLimits, hints_of
 from kvgpu.coordinators.base import KVCacheCoordinator
-from kvgpu.errors import ConfigError
-from kvgpu.integers import as_integer
+from kvgpu.errors import ArgumentError, ConfigError
+from kvgpu.exclusive import Exclusive, exclusive
+from kvgpu.integers import as_integer, as_number
 
 if TYPE_CHECKING:
     from kvgpu.eviction.policy import Eviction
@@ -15,7 +16,11 @@ if TYPE_CHECKING:
 NANOSECONDS = 1_000_000_000
 
 
-class RequestHints:
+LATEST = 4e9
+"""Seconds by a clock: with the longest lifetime after it nanoseconds still have 64 bits."""
+
+
+class RequestHints(Exclusive):
     """Hints of the requests of one manager.
 
     Args:
@@ -34,9 +39,10 @@ class RequestHints:
     """
 
     def __init__(self, coordinator: KVCacheCoordinator, limits: HintLimits, longest: int) -> None:
+        super().__init__(coordinator.block_pool.turn)
         self.limits, self._coordinator = limits, coordinator
         pool = coordinator.block_pool
-        self._tenants = {tenant: place for place, tenant in enumerate(limits.shares, 1)}
+        self._tenants: dict[str | None, int] = {tenant: place for place, tenant in enumerate(limits.shares, 1)}
         self.shares = {tenant: int(share * pool.num_gpu_blocks) for tenant, share in limits.shares.items()}
         kept, usable = sum(self.shares.values()), pool.num_gpu_blocks - 1 - pool.num_reserved_blocks
         if kept and kept + longest > usable:
@@ -45,22 +51,33 @@ class RequestHints:
                 "give them smaller shares, or the pool more blocks"
             )
 
+    @exclusive
     def begin(self, request: Any, reserved_blocks: Any = 0) -> int:
         """Say whose request is about to take blocks; return how many must stay free, with those that tenants keep.
 
         Raises:
-            ArgumentError, ArgumentTypeError: The number is below 0, or no integer; the hints of the request are none.
+            ArgumentError, ArgumentTypeError: The number is below 0, or no integer; the hints of the request are none;
+                or the clock has no time. Nothing is changed.
 
         O(tenants).
         """
-        tenant = self._tenants.get(self._of(request).tenant or "", 0) if self._tenants else 0
+        tenant = self._tenants.get(self._of(request).tenant, 0) if self._tenants else 0
         reserved = as_integer("reserved_blocks", reserved_blocks)
-        return reserved + self._eviction.begin(self._now(), tenant)
+        return reserved + self._eviction.begin(self.now(), tenant)
 
     def begin_batch(self) -> bool:
         """Say that requests are about to take blocks; return whether each must by itself, as it matters whose. O(1)."""
-        self._eviction.begin(self._now(), 0)
+        self._eviction.begin(self.now(), 0)
         return bool(self._tenants)
+
+    def refuse_odd(self, requests: Iterable[Any]) -> None:
+        """Check what requests say, before anything is changed for the first of them. O(requests).
+
+        Raises:
+            ArgumentTypeError: The hints of one are none.
+        """
+        for request in requests:
+            self._of(request)
 
     def end(self, request: Any) -> None:
         """Note what a request says of the blocks that it holds, and is about to give back. O(blocks).
@@ -70,11 +87,13 @@ class RequestHints:
         """
         self.end_all([request])
 
+    @exclusive
     def end_all(self, requests: Iterable[Any]) -> None:
         """Do what `end` does for requests, unless one of them has odd hints: then nothing is noted. O(blocks)."""
+        now = self.now()
         for name, hints in [(name_of(request), self._of(request)) for request in requests]:
-            deadline = 0 if hints.lifetime is None else max(1, self._now() + int(hints.lifetime * NANOSECONDS))
-            tenant = self._tenants.get(hints.tenant or "", 0)
+            deadline = 0 if hints.lifetime is None else max(1, now + int(hints.lifetime * NANOSECONDS))
+            tenant = self._tenants.get(hints.tenant, 0)
             null_id = self._coordinator.block_pool.state.null_id
             for group in self._coordinator.single_type_managers:
                 table = group.req_to_blocks.get(name)
@@ -85,8 +104,16 @@ class RequestHints:
     def _of(self, request: Any) -> CacheHints:
         return hints_of(request, self.limits.trusts_clients)
 
-    def _now(self) -> int:
-        return int(self.limits.clock() * NANOSECONDS)
+    def now(self) -> int:
+        """Return the time by the clock, in ns. O(1).
+
+        Raises:
+            ArgumentError, ArgumentTypeError: The clock gives no number, or one that is out of range.
+        """
+        seconds = as_number("clock", self.limits.clock())
+        if not -LATEST <= seconds <= LATEST:
+            raise ArgumentError(f"clock: {-LATEST:g} to {LATEST:g} seconds are expected, got {seconds}")
+        return int(seconds * NANOSECONDS)
 
     @property
     def _eviction(self) -> "Eviction":

@@ -62,9 +62,11 @@ class SingleCalls:
             in_flight: int64 [n], tokens of each in flight.
 
         Raises:
-            ArgumentError: A request goes by another name than when it was tracked.
+            ArgumentError: A request goes by another name than when it was tracked, or has odd hints.
         """
         self._requests.refuse_renamed(rows)
+        if self._manager.hints is not None:
+            self._manager.hints.refuse_odd(map(self._rows.requests.__getitem__, rows.tolist()))
         manager, records = self._manager, self._rows.records
         num_groups = len(self._blocks.single_managers)
         fits, hit_tokens = np.zeros(len(rows), np.bool_), np.zeros(len(rows), np.int64)

@@ -17,7 +17,8 @@ USUAL_PRIORITY, MOST_PRIORITY = 35, 100
 LONGEST_LIFETIME = 1e9
 """Seconds: some 30 years."""
 
-SHOWN_TENANT = 100
+MOST_TENANTS = 1000
+"""Each has a list, and lists are numbered in 16 bits."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,12 @@ class CacheHints:
     tenant: str | None = None
 
     def __post_init__(self) -> None:
-        if as_integer("priority", self.priority) > MOST_PRIORITY:
-            raise ArgumentError(f"priority: 0 to {MOST_PRIORITY} is expected, got {self.priority}")
-        if self.lifetime is not None and not 0 <= as_number("lifetime", self.lifetime) <= LONGEST_LIFETIME:
-            raise ArgumentError(f"lifetime: 0 to {LONGEST_LIFETIME:g} seconds are expected, got {self.lifetime}")
+        # Plain numbers from here on: what a client sends goes to compiled code.
+        object.__setattr__(self, "priority", as_integer("priority", self.priority, 0, MOST_PRIORITY))
+        if self.lifetime is not None:
+            object.__setattr__(self, "lifetime", as_number("lifetime", self.lifetime))
+            if not 0 <= self.lifetime <= LONGEST_LIFETIME:
+                raise ArgumentError(f"lifetime: 0 to {LONGEST_LIFETIME:g} seconds are expected, got {self.lifetime}")
         if self.tenant is not None and not isinstance(self.tenant, str):
             raise ArgumentTypeError(f"tenant: text is expected, got {shown(self.tenant)}")
 
@@ -67,7 +70,9 @@ class HintLimits:
         clock: Returns seconds; lifetimes are counted by it.
 
     Raises:
-        ConfigError: A fraction is not within 0.0 and 1.0, or all shares together are more than 1.0.
+        ConfigError: A fraction is not within 0.0 and 1.0, all shares together are more than 1.0, or there are more than
+            1,000 tenants.
+        ArgumentTypeError: A fraction is no number.
     """
 
     shares: Mapping[str, float] = field(default_factory=dict)
@@ -78,14 +83,28 @@ class HintLimits:
     def __post_init__(self) -> None:
         if not isinstance(self.shares, Mapping) or not all(isinstance(tenant, str) for tenant in self.shares):
             raise ConfigError(f"shares: a mapping from tenants to fractions is expected, got {shown(self.shares)}")
-        for tenant, share in {**self.shares, "max_pinned": self.max_pinned}.items():
-            if not 0 <= as_number(f"share of {tenant}" if tenant in self.shares else tenant, share) <= 1:
-                raise ConfigError(f"{tenant:.{SHOWN_TENANT}}: a fraction from 0.0 to 1.0 is expected, got {share}")
+        if len(self.shares) > MOST_TENANTS:
+            raise ConfigError(f"shares: at most {MOST_TENANTS} tenants are expected, got {len(self.shares)}")
+        shares = {tenant: _fraction(f"share of {tenant}", share) for tenant, share in self.shares.items()}
+        object.__setattr__(self, "shares", shares)
+        object.__setattr__(self, "max_pinned", _fraction("max_pinned", self.max_pinned))
         if sum(self.shares.values()) > 1:
             raise ConfigError(f"the shares of all tenants are more than the pool: {sum(self.shares.values())}")
         as_option("trusts_clients", self.trusts_clients)
         if not callable(self.clock):
             raise ConfigError(f"clock: a function is expected, got {shown(self.clock)}")
+
+
+def _fraction(name: str, value: Any) -> float:
+    """
+    Raises:
+        ArgumentTypeError: The value is not a number.
+        ConfigError: It is no fraction.
+    """
+    fraction = as_number(name, value)
+    if not 0 <= fraction <= 1:
+        raise ConfigError(f"{name:.100}: a fraction from 0.0 to 1.0 is expected, got {fraction}")
+    return fraction
 
 
 def hints_of(request: Any, trusts_clients: bool) -> CacheHints:

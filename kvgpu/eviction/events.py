@@ -7,8 +7,8 @@ from kvgpu.blocks.free_order import GAP, HEAD, NUM_FREE, make_slots, put, slot_o
 from kvgpu.compiled.handle import IDS
 from kvgpu.compiled.jit import AHEAD, carray, inline, jit, leaf, pointer, prefetch
 from kvgpu.eviction.policies.arc import choose_arc, enter_arc
-from kvgpu.eviction.policies.cost import choose_cost, enter_cost, note_cost
-from kvgpu.eviction.policies.lfu import choose_lfu, enter_lfu
+from kvgpu.eviction.policies.cost import enter_cost, note_cost
+from kvgpu.eviction.policies.lfu import enter_lfu
 from kvgpu.eviction.policies.queue_aware import choose_queue_aware, enter_queue_aware, return_spared
 from kvgpu.eviction.policies.recency import choose_recency, enter_recency
 from kvgpu.eviction.policies.s3fifo import choose_s3fifo, enter_s3fifo
@@ -33,6 +33,7 @@ from kvgpu.eviction.state.hints import (
 from kvgpu.eviction.state.lanes import MOST_HITS, NO_BLOCK, drop, put_last
 from kvgpu.eviction.state.lifetimes import NOW, first_overdue, forget_deadline
 from kvgpu.eviction.state.members import PLAIN, first_free, is_cached, is_own, key_of
+from kvgpu.eviction.state.ranks import choose_by_rank
 
 SLRU, LFU, S3FIFO, ARC, TINYLFU, TAIL_FIRST, QUEUE_AWARE, COST, RECENCY = range(9)
 """Kinds of policies."""
@@ -75,8 +76,8 @@ def _choose_of_policy(pool: Any) -> int:
     kind = pool.numbers[KIND]
     if kind == SLRU:
         return choose_slru(pool)
-    if kind == LFU:
-        return choose_lfu(pool)
+    if kind in (LFU, COST):
+        return choose_by_rank(pool)
     if kind == S3FIFO:
         return choose_s3fifo(pool)
     if kind == ARC:
@@ -87,8 +88,6 @@ def _choose_of_policy(pool: Any) -> int:
         return choose_tail_first(pool)
     if kind == QUEUE_AWARE:
         return choose_queue_aware(pool)
-    if kind == COST:
-        return choose_cost(pool)
     return choose_recency(pool)
 
 

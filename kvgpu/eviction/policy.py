@@ -14,7 +14,8 @@ from kvgpu.compiled.addresses import address_of_code
 from kvgpu.compiled.handle import Handle
 from kvgpu.eviction import events
 from kvgpu.eviction.names import LRU
-from kvgpu.eviction.policies import arc, cost, lfu, queue_aware, recency, s3fifo, slru, tail_first, tinylfu
+from kvgpu.eviction.policies import arc, queue_aware, recency, s3fifo, slru, tail_first, tinylfu
+from kvgpu.eviction.state import ranks
 from kvgpu.eviction.state.arrays import EXPECTED_WORDS, GOAL, KIND, NUM_ARRAYS, NUM_BLOCKS, NUM_NUMBERS, NUMBERS, USES
 from kvgpu.eviction.state.expected import COUNT, make_expected
 from kvgpu.eviction.state.ghosts import make_ghosts
@@ -40,13 +41,13 @@ class _Kind(NamedTuple):
 
 KINDS = {
     "slru": _Kind(events.SLRU, slru.NUM_LANES, goal=slru.PROTECTED_SHARE),
-    "lfu": _Kind(events.LFU, lfu.NUM_LANES),
+    "lfu": _Kind(events.LFU, ranks.NUM_LANES),
     "s3fifo": _Kind(events.S3FIFO, s3fifo.NUM_LANES, goal=s3fifo.SMALL_SHARE, ghosts=1 - s3fifo.SMALL_SHARE),
     "arc": _Kind(events.ARC, arc.NUM_LANES, ghosts=1.0),
     "tinylfu": _Kind(events.TINYLFU, tinylfu.NUM_LANES, sketch=True),
     "tail-first": _Kind(events.TAIL_FIRST, tail_first.NUM_LANES),
     "queue-aware": _Kind(events.QUEUE_AWARE, queue_aware.NUM_LANES, expects=True),
-    "cost": _Kind(events.COST, cost.NUM_LANES),
+    "cost": _Kind(events.COST, ranks.NUM_LANES),
     LRU: _Kind(events.RECENCY, recency.NUM_LANES),
 }
 """`lru` is needed beside hints only."""

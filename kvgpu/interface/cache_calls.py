@@ -50,7 +50,7 @@ class CacheCalls(TransferCalls):
         name = checked_name(name_of(request))
         if name in self._pins:
             raise ArgumentError(f"there is a pin {name!r:.100} already: unpin it first")
-        longest = as_integer("num_tokens", request.num_tokens if num_tokens is None else num_tokens)
+        longest = as_integer("num_tokens", getattr(request, "num_tokens", None) if num_tokens is None else num_tokens)
         if not self.enable_caching:
             return 0
         blocks, num_hits, _ = self.lookups.find_hits(request, hashes_of(request, name, 0), longest)

@@ -5,7 +5,6 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from kvgpu.allocation.request_hints import NANOSECONDS
 from kvgpu.compiled.trusted_files import read_trusted, write_whole
 from kvgpu.console.output_file import place_of
 from kvgpu.errors import ArgumentTypeError, ConfigError, SnapshotError
@@ -88,7 +87,7 @@ class SnapshotCalls(CacheCalls):
     @property
     def _time(self) -> int:
         """The time in ns by the clock of hints, 0 without."""
-        return 0 if self.hints is None else int(self.hints.limits.clock() * NANOSECONDS)
+        return 0 if self.hints is None else self.hints.now()
 
 
 def _checked(hash_fn: Any, label: Any) -> tuple[Any, str]:

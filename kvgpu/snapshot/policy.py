@@ -8,7 +8,6 @@ import numpy.typing as npt
 
 from kvgpu.blocks.free_order import POLICY
 from kvgpu.coordinators.base import KVCacheCoordinator
-from kvgpu.eviction.policies.cost import RANKS
 from kvgpu.eviction.policies.queue_aware import RECENT, SPARED
 from kvgpu.eviction.policies.s3fifo import MAIN
 from kvgpu.eviction.policies.tail_first import CLASSES
@@ -16,6 +15,7 @@ from kvgpu.eviction.policies.tinylfu import MOST
 from kvgpu.eviction.state.arrays import GHOST_KEYS, GHOST_NODES, LEARNED, NODES, NUMBERS, SKETCH
 from kvgpu.eviction.state.ghosts import FREE, NONE, NUM_LISTS, Ghosts
 from kvgpu.eviction.state.lanes import MOST_HITS, NOWHERE, Lanes, fill
+from kvgpu.eviction.state.ranks import RANKS
 from kvgpu.snapshot.archive import Arrays
 from kvgpu.snapshot.fields import Fields, unique
 from kvgpu.snapshot.freed_pool import FreedPool

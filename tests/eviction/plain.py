@@ -247,12 +247,12 @@ class TailFirst(Plain):
         return block
 
 
-class Cost(Plain):
+class Cost(Lfu):
     """GreedyDual: a block costs 8, and one more for each 256 blocks before it; what is evicted lends its rank."""
 
     def __init__(self, num_blocks):
         super().__init__(num_blocks)
-        self.costs, self.turn, self.age, self.ranks = {}, 0, 0, {}
+        self.costs = {}
 
     def cached_at(self, block, place):
         self.costs[block] = min(8 + place // 256, 127)
@@ -260,14 +260,6 @@ class Cost(Plain):
     def enter(self, block, key):
         self.turn += 1
         self.ranks[block] = self.age + self.costs[block], self.turn
-
-    def leave(self, block):
-        self.ranks.pop(block, None)
-
-    def choose(self):
-        block = min(self.ranks, key=self.ranks.get)
-        self.age = self.ranks.pop(block)[0]
-        return block
 
 
 class QueueAware(Plain):

@@ -1,6 +1,7 @@
 """Pinned prefixes stay cached, and never make a request wait for ever."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 from support.interrupts import every_line
@@ -153,6 +154,15 @@ def test_odd_numbers_of_tokens_are_refused(num_tokens):
     with pytest.raises(ArgumentError):
         manager.pin(request, num_tokens)
     assert manager.num_pinned_blocks == 0
+
+
+@pytest.mark.parametrize("name", ["request_id", "num_tokens", "block_hashes"])
+def test_a_request_that_lacks_something_is_refused(name):
+    manager = make_manager(full(SIZE), num_blocks=64, max_model_len=80)
+    fields = {"request_id": "a", "num_tokens": 8, "block_hashes": []}
+    del fields[name]
+    with pytest.raises(ArgumentTypeError):
+        manager.pin(SimpleNamespace(**fields))
 
 
 def test_what_is_no_request_is_refused():

@@ -1,21 +1,12 @@
 """The order `queue-aware` spares what the last batched match found, whatever holds the index."""
 
 import pytest
-from support.indexes import CANNOT_RUN
+from support.indexes import without_twins
 from support.managers import admit, chunked, full, make_manager, make_request, mamba, window
 
 from kvgpu.batch.queries import BatchQueries
 
 SIZE = 4
-WHY_NO_DEVICE = CANNOT_RUN["triton"]()
-every_backend = pytest.mark.parametrize(
-    "backend",
-    [
-        "host",
-        "reference",
-        pytest.param("triton", marks=pytest.mark.skipif(WHY_NO_DEVICE is not None, reason=str(WHY_NO_DEVICE))),
-    ],
-)
 
 
 def serve(manager, token, num_blocks=10):
@@ -37,7 +28,7 @@ def make(*specs, num_blocks=64, **options):
     return manager, BatchQueries(manager, 8, 1000)
 
 
-@every_backend
+@without_twins
 def test_what_a_waiting_request_would_hit_is_spared(backend):
     manager, queries = make(full(SIZE), backend=backend)
     for token in range(1, 7):

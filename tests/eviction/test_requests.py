@@ -5,25 +5,16 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from support.indexes import CANNOT_RUN
+from support.indexes import without_twins
 from support.managers import admit, full, make_manager, make_request, mamba, window
 
 from kvgpu.allocation.running_slots import RunningSlots
 from kvgpu.batch.manager import BatchManager
 from kvgpu.config.cache_hints import CacheHints, HintLimits
-from kvgpu.errors import ArgumentTypeError, ConfigError
+from kvgpu.errors import ArgumentError, ArgumentTypeError, ConcurrentUseError, ConfigError
 from kvgpu.eviction.state.arrays import NODES
 
 SIZE = 4
-WHY_NO_DEVICE = CANNOT_RUN["triton"]()
-every_backend = pytest.mark.parametrize(
-    "backend",
-    [
-        "host",
-        "reference",
-        pytest.param("triton", marks=pytest.mark.skipif(WHY_NO_DEVICE is not None, reason=str(WHY_NO_DEVICE))),
-    ],
-)
 
 
 class Clock:
@@ -83,7 +74,7 @@ every_path = pytest.mark.parametrize("batched", [False, True], ids=["single", "b
 
 
 @every_path
-@every_backend
+@without_twins
 def test_a_high_priority_outlasts_a_flood(backend, batched):
     server = Server(backend=backend, batched=batched)
     server.serve(1, cache_hints=CacheHints(priority=80))
@@ -134,7 +125,7 @@ def test_the_highest_priority_and_the_latest_end_count():
 
 
 @every_path
-@every_backend
+@without_twins
 def test_a_tenant_that_floods_does_not_evict_what_others_keep(backend, batched):
     server = Server(backend=backend, batched=batched, shares={"victim": 0.25}, max_model_len=160)
     server.serve(1, cache_hints=CacheHints(tenant="victim"))
@@ -275,6 +266,31 @@ def test_hints_that_are_none_are_refused_before_anything_changes():
     server.manager.check()
 
 
-def test_a_request_takes_only_hints():
-    with pytest.raises(ArgumentTypeError, match="cache_hints"):
-        make_request("r", 8, SIZE, cache_hints={"priority": 3})
+@pytest.mark.parametrize("time", [float("nan"), float("inf"), 1e30, "late"])
+def test_a_clock_without_a_time_is_refused_before_anything_changes(time):
+    server = Server()
+    request = server.start(1)
+    server.clock.now = time
+    with pytest.raises(ArgumentError, match="clock"):
+        server.manager.free(request)
+    assert len(server.manager.get_block_ids("r1")[0]) == 10
+
+
+def test_odd_hints_of_one_row_leave_the_whole_batch_as_it_was():
+    server = Server(batched=True, shares={"a": 0.1})
+    requests = [make_request(name, [place] * 40, SIZE) for place, name in enumerate("ab")]
+    rows = server.batch.track(requests)
+    requests[1].cache_hints = "high"
+    with pytest.raises(ArgumentTypeError, match="CacheHints are expected"):
+        server.batch.allocate_batch(rows, 40)
+    assert server.manager.block_pool.get_num_free_blocks() == 63
+
+
+def test_a_refused_thread_says_nothing_of_blocks():
+    server = Server()
+    request = server.start(1, cache_hints=CacheHints(priority=80))
+    server.manager.turn.holders[0] = None  # as a thread that is inside
+    with pytest.raises(ConcurrentUseError):
+        server.manager.free(request)
+    server.manager.turn.holders.clear()
+    assert not server.manager.block_pool.eviction.array(NODES)["level"].any()

@@ -43,6 +43,8 @@ def _parameter(name: str) -> Any:
     return pytest.param(name, marks=[pytest.mark.skip(reason=reason)] if reason else [])
 
 
+without_twins = pytest.mark.parametrize("backend", [_parameter(name) for name in ("host", "reference", "triton")])
+"""For what no index knows of: one of those on a device will do."""
 every_backend = pytest.mark.parametrize("backend", [_parameter(name) for name in sorted(BACKENDS)])
 
 device_backends = pytest.mark.parametrize("backend", [_parameter(name) for name in sorted(CANNOT_RUN)])

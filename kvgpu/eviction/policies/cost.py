@@ -8,18 +8,13 @@ Algorithms, USITS 1997.
 from typing import Any
 
 from kvgpu.compiled.jit import leaf
-from kvgpu.eviction.state.arrays import LEARNED
-from kvgpu.eviction.state.lanes import NO_BLOCK, put_last
-from kvgpu.eviction.state.members import first_free
+from kvgpu.eviction.state.ranks import RANKS, enter_by_rank
 
 ATTENTION = 2048
 """Blocks: attention to so many costs what the rest of a model does. 32,768 tokens, 16 a block, for a model of 8 billion
 weights in 32 layers of width 4096."""
 SHARES = 8
 """Parts of the cost of a first block that are told apart."""
-RANKS = 128
-"""Ranks of blocks in the pool are less than so many apart, so each has a list of its own."""
-NUM_LANES = 1 + RANKS
 
 
 @leaf
@@ -29,23 +24,6 @@ def note_cost(pool: Any, block_id: int, place: int) -> None:
 
 
 @leaf
-def _lane_of(rank: int) -> int:
-    return int(1 + rank % RANKS)
-
-
-@leaf
 def enter_cost(pool: Any, block_id: int) -> None:
     """Place a cached block that has become free."""
-    put_last(pool.lanes, _lane_of(pool.numbers[LEARNED] + pool.nodes[block_id].notes), block_id)
-
-
-@leaf
-def choose_cost(pool: Any) -> int:
-    """Return the block to evict next, or NO_BLOCK. O(RANKS) at most."""
-    age = pool.numbers[LEARNED]
-    for rank in range(age, age + RANKS):
-        block_id = first_free(pool, _lane_of(rank))
-        if block_id != NO_BLOCK:
-            pool.numbers[LEARNED] = rank
-            return block_id
-    return NO_BLOCK
+    enter_by_rank(pool, block_id, pool.nodes[block_id].notes)
