@@ -25,8 +25,8 @@ from harness import Row, benchmark_options, beside_limit, compared, finish  # no
 from limits import lines_of, ns_per_byte, ns_per_line  # noqa: E402
 from tqdm import tqdm  # noqa: E402
 
-from kvgpu.blocks.record import CACHE_LINE  # noqa: E402
 from kvgpu.blocks.state import BlockState  # noqa: E402
+from kvgpu.compiled.cache_lines import CACHE_LINE  # noqa: E402
 from kvgpu.hashing.hash_arena import HashArena  # noqa: E402
 from kvgpu.index.host.index import HostIndex  # noqa: E402
 from kvgpu.index.host.table import bucket_of, find_first, has_overflowed  # noqa: E402

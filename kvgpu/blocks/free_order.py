@@ -97,6 +97,13 @@ def put(free: Any, block_id: int, number: int) -> None:
 
 
 @leaf
+def move(free: Any, block_id: int, number: int) -> None:
+    """Move a member into the slot of a number."""
+    free.order[np.uint64(free.uses[np.uint64(block_id)].place)] = GAP
+    put(free, block_id, number)
+
+
+@leaf
 def sweep(free: Any, count: int) -> None:
     """Look at `count` slots of the sweep that is under way."""
     order, words = free.order, free.queue_words

@@ -3,9 +3,9 @@
 import numpy as np
 import numpy.typing as npt
 
-Ids = npt.NDArray[np.int32]
+from kvgpu.compiled.cache_lines import CACHE_LINE, make_lines
 
-CACHE_LINE = 64
+Ids = npt.NDArray[np.int32]
 
 BLOCK_RECORD = np.dtype(
     [
@@ -73,6 +73,4 @@ ENTERED = IN_TABLE | FIRST | SHARED | LED | LEADS | COUNTED
 
 def make_records(count: int) -> npt.NDArray[np.void]:
     """Make zeroed records, each of which lies in one cache line. O(count)."""
-    raw = np.zeros(count * CACHE_LINE + CACHE_LINE, np.uint8)
-    start = -raw.ctypes.data % CACHE_LINE
-    return raw[start : start + count * CACHE_LINE].view(BLOCK_RECORD)
+    return make_lines(count).view(BLOCK_RECORD).ravel()

@@ -2,8 +2,10 @@
 
 from typing import Any
 
+import numpy as np
+
 from kvgpu.blocks.eviction_calls import FIRST_PLACE
-from kvgpu.blocks.free_order import GAP, HEAD, NUM_FREE, make_slots, put, slot_of, unlink
+from kvgpu.blocks.free_order import GAP, HEAD, make_slots, move, slot_of
 from kvgpu.compiled.handle import IDS
 from kvgpu.compiled.jit import AHEAD, carray, inline, jit, leaf, pointer, prefetch
 from kvgpu.eviction.policies.arc import choose_arc, enter_arc
@@ -11,12 +13,13 @@ from kvgpu.eviction.policies.cost import enter_cost, note_cost
 from kvgpu.eviction.policies.lfu import enter_lfu
 from kvgpu.eviction.policies.queue_aware import choose_queue_aware, enter_queue_aware, return_spared
 from kvgpu.eviction.policies.recency import choose_recency, enter_recency
-from kvgpu.eviction.policies.s3fifo import choose_s3fifo, enter_s3fifo
+from kvgpu.eviction.policies.s3fifo import MAIN, choose_s3fifo, enter_s3fifo
 from kvgpu.eviction.policies.slru import choose_slru, enter_slru
 from kvgpu.eviction.policies.tail_first import choose_tail_first, enter_tail_first, note_place
-from kvgpu.eviction.policies.tinylfu import choose_tinylfu, count_key, enter_tinylfu
+from kvgpu.eviction.policies.tinylfu import choose_tinylfu, count_key, enter_tinylfu, load_counts
 from kvgpu.eviction.state.arrays import KIND, evictable_at
-from kvgpu.eviction.state.expected import expect_requests
+from kvgpu.eviction.state.expected import expect_requests, load_expected
+from kvgpu.eviction.state.ghosts import load_ghost
 from kvgpu.eviction.state.hints import (
     TAKER,
     choose_high,
@@ -30,7 +33,7 @@ from kvgpu.eviction.state.hints import (
     in_lane_of_hints,
     kept_from,
 )
-from kvgpu.eviction.state.lanes import MOST_HITS, NO_BLOCK, drop, put_last
+from kvgpu.eviction.state.lanes import MOST_HITS, NO_BLOCK, drop, node_of, put_last
 from kvgpu.eviction.state.lifetimes import NOW, first_overdue, forget_deadline
 from kvgpu.eviction.state.members import PLAIN, first_free, is_cached, is_own, key_of
 from kvgpu.eviction.state.ranks import choose_by_rank
@@ -38,8 +41,8 @@ from kvgpu.eviction.state.ranks import choose_by_rank
 SLRU, LFU, S3FIFO, ARC, TINYLFU, TAIL_FIRST, QUEUE_AWARE, COST, RECENCY = range(9)
 """Kinds of policies."""
 
-EARLY = 2 * AHEAD
-"""Blocks between loading what is known of a block and placing it."""
+EARLY, LATE = 3 * AHEAD, 2 * AHEAD
+"""Blocks between loading what is known of a block and placing it, and between loading what is known of its key."""
 
 
 @leaf
@@ -111,6 +114,30 @@ def _forget(pool: Any, block_id: int) -> None:
     forget_hints(pool, block_id)
 
 
+@leaf
+def _load_record(pool: Any, block_id: int) -> None:
+    """Start loading what is known of a block, unless that is a gap."""
+    if block_id != GAP:
+        prefetch(pool.nodes, block_id)
+        prefetch(pool.records, block_id)
+
+
+@leaf
+def _load_key(pool: Any, block_id: int, is_chosen: bool) -> None:
+    """Start loading what is known of the key of a block that is to be chosen or placed, unless that is a gap."""
+    if block_id == GAP:
+        return
+    kind = pool.numbers[KIND]
+    if not is_chosen and node_of(pool.lanes, block_id).notes != 0:
+        return
+    if kind == ARC or (kind == S3FIFO and node_of(pool.lanes, block_id).lane != MAIN):
+        load_ghost(pool.ghosts, key_of(pool, block_id))
+    elif kind == TINYLFU and not is_chosen:
+        load_counts(pool.sketch, key_of(pool, block_id))
+    elif kind == QUEUE_AWARE and is_chosen:
+        load_expected(pool.expected, key_of(pool, block_id))
+
+
 @inline
 def _put_in_front(pool: Any, count: int) -> None:
     """Put the next victims in front of the queue, in order."""
@@ -122,10 +149,14 @@ def _put_in_front(pool: Any, count: int) -> None:
         block_id = _choose(pool)
         if block_id == NO_BLOCK:
             break
+        place = pool.free.uses[np.uint64(block_id)].place
+        later = order[slot_of(order, place + EARLY)]
+        _load_record(pool, later)
+        if later != GAP:
+            prefetch(pool.free.uses, later)
+        _load_key(pool, order[slot_of(order, place + LATE)], True)
         _forget(pool, block_id)
-        unlink(pool.free, block_id)
-        put(pool.free, block_id, number)
-        words[NUM_FREE] += 1
+        move(pool.free, block_id, number)
         number += 1
     for rest in range(number, head):
         order[slot_of(order, rest)] = GAP
@@ -149,10 +180,9 @@ def on_freed(address: int, first: int, number: int) -> int:
     order = pool.free.order
     for place in range(first, number):
         if place + EARLY < number:
-            later = order[slot_of(order, place + EARLY)]
-            if later != GAP:
-                prefetch(pool.nodes, later)
-                prefetch(pool.records, later)
+            _load_record(pool, order[slot_of(order, place + EARLY)])
+        if place + LATE < number:
+            _load_key(pool, order[slot_of(order, place + LATE)], False)
         block_id = order[slot_of(order, place)]
         if block_id == GAP:
             continue

@@ -75,17 +75,13 @@ class Eviction:
         numbers[KIND], numbers[NUM_BLOCKS], numbers[GOAL] = kind.number, count, int(kind.goal * count)
         lanes = make_lanes(count, kind.num_lanes + (0 if shares is None else PRIORITIES + 1 + len(shares)))
         fill(lanes, PLAIN, np.arange(count, dtype=np.int32))
-        keys, chains, heads, of_ghosts = make_ghosts(max(1, int(kind.ghosts * count)))
+        ghosts = make_ghosts(max(1, int(kind.ghosts * count)))
         sketch = tinylfu.make_sketch(count if kind.sketch else 0)
         expected = make_expected(count if kind.expects else 1)
         *of_hints, lifetimes = make_hints(count, kind.num_lanes, None if shares is None else list(shares.values()))
         self._queue_words = state.free.queue_words
         self._handle = Handle(
-            [
-                *(*state.free, state.records, numbers, *lanes),
-                *(keys, chains, heads, *of_ghosts, sketch),
-                *(*expected, *of_hints, *lifetimes),
-            ],
+            [*(*state.free, state.records, numbers, *lanes), *(*ghosts, sketch), *(*expected, *of_hints, *lifetimes)],
             more=NUM_EVENTS,
         )
         code = {TAKEN: events.on_taken, FREED: events.on_freed, TOUCHED: events.on_touched, CACHED: events.on_cached}

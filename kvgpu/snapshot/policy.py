@@ -12,8 +12,8 @@ from kvgpu.eviction.policies.queue_aware import RECENT, SPARED
 from kvgpu.eviction.policies.s3fifo import MAIN
 from kvgpu.eviction.policies.tail_first import CLASSES
 from kvgpu.eviction.policies.tinylfu import MOST
-from kvgpu.eviction.state.arrays import GHOST_KEYS, GHOST_NODES, LEARNED, NODES, NUMBERS, SKETCH
-from kvgpu.eviction.state.ghosts import FREE, NONE, NUM_LISTS, Ghosts
+from kvgpu.eviction.state.arrays import GHOST_LINES, LEARNED, NODES, NUMBERS, SKETCH
+from kvgpu.eviction.state.ghosts import CAPACITY, COUNTS, FIRST_LIST, HEADS, NEXT, NO_LIST, SECOND_LIST, Ghosts
 from kvgpu.eviction.state.lanes import MOST_HITS, NOWHERE, Lanes, fill
 from kvgpu.eviction.state.ranks import RANKS
 from kvgpu.snapshot.archive import Arrays
@@ -37,7 +37,7 @@ LARGEST_NOTE = {
 """By policy, what it notes of a block, at most: the number of a list follows from it. The others note nothing."""
 
 MOST_LEARNED = 1 << 60
-"""What a policy has learned is at most so much: ranks and counts, which are far below."""
+"""What a policy has learned is at most so much: ranks and counts, which are far below. `tail-first` learns a list."""
 
 
 def _lanes(eviction: "Eviction", first: int) -> Lanes:
@@ -46,15 +46,14 @@ def _lanes(eviction: "Eviction", first: int) -> Lanes:
 
 
 def _ghosts(eviction: "Eviction") -> Ghosts:
-    keys, chains, heads = (eviction.array(GHOST_KEYS + i) for i in range(3))
-    return Ghosts(keys, chains, heads, _lanes(eviction, GHOST_NODES))
+    return Ghosts(*(eviction.array(GHOST_LINES + i) for i in range(len(Ghosts._fields))))
 
 
-def _members(lanes: Lanes, first: int = 0) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
-    """Return the members of all lists from a number on, one list after the other, and the list of each."""
+def _members(lanes: Lanes) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    """Return the members of all lists, one list after the other, and the list of each."""
     after, count = lanes.nodes["after"].tolist(), len(lanes.nodes) - len(lanes.counts)
     found: list[int] = []
-    for end in range(count + first, len(after)):
+    for end in range(count, len(after)):
         member = after[end]
         while member != end:
             found.append(member)
@@ -70,19 +69,18 @@ def _link(lanes: Lanes, members: npt.NDArray[np.int32], lists: npt.NDArray[np.in
         fill(lanes, lane, members[lists == lane])
 
 
-def _remember(ghosts: Ghosts, keys: npt.NDArray[np.int64], lists: npt.NDArray[np.int32]) -> None:
-    """Make a memory of keys hold these and nothing else, in this order."""
-    count = len(keys)
-    places = np.arange(len(ghosts.keys), dtype=np.int32)
-    ghosts.keys[:count] = keys
-    ghosts.chains[:], ghosts.heads[:] = NONE, NONE
-    buckets = keys & (len(ghosts.heads) - 1)
-    order = np.argsort(buckets, kind="stable").astype(np.int32)
-    same = buckets[order][1:] == buckets[order][:-1]
-    ghosts.chains[order[:-1][same]] = order[1:][same]
-    begins = np.concatenate([[True], ~same]) if count else np.zeros(0, np.bool_)
-    ghosts.heads[buckets[order[begins]]] = order[begins]
-    _link(ghosts.lanes, places, np.concatenate([lists, np.full(len(places) - count, FREE, np.int32)]))
+def _counts_agree(lists: npt.NDArray[np.uint8], words: npt.NDArray[np.int64]) -> bool:
+    """Return whether the words of a memory of keys say what its lists are. Compiled code looks no further."""
+    total, mask = 0, len(lists) - 1
+    for each in (FIRST_LIST, SECOND_LIST):
+        numbers = range(int(words[HEADS + each]), int(words[NEXT]))
+        if not 0 < numbers.start <= numbers.stop or len(numbers) > len(lists):
+            return False
+        count = int((lists[np.arange(numbers.start, numbers.stop) & mask] == each).sum())
+        if count != words[COUNTS + each]:
+            return False
+        total += count
+    return bool(total <= words[CAPACITY])
 
 
 def written(coordinator: KVCacheCoordinator, freed: FreedPool) -> Arrays:
@@ -94,15 +92,15 @@ def written(coordinator: KVCacheCoordinator, freed: FreedPool) -> Arrays:
         order = np.argsort(np.where(lists == SPARED, RECENT - 0.5, lists), kind="stable")
         members, lists = members[order], np.where(lists == SPARED, RECENT, lists)[order]
     ghosts, nodes = _ghosts(eviction), eviction.array(NODES)[: coordinator.block_pool.num_gpu_blocks]
-    places, ghost_lists = _members(ghosts.lanes, FREE + 1)
     return {
         "numbers": eviction.array(NUMBERS),
         "hits": nodes["hits"],
         "notes": nodes["notes"],
         "members": members,
         "lists": lists,
-        "ghosts": ghosts.keys[places],
-        "ghost_lists": ghost_lists,
+        "ghosts": ghosts.lines,
+        "ghost_lists": ghosts.lists,
+        "ghost_numbers": ghosts.words,
         "sketch": eviction.array(SKETCH),
     }
 
@@ -129,10 +127,15 @@ def checked(fields: Fields, coordinator: KVCacheCoordinator, now: int) -> Callab
     lanes, ghosts = _lanes(eviction, NODES), _ghosts(eviction)
     members = fields.numbers("members", np.int32, 0, count - 1)
     lists = fields.numbers("lists", np.int32, 0, len(lanes.counts) - 1, len(members))
-    keys = fields.take("ghosts", np.int64)
-    ghost_lists = fields.numbers("ghost_lists", np.int32, FREE + 1, NUM_LISTS - 1, len(keys))
-    if not unique(members) or not unique(keys) or len(keys) > len(ghosts.keys):
-        raise fields.error("a block or a key is in two lists, or there are too many keys")
+    if not unique(members):
+        raise fields.error("a block is in two lists")
+    if eviction.name == "tail-first" and not lists[lists <= CLASSES].max(initial=0) <= numbers[LEARNED] <= CLASSES:
+        raise fields.error("the highest list is another one")
+    keys = fields.take("ghosts", np.int64, ghosts.lines.shape)
+    ghost_lists = fields.numbers("ghost_lists", np.uint8, NO_LIST, SECOND_LIST, len(ghosts.lists))
+    ghost_numbers = fields.numbers("ghost_numbers", np.int64, 0, MOST_LEARNED, len(ghosts.words))
+    if ghost_numbers[CAPACITY] != ghosts.words[CAPACITY] or not _counts_agree(ghost_lists, ghost_numbers):
+        raise fields.error("the keys of evicted blocks and their number disagree")
     words = pool.state.free.queue_words
 
     def change() -> None:
@@ -141,7 +144,8 @@ def checked(fields: Fields, coordinator: KVCacheCoordinator, now: int) -> Callab
         lanes.nodes["hits"][:count], lanes.nodes["notes"][:count] = hits, notes
         eviction.array(SKETCH)[:] = sketch
         _link(lanes, members, lists)
-        _remember(ghosts, keys, ghost_lists)
+        ghosts.lines[:] = keys
+        ghosts.lists[:], ghosts.words[:] = ghost_lists, ghost_numbers
         words[POLICY] = eviction.address
 
     return change

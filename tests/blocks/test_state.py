@@ -5,8 +5,9 @@ import pytest
 from support.indexes import ids_of
 
 from kvgpu.blocks.block_list import BlockList
-from kvgpu.blocks.record import BLOCK_RECORD, CACHE_LINE, NO_IDS
+from kvgpu.blocks.record import BLOCK_RECORD, NO_IDS
 from kvgpu.blocks.state import BlockState, KVCacheBlock
+from kvgpu.compiled.cache_lines import CACHE_LINE
 from kvgpu.errors import ArgumentError, ArgumentTypeError, BlockStateError
 from kvgpu.hashing.map_keys import make_block_hash_with_group_id
 

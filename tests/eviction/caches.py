@@ -2,9 +2,12 @@
 
 A pool takes a block before it is known what the block will hold, so what a miss teaches comes after the eviction that
 it causes. `as_published` undoes this, and what else differs: its branches are all the differences that there are.
+Where it remembers evicted keys, a pool has lines for them (see `plain_ghosts`), so keys are words of hashes there.
 """
 
 from collections import Counter, OrderedDict
+
+from eviction.plain_ghosts import Ghosts
 
 
 class Cache:
@@ -102,8 +105,9 @@ class S3Fifo(Cache):
 
     def __init__(self, capacity, as_published):
         super().__init__(capacity, as_published)
-        self.small, self.main, self.ghosts = OrderedDict(), OrderedDict(), OrderedDict()
+        self.small, self.main = OrderedDict(), OrderedDict()
         self.share, self.num_ghosts = int(0.1 * self.num_blocks) + 1, int(0.9 * self.num_blocks)
+        self.ghosts = Ghosts(self.num_ghosts, crowds=not as_published)
         self.has_evicted = False
 
     def holds(self, key):
@@ -114,12 +118,12 @@ class S3Fifo(Cache):
         queue[key] = min(queue[key] + 1, 3)
 
     def miss(self, key):
-        was_ghost = self.as_published and self.ghosts.pop(key, self) is None
+        was_ghost = self.as_published and self.ghosts.forget(key)
         if len(self.small) + len(self.main) == self.capacity:
             self.has_evicted = True
             self.evict()
         if not self.as_published:
-            was_ghost = self.ghosts.pop(key, self) is None
+            was_ghost = self.ghosts.forget(key)
         fills = self.as_published and not self.has_evicted and len(self.small) >= self.share
         (self.main if was_ghost or fills else self.small)[key] = 0
 
@@ -136,9 +140,7 @@ class S3Fifo(Cache):
             else:
                 break
         if from_small:
-            if len(self.ghosts) == self.num_ghosts:
-                self.ghosts.popitem(last=False)
-            self.ghosts[key] = None
+            self.ghosts.remember(1, key)
 
     def takes_small(self):
         return not self.main or len(self.small) >= self.share
@@ -152,7 +154,8 @@ class Arc(Cache):
 
     def __init__(self, capacity, as_published):
         super().__init__(capacity, as_published)
-        self.once, self.often, self.was_once, self.was_often = (OrderedDict() for _ in range(4))
+        self.once, self.often = OrderedDict(), OrderedDict()
+        self.ghosts = Ghosts(2 * capacity if as_published else self.num_blocks, crowds=not as_published)
         self.share = 0
 
     def holds(self, key):
@@ -164,60 +167,51 @@ class Arc(Cache):
         self.often[key] = None
 
     def learn(self, key):
-        sizes = len(self.was_once), len(self.was_often)
-        if key in self.was_once:
+        sizes, which = (self.ghosts.count(1), self.ghosts.count(2)), self.ghosts.list_of(key)
+        if which == 1:
             most = self.capacity if self.as_published else self.num_blocks
             self.share = min(most, self.share + self.step(sizes[1] / sizes[0]))
-        elif key in self.was_often:
+        elif which == 2:
             self.share = max(0, self.share - self.step(sizes[0] / sizes[1]))
 
     def step(self, ratio):
         return max(1, ratio if self.as_published else int(ratio))
 
-    def forget(self, key):
-        self.was_once.pop(key, None)
-        self.was_often.pop(key, None)
-
     def miss(self, key):
-        in_once, in_often = key in self.was_once, key in self.was_often
         is_full = len(self.once) + len(self.often) == self.capacity
+        which = self.ghosts.list_of(key)
         if self.as_published:
             self.learn(key)
-            if is_full:
-                self.replace(key, in_once or in_often, in_often)
-            self.forget(key)
-            lists = self.often if in_once or in_often else self.once
-        else:
-            if is_full:
+        if is_full:
+            if self.as_published:
+                self.replace(which)
+            else:
                 self.replace_in_pool()
-            lists = self.often if key in self.was_once or key in self.was_often else self.once
+                which = self.ghosts.list_of(key)
+        if not self.as_published:
             self.learn(key)
-            self.forget(key)
-        lists[key] = None
+        self.ghosts.forget(key)
+        (self.once if which is None else self.often)[key] = None
 
-    def replace(self, key, was_ghost, in_often):
-        if not was_ghost:
-            if len(self.once) + len(self.was_once) >= self.capacity:
+    def replace(self, which):
+        if which is None:
+            if len(self.once) + self.ghosts.count(1) >= self.capacity:
                 if len(self.once) == self.capacity:
                     self.once.popitem(last=False)
                     return
-                self.was_once.popitem(last=False)
-            elif sum(map(len, (self.once, self.often, self.was_once, self.was_often))) >= 2 * self.capacity:
-                self.was_often.popitem(last=False)
-        wins_tie = in_often and 0 < len(self.once) == self.share
-        takes_once = len(self.once) > self.share or wins_tie or not self.often
-        queue, ghosts = (self.once, self.was_once) if takes_once else (self.often, self.was_often)
-        ghosts[queue.popitem(last=False)[0]] = None
+                self.ghosts.forget_oldest(1)
+            elif len(self.once) + len(self.often) + self.ghosts.count(1) + self.ghosts.count(2) >= 2 * self.capacity:
+                self.ghosts.forget_oldest(2)
+        wins_tie = which == 2 and 0 < len(self.once) == self.share
+        self.evict(len(self.once) > self.share or wins_tie or not self.often)
 
     def replace_in_pool(self):
-        takes_once = self.once and (not self.often or len(self.once) > self.share)
-        queue, ghosts = (self.once, self.was_once) if takes_once else (self.often, self.was_often)
-        victim = queue.popitem(last=False)[0]
-        if len(self.was_once) + len(self.was_often) == self.num_blocks:
-            (ghosts or (self.was_often if takes_once else self.was_once)).popitem(last=False)
-        ghosts[victim] = None
-        if len(self.once) + len(self.was_once) > self.num_blocks:
-            self.was_once.popitem(last=False)
+        self.evict(self.once and (not self.often or len(self.once) > self.share))
+        if len(self.once) + self.ghosts.count(1) > self.num_blocks:
+            self.ghosts.forget_oldest(1)
+
+    def evict(self, takes_once):
+        self.ghosts.remember(1 if takes_once else 2, (self.once if takes_once else self.often).popitem(last=False)[0])
 
 
 CACHES = {"lru": Lru, "slru": Slru, "lfu": Lfu, "s3fifo": S3Fifo, "arc": Arc}

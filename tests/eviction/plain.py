@@ -2,6 +2,8 @@
 
 from collections import OrderedDict, deque
 
+from eviction.plain_ghosts import Ghosts
+
 
 class Plain:
     """Blocks of a pool, of which those that are free and cached wait in lists of the policy.
@@ -94,12 +96,12 @@ class S3Fifo(Plain):
     def __init__(self, num_blocks):
         super().__init__(num_blocks)
         self.queues = {"small": deque(), "main": deque()}
-        self.of, self.ghosts = {}, OrderedDict()
+        self.of, self.ghosts = {}, Ghosts(max(1, int(0.9 * num_blocks)))
 
     def enter(self, block, key):
         if not self.known[block]:
-            self.of[block] = "main" if key in self.ghosts else "small"
-            self.ghosts.pop(key, None)
+            self.of[block] = "main" if self.ghosts.list_of(key) else "small"
+            self.ghosts.forget(key)
         if all(block not in queue for queue in self.queues.values()):
             self.queues[self.of[block]].append(block)
 
@@ -128,14 +130,8 @@ class S3Fifo(Plain):
                 main.append(block)
             else:
                 if queue is small:
-                    self.remember(self.keys[block])
+                    self.ghosts.remember(1, self.keys[block])
                 return block
-
-    def remember(self, key):
-        self.ghosts.pop(key, None)
-        if len(self.ghosts) == max(1, int(0.9 * self.num_blocks)):
-            self.ghosts.popitem(last=False)
-        self.ghosts[key] = None
 
 
 class Arc(Plain):
@@ -143,18 +139,18 @@ class Arc(Plain):
         super().__init__(num_blocks)
         self.share = 0
         self.once, self.often = OrderedDict(), OrderedDict()
-        self.was_once, self.was_often = OrderedDict(), OrderedDict()
+        self.ghosts = Ghosts(num_blocks)
 
     def enter(self, block, key):
         lists = self.once if self.is_new(block) else self.often
-        if not self.known[block] and (key in self.was_once or key in self.was_often):
-            first, second = len(self.was_once), len(self.was_often)
-            if key in self.was_once:
+        ghost = None if self.known[block] else self.ghosts.list_of(key)
+        if ghost is not None:
+            first, second = self.ghosts.count(1), self.ghosts.count(2)
+            if ghost == 1:
                 self.share = min(self.num_blocks, self.share + max(1, second // first))
-                del self.was_once[key]
             else:
                 self.share = max(0, self.share - max(1, first // second))
-                del self.was_often[key]
+            self.ghosts.forget(key)
             lists = self.often
         lists[block] = None
 
@@ -165,42 +161,39 @@ class Arc(Plain):
     def choose(self):
         from_once = bool(self.once) if not self.often else len(self.once) > self.share
         block = (self.once if from_once else self.often).popitem(last=False)[0]
-        ghosts = self.was_once if from_once else self.was_often
-        for known in (self.was_once, self.was_often):
-            known.pop(self.keys[block], None)
-        if len(self.was_once) + len(self.was_often) == self.num_blocks:
-            (ghosts or (self.was_often if from_once else self.was_once)).popitem(last=False)
-        ghosts[self.keys[block]] = None
-        if len(self.once) + len(self.was_once) > self.num_blocks:
-            self.was_once.popitem(last=False)
+        self.ghosts.remember(1 if from_once else 2, self.keys[block])
+        if len(self.once) + self.ghosts.count(1) > self.num_blocks:
+            self.ghosts.forget_oldest(1)
         return block
 
 
 class TinyLfu(Plain):
-    ROWS, MOST, MULTIPLIER = 4, 15, -7046029254386353131
+    ROWS, COLUMNS, MOST, MULTIPLIER = 4, 16, 15, -7046029254386353131
 
     def __init__(self, num_blocks):
         super().__init__(num_blocks)
         self.rejected, self.admitted = OrderedDict(), OrderedDict()
-        self.width = 1 << max(4, (4 * num_blocks - 1).bit_length())
-        self.counts = [[0] * self.width for _ in range(self.ROWS)]
+        self.num_lines = 1 << (max(1, num_blocks // 4) - 1).bit_length()
+        self.counts = [0] * (self.num_lines * self.ROWS * self.COLUMNS)
         self.counted = 0
 
-    def place(self, row, key):
+    def places(self, key):
+        """Where the counts of a key are: one in each row of one line."""
         signed = lambda word: (word + (1 << 63)) % (1 << 64) - (1 << 63)  # noqa: E731
-        mixed = signed((key ^ (key >> 29)) * (self.MULTIPLIER + 2 * row))
-        return (mixed >> 31) & (self.width - 1)
+        line = (signed((key ^ (key >> 29)) * self.MULTIPLIER) >> 31) // 64 % self.num_lines
+        mixed = signed(key * (self.MULTIPLIER + 2))
+        columns = [(mixed >> (48 + 4 * row)) % self.COLUMNS for row in range(self.ROWS)]
+        return [(line * self.ROWS + row) * self.COLUMNS + column for row, column in enumerate(columns)]
 
     def estimate(self, key):
-        return min(counts[self.place(row, key)] for row, counts in enumerate(self.counts))
+        return min(self.counts[place] for place in self.places(key))
 
     def count(self, key):
-        for row, counts in enumerate(self.counts):
-            place = self.place(row, key)
-            counts[place] = min(counts[place] + 1, self.MOST)
+        for place in self.places(key):
+            self.counts[place] = min(self.counts[place] + 1, self.MOST)
         self.counted += 1
         if self.counted >= 32 * self.num_blocks:
-            self.counts = [[count >> 1 for count in counts] for counts in self.counts]
+            self.counts = [count >> 1 for count in self.counts]
             self.counted //= 2
 
     def touch(self, block, key):

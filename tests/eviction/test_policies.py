@@ -2,11 +2,11 @@
 
 import copy
 import random
-from hashlib import sha256
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from eviction.keys import hash_of, key_of
 from eviction.plain import POLICIES
 from support.managers import HEADS, full, make_manager, make_request, per_backend
 
@@ -21,16 +21,6 @@ from kvgpu.rules.plan_words import FULL
 every_policy = pytest.mark.parametrize("name", POLICIES)
 
 ONE_GROUP = PrefixPlan((HitQuery(HitRule(FULL, 16, 16), (0,)),))
-
-
-def hash_of(number):
-    return sha256(number.to_bytes(8, "little")).digest()
-
-
-def key_of(number):
-    """What policies take for the key of a block in group 0: see `kvgpu.eviction.state.members.key_of`."""
-    words = [int.from_bytes(hash_of(number)[at : at + 8], "little", signed=True) for at in (0, 8)]
-    return words[0] ^ words[1]
 
 
 class Twins:

@@ -4,12 +4,12 @@ A pool is the cache that `caches.py` states. What is published is that cache wit
 """
 
 from functools import cache
-from hashlib import sha256
 from random import Random
 from types import SimpleNamespace
 
 import pytest
 from eviction.caches import CACHES, S3Fifo
+from eviction.keys import hash_of, key_of
 
 from kvgpu.block_pool import BlockPool
 from kvgpu.replay.traces.workload import conversations
@@ -55,7 +55,7 @@ def hits_of_pool(policy, trace, capacity):
     pool.set_eviction(policy)
     hits = []
     for key in keys_of(trace):
-        block_hash = sha256(key.to_bytes(8, "little")).digest()
+        block_hash = hash_of(key)
         blocks = pool.get_cached_block(block_hash, [0])
         hits.append(blocks is not None)
         if blocks is None:
@@ -70,7 +70,7 @@ def hits_of_pool(policy, trace, capacity):
 
 def hits_of_cache(policy, trace, capacity, as_published):
     found = CACHES[policy](capacity, as_published)
-    return [found.get(key) for key in keys_of(trace)]
+    return [found.get(key if as_published else key_of(key)) for key in keys_of(trace)]
 
 
 def hits_of_libcachesim(name, trace, capacity, parameters=""):
@@ -149,7 +149,7 @@ def test_least_recently_used_first_is_that_of_cachetools(trace, capacity):
 
 @pytest.mark.parametrize(
     ("trace", "capacity", "tolerance"),
-    [("zipf and scans", 100, 0.02), ("zipf and scans", 305, 0.025), ("chats", 300, 0.01), ("chats", 1000, 0.005)],
+    [("zipf and scans", 100, 0.03), ("zipf and scans", 305, 0.025), ("chats", 300, 0.01), ("chats", 1000, 0.005)],
 )
 def test_tinylfu_hits_about_what_libcachesim_hits(trace, capacity, tolerance):
     """Estimates depend on the hash functions of the two, which differ; least recently used first is not as near."""

@@ -9,10 +9,14 @@ from support.managers import full, make_manager, mamba
 
 from kvgpu.config.cache_hints import HintLimits
 from kvgpu.errors import SnapshotError
+from kvgpu.eviction.policies.tail_first import CLASSES
+from kvgpu.eviction.state.arrays import LEARNED
+from kvgpu.eviction.state.ghosts import CAPACITY, COUNTS, HEADS, NEXT
 from kvgpu.snapshot.archive import packed, unpacked
 
 KINDS: dict[str, Any] = {
     "plain": {"specs": [full(4)], "eviction": "arc"},
+    "tail": {"specs": [full(4)], "eviction": "tail-first"},
     "hints": {
         "specs": [full(4)],
         "hints": HintLimits({"a": 0.2}, clock=lambda: 5.0),
@@ -57,6 +61,20 @@ def own_key_of(arrays: Any, place: int) -> int:
 def set_first(name: str, value: Any) -> Any:
     def change(arrays: Any) -> None:
         arrays[name][0] = value
+
+    return change
+
+
+def set_at(name: str, place: int, value: Any) -> Any:
+    def change(arrays: Any) -> None:
+        arrays[name][place] = value
+
+    return change
+
+
+def cut(name: str) -> Any:
+    def change(arrays: Any) -> None:
+        arrays[name] = arrays[name][:-1]
 
     return change
 
@@ -126,13 +144,20 @@ CHANGES: dict[str, tuple[str, Any, str]] = {
     "a block in two lists": ("plain", twice("policy.members"), "in two lists"),
     "an unknown list": ("plain", set_first("policy.lists", 3), "lists has numbers"),
     "a member of no pool": ("plain", set_first("policy.members", 30), "members has numbers"),
-    "an evicted key twice": ("plain", twice("policy.ghosts"), "in two lists"),
+    "a highest list below others": ("tail", set_at("policy.numbers", LEARNED, 0), "highest list"),
+    "a highest list that is none": ("tail", set_at("policy.numbers", LEARNED, CLASSES + 1), "highest list"),
     "an unknown level": ("hints", set_first("hints.levels", 102), "levels has numbers"),
     "an unknown tenant": ("hints", set_first("hints.tenants", 2), "tenants has numbers"),
     "a block with two deadlines": ("hints", twice("hints.dated"), "no heap"),
     "deadlines out of order": ("hints", set_first("hints.left", 10**18), "no heap"),
     "less than no time left": ("hints", set_first("hints.left", -1), "left has numbers"),
-    "an evicted key in no list": ("plain", set_first("policy.ghost_lists", 0), "ghost_lists has numbers"),
+    "an evicted key in a list that is none": ("plain", set_first("policy.ghost_lists", 3), "ghost_lists has numbers"),
+    "an evicted key before the first": ("plain", set_at("policy.ghost_numbers", HEADS + 1, 0), "disagree"),
+    "an evicted key after the last": ("plain", set_at("policy.ghost_numbers", HEADS + 2, 1 << 40), "disagree"),
+    "more evicted keys than numbers": ("plain", set_at("policy.ghost_numbers", NEXT, 1 << 40), "disagree"),
+    "another count of evicted keys": ("plain", set_at("policy.ghost_numbers", COUNTS + 1, 1 << 40), "disagree"),
+    "room for more evicted keys": ("plain", set_at("policy.ghost_numbers", CAPACITY, 31), "disagree"),
+    "fewer evicted keys": ("plain", cut("policy.ghosts"), "ghosts is"),
 }
 
 

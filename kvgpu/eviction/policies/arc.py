@@ -10,6 +10,7 @@ from typing import Any
 from kvgpu.compiled.jit import leaf
 from kvgpu.eviction.state.arrays import LEARNED, NUM_BLOCKS
 from kvgpu.eviction.state.ghosts import (
+    COUNTS,
     FIRST_LIST,
     NONE,
     SECOND_LIST,
@@ -29,7 +30,7 @@ ONCE, OFTEN, NUM_LANES = 1, 2, 3
 @leaf
 def _learn(pool: Any, ghost: int) -> None:
     """Give more blocks to the kind of those that were asked for after they had been evicted."""
-    first, second = pool.ghosts.lanes.counts[FIRST_LIST], pool.ghosts.lanes.counts[SECOND_LIST]
+    first, second = pool.ghosts.words[COUNTS + FIRST_LIST], pool.ghosts.words[COUNTS + SECOND_LIST]
     share = pool.numbers[LEARNED]
     if list_of(pool.ghosts, ghost) == FIRST_LIST:
         share = min(pool.numbers[NUM_BLOCKS], share + max(1, second // first))
@@ -62,6 +63,6 @@ def choose_arc(pool: Any) -> int:
         block_id = first_free(pool, lane)
     if block_id != NO_BLOCK and is_cached(pool, block_id):
         remember_ghost(pool.ghosts, FIRST_LIST if lane == ONCE else SECOND_LIST, key_of(pool, block_id))
-        if counts[ONCE] + pool.ghosts.lanes.counts[FIRST_LIST] > pool.numbers[NUM_BLOCKS] + 1:
+        if counts[ONCE] + pool.ghosts.words[COUNTS + FIRST_LIST] > pool.numbers[NUM_BLOCKS] + 1:
             forget_oldest(pool.ghosts, FIRST_LIST)
     return block_id

@@ -7,11 +7,13 @@ which a request gives back its blocks, the last one first.
 from typing import Any
 
 from kvgpu.compiled.jit import leaf
+from kvgpu.eviction.state.arrays import LEARNED
 from kvgpu.eviction.state.lanes import NO_BLOCK, put_last
 from kvgpu.eviction.state.members import first_free
 
 CLASSES = 24
 NUM_LANES = 1 + CLASSES
+"""LEARNED is the highest list that has members, or one above it."""
 
 
 @leaf
@@ -26,14 +28,17 @@ def note_place(pool: Any, block_id: int, place: int) -> None:
 @leaf
 def enter_tail_first(pool: Any, block_id: int) -> None:
     """Place a cached block that has become free."""
-    put_last(pool.lanes, 1 + pool.nodes[block_id].notes, block_id)
+    lane = 1 + pool.nodes[block_id].notes
+    put_last(pool.lanes, lane, block_id)
+    pool.numbers[LEARNED] = max(pool.numbers[LEARNED], lane)
 
 
 @leaf
 def choose_tail_first(pool: Any) -> int:
-    """Return the block to evict next, or NO_BLOCK. O(CLASSES)."""
-    for lane in range(CLASSES, 0, -1):
+    """Return the block to evict next, or NO_BLOCK. O(CLASSES) at most."""
+    for lane in range(pool.numbers[LEARNED], 0, -1):
         block_id = first_free(pool, lane)
         if block_id != NO_BLOCK:
+            pool.numbers[LEARNED] = lane
             return block_id
     return NO_BLOCK

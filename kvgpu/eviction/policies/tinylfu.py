@@ -9,15 +9,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from kvgpu.compiled.jit import leaf
+from kvgpu.compiled.cache_lines import CACHE_LINE, make_lines
+from kvgpu.compiled.jit import leaf, prefetch
 from kvgpu.eviction.state.arrays import LEARNED, NUM_BLOCKS
 from kvgpu.eviction.state.lanes import NO_BLOCK, put_last
 from kvgpu.eviction.state.members import PLAIN, first_free, key_of
 from kvgpu.layout import HASH_MULTIPLIER
 
 REJECTED, ADMITTED, NUM_LANES = 1, 2, 3
-ROWS, COLUMNS = 4, 4
-"""Rows of the sketch, and columns of a row for each block of the pool, at least."""
+ROWS, COLUMNS = 4, 16
+"""Rows and columns of the counts in a line of the sketch: a key has one in each row of the line that it chooses."""
+COUNTS_PER_BLOCK = 16
+"""At least: bytes of the sketch for each block of the pool."""
 MOST = 15
 """Largest count of the sketch."""
 SAMPLE = 32
@@ -25,24 +28,37 @@ SAMPLE = 32
 
 
 def make_sketch(num_blocks: int) -> npt.NDArray[np.uint8]:
-    """Make an empty sketch for so many blocks, uint8 [a power of two]. O(num_blocks)."""
-    return np.zeros(ROWS << max(4, (COLUMNS * num_blocks - 1).bit_length()) if num_blocks else 1, np.uint8)
+    """Make an empty sketch for so many blocks, uint8 [a power of two], in cache lines. O(num_blocks)."""
+    return (
+        make_lines(1 << (max(1, COUNTS_PER_BLOCK * num_blocks // CACHE_LINE) - 1).bit_length()).view(np.uint8).ravel()
+    )
 
 
 @leaf
-def _place_of(sketch: Any, row: int, key: int) -> int:
-    """Return where a row of the sketch counts a key."""
-    width = len(sketch) // ROWS
-    mixed = (key ^ (key >> 29)) * (HASH_MULTIPLIER + 2 * row)
-    return int(row * width + ((mixed >> 31) & (width - 1)))
+def _line_of(sketch: Any, key: int) -> int:
+    """Return where the line of a key begins."""
+    return int((((key ^ (key >> 29)) * HASH_MULTIPLIER) >> 31) & (len(sketch) - CACHE_LINE))
+
+
+@leaf
+def _place_of(line: int, row: int, key: int) -> Any:
+    """Return where a row of a line counts a key."""
+    column = (key * (HASH_MULTIPLIER + 2) >> (48 + 4 * row)) & (COLUMNS - 1)
+    return np.uint64(line + row * COLUMNS + column)
+
+
+@leaf
+def load_counts(sketch: Any, key: int) -> None:
+    """Start loading the counts of a key."""
+    prefetch(sketch, _line_of(sketch, key))
 
 
 @leaf
 def estimate(sketch: Any, key: int) -> int:
     """Return how often a key was counted, or more."""
-    least = MOST
+    least, line = MOST, _line_of(sketch, key)
     for row in range(ROWS):
-        least = min(least, sketch[_place_of(sketch, row, key)])
+        least = min(least, sketch[_place_of(line, row, key)])
     return int(least)
 
 
@@ -50,8 +66,9 @@ def estimate(sketch: Any, key: int) -> int:
 def count_key(pool: Any, key: int) -> None:
     """Count a key. Amortised O(1)."""
     sketch = pool.sketch
+    line = _line_of(sketch, key)
     for row in range(ROWS):
-        place = _place_of(sketch, row, key)
+        place = _place_of(line, row, key)
         if sketch[place] < MOST:
             sketch[place] += 1
     pool.numbers[LEARNED] += 1

@@ -6,10 +6,10 @@ import numpy as np
 
 from kvgpu.blocks.free_order import USE, FreeQueue
 from kvgpu.blocks.record import BLOCK_RECORD
-from kvgpu.compiled.handle import IDS, WORDS, array_at, handle_at
+from kvgpu.compiled.handle import IDS, WORDS, array_at, handle_at, lines_at
 from kvgpu.compiled.jit import inline
 from kvgpu.eviction.state.expected import Expected
-from kvgpu.eviction.state.ghosts import Ghosts
+from kvgpu.eviction.state.ghosts import LINE, Ghosts
 from kvgpu.eviction.state.hints import Hints
 from kvgpu.eviction.state.lanes import NODE, Lanes
 from kvgpu.eviction.state.lifetimes import Lifetimes
@@ -26,11 +26,9 @@ LEARNED: what the policy has learned, see there."""
     NUMBERS,
     NODES,
     _COUNTS,
-    GHOST_KEYS,
-    GHOST_CHAINS,
-    GHOST_HEADS,
-    GHOST_NODES,
-    _GHOST_COUNTS,
+    GHOST_LINES,
+    GHOST_LISTS,
+    GHOST_NUMBERS,
     SKETCH,
     EXPECTED_KEYS,
     EXPECTED_STAMPS,
@@ -42,8 +40,8 @@ LEARNED: what the policy has learned, see there."""
     HEAP_PLACES,
     LIFETIME_WORDS,
     NUM_ARRAYS,
-) = range(23)
-"""Arrays of the handle, in order, in front of the words that name code. NODES and GHOST_NODES begin `Lanes`."""
+) = range(21)
+"""Arrays of the handle, in order, in front of the words that name code. NODES and the next one are `Lanes`."""
 
 _USE, _RECORD = np.empty(0, USE), np.empty(0, BLOCK_RECORD)
 _BYTES, _NODE = np.empty(0, np.uint8), np.empty(0, NODE)
@@ -90,10 +88,9 @@ def evictable_at(address: int) -> Any:
         array_at(words, 2 * NODES, _NODE),
         _lanes_at(words, NODES),
         Ghosts(
-            array_at(words, 2 * GHOST_KEYS, WORDS),
-            array_at(words, 2 * GHOST_CHAINS, IDS),
-            array_at(words, 2 * GHOST_HEADS, IDS),
-            _lanes_at(words, GHOST_NODES),
+            lines_at(words, 2 * GHOST_LINES, WORDS, LINE),
+            array_at(words, 2 * GHOST_LISTS, _BYTES),
+            array_at(words, 2 * GHOST_NUMBERS, WORDS),
         ),
         array_at(words, 2 * SKETCH, _BYTES),
         Expected(

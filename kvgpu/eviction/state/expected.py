@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kvgpu.compiled.jit import leaf
+from kvgpu.compiled.jit import leaf, prefetch
 from kvgpu.hashing.hash_arena import hashes_at
 from kvgpu.rules.plan_words import (
     CHUNKED_LOCAL,
@@ -46,8 +46,18 @@ def make_expected(num_blocks: int) -> Expected:
 
 
 @leaf
+def load_expected(expected: Any, key: int) -> None:
+    """Start loading the slot of a key, unless the set is empty."""
+    if expected.words[COUNT] > 0:
+        prefetch(expected.keys, key & (len(expected.keys) - 1))
+        prefetch(expected.stamps, key & (len(expected.keys) - 1))
+
+
+@leaf
 def is_expected(expected: Any, key: int) -> bool:
     """Return whether a key is in the set. Expected O(1): a key is a part of a hash."""
+    if expected.words[COUNT] == 0:
+        return False
     mask = len(expected.keys) - 1
     slot = key & mask
     while expected.stamps[slot] == expected.words[STAMP]:

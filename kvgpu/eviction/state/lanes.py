@@ -66,6 +66,12 @@ def num_nodes(lanes: Any) -> int:
 
 
 @leaf
+def node_of(lanes: Any, block_id: int) -> Any:
+    """Return the node of a block. Unsigned: compiled code then does not test whether an index counts from the end."""
+    return lanes.nodes[np.uint64(block_id)]
+
+
+@leaf
 def end_of(lanes: Any, lane: int) -> int:
     """Return what stands for both ends of a list."""
     return int(num_nodes(lanes) + lane)
@@ -75,7 +81,7 @@ def end_of(lanes: Any, lane: int) -> int:
 def first_of(lanes: Any, lane: int) -> int:
     """Return the first block of a list, or NO_BLOCK."""
     end = end_of(lanes, lane)
-    block_id = lanes.nodes[end].after
+    block_id = node_of(lanes, end).after
     return int(block_id) if block_id != end else NO_BLOCK
 
 
@@ -83,30 +89,31 @@ def first_of(lanes: Any, lane: int) -> int:
 def last_of(lanes: Any, lane: int) -> int:
     """Return the last block of a list, or NO_BLOCK."""
     end = end_of(lanes, lane)
-    block_id = lanes.nodes[end].before
+    block_id = node_of(lanes, end).before
     return int(block_id) if block_id != end else NO_BLOCK
 
 
 @leaf
 def drop(lanes: Any, block_id: int) -> None:
     """Take a block out of its list, if it is in one."""
-    node = lanes.nodes[block_id]
+    node = node_of(lanes, block_id)
     lane = node.lane
     if lane == NOWHERE:
         return
-    lanes.nodes[node.before].after = node.after
-    lanes.nodes[node.after].before = node.before
+    before, after = node.before, node.after
+    node_of(lanes, before).after = after
+    node_of(lanes, after).before = before
     node.lane = NOWHERE
-    lanes.counts[lane] -= 1
+    lanes.counts[np.uint64(lane)] -= 1
 
 
 @leaf
 def _put(lanes: Any, lane: int, block_id: int, before: int, after: int) -> None:
-    node = lanes.nodes[block_id]
+    node = node_of(lanes, block_id)
     node.before, node.after, node.lane = before, after, lane
-    lanes.nodes[before].after = block_id
-    lanes.nodes[after].before = block_id
-    lanes.counts[lane] += 1
+    node_of(lanes, before).after = block_id
+    node_of(lanes, after).before = block_id
+    lanes.counts[np.uint64(lane)] += 1
 
 
 @leaf
@@ -114,7 +121,7 @@ def put_last(lanes: Any, lane: int, block_id: int) -> None:
     """Put a block at the end of a list, whichever list it was in."""
     drop(lanes, block_id)
     end = end_of(lanes, lane)
-    _put(lanes, lane, block_id, lanes.nodes[end].before, end)
+    _put(lanes, lane, block_id, node_of(lanes, end).before, end)
 
 
 @leaf
@@ -122,4 +129,4 @@ def put_first(lanes: Any, lane: int, block_id: int) -> None:
     """Put a block at the beginning of a list, whichever list it was in."""
     drop(lanes, block_id)
     end = end_of(lanes, lane)
-    _put(lanes, lane, block_id, end, lanes.nodes[end].after)
+    _put(lanes, lane, block_id, end, node_of(lanes, end).after)

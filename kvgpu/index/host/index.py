@@ -13,6 +13,7 @@ from kvgpu.blocks.index_meta import BROKEN, CELLS, DEPARTURES, EAGER, FOR_GOOD, 
 from kvgpu.blocks.invariants import led_violations
 from kvgpu.blocks.record import FIRST, LED, Ids
 from kvgpu.blocks.state import BlockState
+from kvgpu.compiled.cache_lines import make_lines
 from kvgpu.compiled.handle import WORDS, Handle
 from kvgpu.compiled.list_items import KNOWN_LAYOUT
 from kvgpu.hashing.functions import BlockHash
@@ -28,16 +29,7 @@ from kvgpu.index.host.prefix_match import match_one
 from kvgpu.index.host.table import counter_of, counters, first_of, hash_of
 from kvgpu.index.journal import NO_LOG, Journal
 from kvgpu.index.request_spans import RequestSpans
-from kvgpu.layout import (
-    BUCKET_WORDS,
-    EMPTY_WORD,
-    LOW_32,
-    OVERFLOW_FULL,
-    OVERFLOW_WORD,
-    SLOTS_PER_BUCKET,
-    TAG_SHIFT,
-    num_buckets_for,
-)
+from kvgpu.layout import EMPTY_WORD, LOW_32, OVERFLOW_FULL, OVERFLOW_WORD, SLOTS_PER_BUCKET, TAG_SHIFT, num_buckets_for
 from kvgpu.rules.plan import PrefixPlan
 
 PoolTuple = tuple[Any, Any, Any, Any, Any, int, Any, int, Any]
@@ -55,9 +47,7 @@ class HostIndex(BlockIndex):
 
     def __init__(self, state: BlockState, journal: Journal | None = None) -> None:
         super().__init__(state, journal)
-        # Written to, not only allocated: the first use of a page costs as much as entering a hundred blocks.
-        buckets = num_buckets_for(state.num_rows)
-        self.table = np.full((buckets, BUCKET_WORDS), EMPTY_WORD, np.int64)
+        self.table = make_lines(num_buckets_for(state.num_rows), EMPTY_WORD)
         self._log = NO_LOG
         self._handle = Handle((state.records, *state.free, self.table, self._log, state.meta), more=2)
         self.seed = secrets.randbits(63)
