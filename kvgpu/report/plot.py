@@ -40,7 +40,7 @@ def plot(name: str, title: str, x: Axis, y: Axis, lines: Sequence[Line]) -> str:
         name: Of the figure, unlike those of others on the page.
         title: What it shows.
         x, y: Axes.
-        lines: At most some dozens.
+        lines: At most some dozens. One without a label, which is alone, cannot be switched off.
 
     O(points * lines).
     """
@@ -50,6 +50,7 @@ def plot(name: str, title: str, x: Axis, y: Axis, lines: Sequence[Line]) -> str:
         f'<svg class="key" viewBox="0 0 18 8"><path class="{_class(line)}" d="M0 4H18"/></svg>'
         f"{shown(line.label)}</label>"
         for place, line in enumerate(lines)
+        if line.label
     )
     rules = "".join(
         f"#{name}:has(#{name}-{place}:not(:checked)) .l{place}{{display:none}}" for place in range(len(lines))

@@ -169,6 +169,13 @@ def test_a_line_can_be_switched_off():
     assert f"#capacity:has(#{switch}:not(:checked)) .l{switch.split('-')[1]}{{display:none}}" in page
 
 
+def test_a_line_that_is_alone_has_no_switch():
+    page = page_of(run())
+    figure = page[page.index('<figure id="usage">') :]
+    assert '<path class="l0' in figure
+    assert "<label>" not in figure[: figure.index("</figure>")]
+
+
 def test_runs_side_by_side_share_their_plots():
     page = page_of(run(), run(hit_rate=0.35, orders_of_eviction=[]), run())
     assert captions(page)[:2] == ["Hit rate against capacity", "Hit rate so far, over the trace"]
