@@ -184,6 +184,8 @@ class Scheduler(scheduler.Scheduler):  # type: ignore[misc]  # vLLM is not there
         rows.enter(self.running)
         if len(rows.requests) < FEW_ROWS:
             return None
+        if self.kv_cache_manager.hints is not None:
+            self.kv_cache_manager.hints.begin_batch()
         if waits and self.kv_cache_manager.watermark_blocks:
             most = len(self.running) - 1  # vLLM sees that some request runs, beside which others leave blocks free
         if self.policy is SchedulingPolicy.PRIORITY:

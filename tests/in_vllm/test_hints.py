@@ -12,6 +12,7 @@ from in_vllm.engines import SIZE, Options, full
 from vllm.v1.core.kv_cache_manager import KVCacheManager as ManagerOfVllm
 from vllm.v1.core.sched import scheduler as scheduler_module
 
+from kvgpu.allocation.request_hints import RequestHints
 from kvgpu.vllm import scheduler as own_scheduler
 from kvgpu.vllm.manager import make_manager
 
@@ -83,6 +84,32 @@ def test_requests_that_grow_leave_a_tenant_its_share(scheduler_of, monkeypatch, 
         scheduler.update_from_output(output, engines.output_of(scheduler, output, step))
     again = engines.make_request("again", PROMPT, HASHER)
     assert scheduler.kv_cache_manager.get_computed_blocks(again)[1] == 19 * SIZE
+
+
+@pytest.mark.parametrize("kind", [None, own_scheduler.Scheduler], ids=["vllm", "kvgpu"])
+def test_a_lifetime_ends_while_others_only_decode(scheduler_of, monkeypatch, kind):
+    now = [1]
+    monkeypatch.setattr(RequestHints, "now", lambda self: now[0])
+    monkeypatch.setenv("KVGPU_CACHE_HINTS", "1")
+    scheduler = scheduler_of(kind)
+    other = [number + 5000 for number in PROMPT]
+    serve(scheduler, "other", other)
+    serve(scheduler, "first", PROMPT, {"priority": 90, "lifetime": 5})
+    for number in range(40):  # so many that arrays serve them
+        scheduler.add_request(engines.make_request(f"r{number}", [1000 + number], HASHER, max_tokens=100))
+    pool = scheduler.kv_cache_manager.block_pool
+    for step in range(60):
+        output = scheduler.schedule()
+        scheduler.update_from_output(output, engines.output_of(scheduler, output, step))
+        now[0] = 6 * 10**9
+        if pool.get_num_free_blocks() < 25:
+            break
+    assert pool.allocator.num_evictions > 0
+    hits = [
+        scheduler.kv_cache_manager.get_computed_blocks(engines.make_request(name, prompt, HASHER))[1]
+        for name, prompt in (("a", PROMPT), ("b", other))
+    ]
+    assert hits == [0, 19 * SIZE]
 
 
 def test_another_order_of_eviction_cannot_be_compared_with_vllm(monkeypatch, caplog):
