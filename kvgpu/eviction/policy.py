@@ -16,10 +16,20 @@ from kvgpu.eviction import events
 from kvgpu.eviction.names import LRU
 from kvgpu.eviction.policies import arc, queue_aware, recency, s3fifo, slru, tail_first, tinylfu
 from kvgpu.eviction.state import ranks
-from kvgpu.eviction.state.arrays import EXPECTED_WORDS, GOAL, KIND, NUM_ARRAYS, NUM_BLOCKS, NUM_NUMBERS, NUMBERS, USES
+from kvgpu.eviction.state.arrays import (
+    EXPECTED_WORDS,
+    GOAL,
+    HINT_NUMBERS,
+    KIND,
+    NUM_ARRAYS,
+    NUM_BLOCKS,
+    NUM_NUMBERS,
+    NUMBERS,
+    USES,
+)
 from kvgpu.eviction.state.expected import COUNT, make_expected
 from kvgpu.eviction.state.ghosts import make_ghosts
-from kvgpu.eviction.state.hints import PRIORITIES, make_hints
+from kvgpu.eviction.state.hints import NUM_EXPIRED, PRIORITIES, make_hints
 from kvgpu.eviction.state.lanes import fill, make_lanes
 from kvgpu.eviction.state.members import PLAIN
 from kvgpu.rules.plan import PrefixPlan
@@ -118,6 +128,11 @@ class Eviction:
             lengths: int32 [requests, queries], lengths of their hits, in blocks.
         """
         events.expect(self.address, plan.words, spans, lengths)
+
+    @property
+    def num_expired(self) -> int:
+        """Number of blocks that were evicted after their time was over. O(1)."""
+        return int(self.array(HINT_NUMBERS)[NUM_EXPIRED])
 
     @property
     def num_expected(self) -> int:

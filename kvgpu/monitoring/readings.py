@@ -19,7 +19,7 @@ DEVICE = "device"
 UNKNOWN_SOURCE = "external_unspecified"
 SOURCES = (DEVICE, "host", "p2p", "disk", UNKNOWN_SOURCE)
 """Where cached tokens came from, in vLLM 0.33's words: `device` is the prefix cache of the manager itself."""
-CAPACITY = "capacity"
+CAPACITY, EXPIRED = "capacity", "expired"
 
 
 class TokenCounts(NamedTuple):
@@ -98,6 +98,7 @@ class ManagerReadings:
         self.manager, self.external = manager, external
         self._lock = Lock()
         self._last = TokenCounts(0, 0)
+        self._last_capacity = 0
 
     def read(self) -> Numbers:
         """Return the numbers of this moment; counts are never below those that were returned before.
@@ -111,9 +112,18 @@ class ManagerReadings:
             manager.num_pinned_blocks,
             self._prefix_cache(),
             None if self.external is None else self.external.read(),
-            {CAPACITY: allocator.num_evictions, **allocator.num_forgotten},
+            {**self._taken(), **allocator.num_forgotten},
             collector if isinstance(collector, BlockAges) else None,
         )
+
+    def _taken(self) -> dict[str, int]:
+        pool = self.manager.block_pool
+        # A block expires before it is counted as evicted: in between there seem to be fewer of the others.
+        num_evictions = pool.allocator.num_evictions
+        num_expired = 0 if pool.eviction is None else pool.eviction.num_expired
+        with self._lock:
+            self._last_capacity = max(self._last_capacity, num_evictions - num_expired)
+            return {CAPACITY: self._last_capacity, EXPIRED: num_expired}
 
     def _prefix_cache(self) -> TokenCounts | None:
         # In this order: a report that is handed over in between is missing, and not counted twice.

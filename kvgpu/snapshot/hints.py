@@ -28,7 +28,8 @@ def written(coordinator: KVCacheCoordinator, freed: FreedPool) -> Arrays:
     nodes = eviction.array(NODES)[: len(deadlines)]
     dated = eviction.array(HEAP)[: eviction.array(LIFETIME_WORDS)[COUNT]].copy()
     left = np.maximum(deadlines[dated] - freed.now, 0)
-    return {"levels": nodes["level"], "tenants": nodes["tenant"], "dated": dated, "left": left}
+    of_blocks = {"levels": nodes["level"], "tenants": nodes["tenant"], "expired": nodes["expired"]}
+    return {**of_blocks, "dated": dated, "left": left}
 
 
 def checked(fields: Fields, coordinator: KVCacheCoordinator, now: int) -> Callable[[], None]:
@@ -44,6 +45,7 @@ def checked(fields: Fields, coordinator: KVCacheCoordinator, now: int) -> Callab
     count = pool.num_gpu_blocks
     levels = fields.numbers("levels", np.uint8, 0, MOST_PRIORITY + 1, count)
     tenants = fields.numbers("tenants", np.int16, 0, len(eviction.array(SHARES)) - 1, count)
+    expired = fields.numbers("expired", np.uint8, 0, 1, count)
     dated = fields.numbers("dated", np.int32, 0, count - 1)
     left = fields.numbers("left", np.int64, 0, LONGEST, len(dated))
     above = (np.arange(1, len(left)) - 1) // 2
@@ -61,6 +63,6 @@ def checked(fields: Fields, coordinator: KVCacheCoordinator, now: int) -> Callab
         heap[: len(dated)] = dated
         words[COUNT] = len(dated)
         nodes = eviction.array(NODES)
-        nodes["level"][:count], nodes["tenant"][:count] = levels, tenants
+        nodes["level"][:count], nodes["tenant"][:count], nodes["expired"][:count] = levels, tenants, expired
 
     return change

@@ -20,6 +20,7 @@ class Plain:
         self.free = {block: ((0,), block) for block in range(1, num_blocks)}
         """Free block -> where it waits, and since when."""
         self.turn, self.said, self.tenants = num_blocks, {}, {}
+        self.expired, self.num_expired = set(), 0
 
     def place(self, block, where):
         self.turn += 1
@@ -33,6 +34,7 @@ class Plain:
         if not cached:
             self.said.pop(block, None)
             self.tenants.pop(block, None)
+            self.expired.discard(block)
             self.place(block, (0,))
             return
         tenant = self.tenants.get(block, 0)
@@ -49,6 +51,7 @@ class Plain:
         over = sorted((until, block) for block, (_, until) in self.said.items() if until is not None and until <= now)
         for _, block in over:
             del self.said[block]
+            self.expired.add(block)
             if block in self.free:
                 self.place(block, (1, 0))
 
@@ -58,12 +61,15 @@ class Plain:
             return ((4, 0) if where == (4, taker) else where, since)
 
         block = min(self.free, key=rank)
-        del self.free[block]
+        where, _ = self.free.pop(block)
+        self.num_expired += where == (1, 0) and block in self.expired
+        self.expired.discard(block)
         self.said.pop(block, None)
         self.tenants.pop(block, None)
         return block
 
     def hint(self, block, priority, until, tenant):
+        self.expired.discard(block)
         before = self.said.get(block)
         if before is not None:
             priority = max(priority, before[0])
@@ -97,6 +103,7 @@ class Twins:
         count = min(self.rng.randint(1, 5), self.pool.get_num_free_blocks())
         got = self.pool.allocate(count).tolist()
         assert got == [self.plain.take(taker) for _ in got]
+        assert self.pool.eviction.num_expired == self.plain.num_expired
         self.cached.difference_update(got)
         self.held += got
         for block in got:
@@ -153,6 +160,7 @@ def test_blocks_are_evicted_in_the_order_that_hints_say(seed):
     for _ in range(3000):
         twins.step()
     twins.pool.check()
+    assert twins.plain.num_expired > 0
 
 
 @pytest.mark.parametrize("name", KINDS)

@@ -9,6 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from support.managers import admit, full, make_manager, make_request, per_backend
 
 from kvgpu.batch.manager import BatchManager
+from kvgpu.config.cache_hints import CacheHints, HintLimits
 from kvgpu.errors import ArgumentError, ArgumentTypeError, ConfigError, MissingPackageError
 from kvgpu.metrics import KVCacheEvictionEvent
 from kvgpu.monitoring.block_ages import BlockAges
@@ -128,12 +129,28 @@ def test_evictions_are_told_by_reason(backend, ages):
     manager.evict_blocks([1, 1, 2])
     manager.evict_blocks([1])
     shown = values(registry, "kvgpu:kv_block_evictions", "reason")
-    assert shown == {"capacity": 4, "requested": 2, "reset": 0}
+    assert shown == {"capacity": 4, "expired": 0, "requested": 2, "reset": 0}
     assert manager.reset_prefix_cache()
     shown = values(registry, "kvgpu:kv_block_evictions", "reason")
-    assert shown == {"capacity": 4, "requested": 2, "reset": 8 + 5 - 4 - 2}
+    assert shown == {"capacity": 4, "expired": 0, "requested": 2, "reset": 8 + 5 - 4 - 2}
     assert manager.reset_prefix_cache()
     assert values(registry, "kvgpu:kv_block_evictions", "reason")["reset"] == 7
+
+
+@per_backend
+def test_blocks_whose_lifetime_was_over_are_told_apart(backend):
+    now = [0.0]
+    manager = counting_manager(backend=backend, hints=HintLimits(clock=lambda: now[0]))
+    registry, _ = watched(manager)
+    short = make_request("a", [1] * 8, 4)
+    short.cache_hints = CacheHints(lifetime=5)
+    admit(manager, short)
+    manager.free(short)
+    serve(manager, "b", [2] * 20)
+    now[0] = 6.0
+    serve(manager, "c", [3] * 20)
+    shown = values(registry, "kvgpu:kv_block_evictions", "reason")
+    assert shown == {"capacity": 1, "expired": 2, "requested": 0, "reset": 0}
 
 
 def test_a_reset_that_is_refused_evicts_nothing():

@@ -247,7 +247,7 @@ def test_what_requests_said_of_blocks_survives(tmp_path, seed):
     limits[1].clock.now = 500_000.0  # as after days on another machine
     new.load(tmp_path / "a")
     expected, found = (manager.block_pool.eviction for manager in (old, new))
-    for name in ("level", "tenant"):
+    for name in ("level", "tenant", "expired"):
         assert found.array(NODES)[name].tolist() == expected.array(NODES)[name].tolist()
     assert left(new) == left(old)
     assert len(set(left(new))) > 1

@@ -22,13 +22,13 @@ UNSET = 0
 
 The tenant of a block is 0 for none that has a share."""
 
-FIRST_LANE, TAKER, HINT_NUMBERS = range(3)
+FIRST_LANE, TAKER, NUM_EXPIRED, HINT_NUMBERS = range(4)
 """Numbers. FIRST_LANE: of the lists for hints, one for each priority and then one for each tenant; 0 if there are none.
-TAKER: the tenant for whose request blocks are taken."""
+TAKER: the tenant for whose request blocks are taken. NUM_EXPIRED: blocks evicted after their time was over."""
 
 
 class Hints(NamedTuple):
-    """What is known of tenants and deadlines; levels and tenants of blocks are in their nodes."""
+    """What is known of tenants and deadlines; the node of a block has its level, its tenant, and whether it expired."""
 
     shares: Any
     """int64 [tenants], blocks that each keeps; that of tenant 0 is 0."""
@@ -107,6 +107,8 @@ def choose_low(pool: Any) -> int:
     for lane in range(first, first + USUAL):
         block_id = first_free(pool, lane)
         if block_id != NO_BLOCK:
+            if lane == first:
+                pool.hints.numbers[NUM_EXPIRED] += pool.nodes[block_id].expired
             return block_id
     return NO_BLOCK
 
@@ -145,6 +147,7 @@ def forget_hints(pool: Any, block_id: int) -> None:
     if has_hints(pool):
         pool.nodes[block_id].level = UNSET
         pool.nodes[block_id].tenant = 0
+        pool.nodes[block_id].expired = 0
         forget_deadline(pool.hints.lifetimes, block_id)
 
 
@@ -152,6 +155,7 @@ def forget_hints(pool: Any, block_id: int) -> None:
 def expire(pool: Any, block_id: int) -> None:
     """Put a block whose time is over with those of priority 0; one that is in use has no hints any more."""
     pool.nodes[block_id].level = UNSET
+    pool.nodes[block_id].expired = 1
     if pool.nodes[block_id].lane != NOWHERE:
         put_last(pool.lanes, pool.hints.numbers[FIRST_LANE], block_id)
 
@@ -167,7 +171,7 @@ def hint_block(pool: Any, block_id: int, level: int, deadline: int, tenant: int)
     before, until = node.level, life.deadlines[block_id]
     if before != UNSET and (until == 0 or deadline != 0):
         deadline = 0 if until == 0 else max(until, deadline)
-    node.level = max(before, level)
+    node.level, node.expired = max(before, level), 0
     if node.tenant == 0:
         node.tenant = tenant
     set_deadline(life, block_id, deadline)
