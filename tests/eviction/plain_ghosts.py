@@ -11,7 +11,7 @@ class Ghosts:
     def __init__(self, capacity, crowds=True):
         self.capacity, self.crowds = capacity, crowds
         self.lists = {1: OrderedDict(), 2: OrderedDict()}
-        self.lines = [[] for _ in range(1 << (max(1, capacity // 4) - 1).bit_length())]
+        self.lines = [[] for _ in range(1 << (capacity - 1).bit_length())]
         self.span = 1 << (4 * capacity - 1).bit_length()
         self.next = 1
 

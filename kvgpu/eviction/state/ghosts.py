@@ -3,7 +3,7 @@
 There are two lists, each first in, first out. As in the ghost table of S3-FIFO, a key has a number instead of a place
 in a list, and one whose number is too old is forgotten without being touched. So to remember, find or forget a key
 takes the cache line that its hash chooses, and callers load it ahead. A key is the upper half of a word of 64 bits, in
-the line that the lower half chooses, since a wrong answer costs no more than a bad guess.
+the line that the lower half chooses: of 2**29 keys that were never there one is taken for another.
 """
 
 from typing import Any, NamedTuple
@@ -19,8 +19,9 @@ NONE = -1
 
 LINE = 8
 """Keys of a line."""
-SLOTS_PER_KEY = 2
-"""At least: in a full memory less than one key in a hundred finds its line full, and drives out the oldest of it."""
+SLOTS_PER_KEY = 8
+"""At least, so that of 100,000 keys hardly one finds its line full and drives out the oldest of it. For a hit all blocks
+of a prefix are needed: with 2 a key, where one in 200 was driven out, the hits of S3-FIFO fell from 7.1 to 6.1 %."""
 NUMBERS_PER_KEY = 4
 """At least: a key is forgotten after so many later ones, at the latest."""
 
@@ -51,7 +52,7 @@ class Ghosts(NamedTuple):
 
 def make_ghosts(capacity: int) -> Ghosts:
     """Make an empty memory of so many keys. O(capacity)."""
-    lines = make_lines(1 << (max(1, SLOTS_PER_KEY * capacity // LINE) - 1).bit_length())
+    lines = make_lines(1 << (SLOTS_PER_KEY * capacity // LINE - 1).bit_length())
     words = np.zeros(GHOST_WORDS, np.int64)
     words[NEXT] = words[HEADS + FIRST_LIST] = words[HEADS + SECOND_LIST] = FIRST_NUMBER
     words[CAPACITY] = capacity
