@@ -8,12 +8,12 @@ from kvgpu.blocks.eviction_calls import FIRST_PLACE
 from kvgpu.blocks.free_order import GAP, HEAD, make_slots, move, slot_of
 from kvgpu.compiled.handle import IDS
 from kvgpu.compiled.jit import AHEAD, carray, inline, jit, leaf, pointer, prefetch
-from kvgpu.eviction.policies.arc import choose_arc, enter_arc
+from kvgpu.eviction.policies.arc import choose_arc, enter_arc, note_ghost_of_arc
 from kvgpu.eviction.policies.cost import enter_cost, note_cost
 from kvgpu.eviction.policies.lfu import enter_lfu
 from kvgpu.eviction.policies.queue_aware import choose_queue_aware, enter_queue_aware, return_spared
 from kvgpu.eviction.policies.recency import choose_recency, enter_recency
-from kvgpu.eviction.policies.s3fifo import MAIN, choose_s3fifo, enter_s3fifo
+from kvgpu.eviction.policies.s3fifo import MAIN, choose_s3fifo, enter_s3fifo, note_ghost_of_s3fifo
 from kvgpu.eviction.policies.slru import choose_slru, enter_slru
 from kvgpu.eviction.policies.tail_first import choose_tail_first, enter_tail_first, note_place
 from kvgpu.eviction.policies.tinylfu import choose_tinylfu, count_key, enter_tinylfu, load_counts
@@ -33,9 +33,9 @@ from kvgpu.eviction.state.hints import (
     in_lane_of_hints,
     kept_from,
 )
-from kvgpu.eviction.state.lanes import MOST_HITS, NO_BLOCK, drop, node_of, put_last
+from kvgpu.eviction.state.lanes import IS_CACHED, MOST_HITS, NO_BLOCK, drop, node_of, put_last
 from kvgpu.eviction.state.lifetimes import NOW, first_overdue, forget_deadline
-from kvgpu.eviction.state.members import PLAIN, first_free, is_cached, is_own, key_of
+from kvgpu.eviction.state.members import PLAIN, first_free, is_cached, is_free, is_own, key_of
 from kvgpu.eviction.state.ranks import choose_by_rank
 
 SLRU, LFU, S3FIFO, ARC, TINYLFU, TAIL_FIRST, QUEUE_AWARE, COST, RECENCY = range(9)
@@ -110,32 +110,46 @@ def _choose(pool: Any) -> int:
 def _forget(pool: Any, block_id: int) -> None:
     drop(pool.lanes, block_id)
     node = pool.nodes[block_id]
-    node.hits = node.notes = 0
+    node.hits = node.notes = node.flags = 0
     forget_hints(pool, block_id)
 
 
 @leaf
-def _load_record(pool: Any, block_id: int) -> None:
-    """Start loading what is known of a block, unless that is a gap."""
-    if block_id != GAP:
-        prefetch(pool.nodes, block_id)
-        prefetch(pool.records, block_id)
+def _enter_plain(pool: Any, block_id: int) -> None:
+    """Place a free block that is not cached."""
+    _forget(pool, block_id)
+    put_last(pool.lanes, PLAIN, block_id)
 
 
 @leaf
-def _load_key(pool: Any, block_id: int, is_chosen: bool) -> None:
-    """Start loading what is known of the key of a block that is to be chosen or placed, unless that is a gap."""
-    if block_id == GAP:
+def _load_victims(pool: Any, place: int) -> None:
+    """Start loading what is known of the blocks that go soon after the one in this slot: mostly those behind it."""
+    order, kind = pool.free.order, pool.numbers[KIND]
+    early, late = order[slot_of(order, place + EARLY)], order[slot_of(order, place + LATE)]
+    if early != GAP:
+        prefetch(pool.nodes, early)
+        prefetch(pool.free.uses, early)
+        prefetch(pool.records, early)
+    if late == GAP:
         return
-    kind = pool.numbers[KIND]
-    if not is_chosen and node_of(pool.lanes, block_id).notes != 0:
-        return
-    if kind == ARC or (kind == S3FIFO and node_of(pool.lanes, block_id).lane != MAIN):
-        load_ghost(pool.ghosts, key_of(pool, block_id))
-    elif kind == TINYLFU and not is_chosen:
-        load_counts(pool.sketch, key_of(pool, block_id))
-    elif kind == QUEUE_AWARE and is_chosen:
-        load_expected(pool.expected, key_of(pool, block_id))
+    if kind == ARC or (kind == S3FIFO and node_of(pool.lanes, late).lane != MAIN):
+        load_ghost(pool.ghosts, key_of(pool, late))
+    elif kind == QUEUE_AWARE:
+        load_expected(pool.expected, key_of(pool, late))
+
+
+@leaf
+def _load_freed(pool: Any, place: int, end: int) -> None:
+    """Start loading what is known of the blocks that are placed soon after the one with this number."""
+    order, is_keyed = pool.free.order, pool.numbers[KIND] == TINYLFU
+    early = order[slot_of(order, place + EARLY)] if place + EARLY < end else GAP
+    late = order[slot_of(order, place + LATE)] if is_keyed and place + LATE < end else GAP
+    if early != GAP:
+        prefetch(pool.nodes, early)
+        if is_keyed:
+            prefetch(pool.records, early)
+    if late != GAP:
+        load_counts(pool.sketch, key_of(pool, late))
 
 
 @inline
@@ -149,12 +163,7 @@ def _put_in_front(pool: Any, count: int) -> None:
         block_id = _choose(pool)
         if block_id == NO_BLOCK:
             break
-        place = pool.free.uses[np.uint64(block_id)].place
-        later = order[slot_of(order, place + EARLY)]
-        _load_record(pool, later)
-        if later != GAP:
-            prefetch(pool.free.uses, later)
-        _load_key(pool, order[slot_of(order, place + LATE)], True)
+        _load_victims(pool, pool.free.uses[np.uint64(block_id)].place)
         _forget(pool, block_id)
         move(pool.free, block_id, number)
         number += 1
@@ -179,18 +188,15 @@ def on_freed(address: int, first: int, number: int) -> int:
     pool = evictable_at(address)
     order = pool.free.order
     for place in range(first, number):
-        if place + EARLY < number:
-            _load_record(pool, order[slot_of(order, place + EARLY)])
-        if place + LATE < number:
-            _load_key(pool, order[slot_of(order, place + LATE)], False)
+        _load_freed(pool, place, number)
         block_id = order[slot_of(order, place)]
         if block_id == GAP:
             continue
-        if is_cached(pool, block_id):
+        # The record is a cache line that is not needed otherwise.
+        if pool.nodes[block_id].flags & IS_CACHED or is_cached(pool, block_id):
             _enter(pool, block_id)
         else:
-            _forget(pool, block_id)
-            put_last(pool.lanes, PLAIN, block_id)
+            _enter_plain(pool, block_id)
     return 0
 
 
@@ -213,21 +219,40 @@ def on_touched(address: int, ids_at: int, count: int) -> int:
 
 @jit
 def on_cached(address: int, ids_at: int, counted: int) -> int:
-    """Note where blocks lie in their prompts."""
+    """Note where blocks lie in their prompts, and what is known of their keys from before.
+
+    Those that are not cached after all, since no hit could need them, are left out.
+    """
     pool = evictable_at(address)
     kind = pool.numbers[KIND]
-    if kind not in (TAIL_FIRST, COST):
-        return 0
     count, first = counted % FIRST_PLACE, counted // FIRST_PLACE
     ids = carray(pointer(ids_at, IDS), (count,))
     for place in range(count):
-        if not is_own(pool, ids[place]):
+        if kind in (S3FIFO, ARC) and place + AHEAD < count and is_own(pool, ids[place + AHEAD]):
+            load_ghost(pool.ghosts, key_of(pool, ids[place + AHEAD]))
+        block_id = ids[place]
+        if not is_own(pool, block_id) or not is_cached(pool, block_id):
             continue
-        if kind == COST:
-            note_cost(pool, ids[place], first + place)
-        else:
-            note_place(pool, ids[place], first + place)
+        pool.nodes[block_id].flags |= IS_CACHED
+        if kind == S3FIFO:
+            note_ghost_of_s3fifo(pool, block_id)
+        elif kind == ARC:
+            note_ghost_of_arc(pool, block_id)
+        elif kind == COST:
+            note_cost(pool, block_id, first + place)
+        elif kind == TAIL_FIRST:
+            note_place(pool, block_id, first + place)
     return 0
+
+
+@jit
+def on_uncached(address: int, ids: Any) -> None:
+    """Note that blocks of the pool are not cached any more; `ids` are int32 [n]. Free ones go before all others."""
+    pool = evictable_at(address)
+    for place in range(len(ids)):
+        pool.nodes[ids[place]].flags &= ~IS_CACHED
+        if is_free(pool, ids[place]) and not is_cached(pool, ids[place]):
+            _enter_plain(pool, ids[place])
 
 
 @jit

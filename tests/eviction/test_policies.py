@@ -52,8 +52,7 @@ class Twins:
         blocks = [self.pool.null_block] * place + [self.pool.state.view(block)]
         self.pool.cache_full_blocks(request, blocks, place, place + 1, 16, 0)
         self.numbers[block] = number
-        if hasattr(self.plain, "cached_at"):
-            self.plain.cached_at(block, place)
+        self.plain.cached_at(block, key_of(number), place)
 
     def touch(self, blocks):
         for block in blocks:

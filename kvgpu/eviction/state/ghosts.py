@@ -20,8 +20,8 @@ NONE = -1
 LINE = 8
 """Keys of a line."""
 SLOTS_PER_KEY = 8
-"""At least, so that of 100,000 keys hardly one finds its line full and drives out the oldest of it. For a hit all blocks
-of a prefix are needed: with 2 a key, where one in 200 was driven out, the hits of S3-FIFO fell from 7.1 to 6.1 %."""
+"""At least, so that of 100,000 keys hardly one finds its line full and drives out the oldest of it. A hit needs all
+blocks of a prefix: with 2 a key, where one in 200 was driven out, the hits of S3-FIFO fell from 7.1 to 6.1 %."""
 NUMBERS_PER_KEY = 4
 """At least: a key is forgotten after so many later ones, at the latest."""
 
