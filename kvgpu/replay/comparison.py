@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -103,9 +104,16 @@ class _Process:
 _process = _Process()
 
 
+def _end_with(parent: Any) -> None:
+    """End this process when another one does, however that ends."""
+    parent.join()
+    os._exit(1)
+
+
 def _start(trace: Trace, options: ReplayOptions, served: Any) -> None:
     """Make a process ready."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process tells
+    threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
     _process.trace, _process.options, _process.served = trace, options, served
 
 

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 from support.traces import distinct
@@ -164,3 +165,39 @@ def test_names_are_checked(text, error):
 def test_bad_names_are_refused_before_the_trace_is_read(capsys):
     assert main(["replay", __file__, "--eviction", "belady"]) == 2
     assert "bound" in capsys.readouterr().err
+
+
+COMPARISON = """
+import sys
+from pathlib import Path
+from kvgpu.replay.comparison import compare
+from kvgpu.replay.run import ReplayOptions
+from kvgpu.replay.traces.workload import conversations
+
+def show(num_requests):
+    if num_requests:
+        print(*Path("/proc/self/task").glob("*/children").__next__().read_text().split(), flush=True)
+
+compare(conversations(20_000), ReplayOptions(num_blocks=2000), ["lru", "arc"], [1000, 2000], advance=show)
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/task"), reason="reads the processes of Linux")
+def test_processes_end_with_the_first_one_even_if_that_is_killed():
+    with subprocess.Popen([sys.executable, "-c", COMPARISON], stdout=subprocess.PIPE, text=True) as first:
+        numbers = first.stdout.readline().split()
+        assert numbers and all(os.path.exists(f"/proc/{number}") for number in numbers)
+        first.kill()
+    deadline = time.monotonic() + 20
+    while any(is_running(number) for number in numbers):
+        assert time.monotonic() < deadline, "a process goes on"
+        time.sleep(0.05)
+
+
+def is_running(number):
+    """Whether a process does anything: nobody may have asked how it ended."""
+    try:
+        with open(f"/proc/{number}/stat") as stat:
+            return stat.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
