@@ -186,7 +186,8 @@ compare(conversations(20_000), ReplayOptions(num_blocks=2000), ["lru", "arc"], [
 def test_processes_end_with_the_first_one_even_if_that_is_killed():
     with subprocess.Popen([sys.executable, "-c", COMPARISON], stdout=subprocess.PIPE, text=True) as first:
         numbers = first.stdout.readline().split()
-        assert numbers and all(os.path.exists(f"/proc/{number}") for number in numbers)
+        assert numbers
+        assert all(os.path.exists(f"/proc/{number}") for number in numbers)
         first.kill()
     deadline = time.monotonic() + 20
     while any(is_running(number) for number in numbers):
