@@ -199,7 +199,7 @@ class BlockPool(PoolCaching):
             if self.allocator.evict(self.state.view(block_id)):
                 self.allocator.num_forgotten[REQUESTED] += 1
         if self.eviction is not None:
-            self.eviction.note_uncached(evicted)
+            self.eviction.place_again(evicted)
         if len(self.state.aliases.owners):
             self.holders.forget_covered()  # requests that hold the blocks cache the ends of their prompts again
 
@@ -219,7 +219,7 @@ class BlockPool(PoolCaching):
             return False
         self.allocator.evict_all()
         if self.eviction is not None:
-            self.eviction.note_all_uncached()
+            self.eviction.place_all_again()
         logger.info("The prefix cache was reset")
         return True
 

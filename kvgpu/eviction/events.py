@@ -8,12 +8,12 @@ from kvgpu.blocks.eviction_calls import FIRST_PLACE
 from kvgpu.blocks.free_order import GAP, HEAD, make_slots, move, slot_of
 from kvgpu.compiled.handle import IDS
 from kvgpu.compiled.jit import AHEAD, carray, inline, jit, leaf, pointer, prefetch
-from kvgpu.eviction.policies.arc import choose_arc, enter_arc, note_ghost_of_arc
+from kvgpu.eviction.policies.arc import choose_arc, enter_arc
 from kvgpu.eviction.policies.cost import enter_cost, note_cost
 from kvgpu.eviction.policies.lfu import enter_lfu
 from kvgpu.eviction.policies.queue_aware import choose_queue_aware, enter_queue_aware, return_spared
 from kvgpu.eviction.policies.recency import choose_recency, enter_recency
-from kvgpu.eviction.policies.s3fifo import MAIN, choose_s3fifo, enter_s3fifo, note_ghost_of_s3fifo
+from kvgpu.eviction.policies.s3fifo import MAIN, choose_s3fifo, enter_s3fifo
 from kvgpu.eviction.policies.slru import choose_slru, enter_slru
 from kvgpu.eviction.policies.tail_first import choose_tail_first, enter_tail_first, note_place
 from kvgpu.eviction.policies.tinylfu import choose_tinylfu, count_key, enter_tinylfu, load_counts
@@ -33,9 +33,9 @@ from kvgpu.eviction.state.hints import (
     in_lane_of_hints,
     kept_from,
 )
-from kvgpu.eviction.state.lanes import IS_CACHED, MOST_HITS, NO_BLOCK, drop, node_of, put_last
+from kvgpu.eviction.state.lanes import MOST_HITS, NO_BLOCK, drop, node_of, put_last
 from kvgpu.eviction.state.lifetimes import NOW, first_overdue, forget_deadline
-from kvgpu.eviction.state.members import PLAIN, first_free, is_cached, is_free, is_own, key_of
+from kvgpu.eviction.state.members import PLAIN, first_free, is_cached, is_own, key_of
 from kvgpu.eviction.state.ranks import choose_by_rank
 
 SLRU, LFU, S3FIFO, ARC, TINYLFU, TAIL_FIRST, QUEUE_AWARE, COST, RECENCY = range(9)
@@ -110,15 +110,8 @@ def _choose(pool: Any) -> int:
 def _forget(pool: Any, block_id: int) -> None:
     drop(pool.lanes, block_id)
     node = pool.nodes[block_id]
-    node.hits = node.notes = node.flags = 0
+    node.hits = node.notes = 0
     forget_hints(pool, block_id)
-
-
-@leaf
-def _enter_plain(pool: Any, block_id: int) -> None:
-    """Place a free block that is not cached."""
-    _forget(pool, block_id)
-    put_last(pool.lanes, PLAIN, block_id)
 
 
 @leaf
@@ -128,8 +121,8 @@ def _load_victims(pool: Any, place: int) -> None:
     early, late = order[slot_of(order, place + EARLY)], order[slot_of(order, place + LATE)]
     if early != GAP:
         prefetch(pool.nodes, early)
-        prefetch(pool.free.uses, early)
         prefetch(pool.records, early)
+        prefetch(pool.free.uses, early)
     if late == GAP:
         return
     if kind == ARC or (kind == S3FIFO and node_of(pool.lanes, late).lane != MAIN):
@@ -139,16 +132,19 @@ def _load_victims(pool: Any, place: int) -> None:
 
 
 @leaf
-def _load_freed(pool: Any, place: int, end: int) -> None:
+def _load_freed(pool: Any, number: int, end: int) -> None:
     """Start loading what is known of the blocks that are placed soon after the one with this number."""
-    order, is_keyed = pool.free.order, pool.numbers[KIND] == TINYLFU
-    early = order[slot_of(order, place + EARLY)] if place + EARLY < end else GAP
-    late = order[slot_of(order, place + LATE)] if is_keyed and place + LATE < end else GAP
+    order, kind = pool.free.order, pool.numbers[KIND]
+    early = order[slot_of(order, number + EARLY)] if number + EARLY < end else GAP
+    late = order[slot_of(order, number + LATE)] if number + LATE < end else GAP
     if early != GAP:
         prefetch(pool.nodes, early)
-        if is_keyed:
-            prefetch(pool.records, early)
-    if late != GAP:
+        prefetch(pool.records, early)
+    if late == GAP or node_of(pool.lanes, late).notes != 0:
+        return
+    if kind in (S3FIFO, ARC):
+        load_ghost(pool.ghosts, key_of(pool, late))
+    elif kind == TINYLFU:
         load_counts(pool.sketch, key_of(pool, late))
 
 
@@ -192,11 +188,11 @@ def on_freed(address: int, first: int, number: int) -> int:
         block_id = order[slot_of(order, place)]
         if block_id == GAP:
             continue
-        # The record is a cache line that is not needed otherwise.
-        if pool.nodes[block_id].flags & IS_CACHED or is_cached(pool, block_id):
+        if is_cached(pool, block_id):
             _enter(pool, block_id)
         else:
-            _enter_plain(pool, block_id)
+            _forget(pool, block_id)
+            put_last(pool.lanes, PLAIN, block_id)
     return 0
 
 
@@ -219,40 +215,21 @@ def on_touched(address: int, ids_at: int, count: int) -> int:
 
 @jit
 def on_cached(address: int, ids_at: int, counted: int) -> int:
-    """Note where blocks lie in their prompts, and what is known of their keys from before.
-
-    Those that are not cached after all, since no hit could need them, are left out.
-    """
+    """Note where blocks lie in their prompts."""
     pool = evictable_at(address)
     kind = pool.numbers[KIND]
+    if kind not in (TAIL_FIRST, COST):
+        return 0
     count, first = counted % FIRST_PLACE, counted // FIRST_PLACE
     ids = carray(pointer(ids_at, IDS), (count,))
     for place in range(count):
-        if kind in (S3FIFO, ARC) and place + AHEAD < count and is_own(pool, ids[place + AHEAD]):
-            load_ghost(pool.ghosts, key_of(pool, ids[place + AHEAD]))
-        block_id = ids[place]
-        if not is_own(pool, block_id) or not is_cached(pool, block_id):
+        if not is_own(pool, ids[place]):
             continue
-        pool.nodes[block_id].flags |= IS_CACHED
-        if kind == S3FIFO:
-            note_ghost_of_s3fifo(pool, block_id)
-        elif kind == ARC:
-            note_ghost_of_arc(pool, block_id)
-        elif kind == COST:
-            note_cost(pool, block_id, first + place)
-        elif kind == TAIL_FIRST:
-            note_place(pool, block_id, first + place)
+        if kind == COST:
+            note_cost(pool, ids[place], first + place)
+        else:
+            note_place(pool, ids[place], first + place)
     return 0
-
-
-@jit
-def on_uncached(address: int, ids: Any) -> None:
-    """Note that blocks of the pool are not cached any more; `ids` are int32 [n]. Free ones go before all others."""
-    pool = evictable_at(address)
-    for place in range(len(ids)):
-        pool.nodes[ids[place]].flags &= ~IS_CACHED
-        if is_free(pool, ids[place]) and not is_cached(pool, ids[place]):
-            _enter_plain(pool, ids[place])
 
 
 @jit

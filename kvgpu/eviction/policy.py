@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from kvgpu.blocks.eviction_calls import CACHED, FREED, NUM_EVENTS, TAKEN, TOUCHED
-from kvgpu.blocks.free_order import HEAD, POLICY, TAIL
+from kvgpu.blocks.free_order import HEAD, OUTSIDE, POLICY, TAIL
 from kvgpu.blocks.state import BlockState
 from kvgpu.compiled.addresses import address_of_code
 from kvgpu.compiled.handle import Handle
@@ -21,16 +21,16 @@ from kvgpu.eviction.state.arrays import (
     GOAL,
     HINT_NUMBERS,
     KIND,
-    NODES,
     NUM_ARRAYS,
     NUM_BLOCKS,
     NUM_NUMBERS,
     NUMBERS,
+    USES,
 )
 from kvgpu.eviction.state.expected import COUNT, make_expected
 from kvgpu.eviction.state.ghosts import make_ghosts
 from kvgpu.eviction.state.hints import NUM_EXPIRED, PRIORITIES, make_hints
-from kvgpu.eviction.state.lanes import EXPIRED, fill, make_lanes
+from kvgpu.eviction.state.lanes import fill, make_lanes
 from kvgpu.eviction.state.members import PLAIN
 from kvgpu.rules.plan import PrefixPlan
 
@@ -139,13 +139,16 @@ class Eviction:
         """Number of keys that waiting requests would hit, as `expect` was last told. O(1)."""
         return int(self.array(EXPECTED_WORDS)[COUNT])
 
-    def note_uncached(self, ids: Sequence[int]) -> None:
-        """Note that blocks of the pool are not cached any more; free ones go before all others. O(ids)."""
-        events.on_uncached(self.address, np.array(ids, np.int32))
+    def place_again(self, ids: Sequence[int]) -> None:
+        """Put free blocks of these that are not cached any more with those that go first. O(ids)."""
+        uses = self.array(USES)
+        for block_id in ids:
+            place = int(uses["place"][block_id])
+            if place != OUTSIDE:
+                events.on_freed(self.address, place, place + 1)
 
-    def note_all_uncached(self) -> None:
-        """Note that no block is cached any more, and none in use. O(blocks)."""
-        self.array(NODES)["flags"] &= EXPIRED
+    def place_all_again(self) -> None:
+        """Do what `place_again` does, for all free blocks. O(blocks)."""
         events.on_freed(self.address, int(self._queue_words[HEAD]), int(self._queue_words[TAIL]))
 
     def begin(self, now: int, tenant: int) -> int:

@@ -118,10 +118,10 @@ class ManagerReadings:
 
     def _taken(self) -> dict[str, int]:
         pool = self.manager.block_pool
-        # A block expires before it is counted as evicted: in between there seem to be fewer of the others.
-        num_evictions = pool.allocator.num_evictions
-        num_expired = 0 if pool.eviction is None else pool.eviction.num_expired
         with self._lock:
+            # A block expires before it is counted as evicted: in between there seem to be fewer of the others.
+            num_evictions = pool.allocator.num_evictions
+            num_expired = 0 if pool.eviction is None else pool.eviction.num_expired
             self._last_capacity = max(self._last_capacity, num_evictions - num_expired)
             return {CAPACITY: self._last_capacity, EXPIRED: num_expired}
 

@@ -53,7 +53,9 @@ def plot(name: str, title: str, x: Axis, y: Axis, lines: Sequence[Line]) -> str:
         if line.label
     )
     rules = "".join(
-        f"#{name}:has(#{name}-{place}:not(:checked)) .l{place}{{display:none}}" for place in range(len(lines))
+        f"#{name}:has(#{name}-{place}:not(:checked)) .l{place}{{display:none}}"
+        for place, line in enumerate(lines)
+        if line.label
     )
     drawn = [_frame(x, y)]
     drawn += [f'<path class="l{place} {_class(line)}" d="{_path(line, x, y)}"/>' for place, line in enumerate(lines)]

@@ -8,7 +8,6 @@ import numpy as np
 from kvgpu.config.cache_hints import LONGEST_LIFETIME, MOST_PRIORITY
 from kvgpu.coordinators.base import KVCacheCoordinator
 from kvgpu.eviction.state.arrays import DEADLINES, HEAP, HEAP_PLACES, LIFETIME_WORDS, NODES, SHARES
-from kvgpu.eviction.state.lanes import EXPIRED
 from kvgpu.eviction.state.lifetimes import COUNT, NEVER, UNDATED
 from kvgpu.snapshot.archive import Arrays
 from kvgpu.snapshot.fields import Fields, unique
@@ -29,7 +28,7 @@ def written(coordinator: KVCacheCoordinator, freed: FreedPool) -> Arrays:
     nodes = eviction.array(NODES)[: len(deadlines)]
     dated = eviction.array(HEAP)[: eviction.array(LIFETIME_WORDS)[COUNT]].copy()
     left = np.maximum(deadlines[dated] - freed.now, 0)
-    of_blocks = {"levels": nodes["level"], "tenants": nodes["tenant"], "expired": nodes["flags"] & EXPIRED}
+    of_blocks = {"levels": nodes["level"], "tenants": nodes["tenant"], "expired": nodes["expired"]}
     return {**of_blocks, "dated": dated, "left": left}
 
 
@@ -46,7 +45,7 @@ def checked(fields: Fields, coordinator: KVCacheCoordinator, now: int) -> Callab
     count = pool.num_gpu_blocks
     levels = fields.numbers("levels", np.uint8, 0, MOST_PRIORITY + 1, count)
     tenants = fields.numbers("tenants", np.int16, 0, len(eviction.array(SHARES)) - 1, count)
-    expired = fields.numbers("expired", np.uint8, 0, EXPIRED, count)
+    expired = fields.numbers("expired", np.uint8, 0, 1, count)
     dated = fields.numbers("dated", np.int32, 0, count - 1)
     left = fields.numbers("left", np.int64, 0, LONGEST, len(dated))
     above = (np.arange(1, len(left)) - 1) // 2
@@ -64,6 +63,6 @@ def checked(fields: Fields, coordinator: KVCacheCoordinator, now: int) -> Callab
         heap[: len(dated)] = dated
         words[COUNT] = len(dated)
         nodes = eviction.array(NODES)
-        nodes["level"][:count], nodes["tenant"][:count], nodes["flags"][:count] = levels, tenants, expired & EXPIRED
+        nodes["level"][:count], nodes["tenant"][:count], nodes["expired"][:count] = levels, tenants, expired
 
     return change

@@ -13,7 +13,7 @@ from kvgpu.eviction.policies.s3fifo import MAIN
 from kvgpu.eviction.policies.tail_first import CLASSES
 from kvgpu.eviction.policies.tinylfu import MOST
 from kvgpu.eviction.state.arrays import GHOST_LINES, LEARNED, NODES, NUMBERS, SKETCH
-from kvgpu.eviction.state.ghosts import CAPACITY, COUNTS, FIRST_LIST, HEADS, NEXT, NO_LIST, SECOND_LIST, Ghosts
+from kvgpu.eviction.state.ghosts import CAPACITY, NO_LIST, SECOND_LIST, Ghosts, counts_agree
 from kvgpu.eviction.state.lanes import MOST_HITS, NOWHERE, Lanes, fill
 from kvgpu.eviction.state.ranks import RANKS
 from kvgpu.snapshot.archive import Arrays
@@ -69,20 +69,6 @@ def _link(lanes: Lanes, members: npt.NDArray[np.int32], lists: npt.NDArray[np.in
         fill(lanes, lane, members[lists == lane])
 
 
-def _counts_agree(lists: npt.NDArray[np.uint8], words: npt.NDArray[np.int64]) -> bool:
-    """Return whether the words of a memory of keys say what its lists are. Compiled code looks no further."""
-    total, mask = 0, len(lists) - 1
-    for each in (FIRST_LIST, SECOND_LIST):
-        numbers = range(int(words[HEADS + each]), int(words[NEXT]))
-        if not 0 < numbers.start <= numbers.stop or len(numbers) > len(lists):
-            return False
-        count = int((lists[np.arange(numbers.start, numbers.stop) & mask] == each).sum())
-        if count != words[COUNTS + each]:
-            return False
-        total += count
-    return bool(total <= words[CAPACITY])
-
-
 def written(coordinator: KVCacheCoordinator, freed: FreedPool) -> Arrays:
     """Return the arrays of the section. O(blocks)."""
     eviction = freed.eviction
@@ -134,7 +120,8 @@ def checked(fields: Fields, coordinator: KVCacheCoordinator, now: int) -> Callab
     keys = fields.take("ghosts", np.int64, ghosts.lines.shape)
     ghost_lists = fields.numbers("ghost_lists", np.uint8, NO_LIST, SECOND_LIST, len(ghosts.lists))
     ghost_numbers = fields.numbers("ghost_numbers", np.int64, 0, MOST_LEARNED, len(ghosts.words))
-    if ghost_numbers[CAPACITY] != ghosts.words[CAPACITY] or not _counts_agree(ghost_lists, ghost_numbers):
+    given_ghosts = Ghosts(keys, ghost_lists, ghost_numbers)
+    if ghost_numbers[CAPACITY] != ghosts.words[CAPACITY] or not counts_agree(given_ghosts):
         raise fields.error("the keys of evicted blocks and their number disagree")
     words = pool.state.free.queue_words
 

@@ -25,9 +25,6 @@ class Plain:
         self.hits[block], self.known[block], self.keys[block] = 0, False, None
         return block
 
-    def cached_at(self, block, key, place):
-        """A block is cached, with so many of its request before it."""
-
     def free(self, block, key):
         """A block has no users any more; `key` is None if it is not cached."""
         self.used.discard(block)
@@ -101,18 +98,12 @@ class S3Fifo(Plain):
         self.queues = {"small": deque(), "main": deque()}
         self.of, self.ghosts = {}, Ghosts(max(1, int(0.9 * num_blocks)))
 
-    def take(self):
-        block = super().take()
-        self.of.pop(block, None)
-        return block
-
-    def cached_at(self, block, key, place):
-        if self.ghosts.forget(key):
-            self.of[block] = "main"
-
     def enter(self, block, key):
+        if not self.known[block]:
+            self.of[block] = "main" if self.ghosts.list_of(key) else "small"
+            self.ghosts.forget(key)
         if all(block not in queue for queue in self.queues.values()):
-            self.queues[self.of.setdefault(block, "small")].append(block)
+            self.queues[self.of[block]].append(block)
 
     def leave(self, block):
         pass
@@ -150,17 +141,18 @@ class Arc(Plain):
         self.once, self.often = OrderedDict(), OrderedDict()
         self.ghosts = Ghosts(num_blocks)
 
-    def cached_at(self, block, key, place):
-        ghost, first, second = self.ghosts.list_of(key), self.ghosts.count(1), self.ghosts.count(2)
-        if ghost == 1:
-            self.share = min(self.num_blocks, self.share + max(1, second // first))
-        elif ghost == 2:
-            self.share = max(0, self.share - max(1, first // second))
-        if self.ghosts.forget(key):
-            self.known[block] = True
-
     def enter(self, block, key):
-        (self.once if self.is_new(block) else self.often)[block] = None
+        lists = self.once if self.is_new(block) else self.often
+        ghost = None if self.known[block] else self.ghosts.list_of(key)
+        if ghost is not None:
+            first, second = self.ghosts.count(1), self.ghosts.count(2)
+            if ghost == 1:
+                self.share = min(self.num_blocks, self.share + max(1, second // first))
+            else:
+                self.share = max(0, self.share - max(1, first // second))
+            self.ghosts.forget(key)
+            lists = self.often
+        lists[block] = None
 
     def leave(self, block):
         self.once.pop(block, None)
@@ -232,7 +224,7 @@ class TailFirst(Plain):
         super().__init__(num_blocks)
         self.places, self.turn, self.waiting = {}, 0, {}
 
-    def cached_at(self, block, key, place):
+    def cached_at(self, block, place):
         self.places[block] = place
 
     def enter(self, block, key):
@@ -255,7 +247,7 @@ class Cost(Lfu):
         super().__init__(num_blocks)
         self.costs = {}
 
-    def cached_at(self, block, key, place):
+    def cached_at(self, block, place):
         self.costs[block] = min(8 + place // 256, 127)
 
     def enter(self, block, key):

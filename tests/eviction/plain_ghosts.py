@@ -5,14 +5,14 @@ from collections import OrderedDict
 
 class Ghosts:
     """Two lists of keys, first in, first out. If it `crowds`, as a pool does, a key is known by its upper half and its
-    line, which has room for the eight newest, whether or not they are forgotten already.
+    line, which has room for eight: forgotten ones leave first, and then the oldest.
     """
 
     def __init__(self, capacity, crowds=True):
         self.capacity, self.crowds = capacity, crowds
         self.lists = {1: OrderedDict(), 2: OrderedDict()}
         self.lines = [[] for _ in range(1 << (capacity - 1).bit_length())]
-        self.span = 1 << (4 * capacity - 1).bit_length()
+        self.span = 1 << (16 * capacity - 1).bit_length()
         self.next = 1
 
     def short(self, key):
@@ -34,6 +34,13 @@ class Ghosts:
             self.lines[short[1]].remove((short, number))
         return True
 
+    def holds(self, short, number):
+        return any(keys.get(short) == number for keys in self.lists.values())
+
+    def forget_short(self, short):
+        for keys in self.lists.values():
+            keys.pop(short, None)
+
     def forget_oldest(self, which):
         self.lists[which].popitem(last=False)
 
@@ -53,8 +60,7 @@ class Ghosts:
                 keys.popitem(last=False)
         line = self.lines[short[1]]
         if len(line) == 8:
-            gone, number = line.pop(0)
-            for keys in self.lists.values():
-                if keys.get(gone) == number:
-                    del keys[gone]
+            gone, number = line.pop(next((place for place in range(8) if not self.holds(*line[place])), 0))
+            if self.holds(gone, number):
+                self.forget_short(gone)
         line.append((short, self.next))

@@ -96,15 +96,26 @@ def test_of_a_full_memory_hardly_any_key_is_crowded_out():
     assert capacity - 2 <= compiled.words[COUNTS + FIRST_LIST] <= capacity
 
 
+def test_keys_of_one_list_stay_while_the_other_churns():
+    rng, capacity = random.Random(7), 10_000
+    compiled, _ = both(capacity)
+    kept = keys_for(rng, capacity // 2)
+    for key in kept:
+        compiled_step(compiled, REMEMBER, SECOND_LIST, key)
+    for key in keys_for(rng, 6 * capacity):
+        compiled_step(compiled, REMEMBER, FIRST_LIST, key)
+    assert sum(compiled_step(compiled, FIND, 0, key) == SECOND_LIST for key in kept) >= len(kept) - 1
+
+
 def test_a_key_is_forgotten_after_many_others_even_if_its_list_gets_no_more():
     compiled, _ = both(10)
-    old, *others = keys_for(random.Random(6), 200)
+    old, *others = keys_for(random.Random(6), 400)
     compiled_step(compiled, REMEMBER, SECOND_LIST, old)
-    for key in others[:30]:
+    for key in others[:100]:
         compiled_step(compiled, REMEMBER, FIRST_LIST, key)
         compiled_step(compiled, FORGET, 0, key)
     assert compiled_step(compiled, FIND, 0, old) == SECOND_LIST
-    for key in others[30:]:
+    for key in others[100:]:
         compiled_step(compiled, REMEMBER, FIRST_LIST, key)
         compiled_step(compiled, FORGET, 0, key)
     assert compiled_step(compiled, FIND, 0, old) == 0

@@ -136,10 +136,20 @@ class Twins:
         for block in chosen:
             self.plain.free.pop(block, None)
 
+    def evict(self):
+        chosen = self.rng.sample(sorted(self.cached), self.rng.randint(1, min(2, len(self.cached))))
+        self.pool.evict_blocks(chosen)
+        for block in chosen:
+            self.cached.discard(block)
+            if block not in self.held:
+                self.plain.give_back(block, False)
+
     def step(self):
         self.now += 1000 * self.rng.randint(0, 4)
         what = self.rng.random()
-        if what < 0.4:
+        if what < 0.05 and self.cached:
+            self.evict()
+        elif what < 0.4:
             self.take()
         elif what < 0.6 and self.cached:
             self.touch()

@@ -52,7 +52,8 @@ class Twins:
         blocks = [self.pool.null_block] * place + [self.pool.state.view(block)]
         self.pool.cache_full_blocks(request, blocks, place, place + 1, 16, 0)
         self.numbers[block] = number
-        self.plain.cached_at(block, key_of(number), place)
+        if hasattr(self.plain, "cached_at"):
+            self.plain.cached_at(block, place)
 
     def touch(self, blocks):
         for block in blocks:

@@ -13,7 +13,8 @@ from support.managers import full, make_manager, mamba, window
 
 from kvgpu.config.cache_hints import HintLimits
 from kvgpu.errors import SnapshotError
-from kvgpu.eviction.state.arrays import NODES, NUM_ARRAYS
+from kvgpu.eviction.state.arrays import GHOST_LINES, NODES, NUM_ARRAYS
+from kvgpu.eviction.state.ghosts import Ghosts, counts_agree
 from kvgpu.snapshot.archive import packed, unpacked
 
 MEMORY = 1 << 28
@@ -57,18 +58,18 @@ def snapshots(tmp_path_factory):
 def lists_agree(eviction):
     """Whether the lists of a policy lead from each member to the next and back, and nowhere else."""
     arrays = [eviction.array(place) for place in range(NUM_ARRAYS)]
-    for first in (NODES,):
-        nodes, counts = arrays[first : first + 2]
-        after, before, list_of = nodes["after"], nodes["before"], nodes["lane"][: len(nodes) - len(counts)]
-        assert (list_of < len(counts)).all()
-        for number, count in enumerate(counts.tolist()):
-            place = end = len(list_of) + number
-            for _ in range(count):
-                assert before[after[place]] == place
-                place = after[place]
-                assert list_of[place] == number
-            assert (after[place], before[end]) == (end, place)
-            assert (list_of == number).sum() == count
+    nodes, counts = arrays[NODES : NODES + 2]
+    after, before, list_of = nodes["after"], nodes["before"], nodes["lane"][: len(nodes) - len(counts)]
+    assert (list_of < len(counts)).all()
+    for number, count in enumerate(counts.tolist()):
+        place = end = len(list_of) + number
+        for _ in range(count):
+            assert before[after[place]] == place
+            place = after[place]
+            assert list_of[place] == number
+        assert (after[place], before[end]) == (end, place)
+        assert (list_of == number).sum() == count
+    assert counts_agree(Ghosts(*arrays[GHOST_LINES : GHOST_LINES + 3]))
 
 
 def check(snapshots, number, data):

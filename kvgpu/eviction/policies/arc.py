@@ -1,7 +1,8 @@
 """Adaptive replacement: recency and frequency share the pool as hits on what was evicted say.
 
 N. Megiddo, D. S. Modha: ARC: A Self-Tuning, Low Overhead Replacement Cache, FAST 2003. A block is taken before it is
-known what it will hold, so the share changes when the block is cached, after the eviction that made room for it.
+known what it will hold, so the share changes when a block becomes free for the first time, after the eviction that
+made room for it.
 """
 
 from typing import Any
@@ -40,18 +41,14 @@ def _learn(pool: Any, ghost: int) -> None:
 
 
 @leaf
-def note_ghost_of_arc(pool: Any, block_id: int) -> None:
-    """Learn from a block that is cached, if it was evicted before."""
-    ghost = find_ghost(pool.ghosts, key_of(pool, block_id))
-    if ghost != NONE:
-        _learn(pool, ghost)
-        pool.nodes[block_id].notes = 1
-
-
-@leaf
 def enter_arc(pool: Any, block_id: int) -> None:
     """Place a cached block that has become free."""
     lane = ONCE if pool.nodes[block_id].notes == 0 and pool.nodes[block_id].hits == 0 else OFTEN
+    if pool.nodes[block_id].notes == 0:
+        ghost = find_ghost(pool.ghosts, key_of(pool, block_id))
+        if ghost != NONE:
+            _learn(pool, ghost)
+            lane = OFTEN
     put_last(pool.lanes, lane, block_id)
 
 

@@ -19,19 +19,17 @@ MOST_COUNTED = 3
 
 
 @leaf
-def note_ghost_of_s3fifo(pool: Any, block_id: int) -> None:
-    """Note that a block that is cached belongs to the main queue, if it was evicted before."""
-    ghost = find_ghost(pool.ghosts, key_of(pool, block_id))
-    if ghost != NONE:
-        forget_ghost(pool.ghosts, ghost)
-        pool.nodes[block_id].notes = MAIN
-
-
-@leaf
 def enter_s3fifo(pool: Any, block_id: int) -> None:
     """Place a cached block that has become free; a note is the queue that it belongs to."""
-    if pool.nodes[block_id].lane not in (SMALL, MAIN):
-        _queue(pool, max(SMALL, pool.nodes[block_id].notes), block_id)
+    if pool.nodes[block_id].lane in (SMALL, MAIN):
+        return
+    lane = pool.nodes[block_id].notes
+    if lane == 0:
+        ghost = find_ghost(pool.ghosts, key_of(pool, block_id))
+        lane = SMALL if ghost == NONE else MAIN
+        if ghost != NONE:
+            forget_ghost(pool.ghosts, ghost)
+    _queue(pool, lane, block_id)
 
 
 @leaf

@@ -20,7 +20,7 @@ REJECTED, ADMITTED, NUM_LANES = 1, 2, 3
 ROWS, COLUMNS = 4, 16
 """Rows and columns of the counts in a line of the sketch: a key has one in each row of the line that it chooses."""
 COUNTS_PER_BLOCK = 16
-"""At least: bytes of the sketch for each block of the pool."""
+"""Bytes of the sketch for each block of the pool, about."""
 MOST = 15
 """Largest count of the sketch."""
 SAMPLE = 32

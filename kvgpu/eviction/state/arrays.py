@@ -61,9 +61,9 @@ class Evictable(NamedTuple):
     lanes: Any
     """`Lanes` of the blocks."""
     ghosts: Any
-    """`Ghosts`; of length 1 where the policy has none."""
+    """`Ghosts`; for one key where the policy has none."""
     sketch: Any
-    """uint8 [a power of two], counts of a sketch; of length 1 where the policy has none."""
+    """uint8 [a power of two], counts of a sketch; one line where the policy has none."""
     expected: Any
     """`Expected`; for one key where the policy does not look at what waits."""
     hints: Any

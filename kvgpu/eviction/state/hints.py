@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kvgpu.compiled.jit import leaf
-from kvgpu.eviction.state.lanes import EXPIRED, NO_BLOCK, NOWHERE, drop, first_of, put_last
+from kvgpu.eviction.state.lanes import NO_BLOCK, NOWHERE, drop, first_of, put_last
 from kvgpu.eviction.state.lifetimes import forget_deadline, make_lifetimes, set_deadline
 from kvgpu.eviction.state.members import first_free
 
@@ -28,7 +28,7 @@ TAKER: the tenant for whose request blocks are taken. NUM_EXPIRED: blocks evicte
 
 
 class Hints(NamedTuple):
-    """What is known of tenants and deadlines; the node of a block has its level, its tenant and a flag."""
+    """What is known of tenants and deadlines; the node of a block has its level, its tenant, and whether it expired."""
 
     shares: Any
     """int64 [tenants], blocks that each keeps; that of tenant 0 is 0."""
@@ -108,7 +108,7 @@ def choose_low(pool: Any) -> int:
         block_id = first_free(pool, lane)
         if block_id != NO_BLOCK:
             if lane == first:
-                pool.hints.numbers[NUM_EXPIRED] += pool.nodes[block_id].flags & EXPIRED != 0
+                pool.hints.numbers[NUM_EXPIRED] += pool.nodes[block_id].expired
             return block_id
     return NO_BLOCK
 
@@ -147,6 +147,7 @@ def forget_hints(pool: Any, block_id: int) -> None:
     if has_hints(pool):
         pool.nodes[block_id].level = UNSET
         pool.nodes[block_id].tenant = 0
+        pool.nodes[block_id].expired = 0
         forget_deadline(pool.hints.lifetimes, block_id)
 
 
@@ -154,7 +155,7 @@ def forget_hints(pool: Any, block_id: int) -> None:
 def expire(pool: Any, block_id: int) -> None:
     """Put a block whose time is over with those of priority 0; one that is in use has no hints any more."""
     pool.nodes[block_id].level = UNSET
-    pool.nodes[block_id].flags |= EXPIRED
+    pool.nodes[block_id].expired = 1
     if pool.nodes[block_id].lane != NOWHERE:
         put_last(pool.lanes, pool.hints.numbers[FIRST_LANE], block_id)
 
@@ -170,8 +171,7 @@ def hint_block(pool: Any, block_id: int, level: int, deadline: int, tenant: int)
     before, until = node.level, life.deadlines[block_id]
     if before != UNSET and (until == 0 or deadline != 0):
         deadline = 0 if until == 0 else max(until, deadline)
-    node.level = max(before, level)
-    node.flags &= ~EXPIRED
+    node.level, node.expired = max(before, level), 0
     if node.tenant == 0:
         node.tenant = tenant
     set_deadline(life, block_id, deadline)

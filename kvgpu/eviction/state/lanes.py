@@ -19,19 +19,16 @@ NODE = np.dtype(
         ("hits", "u1"),
         ("notes", "u1"),
         ("level", "u1"),
-        ("flags", "u1"),
+        ("expired", "u1"),
     ]
 )
 """What is known of a block: 16 bytes, since a block costs about as much as the cache lines that it takes.
 
 before, after: its neighbours in a list. lane: the list, or NOWHERE. hits: how often it was hit since it was cached, at
-most `MOST_HITS`. notes: what the policy notes of it; 0 for a block that has not been free since it was cached, unless
-its key is known from before. level, tenant: see `kvgpu.eviction.state.hints`.
+most `MOST_HITS`. notes: what the policy notes of it; 0 for a block that has not been free since it was cached.
+level, tenant, expired: see `kvgpu.eviction.state.hints`.
 """
 MOST_HITS = 127
-
-IS_CACHED, EXPIRED = 1, 2
-"""Flags. IS_CACHED: a lookup can find the block; without it the record says so. EXPIRED: its time is over."""
 
 
 class Lanes(NamedTuple):
