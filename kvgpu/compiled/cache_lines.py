@@ -10,7 +10,7 @@ CACHE_LINE = 64
 def make_lines(count: int, word: int = 0) -> npt.NDArray[np.int64]:
     """Make an array int64 [count, 8] filled with a word, each row of which is one cache line. O(count).
 
-    It is written to, not only allocated: the first use of a page costs as much as a hundred cache misses.
+    It is written to, not only allocated: the first use of a page would cost whoever uses it first.
     """
     width = CACHE_LINE // 8
     raw = np.full((count + 1) * width, word, np.int64)

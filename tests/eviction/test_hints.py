@@ -1,10 +1,10 @@
 """Hints of requests: what they say decides which free blocks go first, as a few lines of Python say, too."""
 
 import random
-from hashlib import sha256
 
 import numpy as np
 import pytest
+from eviction.keys import hash_of
 
 from kvgpu.block_pool import BlockPool
 from kvgpu.eviction.policy import KINDS
@@ -80,10 +80,6 @@ class Plain:
 
     def kept_from(self, taker):
         return sum(1 for where, _ in self.free.values() if where[0] == 4 and where[1] != taker)
-
-
-def hash_of(number):
-    return sha256(number.to_bytes(8, "little")).digest()
 
 
 class Twins:

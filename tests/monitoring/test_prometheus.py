@@ -11,6 +11,8 @@ from support.managers import admit, full, make_manager, make_request, per_backen
 from kvgpu.batch.manager import BatchManager
 from kvgpu.config.cache_hints import CacheHints, HintLimits
 from kvgpu.errors import ArgumentError, ArgumentTypeError, ConfigError, MissingPackageError
+from kvgpu.eviction.state.arrays import HINT_NUMBERS
+from kvgpu.eviction.state.hints import NUM_EXPIRED
 from kvgpu.metrics import KVCacheEvictionEvent
 from kvgpu.monitoring.block_ages import BlockAges
 from kvgpu.monitoring.prometheus import FAMILIES, ManagerCollector
@@ -151,6 +153,17 @@ def test_blocks_whose_lifetime_was_over_are_told_apart(backend):
     serve(manager, "c", [3] * 20)
     shown = values(registry, "kvgpu:kv_block_evictions", "reason")
     assert shown == {"capacity": 1, "expired": 2, "requested": 0, "reset": 0}
+
+
+def test_while_blocks_that_expired_are_not_yet_counted_as_evicted_no_count_falls():
+    manager = counting_manager(hints=HintLimits())
+    registry, _ = watched(manager)
+    serve(manager, "a", [1] * 32)
+    serve(manager, "b", [2] * 20)
+    assert values(registry, "kvgpu:kv_block_evictions", "reason")["capacity"] == 4
+    manager.block_pool.eviction.array(HINT_NUMBERS)[NUM_EXPIRED] += 3
+    shown = values(registry, "kvgpu:kv_block_evictions", "reason")
+    assert (shown["capacity"], shown["expired"]) == (4, 3)
 
 
 def test_a_reset_that_is_refused_evicts_nothing():

@@ -21,7 +21,7 @@ LINE = 8
 """Keys of a line."""
 SLOTS_PER_KEY = 8
 """At least, so that of 100,000 keys hardly one finds its line full of others and drives out the oldest of them. A hit
-needs all blocks of a prefix: with 2 a key, where one in 200 was driven out, S3-FIFO hit 6.1 % and not 7.1."""
+needs all blocks of a prefix: with 2 a key, where one in 800 was driven out, S3-FIFO hit 6.1 % and not 7.1."""
 NUMBERS_PER_KEY = 16
 """At least: a key is forgotten after so many times the capacity of later ones, at the latest."""
 
