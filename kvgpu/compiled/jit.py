@@ -12,6 +12,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from kvgpu.compiled.cache import cache_of
+from kvgpu.compiled.cache_lines import CACHE_LINE
 from kvgpu.compiled.helpers import helper
 from kvgpu.errors import ConfigError
 
@@ -181,9 +182,15 @@ def _prefetch_at(typing_context: Any, address: Any) -> Any:
     return types.void(types.int64), generate
 
 
+def _lane(array_type: Any) -> tuple[Any, int]:
+    """Return the type of a word of an array whose rows are cache lines, and how many a row has."""
+    bits = array_type.dtype.bitwidth
+    return ir.IntType(bits), 8 * CACHE_LINE // bits
+
+
 @intrinsic
 def _lanes_equal(typing_context: Any, array: Any, row: Any, value: Any, shift: Any) -> Any:
-    """Return a mask: bit i says whether word i of the eight int64 words of a row, shifted right, equals `value`.
+    """Return a mask: bit i says whether word i of a row that is a cache line, shifted right, equals `value`.
 
     This is one vector comparison; the loop that it replaces took as long as a cache miss.
     """
@@ -191,21 +198,43 @@ def _lanes_equal(typing_context: Any, array: Any, row: Any, value: Any, shift: A
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         array_type, row_type, value_type, shift_type = signature.args
         address = _address(context, builder, array_type, arguments[0], row_type, arguments[1])
-        word, lanes = ir.IntType(64), ir.VectorType(ir.IntType(64), 8)
+        lane, width = _lane(array_type)
+        lanes = ir.VectorType(lane, width)
         words = builder.load(builder.bitcast(address, lanes.as_pointer()))
-        words.align = 8
+        words.align = lane.width // 8
 
         def in_all_lanes(argument: Any, argument_type: Any) -> Any:
-            scalar = context.cast(builder, argument, argument_type, types.int64)
+            scalar = context.cast(builder, argument, argument_type, array_type.dtype)
             first = builder.insert_element(ir.Constant(lanes, ir.Undefined), scalar, ir.IntType(32)(0))
-            places = ir.Constant(ir.VectorType(ir.IntType(32), 8), [0] * 8)
+            places = ir.Constant(ir.VectorType(ir.IntType(32), width), [0] * width)
             return builder.shuffle_vector(first, ir.Constant(lanes, ir.Undefined), places)
 
         shifted = builder.lshr(words, in_all_lanes(arguments[3], shift_type))
         equal = builder.icmp_unsigned("==", shifted, in_all_lanes(arguments[2], value_type))
-        return builder.zext(builder.bitcast(equal, ir.IntType(8)), word)
+        return builder.zext(builder.bitcast(equal, ir.IntType(width)), ir.IntType(64))
 
     return types.int64(array, row, value, shift), generate
+
+
+@intrinsic
+def _push_word(typing_context: Any, array: Any, row: Any, word: Any) -> Any:
+    """Put a word in front of a row that is a cache line; its last one leaves. One load and one store."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        array_type, row_type, word_type = signature.args
+        address = _address(context, builder, array_type, arguments[0], row_type, arguments[1])
+        lane, width = _lane(array_type)
+        lanes, places = ir.VectorType(lane, width), ir.VectorType(ir.IntType(32), width)
+        place = builder.bitcast(address, lanes.as_pointer())
+        words = builder.load(place)
+        words.align = lane.width // 8
+        scalar = context.cast(builder, arguments[2], word_type, array_type.dtype)
+        first = builder.insert_element(ir.Constant(lanes, ir.Undefined), scalar, ir.IntType(32)(0))
+        pushed = builder.shuffle_vector(first, words, ir.Constant(places, [0, *range(width, 2 * width - 1)]))
+        builder.store(pushed, place).align = lane.width // 8
+        return context.get_dummy_value()
+
+    return types.void(array, row, word), generate
 
 
 @intrinsic
@@ -231,6 +260,7 @@ call_code: Callable[[int, int, int, int], int] = cast(Any, _call_code)
 pointer: Callable[[int, Any], Any] = cast(Any, _pointer)
 carray: Callable[..., Any] = cast(Any, numba).carray  # its stubs do not export it
 lanes_equal: Callable[[Any, int, int, int], int] = cast(Any, _lanes_equal)
+push_word: Callable[[Any, int, int], None] = cast(Any, _push_word)
 lowest_bit: Callable[[int], int] = cast(Any, _lowest_bit)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from kvgpu.blocks.eviction_calls import FIRST_PLACE
-from kvgpu.blocks.free_order import GAP, HEAD, make_slots, move, slot_of
+from kvgpu.blocks.free_order import GAP, HEAD, TAIL, make_slots, move, next_member, slot_of
 from kvgpu.compiled.handle import IDS
 from kvgpu.compiled.jit import AHEAD, carray, inline, jit, leaf, pointer, prefetch
 from kvgpu.eviction.policies.arc import choose_arc, enter_arc
@@ -41,7 +41,7 @@ from kvgpu.eviction.state.ranks import choose_by_rank
 SLRU, LFU, S3FIFO, ARC, TINYLFU, TAIL_FIRST, QUEUE_AWARE, COST, RECENCY = range(9)
 """Kinds of policies."""
 
-EARLY, LATE = 3 * AHEAD, 2 * AHEAD
+EARLY, LATE = 6 * AHEAD, 3 * AHEAD
 """Blocks between loading what is known of a block and placing it, and between loading what is known of its key."""
 
 
@@ -71,7 +71,7 @@ def _enter(pool: Any, block_id: int) -> None:
     else:
         enter_recency(pool, block_id)
     if kind in (SLRU, ARC, TINYLFU):
-        pool.nodes[block_id].notes = 1
+        node_of(pool.lanes, block_id).notes = 1
 
 
 @leaf
@@ -109,7 +109,7 @@ def _choose(pool: Any) -> int:
 @leaf
 def _forget(pool: Any, block_id: int) -> None:
     drop(pool.lanes, block_id)
-    node = pool.nodes[block_id]
+    node = node_of(pool.lanes, block_id)
     node.hits = node.notes = 0
     forget_hints(pool, block_id)
 
@@ -118,17 +118,20 @@ def _forget(pool: Any, block_id: int) -> None:
 def _load_victims(pool: Any, place: int) -> None:
     """Start loading what is known of the blocks that go soon after the one in this slot: mostly those behind it."""
     order, kind = pool.free.order, pool.numbers[KIND]
-    early, late = order[slot_of(order, place + EARLY)], order[slot_of(order, place + LATE)]
+    early = order[slot_of(order, place + EARLY)]
     if early != GAP:
-        prefetch(pool.nodes, early)
+        prefetch(pool.lanes.nodes, early)
         prefetch(pool.records, early)
         prefetch(pool.free.uses, early)
-    if late == GAP:
+    if kind not in (S3FIFO, ARC, QUEUE_AWARE):
         return
-    if kind == ARC or (kind == S3FIFO and node_of(pool.lanes, late).lane != MAIN):
-        load_ghost(pool.ghosts, key_of(pool, late))
-    elif kind == QUEUE_AWARE:
+    late = order[slot_of(order, place + LATE)]
+    if late == GAP or (kind == S3FIFO and node_of(pool.lanes, late).lane == MAIN):
+        return
+    if kind == QUEUE_AWARE:
         load_expected(pool.expected, key_of(pool, late))
+    else:
+        load_ghost(pool.ghosts, key_of(pool, late))
 
 
 @leaf
@@ -136,22 +139,37 @@ def _load_freed(pool: Any, number: int, end: int) -> None:
     """Start loading what is known of the blocks that are placed soon after the one with this number."""
     order, kind = pool.free.order, pool.numbers[KIND]
     early = order[slot_of(order, number + EARLY)] if number + EARLY < end else GAP
-    late = order[slot_of(order, number + LATE)] if number + LATE < end else GAP
     if early != GAP:
-        prefetch(pool.nodes, early)
+        prefetch(pool.lanes.nodes, early)
         prefetch(pool.records, early)
+    if kind not in (S3FIFO, ARC, TINYLFU):
+        return
+    late = order[slot_of(order, number + LATE)] if number + LATE < end else GAP
     if late == GAP or node_of(pool.lanes, late).notes != 0:
         return
-    if kind in (S3FIFO, ARC):
-        load_ghost(pool.ghosts, key_of(pool, late))
-    elif kind == TINYLFU:
+    if kind == TINYLFU:
         load_counts(pool.sketch, key_of(pool, late))
+    else:
+        load_ghost(pool.ghosts, key_of(pool, late))
+
+
+@leaf
+def _load_touched(pool: Any, ids: Any, place: int, count: int) -> None:
+    """Start loading what is known of the blocks that are touched soon after the one at a place."""
+    early, late, counts_keys = place + EARLY, place + LATE, pool.numbers[KIND] == TINYLFU
+    if early < count and is_own(pool, ids[early]):
+        prefetch(pool.lanes.nodes, ids[early])
+        if counts_keys:
+            prefetch(pool.records, ids[early])
+    if counts_keys and late < count and is_own(pool, ids[late]):
+        load_counts(pool.sketch, key_of(pool, ids[late]))
 
 
 @inline
 def _put_in_front(pool: Any, count: int) -> None:
     """Put the next victims in front of the queue, in order."""
     order, words = pool.free.order, pool.free.queue_words
+    words[HEAD] = next_member(order, words[HEAD], words[TAIL])
     make_slots(pool.free, count)
     head = words[HEAD]
     first = number = head - count
@@ -202,10 +220,12 @@ def on_touched(address: int, ids_at: int, count: int) -> int:
     pool, ids = evictable_at(address), carray(pointer(ids_at, IDS), (count,))
     kind = pool.numbers[KIND]
     for place in range(count):
+        _load_touched(pool, ids, place, count)
         block_id = ids[place]
         if not is_own(pool, block_id):
             continue
-        pool.nodes[block_id].hits = min(pool.nodes[block_id].hits + 1, MOST_HITS)
+        node = node_of(pool.lanes, block_id)
+        node.hits = min(node.hits + 1, MOST_HITS)
         if kind != S3FIFO or in_lane_of_hints(pool, block_id):
             drop(pool.lanes, block_id)
         if kind == TINYLFU and is_cached(pool, block_id):

@@ -13,7 +13,7 @@ from kvgpu.eviction.policies.s3fifo import MAIN
 from kvgpu.eviction.policies.tail_first import CLASSES
 from kvgpu.eviction.policies.tinylfu import MOST
 from kvgpu.eviction.state.arrays import GHOST_LINES, LEARNED, NODES, NUMBERS, SKETCH
-from kvgpu.eviction.state.ghosts import CAPACITY, NO_LIST, SECOND_LIST, Ghosts, counts_agree
+from kvgpu.eviction.state.ghosts import CAPACITY, Ghosts, counts_agree
 from kvgpu.eviction.state.lanes import MOST_HITS, NOWHERE, Lanes, fill
 from kvgpu.eviction.state.ranks import RANKS
 from kvgpu.snapshot.archive import Arrays
@@ -85,7 +85,7 @@ def written(coordinator: KVCacheCoordinator, freed: FreedPool) -> Arrays:
         "members": members,
         "lists": lists,
         "ghosts": ghosts.lines,
-        "ghost_lists": ghosts.lists,
+        "ghost_log": ghosts.log,
         "ghost_numbers": ghosts.words,
         "sketch": eviction.array(SKETCH),
     }
@@ -117,11 +117,12 @@ def checked(fields: Fields, coordinator: KVCacheCoordinator, now: int) -> Callab
         raise fields.error("a block is in two lists")
     if eviction.name == "tail-first" and not lists[lists <= CLASSES].max(initial=0) <= numbers[LEARNED] <= CLASSES:
         raise fields.error("the highest list is another one")
-    keys = fields.take("ghosts", np.int64, ghosts.lines.shape)
-    ghost_lists = fields.numbers("ghost_lists", np.uint8, NO_LIST, SECOND_LIST, len(ghosts.lists))
-    ghost_numbers = fields.numbers("ghost_numbers", np.int64, 0, MOST_LEARNED, len(ghosts.words))
-    given_ghosts = Ghosts(keys, ghost_lists, ghost_numbers)
-    if ghost_numbers[CAPACITY] != ghosts.words[CAPACITY] or not counts_agree(given_ghosts):
+    given_ghosts = Ghosts(
+        fields.take("ghosts", np.int32, ghosts.lines.shape),
+        fields.take("ghost_log", np.int32, ghosts.log.shape),
+        fields.numbers("ghost_numbers", np.int64, 0, MOST_LEARNED, len(ghosts.words)),
+    )
+    if given_ghosts.words[CAPACITY] != ghosts.words[CAPACITY] or not counts_agree(given_ghosts):
         raise fields.error("the keys of evicted blocks and their number disagree")
     words = pool.state.free.queue_words
 
@@ -131,8 +132,8 @@ def checked(fields: Fields, coordinator: KVCacheCoordinator, now: int) -> Callab
         lanes.nodes["hits"][:count], lanes.nodes["notes"][:count] = hits, notes
         eviction.array(SKETCH)[:] = sketch
         _link(lanes, members, lists)
-        ghosts.lines[:] = keys
-        ghosts.lists[:], ghosts.words[:] = ghost_lists, ghost_numbers
+        for array, words_given in zip(ghosts, given_ghosts, strict=True):
+            array[:] = words_given
         words[POLICY] = eviction.address
 
     return change

@@ -10,6 +10,7 @@ from numba.core.registry import cpu_target
 
 from kvgpu.compiled import jit as _jit
 from kvgpu.compiled.cache import code_folder
+from kvgpu.compiled.cache_lines import make_lines
 
 
 def add(a, b):
@@ -46,6 +47,14 @@ def total_with_prefetch(values):
         _jit.prefetch(values, min(i + 8, len(values) - 1))
         result += values[i]
     return result
+
+
+def mask_of(lines, row, value, shift):
+    return _jit.lanes_equal(lines, row, value, shift)
+
+
+def with_word_in_front(lines, row, word):
+    _jit.push_word(lines, row, word)
 
 
 @pytest.fixture(autouse=True)
@@ -115,3 +124,25 @@ def test_a_leaf_that_returns_arrays_is_called_by_leaves_only(name):
                 users[f"{path.name}:{function.name}"] = [ast.unparse(each) for each in function.decorator_list]
     assert users
     assert {user: marks for user, marks in users.items() if marks != ["leaf"]} == {}
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.int64])
+@pytest.mark.parametrize("shift", [0, 7, 31])
+def test_a_row_is_compared_at_once(kind, shift):
+    lines = make_lines(3).view(kind)
+    lines[1] = np.random.default_rng(shift).integers(-4, 4, lines.shape[1])
+    unsigned = lines[1].view(np.uint32 if kind is np.int32 else np.uint64) >> shift
+    mask = _jit.jit(mask_of)
+    for value in unsigned.tolist():
+        expected = sum(1 << i for i, word in enumerate(unsigned.tolist()) if word == value)
+        assert mask(lines, 1, np.uint64(value).astype(np.int64), shift) == expected
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.int64])
+def test_a_word_is_put_in_front_of_a_row(kind):
+    lines = make_lines(3).view(kind)
+    lines[:] = np.arange(lines.size).reshape(lines.shape)
+    before = lines.copy()
+    _jit.jit(with_word_in_front)(lines, 1, -5)
+    assert lines[1].tolist() == [-5, *before[1, :-1].tolist()]
+    assert (lines[[0, 2]] == before[[0, 2]]).all()

@@ -168,7 +168,7 @@ class Arc(Plain):
 
 
 class TinyLfu(Plain):
-    ROWS, COLUMNS, MOST, MULTIPLIER = 4, 16, 15, -7046029254386353131
+    ROWS, COLUMNS, MOST = 4, 16, 15
 
     def __init__(self, num_blocks):
         super().__init__(num_blocks)
@@ -179,10 +179,8 @@ class TinyLfu(Plain):
 
     def places(self, key):
         """Where the counts of a key are: one in each row of one line."""
-        signed = lambda word: (word + (1 << 63)) % (1 << 64) - (1 << 63)  # noqa: E731
-        line = (signed((key ^ (key >> 29)) * self.MULTIPLIER) >> 31) // 64 % self.num_lines
-        mixed = signed(key * (self.MULTIPLIER + 2))
-        columns = [(mixed >> (48 + 4 * row)) % self.COLUMNS for row in range(self.ROWS)]
+        line = key % self.num_lines
+        columns = [(key >> (48 + 4 * row)) % self.COLUMNS for row in range(self.ROWS)]
         return [(line * self.ROWS + row) * self.COLUMNS + column for row, column in enumerate(columns)]
 
     def estimate(self, key):

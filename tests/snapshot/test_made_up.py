@@ -11,7 +11,7 @@ from kvgpu.config.cache_hints import HintLimits
 from kvgpu.errors import SnapshotError
 from kvgpu.eviction.policies.tail_first import CLASSES
 from kvgpu.eviction.state.arrays import LEARNED
-from kvgpu.eviction.state.ghosts import CAPACITY, COUNTS, HEADS, NEXT
+from kvgpu.eviction.state.ghosts import CAPACITY, COUNTS, FIRST_LIST, HEADS, LIST_MASK, NEXT, NO_LIST
 from kvgpu.snapshot.archive import packed, unpacked
 
 KINDS: dict[str, Any] = {
@@ -86,6 +86,11 @@ def twice(name: str) -> Any:
     return change
 
 
+def one_more(arrays: Any) -> None:
+    log = arrays["policy.ghost_log"]
+    log[np.flatnonzero(log & LIST_MASK == NO_LIST)[0]] = FIRST_LIST
+
+
 def same_key(arrays: Any) -> None:
     place = first_alias(arrays)
     for name in ("keys.hashes", "keys.groups"):
@@ -151,10 +156,12 @@ CHANGES: dict[str, tuple[str, Any, str]] = {
     "a block with two deadlines": ("hints", twice("hints.dated"), "no heap"),
     "deadlines out of order": ("hints", set_first("hints.left", 10**18), "no heap"),
     "less than no time left": ("hints", set_first("hints.left", -1), "left has numbers"),
-    "an evicted key in a list that is none": ("plain", set_first("policy.ghost_lists", 3), "ghost_lists has numbers"),
+    "an evicted key in a list that is none": ("plain", set_first("policy.ghost_log", 3), "disagree"),
+    "one more evicted key": ("plain", one_more, "disagree"),
+    "fewer places of evicted keys": ("plain", cut("policy.ghost_log"), "ghost_log is"),
     "an evicted key before the first": ("plain", set_at("policy.ghost_numbers", HEADS + 1, 0), "disagree"),
     "an evicted key after the last": ("plain", set_at("policy.ghost_numbers", HEADS + 2, 1 << 40), "disagree"),
-    "more evicted keys than numbers": ("plain", set_at("policy.ghost_numbers", NEXT, 1 << 40), "disagree"),
+    "more evicted keys than numbers": ("plain", set_at("policy.ghost_numbers", NEXT, 1), "disagree"),
     "another count of evicted keys": ("plain", set_at("policy.ghost_numbers", COUNTS + 1, 1 << 40), "disagree"),
     "room for more evicted keys": ("plain", set_at("policy.ghost_numbers", CAPACITY, 31), "disagree"),
     "fewer evicted keys": ("plain", cut("policy.ghosts"), "ghosts is"),

@@ -20,8 +20,8 @@ from kvgpu.eviction.state.ghosts import (
     list_of,
     remember_ghost,
 )
-from kvgpu.eviction.state.lanes import NO_BLOCK, put_last
-from kvgpu.eviction.state.members import first_free, is_cached, key_of
+from kvgpu.eviction.state.lanes import NO_BLOCK, node_of, put_last
+from kvgpu.eviction.state.members import first_free, is_cached, is_new, key_of
 
 ONCE, OFTEN, NUM_LANES = 1, 2, 3
 """Blocks that were used once since they were cached, and others. LEARNED is how many of the first shall be kept."""
@@ -43,8 +43,8 @@ def _learn(pool: Any, ghost: int) -> None:
 @leaf
 def enter_arc(pool: Any, block_id: int) -> None:
     """Place a cached block that has become free."""
-    lane = ONCE if pool.nodes[block_id].notes == 0 and pool.nodes[block_id].hits == 0 else OFTEN
-    if pool.nodes[block_id].notes == 0:
+    lane = ONCE if is_new(pool, block_id) else OFTEN
+    if node_of(pool.lanes, block_id).notes == 0:
         ghost = find_ghost(pool.ghosts, key_of(pool, block_id))
         if ghost != NONE:
             _learn(pool, ghost)

@@ -8,6 +8,7 @@ Algorithms, USITS 1997.
 from typing import Any
 
 from kvgpu.compiled.jit import leaf
+from kvgpu.eviction.state.lanes import node_of
 from kvgpu.eviction.state.ranks import RANKS, enter_by_rank
 
 ATTENTION = 2048
@@ -20,10 +21,10 @@ SHARES = 8
 @leaf
 def note_cost(pool: Any, block_id: int, place: int) -> None:
     """Note what a block costs that so many blocks of its request precede."""
-    pool.nodes[block_id].notes = min(SHARES + place * SHARES // ATTENTION, RANKS - 1)
+    node_of(pool.lanes, block_id).notes = min(SHARES + place * SHARES // ATTENTION, RANKS - 1)
 
 
 @leaf
 def enter_cost(pool: Any, block_id: int) -> None:
     """Place a cached block that has become free."""
-    enter_by_rank(pool, block_id, pool.nodes[block_id].notes)
+    enter_by_rank(pool, block_id, node_of(pool.lanes, block_id).notes)

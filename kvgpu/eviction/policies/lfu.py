@@ -6,11 +6,11 @@ M. Arlitt et al.: Evaluating Content Management Techniques for Web Proxy Caches,
 from typing import Any
 
 from kvgpu.compiled.jit import leaf
-from kvgpu.eviction.state.lanes import MOST_HITS
+from kvgpu.eviction.state.lanes import MOST_HITS, node_of
 from kvgpu.eviction.state.ranks import enter_by_rank
 
 
 @leaf
 def enter_lfu(pool: Any, block_id: int) -> None:
     """Place a cached block that has become free."""
-    enter_by_rank(pool, block_id, min(pool.nodes[block_id].hits + 1, MOST_HITS))
+    enter_by_rank(pool, block_id, min(node_of(pool.lanes, block_id).hits + 1, MOST_HITS))

@@ -8,7 +8,7 @@ from typing import Any
 from kvgpu.compiled.jit import leaf
 from kvgpu.eviction.state.arrays import GOAL
 from kvgpu.eviction.state.ghosts import FIRST_LIST, NONE, find_ghost, forget_ghost, remember_ghost
-from kvgpu.eviction.state.lanes import NO_BLOCK, drop, first_of, put_last
+from kvgpu.eviction.state.lanes import NO_BLOCK, drop, first_of, node_of, put_last
 from kvgpu.eviction.state.members import is_cached, is_free, key_of
 
 SMALL, MAIN, NUM_LANES = 1, 2, 3
@@ -21,9 +21,10 @@ MOST_COUNTED = 3
 @leaf
 def enter_s3fifo(pool: Any, block_id: int) -> None:
     """Place a cached block that has become free; a note is the queue that it belongs to."""
-    if pool.nodes[block_id].lane in (SMALL, MAIN):
+    node = node_of(pool.lanes, block_id)
+    if node.lane in (SMALL, MAIN):
         return
-    lane = pool.nodes[block_id].notes
+    lane = node.notes
     if lane == 0:
         ghost = find_ghost(pool.ghosts, key_of(pool, block_id))
         lane = SMALL if ghost == NONE else MAIN
@@ -35,27 +36,29 @@ def enter_s3fifo(pool: Any, block_id: int) -> None:
 @leaf
 def _queue(pool: Any, lane: int, block_id: int) -> None:
     put_last(pool.lanes, lane, block_id)
-    pool.nodes[block_id].notes = lane
+    node_of(pool.lanes, block_id).notes = lane
 
 
 @leaf
 def choose_s3fifo(pool: Any) -> int:
     """Return the block to evict next, or NO_BLOCK. Amortised O(1): a hit pays for at most three more looks."""
     counts = pool.lanes.counts
-    while counts[SMALL] + counts[MAIN] > 0:
+    while True:
         lane = SMALL if counts[MAIN] == 0 or counts[SMALL] > pool.numbers[GOAL] else MAIN
         block_id = first_of(pool.lanes, lane)
-        used = min(pool.nodes[block_id].hits, MOST_COUNTED)
+        if block_id == NO_BLOCK:
+            return NO_BLOCK
+        node = node_of(pool.lanes, block_id)
+        used = min(node.hits, MOST_COUNTED)
         if not is_free(pool, block_id):
             drop(pool.lanes, block_id)
         elif lane == SMALL and used > 1:
-            pool.nodes[block_id].hits = 0
+            node.hits = 0
             _queue(pool, MAIN, block_id)
         elif lane == MAIN and used > 0:
-            pool.nodes[block_id].hits = used - 1
+            node.hits = used - 1
             _queue(pool, MAIN, block_id)
         else:
             if lane == SMALL and is_cached(pool, block_id):
                 remember_ghost(pool.ghosts, FIRST_LIST, key_of(pool, block_id))
             return block_id
-    return NO_BLOCK

@@ -8,7 +8,7 @@ from typing import Any
 from kvgpu.compiled.jit import leaf
 from kvgpu.eviction.state.arrays import GOAL
 from kvgpu.eviction.state.lanes import NO_BLOCK, first_of, put_last
-from kvgpu.eviction.state.members import first_free
+from kvgpu.eviction.state.members import first_free, is_new
 
 PROBATION, PROTECTED, NUM_LANES = 1, 2, 3
 PROTECTED_SHARE = 0.8
@@ -19,7 +19,7 @@ PROTECTED_SHARE = 0.8
 def enter_slru(pool: Any, block_id: int) -> None:
     """Place a cached block that has become free."""
     lanes = pool.lanes
-    if pool.nodes[block_id].notes == 0 and pool.nodes[block_id].hits == 0:
+    if is_new(pool, block_id):
         put_last(lanes, PROBATION, block_id)
         return
     put_last(lanes, PROTECTED, block_id)

@@ -8,7 +8,7 @@ from typing import Any
 
 from kvgpu.compiled.jit import leaf
 from kvgpu.eviction.state.arrays import LEARNED
-from kvgpu.eviction.state.lanes import NO_BLOCK, put_last
+from kvgpu.eviction.state.lanes import NO_BLOCK, node_of, put_last
 from kvgpu.eviction.state.members import first_free
 
 CLASSES = 24
@@ -22,13 +22,13 @@ def note_place(pool: Any, block_id: int, place: int) -> None:
     distance = 0
     while place >> distance > 0 and distance < CLASSES - 1:
         distance += 1
-    pool.nodes[block_id].notes = distance
+    node_of(pool.lanes, block_id).notes = distance
 
 
 @leaf
 def enter_tail_first(pool: Any, block_id: int) -> None:
     """Place a cached block that has become free."""
-    lane = 1 + pool.nodes[block_id].notes
+    lane = 1 + node_of(pool.lanes, block_id).notes
     put_last(pool.lanes, lane, block_id)
     pool.numbers[LEARNED] = max(pool.numbers[LEARNED], lane)
 

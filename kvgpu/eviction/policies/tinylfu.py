@@ -13,8 +13,7 @@ from kvgpu.compiled.cache_lines import CACHE_LINE, make_lines
 from kvgpu.compiled.jit import leaf, prefetch
 from kvgpu.eviction.state.arrays import LEARNED, NUM_BLOCKS
 from kvgpu.eviction.state.lanes import NO_BLOCK, put_last
-from kvgpu.eviction.state.members import PLAIN, first_free, key_of
-from kvgpu.layout import HASH_MULTIPLIER
+from kvgpu.eviction.state.members import PLAIN, first_free, is_new, key_of
 
 REJECTED, ADMITTED, NUM_LANES = 1, 2, 3
 ROWS, COLUMNS = 4, 16
@@ -36,15 +35,14 @@ def make_sketch(num_blocks: int) -> npt.NDArray[np.uint8]:
 
 @leaf
 def _line_of(sketch: Any, key: int) -> int:
-    """Return where the line of a key begins."""
-    return int((((key ^ (key >> 29)) * HASH_MULTIPLIER) >> 31) & (len(sketch) - CACHE_LINE))
+    """Return where the line of a key begins. A key is random enough already: it is a part of a hash."""
+    return int((key * CACHE_LINE) & (len(sketch) - CACHE_LINE))
 
 
 @leaf
 def _place_of(line: int, row: int, key: int) -> Any:
     """Return where a row of a line counts a key."""
-    column = (key * (HASH_MULTIPLIER + 2) >> (48 + 4 * row)) & (COLUMNS - 1)
-    return np.uint64(line + row * COLUMNS + column)
+    return np.uint64(line + row * COLUMNS + ((key >> (48 + 4 * row)) & (COLUMNS - 1)))
 
 
 @leaf
@@ -63,33 +61,34 @@ def estimate(sketch: Any, key: int) -> int:
 
 
 @leaf
-def count_key(pool: Any, key: int) -> None:
-    """Count a key. Amortised O(1)."""
+def count_key(pool: Any, key: int) -> int:
+    """Count a key, and return what `estimate` returns then. Amortised O(1)."""
     sketch = pool.sketch
-    line = _line_of(sketch, key)
+    least, line = MOST, _line_of(sketch, key)
     for row in range(ROWS):
         place = _place_of(line, row, key)
-        if sketch[place] < MOST:
-            sketch[place] += 1
+        count = min(sketch[place] + 1, MOST)
+        sketch[place] = count
+        least = min(least, count)
     pool.numbers[LEARNED] += 1
     if pool.numbers[LEARNED] >= SAMPLE * pool.numbers[NUM_BLOCKS]:
         for place in range(len(sketch)):
             sketch[place] >>= 1
         pool.numbers[LEARNED] //= 2
+        least >>= 1
+    return int(least)
 
 
 @leaf
 def enter_tinylfu(pool: Any, block_id: int) -> None:
     """Place a cached block that has become free."""
-    is_new = pool.nodes[block_id].notes == 0 and pool.nodes[block_id].hits == 0
-    key = key_of(pool, block_id)
-    if is_new:
-        count_key(pool, key)
     lane = ADMITTED
-    if is_new and first_free(pool, PLAIN) == NO_BLOCK:
-        victim = first_free(pool, ADMITTED)
-        if victim != NO_BLOCK and estimate(pool.sketch, key) <= estimate(pool.sketch, key_of(pool, victim)):
-            lane = REJECTED
+    if is_new(pool, block_id):
+        worth = count_key(pool, key_of(pool, block_id))
+        if first_free(pool, PLAIN) == NO_BLOCK:
+            victim = first_free(pool, ADMITTED)
+            if victim != NO_BLOCK and worth <= estimate(pool.sketch, key_of(pool, victim)):
+                lane = REJECTED
     put_last(pool.lanes, lane, block_id)
 
 

@@ -27,7 +27,7 @@ LEARNED: what the policy has learned, see there."""
     NODES,
     _COUNTS,
     GHOST_LINES,
-    GHOST_LISTS,
+    GHOST_LOG,
     GHOST_NUMBERS,
     SKETCH,
     EXPECTED_KEYS,
@@ -56,8 +56,6 @@ class Evictable(NamedTuple):
     """BLOCK_RECORD [rows]."""
     numbers: Any
     """int64 [NUM_NUMBERS]."""
-    nodes: Any
-    """NODE [blocks + lanes], those of `lanes`."""
     lanes: Any
     """`Lanes` of the blocks."""
     ghosts: Any
@@ -85,11 +83,10 @@ def evictable_at(address: int) -> Any:
         FreeQueue(uses, order, array_at(words, 2 * QUEUE_WORDS, WORDS)),
         array_at(words, 2 * RECORDS, _RECORD),
         array_at(words, 2 * NUMBERS, WORDS),
-        array_at(words, 2 * NODES, _NODE),
         _lanes_at(words, NODES),
         Ghosts(
-            lines_at(words, 2 * GHOST_LINES, WORDS, LINE),
-            array_at(words, 2 * GHOST_LISTS, _BYTES),
+            lines_at(words, 2 * GHOST_LINES, IDS, LINE),
+            array_at(words, 2 * GHOST_LOG, IDS),
             array_at(words, 2 * GHOST_NUMBERS, WORDS),
         ),
         array_at(words, 2 * SKETCH, _BYTES),

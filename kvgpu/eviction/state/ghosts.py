@@ -1,9 +1,11 @@
 """Keys of blocks that were evicted, in the order in which they were: what a policy remembers of them.
 
-There are two lists, each first in, first out. As in the ghost table of S3-FIFO, a key has a number instead of a place
-in a list, and one whose number is too old is forgotten without being touched. So to remember, find or forget a key
-takes the cache line that its hash chooses, and callers load it ahead. A key is the upper half of a word of 64 bits, in
-the line that the lower half chooses: of 2**29 keys that were never there one is taken for another.
+There are two lists, each first in, first out. They share a log: a key has a number, and in the place of its number the
+log says which key it is, and in which list. One cache line, which the lower half of the key chooses, holds the numbers
+of some keys, with a few bits of each. So to remember a key, or to find that one is not there, takes this cache line,
+which callers load ahead; the log is written one place after the other, and read at random only where the bits agree.
+
+A key is known by its line and its highest 30 bits: of 2**28 keys that were never there one is taken for another.
 """
 
 from typing import Any, NamedTuple
@@ -11,72 +13,75 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kvgpu.compiled.cache_lines import make_lines
-from kvgpu.compiled.jit import lanes_equal, leaf, lowest_bit, prefetch
+from kvgpu.compiled.jit import lanes_equal, leaf, lowest_bit, prefetch, push_word
 
-NO_LIST, FIRST_LIST, SECOND_LIST = range(3)
+NO_LIST, FIRST_LIST, SECOND_LIST, LIST_MASK = range(4)
 NONE = -1
 """No place."""
 
-LINE = 8
-"""Keys of a line."""
-SLOTS_PER_KEY = 8
-"""At least, so that of 100,000 keys hardly one finds its line full of others and drives out the oldest of them. A hit
-needs all blocks of a prefix: with 2 a key, where one in 800 was driven out, S3-FIFO hit 6.1 % and not 7.1."""
-NUMBERS_PER_KEY = 16
+LINE = 16
+"""Words of a line."""
+SLOTS_PER_KEY = 4
+"""At least, so that one key in 200,000 finds its line full of others and drives out one of them. A hit needs all blocks
+of a prefix: where one key in 800 was driven out, S3-FIFO hit 6.1 % and not 7.1."""
+NUMBERS_PER_KEY = 8
 """At least: a key is forgotten after so many times the capacity of later ones, at the latest."""
+MOST_NUMBER_BITS = 28
+"""A log is no longer, so that a word of a line has room for some bits of a key: more than 30 million keys are forgotten
+sooner."""
 
 NEXT, HEADS, COUNTS, CAPACITY, GHOST_WORDS = 0, 0, 2, 5, 6
-"""Words. NEXT: the next number. HEADS, COUNTS: with the number of a list, the number of its oldest key, or one before
-it, and how many keys it has. CAPACITY: of both lists."""
+"""Words. NEXT: the next number. HEADS, COUNTS: with the number of a list, a number that none of its keys is before, and
+how many keys it has. CAPACITY: of both lists."""
 
 HALF = 32
 LOW_HALF = (1 << HALF) - 1
-AGES = 1 << HALF - 1
-"""A line knows numbers modulo this."""
 FIRST_NUMBER = 1
-"""So that no word of a key is EMPTY, but for one in very many."""
-EMPTY = 0
-"""A slot without a key. Those of a line are behind its keys."""
 
 
 class Ghosts(NamedTuple):
     """Arrays of a memory of keys."""
 
     lines: Any
-    """int64 [a power of two, LINE], the newest first: the upper half of a key, and below it its number and list."""
-    lists: Any
-    """uint8 [a power of two], by number modulo the length: the list of the key, or NO_LIST if it left it early."""
+    """int32 [any, LINE], the newest first: the highest bits of a key, and below them its number and list."""
+    log: Any
+    """int32 [a power of two], by number modulo the length: 30 bits of a key and its list, or NO_LIST if it left it."""
     words: Any
     """int64 [GHOST_WORDS]."""
 
 
 def make_ghosts(capacity: int) -> Ghosts:
     """Make an empty memory of so many keys. O(capacity)."""
-    lines = make_lines(1 << (SLOTS_PER_KEY * capacity // LINE - 1).bit_length())
+    lines = make_lines(-(-SLOTS_PER_KEY * capacity // LINE)).view(np.int32)
     words = np.zeros(GHOST_WORDS, np.int64)
     words[NEXT] = words[HEADS + FIRST_LIST] = words[HEADS + SECOND_LIST] = FIRST_NUMBER
     words[CAPACITY] = capacity
-    return Ghosts(lines, np.zeros(1 << (NUMBERS_PER_KEY * capacity - 1).bit_length(), np.uint8), words)
+    length = 1 << min((NUMBERS_PER_KEY * capacity - 1).bit_length(), MOST_NUMBER_BITS)
+    return Ghosts(lines, np.full(length, NO_LIST, np.int32), words)
 
 
 def counts_agree(ghosts: Ghosts) -> bool:
     """Return whether the words say what the lists are. Compiled code relies on nothing else. O(capacity)."""
-    lists, words, total = ghosts.lists, ghosts.words, 0
+    words, lists = ghosts.words, ghosts.log & LIST_MASK
+    end, total = int(words[NEXT]), 0
+    if lists.max() > SECOND_LIST:
+        return False
     for each in (FIRST_LIST, SECOND_LIST):
-        numbers = range(int(words[HEADS + each]), int(words[NEXT]))
-        if not 0 < numbers.start <= numbers.stop or len(numbers) > len(lists):
+        head = int(words[HEADS + each])
+        if not 0 < head <= end:
             return False
-        count = int((lists[np.arange(numbers.start, numbers.stop) & (len(lists) - 1)] == each).sum())
-        if count != words[COUNTS + each]:
+        numbers = np.arange(max(head, end - len(lists)), end)
+        found = [int((some == each).sum()) for some in (lists, lists[numbers & (len(lists) - 1)])]
+        if found != [words[COUNTS + each]] * 2:
             return False
-        total += count
+        total += found[0]
     return bool(total <= words[CAPACITY])
 
 
 @leaf
 def _line_of(ghosts: Any, key: int) -> int:
     """Return the line of a key, which is random enough already: it is a part of a hash."""
-    return int(key & (len(ghosts.lines) - 1))
+    return int(((key & LOW_HALF) * len(ghosts.lines)) >> HALF)
 
 
 @leaf
@@ -86,115 +91,115 @@ def load_ghost(ghosts: Any, key: int) -> None:
 
 
 @leaf
-def _word(key: int, number: int, which: int) -> int:
-    """Return what a line holds of a key."""
-    return int((key & ~LOW_HALF) | ((2 * number + which - FIRST_LIST) & LOW_HALF))
+def _high(key: int) -> int:
+    """Return the upper half of a key."""
+    return int((key >> HALF) & LOW_HALF)
 
 
 @leaf
-def _age(ghosts: Any, word: int) -> int:
-    """Return how many numbers were given since that of a word of a line."""
-    return int((ghosts.words[NEXT] - (word >> 1)) & (AGES - 1))
-
-
-@leaf
-def _word_at(ghosts: Any, place: int) -> int:
-    return int(ghosts.lines[np.uint64(place // LINE), np.uint64(place % LINE)])
+def _shift_of(ghosts: Any) -> int:
+    """Return how many bits of a word of a line are the number and the list; above them are some of the key."""
+    return int(lowest_bit(len(ghosts.log)) + 1)
 
 
 @leaf
 def _at(ghosts: Any, number: int) -> Any:
-    """Return the place of a number among the lists."""
-    return np.uint64(number & (len(ghosts.lists) - 1))
+    """Return the place of a number in the log."""
+    return np.uint64(number & (len(ghosts.log) - 1))
 
 
 @leaf
 def list_of(ghosts: Any, place: int) -> int:
-    """Return the list that the key at a place is in, or NO_LIST."""
-    word = _word_at(ghosts, place)
-    age, which = _age(ghosts, word), FIRST_LIST + (word & 1)
-    number = ghosts.words[NEXT] - age
-    if word == EMPTY or age == 0 or number < ghosts.words[HEADS + which]:
-        return NO_LIST
-    # Here a key was forgotten early, or a word is so old that its number is in use again.
-    return which if ghosts.lists[_at(ghosts, number)] == which else NO_LIST
+    """Return the list of the key at a place of the log, or NO_LIST."""
+    return int(ghosts.log[np.uint64(place)] & LIST_MASK)
+
+
+@leaf
+def _is_before(ghosts: Any, word: int) -> bool:
+    """Return whether a word of a line has a number from before all that its list holds."""
+    words, mask = ghosts.words, len(ghosts.log) - 1
+    age = (words[NEXT] - (word >> 1)) & mask
+    return bool(words[NEXT] - age < words[HEADS + FIRST_LIST + (word & 1)])
+
+
+@leaf
+def _is_in_log(ghosts: Any, place: Any, high: int) -> bool:
+    """Return whether the key with this upper half is in a list, and in this place of the log."""
+    entry = ghosts.log[place]
+    return bool(entry & LIST_MASK != NO_LIST and (entry ^ high) & (LOW_HALF - LIST_MASK) == 0)
 
 
 @leaf
 def find_ghost(ghosts: Any, key: int) -> int:
-    """Return the place of a key, or NONE. O(1)."""
-    line = _line_of(ghosts, key)
-    found = lanes_equal(ghosts.lines, line, (key >> HALF) & LOW_HALF, HALF)
+    """Return the place of a key in the log, or NONE. O(1)."""
+    line, shift, high = _line_of(ghosts, key), _shift_of(ghosts), _high(key)
+    found = lanes_equal(ghosts.lines, line, high >> shift, shift)
     while found != 0:
-        place = line * LINE + lowest_bit(found)
-        if list_of(ghosts, place) != NO_LIST:
-            return int(place)
+        word = ghosts.lines[np.uint64(line), np.uint64(lowest_bit(found))]
+        # Most words whose bits agree by chance are of keys that are forgotten: these cost no look into the log.
+        if not _is_before(ghosts, word) and _is_in_log(ghosts, _at(ghosts, word >> 1), high):
+            return int(_at(ghosts, word >> 1))
         found &= found - 1
     return NONE
 
 
 @leaf
-def _uncount(ghosts: Any, place: int) -> None:
-    """Take the key at a place out of the list that it is in."""
-    words = ghosts.words
-    words[COUNTS + list_of(ghosts, place)] -= 1
-    ghosts.lists[_at(ghosts, words[NEXT] - _age(ghosts, _word_at(ghosts, place)))] = NO_LIST
-
-
-@leaf
 def forget_ghost(ghosts: Any, place: int) -> None:
     """Forget the key at a place, which is in a list. O(1)."""
-    _uncount(ghosts, place)
-    line = np.uint64(place // LINE)
-    for slot in range(place % LINE, LINE - 1):
-        ghosts.lines[line, np.uint64(slot)] = ghosts.lines[line, np.uint64(slot + 1)]
-    ghosts.lines[line, np.uint64(LINE - 1)] = EMPTY
+    ghosts.words[COUNTS + list_of(ghosts, place)] -= 1
+    ghosts.log[np.uint64(place)] = NO_LIST
 
 
 @leaf
-def _put(ghosts: Any, line: int, word: int) -> None:
-    """Put a word in front of a line; the last one leaves, or if its key is in a list, the last one whose key is not."""
-    last, at = line * LINE + LINE - 1, np.uint64(line)
-    if list_of(ghosts, last) == NO_LIST:
-        for slot in range(LINE - 1, 0, -1):
-            ghosts.lines[at, np.uint64(slot)] = ghosts.lines[at, np.uint64(slot - 1)]
-    else:
-        leaves = LINE - 2
-        while leaves >= 0 and list_of(ghosts, line * LINE + leaves) != NO_LIST:
-            leaves -= 1
-        if leaves < 0:
-            leaves = LINE - 1
-            _uncount(ghosts, last)
-        for slot in range(leaves, 0, -1):
-            ghosts.lines[at, np.uint64(slot)] = ghosts.lines[at, np.uint64(slot - 1)]
-    ghosts.lines[at, np.uint64(0)] = word
+def _is_held(ghosts: Any, word: int) -> bool:
+    """Return whether the key of a word of a line is in a list."""
+    entry = ghosts.log[_at(ghosts, word >> 1)]
+    return bool(entry & LIST_MASK != NO_LIST and ((entry ^ word) & LOW_HALF) >> _shift_of(ghosts) == 0)
+
+
+@leaf
+def _slot_to_leave(ghosts: Any, line: Any, which: int) -> int:
+    """Return the slot of a line whose word leaves if a key of a list comes; what it says is forgotten.
+
+    It is the last one whose key is in no list, or else in this list, so that keys of a list which gets no new ones are
+    not driven out one by one; or else the last one.
+    """
+    lines = ghosts.lines
+    for slot in range(LINE - 1, -1, -1):
+        if _is_before(ghosts, lines[line, np.uint64(slot)]):
+            return slot
+    for slot in range(LINE - 1, -1, -1):
+        if not _is_held(ghosts, lines[line, np.uint64(slot)]):
+            return slot
+    slot = LINE - 1
+    while slot > 0 and lines[line, np.uint64(slot)] & 1 != which - FIRST_LIST:
+        slot -= 1
+    if lines[line, np.uint64(slot)] & 1 != which - FIRST_LIST:
+        slot = LINE - 1
+    forget_ghost(ghosts, _at(ghosts, lines[line, np.uint64(slot)] >> 1))
+    return slot
+
+
+@leaf
+def _put(ghosts: Any, row: int, which: int, word: int) -> None:
+    """Put the word of a key of a list in front of a line."""
+    lines, line = ghosts.lines, np.uint64(row)
+    if _is_before(ghosts, lines[line, np.uint64(LINE - 1)]):
+        push_word(lines, row, word)
+        return
+    for slot in range(_slot_to_leave(ghosts, line, which), 0, -1):
+        lines[line, np.uint64(slot)] = lines[line, np.uint64(slot - 1)]
+    lines[line, np.uint64(0)] = word
 
 
 @leaf
 def forget_oldest(ghosts: Any, which: int) -> None:
     """Forget the oldest key of a list, which is not empty. Amortised O(1)."""
-    head = ghosts.words[HEADS + which]
-    while ghosts.lists[_at(ghosts, head)] != which:
+    head = max(ghosts.words[HEADS + which], ghosts.words[NEXT] - len(ghosts.log))
+    while list_of(ghosts, _at(ghosts, head)) != which:
         head += 1
     ghosts.words[HEADS + which] = head + 1
-    ghosts.words[COUNTS + which] -= 1
-
-
-@leaf
-def _take_number(ghosts: Any, which: int) -> int:
-    """Return the next number, for a key of a list; the key that has its place among the lists is forgotten."""
-    words, number = ghosts.words, ghosts.words[NEXT]
-    last = number - len(ghosts.lists)
-    if min(words[HEADS + FIRST_LIST], words[HEADS + SECOND_LIST]) <= last:
-        before = ghosts.lists[_at(ghosts, number)]
-        if before != NO_LIST and words[HEADS + before] <= last:
-            words[COUNTS + before] -= 1
-        words[HEADS + FIRST_LIST] = max(words[HEADS + FIRST_LIST], last + 1)
-        words[HEADS + SECOND_LIST] = max(words[HEADS + SECOND_LIST], last + 1)
-    ghosts.lists[_at(ghosts, number)] = which
-    words[NEXT] = number + 1
-    words[COUNTS + which] += 1
-    return int(number)
+    forget_ghost(ghosts, _at(ghosts, head))
 
 
 @leaf
@@ -206,7 +211,13 @@ def remember_ghost(ghosts: Any, which: int, key: int) -> None:
     known = find_ghost(ghosts, key)
     if known != NONE:
         forget_ghost(ghosts, known)
-    words = ghosts.words
+    words, high = ghosts.words, _high(key)
     if words[COUNTS + FIRST_LIST] + words[COUNTS + SECOND_LIST] == words[CAPACITY]:
         forget_oldest(ghosts, which if words[COUNTS + which] > 0 else FIRST_LIST + SECOND_LIST - which)
-    _put(ghosts, _line_of(ghosts, key), _word(key, _take_number(ghosts, which), which))
+    place, shift = _at(ghosts, words[NEXT]), _shift_of(ghosts)
+    if list_of(ghosts, place) != NO_LIST:
+        forget_ghost(ghosts, place)
+    _put(ghosts, _line_of(ghosts, key), which, (high >> shift << shift) | (int(place) << 1) | (which - FIRST_LIST))
+    ghosts.log[place] = (high & ~LIST_MASK) | which
+    words[NEXT] += 1
+    words[COUNTS + which] += 1

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from kvgpu.compiled.jit import leaf
-from kvgpu.eviction.state.lanes import NO_BLOCK, NOWHERE, drop, first_of, put_last
+from kvgpu.eviction.state.lanes import NO_BLOCK, NOWHERE, drop, first_of, node_of, put_last
 from kvgpu.eviction.state.lifetimes import forget_deadline, make_lifetimes, set_deadline
 from kvgpu.eviction.state.members import first_free
 
@@ -61,7 +61,7 @@ def has_hints(pool: Any) -> bool:
 @leaf
 def in_lane_of_hints(pool: Any, block_id: int) -> bool:
     """Return whether a block is in a list for hints."""
-    return has_hints(pool) and bool(pool.nodes[block_id].lane >= pool.hints.numbers[FIRST_LANE])
+    return has_hints(pool) and bool(node_of(pool.lanes, block_id).lane >= pool.hints.numbers[FIRST_LANE])
 
 
 @leaf
@@ -72,7 +72,7 @@ def _lane_of_tenant(pool: Any, tenant: int) -> int:
 @leaf
 def enter_level(pool: Any, block_id: int) -> bool:
     """Place a free block by its priority; return whether that has a list."""
-    level = pool.nodes[block_id].level
+    level = node_of(pool.lanes, block_id).level
     if level in (UNSET, USUAL + 1):
         return False
     put_last(pool.lanes, pool.hints.numbers[FIRST_LANE] + level - 1, block_id)
@@ -87,7 +87,7 @@ def enter_share(pool: Any, block_id: int) -> int:
         The block that has no place yet: the same one, or the oldest of the tenant, which it has driven out.
         NO_BLOCK if there is none.
     """
-    hints, node = pool.hints, pool.nodes[block_id]
+    hints, node = pool.hints, node_of(pool.lanes, block_id)
     tenant = node.tenant
     if hints.shares[tenant] == 0 or (node.level != UNSET and node.level <= USUAL):
         return block_id
@@ -108,7 +108,7 @@ def choose_low(pool: Any) -> int:
         block_id = first_free(pool, lane)
         if block_id != NO_BLOCK:
             if lane == first:
-                pool.hints.numbers[NUM_EXPIRED] += pool.nodes[block_id].expired
+                pool.hints.numbers[NUM_EXPIRED] += node_of(pool.lanes, block_id).expired
             return block_id
     return NO_BLOCK
 
@@ -145,18 +145,17 @@ def kept_from(pool: Any, tenant: int) -> int:
 def forget_hints(pool: Any, block_id: int) -> None:
     """Forget what was said of a block that is evicted, or not cached."""
     if has_hints(pool):
-        pool.nodes[block_id].level = UNSET
-        pool.nodes[block_id].tenant = 0
-        pool.nodes[block_id].expired = 0
+        node = node_of(pool.lanes, block_id)
+        node.level, node.tenant, node.expired = UNSET, 0, 0
         forget_deadline(pool.hints.lifetimes, block_id)
 
 
 @leaf
 def expire(pool: Any, block_id: int) -> None:
     """Put a block whose time is over with those of priority 0; one that is in use has no hints any more."""
-    pool.nodes[block_id].level = UNSET
-    pool.nodes[block_id].expired = 1
-    if pool.nodes[block_id].lane != NOWHERE:
+    node = node_of(pool.lanes, block_id)
+    node.level, node.expired = UNSET, 1
+    if node.lane != NOWHERE:
         put_last(pool.lanes, pool.hints.numbers[FIRST_LANE], block_id)
 
 
@@ -167,7 +166,7 @@ def hint_block(pool: Any, block_id: int, level: int, deadline: int, tenant: int)
     A block has the highest priority of the requests that used it, the latest deadline (0 is later than all others),
     and belongs to the tenant of the first one.
     """
-    node, life = pool.nodes[block_id], pool.hints.lifetimes
+    node, life = node_of(pool.lanes, block_id), pool.hints.lifetimes
     before, until = node.level, life.deadlines[block_id]
     if before != UNSET and (until == 0 or deadline != 0):
         deadline = 0 if until == 0 else max(until, deadline)

@@ -2,10 +2,12 @@
 
 from typing import Any
 
+import numpy as np
+
 from kvgpu.blocks.free_order import OUTSIDE
 from kvgpu.blocks.record import HAS_HASH
 from kvgpu.compiled.jit import leaf, prefetch
-from kvgpu.eviction.state.lanes import NO_BLOCK, drop, first_of, num_nodes
+from kvgpu.eviction.state.lanes import NO_BLOCK, drop, first_of, node_of, num_nodes
 
 PLAIN = 0
 """The list of free blocks that are not cached, which are taken before all others."""
@@ -20,19 +22,26 @@ def is_own(pool: Any, block_id: int) -> bool:
 @leaf
 def is_free(pool: Any, block_id: int) -> bool:
     """Return whether nobody uses a block."""
-    return bool(pool.free.uses[block_id].place != OUTSIDE)
+    return bool(pool.free.uses[np.uint64(block_id)].place != OUTSIDE)
 
 
 @leaf
 def is_cached(pool: Any, block_id: int) -> bool:
     """Return whether a lookup can find a block."""
-    return bool(pool.records[block_id].flags & HAS_HASH != 0)
+    return bool(pool.records[np.uint64(block_id)].flags & HAS_HASH != 0)
+
+
+@leaf
+def is_new(pool: Any, block_id: int) -> bool:
+    """Return whether a cached block has not been hit since it was cached, nor been free."""
+    node = node_of(pool.lanes, block_id)
+    return bool(node.hits == 0 and node.notes == 0)
 
 
 @leaf
 def key_of(pool: Any, block_id: int) -> int:
     """Return a word that stands for the key of a cached block."""
-    record = pool.records[block_id]
+    record = pool.records[np.uint64(block_id)]
     return int(record.k0 ^ record.k1 ^ record.group)
 
 
@@ -44,5 +53,5 @@ def first_free(pool: Any, lane: int) -> int:
         drop(pool.lanes, block_id)
         block_id = first_of(pool.lanes, lane)
     if block_id != NO_BLOCK:
-        prefetch(pool.nodes, pool.nodes[block_id].after)
+        prefetch(pool.lanes.nodes, node_of(pool.lanes, block_id).after)
     return block_id
