@@ -17,12 +17,14 @@ class Plain:
         self.known = [False] * num_blocks
         self.keys = [None] * num_blocks
         self.used = set()
+        self.shared = set()
 
     def take(self):
         """The block that is evicted next, which is used from now on."""
         block = self.plain.popitem(last=False)[0] if self.plain else self.choose()
         self.used.add(block)
         self.hits[block], self.known[block], self.keys[block] = 0, False, None
+        self.shared.discard(block)
         return block
 
     def free(self, block, key):
@@ -47,6 +49,12 @@ class Plain:
         self.hits[block] = min(self.hits[block] + 1, 127)
         self.used.add(block)
         self.leave(block)
+
+    def remember(self, which, block):
+        """The key of a block becomes a ghost; one of a block that shared it may be one already."""
+        if block in self.shared:
+            self.ghosts.forget(self.keys[block])
+        self.ghosts.remember(which, self.keys[block])
 
     def is_new(self, block):
         """Whether it was used once since it was cached."""
@@ -130,7 +138,7 @@ class S3Fifo(Plain):
                 main.append(block)
             else:
                 if queue is small:
-                    self.ghosts.remember(1, self.keys[block])
+                    self.remember(1, block)
                 return block
 
 
@@ -161,7 +169,7 @@ class Arc(Plain):
     def choose(self):
         from_once = bool(self.once) if not self.often else len(self.once) > self.share
         block = (self.once if from_once else self.often).popitem(last=False)[0]
-        self.ghosts.remember(1 if from_once else 2, self.keys[block])
+        self.remember(1 if from_once else 2, block)
         if len(self.once) + self.ghosts.count(1) > self.num_blocks:
             self.ghosts.forget_oldest(1)
         return block

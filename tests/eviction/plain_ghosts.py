@@ -1,11 +1,13 @@
 """What a policy remembers of evicted keys, in a few lines of Python."""
 
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 
 
 class Ghosts:
-    """Two lists of keys, first in, first out. If it `crowds`, as a pool does, a key is known by 30 bits and its line,
-    which has room for sixteen, and all are forgotten after eight times as many numbers as it has room for keys.
+    """Two lists of keys, first in, first out, with a number each time that one is remembered.
+
+    If it `crowds`, as a pool does, a key is known by 30 bits and its line, which has room for sixteen, and all are
+    forgotten after eight times as many numbers as there is room for keys.
     """
 
     ROOM = 16
@@ -13,6 +15,7 @@ class Ghosts:
     def __init__(self, capacity, crowds=True):
         self.capacity, self.crowds = capacity, crowds
         self.lists = {1: OrderedDict(), 2: OrderedDict()}
+        self.numbers = defaultdict(list)
         self.lines = [[] for _ in range(-(-4 * capacity // self.ROOM))]
         self.span = 1 << (8 * capacity - 1).bit_length()
         self.next = 1
@@ -20,42 +23,47 @@ class Ghosts:
     def short(self, key):
         return (key >> 34, key % (1 << 32) * len(self.lines) >> 32) if self.crowds else key
 
+    def list_with(self, number):
+        return next((which for which, keys in self.lists.items() if number in keys), None)
+
     def list_of(self, key):
-        return next((number for number, keys in self.lists.items() if self.short(key) in keys), None)
+        numbers = self.numbers[self.short(key)]
+        return self.list_with(numbers[-1]) if numbers else None
 
     def count(self, which):
         return len(self.lists[which])
 
     def forget(self, key):
         """Whether the key was remembered; it is no more."""
-        return self.forget_short(self.short(key))
+        numbers = list(self.numbers[self.short(key)])
+        for number in numbers:
+            self.forget_number(number)
+        return bool(numbers)
 
-    def forget_short(self, short):
-        return any(keys.pop(short, None) is not None for keys in self.lists.values())
-
-    def holds(self, short):
-        return any(short in keys for keys in self.lists.values())
+    def forget_number(self, number):
+        short = self.lists[self.list_with(number)].pop(number)
+        self.numbers[short].remove(number)
 
     def forget_oldest(self, which):
-        self.lists[which].popitem(last=False)
+        self.forget_number(next(iter(self.lists[which])))
 
     def remember(self, which, key):
-        self.forget(key)
+        short = self.short(key)
         if self.count(1) + self.count(2) == self.capacity:
             self.forget_oldest(which if self.count(which) else 3 - which)
         if self.crowds:
-            self.crowd(which, self.short(key))
-        self.lists[which][self.short(key)] = self.next
+            self.crowd(which, short[1])
+        self.lists[which][self.next] = short
+        self.numbers[short].append(self.next)
         self.next += 1
 
-    def crowd(self, which, short):
+    def crowd(self, which, number_of_line):
         """Make room for a key among the numbers and in its line: the oldest of its list leaves, or of the other."""
-        for keys in self.lists.values():
-            if self.next - self.span in list(keys.values())[:1]:
-                keys.popitem(last=False)
-        line = [each for each in self.lines[short[1]] if self.holds(each)]
+        if self.list_with(self.next - self.span):
+            self.forget_number(self.next - self.span)
+        line = [number for number in self.lines[number_of_line] if self.list_with(number)]
         if len(line) == self.ROOM:
-            leaves = next((each for each in line if each in self.lists[which]), line[0])
+            leaves = next((number for number in line if number in self.lists[which]), line[0])
             line.remove(leaves)
-            self.forget_short(leaves)
-        self.lines[short[1]] = [*line, short]
+            self.forget_number(leaves)
+        self.lines[number_of_line] = [*line, self.next]

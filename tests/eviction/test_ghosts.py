@@ -35,8 +35,8 @@ def compiled_step(ghosts, what, which, key):
     found = 0 if place == NONE else list_of(ghosts, place)
     if what == REMEMBER:
         remember_ghost(ghosts, which, key)
-    elif what == FORGET and place != NONE:
-        forget_ghost(ghosts, place)
+    elif what == FORGET:
+        forget_ghost(ghosts, key)
     elif what == FORGET_OLDEST and ghosts.words[COUNTS + which] > 0:
         forget_oldest(ghosts, which)
     return found

@@ -51,6 +51,8 @@ class Twins:
         request = SimpleNamespace(request_id="r", block_hashes=[hash_of(number)] * (place + 1))
         blocks = [self.pool.null_block] * place + [self.pool.state.view(block)]
         self.pool.cache_full_blocks(request, blocks, place, place + 1, 16, 0)
+        others = {other for other in self.numbers if self.numbers[other] == number}
+        self.plain.shared |= {*others, block} if others else set()
         self.numbers[block] = number
         if hasattr(self.plain, "cached_at"):
             self.plain.cached_at(block, place)
@@ -74,6 +76,7 @@ class Twins:
         self.pool.evict_blocks(blocks)
         for block in blocks:
             self.numbers.pop(block, None)
+            self.plain.shared.discard(block)
             if block not in self.held:
                 self.plain.forget(block)
 

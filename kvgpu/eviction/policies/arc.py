@@ -18,10 +18,9 @@ from kvgpu.eviction.state.ghosts import (
     forget_ghost,
     forget_oldest,
     list_of,
-    remember_ghost,
 )
 from kvgpu.eviction.state.lanes import NO_BLOCK, node_of, put_last
-from kvgpu.eviction.state.members import first_free, is_cached, is_new, key_of
+from kvgpu.eviction.state.members import first_free, is_cached, is_new, key_of, remember_evicted
 
 ONCE, OFTEN, NUM_LANES = 1, 2, 3
 """Blocks that were used once since they were cached, and others. LEARNED is how many of the first shall be kept."""
@@ -37,7 +36,6 @@ def _learn(pool: Any, ghost: int) -> None:
     else:
         share = max(0, share - max(1, first // second))
     pool.numbers[LEARNED] = share
-    forget_ghost(pool.ghosts, ghost)
 
 
 @leaf
@@ -45,9 +43,11 @@ def enter_arc(pool: Any, block_id: int) -> None:
     """Place a cached block that has become free."""
     lane = ONCE if is_new(pool, block_id) else OFTEN
     if node_of(pool.lanes, block_id).notes == 0:
-        ghost = find_ghost(pool.ghosts, key_of(pool, block_id))
+        key = key_of(pool, block_id)
+        ghost = find_ghost(pool.ghosts, key)
         if ghost != NONE:
             _learn(pool, ghost)
+            forget_ghost(pool.ghosts, key)
             lane = OFTEN
     put_last(pool.lanes, lane, block_id)
 
@@ -62,7 +62,7 @@ def choose_arc(pool: Any) -> int:
         lane = ONCE + OFTEN - lane
         block_id = first_free(pool, lane)
     if block_id != NO_BLOCK and is_cached(pool, block_id):
-        remember_ghost(pool.ghosts, FIRST_LIST if lane == ONCE else SECOND_LIST, key_of(pool, block_id))
+        remember_evicted(pool, FIRST_LIST if lane == ONCE else SECOND_LIST, block_id)
         if counts[ONCE] + pool.ghosts.words[COUNTS + FIRST_LIST] > pool.numbers[NUM_BLOCKS] + 1:
             forget_oldest(pool.ghosts, FIRST_LIST)
     return block_id

@@ -7,9 +7,9 @@ from typing import Any
 
 from kvgpu.compiled.jit import leaf
 from kvgpu.eviction.state.arrays import GOAL
-from kvgpu.eviction.state.ghosts import FIRST_LIST, NONE, find_ghost, forget_ghost, remember_ghost
+from kvgpu.eviction.state.ghosts import FIRST_LIST, NONE, find_ghost, forget_ghost
 from kvgpu.eviction.state.lanes import NO_BLOCK, drop, first_of, node_of, put_last
-from kvgpu.eviction.state.members import is_cached, is_free, key_of
+from kvgpu.eviction.state.members import is_cached, is_free, key_of, remember_evicted
 
 SMALL, MAIN, NUM_LANES = 1, 2, 3
 SMALL_SHARE = 0.1
@@ -26,10 +26,10 @@ def enter_s3fifo(pool: Any, block_id: int) -> None:
         return
     lane = node.notes
     if lane == 0:
-        ghost = find_ghost(pool.ghosts, key_of(pool, block_id))
-        lane = SMALL if ghost == NONE else MAIN
-        if ghost != NONE:
-            forget_ghost(pool.ghosts, ghost)
+        key = key_of(pool, block_id)
+        lane = SMALL if find_ghost(pool.ghosts, key) == NONE else MAIN
+        if lane == MAIN:
+            forget_ghost(pool.ghosts, key)
     _queue(pool, lane, block_id)
 
 
@@ -49,16 +49,15 @@ def choose_s3fifo(pool: Any) -> int:
         if block_id == NO_BLOCK:
             return NO_BLOCK
         node = node_of(pool.lanes, block_id)
-        used = min(node.hits, MOST_COUNTED)
         if not is_free(pool, block_id):
             drop(pool.lanes, block_id)
-        elif lane == SMALL and used > 1:
+        elif lane == SMALL and node.hits > 1:
             node.hits = 0
             _queue(pool, MAIN, block_id)
-        elif lane == MAIN and used > 0:
-            node.hits = used - 1
+        elif lane == MAIN and node.hits > 0:
+            node.hits = min(node.hits, MOST_COUNTED) - 1
             _queue(pool, MAIN, block_id)
         else:
             if lane == SMALL and is_cached(pool, block_id):
-                remember_ghost(pool.ghosts, FIRST_LIST, key_of(pool, block_id))
+                remember_evicted(pool, FIRST_LIST, block_id)
             return block_id

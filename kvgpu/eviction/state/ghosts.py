@@ -131,7 +131,7 @@ def _is_in_log(ghosts: Any, place: Any, high: int) -> bool:
 
 @leaf
 def find_ghost(ghosts: Any, key: int) -> int:
-    """Return the place of a key in the log, or NONE. O(1)."""
+    """Return the place of a key in the log, the last one, or NONE. O(1)."""
     line, shift, high = _line_of(ghosts, key), _shift_of(ghosts), _high(key)
     found = lanes_equal(ghosts.lines, line, high >> shift, shift)
     while found != 0:
@@ -144,10 +144,19 @@ def find_ghost(ghosts: Any, key: int) -> int:
 
 
 @leaf
-def forget_ghost(ghosts: Any, place: int) -> None:
-    """Forget the key at a place, which is in a list. O(1)."""
+def _forget_place(ghosts: Any, place: int) -> None:
+    """Forget the key at a place of the log, which is in a list."""
     ghosts.words[COUNTS + list_of(ghosts, place)] -= 1
     ghosts.log[np.uint64(place)] = NO_LIST
+
+
+@leaf
+def forget_ghost(ghosts: Any, key: int) -> None:
+    """Forget a key, however often it was remembered. O(1) for each time."""
+    place = find_ghost(ghosts, key)
+    while place != NONE:
+        _forget_place(ghosts, place)
+        place = find_ghost(ghosts, key)
 
 
 @leaf
@@ -176,7 +185,7 @@ def _slot_to_leave(ghosts: Any, line: Any, which: int) -> int:
         slot -= 1
     if lines[line, np.uint64(slot)] & 1 != which - FIRST_LIST:
         slot = LINE - 1
-    forget_ghost(ghosts, _at(ghosts, lines[line, np.uint64(slot)] >> 1))
+    _forget_place(ghosts, _at(ghosts, lines[line, np.uint64(slot)] >> 1))
     return slot
 
 
@@ -199,24 +208,22 @@ def forget_oldest(ghosts: Any, which: int) -> None:
     while list_of(ghosts, _at(ghosts, head)) != which:
         head += 1
     ghosts.words[HEADS + which] = head + 1
-    forget_ghost(ghosts, _at(ghosts, head))
+    _forget_place(ghosts, _at(ghosts, head))
 
 
 @leaf
 def remember_ghost(ghosts: Any, which: int, key: int) -> None:
     """Put a key at the end of a list. Amortised O(1).
 
-    If the memory is full, the oldest of the list is forgotten, or of the other one.
+    If the memory is full, the oldest of the list is forgotten, or of the other one. A key that is there already is
+    there twice then: callers know when that may be, and forget it first.
     """
-    known = find_ghost(ghosts, key)
-    if known != NONE:
-        forget_ghost(ghosts, known)
     words, high = ghosts.words, _high(key)
     if words[COUNTS + FIRST_LIST] + words[COUNTS + SECOND_LIST] == words[CAPACITY]:
         forget_oldest(ghosts, which if words[COUNTS + which] > 0 else FIRST_LIST + SECOND_LIST - which)
     place, shift = _at(ghosts, words[NEXT]), _shift_of(ghosts)
     if list_of(ghosts, place) != NO_LIST:
-        forget_ghost(ghosts, place)
+        _forget_place(ghosts, place)
     _put(ghosts, _line_of(ghosts, key), which, (high >> shift << shift) | (int(place) << 1) | (which - FIRST_LIST))
     ghosts.log[place] = (high & ~LIST_MASK) | which
     words[NEXT] += 1

@@ -5,8 +5,9 @@ from typing import Any
 import numpy as np
 
 from kvgpu.blocks.free_order import OUTSIDE
-from kvgpu.blocks.record import HAS_HASH
+from kvgpu.blocks.record import HAS_HASH, SHARED
 from kvgpu.compiled.jit import leaf, prefetch
+from kvgpu.eviction.state.ghosts import forget_ghost, remember_ghost
 from kvgpu.eviction.state.lanes import NO_BLOCK, drop, first_of, node_of, num_nodes
 
 PLAIN = 0
@@ -43,6 +44,18 @@ def key_of(pool: Any, block_id: int) -> int:
     """Return a word that stands for the key of a cached block."""
     record = pool.records[np.uint64(block_id)]
     return int(record.k0 ^ record.k1 ^ record.group)
+
+
+@leaf
+def remember_evicted(pool: Any, which: int, block_id: int) -> None:
+    """Put the key of a cached block that is evicted at the end of a list of evicted keys.
+
+    It may be there already if another block had the same key; else it was forgotten when this one became free.
+    """
+    key = key_of(pool, block_id)
+    if pool.records[np.uint64(block_id)].flags & SHARED != 0:
+        forget_ghost(pool.ghosts, key)
+    remember_ghost(pool.ghosts, which, key)
 
 
 @leaf
