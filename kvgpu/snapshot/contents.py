@@ -17,7 +17,7 @@ from kvgpu.snapshot.freed_pool import FreedPool, reserved_ids
 from kvgpu.snapshot.identity import configuration, hash_identity, refuse_others
 
 FORMAT = "kvgpu snapshot"
-VERSION = 1
+VERSION = 2
 ABOUT = "about"
 
 BYTES_PER_BLOCK = 1024

@@ -2,12 +2,14 @@
 
 from collections import OrderedDict, defaultdict
 
+MULTIPLIER = 0x9E3779B97F4A7C15
+
 
 class Ghosts:
     """Two lists of keys, first in, first out, with a number each time that one is remembered.
 
     If it `crowds`, as a pool does, a key is known by 30 bits and its line, which has room for sixteen, and all are
-    forgotten after eight times as many numbers as there is room for keys.
+    forgotten after eight times as many numbers as there is room for keys, rounded up to a power of two.
     """
 
     ROOM = 16
@@ -21,7 +23,10 @@ class Ghosts:
         self.next = 1
 
     def short(self, key):
-        return (key >> 34, key % (1 << 32) * len(self.lines) >> 32) if self.crowds else key
+        if not self.crowds:
+            return key
+        mixed = key * MULTIPLIER % (1 << 64)
+        return (mixed >> 34, mixed % (1 << 32) * len(self.lines) >> 32)
 
     def list_with(self, number):
         return next((which for which, keys in self.lists.items() if number in keys), None)

@@ -3,10 +3,11 @@
 import random
 
 import pytest
-from eviction.plain_ghosts import Ghosts
+from eviction.plain_ghosts import MULTIPLIER, Ghosts
 
 from kvgpu.compiled.cache_lines import CACHE_LINE
 from kvgpu.compiled.jit import jit
+from kvgpu.eviction.state import ghosts
 from kvgpu.eviction.state.ghosts import (
     COUNTS,
     FIRST_LIST,
@@ -29,27 +30,27 @@ REMEMBER, FIND, FORGET, FORGET_OLDEST = range(4)
 
 
 @jit
-def compiled_step(ghosts, what, which, key):
+def compiled_step(memory, what, which, key):
     """Do one thing; returns the list that a key is in before that."""
-    place = find_ghost(ghosts, key)
-    found = 0 if place == NONE else list_of(ghosts, place)
+    place = find_ghost(memory, key)
+    found = 0 if place == NONE else list_of(memory, place)
     if what == REMEMBER:
-        remember_ghost(ghosts, which, key)
+        remember_ghost(memory, which, key)
     elif what == FORGET:
-        forget_ghost(ghosts, key)
-    elif what == FORGET_OLDEST and ghosts.words[COUNTS + which] > 0:
-        forget_oldest(ghosts, which)
+        forget_ghost(memory, key)
+    elif what == FORGET_OLDEST and memory.words[COUNTS + which] > 0:
+        forget_oldest(memory, which)
     return found
 
 
-def plain_step(ghosts, what, which, key):
-    found = ghosts.list_of(key) or 0
+def plain_step(memory, what, which, key):
+    found = memory.list_of(key) or 0
     if what == REMEMBER:
-        ghosts.remember(which, key)
+        memory.remember(which, key)
     elif what == FORGET:
-        ghosts.forget(key)
-    elif what == FORGET_OLDEST and ghosts.count(which):
-        ghosts.forget_oldest(which)
+        memory.forget(key)
+    elif what == FORGET_OLDEST and memory.count(which):
+        memory.forget_oldest(which)
     return found
 
 
@@ -58,6 +59,10 @@ def both(capacity, first=FIRST_NUMBER):
     compiled, plain = make_ghosts(capacity), Ghosts(capacity)
     compiled.words[[NEXT, HEADS + FIRST_LIST, HEADS + SECOND_LIST]] = plain.next = first
     return compiled, plain
+
+
+def signed(word):
+    return (word + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
 def keys_for(rng, count):
@@ -79,12 +84,36 @@ def test_it_remembers_what_plain_lists_remember(capacity, first, weights):
 
 def test_keys_of_one_line_crowd_out_the_oldest_of_them():
     compiled, _ = both(100)
-    keys = [number << 34 for number in range(1, LINE + 3)]
+    inverse = pow(MULTIPLIER, -1, 1 << 64)
+    keys = [signed((number << 34) * inverse) for number in range(1, LINE + 3)]
     for key in keys:
         compiled_step(compiled, REMEMBER, FIRST_LIST, key)
     found = [compiled_step(compiled, FIND, 0, key) for key in keys]
     assert found == [0, 0] + [FIRST_LIST] * LINE
     assert compiled.words[COUNTS + FIRST_LIST] == LINE
+
+
+@pytest.mark.parametrize("capacity", [30, 1000, 50_000])
+def test_keys_of_groups_are_told_apart(capacity):
+    """They differ in their lowest bits."""
+    compiled, _ = both(capacity)
+    for key in keys_for(random.Random(4), 20):
+        compiled_step(compiled, REMEMBER, FIRST_LIST, key)
+        assert [compiled_step(compiled, FIND, 0, key ^ group) for group in range(8)] == [FIRST_LIST] + [0] * 7
+
+
+def test_a_log_may_be_shorter_than_the_memory(monkeypatch):
+    """As that of very many keys is."""
+    monkeypatch.setattr(ghosts, "MOST_NUMBER_BITS", 6)
+    rng = random.Random(8)
+    compiled, plain = both(100)
+    plain.span = len(compiled.log)
+    keys = keys_for(rng, 200)
+    for _ in range(3000):
+        step = rng.choices(range(4), (20, 4, 1, 1))[0], rng.choice(LISTS), rng.choice(keys)
+        assert compiled_step(compiled, *step) == plain_step(plain, *step)
+        assert compiled.words[[COUNTS + each for each in LISTS]].tolist() == [plain.count(each) for each in LISTS]
+    assert plain.count(1) + plain.count(2) <= plain.span == 64
 
 
 def test_of_a_full_memory_hardly_any_key_is_crowded_out():

@@ -150,7 +150,8 @@ def test_a_file_that_is_too_long_is_not_read(path):
 
 
 @pytest.mark.parametrize(
-    ("version", "match"), [(2, "has version 2; 1 is read here"), (None, "version None"), ("1", "version '1'")]
+    ("version", "match"),
+    [(1, "has version 1; 2 is read here"), (3, "version 3"), (None, "version None"), ("2", "version '2'")],
 )
 def test_another_version_is_refused(path, version, match):
     arrays = unpacked(path.read_bytes())

@@ -1,8 +1,8 @@
 """Keys of blocks that were evicted, in the order in which they were: what a policy remembers of them.
 
 There are two lists, each first in, first out. They share a log: a key has a number, and in the place of its number the
-log says which key it is, and in which list. One cache line, which the lower half of the key chooses, holds the numbers
-of some keys, with a few bits of each. So to remember a key, or to find that one is not there, takes this cache line,
+log says which key it is, and in which list. One cache line, which the key chooses, holds the numbers of some keys, with
+a few bits of each. So to remember a key, or to find that one is not there, takes this cache line,
 which callers load ahead; the log is written one place after the other, and read at random only where the bits agree.
 
 A key is known by its line and its highest 30 bits: of 2**28 keys that were never there one is taken for another.
@@ -14,6 +14,7 @@ import numpy as np
 
 from kvgpu.compiled.cache_lines import make_lines
 from kvgpu.compiled.jit import lanes_equal, leaf, lowest_bit, prefetch, push_word
+from kvgpu.layout import HASH_MULTIPLIER
 
 NO_LIST, FIRST_LIST, SECOND_LIST, LIST_MASK = range(4)
 NONE = -1
@@ -25,10 +26,10 @@ SLOTS_PER_KEY = 4
 """At least, so that one key in 200,000 finds its line full of others and drives out one of them. A hit needs all blocks
 of a prefix: where one key in 800 was driven out, S3-FIFO hit 6.1 % and not 7.1."""
 NUMBERS_PER_KEY = 8
-"""At least: a key is forgotten after so many times the capacity of later ones, at the latest."""
+"""A key is forgotten after so many times the capacity of later ones, or up to twice as many: a log has 2**n places."""
 MOST_NUMBER_BITS = 28
-"""A log is no longer, so that a word of a line has room for some bits of a key: more than 30 million keys are forgotten
-sooner."""
+"""The longest log has two to this power of places, since a word of a line needs room for some bits of a key. So where a
+memory is of more than 30 million keys, they are forgotten sooner."""
 
 NEXT, HEADS, COUNTS, CAPACITY, GHOST_WORDS = 0, 0, 2, 5, 6
 """Words. NEXT: the next number. HEADS, COUNTS: with the number of a list, a number that none of its keys is before, and
@@ -79,21 +80,27 @@ def counts_agree(ghosts: Ghosts) -> bool:
 
 
 @leaf
-def _line_of(ghosts: Any, key: int) -> int:
-    """Return the line of a key, which is random enough already: it is a part of a hash."""
-    return int(((key & LOW_HALF) * len(ghosts.lines)) >> HALF)
+def _mixed(key: int) -> int:
+    """Return a word for a key, of which both halves depend on its lowest bits: in these keys of two groups differ."""
+    return int(key * HASH_MULTIPLIER)
+
+
+@leaf
+def _line_of(ghosts: Any, mixed: int) -> int:
+    """Return the line that the lower half of a mixed key chooses."""
+    return int(((mixed & LOW_HALF) * len(ghosts.lines)) >> HALF)
 
 
 @leaf
 def load_ghost(ghosts: Any, key: int) -> None:
     """Start loading what is known of a key."""
-    prefetch(ghosts.lines, _line_of(ghosts, key))
+    prefetch(ghosts.lines, _line_of(ghosts, _mixed(key)))
 
 
 @leaf
-def _high(key: int) -> int:
-    """Return the upper half of a key."""
-    return int((key >> HALF) & LOW_HALF)
+def _high(mixed: int) -> int:
+    """Return the upper half of a mixed key."""
+    return int((mixed >> HALF) & LOW_HALF)
 
 
 @leaf
@@ -132,7 +139,8 @@ def _is_in_log(ghosts: Any, place: Any, high: int) -> bool:
 @leaf
 def find_ghost(ghosts: Any, key: int) -> int:
     """Return the place of a key in the log, the last one, or NONE. O(1)."""
-    line, shift, high = _line_of(ghosts, key), _shift_of(ghosts), _high(key)
+    mixed, shift = _mixed(key), _shift_of(ghosts)
+    line, high = _line_of(ghosts, mixed), _high(mixed)
     found = lanes_equal(ghosts.lines, line, high >> shift, shift)
     while found != 0:
         word = ghosts.lines[np.uint64(line), np.uint64(lowest_bit(found))]
@@ -168,10 +176,10 @@ def _is_held(ghosts: Any, word: int) -> bool:
 
 @leaf
 def _slot_to_leave(ghosts: Any, line: Any, which: int) -> int:
-    """Return the slot of a line whose word leaves if a key of a list comes; what it says is forgotten.
+    """Return the slot of a line whose word leaves if a key of a list comes; its key is forgotten.
 
-    It is the last one whose key is in no list, or else in this list, so that keys of a list which gets no new ones are
-    not driven out one by one; or else the last one.
+    It is one whose key is in no list, or else the last one of this list, so that keys of a list which gets no new ones
+    are not driven out one by one; or else the last one.
     """
     lines = ghosts.lines
     for slot in range(LINE - 1, -1, -1):
@@ -218,13 +226,14 @@ def remember_ghost(ghosts: Any, which: int, key: int) -> None:
     If the memory is full, the oldest of the list is forgotten, or of the other one. A key that is there already is
     there twice then: callers know when that may be, and forget it first.
     """
-    words, high = ghosts.words, _high(key)
+    words, mixed = ghosts.words, _mixed(key)
+    high = _high(mixed)
     if words[COUNTS + FIRST_LIST] + words[COUNTS + SECOND_LIST] == words[CAPACITY]:
         forget_oldest(ghosts, which if words[COUNTS + which] > 0 else FIRST_LIST + SECOND_LIST - which)
     place, shift = _at(ghosts, words[NEXT]), _shift_of(ghosts)
     if list_of(ghosts, place) != NO_LIST:
         _forget_place(ghosts, place)
-    _put(ghosts, _line_of(ghosts, key), which, (high >> shift << shift) | (int(place) << 1) | (which - FIRST_LIST))
+    _put(ghosts, _line_of(ghosts, mixed), which, (high >> shift << shift) | (int(place) << 1) | (which - FIRST_LIST))
     ghosts.log[place] = (high & ~LIST_MASK) | which
     words[NEXT] += 1
     words[COUNTS + which] += 1
