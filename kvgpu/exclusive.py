@@ -82,6 +82,13 @@ class Exclusive:
         )
 
 
+def _pending(error: BaseException) -> BaseException:
+    """Return the exception that was pending when compiled code returned: each caller wraps it in a SystemError."""
+    while isinstance(error, SystemError) and error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
 def exclusive(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S, P], R]:
     """Let the method run in one thread at a time; it may call other methods of the same object.
 
@@ -118,8 +125,7 @@ def exclusive(method: Callable[Concatenate[S, P], R]) -> Callable[Concatenate[S,
                 turn.complaints.clear()
                 raise
             except SystemError as error:
-                # Compiled code has returned while an exception was pending.
-                raise error.__cause__ or error from None
+                raise _pending(error) from None
             turn.torn = False
             if turn.complaints:
                 turn.raise_complaint()

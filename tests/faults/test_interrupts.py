@@ -168,12 +168,17 @@ def test_any_exception_from_outside_is_survived(error):
     served.is_sound()
 
 
-def test_an_interrupt_that_compiled_code_was_busy_for_comes_out_as_itself():
-    """Compiled code that returns while an exception is pending becomes a SystemError."""
+@pytest.mark.parametrize("times", [1, 2, 3])
+def test_an_interrupt_that_compiled_code_was_busy_for_comes_out_as_itself(times):
+    """Compiled code that returns while an exception is pending becomes a SystemError, and so does its caller then."""
     served = Served("full", "plain", "host")
+    wrapped = Interrupt()
+    for _ in range(times):
+        cause, wrapped = wrapped, SystemError("returned a result with an exception set")
+        wrapped.__cause__ = cause
 
     def interrupted(name):
-        raise SystemError("returned a result with an exception set") from Interrupt()
+        raise wrapped
 
     served.manager.native = None
     served.manager.slots.arrays.free = interrupted
