@@ -154,14 +154,13 @@ def _load_freed(pool: Any, number: int, end: int) -> None:
 
 
 @leaf
-def _load_touched(pool: Any, ids: Any, place: int, count: int) -> None:
-    """Start loading what is known of the blocks that are touched soon after the one at a place."""
-    early, late, counts_keys = place + EARLY, place + LATE, pool.numbers[KIND] == TINYLFU
+def _load_counted(pool: Any, ids: Any, place: int, count: int) -> None:
+    """Start loading what is known of the keys that are counted soon after that of the block at a place."""
+    early, late = place + EARLY, place + LATE
     if early < count and is_own(pool, ids[early]):
         prefetch(pool.lanes.nodes, ids[early])
-        if counts_keys:
-            prefetch(pool.records, ids[early])
-    if counts_keys and late < count and is_own(pool, ids[late]):
+        prefetch(pool.records, ids[early])
+    if late < count and is_own(pool, ids[late]):
         load_counts(pool.sketch, key_of(pool, ids[late]))
 
 
@@ -169,6 +168,7 @@ def _load_touched(pool: Any, ids: Any, place: int, count: int) -> None:
 def _put_in_front(pool: Any, count: int) -> None:
     """Put the next victims in front of the queue, in order."""
     order, words = pool.free.order, pool.free.queue_words
+    # Then gaps in front take no slots, so sweeps are fewer.
     words[HEAD] = next_member(order, words[HEAD], words[TAIL])
     make_slots(pool.free, count)
     head = words[HEAD]
@@ -220,7 +220,8 @@ def on_touched(address: int, ids_at: int, count: int) -> int:
     pool, ids = evictable_at(address), carray(pointer(ids_at, IDS), (count,))
     kind = pool.numbers[KIND]
     for place in range(count):
-        _load_touched(pool, ids, place, count)
+        if kind == TINYLFU:
+            _load_counted(pool, ids, place, count)
         block_id = ids[place]
         if not is_own(pool, block_id):
             continue

@@ -16,7 +16,8 @@ from kvgpu.compiled.cache_lines import make_lines
 from kvgpu.compiled.jit import lanes_equal, leaf, lowest_bit, prefetch, push_word
 from kvgpu.layout import HASH_MULTIPLIER
 
-NO_LIST, FIRST_LIST, SECOND_LIST, LIST_MASK = range(4)
+NO_LIST, FIRST_LIST, SECOND_LIST = range(3)
+LIST_BITS, LIST_MASK = 2, 3
 NONE = -1
 """No place."""
 
@@ -130,10 +131,10 @@ def _is_before(ghosts: Any, word: int) -> bool:
 
 
 @leaf
-def _is_in_log(ghosts: Any, place: Any, high: int) -> bool:
-    """Return whether the key with this upper half is in a list, and in this place of the log."""
+def _is_held(ghosts: Any, place: Any, bits: int, lowest: int) -> bool:
+    """Return whether a key is in a list, and in this place of the log, that has these bits from `lowest` on."""
     entry = ghosts.log[place]
-    return bool(entry & LIST_MASK != NO_LIST and (entry ^ high) & (LOW_HALF - LIST_MASK) == 0)
+    return bool(entry & LIST_MASK != NO_LIST and ((entry ^ bits) & LOW_HALF) >> lowest == 0)
 
 
 @leaf
@@ -145,7 +146,7 @@ def find_ghost(ghosts: Any, key: int) -> int:
     while found != 0:
         word = ghosts.lines[np.uint64(line), np.uint64(lowest_bit(found))]
         # Most words whose bits agree by chance are of keys that are forgotten: these cost no look into the log.
-        if not _is_before(ghosts, word) and _is_in_log(ghosts, _at(ghosts, word >> 1), high):
+        if not _is_before(ghosts, word) and _is_held(ghosts, _at(ghosts, word >> 1), high, LIST_BITS):
             return int(_at(ghosts, word >> 1))
         found &= found - 1
     return NONE
@@ -168,33 +169,26 @@ def forget_ghost(ghosts: Any, key: int) -> None:
 
 
 @leaf
-def _is_held(ghosts: Any, word: int) -> bool:
-    """Return whether the key of a word of a line is in a list."""
-    entry = ghosts.log[_at(ghosts, word >> 1)]
-    return bool(entry & LIST_MASK != NO_LIST and ((entry ^ word) & LOW_HALF) >> _shift_of(ghosts) == 0)
-
-
-@leaf
 def _slot_to_leave(ghosts: Any, line: Any, which: int) -> int:
     """Return the slot of a line whose word leaves if a key of a list comes; its key is forgotten.
 
     It is one whose key is in no list, or else the last one of this list, so that keys of a list which gets no new ones
     are not driven out one by one; or else the last one.
     """
-    lines = ghosts.lines
-    for slot in range(LINE - 1, -1, -1):
+    lines, shift = ghosts.lines, _shift_of(ghosts)
+    for slot in range(LINE - 1, -1, -1):  # mostly there is one that needs no look into the log
         if _is_before(ghosts, lines[line, np.uint64(slot)]):
             return slot
+    oldest = LINE
     for slot in range(LINE - 1, -1, -1):
-        if not _is_held(ghosts, lines[line, np.uint64(slot)]):
+        word = lines[line, np.uint64(slot)]
+        if not _is_held(ghosts, _at(ghosts, word >> 1), word, shift):
             return slot
-    slot = LINE - 1
-    while slot > 0 and lines[line, np.uint64(slot)] & 1 != which - FIRST_LIST:
-        slot -= 1
-    if lines[line, np.uint64(slot)] & 1 != which - FIRST_LIST:
-        slot = LINE - 1
-    _forget_place(ghosts, _at(ghosts, lines[line, np.uint64(slot)] >> 1))
-    return slot
+        if oldest == LINE and word & 1 == which - FIRST_LIST:
+            oldest = slot
+    oldest = min(oldest, LINE - 1)
+    _forget_place(ghosts, _at(ghosts, lines[line, np.uint64(oldest)] >> 1))
+    return oldest
 
 
 @leaf

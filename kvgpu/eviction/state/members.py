@@ -50,8 +50,8 @@ def key_of(pool: Any, block_id: int) -> int:
 def remember_evicted(pool: Any, which: int, block_id: int) -> None:
     """Put the key of a cached block that is evicted at the end of a list of evicted keys.
 
-    It may be there already if another block had the same key; else it was forgotten when this one became free. A block
-    that has got another key while it was in use is no exception: then a key is there twice, which costs one place.
+    A key is forgotten there when a block with it becomes free for the first time, and here if two blocks had it. So it
+    is there twice only if its block got it in place of another one while in use, which costs one place.
     """
     key = key_of(pool, block_id)
     if pool.records[np.uint64(block_id)].flags & SHARED != 0:
